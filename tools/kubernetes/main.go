@@ -1,7 +1,7 @@
 // Command kubernetes is several upstream commands in one binary: it becomes the one whose name it is called by.
 //
 // One build links what the commands share only once, which is most of each. To add a command, write a file beside
-// this one that names it in commands; the links are made by whoever builds (tools/controlplane.py).
+// this one that names it in commands; the links are made by whoever builds (tools/lab/binaries.py).
 package main
 
 import (

@@ -1,0 +1,71 @@
+"""The lab's commands: `python -m lab COMMAND`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from lab import LabError, binaries, processes
+from lab.controlplane import ControlPlane
+
+FOLDER = click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path, resolve_path=True))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Start and stop the real parts that virtsync's tests, demo and bench run on."""
+
+
+@cli.group()
+def controlplane() -> None:
+    """A Kubernetes API server (etcd, kube-apiserver) on this machine, and kubectl for it."""
+
+
+@controlplane.command()
+def build() -> None:
+    """Build the binaries with Go unless that was done, and print their folder."""
+    print(binaries.build_assets())
+
+
+@controlplane.command()
+@FOLDER
+def up(folder: Path) -> None:
+    """Start a control plane in the background with its state in DIR, and print how to use it."""
+    processes.start_owner(folder, [sys.executable, "-m", "lab", "controlplane", "run", str(folder)])
+    print(f"export KUBECONFIG={_kubeconfig(folder)}")
+
+
+@controlplane.command()
+@FOLDER
+def down(folder: Path) -> None:
+    """Stop the control plane in DIR; its data stay for the next `up`."""
+    if not processes.stop_owner(folder):
+        print(f"Nothing runs in {folder}.", file=sys.stderr)
+
+
+@controlplane.command()
+@FOLDER
+def run(folder: Path) -> None:
+    """Run a control plane in the foreground until Ctrl-C or SIGTERM; prints `ready` when it is."""
+    with processes.terminating(), ControlPlane(folder):
+        processes.own_until_asked()
+
+
+@controlplane.command()
+@FOLDER
+def kubeconfig(folder: Path) -> None:
+    """Print the path of the kubeconfig of the control plane that runs in DIR."""
+    print(_kubeconfig(folder))
+
+
+def _kubeconfig(folder: Path) -> Path:
+    path = folder / "kubeconfig"
+    if not processes.owner_of(folder):
+        raise LabError(f"No control plane runs in {folder}: start it with `python -m lab controlplane up {folder}`.")
+    if not path.exists():
+        raise LabError(f"The control plane in {folder} is still starting.")
+    return path
+
+
+if __name__ == "__main__":
+    cli(prog_name="python -m lab")

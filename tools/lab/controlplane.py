@@ -1,0 +1,220 @@
+"""A Kubernetes control plane on this machine: etcd and kube-apiserver as processes, kubectl beside them.
+
+It is the real one, without nodes and controllers: what virtsync needs is an API server that validates, authorizes,
+stores and lets watch. Its state lives in one folder and ends with it.
+"""
+
+import base64
+import http.client
+import json
+import os
+import secrets
+import ssl
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from lab.binaries import find_assets
+from lab.processes import Process, reserve_port, sole_owner
+
+READY_TIMEOUT_S = 120
+COMPONENTS = ("etcd", "kube-apiserver")
+
+
+class ControlPlane:
+    """etcd and kube-apiserver in one folder, on free ports of 127.0.0.1; use it as a context manager.
+
+    Whatever uses the folder's kubeconfig is an administrator (group system:masters). `stop` ends the processes and
+    leaves the folder. A component can be killed and started again alone; ports and data stay the same.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.assets = find_assets()
+        self.kubeconfig = self.folder / "kubeconfig"
+        self.ca = self.folder / "certs" / "apiserver.crt"
+        self.token = secrets.token_urlsafe()
+        self._holds = ExitStack()
+        self._components: dict[str, Process] = {}
+        self._ports: dict[str, int] = {}
+
+    @property
+    def url(self) -> str:
+        """Where kube-apiserver listens; known once started."""
+        return f"https://127.0.0.1:{self._ports['kube-apiserver']}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, *names: str) -> None:
+        """Start the components (all unless named) and return when each is ready; those that run are left alone.
+
+        LabError with the end of its log if one does not come up.
+        """
+        if not self._components:
+            self._prepare()
+        try:
+            for name in names or COMPONENTS:
+                self._components[name].start()
+                self._components[name].wait_until(self._readiness[name], timeout_s=READY_TIMEOUT_S)
+        except BaseException:
+            self.stop()
+            raise
+        # The certificate that the kubeconfig trusts is made by the first start.
+        self._write_kubeconfig(self.kubeconfig, self.token)
+
+    def stop(self) -> None:
+        """End all processes, the API server first; the folder and its data stay."""
+        for name in reversed(COMPONENTS):
+            if component := self._components.get(name):
+                component.stop()
+        self._components.clear()
+        self._holds.close()
+
+    def kill(self, name: str) -> None:
+        """Kill one component with -9, as a crash would; `start(name)` brings it back."""
+        self._components[name].kill()
+
+    def pid(self, name: str) -> int:
+        """The process id of a component."""
+        return self._components[name].pid
+
+    def kubectl(self, *args: str, input: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:  # noqa: A002 - as subprocess.run has it
+        """Run kubectl as the administrator; CalledProcessError with what it said if it fails and `check` is set."""
+        # Discovery is cached by host and port, and another control plane may have had this port yesterday.
+        env = os.environ | {"KUBECONFIG": str(self.kubeconfig), "KUBECACHEDIR": str(self.folder / "kubectl-cache")}
+        done = subprocess.run(
+            [self.assets / "kubectl", *args], input=input, env=env, capture_output=True, text=True, check=False
+        )
+        if check and done.returncode:
+            error = subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
+            error.add_note(done.stderr)
+            raise error
+        return done
+
+    def service_account(self, namespace: str, name: str, *, cluster_role: str | None = None) -> Path:
+        """A kubeconfig of a ServiceAccount, as a pod would use it: made if absent, bound to a ClusterRole if named."""
+        objects: list[dict[str, object]] = [
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}},
+        ]
+        if cluster_role:
+            objects.append(_binding(namespace, name, cluster_role))
+        self.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+        token = self.kubectl("create", "token", name, f"--namespace={namespace}", "--duration=24h").stdout.strip()
+        kubeconfig = self.folder / f"kubeconfig-{namespace}-{name}"
+        self._write_kubeconfig(kubeconfig, token)
+        return kubeconfig
+
+    def _prepare(self) -> None:
+        """Take the folder and the ports, write the files the components read, and say how each is run."""
+        self._holds.enter_context(sole_owner(self.folder))
+        self.kubeconfig.unlink(missing_ok=True)
+        for name in ("etcd", "etcd-peer", "kube-apiserver"):
+            self._ports[name] = self._holds.enter_context(reserve_port()).getsockname()[1]
+        _write_secret(self.folder / "tokens.csv", f'{self.token},admin,admin,"system:masters"\n')
+        key = self.folder / "service-accounts.key"
+        if not key.exists():
+            _write_secret(key, _new_private_key())
+        for name, arguments in (("etcd", self._etcd_arguments()), ("kube-apiserver", self._apiserver_arguments(key))):
+            log = self.folder / f"{name}.log"
+            self._components[name] = Process(name, [self.assets / name, *arguments], log=log)
+        self._readiness = {"etcd": self._etcd_ready, "kube-apiserver": self._apiserver_ready}
+
+    def _etcd_arguments(self) -> list[str]:
+        client, peer = (f"http://127.0.0.1:{self._ports[name]}" for name in ("etcd", "etcd-peer"))
+        return [
+            f"--data-dir={self.folder / 'etcd'}",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            "--socket-reuse-port",
+            # What the lab stores need not outlive a power cut.
+            "--unsafe-no-fsync",
+        ]
+
+    def _apiserver_arguments(self, key: Path) -> list[str]:
+        return [
+            f"--etcd-servers=http://127.0.0.1:{self._ports['etcd']}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={self._ports['kube-apiserver']}",
+            "--permit-port-sharing",
+            f"--cert-dir={self.ca.parent}",
+            f"--token-auth-file={self.folder / 'tokens.csv'}",
+            "--authorization-mode=Node,RBAC",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={key}",
+            f"--service-account-signing-key-file={key}",
+            "--service-cluster-ip-range=10.96.0.0/24",
+            "--allow-privileged=true",
+            # No pod will look for the API server, and an endpoint must not be on the loopback interface.
+            "--endpoint-reconciler-type=none",
+        ]
+
+    def _etcd_ready(self) -> bool:
+        return _answers_ok(http.client.HTTPConnection("127.0.0.1", self._ports["etcd"], timeout=5))
+
+    def _apiserver_ready(self) -> bool:
+        if not self.ca.exists():
+            return False
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+        except ssl.SSLError:  # half written
+            return False
+        port = self._ports["kube-apiserver"]
+        return _answers_ok(http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=5), self.token)
+
+    def _write_kubeconfig(self, path: Path, token: str) -> None:
+        """Write a kubeconfig (JSON is YAML) that trusts this API server's certificate and stands on its own."""
+        ca = base64.b64encode(self.ca.read_bytes()).decode()
+        name = "virtsync-lab"
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": name, "cluster": {"server": self.url, "certificate-authority-data": ca}}],
+            "users": [{"name": name, "user": {"token": token}}],
+            "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+            "current-context": name,
+        }
+        _write_secret(path, json.dumps(config, indent=2))
+
+
+def _answers_ok(connection: http.client.HTTPConnection, token: str | None = None) -> bool:
+    try:
+        connection.request("GET", "/readyz", headers={"Authorization": f"Bearer {token}"} if token else {})
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _binding(namespace: str, name: str, cluster_role: str) -> dict[str, object]:
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": f"{namespace}-{name}-{cluster_role.replace(':', '-')}"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": cluster_role},
+        "subjects": [{"kind": "ServiceAccount", "namespace": namespace, "name": name}],
+    }
+
+
+def _new_private_key() -> str:
+    command = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Replace a file as a whole, readable by its owner only."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    partial.replace(path)

@@ -1,0 +1,234 @@
+"""Child processes that end with their owner, also when the owner is killed with -9.
+
+Every child is in a session of its own, so Ctrl-C in a terminal reaches only the owner, which then stops its children
+in order; and it carries a parent death signal, so that the kernel kills it should the owner never come to that.
+"""
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab import LabError
+
+LOG_LINES_SHOWN = 15
+POLL_INTERVAL_S = 0.02
+
+# The kernel ties a parent death signal to the thread that forked, not to its process. One thread that lives as long as
+# the interpreter starts every child, so that callers may use any thread.
+_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="process-starter")
+
+# setpriv asks for the signal; had the owner died just before that, the shell would see another parent and not go on.
+_TIED_TO_OWNER = ("setpriv", "--pdeathsig", "KILL", "sh", "-c", 'test "$PPID" = "$0" && exec "$@"')
+
+
+class Process:
+    """A program the lab runs: started with its output in a log file, awaited until ready, and stopped.
+
+    It can be started again after it ended; the log goes on. Safe to start from any thread.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str | Path], *, log: Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self.command = [str(word) for word in command]
+        self.log = log
+        self.env = env
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id; LabError if it was never started."""
+        if self._child is None:
+            raise LabError(f"{self.name} was not started.")
+        return self._child.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._child is not None and self._child.poll() is None
+
+    def start(self) -> None:
+        """Start it; nothing happens if it runs."""
+        if self.running:
+            return
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._child = _starter.submit(self._spawn).result()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [*_TIED_TO_OWNER, str(os.getpid()), *self.command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.env,
+                start_new_session=True,
+            )
+
+    def wait_until(self, ready: Callable[[], bool], *, timeout_s: float) -> None:
+        """Wait until `ready` says so; LabError with the end of the log if the process ends before, or time is up."""
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            if self._child is None or self._child.poll() is not None:
+                raise self._failure(f"ended with {self._ending()} before it was ready")
+            if time.monotonic() > deadline:
+                raise self._failure(f"was not ready within {timeout_s:g} s")
+            time.sleep(POLL_INTERVAL_S)
+
+    def stop(self, *, timeout_s: float = 10) -> None:
+        """Ask it to end (SIGTERM), kill it if it does not within the time, and return when it is gone."""
+        if self._child is None:
+            return
+        self._child.terminate()
+        try:
+            self._child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """Kill it (SIGKILL) and return when it is gone."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+
+    def _ending(self) -> str:
+        code = self._child.returncode if self._child else None
+        return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+
+    def _failure(self, what: str) -> LabError:
+        return LabError(f"{self.name} {what}; the end of {self.log}:\n{last_lines(self.log)}")
+
+
+def last_lines(log: Path, count: int = LOG_LINES_SHOWN) -> str:
+    """The end of a log file, for an error message."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
+
+
+def reserve_port() -> socket.socket:
+    """A free TCP port on 127.0.0.1, held until the socket is closed; `getsockname()[1]` is its number.
+
+    The kernel chooses it and gives it to nobody else while it is held. Only a server of the same user that listens with
+    SO_REUSEPORT can use it, so it stays ours also while that server is down.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
+@contextmanager
+def sole_owner(folder: Path) -> Iterator[None]:
+    """Hold a folder so that nobody else starts anything in it; LabError if somebody does already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _owner_file(folder).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LabError(f"{folder} is in use by process {owner_of(folder)}.") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} {_start_time(os.getpid())}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def owner_of(folder: Path) -> int | None:
+    """The living process that holds the folder, or None."""
+    try:
+        pid, start_time = _owner_file(folder).read_text().split()
+    except (FileNotFoundError, ValueError):
+        return None
+    return int(pid) if _start_time(int(pid)) == start_time else None
+
+
+def _owner_file(folder: Path) -> Path:
+    return folder / "owner.pid"
+
+
+def _start_time(pid: int) -> str | None:
+    """When a living process started, in clock ticks since boot: with it, a number that was given away again shows."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state == "Z" else fields[18]
+
+
+def start_owner(folder: Path, command: Sequence[str]) -> None:
+    """Run `command` in the background as the owner of a folder; return when it has said that it is ready.
+
+    It must be a program that calls `sole_owner` and `own_until_asked`. Nothing happens if the folder has an owner.
+    LabError with what it printed to standard error if it ends before.
+    """
+    if owner_of(folder):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "owner.log"
+    with log.open("wb") as errors:
+        owner = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+        )
+    assert owner.stdout  # noqa: S101 - a pipe was asked for
+    try:
+        with owner.stdout as output:
+            ready = output.readline()
+    except KeyboardInterrupt:
+        owner.terminate()
+        owner.wait()
+        raise
+    if not ready:
+        owner.wait()
+        raise LabError(last_lines(log).removeprefix("Error: "))
+
+
+def own_until_asked() -> None:
+    """Say on standard output that all is ready, then wait for Ctrl-C, or SIGTERM within `terminating`."""
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    # A signal that comes just before the read would be seen only after it; the byte ends the read.
+    signal.set_wakeup_fd(wake)
+    print("ready", flush=True)
+    os.read(woken, 1)
+
+
+@contextmanager
+def terminating() -> Iterator[None]:
+    """Make SIGTERM an orderly exit, as Ctrl-C is, so that what was started is stopped."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def stop_owner(folder: Path, *, timeout_s: float = 60) -> bool:
+    """Ask the owner of a folder to stop what it runs and to end; False if there is none.
+
+    Returns when it is gone; LabError if it is not within the time.
+    """
+    pid = owner_of(folder)
+    if pid is None:
+        return False
+    try:
+        owner = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        signal.pidfd_send_signal(owner, signal.SIGTERM)
+        if not select.select([owner], [], [], timeout_s)[0]:
+            raise LabError(f"Process {pid}, which owns {folder}, did not end within {timeout_s:g} s.")
+    finally:
+        os.close(owner)
+    return True
