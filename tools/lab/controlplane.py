@@ -98,7 +98,11 @@ class ControlPlane:
         return done
 
     def service_account(self, namespace: str, name: str, *, cluster_role: str | None = None) -> Path:
-        """A kubeconfig of a ServiceAccount, as a pod would use it: made if absent, bound to a ClusterRole if named."""
+        """A kubeconfig of a ServiceAccount, as a pod would use it: made if absent, bound to a ClusterRole if named.
+
+        The role must exist. Of the built-in ones `view`, `edit` and `admin` are empty: a controller that does not run
+        here fills them.
+        """
         objects: list[dict[str, object]] = [
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
             {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}},

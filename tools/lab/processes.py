@@ -178,7 +178,12 @@ def start_owner(folder: Path, command: Sequence[str]) -> None:
     log = folder / "owner.log"
     with log.open("wb") as errors:
         owner = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+            start_new_session=True,
         )
     assert owner.stdout  # noqa: S101 - a pipe was asked for
     try:
