@@ -1,0 +1,63 @@
+# What developers and CI run; `make` lists it. Set-up steps do nothing, and fast, when there is nothing to do.
+
+UV_VERSION := 0.13.9
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/virtsync
+UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
+BIN := .venv/bin
+
+export PYTHONPATH := tools
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup system-packages python-packages controlplane guest
+setup: controlplane guest ## Do all the set-up (the commands below do it themselves)
+
+system-packages: ## Set-up: Debian packages; by apt when root, else it prints the line to run
+	@tools/setup/system-packages.sh
+
+python-packages: .venv/.synced ## Set-up: uv and the Python packages, in .venv
+
+controlplane: python-packages ## Set-up: etcd, kube-apiserver and kubectl, built with Go (minutes, once)
+	@$(BIN)/python -m lab controlplane build >/dev/null
+
+guest: python-packages ## Set-up: the tiny guest that the test VMs run
+	@$(BIN)/python -m lab guest build >/dev/null
+
+# A machine's own Python refuses packages (PEP 668), so uv has an environment for itself. It appears only when complete.
+$(UV): | system-packages
+	@mkdir -p $(CACHE)
+	partial=$$(mktemp -d $(CACHE)/uv.XXXXXX) && trap 'rm -rf $$partial' EXIT && \
+	python3 -m venv $$partial && \
+	$$partial/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) && \
+	{ mv -T $$partial $(CACHE)/uv-$(UV_VERSION) || test -x $(UV); }
+
+.venv/.synced: uv.lock pyproject.toml $(UV) | system-packages
+	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
+	@touch $@
+
+.PHONY: check test demo bench mutation clean
+check: python-packages ## Lint, format, types, import contracts, YAML, shell
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/mypy tests tools/*.py
+	$(BIN)/lint-imports
+	$(BIN)/yamllint --strict .
+	$(BIN)/shellcheck .ci/run tools/setup/*.sh
+
+test: check setup ## Check, then run all tests on real parts
+	$(BIN)/pytest
+
+demo: setup ## Tell the story on the terminal; KEEP=1 leaves everything running
+	$(BIN)/python tools/demo.py
+
+bench: setup ## Measure event-to-status time; writes build/bench.json
+	$(BIN)/python tools/bench.py
+
+mutation: python-packages ## Mutate the pure core: every change must be caught by a test
+	$(BIN)/mutmut run
+
+clean: ## Remove what was made in this folder (the cache, ~/.cache/virtsync, stays)
+	rm -rf .venv build dist mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
