@@ -27,8 +27,9 @@ guest: python-packages ## Set-up: the tiny guest that the test VMs run
 
 # A machine's own Python refuses packages (PEP 668), so uv has an environment for itself. It appears only when complete.
 $(UV): | system-packages
+	@echo "Installing uv $(UV_VERSION) into $(CACHE)"
 	@mkdir -p $(CACHE)
-	partial=$$(mktemp -d $(CACHE)/uv.XXXXXX) && trap 'rm -rf $$partial' EXIT && \
+	@partial=$$(mktemp -d $(CACHE)/uv.XXXXXX) && trap 'rm -rf $$partial' EXIT && \
 	python3 -m venv $$partial && \
 	$$partial/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) && \
 	{ mv -T $$partial $(CACHE)/uv-$(UV_VERSION) || test -x $(UV); }
