@@ -1,0 +1,218 @@
+"""The tiny guest that behaves as it is told (tools/guest/guest.S): building it, and having it as a domain."""
+
+import hashlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from lab import LabError
+from lab.binaries import CACHE
+
+if TYPE_CHECKING:
+    from lab.libvirtd import Libvirtd
+
+SOURCE = Path(__file__).parents[1] / "guest" / "guest.S"
+FLOPPY_BYTES = 1474560
+DISK_BYTES = 128 * 512
+ROOM_BYTES = 16 * 1024
+HANG_LIMIT_S = 60
+POLL_INTERVAL_S = 0.02
+
+DOMAIN = """\
+<domain type='qemu'>
+  <name>{name}</name>
+  <uuid>{uuid}</uuid>
+  <memory unit='MiB'>4</memory>
+  <vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='pc'>hvm</type>
+    <boot dev='fd'/>
+  </os>
+  <features><acpi/></features>
+  <pm><suspend-to-mem enabled='yes'/><suspend-to-disk enabled='yes'/></pm>
+  <on_poweroff>{on_poweroff}</on_poweroff>
+  <on_reboot>restart</on_reboot>
+  <on_crash>{on_crash}</on_crash>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <disk type='file' device='floppy'>
+      <driver name='qemu' type='raw'/>
+      <source file='{folder}/guest.img'/>
+      <target dev='fda'/>
+      <readonly/>
+    </disk>{disk}
+    <serial type='unix'><source mode='bind' path='{folder}/{name}.serial'/></serial>
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+    <panic model='isa'/>
+  </devices>
+</domain>
+"""
+
+DISK = """
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' error_policy='enospace'/>
+      <source file='{folder}/{name}.disk/disk.img'/>
+      <target dev='hda' bus='ide'/>
+    </disk>"""
+
+
+def guest_image() -> Path:
+    """The floppy that the guest boots from, built if that was not done; LabError if binutils is missing."""
+    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
+    image = CACHE / f"guest-{digest}" / "guest.img"
+    if not image.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE, prefix="guest-") as partial:
+            built = _assemble(Path(partial))
+            image.parent.mkdir(exist_ok=True)
+            built.rename(image)
+    return image
+
+
+def _assemble(folder: Path) -> Path:
+    image = folder / "guest.img"
+    linker = ["ld", "-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary"]
+    try:
+        subprocess.run(["as", "--32", "-o", folder / "guest.o", SOURCE], check=True)
+        subprocess.run([*linker, "-o", image, folder / "guest.o"], check=True)
+    except FileNotFoundError as error:
+        raise LabError(f"{error.filename} not found: run `apt-get install binutils`.") from None
+    os.truncate(image, FLOPPY_BYTES)
+    return image
+
+
+class Guest:
+    """A domain that runs our guest.
+
+    What it is told to do it has begun to do when the call returns. That goes through its serial port, so it works
+    while libvirtd is dead or hangs.
+    """
+
+    def __init__(self, libvirtd: "Libvirtd", name: str, uuid: UUID) -> None:
+        self.libvirtd = libvirtd
+        self.name = name
+        self.uuid = uuid
+
+    def domain_xml(self, *, disk: bool, on_poweroff: str, on_crash: str) -> str:
+        """The definition of its domain: the cheapest to start that has all that the guest plays with."""
+        folder = self.libvirtd.guests_inside
+        return DOMAIN.format(
+            name=self.name,
+            uuid=self.uuid,
+            on_poweroff=on_poweroff,
+            on_crash=on_crash,
+            folder=folder,
+            disk=DISK.format(folder=folder, name=self.name) if disk else "",
+        )
+
+    def start(self) -> None:
+        """Start the domain, and return when the guest has booted."""
+        self.libvirtd.virsh("start", self.name)
+        self.wait_until_booted()
+
+    def wait_until_booted(self, *, hang_limit_s: float = HANG_LIMIT_S) -> None:
+        """Wait until the guest answers; LabError if it does not within the time."""
+        deadline = time.monotonic() + hang_limit_s
+        while not self._answers(b" ", timeout_s=POLL_INTERVAL_S):
+            if time.monotonic() > deadline:
+                raise LabError(f"The guest {self.name} has not booted within {hang_limit_s:g} s.")
+            time.sleep(POLL_INTERVAL_S)
+
+    def poweroff(self) -> None:
+        """Power off from inside."""
+        self._tell("p")
+
+    def reset(self) -> None:
+        """Reset from inside."""
+        self._tell("r")
+
+    def triple_fault(self) -> None:
+        """Reset by a triple fault."""
+        self._tell("t")
+
+    def panic(self) -> None:
+        """Panic as a kernel does, and tell the host."""
+        self._tell("c")
+
+    def panic_and_dump(self) -> None:
+        """Panic, and tell the host that a crash kernel will take care of it."""
+        self._tell("l")
+
+    def suspend_to_ram(self) -> None:
+        """Sleep (ACPI S3); `virsh dompmwakeup` makes it boot again."""
+        self._tell("s")
+
+    def suspend_to_disk(self) -> None:
+        """Go off as after a hibernation (ACPI S4)."""
+        self._tell("d")
+
+    def ignore_power_button(self) -> None:
+        """Obey no ACPI shutdown from now on, until the next boot."""
+        self._tell("i")
+
+    def hang(self) -> None:
+        """Do nothing any more, not even ACPI shutdown."""
+        self._tell("h")
+
+    def fill_disk(self) -> None:
+        """Write the disk to its end; where its room ends QEMU pauses the guest."""
+        self._tell("w")
+
+    def free_disk(self) -> None:
+        """Make room for all of its disk."""
+        self.libvirtd.run_inside("mount", "-o", f"remount,size={2 * DISK_BYTES}", self._disk_folder)
+
+    def make_disk(self) -> None:
+        """Make a sparse disk on a filesystem of its own that is smaller than the disk."""
+        (self.libvirtd.guests / f"{self.name}.disk").mkdir(exist_ok=True)
+        folder = self._disk_folder
+        self.libvirtd.run_inside("mount", "-t", "tmpfs", "-o", f"size={ROOM_BYTES},mode=755", "tmpfs", folder)
+        self.libvirtd.run_inside("truncate", f"--size={DISK_BYTES}", f"{folder}/disk.img")
+
+    @property
+    def _disk_folder(self) -> str:
+        return str(self.libvirtd.guests_inside / f"{self.name}.disk")
+
+    @property
+    def qemu_pid(self) -> int:
+        """The process id of its QEMU; LabError if it is off."""
+        pid = self.libvirtd.qemu_pid(self.name)
+        if pid is None:
+            raise LabError(f"The domain {self.name} has no QEMU.")
+        return pid
+
+    def kill(self) -> None:
+        """Kill its QEMU with -9, and return when it is gone."""
+        qemu = os.pidfd_open(self.qemu_pid)
+        try:
+            signal.pidfd_send_signal(qemu, signal.SIGKILL)
+            select.select([qemu], [], [])
+        finally:
+            os.close(qemu)
+
+    def _tell(self, letter: str) -> None:
+        if not self._answers(letter.encode(), timeout_s=HANG_LIMIT_S):
+            raise LabError(f"The guest {self.name} did not take {letter!r} within {HANG_LIMIT_S} s.")
+
+    def _answers(self, letter: bytes, *, timeout_s: float) -> bool:
+        """Send a letter to the guest's serial port; whether it comes back in time."""
+        # A path through a folder's descriptor is short enough for a socket, however long the folder's is.
+        folder = os.open(self.libvirtd.guests, os.O_PATH)
+        try:
+            with socket.socket(socket.AF_UNIX) as serial:
+                serial.settimeout(timeout_s)
+                serial.connect(f"/proc/self/fd/{folder}/{self.name}.serial")
+                serial.sendall(letter)
+                return letter in iter(lambda: serial.recv(1), b"")
+        except OSError:  # off, or not booted yet
+            return False
+        finally:
+            os.close(folder)

@@ -1,0 +1,306 @@
+"""A libvirtd of our own on this machine, with QEMU guests that behave as they are told.
+
+It is the real one, kept apart: its files are in one folder, it sees neither the machine's libvirt, D-Bus, KVM nor
+networks, and nothing it starts outlives its owner.
+"""
+
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Self
+from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
+
+import libvirt
+
+from lab import LabError
+from lab.guest import Guest, guest_image
+from lab.processes import last_lines, sole_owner
+
+SUPERVISOR = Path(__file__).with_name("subreaper.py")
+DRIVERS = Path("/usr/lib/x86_64-linux-gnu/libvirt/connection-driver")
+START_LIMIT_S = 60
+STOP_LIMIT_S = 30
+POLL_INTERVAL_S = 0.01
+LONGEST_SOCKET_PATH = 107
+# Below the folder of a session libvirtd: QEMU's monitor socket, with the id and 20 characters of the domain's name.
+LONGEST_SESSION_SOCKET = "config/libvirt/qemu/lib/domain-1234-12345678901234567890/monitor.sock"
+
+QEMU_CONF = """\
+security_driver = "none"
+# Each of these would do more to the machine than run QEMU, or needs a service that does not run here.
+namespaces = [ ]
+cgroup_controllers = [ ]
+stdio_handler = "file"
+remember_owner = 0
+"""
+
+LIBVIRTD_CONF = """\
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+unix_sock_rw_perms = "0777"
+max_clients = 500
+host_uuid = "{host_uuid}"
+log_outputs = "3:stderr"
+"""
+
+
+class Libvirtd:
+    """libvirtd in a folder; use it as a context manager.
+
+    Run by root it is a system libvirtd in a mount namespace of its own, or, with `user`, a session libvirtd of that
+    user. Run by anybody else it is a session libvirtd. `stop` ends it and all guests and leaves the folder; the end of
+    the process that started it, however it comes, does the same.
+    """
+
+    def __init__(self, folder: Path, user: str | None = None) -> None:
+        if user is None and os.geteuid() != 0:
+            user = pwd.getpwuid(os.geteuid()).pw_name
+        self.folder = folder.resolve()
+        self.user = user
+        self.socket = self.folder / ("run/libvirt/libvirt-sock" if user else "run/libvirt-sock")
+        self.uri = f"qemu+unix:///{'session' if user else 'system'}?socket={self.socket}"
+        self.test_uri = self.test_uri_of("/default")
+        self.pid = 0
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._holds = ExitStack()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def test_uri_of(self, node: Path | str) -> str:
+        """The URI of libvirt's mock driver behind this libvirtd: its state lasts as long as its last connection.
+
+        `node` is a node XML file, which may hold domains in any state, or `/default`.
+        """
+        return f"test+unix://{node}?socket={self.socket}"
+
+    def start(self) -> None:
+        """Start libvirtd, unless it runs, and return when it answers; guests that live are adopted by it.
+
+        LabError with the end of its log if it does not come up.
+        """
+        if self._supervisor is None:
+            self._prepare()
+        try:
+            self.pid = int(self._tell("start"))
+            self._wait_until_it_answers()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End libvirtd and all guests at once, also when libvirtd is dead or paused; the folder stays."""
+        if self._supervisor is not None:
+            assert self._supervisor.stdin  # noqa: S101 - a pipe was asked for
+            self._supervisor.stdin.close()
+            self._supervisor.wait(STOP_LIMIT_S)
+            self._supervisor = None
+        self._holds.close()
+
+    def kill(self) -> None:
+        """Kill libvirtd with -9, as a crash would; its guests live on. `start` brings it back."""
+        self._tell("kill")
+
+    def restart(self) -> None:
+        """Restart libvirtd in order, as an upgrade would; its guests live on."""
+        self._tell("stop")
+        self.start()
+
+    def pause(self) -> None:
+        """Make libvirtd hang (SIGSTOP): it is there and answers nobody."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """End what `pause` began."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    @contextmanager
+    def connection(self) -> Iterator[Any]:
+        """A connection to the QEMU driver, a libvirt.virConnect, for a short use."""
+        connection = libvirt.open(self.uri)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def virsh(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run virsh on it; CalledProcessError with what it said if it fails and `check` is set."""
+        done = subprocess.run(["virsh", "-q", "-c", self.uri, *args], capture_output=True, text=True, check=False)
+        if check and done.returncode:
+            error = subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
+            error.add_note(done.stderr)
+            raise error
+        return done
+
+    def define(
+        self,
+        name: str,
+        *,
+        uuid: UUID | None = None,
+        disk: bool = False,
+        on_poweroff: str = "destroy",
+        on_crash: str = "destroy",
+    ) -> Guest:
+        """Define a domain (off) that runs our guest, or define it anew, and return it.
+
+        `disk` gives it a disk for which there is too little room until `Guest.free_disk`; the last two are libvirt's
+        words (destroy, restart, preserve).
+        """
+        guest = Guest(self, name, uuid or self._uuid_of(name) or uuid4())
+        if disk:
+            guest.make_disk()
+        with self.connection() as connection:
+            connection.defineXML(guest.domain_xml(disk=disk, on_poweroff=on_poweroff, on_crash=on_crash))
+        return guest
+
+    def qemu_pid(self, name: str) -> int | None:
+        """The process of the QEMU that runs a domain, or None; it works without libvirtd."""
+        for pid in self._orphans():
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except FileNotFoundError:
+                continue
+            if any(word.startswith(f"guest={name},".encode()) for word in words):
+                return pid
+        return None
+
+    def run_inside(self, *command: str) -> None:
+        """Run a command that sees the mounts libvirtd sees, which nobody else does; only for a system libvirtd."""
+        if self.user or self._supervisor is None:
+            raise LabError("Only a system libvirtd that was started has mounts of its own.")
+        subprocess.run(["nsenter", "--mount", f"--target={self._supervisor.pid}", *command], check=True)
+
+    @property
+    def guests(self) -> Path:
+        """The folder of the guests' files, as seen from outside."""
+        return self.folder / ("guests" if self.user else "lib/guests")
+
+    @property
+    def guests_inside(self) -> Path:
+        """The same folder as libvirtd and QEMU see it: QEMU runs as a user who may not enter the one outside."""
+        return self.guests if self.user else Path("/var/lib/libvirt/guests")
+
+    def _prepare(self) -> None:
+        """Take the folder, write what libvirtd reads there, and start the supervisor."""
+        self._check_path_lengths()
+        self._holds.enter_context(sole_owner(self.folder))
+        try:
+            self._lay_out()
+            self._supervisor = self._start_supervisor()
+        except BaseException:
+            self._holds.close()
+            raise
+
+    def _check_path_lengths(self) -> None:
+        longest = len(str(self.folder / LONGEST_SESSION_SOCKET if self.user else self.socket))
+        if longest > LONGEST_SOCKET_PATH:
+            excess = longest - LONGEST_SOCKET_PATH
+            raise LabError(f"{self.folder} is {excess} characters too long for the sockets in it: take a shorter path.")
+
+    def _lay_out(self) -> None:
+        config = self.folder / ("config/libvirt" if self.user else "etc")
+        folders = [config, self.socket.parent, self.guests, self.folder / "cache", self.folder / "drivers"]
+        if not self.user:
+            folders.append(self.folder / "log")
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        (config / "qemu.conf").write_text(QEMU_CONF)
+        (config / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(host_uuid=uuid5(NAMESPACE_URL, str(self.folder))))
+        (self.folder / "no-kvm").touch(0o600)
+        # The drivers of networks, storage and devices would look at the machine and change its packet filter.
+        driver = self.folder / "drivers" / "libvirt_driver_qemu.so"
+        driver.unlink(missing_ok=True)
+        driver.symlink_to(DRIVERS / driver.name)
+        image = self.guests / "guest.img"
+        subprocess.run(["cp", "--sparse=always", guest_image(), image], check=True)
+        if self.user and os.geteuid() == 0:
+            subprocess.run(["chown", "-R", f"{self.user}:", self.folder], check=True)
+
+    def _start_supervisor(self) -> subprocess.Popen[bytes]:
+        environment = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "LIBVIRT_DRIVER_DIR": str(self.folder / "drivers"),
+            "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/nonexistent",
+        }
+        if self.user:
+            homes = {"HOME": "", "XDG_RUNTIME_DIR": "run", "XDG_CONFIG_HOME": "config"}
+            homes |= {"XDG_CACHE_HOME": "cache", "XDG_DATA_HOME": "data", "XDG_STATE_HOME": "state"}
+            environment |= {name: str(self.folder / home) for name, home in homes.items()}
+        command: list[str | Path] = [] if self.user else ["unshare", "--mount", "--propagation", "private"]
+        command += [sys.executable, "-I", "-S", SUPERVISOR, self.folder, self.user or ""]
+        config = self.folder / ("config/libvirt" if self.user else "etc") / "libvirtd.conf"
+        with (self.folder / "libvirtd.out").open("ab") as log:
+            return subprocess.Popen(
+                [*command, "--config", config],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _tell(self, word: str) -> str:
+        """Say a word to the supervisor; its answer."""
+        if self._supervisor is None:
+            raise LabError("libvirtd was not started.")
+        assert self._supervisor.stdin  # noqa: S101 - pipes were asked for
+        assert self._supervisor.stdout  # noqa: S101
+        try:
+            self._supervisor.stdin.write(f"{word}\n".encode())
+            self._supervisor.stdin.flush()
+        except BrokenPipeError:
+            raise self._failure("has lost its supervisor") from None
+        answer = self._supervisor.stdout.readline()
+        if not answer:
+            raise self._failure("has lost its supervisor")
+        return answer.decode().strip()
+
+    def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + START_LIMIT_S
+        while not self._listens():
+            if not Path(f"/proc/{self.pid}").exists():
+                raise self._failure("ended before it was ready")
+            if time.monotonic() > deadline:
+                raise self._failure(f"was not ready within {START_LIMIT_S} s")
+            time.sleep(POLL_INTERVAL_S)
+        try:
+            # It listens before its drivers are ready; the answer comes when they are.
+            with self.connection():
+                pass
+        except libvirt.libvirtError as error:
+            raise self._failure(f"does not answer ({error})") from error
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            try:
+                client.connect(str(self.socket))
+            except OSError:
+                return False
+            return True
+
+    def _uuid_of(self, name: str) -> UUID | None:
+        with self.connection() as connection:
+            known = {domain.name(): UUID(domain.UUIDString()) for domain in connection.listAllDomains()}
+        return known.get(name)
+
+    def _orphans(self) -> list[int]:
+        """The processes that libvirtd has left to the supervisor, QEMUs among them; and libvirtd itself."""
+        if self._supervisor is None:
+            return []
+        pid = self._supervisor.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def _failure(self, what: str) -> LabError:
+        log = self.folder / "libvirtd.out"
+        return LabError(f"libvirtd {what}; the end of {log}:\n{last_lines(log)}")

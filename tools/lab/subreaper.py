@@ -1,0 +1,153 @@
+"""Runs one libvirtd for its owner, and ends it and every QEMU when the owner goes, however it goes.
+
+A program of its own, told one word a line on standard input: `start` (answered with libvirtd's process id), `stop` or
+`kill` libvirtd (answered when it is gone; its QEMUs live on). The end of standard input, which also comes when the
+owner is killed with -9, ends everything.
+
+It is the parent of all orphans below it (PR_SET_CHILD_SUBREAPER), for two reasons. QEMU daemonizes, so this is how
+we know which ones are ours. And libvirt takes a QEMU that nobody has reaped yet for alive: where PID 1 reaps only now
+and then, each stop of a domain would be seen seconds late.
+"""
+
+import ctypes
+import os
+import pwd
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36
+STOP_LIMIT_S = 10
+
+# Where a libvirtd run by root looks for its things, whatever it is told, and the folders of ours that it finds there.
+SYSTEM_FOLDERS = {
+    "etc": "/etc/libvirt",
+    "run": "/run/libvirt",
+    "lib": "/var/lib/libvirt",
+    "cache": "/var/cache/libvirt",
+    "log": "/var/log/libvirt",
+}
+
+
+class Supervisor:
+    """One libvirtd, and whatever it has left to us."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.arguments = arguments
+        self.daemon: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> str:
+        """Start libvirtd, unless it runs; its process id."""
+        if self.daemon is None or self.daemon.poll() is not None:
+            self.daemon = subprocess.Popen(
+                # Should we ourselves be killed with -9, at least libvirtd goes too.
+                ["setpriv", "--pdeathsig", "KILL", "/usr/sbin/libvirtd", *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr,
+                start_new_session=True,
+            )
+        return str(self.daemon.pid)
+
+    def stop(self) -> str:
+        """Ask libvirtd to end; kill it if it does not."""
+        if self.daemon is not None:
+            self.daemon.terminate()
+            try:
+                self.daemon.wait(STOP_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                return self.kill()
+        return "stopped"
+
+    def kill(self) -> str:
+        """Kill libvirtd, also when it is paused."""
+        if self.daemon is not None:
+            self.daemon.kill()
+            self.daemon.wait()
+        return "killed"
+
+    def reap(self) -> None:
+        """Take leave of every child that has ended."""
+        if self.daemon is not None:
+            self.daemon.poll()
+        while children() and os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def children() -> list[int]:
+    """The process ids of our children."""
+    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+
+
+def end_all() -> None:
+    """Kill every child, and theirs as they become ours, and return when there is none."""
+    while pids := children():
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        os.wait()
+
+
+def lay_out_system(folder: Path) -> None:
+    """Put our folders where a system libvirtd looks; we are in a mount namespace of our own, so nobody else sees it."""
+    os.chdir(folder)  # so that the sources are found even if they lie below one of the targets
+
+    def mount(*arguments: str) -> None:
+        subprocess.run(["mount", *arguments], check=True)
+
+    # An empty /run hides the machine's D-Bus and systemd: libvirt would register each guest there as a machine.
+    mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
+    for ours, theirs in SYSTEM_FOLDERS.items():
+        Path(theirs).mkdir(parents=True, exist_ok=True)
+        mount("--bind", ours, theirs)
+    # A /dev/kvm that exists but does not work makes libvirt probe QEMU anew at every use: defining a domain takes 32 s.
+    if Path("/dev/kvm").exists():
+        mount("--bind", "no-kvm", "/dev/kvm")
+
+
+def become(user: str) -> None:
+    """Drop root's rights for those of `user`."""
+    entry = pwd.getpwnam(user)
+    os.initgroups(user, entry.pw_gid)
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+
+
+def serve(supervisor: Supervisor) -> None:
+    """Do as the owner says until it goes; reap meanwhile."""
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    commands = {b"start\n": supervisor.start, b"stop\n": supervisor.stop, b"kill\n": supervisor.kill}
+    while True:
+        ready, _, _ = select.select([sys.stdin.fileno(), woken], [], [])
+        if woken in ready:
+            os.read(woken, 4096)
+            supervisor.reap()
+        if sys.stdin.fileno() in ready:
+            word = os.read(sys.stdin.fileno(), 4096)
+            if not word:
+                return
+            print(commands[word](), flush=True)
+
+
+def main() -> None:
+    """`subreaper.py FOLDER USER ARGUMENTS...`: serve the libvirtd of that folder; USER is empty for a system libvirtd."""
+    folder, user, *arguments = sys.argv[1:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    if not user:
+        lay_out_system(Path(folder))
+    elif os.geteuid() == 0:
+        become(user)
+    try:
+        serve(Supervisor(arguments))
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        end_all()
+
+
+if __name__ == "__main__":
+    main()
