@@ -7,6 +7,8 @@ import click
 
 from lab import LabError, binaries, processes
 from lab.controlplane import ControlPlane
+from lab.guest import guest_image
+from lab.libvirtd import Libvirtd
 
 FOLDER = click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path, resolve_path=True))
 
@@ -65,6 +67,55 @@ def _kubeconfig(folder: Path) -> Path:
     if not path.exists():
         raise LabError(f"The control plane in {folder} is still starting.")
     return path
+
+
+@cli.group()
+def libvirtd() -> None:
+    """A libvirtd of our own on this machine: a system one for root, else a session one."""
+
+
+@libvirtd.command("up")
+@FOLDER
+def libvirtd_up(folder: Path) -> None:
+    """Start a libvirtd in the background with its state in DIR, and print how to use it."""
+    processes.start_owner(folder, [sys.executable, "-m", "lab", "libvirtd", "run", str(folder)])
+    print(f"export LIBVIRT_DEFAULT_URI='{Libvirtd(folder).uri}'")
+
+
+@libvirtd.command("down")
+@FOLDER
+def libvirtd_down(folder: Path) -> None:
+    """Stop the libvirtd in DIR and all its guests; their definitions stay for the next `up`."""
+    if not processes.stop_owner(folder):
+        print(f"Nothing runs in {folder}.", file=sys.stderr)
+
+
+@libvirtd.command("run")
+@FOLDER
+def libvirtd_run(folder: Path) -> None:
+    """Run a libvirtd in the foreground until Ctrl-C or SIGTERM; prints `ready` when it is."""
+    with processes.terminating(), Libvirtd(folder):
+        processes.own_until_asked()
+
+
+@libvirtd.command("uri")
+@FOLDER
+def libvirtd_uri(folder: Path) -> None:
+    """Print the URI of the libvirtd that runs in DIR."""
+    if not processes.owner_of(folder):
+        raise LabError(f"No libvirtd runs in {folder}: start it with `python -m lab libvirtd up {folder}`.")
+    print(Libvirtd(folder).uri)
+
+
+@cli.group()
+def guest() -> None:
+    """The tiny guest that behaves as it is told."""
+
+
+@guest.command("build")
+def guest_build() -> None:
+    """Build the floppy that the guest boots from unless that was done, and print its path."""
+    print(guest_image())
 
 
 if __name__ == "__main__":

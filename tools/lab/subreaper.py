@@ -133,7 +133,7 @@ def serve(supervisor: Supervisor) -> None:
 
 
 def main() -> None:
-    """`subreaper.py FOLDER USER ARGUMENTS...`: serve the libvirtd of that folder; USER is empty for a system libvirtd."""
+    """Run as `subreaper.py FOLDER USER LIBVIRTD-ARGUMENTS...`; USER is empty for a system libvirtd."""
     folder, user, *arguments = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
