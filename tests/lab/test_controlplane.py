@@ -14,7 +14,7 @@ import pytest
 
 from lab import LabError, binaries
 from lab.controlplane import COMPONENTS, ControlPlane
-from lab.processes import owner_of, reserve_port, sole_owner
+from lab.processes import owner_of
 
 HANG_LIMIT_S = 60
 RUN = [sys.executable, "-m", "lab", "controlplane"]
@@ -186,18 +186,3 @@ def test_a_changed_go_module_is_built_anew(tmp_path: Path, monkeypatch: pytest.M
     assert binaries.cached_assets() == before
     (tmp_path / "scheduler.go").write_text("package main\n")
     assert binaries.cached_assets() != before
-
-
-def test_a_reserved_port_is_nobody_elses() -> None:
-    with reserve_port() as held, reserve_port() as other:
-        assert held.getsockname() != other.getsockname()
-        with pytest.raises(ConnectionRefusedError):
-            other.connect(held.getsockname())
-
-
-def test_a_folder_is_free_again_when_its_owner_left(tmp_path: Path) -> None:
-    with sole_owner(tmp_path):
-        assert owner_of(tmp_path) == os.getpid()
-    assert owner_of(tmp_path) is None
-    with sole_owner(tmp_path):
-        pass

@@ -40,7 +40,7 @@ def find_assets() -> Path:
     LabError if they are not there.
     """
     if chosen := os.environ.get("KUBEBUILDER_ASSETS"):
-        folder, cure = Path(chosen), "complete the folder KUBEBUILDER_ASSETS names, or unset it"
+        folder, cure = Path(chosen).absolute(), "complete the folder KUBEBUILDER_ASSETS names, or unset it"
     else:
         folder, cure = cached_assets(), "run `make setup`"
     if missing := [name for name in COMMANDS if not os.access(folder / name, os.X_OK)]:

@@ -38,6 +38,7 @@ class ControlPlane:
         self._holds = ExitStack()
         self._components: dict[str, Process] = {}
         self._ports: dict[str, int] = {}
+        self._readiness = {"etcd": self._etcd_ready, "kube-apiserver": self._apiserver_ready}
 
     @property
     def url(self) -> str:
@@ -56,9 +57,9 @@ class ControlPlane:
 
         LabError with the end of its log if one does not come up.
         """
-        if not self._components:
-            self._prepare()
         try:
+            if not self._components:
+                self._prepare()
             for name in names or COMPONENTS:
                 self._components[name].start()
                 self._components[name].wait_until(self._readiness[name], timeout_s=READY_TIMEOUT_S)
@@ -128,7 +129,6 @@ class ControlPlane:
         for name, arguments in (("etcd", self._etcd_arguments()), ("kube-apiserver", self._apiserver_arguments(key))):
             log = self.folder / f"{name}.log"
             self._components[name] = Process(name, [self.assets / name, *arguments], log=log)
-        self._readiness = {"etcd": self._etcd_ready, "kube-apiserver": self._apiserver_ready}
 
     def _etcd_arguments(self) -> list[str]:
         client, peer = (f"http://127.0.0.1:{self._ports[name]}" for name in ("etcd", "etcd-peer"))

@@ -20,7 +20,7 @@ from pathlib import Path
 from lab import LabError
 
 LOG_LINES_SHOWN = 15
-POLL_INTERVAL_S = 0.02
+POLL_INTERVAL_S = 0.05
 
 # The kernel ties a parent death signal to the thread that forked, not to its process. One thread that lives as long as
 # the interpreter starts every child, so that callers may use any thread.
