@@ -29,7 +29,8 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 
 def test_a_process_outlives_the_thread_that_started_it(shell: Shell, tmp_path: Path) -> None:
-    process = shell(f"touch {tmp_path}/ready; exec sleep 300")
+    os.mkfifo(tmp_path / "fifo")
+    process = shell(f"touch {tmp_path}/ready; read line < {tmp_path}/fifo; exit 7")
 
     def start() -> None:
         process.start()
@@ -40,7 +41,11 @@ def test_a_process_outlives_the_thread_that_started_it(shell: Shell, tmp_path: P
     starter.join()
     while Path(f"/proc/self/task/{starter.native_id}").exists():  # the kernel's thread ends a little after Python's
         os.sched_yield()
-    assert process.running
+    fifo = os.open(tmp_path / "fifo", os.O_RDWR)  # does not wait for a reader, which may be dead
+    os.write(fifo, b"go on\n")
+    with pytest.raises(LabError, match="exit code 7"):
+        process.wait_until(lambda: False, timeout_s=30)
+    os.close(fifo)
 
 
 def test_one_that_ends_too_early_shows_the_end_of_its_log(shell: Shell, tmp_path: Path) -> None:
