@@ -1,0 +1,67 @@
+"""What every field of the VirtualMachine schema owes its readers and the API server that must pay for checking it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CRD: dict[str, Any] = yaml.safe_load((ROOT / "deploy/crds/virtsync.dev_virtualmachines.yaml").read_text())
+VERSION: dict[str, Any] = CRD["spec"]["versions"][0]
+SCHEMA: dict[str, Any] = VERSION["schema"]["openAPIV3Schema"]
+
+Json = dict[str, Any]
+
+
+def fields(schema: Json, path: str = "") -> Iterator[tuple[str, Json]]:
+    """Every field below a schema with its path."""
+    for name, field in schema["properties"].items():
+        yield f"{path}.{name}", field
+        below = field.get("items", field)
+        if "properties" in below:
+            yield from fields(below, f"{path}.{name}")
+
+
+def _unbounded(field: Json) -> bool:
+    match field["type"]:
+        case "string":
+            return "enum" not in field and "maxLength" not in field
+        case "integer":
+            # The API server's own generation is bounded by its format.
+            return "minimum" not in field or ("maximum" not in field and field["format"] != "int64")
+        case "array":
+            return "maxItems" not in field
+        case "object":
+            return "properties" not in field
+        case "boolean":
+            return False
+        case unexpected:
+            raise AssertionError(unexpected)
+
+
+def test_everything_has_a_bound() -> None:
+    assert [path for path, field in fields(SCHEMA) if _unbounded(field)] == []
+
+
+def test_no_default_inside_a_list_item() -> None:
+    lists = [(path, field) for path, field in fields(SCHEMA) if "items" in field]
+    assert [below for path, field in lists for below, item in fields(field["items"], path) if "default" in item] == []
+
+
+def test_every_rule_says_what_must_be() -> None:
+    rules = [rule for _, field in fields(SCHEMA) for rule in field.get("x-kubernetes-validations", [])]
+    assert rules
+    assert [
+        rule for rule in rules if not rule["message"].startswith(("must ", "may not ")) or "reason" not in rule
+    ] == []
+
+
+def test_every_column_has_a_description() -> None:
+    columns = VERSION["additionalPrinterColumns"]
+    assert [column["name"] for column in columns if not column.get("description")] == []
+
+
+def test_every_field_has_a_description() -> None:
+    described = [SCHEMA, *(field for _, field in fields(SCHEMA))]
+    assert [field for field in described if not field.get("description", "").rstrip().endswith(".")] == []
