@@ -13,6 +13,7 @@ import ctypes
 import os
 import pwd
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,9 +89,16 @@ def end_all() -> None:
         os.wait()
 
 
-def lay_out_system(folder: Path) -> None:
+def forget_runtime_state() -> None:
+    """Remove what a reboot would remove: sockets, and libvirt's notes of which process runs which domain."""
+    shutil.rmtree("run")
+    for path in Path().rglob("*"):
+        if path.is_socket():
+            path.unlink()
+
+
+def lay_out_system() -> None:
     """Put our folders where a system libvirtd looks; we are in a mount namespace of our own, so nobody else sees it."""
-    os.chdir(folder)  # so that the sources are found even if they lie below one of the targets
 
     def mount(*arguments: str) -> None:
         subprocess.run(["mount", *arguments], check=True)
@@ -135,11 +143,12 @@ def serve(supervisor: Supervisor) -> None:
 def main() -> None:
     """Run as `subreaper.py FOLDER USER LIBVIRTD-ARGUMENTS...`; USER is empty for a system libvirtd."""
     folder, user, *arguments = sys.argv[1:]
+    os.chdir(folder)  # all that follows is relative to it, since a mount on /run may hide it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     if not user:
-        lay_out_system(Path(folder))
+        lay_out_system()
     elif os.geteuid() == 0:
         become(user)
     try:
@@ -147,6 +156,7 @@ def main() -> None:
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end_all()
+        forget_runtime_state()
 
 
 if __name__ == "__main__":
