@@ -6,6 +6,7 @@ networks, and nothing it starts outlives its owner.
 
 import os
 import pwd
+import shutil
 import signal
 import socket
 import subprocess
@@ -208,6 +209,8 @@ class Libvirtd:
             raise LabError(f"{self.folder} is {excess} characters too long for the sockets in it: take a shorter path.")
 
     def _lay_out(self) -> None:
+        # As after a reboot: notes of what ran before would have libvirtd kill whoever has those process ids now.
+        shutil.rmtree(self.folder / "run", ignore_errors=True)
         config = self.folder / ("config/libvirt" if self.user else "etc")
         folders = [config, self.socket.parent, self.guests, self.folder / "cache", self.folder / "drivers"]
         if not self.user:
