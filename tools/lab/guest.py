@@ -24,6 +24,8 @@ DISK_BYTES = 128 * 512
 ROOM_BYTES = 16 * 1024
 HANG_LIMIT_S = 60
 POLL_INTERVAL_S = 0.02
+ANSWER_LIMIT_S = 0.1  # the guest looks 18 times a second
+EMULATOR = Path("/usr/bin/qemu-system-i386")
 
 # For an x86_64 guest libvirt asks QEMU for each feature of its CPU, which makes its start take three times as long.
 DOMAIN = """\
@@ -42,7 +44,7 @@ DOMAIN = """\
   <on_reboot>restart</on_reboot>
   <on_crash>{on_crash}</on_crash>
   <devices>
-    <emulator>/usr/bin/qemu-system-i386</emulator>
+    <emulator>{emulator}</emulator>
     <disk type='file' device='floppy'>
       <driver name='qemu' type='raw'/>
       <source file='{folder}/guest.img'/>
@@ -110,6 +112,7 @@ class Guest:
             uuid=self.uuid,
             on_poweroff=on_poweroff,
             on_crash=on_crash,
+            emulator=EMULATOR,
             folder=folder,
             disk=DISK.format(folder=folder, name=self.name) if disk else "",
         )
@@ -128,7 +131,7 @@ class Guest:
     def wait_until_booted(self, *, hang_limit_s: float = HANG_LIMIT_S) -> None:
         """Wait until the guest answers; LabError if it does not within the time."""
         deadline = time.monotonic() + hang_limit_s
-        while not self._answers(b" ", timeout_s=POLL_INTERVAL_S):
+        while not self._answers(b" ", timeout_s=ANSWER_LIMIT_S):
             if time.monotonic() > deadline:
                 raise LabError(f"The guest {self.name} has not booted within {hang_limit_s:g} s.")
             time.sleep(POLL_INTERVAL_S)

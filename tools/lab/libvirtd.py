@@ -21,11 +21,12 @@ from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 import libvirt
 
 from lab import LabError
-from lab.guest import Guest, guest_image
+from lab.guest import EMULATOR, Guest, guest_image
 from lab.processes import last_lines, sole_owner
 
 SUPERVISOR = Path(__file__).with_name("subreaper.py")
-DRIVERS = Path("/usr/lib/x86_64-linux-gnu/libvirt/connection-driver")
+DAEMON = Path("/usr/sbin/libvirtd")
+QEMU_DRIVER = Path("/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so")
 START_LIMIT_S = 60
 STOP_LIMIT_S = 30
 POLL_INTERVAL_S = 0.01
@@ -178,7 +179,7 @@ class Libvirtd:
     def run_inside(self, *command: str) -> None:
         """Run a command that sees the mounts libvirtd sees, which nobody else does; only for a system libvirtd."""
         if self.user or self._supervisor is None:
-            raise LabError("Only a system libvirtd that was started has mounts of its own.")
+            raise LabError("Only a system libvirtd that runs has mounts of its own: start one as root.")
         subprocess.run(["nsenter", "--mount", f"--target={self._supervisor.pid}", *command], check=True)
 
     @property
@@ -193,6 +194,8 @@ class Libvirtd:
 
     def _prepare(self) -> None:
         """Take the folder, write what libvirtd reads there, and start the supervisor."""
+        if missing := [str(path) for path in (DAEMON, QEMU_DRIVER, EMULATOR) if not path.exists()]:
+            raise LabError(f"{', '.join(missing)} not found: run `make setup`.")
         self._check_path_lengths()
         self._holds.enter_context(sole_owner(self.folder))
         try:
@@ -221,9 +224,9 @@ class Libvirtd:
         (config / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(host_uuid=uuid5(NAMESPACE_URL, str(self.folder))))
         (self.folder / "no-kvm").touch(0o600)
         # The drivers of networks, storage and devices would look at the machine and change its packet filter.
-        driver = self.folder / "drivers" / "libvirt_driver_qemu.so"
+        driver = self.folder / "drivers" / QEMU_DRIVER.name
         driver.unlink(missing_ok=True)
-        driver.symlink_to(DRIVERS / driver.name)
+        driver.symlink_to(QEMU_DRIVER)
         image = self.guests / "guest.img"
         subprocess.run(["cp", "--sparse=always", guest_image(), image], check=True)
         if self.user and os.geteuid() == 0:
@@ -244,7 +247,7 @@ class Libvirtd:
         config = self.folder / ("config/libvirt" if self.user else "etc") / "libvirtd.conf"
         with (self.folder / "libvirtd.out").open("ab") as log:
             return subprocess.Popen(
-                [*command, "--config", config],
+                [*command, DAEMON, "--config", config],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -35,8 +35,8 @@ SYSTEM_FOLDERS = {
 class Supervisor:
     """One libvirtd, and whatever it has left to us."""
 
-    def __init__(self, arguments: list[str]) -> None:
-        self.arguments = arguments
+    def __init__(self, command: list[str]) -> None:
+        self.command = command
         self.daemon: subprocess.Popen[bytes] | None = None
 
     def start(self) -> str:
@@ -44,7 +44,7 @@ class Supervisor:
         if self.daemon is None or self.daemon.poll() is not None:
             self.daemon = subprocess.Popen(
                 # Should we ourselves be killed with -9, at least libvirtd goes too.
-                ["setpriv", "--pdeathsig", "KILL", "/usr/sbin/libvirtd", *self.arguments],
+                ["setpriv", "--pdeathsig", "KILL", *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr,
                 start_new_session=True,
@@ -141,8 +141,8 @@ def serve(supervisor: Supervisor) -> None:
 
 
 def main() -> None:
-    """Run as `subreaper.py FOLDER USER LIBVIRTD-ARGUMENTS...`; USER is empty for a system libvirtd."""
-    folder, user, *arguments = sys.argv[1:]
+    """Run as `subreaper.py FOLDER USER LIBVIRTD ARGUMENTS...`; USER is empty for a system libvirtd."""
+    folder, user, *command = sys.argv[1:]
     os.chdir(folder)  # all that follows is relative to it, since a mount on /run may hide it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
@@ -152,7 +152,7 @@ def main() -> None:
     elif os.geteuid() == 0:
         become(user)
     try:
-        serve(Supervisor(arguments))
+        serve(Supervisor(command))
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end_all()
