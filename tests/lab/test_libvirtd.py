@@ -256,6 +256,20 @@ def test_a_folder_too_long_for_sockets_is_refused_in_one_sentence(tmp_path: Path
         Libvirtd(tmp_path / ("x" * 100)).start()
 
 
+def test_a_folder_that_the_libvirtd_could_not_see_is_refused_in_one_sentence() -> None:
+    with pytest.raises(LabError, match=r"is below /run, .*: take another\."):
+        Libvirtd(Path("/run/virtsync")).start()
+
+
+def test_a_cautious_umask_does_not_lock_the_guests_out(folder: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with Libvirtd(folder) as libvirtd:
+            libvirtd.define("cautious", disk=True).start()
+    finally:
+        os.umask(before)
+
+
 def test_a_libvirtd_that_does_not_come_up_says_why_and_leaves_nothing(folder: Path) -> None:
     (folder / "lib").mkdir()
     (folder / "lib/qemu").write_text("libvirtd wants a folder here")

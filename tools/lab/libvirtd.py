@@ -196,7 +196,7 @@ class Libvirtd:
         """Take the folder, write what libvirtd reads there, and start the supervisor."""
         if missing := [str(path) for path in (DAEMON, QEMU_DRIVER, EMULATOR) if not path.exists()]:
             raise LabError(f"{', '.join(missing)} not found: run `make setup`.")
-        self._check_path_lengths()
+        self._check_folder()
         self._holds.enter_context(sole_owner(self.folder))
         try:
             self._lay_out()
@@ -205,7 +205,11 @@ class Libvirtd:
             self._holds.close()
             raise
 
-    def _check_path_lengths(self) -> None:
+    def _check_folder(self) -> None:
+        if not self.user and self.folder.is_relative_to("/run"):
+            raise LabError(
+                f"{self.folder} is below /run, which a system libvirtd of the lab does not see: take another."
+            )
         longest = len(str(self.folder / LONGEST_SESSION_SOCKET if self.user else self.socket))
         if longest > LONGEST_SOCKET_PATH:
             excess = longest - LONGEST_SOCKET_PATH
@@ -217,9 +221,10 @@ class Libvirtd:
         config = self.folder / ("config/libvirt" if self.user else "etc")
         folders = [config, self.socket.parent, self.guests, self.folder / "cache", self.folder / "drivers"]
         if not self.user:
-            folders.append(self.folder / "log")
+            folders += [self.folder / "log", self.folder / "lib"]
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o755)  # whatever our umask: QEMU runs as another user
         (config / "qemu.conf").write_text(QEMU_CONF)
         (config / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(host_uuid=uuid5(NAMESPACE_URL, str(self.folder))))
         (self.folder / "no-kvm").touch(0o600)

@@ -143,7 +143,7 @@ def serve(supervisor: Supervisor) -> None:
 def main() -> None:
     """Run as `subreaper.py FOLDER USER LIBVIRTD ARGUMENTS...`; USER is empty for a system libvirtd."""
     folder, user, *command = sys.argv[1:]
-    os.chdir(folder)  # all that follows is relative to it, since a mount on /run may hide it
+    os.chdir(folder)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
