@@ -1,0 +1,62 @@
+"""The reference for users names what the schema has: every field, every value."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CRD: dict[str, Any] = yaml.safe_load((ROOT / "deploy/crds/virtsync.dev_virtualmachines.yaml").read_text())
+REFERENCE = (ROOT / "docs/api.md").read_text()
+
+
+def words_of(path: str) -> list[str]:
+    """The values of a field: its enum, or for the open ones of the status those that its description counts up."""
+    field = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    for name in path.split("."):
+        field = field["properties"][name]
+    if "enum" in field:
+        return list(field["enum"])
+    counted = re.search(r"One of: ([\w, ]+)\.", field["description"])
+    assert counted, f"{path} does not count up its values"
+    return counted[1].split(", ")
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading of the reference, without its header."""
+    section = REFERENCE.partition(f"\n{heading}\n")[2]
+    table = re.search(r"(^\|.*\n)+", section, re.MULTILINE)
+    assert table, f"no table below {heading!r}"
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[0].splitlines()[2:]]
+
+
+def test_the_reference_explains_each_value() -> None:
+    spec = {row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in rows("## spec: what you want")}
+    for field in ("powerState", "restartPolicy", "shutdown.mode"):
+        assert spec[field] == words_of(f"spec.{field}")
+    states = rows("`powerState` is one of these. More may be added: take a word that you do not know for `Unknown`.")
+    assert sorted(word for row in states for word in re.findall(r"`(\w+)`", row[0])) == sorted(
+        words_of("status.powerState")
+    )
+    causes = REFERENCE.partition("`lastStop.cause` is ")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"`(\w+)`", causes)) == sorted(words_of("status.lastStop.cause"))
+
+
+def test_the_reference_names_each_field() -> None:
+    named = {
+        word
+        for heading in ("## spec: what you want", "## status: what is")
+        for row in rows(heading)
+        for word in re.findall(r"`([\w.]+)`", row[0])
+    }
+    schema = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    assert named == {name for part in schema.values() for name in _leaves(part)}
+
+
+def _leaves(field: dict[str, Any], path: str = "") -> list[str]:
+    """The fields below this one that hold a value, or a list."""
+    below = field.get("properties", {})
+    if not below:
+        return [path.removeprefix(".")]
+    return [leaf for name, child in below.items() for leaf in _leaves(child, f"{path}.{name}")]
