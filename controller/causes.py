@@ -1,0 +1,74 @@
+"""Why a VM stopped, and what its restartPolicy says to that. Pure."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from controller.model import Domain, Evidence, Phase, RestartPolicy, Status, StopCause
+
+
+class Answer(Enum):
+    """What follows from a stop of a VM that should be on."""
+
+    START = "start"
+    COMPLETED = "accept it as done"
+    FAILED = "accept it as failed"
+
+
+def cause_of_stop(domain: Domain, history: Status, evidence: frozenset[Evidence], boot_id: str) -> StopCause:
+    """Why a domain that was on is off now: the first that fits.
+
+    `history` is the report from when it was on. Events that were missed leave Unknown rather than a guess:
+    SHUTOFF/CRASHED alone is also what a clean poweroff shows that libvirtd did not see.
+    """
+    if domain.reason == "MIGRATED" or Evidence.STOPPED_MIGRATED in evidence:
+        return StopCause.MIGRATED
+    if domain.reason == "SAVED" or domain.phase is Phase.SAVED:
+        return StopCause.SAVED
+    if ours(history, boot_id):
+        return StopCause.AGENT
+    if history.node_boot_id != boot_id:
+        return StopCause.NODE_REBOOT
+    if evidence & {Evidence.STOPPED_CRASHED, Evidence.STOPPED_FAILED}:
+        return StopCause.CRASH
+    if domain.reason in {"DESTROYED", "FROM_SNAPSHOT"} or Evidence.SHUTDOWN_HOST in evidence:
+        return StopCause.EXTERNAL
+    if Evidence.SHUTDOWN_GUEST in evidence:
+        return StopCause.GUEST
+    return StopCause.UNKNOWN
+
+
+def ours(history: Status, boot_id: str) -> bool:
+    """A stop of this very run was recorded before anything was done about it."""
+    operation, record = history.operation, history.domain
+    return (
+        operation is not None
+        and operation.domain_id is not None
+        and history.node_boot_id == boot_id
+        and record is not None
+        and record.id == operation.domain_id
+    )
+
+
+def answer(cause: StopCause, policy: RestartPolicy) -> Answer:
+    """What the restartPolicy says to a stop; of Migrated and of memory saved to a file it is never asked."""
+    if cause is StopCause.AGENT or policy is RestartPolicy.ALWAYS:
+        return Answer.START
+    if cause is StopCause.GUEST:
+        return Answer.COMPLETED
+    if policy is RestartPolicy.ON_FAILURE:
+        return Answer.START
+    return Answer.FAILED if cause is StopCause.CRASH else Answer.COMPLETED
+
+
+MESSAGES = {
+    StopCause.GUEST: "The guest powered itself off.",
+    StopCause.AGENT: "virtsync stopped it.",
+    StopCause.EXTERNAL: "Somebody stopped it on the host.",
+    StopCause.NODE_REBOOT: "The node went down or was rebooted.",
+    StopCause.CRASH: "The guest or its QEMU crashed.",
+    StopCause.SAVED: "Somebody saved its memory and stopped it.",
+    StopCause.MIGRATED: "It was migrated away from this node.",
+    StopCause.UNKNOWN: "It went off while nobody watched.",
+}
+"""One sentence for each cause; `status.lastStop.message`."""

@@ -1,0 +1,17 @@
+"""The three ways in which the world says no; adapters raise nothing else."""
+
+
+class Transient(Exception):
+    """No answer, or one that may be another later: try again."""
+
+
+class Rejected(Exception):
+    """A clear no: trying again changes nothing until something else does."""
+
+
+class Vanished(Exception):
+    """The thing itself is gone."""
+
+
+class Conflicted(Transient):
+    """Somebody wrote the object in between: read it again, decide again."""

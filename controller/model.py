@@ -1,0 +1,544 @@
+"""The words: what a user may want, what a host may show, what has been reported, and what may be done.
+
+Values only. Every string that reaches the API is spelled here and nowhere else; docs/api.md explains them to users.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum, StrEnum
+from uuid import UUID
+
+
+class DesiredPowerState(StrEnum):
+    """`spec.powerState`."""
+
+    RUNNING = "Running"
+    STOPPED = "Stopped"
+    PAUSED = "Paused"
+
+
+class RestartPolicy(StrEnum):
+    """`spec.restartPolicy`: what a stop by itself leads to."""
+
+    ALWAYS = "Always"
+    ON_FAILURE = "OnFailure"
+    NEVER = "Never"
+
+
+class ShutdownMode(StrEnum):
+    """`spec.shutdown.mode`."""
+
+    GRACEFUL_THEN_FORCE = "GracefulThenForce"
+    GRACEFUL = "Graceful"
+    FORCE = "Force"
+
+
+class PowerState(StrEnum):
+    """`status.powerState`."""
+
+    RUNNING = "Running"
+    PAUSED = "Paused"
+    STARTING = "Starting"
+    SHUTTING_DOWN = "ShuttingDown"
+    SUSPENDED = "Suspended"
+    SAVED = "Saved"
+    STOPPED = "Stopped"
+    CRASHED = "Crashed"
+    ABSENT = "Absent"
+    UNKNOWN = "Unknown"
+
+
+class StopCause(StrEnum):
+    """`status.lastStop.cause`."""
+
+    GUEST = "Guest"
+    AGENT = "Agent"
+    EXTERNAL = "External"
+    NODE_REBOOT = "NodeReboot"
+    CRASH = "Crash"
+    SAVED = "Saved"
+    MIGRATED = "Migrated"
+    UNKNOWN = "Unknown"
+
+
+class OperationType(StrEnum):
+    """`status.operation.type`."""
+
+    STOP = "Stop"
+    RESTART = "Restart"
+
+
+class Reason(StrEnum):
+    """Why Ready is as it is: the same word in the condition, the log and the metric label."""
+
+    IN_SYNC = "InSync"
+    OBSERVED = "Observed"
+    COMPLETED = "Completed"
+    SUSPENDED_BY_GUEST = "SuspendedByGuest"
+    SETTLING = "Settling"
+    STARTING = "Starting"
+    SHUTTING_DOWN = "ShuttingDown"
+    PAUSING = "Pausing"
+    RESUMING = "Resuming"
+    WAKING = "Waking"
+    RESTARTING = "Restarting"
+    HYPERVISOR_BUSY = "HypervisorBusy"
+    START_FAILED = "StartFailed"
+    CRASH_LOOP_BACK_OFF = "CrashLoopBackOff"
+    PAUSED_BY_IO_ERROR = "PausedByIOError"
+    ACTION_FAILED = "ActionFailed"
+    FAILED = "Failed"
+    DOMAIN_NOT_FOUND = "DomainNotFound"
+    DOMAIN_REPLACED = "DomainReplaced"
+    DOMAIN_CONFLICT = "DomainConflict"
+    SHUTDOWN_TIMED_OUT = "ShutdownTimedOut"
+    PAUSED_BY_WATCHDOG = "PausedByWatchdog"
+    CRASHED_PRESERVED = "CrashedPreserved"
+    POST_COPY_FAILED = "PostCopyFailed"
+    MIGRATED_AWAY = "MigratedAway"
+    SAVED_ELSEWHERE = "SavedElsewhere"
+    HANDOVER_UNCONFIRMED = "HandoverUnconfirmed"
+    HELD = "Held"
+    OBSERVE_ONLY = "ObserveOnly"
+    ACTION_BLOCKED = "ActionBlocked"
+    UNKNOWN_STATE = "UnknownState"
+    LIBVIRT_UNREACHABLE = "LibvirtUnreachable"
+    AGENT_UNREACHABLE = "AgentUnreachable"
+    PENDING = "Pending"
+
+
+class Phase(Enum):
+    """What a domain that was seen is doing: finer than its power state, because decisions need it."""
+
+    RUNNING = PowerState.RUNNING, "on"
+    STARTING = PowerState.STARTING, "on"
+    SHUTTING_DOWN = PowerState.SHUTTING_DOWN, "on"
+    PAUSED = PowerState.PAUSED, "on", "plain"
+    PAUSED_BUSY = PowerState.PAUSED, "on", "a libvirt job owns it"
+    PAUSED_IO_ERROR = PowerState.PAUSED, "on", "I/O error"
+    PAUSED_WATCHDOG = PowerState.PAUSED, "on", "watchdog"
+    POST_COPY_FAILED = PowerState.PAUSED, "on", "post-copy failed"
+    SUSPENDED = PowerState.SUSPENDED, "on"
+    CRASHED_KEPT = PowerState.CRASHED, "on", "QEMU is alive"
+    CRASHED_OFF = PowerState.CRASHED, "off"
+    SAVED = PowerState.SAVED, "off"
+    STOPPED = PowerState.STOPPED, "off"
+    UNKNOWN = PowerState.UNKNOWN, "unknown"
+
+    @property
+    def power_state(self) -> PowerState:
+        """The word that users see for it."""
+        return self.value[0]
+
+    @property
+    def on(self) -> bool:
+        """QEMU is alive."""
+        return self.value[1] == "on"
+
+    @property
+    def off(self) -> bool:
+        """There is no QEMU, and libvirt still knows the domain."""
+        return self.value[1] == "off"
+
+
+class Evidence(Enum):
+    """What an event said of a stop or a start; explains what a look has confirmed, and never causes an action."""
+
+    STOPPED_MIGRATED = "STOPPED/MIGRATED"
+    STOPPED_CRASHED = "STOPPED/CRASHED"
+    STOPPED_FAILED = "STOPPED/FAILED"
+    SHUTDOWN_HOST = "SHUTDOWN/HOST"
+    SHUTDOWN_GUEST = "SHUTDOWN/GUEST"
+    STARTED_RESTORED = "STARTED/RESTORED"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class VmKey:
+    """The address of a VirtualMachine object."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Which domain: the UUID where one is known, with the name that it went by; else the name alone."""
+
+    name: str | None = None
+    uuid: UUID | None = None
+
+
+# --- what a look at the host shows -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A libvirt domain as one look saw it."""
+
+    uuid: UUID
+    name: str
+    phase: Phase
+    id: int | None = None
+    """libvirt's number for this run of QEMU; None while off."""
+    state: str = ""
+    reason: str = ""
+    persistent: bool = True
+    autostart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """libvirt said that there is no such domain; no other answer means this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """The remembered UUID is gone, and another domain has the name."""
+
+    uuid: UUID
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """The domain is there, and an older object has it."""
+
+    owner: VmKey
+    uuid: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """libvirt gave no answer: nothing is known, and nothing follows from that."""
+
+    message: str
+
+
+Sighting = Domain | Absent | Replaced | Conflict | Unreadable
+
+
+# --- what has been reported ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRecord:
+    """`status.domain`."""
+
+    name: str
+    uuid: UUID | None
+    bound_by: str
+    id: int | None = None
+    persistent: bool | None = None
+    autostart: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LastStop:
+    """`status.lastStop`."""
+
+    cause: StopCause
+    time: datetime
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """`status.operation`: the write-ahead record of a stop or of a restart."""
+
+    type: OperationType
+    start_time: datetime
+    deadline: datetime
+    domain_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """`status.backoff`."""
+
+    failures: int
+    next_attempt_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One of `status.conditions`."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+    last_transition_time: datetime
+    observed_generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """`status`: the report, and at the same time all that the next pass remembers of this VM."""
+
+    observed_generation: int = -1
+    node_name: str = ""
+    node_boot_id: str = ""
+    desired: DesiredPowerState | None = None
+    power_state: PowerState = PowerState.UNKNOWN
+    power_state_transition_time: datetime | None = None
+    libvirt_state: str = ""
+    libvirt_reason: str = ""
+    domain: DomainRecord | None = None
+    last_stop: LastStop | None = None
+    completion_time: datetime | None = None
+    restart_count: int = 0
+    last_restart_time: datetime | None = None
+    operation: Operation | None = None
+    backoff: Backoff | None = None
+    conditions: tuple[Condition, ...] = ()
+
+    def condition(self, kind: str) -> Condition | None:
+        """The condition of this type, if it is there."""
+        return next((c for c in self.conditions if c.type == kind), None)
+
+    @property
+    def reason(self) -> str:
+        """The reason of Ready."""
+        ready = self.condition("Ready")
+        return ready.reason if ready else Reason.PENDING
+
+
+# --- what the user wants ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """`spec.shutdown`."""
+
+    mode: ShutdownMode = ShutdownMode.GRACEFUL_THEN_FORCE
+    grace_s: int = 180
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualMachine:
+    """The object as the API server has it."""
+
+    key: VmKey
+    uid: str
+    generation: int
+    resource_version: str
+    created: datetime
+    node_name: str
+    deleting: bool = False
+    domain_name: str | None = None
+    domain_uuid: UUID | None = None
+    desired: DesiredPowerState | None = None
+    restart_policy: RestartPolicy = RestartPolicy.ALWAYS
+    shutdown: Shutdown = field(default_factory=Shutdown)
+    restart_request: datetime | None = None
+    holds: tuple[tuple[str, str], ...] = ()
+    """(who, why) of every `hold.virtsync.dev/` annotation, sorted."""
+    confirmed_off: str = ""
+    """The node that the user vouches for: `virtsync.dev/confirmed-off`."""
+    status: Status = field(default_factory=Status)
+
+    @property
+    def bound_by(self) -> str:
+        """What the spec calls the domain: its UUID, its name, or the name of the object."""
+        return str(self.domain_uuid) if self.domain_uuid else self.domain_name or self.key.name
+
+    @property
+    def address(self) -> Address:
+        """The domain to look for: what the spec names, or the UUID found under that name before."""
+        if self.domain_uuid:
+            return Address(uuid=self.domain_uuid)
+        record = self.status.domain
+        pinned = record.uuid if record and record.bound_by == self.bound_by else None
+        return Address(name=self.bound_by, uuid=pinned)
+
+
+# --- what may be done ------------------------------------------------------------------------------------------------
+
+
+class Verb(Enum):
+    """The acts on a domain, and the word for each when it has been done."""
+
+    START = "Started"
+    START_PAUSED = "Started paused"
+    RESUME = "Resumed"
+    WAKE = "Woken"
+    SUSPEND = "Paused"
+    SHUTDOWN = "ShutdownRequested"
+    DESTROY = "ForcedOff"
+
+    @property
+    def event(self) -> str:
+        """The reason of the Kubernetes Event about it."""
+        return self.value.partition(" ")[0]
+
+    @property
+    def starts(self) -> bool:
+        """It makes a QEMU, and so waits for its turn."""
+        return self in (Verb.START, Verb.START_PAUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One act on one domain as it was seen; if it is another by then, nothing is done."""
+
+    verb: Verb
+    domain: Domain
+
+
+class Result(Enum):
+    """How an act ended."""
+
+    DONE = "done"
+    ALREADY = "already"  # somebody else did the same first: no failure and no Event
+    STALE = "stale"  # the domain was not as it had been seen: nothing was done
+    REFUSED = "refused"  # libvirt said no
+    UNKNOWN = "unknown"  # no answer in time: look, never repeat it blindly
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an act; an input of the next look."""
+
+    verb: Verb
+    result: Result
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is asked of a domain only when an act is due, because most looks do not need it."""
+
+    job: bool = False
+    """A libvirt job owns the domain."""
+    reboots_on_poweroff: bool = False
+    """`<on_poweroff>restart`: a shutdown would be a reboot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A Kubernetes Event to be written about a VM."""
+
+    reason: str
+    note: str
+    warning: bool = False
+    action: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """One moment on both clocks: the wall's for users, the monotonic one for waiting."""
+
+    wall: datetime
+    monotonic_s: float
+
+    def plus(self, seconds: float) -> Now:
+        """The moment so many seconds later."""
+        return Now(self.wall + timedelta(seconds=seconds), self.monotonic_s + seconds)
+
+    def until(self, later: Now) -> float:
+        """Seconds from here to there, by the clock that nobody sets; never less than 0."""
+        return max(0.0, later.monotonic_s - self.monotonic_s)
+
+    def recall(self, then: datetime, *, at_most_s: float) -> Now:
+        """The moment of a time in the past that status tells, never further back than the wait that it seeds."""
+        return Now(then, self.monotonic_s - min(max((self.wall - then).total_seconds(), 0.0), at_most_s))
+
+    def expect(self, then: datetime, *, at_most_s: float) -> Now:
+        """The moment of a time in the future that status tells, never further off than the wait that it ends."""
+        return Now(then, self.monotonic_s + min(max((then - self.wall).total_seconds(), 0.0), at_most_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Pursuit:
+    """A stop that this process pursues: of one run of one domain."""
+
+    domain_id: int | None
+    since: Now
+    deadline: Now
+    asked_first: Now | None = None
+    """When this process first pressed the power button of this run."""
+    asked_last: Now | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What only this process knows of a VM; a new process does well without it, a little later."""
+
+    uid: str = ""
+    drift: str = ""
+    drift_since: Now | None = None
+    phase: Phase | None = None
+    phase_since: Now | None = None
+    pursuit: Pursuit | None = None
+    next_attempt: Now | None = None
+    scheduled: datetime | None = None
+    scheduled_passed: Now | None = None
+    jobless_since: Now | None = None
+    outcome: Outcome | None = None
+    """Of the act that ended since the last look; the look takes it."""
+    unreported_stop: LastStop | None = None
+    """The first stop that could not be written down yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The node as a whole, as far as it concerns a decision."""
+
+    name: str
+    boot_id: str
+    observe_only: bool = False
+    blocked: str = ""
+    """Why this agent may not act, as one sentence; empty when it may."""
+    braked_until: Now | None = None
+    """Several VMs went off together: nothing is started or judged until then."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that a decision sees."""
+
+    vm: VirtualMachine
+    seen: Sighting
+    node: Node
+    now: Now
+    memory: Memory = field(default_factory=Memory)
+    evidence: frozenset[Evidence] = frozenset()
+    facts: Facts | None = None
+    """None: not asked yet; they are only when an act is due."""
+    call: Verb | None = None
+    """An act on this domain that has not returned."""
+    call_since: Now | None = None
+    crowded: bool = False
+    """As many calls as the daemon bears have not returned."""
+    turn_in_s: float = 0.0
+    """How long a start of this VM must wait for its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a row of the table says: a reason, a sentence, at most one act, and when to look again."""
+
+    reason: Reason
+    message: str
+    verb: Verb | None = None
+    recheck_s: float | None = None
+    status: Status | None = None
+    """The draft with what this verdict records before its act; None when it records nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The answer to a view: what to report, at most one act, and when to look again."""
+
+    reason: Reason
+    message: str
+    status: Status
+    memory: Memory
+    act: Act | None = None
+    recheck_s: float | None = None
+    notices: tuple[Notice, ...] = ()

@@ -1,0 +1,78 @@
+"""What holds back a whole node: the brake after several stops at once, and the pace of starts."""
+
+from __future__ import annotations
+
+import threading
+
+from controller.model import Now, Status, StopCause, VmKey
+from controller.settings import Waits
+
+BY_OTHERS = {StopCause.GUEST, StopCause.EXTERNAL, StopCause.SAVED}
+
+
+class Brake:
+    """Several VMs that somebody else stops in a row may be a host that shuts down: then nothing is started for a while.
+
+    Fed with reports, so that a new process knows what the old one saw. Any thread may use it.
+    """
+
+    def __init__(self, waits: Waits, boot_id: str) -> None:
+        self._waits, self._boot_id = waits, boot_id
+        self._lock = threading.Lock()
+        self._stops: dict[VmKey, Now] = {}
+
+    def note(self, key: VmKey, status: Status, now: Now) -> None:
+        """Take in what a report says of the VM's last stop."""
+        stop = status.last_stop
+        counts = stop is not None and stop.cause in BY_OTHERS and status.node_boot_id == self._boot_id
+        with self._lock:
+            if stop is None or not counts:
+                self._stops.pop(key, None)
+            elif key not in self._stops or self._stops[key].wall != stop.time:
+                horizon_s = self._waits.brake_window_s + self._waits.brake_hold_s
+                self._stops[key] = now.recall(stop.time, at_most_s=horizon_s)
+
+    def forget(self, key: VmKey) -> None:
+        """The object is gone."""
+        with self._lock:
+            self._stops.pop(key, None)
+
+    def until(self, now: Now) -> Now | None:
+        """When the brake is released; None: it is not on."""
+        with self._lock:
+            recent = sorted(self._stops.values(), key=lambda stop: stop.monotonic_s)
+        count, found = self._waits.brake_count, None
+        for first, last in zip(recent, recent[count - 1 :], strict=False):
+            if last.monotonic_s - first.monotonic_s <= self._waits.brake_window_s:
+                found = last.plus(self._waits.brake_hold_s)
+        return found if found and now.until(found) > 0 else None
+
+
+class Pace:
+    """Turns for starts: a few at a time, one each so many seconds, those that a user waits for first."""
+
+    def __init__(self, parallel: int, interval_s: float) -> None:
+        self._parallel, self._interval_s = parallel, interval_s
+        self._lock = threading.Lock()
+        self._held: set[VmKey] = set()
+        self._urgent: dict[VmKey, float] = {}
+        self._last_s = float("-inf")
+
+    def take(self, key: VmKey, now_s: float, *, urgent: bool) -> float:
+        """0.0 when the VM has its turn (give it back with `give_back`); else seconds after which to ask again."""
+        with self._lock:
+            # Whoever asked and did not come back does not hold up the others.
+            self._urgent = {k: at for k, at in self._urgent.items() if now_s - at < 3 * self._interval_s and k != key}
+            left_s = self._interval_s - (now_s - self._last_s)
+            if len(self._held) < self._parallel and left_s <= 0 and (urgent or not self._urgent):
+                self._held.add(key)
+                self._last_s = now_s
+                return 0.0
+            if urgent:
+                self._urgent[key] = now_s
+            return max(left_s, 0.05)
+
+    def give_back(self, key: VmKey) -> None:
+        """The start has ended, or was not made."""
+        with self._lock:
+            self._held.discard(key)

@@ -1,0 +1,383 @@
+"""One pass over one VM: observe, decide, report, act.
+
+The report goes out before the act: it tells users, it records what is about to be done, and its success proves that
+the object is current. At most one act a pass; then look again. The adapters are behind three protocols in our words.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from controller.decide import decide
+from controller.directory import Directory
+from controller.errors import Conflicted, Rejected, Transient, Vanished
+from controller.model import (
+    Absent,
+    Act,
+    Address,
+    Conflict,
+    Domain,
+    Evidence,
+    Facts,
+    Memory,
+    Node,
+    Notice,
+    Now,
+    OperationType,
+    Outcome,
+    Replaced,
+    Result,
+    Sighting,
+    Status,
+    Step,
+    Unreadable,
+    Verb,
+    View,
+    VirtualMachine,
+    VmKey,
+)
+from controller.pacing import Brake, Pace
+from controller.settings import Waits
+
+ACTS_AT_ONCE = 8
+"""Calls that this agent leaves unanswered in libvirtd at a time: its pool has 20 workers, and others need some."""
+
+log = structlog.get_logger()
+
+
+class Host(Protocol):
+    """The hypervisor of this node. Any thread may call it; a call may take as long as libvirt takes."""
+
+    def look(self, address: Address) -> Domain | Absent | Replaced:
+        """See one domain as it is now. Raises Transient."""
+
+    def facts(self, domain: Domain) -> Facts:
+        """Learn what only an act needs to know. Raises Transient, Vanished."""
+
+    def act(self, act: Act) -> Result:
+        """Do it, if the domain is still as it was seen. Raises Transient (no answer), Rejected (libvirt's words)."""
+
+    def evidence(self, uuid: UUID) -> frozenset[Evidence]:
+        """What events said of this domain since it was last started. No call."""
+
+
+class Store(Protocol):
+    """The objects of this node. Any thread may call it."""
+
+    def read(self, key: VmKey) -> VirtualMachine | None:
+        """The object as it was last heard of. No request."""
+
+    def refresh(self, key: VmKey) -> VirtualMachine | None:
+        """The object as it is now; None: it is gone. Raises Transient, Rejected."""
+
+    def report(self, vm: VirtualMachine, status: Status) -> VirtualMachine:
+        """Write what differs, onto this very version; without a request when nothing does, and then returns `vm`.
+
+        Raises Conflicted, Vanished, Transient, Rejected.
+        """
+
+
+class Recorder(Protocol):
+    """Where Kubernetes Events go."""
+
+    def record(self, vm: VirtualMachine, notice: Notice) -> None:
+        """Write it in a while. Never raises, never waits."""
+
+
+class Queue(Protocol):
+    """Where keys wait."""
+
+    def add(self, key: VmKey) -> None:
+        """Look at it as soon as may be."""
+
+    def add_after(self, key: VmKey, seconds: float) -> None:
+        """Look at it then, or before."""
+
+
+class Gauges(Protocol):
+    """What a pass tells the metrics."""
+
+    def reported(self, vm: VirtualMachine, status: Status, since_s: float | None) -> None:
+        """A status has been written, so many seconds after the event that led to it."""
+
+    def acted(self, verb: Verb, result: Result) -> None:
+        """An act has ended."""
+
+    def forgotten(self, key: VmKey) -> None:
+        """The object is no longer this node's."""
+
+
+class Reconciler:
+    """Passes over VMs. Any thread may call `reconcile`, never two with one key at a time: the queue sees to it."""
+
+    def __init__(
+        self,
+        *,
+        host: Host,
+        store: Store,
+        recorder: Recorder,
+        queue: Queue,
+        directory: Directory,
+        brake: Brake,
+        pace: Pace,
+        gauges: Gauges,
+        node: Callable[[], Node],
+        waits: Waits,
+    ) -> None:
+        self._host, self._store, self._recorder, self._queue = host, store, recorder, queue
+        self._directory, self._brake, self._pace, self._gauges = directory, brake, pace, gauges
+        self._node, self._waits = node, waits
+        self._lock = threading.Lock()
+        self._memories: dict[VmKey, Memory] = {}
+        self._outcomes: dict[VmKey, Outcome] = {}
+        self._calls: dict[UUID, tuple[Verb, Now]] = {}
+        self._event_at_s: dict[VmKey, float] = {}
+        self._slots = threading.BoundedSemaphore(ACTS_AT_ONCE)
+        self._actions = ThreadPoolExecutor(ACTS_AT_ONCE, thread_name_prefix="action")
+        self._futures: set[Future[None]] = set()
+        self._stopping = False
+
+    def reconcile(self, key: VmKey) -> None:
+        """Look at one VM, report it, and do at most one thing about it. Raises Transient, Rejected."""
+        since_s = self._event_at_s.pop(key, None)
+        vm = self._store.read(key)
+        if vm is None or vm.deleting or vm.node_name != self._node().name:
+            self.forget(key)
+            return
+        self._wake(self._directory.enter(vm))
+        view = self._observe(vm)
+        step, permit = self._decide(view)
+        with ExitStack() as undo:
+            undo.callback(permit)
+            reported = self._report(view, step, since_s)
+            if reported is None:
+                return
+            if step.recheck_s is not None:
+                self._queue.add_after(key, step.recheck_s)
+            # A write has just proved the object current; where none was needed it is asked for.
+            if step.act and (reported is not vm or self._is_current(vm)):
+                self._act(reported, step, step.act, undo.pop_all().close)
+
+    def forget(self, key: VmKey) -> None:
+        """The object is gone, or another node's: nothing is written and nothing is done, whatever was in flight."""
+        with self._lock:
+            self._memories.pop(key, None)
+            self._outcomes.pop(key, None)
+        self._event_at_s.pop(key, None)
+        self._brake.forget(key)
+        self._gauges.forgotten(key)
+        self._wake(self._directory.leave(key))
+
+    def event(self, key: VmKey, at_s: float) -> None:
+        """An event named this VM, at this monotonic time. For the event thread: takes only the queue's lock."""
+        self._event_at_s.setdefault(key, at_s)
+        self._queue.add(key)
+
+    def stop_acting(self) -> None:
+        """From now on only report."""
+        self._stopping = True
+
+    def close(self, timeout_s: float) -> None:
+        """Wait so long for acts that are with libvirt, then leave them to it."""
+        self._actions.shutdown(wait=False, cancel_futures=True)
+        wait(self._futures, timeout=timeout_s)
+
+    # --- observe
+
+    def _observe(self, vm: VirtualMachine) -> View:
+        seen = self._look(vm)
+        node, now = self._node(), _now()
+        with self._lock:
+            memory = self._memories.get(vm.key, Memory())
+            outcome = self._outcomes.pop(vm.key, None)
+            call = self._calls.get(seen.uuid) if isinstance(seen, Domain) else None
+        evidence = self._host.evidence(seen.uuid) if isinstance(seen, Domain) else frozenset()
+        if self._stopping:
+            node = replace(node, blocked="The agent is stopping.")
+        return View(
+            vm=vm,
+            seen=seen,
+            node=replace(node, braked_until=self._brake.until(now)),
+            now=now,
+            memory=replace(memory, outcome=outcome) if outcome else memory,
+            evidence=evidence,
+            call=call[0] if call else None,
+            call_since=call[1] if call else None,
+        )
+
+    def _look(self, vm: VirtualMachine) -> Sighting:
+        try:
+            seen = self._host.look(vm.address)
+        except Transient as error:
+            return Unreadable(str(error))
+        owner = self._directory.owner(seen) if isinstance(seen, Domain) else None
+        if isinstance(seen, Domain) and owner not in {None, vm.key}:
+            assert owner is not None  # noqa: S101 - for the type checker
+            return Conflict(owner, seen.uuid)
+        return seen
+
+    # --- decide
+
+    def _decide(self, view: View) -> tuple[Step, Callable[[], None]]:
+        """What to do; and what to call when it is not done after all."""
+        step = decide(view, self._waits)
+        if step.act is None:
+            return step, _nothing
+        # Most looks end without an act, so that what only an act needs is asked now.
+        view, permit = self._permitted(view, step.act)
+        step = decide(view, self._waits)
+        if step.act is None:
+            permit()
+            return step, _nothing
+        return step, permit
+
+    def _permitted(self, view: View, act: Act) -> tuple[View, Callable[[], None]]:
+        key = view.vm.key
+        try:
+            facts = self._host.facts(act.domain)
+        except (Transient, Vanished) as error:
+            return replace(view, seen=Unreadable(str(error))), _nothing
+        if facts.job or not self._slots.acquire(blocking=False):
+            return replace(view, facts=facts, crowded=not facts.job), _nothing
+        if not act.verb.starts:
+            return replace(view, facts=facts), self._slots.release
+        urgent = view.vm.desired != view.vm.status.desired
+        turn_in_s = self._pace.take(key, view.now.monotonic_s, urgent=urgent)
+        if turn_in_s > 0:
+            return replace(view, facts=facts, turn_in_s=turn_in_s), self._slots.release
+
+        def give_back() -> None:
+            self._pace.give_back(key)
+            self._slots.release()
+
+        return replace(view, facts=facts), give_back
+
+    # --- report
+
+    def _report(self, view: View, step: Step, since_s: float | None) -> VirtualMachine | None:
+        """Write the report; None when it could not be, and then nothing may be done."""
+        vm, key = view.vm, view.vm.key
+        try:
+            reported = self._store.report(vm, step.status)
+        except Conflicted:
+            self._remember_unreported(view, step)
+            self._store.refresh(key)
+            self._queue.add(key)
+            return None
+        except Vanished:
+            self._store.refresh(key)
+            self._queue.add(key)
+            return None
+        except (Transient, Rejected):
+            self._remember_unreported(view, step)
+            raise
+        with self._lock:
+            self._memories[key] = replace(step.memory, unreported_stop=None)
+        self._brake.note(key, step.status, view.now)
+        self._wake(self._directory.enter(reported))
+        if reported is not vm:
+            self._gauges.reported(reported, step.status, since_s)
+            if vm.status.reason != step.reason:
+                log.info(f"{key}: {step.reason} ({step.message})", vm=str(key), reason=str(step.reason))
+        for notice in step.notices:
+            self._recorder.record(reported, notice)
+        return reported
+
+    def _remember_unreported(self, view: View, step: Step) -> None:
+        """Keep what nobody could be told: the first stop, and what came of the last act."""
+        stop, known = step.status.last_stop, view.vm.status.last_stop
+        first = view.memory.unreported_stop or (stop if stop != known else None)
+        with self._lock:
+            self._memories[view.vm.key] = replace(step.memory, outcome=view.memory.outcome, unreported_stop=first)
+
+    def _is_current(self, vm: VirtualMachine) -> bool:
+        """Whether the object is still what was decided on, asked of the API server itself."""
+        fresh = self._store.refresh(vm.key)
+        if fresh is not None and _identity(fresh) == _identity(vm):
+            return True
+        self._queue.add(vm.key)
+        return False
+
+    # --- act
+
+    def _act(self, vm: VirtualMachine, step: Step, act: Act, permit: Callable[[], None]) -> None:
+        """Hand the act to a thread of its own: libvirt takes as long as it takes."""
+        with self._lock:
+            self._calls[act.domain.uuid] = (act.verb, _now())
+        self._futures = {future for future in self._futures if not future.done()}
+        self._futures.add(self._actions.submit(self._perform, vm, step, act, permit))
+
+    def _perform(self, vm: VirtualMachine, step: Step, act: Act, permit: Callable[[], None]) -> None:
+        outcome = Outcome(act.verb, Result.UNKNOWN, "it failed inside virtsync")
+        try:
+            outcome = self._outcome(act)
+        except Exception:
+            log.exception(f"{vm.key}: {act.verb.name} failed inside virtsync", vm=str(vm.key))
+        finally:
+            permit()
+            with self._lock:
+                self._calls.pop(act.domain.uuid, None)
+                self._outcomes[vm.key] = outcome
+            self._queue.add(vm.key)
+        self._gauges.acted(act.verb, outcome.result)
+        words = f": {outcome.message}" if outcome.message else ""
+        log.info(
+            f"{vm.key}: {act.verb.name} {outcome.result.value}{words} ({step.message})",
+            vm=str(vm.key),
+            verb=act.verb.name,
+            result=outcome.result.value,
+            reason=str(step.reason),
+            cause=str(step.status.last_stop.cause) if step.status.last_stop else None,
+            generation=vm.generation,
+            domain_id=act.domain.id,
+        )
+        for notice in _notices(vm, step, outcome):
+            self._recorder.record(vm, notice)
+
+    def _outcome(self, act: Act) -> Outcome:
+        try:
+            return Outcome(act.verb, self._host.act(act))
+        except Rejected as error:
+            return Outcome(act.verb, Result.REFUSED, str(error))
+        except (Transient, Vanished) as error:
+            return Outcome(act.verb, Result.UNKNOWN, str(error))
+
+    def _wake(self, keys: set[VmKey]) -> None:
+        for key in keys:
+            self._queue.add(key)
+
+
+def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, ...]:
+    """The Event of an act: one for each that was done, and for each start that was refused."""
+    verb = outcome.verb
+    why = f"{step.message} Reason: {step.reason}; spec generation {vm.generation}."
+    if outcome.result is Result.REFUSED and verb.starts:
+        return (Notice("StartFailed", f"libvirt refused: {outcome.message}", warning=True, action=verb.name.title()),)
+    if outcome.result is not Result.DONE:
+        return ()
+    operation = step.status.operation
+    restarted = verb is Verb.START and operation is not None and operation.type is OperationType.RESTART
+    return (Notice("Restarted" if restarted else verb.event, why, action=verb.name.title()),)
+
+
+def _identity(vm: VirtualMachine) -> tuple[object, ...]:
+    """What must not have changed between a decision and its act."""
+    return vm.uid, vm.generation, vm.node_name, vm.holds, vm.deleting
+
+
+def _nothing() -> None:
+    """There is nothing to give back."""
+
+
+def _now() -> Now:
+    return Now(datetime.now(UTC), time.monotonic())

@@ -1,0 +1,544 @@
+"""What a look means: the report of before, brought up to date with what was seen just now.
+
+Everything that the rows of the table ask for is found here once: whether the user changed the spec, what operation is
+still in flight, why a domain went off, since when it is as it is. Pure; `assess` reads top to bottom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from controller import causes
+from controller.model import (
+    Absent,
+    Backoff,
+    DesiredPowerState,
+    Domain,
+    DomainRecord,
+    Evidence,
+    LastStop,
+    Memory,
+    Notice,
+    Now,
+    Operation,
+    OperationType,
+    Phase,
+    PowerState,
+    Pursuit,
+    Reason,
+    Result,
+    Shutdown,
+    Status,
+    StopCause,
+    Unreadable,
+    View,
+    VirtualMachine,
+)
+from controller.settings import Waits
+
+ON = {
+    PowerState.RUNNING,
+    PowerState.PAUSED,
+    PowerState.STARTING,
+    PowerState.SHUTTING_DOWN,
+    PowerState.SUSPENDED,
+}
+OFF = {PowerState.STOPPED, PowerState.SAVED}
+
+ACTING = {
+    Reason.STARTING,
+    Reason.SHUTTING_DOWN,
+    Reason.PAUSING,
+    Reason.RESUMING,
+    Reason.WAKING,
+    Reason.RESTARTING,
+    Reason.START_FAILED,
+    Reason.CRASH_LOOP_BACK_OFF,
+    Reason.PAUSED_BY_IO_ERROR,
+    Reason.ACTION_FAILED,
+}
+"""While one of these is the reason, the settle time has been served: what is there is ours to deal with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A view, understood. `status` is the draft of the report; the conditions are still those of before."""
+
+    view: View
+    waits: Waits
+    history: Status
+    """The report that this look builds on: empty where the user has bound the object to another domain."""
+    status: Status
+    memory: Memory
+    asked: bool = False
+    """The user has changed spec.powerState, and it has not been served yet."""
+    restart_due: bool = False
+    refusal: str = ""
+    """libvirt's words, when the act before this look was refused."""
+    settled_at: Now | None = None
+    """When the settle time is over; None: nothing settles."""
+    settles_forever: bool = False
+    unconfirmed: bool = False
+    """Another node reported this VM on, and nobody has said that it is off there."""
+    recheck_s: float | None = None
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def vm(self) -> VirtualMachine:
+        """The object."""
+        return self.view.vm
+
+    @property
+    def now(self) -> Now:
+        """The moment of the look."""
+        return self.view.now
+
+    @property
+    def desired(self) -> DesiredPowerState | None:
+        """What the user wants."""
+        return self.view.vm.desired
+
+    @property
+    def domain(self) -> Domain:
+        """The domain that was seen; asked for only where one was."""
+        assert isinstance(self.view.seen, Domain)  # noqa: S101 - the vetoes before it have taken every other sight
+        return self.view.seen
+
+    @property
+    def phase(self) -> Phase | None:
+        """What the domain is doing, where one was seen."""
+        return self.view.seen.phase if isinstance(self.view.seen, Domain) else None
+
+    @property
+    def wants_on(self) -> bool:
+        """The user wants a QEMU."""
+        return self.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}
+
+    @property
+    def off(self) -> bool:
+        """The domain is there and off."""
+        return self.phase is not None and self.phase.off
+
+    @property
+    def operation(self) -> Operation | None:
+        """The operation that is still in flight."""
+        return self.status.operation
+
+    @property
+    def cycling(self) -> bool:
+        """A restart is asked for or under way."""
+        return self.restart_due or (self.operation is not None and self.operation.type is OperationType.RESTART)
+
+    @property
+    def stopping(self) -> bool:
+        """A stop is in flight, and no restart."""
+        return self.operation is not None and self.operation.type is OperationType.STOP
+
+    @property
+    def cause(self) -> StopCause | None:
+        """Why it is off, as far as a stop was seen."""
+        return self.status.last_stop.cause if self.off and self.status.last_stop else None
+
+
+def assess(view: View, waits: Waits) -> Situation:
+    """Understand one look."""
+    vm, now = view.vm, view.now
+    memory = view.memory if view.memory.uid == vm.uid else Memory(uid=vm.uid)
+    history = _history(vm)
+    unconfirmed = _unconfirmed(history, view)
+    foreign = history.node_name not in {"", view.node.name}
+    if foreign and not unconfirmed and not isinstance(view.seen, Unreadable):
+        history = _taken_over(history)
+
+    asked = vm.desired != history.desired
+    news = vm.generation != history.observed_generation
+    restart_due, recheck_s, memory = _restart_due(vm, history, memory, now, waits)
+
+    status = replace(history, observed_generation=vm.generation)
+    notices: tuple[Notice, ...] = ()
+    if not unconfirmed:
+        status, notices = _seen(status, view, memory)
+    if isinstance(view.seen, Domain):
+        memory = _timed(memory, history, view.seen.phase, now, waits)
+        memory = replace(memory, jobless_since=_jobless_since(memory, view, view.seen))
+
+    outcome, memory = memory.outcome, replace(memory, outcome=None)
+    status = replace(status, operation=_operation(history, view, memory))
+    memory = replace(memory, pursuit=_pursuit(status.operation, view, memory))
+    if outcome and outcome.result is not Result.STALE and outcome.verb.name == "SHUTDOWN" and memory.pursuit:
+        first = memory.pursuit.asked_first or now
+        memory = replace(memory, pursuit=replace(memory.pursuit, asked_first=first, asked_last=now))
+
+    if (asked and news) or (restart_due and news):
+        status = replace(status, backoff=None)
+    if asked or restart_due or (isinstance(view.seen, Domain) and view.seen.phase.on):
+        status = replace(status, completion_time=None)
+
+    refusal = outcome.message if outcome and outcome.result is Result.REFUSED else ""
+    status, memory = _backed_off(status, memory, view, waits, refused=bool(refusal))
+    situation = Situation(
+        view=view,
+        waits=waits,
+        history=history,
+        status=status,
+        memory=memory,
+        asked=asked,
+        restart_due=restart_due,
+        refusal=refusal,
+        unconfirmed=unconfirmed,
+        recheck_s=recheck_s,
+        notices=notices,
+    )
+    return _settling(situation, news=news)
+
+
+# --- whose history this is -------------------------------------------------------------------------------------------
+
+
+def _history(vm: VirtualMachine) -> Status:
+    """The last report; a new one when the user has bound the object to another domain."""
+    record = vm.status.domain
+    if record and record.bound_by and record.bound_by != vm.bound_by:
+        return Status(conditions=vm.status.conditions)
+    return vm.status
+
+
+def _unconfirmed(history: Status, view: View) -> bool:
+    """The former node's last word was "on", the domain does not run here, and the user has not vouched for it."""
+    if not history.node_name or history.node_name == view.node.name:
+        return False
+    here = isinstance(view.seen, Domain) and view.seen.phase.on
+    return not (here or was_off(history) or view.vm.confirmed_off == history.node_name)
+
+
+def was_off(status: Status) -> bool:
+    """The report says that no QEMU runs: off, absent, or migrated away."""
+    if status.power_state is PowerState.CRASHED:
+        return status.libvirt_state == "SHUTOFF"
+    return status.power_state in OFF | {PowerState.ABSENT}
+
+
+def was_on(status: Status) -> bool:
+    """The report says that a QEMU runs."""
+    if status.power_state is PowerState.CRASHED:
+        return status.libvirt_state != "SHUTOFF"
+    return status.power_state in ON
+
+
+def _taken_over(history: Status) -> Status:
+    """Another node's report, as far as it means something here: what was in flight there is not in flight here."""
+    return replace(
+        history,
+        desired=history.desired if history.completion_time else None,
+        power_state=PowerState.UNKNOWN,
+        operation=None,
+        backoff=None,
+        domain=replace(history.domain, id=None) if history.domain else None,
+    )
+
+
+# --- what the user asks for ------------------------------------------------------------------------------------------
+
+
+def _restart_due(
+    vm: VirtualMachine, history: Status, memory: Memory, now: Now, waits: Waits
+) -> tuple[bool, float | None, Memory]:
+    """Whether a requested restart is to begin now, and else when to look again for it.
+
+    A time that this process has seen in the future counts as come only when two looks some seconds apart agree: one
+    jump of the wall clock must not restart a fleet.
+    """
+    request = vm.restart_request
+    if vm.desired is not DesiredPowerState.RUNNING or request is None or request <= vm.created:
+        return False, None, memory
+    if history.last_restart_time and request <= history.last_restart_time:
+        return False, None, memory
+    if request > now.wall:
+        ahead_s = (request - now.wall).total_seconds()
+        return False, ahead_s, replace(memory, scheduled=request, scheduled_passed=None)
+    if memory.scheduled != request:
+        return True, None, memory
+    passed = memory.scheduled_passed or now
+    left_s = waits.schedule_confirm_s - (now.monotonic_s - passed.monotonic_s)
+    return left_s <= 0, max(left_s, 0.0), replace(memory, scheduled_passed=passed)
+
+
+# --- what was seen ---------------------------------------------------------------------------------------------------
+
+
+def _seen(status: Status, view: View, memory: Memory) -> tuple[Status, tuple[Notice, ...]]:
+    """The report with the sight written into it."""
+    if isinstance(view.seen, Unreadable):
+        return status, ()
+    status = replace(status, node_name=view.node.name, node_boot_id=view.node.boot_id)
+    if isinstance(view.seen, Domain):
+        return _seen_domain(status, view, view.seen, memory)
+    gone = PowerState.ABSENT if isinstance(view.seen, Absent) else PowerState.UNKNOWN
+    record = status.domain and replace(status.domain, id=None)
+    return (
+        replace(
+            _in_power_state(status, gone, view.now),
+            desired=None,
+            libvirt_state="",
+            libvirt_reason="",
+            domain=record,
+            completion_time=None,
+        ),
+        (),
+    )
+
+
+def _seen_domain(status: Status, view: View, domain: Domain, memory: Memory) -> tuple[Status, tuple[Notice, ...]]:
+    stop, notices = _last_stop(status, view, domain, memory)
+    # libvirtd forgets why a domain is off when it restarts; the report remembers.
+    forgotten = domain.state == status.libvirt_state == "SHUTOFF" and domain.reason == "UNKNOWN"
+    bound = view.vm.bound_by
+    return (
+        replace(
+            _in_power_state(status, domain.phase.power_state, view.now),
+            libvirt_state=domain.state,
+            libvirt_reason=status.libvirt_reason if forgotten else domain.reason,
+            domain=DomainRecord(domain.name, domain.uuid, bound, domain.id, domain.persistent, domain.autostart),
+            last_stop=stop,
+            # An acceptance belongs to the stop that it accepted.
+            completion_time=status.completion_time if stop == status.last_stop else None,
+        ),
+        notices,
+    )
+
+
+def _in_power_state(status: Status, power_state: PowerState, now: Now) -> Status:
+    if power_state is status.power_state:
+        return status
+    return replace(status, power_state=power_state, power_state_transition_time=shown(now))
+
+
+def _last_stop(
+    history: Status, view: View, domain: Domain, memory: Memory
+) -> tuple[LastStop | None, tuple[Notice, ...]]:
+    """Why it is off, found once and kept until it has run again; better evidence may still replace Unknown."""
+    stop, unreported = history.last_stop, memory.unreported_stop
+    if not domain.phase.off:
+        newer = unreported and (stop is None or stop.time < unreported.time)
+        return (unreported if newer else stop), ()
+    # `history` is already told of this boot; the report that was there knows the boot in which it ran.
+    before = replace(history, node_boot_id=view.vm.status.node_boot_id)
+    if was_on(before):
+        cause = causes.cause_of_stop(domain, before, view.evidence, view.node.boot_id)
+        if unreported and unreported.cause is not StopCause.UNKNOWN:
+            return unreported, (_stop_notice(view, unreported),)
+        found = _stop(cause, view.now)
+        return found, (_stop_notice(view, found),)
+    if stop is None:
+        return None, ()
+    return _reconsidered(stop, before, view, domain), ()
+
+
+def _reconsidered(stop: LastStop, before: Status, view: View, domain: Domain) -> LastStop:
+    """What is learnt of a stop while the domain is still off."""
+    if stop.cause is StopCause.SAVED and before.power_state is PowerState.SAVED and domain.phase is Phase.STOPPED:
+        # Somebody threw the saved memory away: that is no memory which waits elsewhere.
+        return replace(stop, cause=StopCause.EXTERNAL, message="Somebody removed its saved memory.")
+    rebooted = before.node_boot_id != view.node.boot_id
+    may_be_host = stop.cause in {StopCause.GUEST, StopCause.EXTERNAL, StopCause.UNKNOWN} or (
+        stop.cause is StopCause.SAVED and domain.phase is Phase.SAVED
+    )
+    if rebooted and may_be_host and before.completion_time is None and view.vm.desired == before.desired:
+        return replace(stop, cause=StopCause.NODE_REBOOT, message=causes.MESSAGES[StopCause.NODE_REBOOT])
+    if stop.cause is StopCause.UNKNOWN and not rebooted:
+        cause = causes.cause_of_stop(domain, replace(before, operation=None), view.evidence, view.node.boot_id)
+        return replace(stop, cause=cause, message=causes.MESSAGES[cause])
+    return stop
+
+
+def _stop(cause: StopCause, now: Now) -> LastStop:
+    return LastStop(cause, shown(now), causes.MESSAGES[cause])
+
+
+def _stop_notice(view: View, stop: LastStop) -> Notice:
+    vm = view.vm
+    unwanted = (
+        vm.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}
+        and causes.answer(stop.cause, vm.restart_policy) is not causes.Answer.COMPLETED
+    )
+    reason = "StoppedUnexpectedly" if unwanted else "Stopped"
+    note = f"{stop.message} Cause: {stop.cause}; spec generation {vm.generation}."
+    return Notice(reason, note, warning=unwanted, action="Observe")
+
+
+# --- what is in flight -----------------------------------------------------------------------------------------------
+
+
+def _operation(history: Status, view: View, memory: Memory) -> Operation | None:
+    """The operation that is still in flight after this look, or None when it is done, void or dropped."""
+    operation, vm = history.operation, view.vm
+    if operation is None or isinstance(view.seen, Unreadable):
+        return operation
+    dropped = vm.holds or vm.desired in {None, DesiredPowerState.PAUSED}
+    if dropped or view.vm.status.node_boot_id != view.node.boot_id or not isinstance(view.seen, Domain):
+        return None
+    if vm.desired is DesiredPowerState.STOPPED:
+        operation = replace(operation, type=OperationType.STOP)
+    if view.seen.phase.off:
+        return operation if operation.type is OperationType.RESTART else None
+    if view.seen.id != operation.domain_id:
+        return None
+    if history.reason == Reason.LIBVIRT_UNREACHABLE:
+        return begun(operation.type, view.seen, vm.shutdown, view.now)
+    recalled_stop = vm.desired is DesiredPowerState.RUNNING and operation.type is OperationType.STOP
+    if recalled_stop and view.now.until(deadline_of(operation, memory.pursuit, vm.shutdown, view.now)) <= 0:
+        return None
+    return operation
+
+
+def begun(kind: OperationType, domain: Domain, shutdown: Shutdown, now: Now) -> Operation:
+    """A new operation on this run of the domain, with its whole grace period."""
+    return Operation(kind, shown(now), shown(now.plus(shutdown.grace_s)), domain.id)
+
+
+def deadline_of(operation: Operation, pursuit: Pursuit | None, shutdown: Shutdown, now: Now) -> Now:
+    """When an operation's grace is over; what status tells only seeds it, whatever the wall clock does later."""
+    if pursuit and pursuit.domain_id == operation.domain_id and pursuit.deadline.wall == operation.deadline:
+        return pursuit.deadline
+    return now.expect(operation.deadline, at_most_s=shutdown.grace_s)
+
+
+def _pursuit(operation: Operation | None, view: View, memory: Memory) -> Pursuit | None:
+    """What this process knows of the stop in flight; ends with it, and with any look that could not see."""
+    if operation is None or isinstance(view.seen, Unreadable):
+        return None
+    known = memory.pursuit
+    deadline = deadline_of(operation, known, view.vm.shutdown, view.now)
+    if known and known.deadline == deadline:
+        return known
+    return Pursuit(operation.domain_id, since=view.now, deadline=deadline)
+
+
+# --- since when ------------------------------------------------------------------------------------------------------
+
+
+def _timed(memory: Memory, history: Status, phase: Phase, now: Now, waits: Waits) -> Memory:
+    """Remember since when the domain is in this phase."""
+    if memory.phase is phase and memory.phase_since:
+        return memory
+    since = now
+    if history.power_state is phase.power_state and history.power_state_transition_time:
+        since = now.recall(history.power_state_transition_time, at_most_s=waits.backoff_forget_s)
+    return replace(memory, phase=phase, phase_since=since)
+
+
+def _jobless_since(memory: Memory, view: View, domain: Domain) -> Now | None:
+    """Since when a pause that looks like a job's is known to have no job behind it."""
+    if domain.phase is not Phase.PAUSED_BUSY or (view.facts and view.facts.job):
+        return None
+    return memory.jobless_since or (view.now if view.facts else None)
+
+
+def _backed_off(status: Status, memory: Memory, view: View, waits: Waits, *, refused: bool) -> tuple[Status, Memory]:
+    """The backoff after this look: grown by a refusal, forgotten after a long good run."""
+    backoff, now, since = status.backoff, view.now, memory.phase_since
+    runs = isinstance(view.seen, Domain) and view.seen.phase is Phase.RUNNING
+    if backoff and runs and since and since.plus(waits.backoff_forget_s).monotonic_s <= now.monotonic_s:
+        backoff = None
+    next_attempt = _next_attempt(backoff, memory, now, waits)
+    if refused and (next_attempt is None or now.until(next_attempt) <= 0):
+        backoff, next_attempt = grown(backoff, now, waits)
+    return replace(status, backoff=backoff), replace(memory, next_attempt=next_attempt)
+
+
+def _next_attempt(backoff: Backoff | None, memory: Memory, now: Now, waits: Waits) -> Now | None:
+    if backoff is None:
+        return None
+    if memory.next_attempt and shown(memory.next_attempt) == backoff.next_attempt_time:
+        return memory.next_attempt
+    return now.expect(backoff.next_attempt_time, at_most_s=waits.backoff_max_s)
+
+
+def grown(backoff: Backoff | None, now: Now, waits: Waits) -> tuple[Backoff, Now]:
+    """The backoff after one more attempt, and the moment of the next one."""
+    failures = backoff.failures if backoff else 0
+    # The exponent is bounded so that a year of failures is still a number.
+    delay_s = min(waits.backoff_first_s * 2 ** min(failures, 30), waits.backoff_max_s)
+    moment = now.plus(delay_s)
+    return Backoff(failures + 1, shown(moment)), moment
+
+
+def _settling(s: Situation, *, news: bool) -> Situation:
+    """Find when the settle time is over, counted from the first sign that somebody changed the domain."""
+    if s.phase is None or s.desired is None:
+        return replace(s, memory=replace(s.memory, drift="", drift_since=None))
+    released = s.history.reason == Reason.HELD and not s.vm.holds
+    kind = _kind(s.desired, s.phase)
+    since = s.now if released else _drift_since(s, kind, news=news)
+    notices = s.notices
+    if released:
+        note = "The last hold is gone; what is due begins after the settle time, with a new grace period."
+        notices = (*notices, Notice("HoldReleased", note, action="Observe"))
+    memory = replace(s.memory, drift=kind, drift_since=since)
+    wait_s = _settle_s(s, kind)
+    if since is None:
+        return replace(s, memory=memory, notices=notices)
+    return replace(
+        s,
+        memory=memory,
+        notices=notices,
+        settled_at=since.plus(wait_s or 0.0),
+        settles_forever=wait_s is None,
+    )
+
+
+def _drift_since(s: Situation, kind: str, *, news: bool) -> Now | None:  # noqa: PLR0911 - one rule a line
+    """Since when the domain is what nobody asked for; None where no settle time applies."""
+    history, memory = s.history, s.memory
+    if news and (s.asked or s.restart_due):
+        return None
+    same = memory.drift == kind
+    if history.reason == Reason.SETTLING and was_on(history) != s.off:
+        reconciling = history.condition("Reconciling")
+        if same and memory.drift_since:
+            return memory.drift_since
+        if reconciling and not memory.drift:
+            return s.now.recall(reconciling.last_transition_time, at_most_s=_settle_s(s, kind) or 0.0)
+        return s.now
+    if s.asked or s.cycling or s.cause is StopCause.AGENT or history.reason in ACTING:
+        return None
+    if history.power_state in {PowerState.UNKNOWN, PowerState.ABSENT}:
+        return None
+    if s.cause is StopCause.CRASH and not s.status.backoff:
+        return None
+    if history.reason in {Reason.OBSERVE_ONLY, Reason.OBSERVED}:
+        return s.now if not same or memory.drift_since is None else memory.drift_since
+    if same and memory.drift_since:
+        return memory.drift_since
+    changed = s.status.power_state_transition_time
+    if changed is None or was_on(history) == s.off:
+        return s.now
+    return s.now.recall(changed, at_most_s=_settle_s(s, kind) or 0.0)
+
+
+def _kind(desired: DesiredPowerState, phase: Phase) -> str:
+    """What sort of drift this is; a domain that only goes through a start or a shutdown has not changed sorts."""
+    if phase.off:
+        return "off"
+    if desired is DesiredPowerState.STOPPED:
+        return "on"
+    if phase.power_state is PowerState.PAUSED:
+        return "paused"
+    return "suspended" if phase is Phase.SUSPENDED else "running"
+
+
+def _settle_s(s: Situation, kind: str) -> float | None:
+    """How long this sort of drift is left alone; None: for ever."""
+    patient = kind in {"paused", "suspended"} and s.phase is not Phase.PAUSED_IO_ERROR
+    return s.waits.settle_pause_s if patient or s.cause is StopCause.SAVED else s.waits.settle_power_s
+
+
+def shown(now: Now) -> datetime:
+    """A moment as the API shows it: whole seconds."""
+    return now.wall.replace(microsecond=0)
+
+
+def restored(evidence: frozenset[Evidence]) -> bool:
+    """The last start brought memory back."""
+    return Evidence.STARTED_RESTORED in evidence
