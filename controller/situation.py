@@ -327,9 +327,9 @@ def _last_stop(
     if was_on(before):
         cause = causes.cause_of_stop(domain, before, view.evidence, view.node.boot_id)
         if unreported and unreported.cause is not StopCause.UNKNOWN:
-            return unreported, (_stop_notice(view, unreported),)
+            return unreported, _stop_notices(view, unreported)
         found = _stop(cause, view.now)
-        return found, (_stop_notice(view, found),)
+        return found, _stop_notices(view, found)
     if stop is None:
         return None, ()
     return _reconsidered(stop, before, view, domain), ()
@@ -356,15 +356,15 @@ def _stop(cause: StopCause, now: Now) -> LastStop:
     return LastStop(cause, shown(now), causes.MESSAGES[cause])
 
 
-def _stop_notice(view: View, stop: LastStop) -> Notice:
+def _stop_notices(view: View, stop: LastStop) -> tuple[Notice, ...]:
+    """The Event of a stop that virtsync did not cause; its own acts have Events of their own."""
+    if stop.cause is StopCause.AGENT:
+        return ()
     vm = view.vm
-    unwanted = (
-        vm.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}
-        and causes.answer(stop.cause, vm.restart_policy) is not causes.Answer.COMPLETED
-    )
-    reason = "StoppedUnexpectedly" if unwanted else "Stopped"
+    wanted_on = vm.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}
+    unwanted = wanted_on and causes.answer(stop.cause, vm.restart_policy) is not causes.Answer.COMPLETED
     note = f"{stop.message} Cause: {stop.cause}; spec generation {vm.generation}."
-    return Notice(reason, note, warning=unwanted, action="Observe")
+    return (Notice("StoppedUnexpectedly" if unwanted else "Stopped", note, warning=unwanted, action="Observe"),)
 
 
 # --- what is in flight -----------------------------------------------------------------------------------------------
@@ -505,7 +505,7 @@ def _drift_since(s: Situation, kind: str, *, news: bool) -> Now | None:  # noqa:
         return None
     if history.power_state in {PowerState.UNKNOWN, PowerState.ABSENT}:
         return None
-    if s.cause is StopCause.CRASH and not s.status.backoff:
+    if s.cause is StopCause.CRASH:  # nobody is at work on it; only the backoff asks for patience
         return None
     if history.reason in {Reason.OBSERVE_ONLY, Reason.OBSERVED}:
         return s.now if not same or memory.drift_since is None else memory.drift_since
