@@ -1,0 +1,116 @@
+"""The agent as a process of its own, as a node runs it: started, asked, killed and read."""
+
+import http.client
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lab.controlplane import ControlPlane
+from lab.processes import Process, reserve_port
+
+READY_TIMEOUT_S = 60
+
+
+class Agent:
+    """`virtsync agent` for one node and one libvirt; `settings` are its other flags without the dashes.
+
+    A process of its own that ends with its owner. Any thread may read from it.
+    """
+
+    def __init__(
+        self,
+        controlplane: ControlPlane,
+        libvirtd_uri: str,
+        node: str,
+        *,
+        log: Path,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.node = node
+        self.log = log
+        self.settings = dict(settings or {})
+        self._fixed = {
+            "node-name": node,
+            "libvirt-uri": libvirtd_uri,
+            "kubeconfig": str(controlplane.kubeconfig),
+            "log-format": "json",
+        }
+        self._port = 0
+        self._process = Process(f"the agent of {node}", [], log=log)
+
+    def start(self, **changes: str) -> None:
+        """Start it and return when /readyz says so; `changes` to its settings stay (`boot_id="b"`)."""
+        self.launch(**changes)
+        self.wait_until_ready()
+
+    def launch(self, **changes: str) -> None:
+        """Start it and return at once; `changes` to its settings stay."""
+        self.settings |= {name.replace("_", "-"): value for name, value in changes.items()}
+        with reserve_port() as held:
+            self._port = held.getsockname()[1]
+        flags = self._fixed | {"http-port": str(self._port)} | self.settings
+        words = [word for name, value in flags.items() for word in ((f"--{name}", value) if value else (f"--{name}",))]
+        self._process.command = [sys.executable, "-m", "controller", "agent", *words]
+        self._process.start()
+
+    def wait_until_ready(self) -> None:
+        """Wait until it serves its node; LabError with the end of its log if it does not."""
+        self._process.wait_until(self.ready, timeout_s=READY_TIMEOUT_S)
+
+    def stop(self) -> None:
+        """Ask it to end (SIGTERM), and return when it is gone."""
+        self._process.stop(timeout_s=30)
+
+    def kill(self) -> None:
+        """Kill it with -9, as a crash would, and return when it is gone."""
+        self._process.kill()
+
+    def restart(self, **changes: str) -> None:
+        """Kill it with -9 and start it again, with other settings if any are named."""
+        self.kill()
+        self.start(**changes)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process.running
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def ready(self) -> bool:
+        """What /readyz says now; a process that does not answer is not ready."""
+        try:
+            return self.ask("/readyz")[0] == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def metrics(self) -> str:
+        """What Prometheus would read from it."""
+        return self.ask("/metrics")[1]
+
+    def ask(self, path: str) -> tuple[int, str]:
+        """GET a path of its own HTTP server: the status and the body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """What it has logged, over all its starts; lines that are not JSON (a traceback) are left out."""
+        if not self.log.exists():
+            return []
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def acts(self, key: str) -> list[str]:
+        """The acts on one VM (`namespace/name`) that have ended, in order: `START done`, `DESTROY refused`."""
+        told = [line for line in self.log_lines() if line.get("vm") == key and "verb" in line]
+        return [f"{line['verb']} {line['result']}" for line in told]

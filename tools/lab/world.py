@@ -1,0 +1,357 @@
+"""A little world for one test: guests of its own, objects about them, an agent, and a watch that misses nothing."""
+
+import http.client
+import json
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from lab import LabError
+from lab.agent import Agent
+from lab.controlplane import ControlPlane
+from lab.guest import Guest
+from lab.libvirtd import Libvirtd
+from lab.processes import last_lines
+
+HANG_LIMIT_S = 60
+POLL_INTERVAL_S = 0.05
+API = "virtsync.dev/v1alpha1"
+
+# Nothing here is looked at again for an hour, so whatever a test sees told has come by an event or by the watch.
+SETTINGS = {
+    "resync-libvirt": "1h",
+    "resync-api": "1h",
+    "settle-power": "1s",
+    "settle-pause": "1s",
+    "backoff-first": "1s",
+    "start-interval": "0.1s",
+    "boot-id": "first-boot",
+}
+
+Json = dict[str, Any]
+Told = tuple[str, str, str]
+
+
+class World:
+    """One namespace, one node name, guests and agents of one test; use it as a context manager.
+
+    Objects are named after the guest they speak of. What `until` waits for it looks for in every version of the
+    object since the one that the last `until`, `apply` or `patch` ended with, in order: however short a state lasted,
+    it is seen. Agents, guests and objects go with the world.
+    """
+
+    def __init__(self, controlplane: ControlPlane, libvirtd: Libvirtd, name: str, folder: Path) -> None:
+        self.controlplane = controlplane
+        self.libvirtd = libvirtd
+        self.name = name
+        self.node = name
+        self.folder = folder
+        self.agents: list[Agent] = []
+        self._guests: list[Guest] = []
+        self._ends = ExitStack()
+        self._seen_until: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as ends:
+            self.controlplane.kubectl("create", "namespace", self.name)
+            ends.callback(self._remove_objects)
+            self._vms = ends.enter_context(Watch(self.controlplane, self._path(API, "virtualmachines")))
+            self._events = ends.enter_context(Watch(self.controlplane, self._path("events.k8s.io/v1", "events")))
+            ends.callback(self._remove_guests)
+            ends.callback(self._stop_agents)
+            self._ends = ends.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.close()
+
+    # --- the host
+
+    def define(self, name: str = "vm", **options: Any) -> Guest:
+        """Define a domain (off) for this test; `options` as `Libvirtd.define` has them."""
+        guest = self.libvirtd.define(f"{self.name}-{name}", **options)
+        self._guests.append(guest)
+        return guest
+
+    def start(self, name: str = "vm", **options: Any) -> Guest:
+        """Define a domain for this test, start it, and return when its guest has booted."""
+        guest = self.define(name, **options)
+        guest.start()
+        return guest
+
+    def virsh(self, *args: str) -> str:
+        """What somebody on the host does behind the agent's back."""
+        return self.libvirtd.virsh(*args).stdout.strip()
+
+    def run_id(self, guest: Guest) -> str:
+        """libvirt's number for this run of the guest: another after every start; `-` while it is off."""
+        return self.virsh("domid", guest.name)
+
+    # --- the agent
+
+    def start_agent(self, **settings: str) -> Agent:
+        """Start an agent for this node and return when it is ready; flags as keywords (`settle_power="2s"`)."""
+        agent = self.new_agent(**settings)
+        agent.start()
+        return agent
+
+    def new_agent(self, *, node: str = "", uri: str = "", **settings: str) -> Agent:
+        """An agent that is not started yet, and ends with the world."""
+        agent = Agent(
+            self.controlplane,
+            uri or self.libvirtd.uri,
+            node or self.node,
+            log=self.folder / f"agent-{len(self.agents)}.log",
+            settings=SETTINGS | {name.replace("_", "-"): value for name, value in settings.items()},
+        )
+        self.agents.append(agent)
+        return agent
+
+    def acts(self, guest: Guest) -> list[str]:
+        """The acts on a guest that agents have logged, in order: `START done`, `DESTROY refused`."""
+        return [act for agent in self.agents for act in agent.acts(f"{self.name}/{guest.name}")]
+
+    def until_act(self, guest: Guest, act: str, *, times: int = 1) -> None:
+        """Wait until an agent has done this so many times."""
+        deadline = time.monotonic() + HANG_LIMIT_S
+        while self.acts(guest).count(act) < times:
+            if time.monotonic() > deadline:
+                raise LabError(f"{act} did not come {times} times; acts: {self.acts(guest)}\n{self._told_by_agents()}")
+            time.sleep(POLL_INTERVAL_S)
+
+    # --- the API
+
+    def kubectl(self, *args: str, manifest: Json | None = None) -> str:
+        """Run kubectl in the namespace; what it printed."""
+        body = None if manifest is None else json.dumps(manifest)
+        return self.controlplane.kubectl(f"--namespace={self.name}", *args, input=body).stdout
+
+    def apply(self, *guests: Guest, **spec: Any) -> None:
+        """Apply an object for each guest, bound to this node, with this spec (`powerState="Running"`)."""
+        objects = [self._object(guest.name, {"nodeName": self.node} | spec) for guest in guests]
+        applied = json.loads(
+            self.kubectl(
+                "apply", "-f", "-", "-o", "json", manifest={"apiVersion": "v1", "kind": "List", "items": objects}
+            )
+        )
+        for vm in applied.get("items", [applied]):
+            self._look_from(vm)
+
+    def patch(self, guest: Guest, **spec: Any) -> None:
+        """Merge into its spec; None removes a field."""
+        words = ("patch", "kvm", guest.name, "--type=merge", "-o", "json", "-p", json.dumps({"spec": spec}))
+        self._look_from(json.loads(self.kubectl(*words)))
+
+    def get(self, guest: Guest) -> Json:
+        """The object as kubectl shows it now."""
+        vm: Json = json.loads(self.kubectl("get", "kvm", guest.name, "-o", "json"))
+        return vm
+
+    def until(self, guest: Guest, holds: Callable[[Json], bool], what: str) -> Json:
+        """The first version of the object for which this holds, counted from where the last waiting ended.
+
+        LabError with all that was told and the end of the agents' logs if it does not come.
+        """
+        first = self._seen_until.get(guest.name, 0)
+        index, vm = self._vms.until(guest.name, holds, first=first)
+        if vm is None:
+            told = "\n".join(map(str, self.told(guest)))
+            raise LabError(f"{guest.name}: not {what}; told:\n{told}\n{self._told_by_agents()}")
+        self._seen_until[guest.name] = index
+        return vm
+
+    def until_ready(self, guest: Guest, reason: str) -> Json:
+        """Wait until Ready tells this reason of the newest spec."""
+        return self.until(guest, lambda vm: reason_of(vm) == reason, f"Ready with reason {reason}")
+
+    def until_off(self, guest: Guest, cause: str) -> Json:
+        """Wait until it is told that the guest went off, and why."""
+        return self.until(
+            guest, lambda vm: power_of(vm) in {"Stopped", "Crashed"} and cause_of(vm) == cause, f"off by {cause}"
+        )
+
+    def told(self, guest: Guest) -> list[Told]:
+        """What has been told of the guest, in order: (powerState, reason of Ready, cause of the last stop)."""
+        told = [(power_of(vm), str(ready_of(vm).get("reason")), cause_of(vm)) for vm in self._vms.versions(guest.name)]
+        return [one for one, before in zip(told, [None, *told], strict=False) if one != before]
+
+    def events(self, guest: Guest) -> list[str]:
+        """The reasons of the Kubernetes Events about the guest's object, in the order of their coming."""
+        first: dict[str, str] = {}
+        for event in self._events.all():
+            if event["regarding"].get("name") == guest.name:
+                first.setdefault(event["metadata"]["name"], event["reason"])
+        return list(first.values())
+
+    def until_event(self, guest: Guest, reason: str) -> Json:
+        """Wait for a Kubernetes Event about the guest's object."""
+        event = self._events.until_any(lambda e: e["regarding"].get("name") == guest.name and e["reason"] == reason)
+        if event is None:
+            raise LabError(f"{guest.name}: no Event {reason}, but {self.events(guest)}\n{self._told_by_agents()}")
+        return event
+
+    def _look_from(self, vm: Json) -> None:
+        name, version = vm["metadata"]["name"], vm["metadata"]["resourceVersion"]
+        index, found = self._vms.until(
+            name, lambda v: v["metadata"]["resourceVersion"] == version, first=self._seen_until.get(name, 0)
+        )
+        if found is None:
+            raise LabError(f"The watch has not shown version {version} of {name}.")
+        self._seen_until[name] = index
+
+    def _path(self, api: str, resource: str) -> str:
+        return f"/apis/{api}/namespaces/{self.name}/{resource}"
+
+    def _object(self, name: str, spec: Json) -> Json:
+        return {"apiVersion": API, "kind": "VirtualMachine", "metadata": {"name": name}, "spec": spec}
+
+    def _told_by_agents(self) -> str:
+        return "\n".join(
+            f"the end of {agent.log}:\n{last_lines(agent.log)}" for agent in self.agents if agent.log.exists()
+        )
+
+    def _stop_agents(self) -> None:
+        for agent in self.agents:
+            agent.stop()
+
+    def _remove_guests(self) -> None:
+        for guest in self._guests:
+            # The test itself may have undefined it.
+            with suppress(subprocess.CalledProcessError):
+                guest.remove()
+
+    def _remove_objects(self) -> None:
+        self.kubectl("delete", "kvm", "--all", "--wait=false")
+        self.controlplane.kubectl("delete", "namespace", self.name, "--wait=false")
+
+
+class Watch:
+    """Every version of every object of one resource in one namespace, as the API server tells them."""
+
+    def __init__(self, controlplane: ControlPlane, path: str) -> None:
+        self._controlplane = controlplane
+        self._path = path
+        self._changed = threading.Condition()
+        self._versions: list[Json] = []
+        self._error: Exception | None = None
+        self._closing = threading.Event()
+        self._response: http.client.HTTPResponse | None = None
+        self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
+
+    def __enter__(self) -> Self:
+        # Connected here, so that whoever has entered misses nothing that comes after.
+        self._connection = self._connect()
+        self._response = self._open("")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        with suppress(OSError):
+            self._connection.sock.shutdown(2)  # the thread waits in a read, which this ends
+        self._thread.join(HANG_LIMIT_S)
+        self._connection.close()
+
+    def all(self) -> list[Json]:
+        """All versions of all objects so far."""
+        with self._changed:
+            return list(self._versions)
+
+    def versions(self, name: str) -> list[Json]:
+        """All versions of one object so far."""
+        return [version for version in self.all() if version["metadata"]["name"] == name]
+
+    def until(self, name: str, holds: Callable[[Json], bool], *, first: int) -> tuple[int, Json | None]:
+        """Wait for a version of an object, from the one numbered `first` on; its number and itself, or None."""
+        found: tuple[int, Json] | None = None
+
+        def look() -> bool:
+            nonlocal found
+            numbered = list(enumerate(v for v in self._versions if v["metadata"]["name"] == name))
+            found = next(((number, version) for number, version in numbered[first:] if holds(version)), None)
+            return found is not None
+
+        self._wait_for(look)
+        return found or (first, None)
+
+    def until_any(self, holds: Callable[[Json], bool]) -> Json | None:
+        """Wait for a version of any object, from the beginning on."""
+        self._wait_for(lambda: any(map(holds, self._versions)))
+        return next(filter(holds, self.all()), None)
+
+    def _wait_for(self, look: Callable[[], bool]) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: look() or self._error, timeout=HANG_LIMIT_S)
+            if self._error and not look():
+                raise LabError(f"The watch of {self._path} has ended.") from self._error
+
+    def _connect(self) -> http.client.HTTPSConnection:
+        context = ssl.create_default_context(cafile=self._controlplane.ca)
+        host = self._controlplane.url.removeprefix("https://")
+        return http.client.HTTPSConnection(host, context=context)
+
+    def _open(self, version: str) -> http.client.HTTPResponse:
+        query = f"?watch=true&timeoutSeconds=3600&resourceVersion={version}"
+        headers = {"Authorization": f"Bearer {self._controlplane.token}"}
+        self._connection.request("GET", self._path + query, headers=headers)
+        response = self._connection.getresponse()
+        if response.status != http.HTTPStatus.OK:
+            raise LabError(f"GET {self._path}: {response.status} {response.read().decode()}")
+        return response
+
+    def _run(self) -> None:
+        try:
+            for line in self._lines():
+                self._take(json.loads(line))
+        except (OSError, ValueError, http.client.HTTPException, LabError) as error:
+            if not self._closing.is_set():
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+
+    def _take(self, change: Json) -> None:
+        if change["type"] == "ERROR":
+            raise LabError(f"The API server says {change['object']}.")
+        with self._changed:
+            self._versions.append(change["object"] | {"deleted": change["type"] == "DELETED"})
+            self._changed.notify_all()
+
+    def _lines(self) -> Iterator[bytes]:
+        """What the API server tells, a change a line; a new connection goes on where the last one ended."""
+        while not self._closing.is_set():
+            assert self._response  # noqa: S101 - `__enter__` has opened it
+            yield from self._response
+            if self._closing.is_set():
+                return
+            self._connection = self._connect()
+            self._response = self._open(self._versions[-1]["metadata"]["resourceVersion"] if self._versions else "")
+
+
+# --- what an object tells --------------------------------------------------------------------------------------------
+
+
+def power_of(vm: Json) -> str:
+    """`status.powerState`."""
+    return str(vm.get("status", {}).get("powerState", ""))
+
+
+def ready_of(vm: Json) -> Json:
+    """The condition Ready, or an empty one."""
+    conditions = vm.get("status", {}).get("conditions", [])
+    return next((condition for condition in conditions if condition["type"] == "Ready"), {})
+
+
+def reason_of(vm: Json) -> str:
+    """The reason of Ready if it speaks of the newest spec, else nothing."""
+    ready = ready_of(vm)
+    return str(ready["reason"]) if ready.get("observedGeneration") == vm["metadata"]["generation"] else ""
+
+
+def cause_of(vm: Json) -> str:
+    """`status.lastStop.cause`, or nothing."""
+    return str(vm.get("status", {}).get("lastStop", {}).get("cause", ""))
