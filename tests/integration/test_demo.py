@@ -1,0 +1,103 @@
+"""The demo tells its story to the end, says so when it cannot, and leaves nothing behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HANG_LIMIT_S = 150
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where the demo puts its own folder; the folders of pytest are too long for the sockets of a libvirtd."""
+    with tempfile.TemporaryDirectory(prefix="d") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def demo(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """The demo, told to a pipe."""
+    environment = os.environ | {"TMPDIR": str(folder)}
+    environment.pop("KEEP", None)
+    with subprocess.Popen(
+        [sys.executable, "-u", ROOT / "tools" / "demo.py"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as running:
+        yield running
+        running.kill()
+
+
+def read_until(demo: subprocess.Popen[str], words: str) -> str:
+    """What the demo says up to the line that has these words."""
+    assert demo.stdout
+    said = ""
+    for line in demo.stdout:
+        said += line
+        if words in line:
+            return said
+    pytest.fail(f"{words!r} is not in what the demo said:\n{said}")
+
+
+def processes_of(folder: Path) -> dict[int, str]:
+    """The processes that were started with something of a folder, and their command lines."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if str(folder) in command:
+            found[int(path.parent.name)] = command
+    return found
+
+
+def assert_nothing_is_left(folder: Path) -> None:
+    assert processes_of(folder) == {}
+    assert list(folder.iterdir()) == []
+    assert str(folder) not in Path("/proc/self/mounts").read_text()
+
+
+def test_the_demo_sees_every_step(demo: subprocess.Popen[str], folder: Path) -> None:
+    said, _ = demo.communicate(timeout=HANG_LIMIT_S)
+    assert demo.returncode == 0, said
+    assert re.findall(r"^(\d)\. ", said, re.MULTILINE) == ["1", "2", "3", "4", "5", "6"]
+    assert re.search(r"web-1 is Crashed, cause Crash; .* \[told \d+\.\d ms after libvirt's event\]", said)
+    assert re.search(r"^   db-1 +Stopped +Running +False +Settling ", said, re.MULTILINE)
+    assert "Every step was seen" in said
+    assert_nothing_is_left(folder)
+
+
+def test_the_demo_fails_in_a_sentence_when_a_step_does_not_come(demo: subprocess.Popen[str], folder: Path) -> None:
+    read_until(demo, "1. First sight")
+    (agent,) = (pid for pid, command in processes_of(folder).items() if "controller" in command)
+    os.kill(agent, signal.SIGKILL)
+    said, _ = demo.communicate(timeout=HANG_LIMIT_S)
+    assert demo.returncode == 1
+    assert "\nError: The agent ended; the end of its log:\n" in said
+    assert "Traceback" not in said
+    assert_nothing_is_left(folder)
+
+
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 128 + signal.SIGTERM)])
+def test_nothing_is_left_when_the_demo_is_interrupted(
+    demo: subprocess.Popen[str], folder: Path, end: signal.Signals, code: int
+) -> None:
+    read_until(demo, "1. First sight")
+    demo.send_signal(end)
+    said, _ = demo.communicate(timeout=HANG_LIMIT_S)
+    assert demo.returncode == code, said
+    assert "Every step was seen" not in said
+    assert "Traceback" not in said
+    assert_nothing_is_left(folder)
