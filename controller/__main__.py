@@ -1,0 +1,5 @@
+"""`python -m controller` is `virtsync`."""
+
+from controller.cli import main
+
+main()

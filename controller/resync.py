@@ -1,0 +1,90 @@
+"""The truth, asked for now and then: events only shorten the wait for it.
+
+libvirt is listed in one bulk call, and only VMs that differ from their report are looked at; the API server is listed
+with the field selector, and what is no longer there is forgotten.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from controller.model import Domain, PowerState, Status, VirtualMachine
+
+log = structlog.get_logger()
+
+
+def differs(vm: VirtualMachine, domain: Domain | None) -> bool:
+    """Whether the report of a VM is not what a listing of libvirt shows."""
+    status = vm.status
+    if domain is None:
+        return status.power_state is not PowerState.ABSENT
+    record = status.domain
+    return (
+        record is None
+        or status.power_state is not domain.phase.power_state
+        or (status.libvirt_state != domain.state)
+        or _tells_another_reason(status, domain)
+        or (record.uuid, record.name, record.id) != (domain.uuid, domain.name, domain.id)
+        or (record.persistent, record.autostart) != (domain.persistent, domain.autostart)
+    )
+
+
+def _tells_another_reason(status: Status, domain: Domain) -> bool:
+    # A restarted libvirtd says UNKNOWN where the report still knows the reason.
+    return domain.reason not in {"UNKNOWN", status.libvirt_reason}
+
+
+def out_of_step(vms: Iterable[VirtualMachine], domains: Iterable[Domain]) -> list[VirtualMachine]:
+    """The VMs to look at after libvirt has been listed."""
+    by_uuid, by_name = {}, {}
+    for domain in domains:
+        by_uuid[domain.uuid], by_name[domain.name] = domain, domain
+    found = []
+    for vm in vms:
+        address = vm.address
+        domain = by_uuid.get(address.uuid) if address.uuid else by_name.get(address.name or "")
+        if differs(vm, domain):
+            found.append(vm)
+    return found
+
+
+class Periodic:
+    """A thread that does one thing now and then, and at once when asked. `nudge` may be called from any thread."""
+
+    def __init__(self, name: str, period_s: float, do: Callable[[], float | None]) -> None:
+        """`do` returns after how many seconds it wants to be called again, or None for the period."""
+        self._name, self._period_s, self._do = name, period_s, do
+        self._wake, self._closed = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin; the first time is now."""
+        self._thread.start()
+
+    def nudge(self) -> None:
+        """Do it now."""
+        self._wake.set()
+
+    def alive(self) -> bool:
+        """The thread runs."""
+        return self._thread.is_alive()
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Stop after the call that is under way, and wait so long for it."""
+        self._closed.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._wake.clear()
+            try:
+                again_s = self._do()
+            except Exception:
+                log.exception(f"{self._name} failed inside virtsync")
+                again_s = None
+            self._wake.wait(self._period_s if again_s is None else again_s)
