@@ -1,0 +1,1 @@
+"""libvirt, translated at the border: the only package that imports it."""

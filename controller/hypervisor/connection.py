@@ -1,0 +1,248 @@
+"""The connections to libvirt: opened, kept alive, listened to, and closed in order.
+
+Three threads meet here: libvirt's event loop, which only notes and names; the keeper, which opens and closes; and
+whoever asks for a connection. A connection belongs to a generation, so that news of an old one change nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import libvirt
+import structlog
+
+from controller.errors import Transient
+from controller.hypervisor.events import Changed, Evidences, Listener
+
+KEEPALIVE_S, KEEPALIVE_COUNT = 5, 3
+"""A hung libvirtd is given up after about 19 s (measured); without keepalive never."""
+BEAT_MS = 1000
+RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
+COMPLAIN_EVERY_S = 30.0
+ACTION_CONNECTIONS = 2
+"""libvirtd serves 5 calls of a connection at a time, and this agent leaves at most 8 unanswered."""
+
+log = structlog.get_logger()
+
+
+class EventLoop:
+    """libvirt's event loop on a thread of its own; there can be one a process, and it must run before any open."""
+
+    def __init__(self) -> None:
+        self._beat_s = time.monotonic()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="libvirt-events", daemon=True)
+
+    def start(self) -> None:
+        """Register and run it."""
+        libvirt.virEventRegisterDefaultImpl()
+        libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; they need not be printed as well
+        libvirt.virEventAddTimeout(BEAT_MS, self._beat, None)
+        self._thread.start()
+
+    def alive(self, max_age_s: float) -> bool:
+        """The thread runs, and its last heartbeat is no older than this."""
+        return self._thread.is_alive() and time.monotonic() - self._beat_s <= max_age_s
+
+    def stop(self, timeout_s: float) -> None:
+        """End it. It wakes only for traffic or a timer, so it is given one that is due."""
+        self._stopping = True
+        if self._thread.is_alive():
+            libvirt.virEventAddTimeout(0, lambda timer, _: libvirt.virEventRemoveTimeout(timer), None)
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            libvirt.virEventRunDefaultImpl()
+
+    def _beat(self, _timer: int, _opaque: object) -> None:
+        self._beat_s = time.monotonic()
+
+
+@dataclass(eq=False)
+class Link:
+    """One generation of connections, by use: a stuck call on one must not hold up the others."""
+
+    generation: int
+    query: libvirt.virConnect
+    """Events and the state of single domains."""
+    callback_ids: list[int] = field(default_factory=list)
+    bulk: libvirt.virConnect | None = None
+    actions: list[libvirt.virConnect] = field(default_factory=list)
+    outstanding: dict[int, int] = field(default_factory=dict)
+    """Calls under way, by index in `actions`."""
+
+    def close(self) -> None:
+        """Give everything back in the order that leaves nothing behind: callbacks, then connections."""
+        for callback_id in self.callback_ids:
+            with suppress(libvirt.libvirtError):  # after a kill there is nobody to deregister from
+                self.query.domainEventDeregisterAny(callback_id)
+        with suppress(libvirt.libvirtError):
+            self.query.unregisterCloseCallback()
+        for connection in filter(None, [self.query, self.bulk, *self.actions]):
+            with suppress(libvirt.libvirtError):
+                connection.close()
+
+
+class Hypervisor:
+    """libvirt on this node: connected whenever it can be. Any thread may use it."""
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        changed: Changed,
+        on_connected: Callable[[], None],
+        on_lost: Callable[[], None],
+        count: Callable[[str], None] = lambda _event: None,
+    ) -> None:
+        """`changed` and `count` run on the event-loop thread and must not wait; the others on the keeper's."""
+        self.uri = uri
+        self.evidences = Evidences()
+        self.reconnects = 0
+        self.event_failures: list[BaseException] = []
+        """What callbacks raised, the last few."""
+        self._traits_stale: list[Callable[[UUID], None]] = []
+        self._on_connected, self._on_lost = on_connected, on_lost
+        self._loop = EventLoop()
+        self._listener = Listener(
+            self.evidences, changed=changed, redefined=self._redefined, count=count, failed=self._event_failed
+        )
+        self._lock = threading.Lock()
+        self._link: Link | None = None
+        self._generation = 0
+        self._lost_generation = 0
+        self._wake = threading.Event()
+        self._closing = False
+        self._keeper = threading.Thread(target=self._keep, name="libvirt-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._loop.start()
+        self._keeper.start()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Close what is open and end the threads."""
+        self._closing = True
+        self._wake.set()
+        if self._keeper.is_alive():
+            self._keeper.join(timeout_s)
+        self._loop.stop(timeout_s)
+
+    @property
+    def connected(self) -> bool:
+        """Connected, listening, and not known to be lost."""
+        link = self._link
+        return link is not None and link.generation > self._lost_generation
+
+    def alive(self, max_age_s: float = 20.0) -> bool:
+        """The event loop beats and the keeper lives; says nothing of libvirtd."""
+        return self._loop.alive(max_age_s) and self._keeper.is_alive()
+
+    def when_redefined(self, stale: Callable[[UUID], None]) -> None:
+        """Call this, on the event-loop thread, with the domain whose definition has changed."""
+        self._traits_stale.append(stale)
+
+    def query(self) -> libvirt.virConnect:
+        """The connection for single states. Raises Transient."""
+        return self._linked().query
+
+    def bulk(self) -> libvirt.virConnect:
+        """The connection for lists, which may stall for seconds. Raises Transient."""
+        bulk = self._linked().bulk
+        assert bulk is not None  # noqa: S101 - a link is only published whole
+        return bulk
+
+    @contextmanager
+    def action(self) -> Iterator[libvirt.virConnect]:
+        """The least loaded of the connections for acts, for one act. Raises Transient."""
+        link = self._linked()
+        with self._lock:
+            index = min(range(len(link.actions)), key=lambda i: link.outstanding.get(i, 0))
+            link.outstanding[index] = link.outstanding.get(index, 0) + 1
+        try:
+            yield link.actions[index]
+        finally:
+            with self._lock:
+                link.outstanding[index] -= 1
+
+    def _linked(self) -> Link:
+        link = self._link
+        if link is None or link.generation <= self._lost_generation:
+            raise Transient("not connected")
+        return link
+
+    # --- the event-loop thread
+
+    def _closed(self, _connection: object, _reason: int, generation: int) -> None:
+        # A late word of an old connection must not mark the new one as lost.
+        self._lost_generation = max(self._lost_generation, generation)
+        self._wake.set()
+
+    def _redefined(self, uuid: UUID) -> None:
+        for stale in self._traits_stale:
+            stale(uuid)
+
+    def _event_failed(self, error: BaseException) -> None:
+        self.event_failures = [*self.event_failures[-9:], error]
+
+    # --- the keeper
+
+    def _keep(self) -> None:
+        delay_s, complained_s = RETRY_FIRST_S, float("-inf")
+        while not self._closing:
+            self._wake.clear()
+            if self.connected:
+                self._wake.wait()
+                continue
+            self._drop()
+            try:
+                self._connect()
+            except libvirt.libvirtError as error:
+                if time.monotonic() - complained_s > COMPLAIN_EVERY_S:
+                    complained_s = time.monotonic()
+                    log.warning(f"libvirt at {self.uri} does not answer: {error.get_error_message()}")
+                self._wake.wait(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+                delay_s = min(delay_s * 2, RETRY_MAX_S)
+            else:
+                delay_s, complained_s = RETRY_FIRST_S, float("-inf")
+                self._on_connected()
+        self._drop()
+
+    def _connect(self) -> None:
+        """Listen first and list later: what happens in between is then told twice rather than never."""
+        self._generation += 1
+        link = Link(self._generation, _opened(self.uri))
+        try:
+            link.query.registerCloseCallback(self._closed, link.generation)
+            link.callback_ids = self._listener.register(link.query)
+            link.bulk = _opened(self.uri)
+            link.actions = [_opened(self.uri) for _ in range(ACTION_CONNECTIONS)]
+        except libvirt.libvirtError:
+            link.close()
+            raise
+        self.reconnects += self._generation > 1
+        self._link = link
+        log.info(f"connected to libvirt at {self.uri}")
+
+    def _drop(self) -> None:
+        link, self._link = self._link, None
+        if link is None:
+            return
+        if not self._closing:
+            log.warning(f"libvirt at {self.uri} is gone; its VMs are left alone until it is back")
+            self._on_lost()
+        link.close()
+
+
+def _opened(uri: str) -> libvirt.virConnect:
+    connection = libvirt.open(uri)
+    with suppress(libvirt.libvirtError):  # a driver within this process has no wire to keep alive
+        connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+    return connection

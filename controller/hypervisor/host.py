@@ -1,0 +1,222 @@
+"""The domains of this node: looked at, listed, and switched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from uuid import UUID
+
+import libvirt
+
+from controller.errors import Rejected, Transient, Vanished
+from controller.hypervisor import states
+from controller.hypervisor.connection import Hypervisor
+from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Replaced, Result, Verb
+
+REBOOTS = re.compile(r"<on_poweroff>\s*restart\s*</on_poweroff>")
+NAME_BYTES = 255
+
+UNANSWERED = {
+    libvirt.VIR_ERR_OPERATION_TIMEOUT,
+    libvirt.VIR_ERR_NO_CONNECT,
+    libvirt.VIR_ERR_INVALID_CONN,
+}
+UNANSWERED_FROM = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
+"""Errors of the wire: the daemon may or may not have done what was asked."""
+
+# The test driver says "internal error" where QEMU's says that the operation is invalid in this state.
+ALREADY = {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_INTERNAL_ERROR}
+
+
+def _press_power_button(domain: libvirt.virDomain) -> None:
+    """Ask the guest by ACPI and nothing else: without the flag a guest agent may be asked, which can do otherwise."""
+    if domain.connect().getType() == "TEST":  # the test driver takes no flags
+        domain.shutdown()
+    else:
+        domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+
+
+DOES: dict[Verb, Callable[[libvirt.virDomain], object]] = {
+    Verb.START: lambda domain: domain.create(),
+    Verb.START_PAUSED: lambda domain: domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED),
+    Verb.RESUME: lambda domain: domain.resume(),
+    Verb.WAKE: lambda domain: domain.pMWakeup(0),
+    Verb.SUSPEND: lambda domain: domain.suspend(),
+    Verb.SHUTDOWN: _press_power_button,
+    Verb.DESTROY: lambda domain: domain.destroyFlags(0),
+}
+
+ACHIEVED: dict[Verb, Callable[[Phase], bool]] = {
+    Verb.START: lambda phase: phase.on,
+    Verb.START_PAUSED: lambda phase: phase is Phase.PAUSED,
+    Verb.RESUME: lambda phase: phase is Phase.RUNNING,
+    Verb.WAKE: lambda phase: phase is Phase.RUNNING,
+    Verb.SUSPEND: lambda phase: phase is Phase.PAUSED,
+    Verb.SHUTDOWN: lambda phase: phase.off or phase is Phase.SHUTTING_DOWN,
+    Verb.DESTROY: lambda phase: phase.off,
+}
+
+
+class LibvirtHost:
+    """`reconcile.Host`, on libvirt. Any thread may call it; a call takes as long as libvirt takes."""
+
+    def __init__(self, hypervisor: Hypervisor) -> None:
+        self._hypervisor = hypervisor
+        self._traits: dict[UUID, tuple[bool, bool]] = {}
+        """(persistent, autostart): two calls that most looks can do without."""
+        hypervisor.when_redefined(self._redefined)
+
+    def _redefined(self, uuid: UUID) -> None:
+        self._traits.pop(uuid, None)
+
+    def look(self, address: Address) -> Domain | Absent | Replaced:
+        """See one domain as it is now: two calls, and one more of a domain that is off. Raises Transient."""
+        return self._look(self._hypervisor.query(), address)
+
+    def facts(self, domain: Domain) -> Facts:
+        """Learn what only an act needs to know. Raises Transient, Vanished."""
+        if domain.phase.off:
+            return Facts()
+        handle = _found(lambda: self._hypervisor.query().lookupByUUID(domain.uuid.bytes))
+        if handle is None:
+            raise Vanished(f"domain {domain.name} is gone")
+        try:
+            return Facts(job=_has_job(handle), reboots_on_poweroff=bool(REBOOTS.search(handle.XMLDesc(0))))
+        except libvirt.libvirtError as error:
+            raise Transient(_text(error)) from error
+
+    def act(self, act: Act) -> Result:
+        """Do it, if the domain is still as it was seen. Raises Transient (no answer), Rejected (libvirt's words)."""
+        address = Address(uuid=act.domain.uuid)
+        with self._hypervisor.action() as connection:
+            seen = self._look(connection, address)
+            if not isinstance(seen, Domain) or (seen.phase, seen.id) != (act.domain.phase, act.domain.id):
+                return Result.STALE
+            try:
+                DOES[act.verb](connection.lookupByUUID(act.domain.uuid.bytes))
+            except libvirt.libvirtError as error:
+                if _unanswered(error):
+                    raise Transient(_text(error)) from error
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return Result.STALE
+                if error.get_error_code() in ALREADY:
+                    seen = self._look(connection, address)
+                    if isinstance(seen, Domain) and ACHIEVED[act.verb](seen.phase):
+                        return Result.ALREADY
+                raise Rejected(_text(error)) from error
+            return Result.DONE
+
+    def evidence(self, uuid: UUID) -> frozenset[Evidence]:
+        """What events said of this domain since it was last started. No call."""
+        return self._hypervisor.evidences.of(uuid)
+
+    def relist(self) -> list[Domain]:
+        """All domains, by four bulk calls whatever their number. Raises Transient."""
+        connection = self._hypervisor.bulk()
+        try:
+            stats = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
+            saved, persistent, autostart = (
+                {UUID(bytes=domain.UUID()) for domain in connection.listAllDomains(flag)}
+                for flag in (
+                    libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE,
+                    libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT,
+                    libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART,
+                )
+            )
+        except libvirt.libvirtError as error:
+            raise Transient(_text(error)) from error
+        domains = []
+        for handle, stat in stats:
+            uuid = UUID(bytes=handle.UUID())
+            self._traits[uuid] = traits = (uuid in persistent, uuid in autostart)
+            words = states.words(stat["state.state"], stat["state.reason"])
+            domains.append(_domain(handle, uuid, words, managed_save=uuid in saved, traits=traits))
+        for uuid in self._traits.keys() - {domain.uuid for domain in domains}:
+            self._traits.pop(uuid, None)
+        return domains
+
+    def _look(self, connection: libvirt.virConnect, address: Address) -> Domain | Absent | Replaced:
+        uuid, name = address.uuid, address.name
+        if uuid:
+            handle = _found(lambda: connection.lookupByUUID(uuid.bytes))
+            if handle is not None:
+                return self._see(handle, uuid)
+        if name is None or not _possible(name):
+            return Absent()
+        handle = _found(lambda: connection.lookupByName(name))
+        if handle is None:
+            return Absent()
+        found = UUID(bytes=handle.UUID())
+        return Replaced(found, name) if uuid else self._see(handle, found)
+
+    def _see(self, handle: libvirt.virDomain, uuid: UUID) -> Domain | Absent:
+        try:
+            words = states.words(*handle.state(0))
+            managed_save = words[0] == "SHUTOFF" and _has_managed_save(handle)
+            traits = self._traits.get(uuid)
+            if traits is None:
+                self._traits[uuid] = traits = (bool(handle.isPersistent()), bool(handle.autostart()))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return Absent()
+            raise Transient(_text(error)) from error
+        return _domain(handle, uuid, words, managed_save=managed_save, traits=traits)
+
+
+def _domain(
+    handle: libvirt.virDomain, uuid: UUID, words: tuple[str, str], *, managed_save: bool, traits: tuple[bool, bool]
+) -> Domain:
+    phase = states.phase(*words, managed_save=managed_save)
+    number = handle.ID()
+    return Domain(
+        uuid=uuid,
+        name=handle.name(),
+        phase=phase,
+        id=number if number >= 0 and not phase.off else None,
+        state=words[0],
+        reason=words[1],
+        persistent=traits[0],
+        autostart=traits[1],
+    )
+
+
+def _found(lookup: Callable[[], libvirt.virDomain]) -> libvirt.virDomain | None:
+    """What the lookup finds; None only where libvirt says that there is no such domain. Raises Transient."""
+    try:
+        return lookup()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise Transient(_text(error)) from error
+
+
+def _possible(name: str) -> bool:
+    """libvirt can have a domain of this name."""
+    return 0 < len(name.encode()) <= NAME_BYTES and "/" not in name and "\0" not in name
+
+
+def _has_managed_save(handle: libvirt.virDomain) -> bool:
+    try:
+        return bool(handle.hasManagedSaveImage(0))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+            return False
+        raise
+
+
+def _has_job(handle: libvirt.virDomain) -> bool:
+    try:
+        return bool(handle.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+    except libvirt.libvirtError as error:
+        # A driver without jobs has none; a domain that went off meanwhile has none either.
+        if error.get_error_code() in {libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_INVALID}:
+            return False
+        raise
+
+
+def _unanswered(error: libvirt.libvirtError) -> bool:
+    return error.get_error_code() in UNANSWERED or error.get_error_domain() in UNANSWERED_FROM
+
+
+def _text(error: libvirt.libvirtError) -> str:
+    return str(error.get_error_message() or error)

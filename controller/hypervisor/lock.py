@@ -1,0 +1,75 @@
+"""One hand on a libvirt: whoever switches its domains holds a lock on the directory of its socket.
+
+The lock is the kernel's (flock): it works on a read-only mount and ends with the process, however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+
+class Hand:
+    """The right to act on a libvirt. One thread asks for it; any may read `held` and `holder`."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """`folder` is that of the socket; None for a libvirt within this process, which nobody else can reach."""
+        self._folder = folder
+        self._file: int | None = None
+        self.held = folder is None
+        self.holder = "nobody has answered yet"
+
+    @classmethod
+    def of(cls, uri: str) -> Hand:
+        """The hand on the libvirt of this URI."""
+        parts = urlsplit(uri)
+        socket = parse_qs(parts.query).get("socket")
+        if socket:
+            return cls(Path(socket[0]).parent)
+        if parts.scheme == "test":
+            return cls(None)
+        if parts.path == "/session":
+            runtime = os.environ.get("XDG_RUNTIME_DIR") or f"{Path.home()}/.cache"
+            return cls(Path(runtime) / "libvirt")
+        return cls(Path("/run/libvirt"))
+
+    def hold(self) -> bool:
+        """Take it if it is free, without waiting; whether it is ours now."""
+        if self.held:
+            return True
+        assert self._folder is not None  # noqa: S101 - None is held from the beginning
+        try:
+            file = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            self.holder = f"{self._folder} cannot be opened ({error.strerror})"
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.holder = f"process {_holder(file)} has the lock on {self._folder}"
+            os.close(file)
+            return False
+        self._file, self.held = file, True
+        return True
+
+    def release(self) -> None:
+        """Let somebody else act."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file, self.held = None, False
+
+
+def _holder(file: int) -> str:
+    """Who has it, as far as the kernel tells this process."""
+    inode = os.fstat(file).st_ino
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return "(unknown)"
+    for line in lines:
+        fields = line.split()
+        if len(fields) > 5 and fields[1] == "FLOCK" and fields[5].endswith(f":{inode}"):
+            return fields[4]
+    return "(unknown)"
