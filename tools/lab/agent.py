@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.controlplane import ControlPlane
-from lab.processes import Process, reserve_port
+from lab.processes import Process
 
 READY_TIMEOUT_S = 60
 
@@ -36,8 +36,10 @@ class Agent:
             "libvirt-uri": libvirtd_uri,
             "kubeconfig": str(controlplane.kubeconfig),
             "log-format": "json",
+            "http-address": "127.0.0.1",
+            "http-port": "0",
         }
-        self._port = 0
+        self._log_begins = 0
         self._process = Process(f"the agent of {node}", [], log=log)
 
     def start(self, **changes: str) -> None:
@@ -48,11 +50,10 @@ class Agent:
     def launch(self, **changes: str) -> None:
         """Start it and return at once; `changes` to its settings stay."""
         self.settings |= {name.replace("_", "-"): value for name, value in changes.items()}
-        with reserve_port() as held:
-            self._port = held.getsockname()[1]
-        flags = self._fixed | {"http-port": str(self._port)} | self.settings
+        flags = self._fixed | self.settings
         words = [word for name, value in flags.items() for word in ((f"--{name}", value) if value else (f"--{name}",))]
         self._process.command = [sys.executable, "-m", "controller", "agent", *words]
+        self._log_begins = len(self.log_lines())
         self._process.start()
 
     def wait_until_ready(self) -> None:
@@ -95,7 +96,10 @@ class Agent:
 
     def ask(self, path: str) -> tuple[int, str]:
         """GET a path of its own HTTP server: the status and the body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        ports = [line["http_port"] for line in self.log_lines()[self._log_begins :] if "http_port" in line]
+        if not ports:
+            raise ConnectionRefusedError(f"The agent of {self.node} has not said on which port it listens.")
+        connection = http.client.HTTPConnection("127.0.0.1", ports[-1], timeout=10)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

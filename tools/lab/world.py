@@ -33,6 +33,9 @@ SETTINGS = {
     "boot-id": "first-boot",
 }
 
+# What an agent tells before it acts, always.
+ACTING = {"Starting", "ShuttingDown", "Restarting", "Pausing", "Resuming", "Waking"}
+
 Json = dict[str, Any]
 Told = tuple[str, str, str]
 
@@ -124,6 +127,25 @@ class World:
                 raise LabError(f"{act} did not come {times} times; acts: {self.acts(guest)}\n{self._told_by_agents()}")
             time.sleep(POLL_INTERVAL_S)
 
+    def nothing_done(self, guest: Guest) -> bool:
+        """Whether no agent has acted on the guest, nor told that it is about to, since the world began."""
+        return not self.acts(guest) and not {reason for _, reason, _ in self.told(guest)} & ACTING
+
+    def outlast_settling(self) -> None:
+        """Return when the agent has corrected a drift that begins now: what it was about to do before has come too.
+
+        That is watched on a guest of its own, which somebody pauses; so what is outlasted is `settle_pause`.
+        """
+        witness = next((guest for guest in self._guests if guest.name.endswith("-witness")), None)
+        if witness is None:
+            witness = self.define("witness")
+            self.virsh("start", witness.name)
+            self.apply(witness, powerState="Running")
+            self.until_ready(witness, "InSync")
+        self.virsh("suspend", witness.name)
+        self.until(witness, lambda vm: power_of(vm) == "Paused", "paused")
+        self.until_ready(witness, "InSync")
+
     # --- the API
 
     def kubectl(self, *args: str, manifest: Json | None = None) -> str:
@@ -133,7 +155,7 @@ class World:
 
     def apply(self, *guests: Guest, **spec: Any) -> None:
         """Apply an object for each guest, bound to this node, with this spec (`powerState="Running"`)."""
-        objects = [self._object(guest.name, {"nodeName": self.node} | spec) for guest in guests]
+        objects = [self.manifest(guest, **spec) for guest in guests]
         applied = json.loads(
             self.kubectl(
                 "apply", "-f", "-", "-o", "json", manifest={"apiVersion": "v1", "kind": "List", "items": objects}
@@ -141,6 +163,11 @@ class World:
         )
         for vm in applied.get("items", [applied]):
             self._look_from(vm)
+
+    def manifest(self, guest: Guest, **spec: Any) -> Json:
+        """The object about a guest, bound to this node, with this spec."""
+        spec = {"nodeName": self.node} | spec
+        return {"apiVersion": API, "kind": "VirtualMachine", "metadata": {"name": guest.name}, "spec": spec}
 
     def patch(self, guest: Guest, **spec: Any) -> None:
         """Merge into its spec; None removes a field."""
@@ -206,9 +233,6 @@ class World:
 
     def _path(self, api: str, resource: str) -> str:
         return f"/apis/{api}/namespaces/{self.name}/{resource}"
-
-    def _object(self, name: str, spec: Json) -> Json:
-        return {"apiVersion": API, "kind": "VirtualMachine", "metadata": {"name": name}, "spec": spec}
 
     def _told_by_agents(self) -> str:
         return "\n".join(
