@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -356,6 +357,11 @@ class Watch:
             self._response = self._open(self._versions[-1]["metadata"]["resourceVersion"] if self._versions else "")
 
 
+def moment(*, in_s: int) -> str:
+    """The second so many seconds from now, as the API has times."""
+    return f"{datetime.now(UTC) + timedelta(seconds=in_s):%Y-%m-%dT%H:%M:%SZ}"
+
+
 # --- what an object tells --------------------------------------------------------------------------------------------
 
 
@@ -379,3 +385,13 @@ def reason_of(vm: Json) -> str:
 def cause_of(vm: Json) -> str:
     """`status.lastStop.cause`, or nothing."""
     return str(vm.get("status", {}).get("lastStop", {}).get("cause", ""))
+
+
+def runs(vm: Json) -> bool:
+    """It runs, as its newest spec says."""
+    return power_of(vm) == "Running" and reason_of(vm) == "InSync"
+
+
+def is_off(vm: Json) -> bool:
+    """It is off, as its newest spec says."""
+    return power_of(vm) == "Stopped" and reason_of(vm) == "InSync"
