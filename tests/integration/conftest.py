@@ -14,6 +14,6 @@ from lab.world import World
 @pytest.fixture
 def world(crd: ControlPlane, libvirtd: Libvirtd, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """A namespace, a node name and guests of the test's own, all named after it."""
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_")).strip("-")[:40]
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_"))[:40].strip("-")
     with World(crd, libvirtd, name, tmp_path) as entered:
         yield entered

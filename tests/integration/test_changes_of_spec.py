@@ -18,7 +18,7 @@ def guest(world: World) -> Guest:
     return guest
 
 
-def test_restart_request_newer(world: World, guest: Guest) -> None:
+def test_restart_request(world: World, guest: Guest) -> None:
     run, request = world.run_id(guest), moment(in_s=0)
     world.patch(guest, restartRequestTime=request)
     recorded = world.until_ready(guest, "Restarting")

@@ -31,7 +31,7 @@ def test_virsh_start_of_stopped(world: World) -> None:
     assert set(world.acts(guest)) == {"SHUTDOWN done"}
 
 
-def test_user_start_during_stop_waits_for_off(world: World) -> None:
+def test_user_start_during_stop(world: World) -> None:
     guest = running(world, ignores_acpi=True)
     run = world.run_id(guest)
     world.patch(guest, powerState="Stopped")
