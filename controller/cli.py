@@ -2,289 +2,364 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
+from itertools import groupby
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 import click
 
-from controller import __version__, logs
+from controller import __version__
 from controller.errors import Rejected
 from controller.settings import Settings, Waits
 
-UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
-NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+LONGEST_S = 365 * 24 * 3600.0
+LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+NODE_NAME = re.compile(rf"{LABEL}(\.{LABEL})*")
+LIBVIRT_URI = re.compile(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?:///[!-~]+")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 
-Command = Callable[..., None]
 
+def durations(*, least_s: float = 0.0, never: bool = False) -> Callable[[str], float | None]:
+    """Read seconds from 500ms, 10s, 15m, 1h or a plain number; None from never, where that may be."""
 
-class Duration(click.ParamType):
-    """Seconds, from 500ms, 10s, 15m, 1h or a plain number of seconds."""
-
-    name = "duration"
-
-    def __init__(self, *, never: bool = False, least_s: float = 0.0) -> None:
-        self._never, self._least_s = never, least_s
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        """The seconds; None for `never`."""
-        if value is None or isinstance(value, float):
-            return value
-        if self._never and value == "never":
+    def duration(value: str) -> float | None:
+        if never and value == "never":
             return None
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", str(value))
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", value)
         if not found:
-            words = "such as 500ms, 10s, 15m or 1h" + (", or never" if self._never else "")
-            self.fail(f"{value!r} is not a duration {words}.", param, ctx)
-        seconds = float(found[1]) * UNITS[found[2]]
-        if seconds < self._least_s:
-            self.fail(f"{value!r} is too short: it must be at least {self._least_s:g}s.", param, ctx)
+            examples = "500ms, 10s, 15m or 1h" + (", or never" if never else "")
+            raise click.BadParameter(f"{value!r} is not a duration like {examples}.")
+        seconds = float(found[1]) * UNIT_S[found[2]]
+        if not least_s <= seconds <= LONGEST_S:
+            limits = f"between {least_s:g}s and {LONGEST_S / 3600:g}h"
+            raise click.BadParameter(f"{value!r} is out of bounds: it must be {limits}.")
         return seconds
 
-
-class NodeName(click.ParamType):
-    """The name of a Kubernetes node."""
-
-    name = "name"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name, if a node can have it."""
-        if len(value) > 253 or not NODE_NAME.fullmatch(value):
-            self.fail(f"{value!r} cannot be the name of a node: it must be a lower case DNS name.", param, ctx)
-        return str(value)
+    return duration
 
 
-class LibvirtUri(click.ParamType):
-    """A libvirt connection URI."""
-
-    name = "uri"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The URI, if it is one."""
-        try:
-            parts = urlsplit(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is not a URI: {error}.", param, ctx)
-        if not parts.scheme or not value.startswith(f"{parts.scheme}:///"):
-            self.fail(f"{value!r} is not a URI of a local libvirt such as qemu:///system.", param, ctx)
-        return str(value)
+def name(value: str) -> str:
+    """Read the name of a Kubernetes Node."""
+    if len(value) > 253 or not NODE_NAME.fullmatch(value):
+        words = "lower case letters, digits, '-' and '.', at most 253"
+        raise click.BadParameter(f"{value!r} cannot be the name of a Node ({words}).")
+    return value
 
 
-def option(*names: str, env: str, **settings: Any) -> Callable[[Command], Command]:
-    """A flag with its environment variable, both shown by --help."""
-    return click.option(
-        *names, envvar=env, show_envvar=True, show_default=settings.pop("show_default", True), **settings
-    )
+def uri(value: str) -> str:
+    """Read the URI of a libvirt on this machine."""
+    if not LIBVIRT_URI.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is not the URI of a libvirt on this machine like qemu:///system.")
+    return value
+
+
+def address(value: str) -> str:
+    """Read an address to listen on, or `*`."""
+    try:
+        return value if value == "*" else str(ipaddress.ip_address(value))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not an IPv4 or IPv6 address, nor * for every one.") from None
+
+
+def boot(value: str) -> str:
+    """Read what `status.nodeBootID` has room for."""
+    if not re.fullmatch(r"[!-~]{1,128}", value):
+        raise click.BadParameter(f"{value!r} is not 1 to 128 characters without spaces.")
+    return value
+
+
+class Setting(click.Option):
+    """A flag below a heading of --help, with its environment variable."""
+
+    def __init__(self, *names: Any, section: str, **attributes: Any) -> None:
+        super().__init__(*names, **({"show_envvar": True, "show_default": True} | attributes))
+        self.section = section
+
+
+class Sectioned(click.Command):
+    """A command whose --help has its flags below headings, in the order of their declaration."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the flags."""
+        for heading, settings in groupby(self.get_params(ctx), lambda one: getattr(one, "section", "Help")):
+            with formatter.section(heading):
+                formatter.write_dl([record for one in settings if (record := one.get_help_record(ctx))])
+
+
+class Refused(click.ClickException):
+    """Settings that can never work."""
+
+    exit_code = 2
+
+
+def section(heading: str) -> Callable[..., Callable[[Command], Command]]:
+    """What declares flags below this heading; the second name of a flag is that of its field in Settings or Waits."""
+
+    def setting(flag: str, field: str, env: str, **attributes: Any) -> Callable[[Command], Command]:
+        return click.option(flag, field, envvar=env, cls=Setting, section=heading, **attributes)
+
+    return setting
+
+
+node = section("Which node, which libvirt, which cluster")
+patience = section("How patient it is with what others do")
+starting = section("How it starts VMs")
+stopping = section("How it stops VMs")
+looking = section("How it looks")
+telling = section("What it tells")
+testing = section("For tests")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="virtsync")
 def main() -> None:
-    """Keep libvirt VMs as their VirtualMachine objects in Kubernetes say, and tell there what they do."""
+    """Keep the libvirt VMs of a node as their VirtualMachine objects in Kubernetes say.
+
+    One agent runs on each node: see virtsync agent --help.
+    """
 
 
-@main.command()
-@option(
+@main.command(cls=Sectioned)
+@node(
     "--node-name",
-    env="NODE_NAME",
-    type=NodeName(),
+    "node_name",
+    "NODE_NAME",
+    type=name,
     required=True,
-    help="The node whose VMs this agent looks after: those with this spec.nodeName.",
+    help="The Node that this is; the agent looks after the VirtualMachines with this spec.nodeName.",
 )
-@option(
-    "--libvirt-uri", env="LIBVIRT_URI", type=LibvirtUri(), default="qemu:///system", help="The libvirt of this node."
-)
-@option(
+@node("--libvirt-uri", "libvirt_uri", "LIBVIRT_URI", type=uri, default="qemu:///system", help="Its libvirt.")
+@node(
     "--kubeconfig",
-    env="KUBECONFIG",
-    type=click.Path(path_type=Path),
-    default=None,
+    "kubeconfig",
+    "KUBECONFIG",
+    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
     show_default="the Pod's service account, else ~/.kube/config",
     help="How to reach the API server.",
 )
-@option("--observe-only", env="OBSERVE_ONLY", is_flag=True, help="Report what VMs do and never switch one.")
-@option(
+@node(
+    "--observe-only",
+    "observe_only",
+    "VIRTSYNC_OBSERVE_ONLY",
+    is_flag=True,
+    help="Report what the VMs of this node do, and switch none.",
+)
+@patience(
     "--settle-power",
-    env="SETTLE_POWER",
-    type=Duration(),
+    "settle_power_s",
+    "VIRTSYNC_SETTLE_POWER",
+    type=durations(),
     default="10s",
-    help="How long a stop or a start that somebody else made is left alone; 0 is not at all.",
+    help="How long a start or a stop by somebody else is left alone before it is corrected; 0: not at all.",
 )
-@option(
+@patience(
     "--settle-pause",
-    env="SETTLE_PAUSE",
-    type=Duration(never=True),
+    "settle_pause_s",
+    "VIRTSYNC_SETTLE_PAUSE",
+    type=durations(never=True),
     default="15m",
-    help="The same for a pause, a guest's suspend and a save; 'never' leaves them alone for ever.",
+    help="The same for a pause, a sleeping guest and a save, as backups make them; never: left alone for ever.",
 )
-@option(
-    "--start-parallel", env="START_PARALLEL", type=click.IntRange(1), default=2, help="How many VMs start at a time."
+@patience(
+    "--brake-count",
+    "brake_count",
+    "VIRTSYNC_BRAKE_COUNT",
+    type=click.IntRange(2, 1000),
+    metavar="COUNT",
+    default=3,
+    help="So many VMs that others stop within --brake-window look like a host that shuts down: none is started then.",
 )
-@option(
-    "--start-interval", env="START_INTERVAL", type=Duration(), default="1s", help="The least time between two starts."
-)
-@option(
-    "--resync-libvirt",
-    env="RESYNC_LIBVIRT",
-    type=Duration(least_s=1),
+@patience(
+    "--brake-window",
+    "brake_window_s",
+    "VIRTSYNC_BRAKE_WINDOW",
+    type=durations(),
     default="60s",
-    help="How often all of libvirt is listed; events tell sooner.",
+    help="See --brake-count.",
 )
-@option(
+@patience(
+    "--brake-hold",
+    "brake_hold_s",
+    "VIRTSYNC_BRAKE_HOLD",
+    type=durations(),
+    default="120s",
+    help="For how long none is started then, counted from the last stop; 0: no brake.",
+)
+@starting(
+    "--start-parallel",
+    "start_parallel",
+    "VIRTSYNC_START_PARALLEL",
+    type=click.IntRange(1, 8),
+    metavar="COUNT",
+    default=2,
+    help="How many VMs start at the same time.",
+)
+@starting(
+    "--start-interval",
+    "start_interval_s",
+    "VIRTSYNC_START_INTERVAL",
+    type=durations(),
+    default="1s",
+    help="The least time between two starts: a power cut must not become a storm.",
+)
+@starting(
+    "--backoff-first",
+    "backoff_first_s",
+    "VIRTSYNC_BACKOFF_FIRST",
+    type=durations(),
+    default="10s",
+    help="The wait before a VM that failed to start, or keeps going off, is started again; it doubles each time.",
+)
+@starting(
+    "--backoff-max",
+    "backoff_max_s",
+    "VIRTSYNC_BACKOFF_MAX",
+    type=durations(),
+    default="300s",
+    help="The longest such wait.",
+)
+@starting(
+    "--backoff-forget",
+    "backoff_forget_s",
+    "VIRTSYNC_BACKOFF_FORGET",
+    type=durations(),
+    default="600s",
+    help="How long a VM must run until its failures are forgotten.",
+)
+@stopping(
+    "--acpi-resend",
+    "acpi_resend_s",
+    "VIRTSYNC_ACPI_RESEND",
+    type=durations(least_s=0.1),
+    default="10s",
+    help="How often the power button of a VM is pressed again: a guest that still boots does not notice it.",
+)
+@stopping(
+    "--force-wait",
+    "force_wait_s",
+    "VIRTSYNC_FORCE_WAIT",
+    type=durations(),
+    default="30s",
+    help="The least time between the first press by this agent and force, also when the deadline is over already.",
+)
+@looking(
+    "--resync-libvirt",
+    "resync_libvirt_s",
+    "VIRTSYNC_RESYNC_LIBVIRT",
+    type=durations(least_s=1),
+    default="60s",
+    help="How often all domains are listed; events tell sooner.",
+)
+@looking(
     "--resync-api",
-    env="RESYNC_API",
-    type=Duration(least_s=1),
-    default="10m",
+    "resync_api_s",
+    "VIRTSYNC_RESYNC_API",
+    type=durations(least_s=1),
+    default="600s",
     help="How often all objects of the node are listed; the watch tells sooner.",
 )
-@option(
-    "--workers", env="WORKERS", type=click.IntRange(1, 8), default=4, help="How many VMs are looked at in parallel."
+@looking(
+    "--workers",
+    "workers",
+    "VIRTSYNC_WORKERS",
+    type=click.IntRange(1, 8),
+    metavar="COUNT",
+    default=4,
+    help="How many VMs are looked at in parallel.",
 )
-@option(
-    "--http-address",
-    env="HTTP_ADDRESS",
-    default="0.0.0.0",  # noqa: S104 - probes come from outside of the Pod
-    help="Where /livez, /readyz and /metrics are served.",
-)
-@option(
-    "--http-port",
-    env="HTTP_PORT",
-    type=click.IntRange(0, 65535),
-    default=8080,
-    help="Their port; 0 takes any free one, told in the log.",
-)
-@option(
+@telling(
     "--log-format",
-    env="LOG_FORMAT",
+    "log_format",
+    "VIRTSYNC_LOG_FORMAT",
     type=click.Choice(["text", "json"]),
     default="text",
-    help="Lines for people or for machines.",
+    help="Sentences for people, or the same with fields for machines.",
 )
-@option(
+@telling(
     "--log-level",
-    env="LOG_LEVEL",
+    "log_level",
+    "VIRTSYNC_LOG_LEVEL",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     help="The least that is worth a line.",
 )
-@option(
-    "--acpi-resend",
-    env="ACPI_RESEND",
-    type=Duration(least_s=0.1),
-    default="10s",
-    help="How often a guest is asked again to shut down.",
+@telling(
+    "--http-address",
+    "http_address",
+    "VIRTSYNC_HTTP_ADDRESS",
+    type=address,
+    default="*",
+    help="Where /livez, /readyz and /metrics are served: one address, or * for every one, IPv4 and IPv6.",
 )
-@option(
-    "--force-wait",
-    env="FORCE_WAIT",
-    type=Duration(),
-    default="30s",
-    help="The least time between asking a guest and forcing it off, whatever an older record says.",
+@telling(
+    "--http-port",
+    "http_port",
+    "VIRTSYNC_HTTP_PORT",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    default=8080,
+    help="Their port; 0: any free one, which the log tells.",
 )
-@option(
-    "--backoff-first",
-    env="BACKOFF_FIRST",
-    type=Duration(least_s=0.1),
-    default="10s",
-    help="The wait after a first failed or repeated start; it doubles.",
+@testing(
+    "--boot-id",
+    "boot_id",
+    "VIRTSYNC_BOOT_ID",
+    type=boot,
+    show_default=str(BOOT_ID),
+    help="Tells one boot of the node from the next.",
 )
-@option("--backoff-max", env="BACKOFF_MAX", type=Duration(least_s=0.1), default="5m", help="The longest such wait.")
-@option(
-    "--backoff-forget",
-    env="BACKOFF_FORGET",
-    type=Duration(),
-    default="10m",
-    help="How long a VM must run for its failures to be forgotten.",
-)
-@option(
-    "--brake-count",
-    env="BRAKE_COUNT",
-    type=click.IntRange(2),
-    default=3,
-    help="So many VMs that others stop within --brake-window look like a host that shuts down: nothing is started then.",
-)
-@option("--brake-window", env="BRAKE_WINDOW", type=Duration(), default="60s", help="See --brake-count.")
-@option(
-    "--brake-hold",
-    env="BRAKE_HOLD",
-    type=Duration(),
-    default="120s",
-    help="How long nothing is started then, from the last stop.",
-)
-@option(
+@testing(
     "--schedule-confirm",
-    env="SCHEDULE_CONFIRM",
-    type=Duration(),
+    "schedule_confirm_s",
+    "VIRTSYNC_SCHEDULE_CONFIRM",
+    type=durations(),
     default="10s",
     help="How far apart two looks must agree that the time of a scheduled restart has come.",
-)
-@option(
-    "--boot-id",
-    env="BOOT_ID",
-    default=None,
-    show_default=f"read from {BOOT_ID}",
-    help="What tells one boot of the node from the next; for tests.",
 )
 def agent(**given: Any) -> None:
     """Look after the VMs of one node, until SIGTERM.
 
-    Events of libvirt lead to the status of VirtualMachine objects within milliseconds; where a VM is not as its
-    spec.powerState says, it is started, stopped or paused, unless somebody is at work on it.
+    Events of libvirt become the status of VirtualMachine objects within milliseconds. Where a VM is not as its
+    spec.powerState says, it is started, stopped or paused, once whoever changed it has had time to change it back.
+
+    Durations are 500ms, 10s, 15m, 1h or plain seconds; 0 is at once. Each flag may be given by the environment
+    variable that stands beside it.
 
     \b
-    Try it without risk:  virtsync agent --node-name "$(hostname)" --observe-only
+    A first try that switches nothing:
+      virtsync agent --node-name "$(hostname)" --observe-only
     """
+    # Imported here, so that --help and a wrong value answer at once.
+    from controller import logs  # noqa: PLC0415
+
     logs.configure(given["log_format"], given["log_level"])
     try:
-        settings = _settings(given)
-        # Imported here, so that --help and a wrong value answer at once.
+        settings = settings_of(given)
         from controller import app  # noqa: PLC0415
 
         sys.exit(app.run(settings))
     except Rejected as error:
-        raise click.UsageError(str(error)) from error
+        raise Refused(str(error)) from error
 
 
-def _settings(given: dict[str, Any]) -> Settings:
-    waits = Waits(
-        settle_power_s=given["settle_power"],
-        settle_pause_s=given["settle_pause"],
-        acpi_resend_s=given["acpi_resend"],
-        force_wait_s=given["force_wait"],
-        backoff_first_s=given["backoff_first"],
-        backoff_max_s=given["backoff_max"],
-        backoff_forget_s=given["backoff_forget"],
-        brake_window_s=given["brake_window"],
-        brake_count=given["brake_count"],
-        brake_hold_s=given["brake_hold"],
-        schedule_confirm_s=given["schedule_confirm"],
-    )
-    return Settings(
-        node_name=given["node_name"],
-        boot_id=given["boot_id"] or _boot_id(),
-        libvirt_uri=given["libvirt_uri"],
-        kubeconfig=given["kubeconfig"],
-        observe_only=given["observe_only"],
-        waits=waits,
-        start_parallel=given["start_parallel"],
-        start_interval_s=given["start_interval"],
-        resync_libvirt_s=given["resync_libvirt"],
-        resync_api_s=given["resync_api"],
-        workers=given["workers"],
-        http_address=given["http_address"],
-        http_port=given["http_port"],
-        log_format=given["log_format"],
-        log_level=given["log_level"],
-    )
+def settings_of(given: dict[str, Any]) -> Settings:
+    """The settings that these values of flags make, by the names of their fields. Raises Rejected."""
+    waits = Waits(**{field.name: given.pop(field.name) for field in fields(Waits)})
+    if waits.backoff_first_s > waits.backoff_max_s:
+        raise Rejected("--backoff-first may not be longer than --backoff-max.")
+    return Settings(**given | {"boot_id": given["boot_id"] or _boot_id()}, waits=waits)
 
 
 def _boot_id() -> str:
     try:
         return BOOT_ID.read_text().strip()
     except OSError as error:
-        raise Rejected(f"cannot read {BOOT_ID} ({error.strerror}): set --boot-id") from error
+        raise Rejected(f"Cannot read {BOOT_ID} ({error.strerror}): set --boot-id.") from error

@@ -1,159 +1,244 @@
-"""What Prometheus is told; the only place that knows the names. A registry of its own: importing does nothing."""
+"""What Prometheus is told, and the only place that knows the names.
+
+The registry is its own: importing this does nothing, and a test may have two. What changes with each VM is counted up
+when it is asked for, not kept a second time.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from controller import __version__
 from controller.model import PowerState, Result, Status, Verb, VirtualMachine, VmKey
 
 CONTROLLER = "virtualmachine"
-EVENT_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-WORK_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
-
-
-class QueueMetrics:
-    """client-go's workqueue metrics, under the names that stock dashboards ask for."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str) -> Counter:
-            return Counter(name, text, ["name"], registry=registry).labels(CONTROLLER)
-
-        def histogram(name: str, text: str) -> Histogram:
-            return Histogram(name, text, ["name"], registry=registry, buckets=WORK_BUCKETS).labels(CONTROLLER)
-
-        self._adds = counter("workqueue_adds", "Keys added.")
-        self._retries = counter("workqueue_retries", "Passes that failed and come back.")
-        self._waited = histogram("workqueue_queue_duration_seconds", "Time in the queue before a pass.")
-        self._worked = histogram("workqueue_work_duration_seconds", "Time of a pass.")
-
-    def added(self) -> None:
-        """A key has come into the queue."""
-        self._adds.inc()
-
-    def got(self, waited_s: float) -> None:
-        """A key has been taken."""
-        self._waited.observe(waited_s)
-
-    def done(self, worked_s: float) -> None:
-        """A key has been worked on."""
-        self._worked.observe(worked_s)
-
-    def retried(self) -> None:
-        """A pass has failed."""
-        self._retries.inc()
+EVENT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+PASS_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+QUEUE_BUCKETS_S = (0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 class Metrics:
-    """The metrics of one agent. Any thread may use it."""
+    """The metrics of one agent. Every method may be called from any thread, and none waits."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.workqueue = QueueMetrics(registry)
-        self.queue_depth = Gauge("workqueue_depth", "Keys that wait for a pass.", ["name"], registry=registry)
-        self.queue_unfinished = Gauge(
-            "workqueue_unfinished_work_seconds", "Seconds of passes under way, added up.", ["name"], registry=registry
+        # The time at which each series began would double the page, and nobody asks for it.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        Gauge("virtsync_build_info", "1, with the version.", ["version"], registry=registry).labels(__version__).set(1)
+        self.workqueue = WorkQueueMetrics(registry)
+        self.passes = PassMetrics(registry)
+        self.pass_errors = Counter(
+            "virtsync_pass_errors", "Passes that failed inside virtsync: each is a bug.", registry=registry
         )
-        self.queue_longest = Gauge(
-            "workqueue_longest_running_processor_seconds", "The longest pass under way.", ["name"], registry=registry
+        self.libvirt_connected = Gauge("virtsync_libvirt_connected", "1 while libvirt answers.", registry=registry)
+        self.libvirt_reconnects = Counter(
+            "virtsync_libvirt_reconnects", "Connections to libvirt after the first.", registry=registry
         )
-        self._passes = Counter(
-            "controller_runtime_reconcile", "Passes by how they ended.", ["controller", "result"], registry=registry
+        self.libvirt_events = Counter(
+            "virtsync_libvirt_events", "Events that libvirt has called back with.", ["event"], registry=registry
         )
-        self._pass_errors = Counter(
+        self.event_to_status = Histogram(
+            "virtsync_event_to_status_seconds",
+            "From libvirt's callback to the API server's answer to the status that it led to.",
+            buckets=EVENT_BUCKETS_S,
+            registry=registry,
+        )
+        self.status_writes = Counter("virtsync_status_writes", "Status patches that were accepted.", registry=registry)
+        self.power_operations = Counter(
+            "virtsync_power_operations",
+            "Acts on domains, by how they ended.",
+            ["operation", "result"],
+            registry=registry,
+        )
+        # Series that are there from the start: else increase() does not see the first act of each kind.
+        for verb in Verb:
+            for result in Result:
+                self.power_operations.labels(verb.name.lower(), result.value)
+        self.virtual_machines = VmCollector()
+        registry.register(self.virtual_machines)
+        self._was_connected = False
+
+    def libvirt_event(self, event: str) -> None:
+        """libvirt has called back with this event."""
+        self.libvirt_events.labels(event).inc()
+
+    def libvirt_up(self) -> None:
+        """A connection to libvirt stands."""
+        self.libvirt_connected.set(1)
+        if self._was_connected:
+            self.libvirt_reconnects.inc()
+        self._was_connected = True
+
+    def libvirt_down(self) -> None:
+        """The connection to libvirt is lost."""
+        self.libvirt_connected.set(0)
+
+    def seen(self, vm: VirtualMachine, status: Status) -> None:
+        """A pass has ended with this status, whether or not it had to be written."""
+        self.virtual_machines.show(vm.key, status)
+
+    def reported(self, vm: VirtualMachine, status: Status, since_s: float | None) -> None:
+        """A status has been written; `since_s` is the monotonic time of the event that led to it, if one did."""
+        self.status_writes.inc()
+        if since_s is not None:
+            self.event_to_status.observe(time.monotonic() - since_s)
+        self.seen(vm, status)
+
+    def forgotten(self, key: VmKey) -> None:
+        """The object is no longer this node's: its series end."""
+        self.virtual_machines.forget(key)
+
+    def acted(self, verb: Verb, result: Result) -> None:
+        """An act has ended."""
+        self.power_operations.labels(verb.name.lower(), result.value).inc()
+
+    @contextmanager
+    def pass_timed(self) -> Iterator[None]:
+        """Around each pass."""
+        with self.passes.timed():
+            yield
+
+    def pass_failed(self) -> None:
+        """A pass has failed inside virtsync."""
+        self.pass_errors.inc()
+
+
+class PassMetrics:
+    """controller-runtime's metrics of passes, under the names that stock dashboards ask for."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        total = Counter("controller_runtime_reconcile", "Passes.", ["controller", "result"], registry=registry)
+        self._succeeded, self._failed = total.labels(CONTROLLER, "success"), total.labels(CONTROLLER, "error")
+        self._errors = Counter(
             "controller_runtime_reconcile_errors", "Passes that failed.", ["controller"], registry=registry
         ).labels(CONTROLLER)
-        self._pass_time = Histogram(
+        self._time = Histogram(
             "controller_runtime_reconcile_time_seconds",
-            "Time of a pass.",
+            "Length of a pass.",
             ["controller"],
+            buckets=PASS_BUCKETS_S,
             registry=registry,
-            buckets=WORK_BUCKETS,
         ).labels(CONTROLLER)
         self._active = Gauge(
             "controller_runtime_active_workers", "Passes under way.", ["controller"], registry=registry
         ).labels(CONTROLLER)
-        Gauge("virtsync_build_info", "1, by version.", ["version"], registry=registry).labels(__version__).set(1)
-        self.libvirt_connected = Gauge("virtsync_libvirt_connected", "1 while libvirt answers.", registry=registry)
-        self.libvirt_reconnects = Counter(
-            "virtsync_libvirt_reconnects", "Connections made after the first.", registry=registry
-        )
-        self._events = Counter("virtsync_libvirt_events", "Events from libvirt.", ["event"], registry=registry)
-        self._event_to_status = Histogram(
-            "virtsync_event_to_status_seconds",
-            "From libvirt's callback to the API server's answer to the status it led to.",
-            registry=registry,
-            buckets=EVENT_BUCKETS,
-        )
-        self._status_writes = Counter("virtsync_status_writes", "Status patches sent.", registry=registry)
-        self._operations = Counter(
-            "virtsync_power_operations", "Acts on domains.", ["operation", "result"], registry=registry
-        )
-        self._power_state = Gauge(
-            "virtsync_virtualmachine_power_state",
-            "1 for the power state that a VM is in.",
-            ["namespace", "name", "power_state"],
-            registry=registry,
-        )
-        self._drift = Gauge(
-            "virtsync_drift_seconds",
-            "For how long a VM has not been as wanted; 0 when it is.",
-            ["namespace", "name"],
-            registry=registry,
-        )
-        self._shown: dict[VmKey, PowerState] = {}
-
-    def libvirt_event(self, event: str) -> None:
-        """libvirt has called back."""
-        self._events.labels(event).inc()
-
-    def reported(self, vm: VirtualMachine, status: Status, since_s: float | None) -> None:
-        """A status has been written, that an event led to at this monotonic time."""
-        self._status_writes.inc()
-        if since_s is not None:
-            self._event_to_status.observe(time.monotonic() - since_s)
-        key = vm.key
-        old = self._shown.get(key)
-        if old is not status.power_state:
-            if old:
-                self._power_state.remove(key.namespace, key.name, str(old))
-            self._power_state.labels(key.namespace, key.name, str(status.power_state)).set(1)
-            self._shown[key] = status.power_state
-        reconciling = status.condition("Reconciling") or status.condition("Stalled")
-        if reconciling:
-            since = reconciling.last_transition_time.timestamp()
-            self._drift.labels(key.namespace, key.name).set_function(lambda: time.time() - since)
-        else:
-            self._drift.labels(key.namespace, key.name).set_function(lambda: 0.0)
-
-    def forgotten(self, key: VmKey) -> None:
-        """The VM is no longer this node's."""
-        old = self._shown.pop(key, None)
-        if old:
-            self._power_state.remove(key.namespace, key.name, str(old))
-            self._drift.remove(key.namespace, key.name)
-
-    def acted(self, verb: Verb, result: Result) -> None:
-        """An act has ended."""
-        self._operations.labels(verb.name.lower(), result.value).inc()
 
     @contextmanager
-    def timed_pass(self) -> Iterator[None]:
-        """A pass is under way."""
-        started_s = time.monotonic()
-        self._active.inc()
-        try:
-            yield
-        except Exception:
-            self._passes.labels(CONTROLLER, "error").inc()
-            self._pass_errors.inc()
-            raise
-        else:
-            self._passes.labels(CONTROLLER, "success").inc()
-        finally:
-            self._active.dec()
-            self._pass_time.observe(time.monotonic() - started_s)
+    def timed(self) -> Iterator[None]:
+        """Around each pass; an exception is an error, and goes on its way."""
+        with self._active.track_inprogress(), self._time.time():
+            try:
+                yield
+            except BaseException:
+                self._failed.inc()
+                self._errors.inc()
+                raise
+            self._succeeded.inc()
+
+
+class WorkQueueMetrics:
+    """client-go's metrics of a queue, under the names that stock dashboards ask for; a workqueue.QueueMetrics."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, ["name"], registry=registry).labels(CONTROLLER)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(name, text, ["name"], registry=registry).labels(CONTROLLER)
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(name, text, ["name"], buckets=QUEUE_BUCKETS_S, registry=registry).labels(CONTROLLER)
+
+        self._depth = gauge("workqueue_depth", "Keys that wait for a pass.")
+        self._unfinished = gauge("workqueue_unfinished_work_seconds", "Ages of the passes under way, added up.")
+        self._longest = gauge("workqueue_longest_running_processor_seconds", "Age of the oldest pass under way.")
+        self._adds = counter("workqueue_adds", "Keys that came to want a pass.")
+        self._retries = counter("workqueue_retries", "Keys that come back after a failed pass.")
+        self._waited = histogram("workqueue_queue_duration_seconds", "How long keys wait for their pass.")
+        self._worked = histogram("workqueue_work_duration_seconds", "How long keys are worked on.")
+
+    def watch(
+        self, depth: Callable[[], int], unfinished_s: Callable[[], float], longest_running_s: Callable[[], float]
+    ) -> None:
+        """Ask these when Prometheus asks."""
+        self._depth.set_function(depth)
+        self._unfinished.set_function(unfinished_s)
+        self._longest.set_function(longest_running_s)
+
+    def added(self) -> None:
+        """A key wants a pass."""
+        self._adds.inc()
+
+    def started(self, waited_s: float) -> None:
+        """A key has been handed out."""
+        self._waited.observe(waited_s)
+
+    def finished(self, worked_s: float) -> None:
+        """A key has been given back."""
+        self._worked.observe(worked_s)
+
+    def retried(self) -> None:
+        """A key will come back."""
+        self._retries.inc()
+
+
+class VmCollector(Collector):
+    """The series of each VM: its power state as a StateSet, and for how long it has not been as its spec says."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shown: dict[VmKey, tuple[PowerState, datetime | None]] = {}
+
+    def show(self, key: VmKey, status: Status) -> None:
+        """From now on this VM is in this power state."""
+        entry = status.power_state, _drift_since(status)
+        with self._lock:
+            self._shown[key] = entry
+
+    def forget(self, key: VmKey) -> None:
+        """End the VM's series."""
+        with self._lock:
+            self._shown.pop(key, None)
+
+    def collect(self) -> Iterator[Metric]:
+        """The series as they are now."""
+        states = GaugeMetricFamily(
+            "virtsync_virtualmachine_power_state",
+            "1 for the power state that the VM is in, 0 for the others.",
+            labels=["namespace", "name", "power_state"],
+        )
+        drift = GaugeMetricFamily(
+            "virtsync_drift_seconds",
+            "For how long the VM has not been as its spec says; 0 while it is, or while nobody can tell.",
+            labels=["namespace", "name"],
+        )
+        with self._lock:
+            shown = sorted(self._shown.items())
+        now_s = time.time()
+        for key, (current, since) in shown:
+            for state in PowerState:
+                states.add_metric([key.namespace, key.name, state], float(state is current))
+            drift.add_metric([key.namespace, key.name], max(0.0, now_s - since.timestamp()) if since else 0.0)
+        yield states
+        yield drift
+
+
+def _drift_since(status: Status) -> datetime | None:
+    ready = status.condition("Ready")
+    return ready.last_transition_time if status.desired and ready and ready.status == "False" else None

@@ -31,12 +31,13 @@ class Waits:
     """A scheduled restart begins when two looks so far apart agree that its time has come."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The settings of one agent."""
 
     node_name: str
     boot_id: str
+    """Tells one boot of the node from the next."""
     libvirt_uri: str = "qemu:///system"
     kubeconfig: Path | None = None
     """None: the Pod's own service account, or ~/.kube/config outside of a cluster."""
@@ -47,7 +48,9 @@ class Settings:
     resync_libvirt_s: float = 60.0
     resync_api_s: float = 600.0
     workers: int = 4
-    http_address: str = "0.0.0.0"  # noqa: S104 - kubelet and Prometheus come from outside of the Pod
+    http_address: str = "*"
+    """An IPv4 or IPv6 address; `*` is every address of both kinds."""
     http_port: int = 8080
+    """0: any free one."""
     log_format: str = "text"
     log_level: str = "info"

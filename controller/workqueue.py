@@ -1,7 +1,7 @@
 """Keys that wait for a pass, as client-go's workqueue keeps them.
 
-A key is never twice in the queue and never in two hands: one that is added while it is being worked on comes back when
-that is done. Adding takes one lock for a few instructions, so that libvirt's event thread may do it.
+A key is never twice in the queue and never in two hands: one that is added while it is worked on comes back when that
+is done. Adding takes one lock for a few instructions, so that libvirt's event thread may do it.
 """
 
 from __future__ import annotations
@@ -16,145 +16,192 @@ from typing import Generic, Protocol, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-RETRY_FIRST_S = 0.05
+RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 30.0
+"""The longest wait before a retry. From each wait up to a half is taken off, so that keys do not come in step."""
 
 
-class Gauges(Protocol):
-    """What the queue tells the metrics; called without the queue's lock."""
+class QueueMetrics(Protocol):
+    """What a queue tells the metrics. Called from any thread, never with the queue's lock held."""
+
+    def watch(
+        self, depth: Callable[[], int], unfinished_s: Callable[[], float], longest_running_s: Callable[[], float]
+    ) -> None:
+        """Learn whom to ask, whenever somebody wants to know: they cost the queue nothing until then."""
 
     def added(self) -> None:
-        """A key has come into the queue."""
+        """A key wants a pass, and did not before."""
 
-    def got(self, waited_s: float) -> None:
-        """A key has been taken, after so long in the queue."""
+    def started(self, waited_s: float) -> None:
+        """A key has been handed out, so long after it was added."""
 
-    def done(self, worked_s: float) -> None:
-        """A key has been worked on for so long."""
+    def finished(self, worked_s: float) -> None:
+        """A key has been given back, so long after it was handed out."""
 
     def retried(self) -> None:
-        """A pass has failed, and the key will come back."""
+        """A pass has failed, and its key will come back."""
 
 
 class WorkQueue(Generic[K]):
     """A queue of keys. Every method may be called from any thread."""
 
-    def __init__(self, gauges: Gauges | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._gauges, self._clock = gauges, clock
-        self._changed = threading.Condition(threading.Lock())
+    def __init__(
+        self,
+        metrics: QueueMetrics | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._metrics, self._clock, self._uniform = metrics, clock, uniform
+        self._lock = threading.Lock()
+        self._available = threading.Condition(self._lock)
+        self._idle = threading.Condition(self._lock)
+        self._wanted: dict[K, float] = {}
+        """The keys that want a pass, and since when: those in `_ready`, and those added while being worked on."""
         self._ready: deque[K] = deque()
-        self._dirty: dict[K, float] = {}
-        """Keys that want a pass, and since when; those in `_ready` and those that wait for their pass to end."""
+        """The keys that are wanted and in nobody's hand, each once, oldest first."""
         self._working: dict[K, float] = {}
-        self._due: list[tuple[float, int, K]] = []
+        """The keys in hand, and since when. Never in `_ready` at the same time."""
         self._due_at: dict[K, float] = {}
-        """The earliest time that each delayed key is due; what stands in `_due` besides is void."""
-        self._sequence = 0
+        """When each delayed key is due: the earliest time that was asked for."""
+        self._delayed: list[tuple[float, int, K]] = []
+        """A heap of the same; an entry that `_due_at` does not confirm is void."""
+        self._delays = 0
         self._failures: dict[K, int] = {}
         self._closed = False
+        if metrics:
+            metrics.watch(self.__len__, self._unfinished_s, self._longest_running_s)
 
     def add(self, key: K) -> None:
         """Let the key have a pass as soon as may be."""
-        with self._changed:
-            fresh = self._mark(key)
-            self._changed.notify()
-        if fresh and self._gauges:
-            self._gauges.added()
+        with self._lock:
+            added = self._want(key, self._clock())
+        if added and self._metrics:
+            self._metrics.added()
 
     def add_after(self, key: K, seconds: float) -> None:
         """Let the key have a pass in so many seconds; of several such times the earliest counts."""
-        at = self._clock() + seconds
-        with self._changed:
-            if self._closed or self._due_at.get(key, at + 1) <= at:
-                return
-            self._sequence += 1
-            self._due_at[key] = at
-            heapq.heappush(self._due, (at, self._sequence, key))
-            self._changed.notify()
+        if seconds <= 0:
+            self.add(key)
+            return
+        with self._lock:
+            due_s = self._clock() + seconds
+            if not self._closed and due_s < self._due_at.get(key, float("inf")):
+                self._delay(key, due_s)
 
     def retry(self, key: K) -> None:
-        """Let the key have another pass, later with each failure in a row."""
-        with self._changed:
-            failures = self._failures.get(key, 0)
-            self._failures[key] = failures + 1
-        delay_s = min(RETRY_FIRST_S * 2 ** min(failures, 20), RETRY_MAX_S)
-        if self._gauges:
-            self._gauges.retried()
-        self.add_after(key, delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+        """Let the key have another pass, the later the more often it has failed since `forget`."""
+        with self._lock:
+            failures = self._failures[key] = self._failures.get(key, 0) + 1
+        longest_s = min(RETRY_FIRST_S * 2.0 ** min(failures - 1, 30), RETRY_MAX_S)
+        if self._metrics:
+            self._metrics.retried()
+        self.add_after(key, self._uniform(longest_s / 2, longest_s))
 
     def forget(self, key: K) -> None:
         """The key's pass went well: its failures are over."""
-        with self._changed:
+        with self._lock:
             self._failures.pop(key, None)
 
     def get(self) -> K | None:
         """The next key, as soon as there is one; None once the queue is closed. Give it back with `done`."""
-        with self._changed:
-            while True:
-                wait_s = self._release_due()
-                if self._closed:
-                    return None
-                if self._ready:
-                    break
-                self._changed.wait(wait_s)
-            key = self._ready.popleft()
-            now = self._clock()
-            waited_s = now - self._dirty.pop(key)
-            self._working[key] = now
-        if self._gauges:
-            self._gauges.got(waited_s)
+        with self._lock:
+            wait_s, fresh = self._release(self._clock())
+            while not self._ready and not self._closed:
+                self._available.wait(wait_s)
+                wait_s, more = self._release(self._clock())
+                fresh += more
+            if self._closed:
+                return None
+            key, now_s = self._ready.popleft(), self._clock()
+            waited_s = now_s - self._wanted.pop(key)
+            self._working[key] = now_s
+            # Whoever waits next waits for what is due next: this thread was the one that knew.
+            if self._ready or self._delayed:
+                self._available.notify()
+        if self._metrics:
+            for _ in range(fresh):
+                self._metrics.added()
+            self._metrics.started(waited_s)
         return key
 
     def done(self, key: K) -> None:
-        """The key's pass has ended; if it was added meanwhile it is back in the queue."""
-        with self._changed:
+        """The key's pass has ended; if it was added meanwhile it is in the queue again."""
+        with self._lock:
             worked_s = self._clock() - self._working.pop(key)
-            if key in self._dirty:
+            if key in self._wanted and not self._closed:
                 self._ready.append(key)
-            self._changed.notify_all()
-        if self._gauges:
-            self._gauges.done(worked_s)
+                self._available.notify()
+            if self._resting():
+                self._idle.notify_all()
+        if self._metrics:
+            self._metrics.finished(worked_s)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until no key wants a pass now (delayed ones do not count); whether that came in time."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._dirty and not self._working, timeout_s)
+        """Wait until no key wants a pass now and none is worked on, delayed ones aside; False: not in that time."""
+        with self._lock:
+            return self._idle.wait_for(self._resting, timeout_s)
 
     def close(self) -> None:
-        """Let every `get` return None, now and from now on."""
-        with self._changed:
+        """Drop what waits, and let every `get` return None, now and from now on."""
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            for waiting in (self._wanted, self._ready, self._due_at, self._delayed, self._failures):
+                waiting.clear()
+            self._available.notify_all()
+            self._idle.notify_all()
 
     def __len__(self) -> int:
-        with self._changed:
-            return len(self._ready)
+        """How many keys could be handed out now."""
+        with self._lock:
+            now_s = self._clock()
+            return len(self._ready) + sum(
+                at <= now_s and key not in self._wanted and key not in self._working for key, at in self._due_at.items()
+            )
 
-    def working_s(self) -> list[float]:
-        """For how long each key that is in hand has been so."""
-        with self._changed:
-            now = self._clock()
-            return [now - since for since in self._working.values()]
-
-    def _mark(self, key: K) -> bool:
-        if self._closed or key in self._dirty:
+    def _want(self, key: K, now_s: float) -> bool:
+        if self._closed or key in self._wanted:
             return False
-        self._dirty[key] = self._clock()
+        self._wanted[key] = now_s
         if key not in self._working:
             self._ready.append(key)
+            self._available.notify()
         return True
 
-    def _release_due(self) -> float | None:
-        """Move what is due into the queue; seconds until more is, None: nothing waits."""
-        now = self._clock()
-        while self._due:
-            at, _, key = self._due[0]
-            if self._due_at.get(key) != at:
-                heapq.heappop(self._due)
-            elif at <= now:
-                heapq.heappop(self._due)
+    def _delay(self, key: K, due_s: float) -> None:
+        self._due_at[key] = due_s
+        self._delays += 1
+        # Void entries go when they are due, which may be a day: not before they outnumber the others.
+        if len(self._delayed) > 2 * len(self._due_at) + 16:
+            self._delayed = [(at, number, key) for number, (key, at) in enumerate(self._due_at.items())]
+            heapq.heapify(self._delayed)
+        else:
+            heapq.heappush(self._delayed, (due_s, self._delays, key))
+        if self._delayed[0][0] == due_s:
+            self._available.notify()
+
+    def _release(self, now_s: float) -> tuple[float | None, int]:
+        """Let in what is due: seconds until more is (None: nothing is delayed), and how many keys came in."""
+        fresh = 0
+        while self._delayed:
+            due_s, _, key = self._delayed[0]
+            current = self._due_at.get(key) == due_s
+            if current and due_s > now_s:
+                return due_s - now_s, fresh
+            heapq.heappop(self._delayed)
+            if current:
                 del self._due_at[key]
-                self._mark(key)
-            else:
-                return at - now
-        return None
+                fresh += self._want(key, now_s)
+        return None, fresh
+
+    def _resting(self) -> bool:
+        return not self._wanted and not self._working
+
+    def _unfinished_s(self) -> float:
+        with self._lock:
+            now_s = self._clock()
+            return sum(now_s - since_s for since_s in self._working.values())
+
+    def _longest_running_s(self) -> float:
+        with self._lock:
+            return self._clock() - min(self._working.values()) if self._working else 0.0
