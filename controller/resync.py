@@ -56,7 +56,7 @@ class Periodic:
 
     def __init__(self, name: str, period_s: float, do: Callable[[], float | None]) -> None:
         """`do` returns after how many seconds it wants to be called again, or None for the period."""
-        self._name, self._period_s, self._do = name, period_s, do
+        self.name, self._period_s, self._do = name, period_s, do
         self._wake, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -85,6 +85,6 @@ class Periodic:
             try:
                 again_s = self._do()
             except Exception:
-                log.exception(f"{self._name} failed inside virtsync")
+                log.exception(f"{self.name} failed inside virtsync")
                 again_s = None
             self._wake.wait(self._period_s if again_s is None else again_s)
