@@ -130,17 +130,18 @@ class Phase(Enum):
     @property
     def power_state(self) -> PowerState:
         """The word that users see for it."""
-        return self.value[0]
+        word: PowerState = self.value[0]
+        return word
 
     @property
     def on(self) -> bool:
         """QEMU is alive."""
-        return self.value[1] == "on"
+        return str(self.value[1]) == "on"
 
     @property
     def off(self) -> bool:
         """There is no QEMU, and libvirt still knows the domain."""
-        return self.value[1] == "off"
+        return str(self.value[1]) == "off"
 
 
 class Evidence(Enum):

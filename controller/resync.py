@@ -39,9 +39,9 @@ def _tells_another_reason(status: Status, domain: Domain) -> bool:
 
 def out_of_step(vms: Iterable[VirtualMachine], domains: Iterable[Domain]) -> list[VirtualMachine]:
     """The VMs to look at after libvirt has been listed."""
-    by_uuid, by_name = {}, {}
-    for domain in domains:
-        by_uuid[domain.uuid], by_name[domain.name] = domain, domain
+    listed = list(domains)
+    by_uuid = {domain.uuid: domain for domain in listed}
+    by_name = {domain.name: domain for domain in listed}
     found = []
     for vm in vms:
         address = vm.address

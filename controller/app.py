@@ -1,0 +1,272 @@
+"""The agent: joins the parts, runs them, and lets them go in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from controller.directory import Directory
+from controller.errors import Rejected, Transient
+from controller.health import Health
+from controller.hypervisor.connection import Hypervisor
+from controller.hypervisor.host import LibvirtHost
+from controller.hypervisor.lock import Hand
+from controller.kube import config
+from controller.kube.events import EventRecorder
+from controller.kube.store import KubeStore
+from controller.kube.watch import Watch
+from controller.metrics import Metrics
+from controller.model import Node, Now, VmKey
+from controller.pacing import Brake, Pace
+from controller.reconcile import Reconciler
+from controller.resync import Periodic, out_of_step
+from controller.settings import Settings
+from controller.workqueue import WorkQueue
+
+FLUSH_S = 5.0
+"""How long a stopping agent goes on reporting."""
+FIRST_CONNECT_S = 5.0
+"""How long a starting agent waits for libvirt before it reports that it does not answer."""
+HAND_RETRY_S = 1.0
+"""How often an agent that is not alone asks for its libvirt again."""
+
+log = structlog.get_logger()
+
+
+def run(settings: Settings) -> int:
+    """Run the agent until SIGTERM or SIGINT; the exit code. Raises Rejected for settings that can never work."""
+    return asyncio.run(Agent(settings).run())
+
+
+class Agent:
+    """All parts of one agent. Built without a connection; `run` makes them and ends them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._metrics = Metrics()
+        self._queue: WorkQueue[VmKey] = WorkQueue(metrics=self._metrics.workqueue)
+        self._directory = Directory()
+        self._brake = Brake(settings.waits, settings.boot_id)
+        self._hand = Hand.of(settings.libvirt_uri)
+        self._api = config.load(settings.kubeconfig)
+        self._store = KubeStore(self._api, settings.node_name)
+        self._recorder = EventRecorder(self._api, instance=settings.node_name)
+        self._hypervisor = Hypervisor(
+            settings.libvirt_uri,
+            changed=self._domain_changed,
+            on_connected=self._connected,
+            on_lost=self._lost,
+            count=self._metrics.libvirt_event,
+        )
+        self._host = LibvirtHost(self._hypervisor)
+        self._watch = Watch(self._api, settings.node_name, on_object=self._object_changed, on_gone=self._object_gone)
+        self._reconciler = Reconciler(
+            host=self._host,
+            store=self._store,
+            recorder=self._recorder,
+            queue=self._queue,
+            directory=self._directory,
+            brake=self._brake,
+            pace=Pace(settings.start_parallel, settings.start_interval_s),
+            gauges=self._metrics,
+            node=self._node,
+            waits=settings.waits,
+        )
+        self._libvirt_resync = Periodic("libvirt-resync", settings.resync_libvirt_s, self._relist_libvirt)
+        self._api_resync = Periodic("api-resync", settings.resync_api_s, self._relist_api)
+        self._hand_keeper = Periodic("hand", HAND_RETRY_S, self._take_hand)
+        self._workers = [
+            threading.Thread(target=self._work, name=f"worker-{n}", daemon=True) for n in range(settings.workers)
+        ]
+        self._health = Health(settings.http_address, settings.http_port, self._metrics.registry)
+        self._listed, self._connected_once = threading.Event(), threading.Event()
+        self._unpublished: set[VmKey] = set()
+        self._stopping = threading.Event()
+
+    async def run(self) -> int:
+        """Run until a signal; then stop acting, flush reports, and go."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop.set)
+        self._start()
+        try:
+            await self._watch.run(stop)
+        finally:
+            await asyncio.to_thread(self._stop)
+        return 0
+
+    def _start(self) -> None:
+        settings = self._settings
+        self._health.alive("event loop", self._hypervisor.alive)
+        self._health.alive("watch", self._watch.alive)
+        self._health.alive("workers", lambda: all(worker.is_alive() for worker in self._workers))
+        for part in (self._libvirt_resync, self._api_resync, self._hand_keeper):
+            self._health.alive(part.name, part.alive)
+        self._health.ready("libvirt", self._libvirt_unready)
+        self._health.ready("objects", self._objects_unready)
+        self._health.ready("hand", self._hand_unready)
+        port = self._health.start()
+        log.info(
+            f"virtsync agent of node {settings.node_name} on {settings.libvirt_uri}; health and metrics on port {port}",
+            node=settings.node_name,
+            libvirt_uri=settings.libvirt_uri,
+            http_port=port,
+        )
+        self._recorder.start()
+        self._hypervisor.start()
+        for part in (self._api_resync, self._hand_keeper, self._libvirt_resync):
+            part.start()
+        for worker in self._workers:
+            worker.start()
+
+    def _stop(self) -> None:
+        log.info("stopping: no more acts; reports are flushed")
+        self._reconciler.stop_acting()
+        for part in (self._libvirt_resync, self._api_resync, self._hand_keeper):
+            part.close()
+        limit = time.monotonic() + FLUSH_S
+        self._queue.drain(FLUSH_S)
+        self._stopping.set()
+        self._listed.set()
+        self._queue.close()
+        for worker in self._workers:
+            worker.join(max(0.1, limit - time.monotonic()))
+        self._reconciler.close(max(0.1, limit - time.monotonic()))
+        self._recorder.close(1.0)
+        self._hypervisor.close()
+        self._hand.release()
+        self._health.close()
+        log.info("stopped")
+
+    # --- what the world says: names for the queue, nothing else
+
+    def _domain_changed(self, uuid: UUID, name: str, at_s: float) -> None:
+        for key in self._directory.keys(uuid, name):
+            self._reconciler.event(key, at_s)
+
+    def _object_changed(self, raw: dict[str, Any]) -> None:
+        if self._store.put(raw):
+            self._queue.add(VmKey(raw["metadata"]["namespace"], raw["metadata"]["name"]))
+
+    def _object_gone(self, key: VmKey) -> None:
+        self._store.forget(key)
+        self._queue.add(key)
+
+    def _connected(self) -> None:
+        self._metrics.libvirt_up()
+        self._connected_once.set()
+        self._libvirt_resync.nudge()
+        self._add_all()
+
+    def _lost(self) -> None:
+        self._metrics.libvirt_down()
+        self._add_all()
+
+    def _add_all(self) -> None:
+        for key in self._store.known():
+            self._queue.add(key)
+
+    # --- the relists
+
+    def _relist_libvirt(self) -> float | None:
+        if not self._hypervisor.connected:
+            return None
+        try:
+            domains = self._host.relist()
+        except Transient as error:
+            log.warning(f"libvirt could not be listed: {error}")
+            return 5.0
+        vms = [vm for key in self._store.known() if (vm := self._store.read(key))]
+        for vm in out_of_step(vms, domains):
+            self._queue.add(vm.key)
+        return None
+
+    def _relist_api(self) -> float | None:
+        try:
+            changed, gone = self._store.relist()
+        except (Transient, Rejected) as error:
+            log.warning(f"the API server could not be listed: {error}")
+            return None if self._listed.is_set() else 1.0
+        for key in changed | gone:
+            self._queue.add(key)
+        if not self._listed.is_set():
+            self._first_list()
+        return None
+
+    def _first_list(self) -> None:
+        """Know all objects before any is looked at: who has a domain, and what the last agent saw of the node."""
+        now = Now(datetime.now(UTC), time.monotonic())
+        keys = self._store.known()
+        for vm in filter(None, map(self._store.read, keys)):
+            self._directory.enter(vm)
+            self._brake.note(vm.key, vm.status, now)
+        self._unpublished = set(keys)
+        self._listed.set()
+
+    # --- passes
+
+    def _work(self) -> None:
+        self._listed.wait()
+        if not self._stopping.is_set():
+            self._connected_once.wait(FIRST_CONNECT_S)
+        while (key := self._queue.get()) is not None:
+            self._pass(key)
+
+    def _pass(self, key: VmKey) -> None:
+        try:
+            with self._metrics.pass_timed():
+                self._reconciler.reconcile(key)
+        except Transient as error:
+            log.warning(f"{key}: will be tried again: {error}", vm=str(key))
+            self._queue.retry(key)
+        except Rejected as error:
+            log.warning(f"{key}: the API server refuses its status: {error}", vm=str(key))
+            self._queue.retry(key)
+        except Exception:
+            log.exception(f"{key}: the pass failed inside virtsync", vm=str(key))
+            self._metrics.pass_failed()
+            self._queue.retry(key)
+        else:
+            self._queue.forget(key)
+            self._unpublished.discard(key)
+        finally:
+            self._queue.done(key)
+
+    # --- the node
+
+    def _node(self) -> Node:
+        settings = self._settings
+        blocked = (
+            ""
+            if self._hand.held or settings.observe_only
+            else f"Another process acts on this libvirt: {self._hand.holder}."
+        )
+        return Node(settings.node_name, settings.boot_id, settings.observe_only, blocked)
+
+    def _take_hand(self) -> float | None:
+        if not self._settings.observe_only and not self._hand.held and self._hand.hold():
+            log.info("this agent is the one that acts on this libvirt")
+            self._add_all()
+        return None
+
+    # --- readiness: None, or a sentence why not
+
+    def _libvirt_unready(self) -> str | None:
+        return None if self._hypervisor.connected else f"libvirt at {self._settings.libvirt_uri} does not answer"
+
+    def _objects_unready(self) -> str | None:
+        if not self._listed.is_set():
+            return "the VirtualMachines of this node have not been listed yet"
+        left = len(self._unpublished)
+        return f"{left} VirtualMachines have not been reported yet" if left else None
+
+    def _hand_unready(self) -> str | None:
+        return self._node().blocked or None

@@ -1,0 +1,134 @@
+"""Kubernetes Events (events.k8s.io/v1) about VMs, with a series where one repeats.
+
+Source: KEP-383, which says when a series begins, and events.k8s.io/v1 for the fields.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from controller.errors import Rejected, Transient, Vanished
+from controller.kube import GROUP, KIND, VERSION
+from controller.kube.config import Api
+from controller.model import Notice, VirtualMachine
+
+CONTROLLER = "virtsync.dev/agent"
+NOTE_LIMIT = 1024
+"""Bytes that the API takes in a note."""
+SERIES_S = 360.0
+"""A repeat within this time continues a series; kubelet and client-go take the same."""
+WAITING_LIMIT = 1000
+COMPLAIN_EVERY_S = 30.0
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Series:
+    path: str
+    count: int
+    last_s: float
+
+
+class EventRecorder:
+    """`reconcile.Recorder`. One thread of its own writes; a full queue drops what comes, and counts it."""
+
+    def __init__(self, api: Api, instance: str) -> None:
+        """`instance` tells one agent from another: the name of its node or Pod."""
+        self._api, self._instance = api, instance
+        self._waiting: queue.Queue[tuple[VirtualMachine, Notice, datetime] | None] = queue.Queue(WAITING_LIMIT)
+        self._series: dict[tuple[str, ...], _Series] = {}
+        self._complained_s = float("-inf")
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def record(self, vm: VirtualMachine, notice: Notice) -> None:
+        """Write it in a while. Never raises, never waits. Any thread."""
+        try:
+            self._waiting.put_nowait((vm, notice, datetime.now(UTC)))
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self, timeout_s: float) -> None:
+        """Write what waits, for so long at most."""
+        try:
+            self._waiting.put(None, timeout=timeout_s)
+        except queue.Full:
+            return
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while item := self._waiting.get():
+            try:
+                self._write(*item)
+            except (Transient, Rejected, Vanished) as error:
+                if time.monotonic() - self._complained_s > COMPLAIN_EVERY_S:
+                    self._complained_s = time.monotonic()
+                    log.warning(f"an Event could not be written: {error}")
+            except Exception:
+                log.exception("an Event could not be written")
+
+    def _write(self, vm: VirtualMachine, notice: Notice, at: datetime) -> None:
+        key = (vm.uid, notice.reason, notice.note, notice.action)
+        now_s = time.monotonic()
+        self._series = {k: s for k, s in self._series.items() if now_s - s.last_s < SERIES_S}
+        known = self._series.get(key)
+        if known:
+            known.count, known.last_s = known.count + 1, now_s
+            series = {"count": known.count, "lastObservedTime": _micro(at)}
+            try:
+                self._api.request("PATCH", known.path, {"series": series}, content_type="application/merge-patch+json")
+            except Vanished:
+                del self._series[key]
+            else:
+                return
+        name = f"{vm.key.name[:200]}.{uuid.uuid4().hex[:16]}"
+        collection = f"/apis/events.k8s.io/v1/namespaces/{vm.key.namespace}/events"
+        self._api.request("POST", collection, self._event(vm, notice, at, name))
+        self._series[key] = _Series(f"{collection}/{name}", 1, now_s)
+
+    def _event(self, vm: VirtualMachine, notice: Notice, at: datetime, name: str) -> dict[str, Any]:
+        return {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": vm.key.namespace},
+            "eventTime": _micro(at),
+            "type": "Warning" if notice.warning else "Normal",
+            "reason": notice.reason,
+            "action": notice.action or "Observe",
+            "note": _cut(notice.note),
+            "reportingController": CONTROLLER,
+            "reportingInstance": self._instance[:128],
+            "regarding": {
+                "apiVersion": f"{GROUP}/{VERSION}",
+                "kind": KIND,
+                "namespace": vm.key.namespace,
+                "name": vm.key.name,
+                "uid": vm.uid,
+                "resourceVersion": vm.resource_version,
+            },
+        }
+
+
+def _cut(note: str) -> str:
+    """The note within the API's limit of bytes, never in the middle of a character."""
+    if len(note.encode()) <= NOTE_LIMIT:
+        return note
+    return note.encode()[: NOTE_LIMIT - 3].decode(errors="ignore") + "…"
+
+
+def _micro(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,167 @@
+"""The watch over this node's objects. kopf watches, and does nothing else.
+
+No timer, no daemon, no on.delete: those put a finalizer on every object, and a dead node would block its deletion. No
+on.create or on.update: those write annotations. What comes in is a name for the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import kopf
+import structlog
+
+from controller.kube import GROUP, PLURAL, VERSION
+from controller.kube.config import Api
+from controller.model import VmKey
+
+RESOURCE = (GROUP, VERSION, PLURAL)
+BACKOFF_MAX_S = 10.0
+HURRY_S = 1.0
+"""A watch that ends sooner than this is not started again at once: a broken proxy can end one 690 times a second."""
+BEAT_S = 1.0
+COMPLAIN_EVERY_S = 30.0
+
+log = structlog.get_logger()
+
+Json = dict[str, Any]
+
+
+class Endless:
+    """Backoffs without an end; kopf gives up, and exits, with those of a finite list. May be iterated many times."""
+
+    def __iter__(self) -> Iterator[float]:
+        delay_s = 0.5
+        while True:
+            yield delay_s * random.uniform(0.7, 1.0)  # noqa: S311 - spreads load, guards nothing
+            delay_s = min(delay_s * 2, BACKOFF_MAX_S)
+
+
+class Watch:
+    """Tells of every change of this node's objects, for as long as it runs."""
+
+    def __init__(
+        self, api: Api, node_name: str, *, on_object: Callable[[Json], None], on_gone: Callable[[VmKey], None]
+    ) -> None:
+        """Both are called on the asyncio thread and must not wait. Gone means deleted, or another node's."""
+        self._api, self._node_name = api, node_name
+        self._on_object, self._on_gone = on_object, on_gone
+        self._beat_s = time.monotonic()
+
+    def alive(self, max_age_s: float = 20.0) -> bool:
+        """The asyncio thread runs; says nothing of the API server."""
+        return time.monotonic() - self._beat_s <= max_age_s
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Watch until `stop`, anew after whatever ends kopf: a 410, a repeated 401, an ERROR in the stream."""
+        _quieten(Complaints())
+        # Made before kopf's own tasks: it cancels those that appear while it ends.
+        beat = asyncio.create_task(self._beat())
+        try:
+            while not stop.is_set():
+                began_s = time.monotonic()
+                try:
+                    await kopf.operator(
+                        registry=self._registry(),
+                        settings=self.settings(),
+                        clusterwide=True,
+                        standalone=True,
+                        stop_flag=stop,
+                    )
+                except Exception as error:  # noqa: BLE001 - whatever ends kopf, the watch must go on
+                    log.warning(f"the watch begins anew: {_one_line(error)}")
+                if not stop.is_set() and time.monotonic() - began_s < HURRY_S:
+                    await asyncio.sleep(HURRY_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
+        finally:
+            beat.cancel()
+
+    def settings(self) -> kopf.OperatorSettings:
+        """kopf, bounded and quiet. Raises RuntimeError when it would watch the objects of other nodes too."""
+        settings = kopf.OperatorSettings()
+        selector = f"spec.nodeName={self._node_name}"
+        # The key must be a tuple: kopf misreads the string form of a group with a dot, and then filters nothing.
+        settings.watching.field_selectors[RESOURCE] = selector
+        if dict(settings.watching.field_selectors) != {RESOURCE: selector}:
+            raise RuntimeError("kopf does not keep the field selector: every agent would watch the whole cluster")
+        settings.watching.initial_streaming = False  # it loses objects on a broken stream
+        settings.watching.chunk_size = None
+        settings.watching.inactivity_timeout = 130
+        settings.watching.connect_timeout = 5
+        settings.watching.reconnect_backoff = 1
+        settings.networking.request_timeout = 30
+        settings.networking.error_backoffs = Endless()
+        settings.scanning.disabled = True
+        settings.peering.standalone = True
+        settings.posting.enabled = False
+        settings.posting.loggers = False
+        settings.queueing.worker_limit = None
+        settings.process.ultimate_exiting_timeout = 5
+        return settings
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+
+        @kopf.on.login(registry=registry)
+        def login(**_: Any) -> kopf.ConnectionInfo:
+            endpoint = self._api.endpoint()
+            return kopf.ConnectionInfo(
+                server=endpoint.server,
+                ca_path=endpoint.ca_path,
+                insecure=endpoint.insecure,
+                scheme="Bearer" if endpoint.token else None,
+                token=endpoint.token,
+                certificate_path=endpoint.certificate_path,
+                private_key_path=endpoint.private_key_path,
+                expiration=endpoint.expiration,
+            )
+
+        @kopf.on.event(*RESOURCE, registry=registry)
+        def changed(event: Any, **_: Any) -> None:
+            raw = event["object"]
+            try:
+                if event["type"] == "DELETED":
+                    self._on_gone(VmKey(raw["metadata"]["namespace"], raw["metadata"]["name"]))
+                else:
+                    self._on_object(raw)
+            except Exception:
+                # kopf ignores what a handler of events raises, and never calls it again.
+                log.exception("an object of the watch could not be taken in")
+
+        return registry
+
+    async def _beat(self) -> None:
+        while True:
+            self._beat_s = time.monotonic()
+            await asyncio.sleep(BEAT_S)
+
+
+class Complaints(logging.Filter):
+    """Lets through one complaint of kopf's in a while: it repeats each with every try."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this one is to be seen."""
+        now_s, key = time.monotonic(), record.msg if isinstance(record.msg, str) else ""
+        if now_s - self._last.get(key, float("-inf")) < COMPLAIN_EVERY_S:
+            return False
+        self._last[key] = now_s
+        record.exc_info = None
+        return True
+
+
+def _quieten(complaints: Complaints) -> None:
+    for name in list(logging.root.manager.loggerDict):
+        if name == "kopf" or name.startswith("kopf."):
+            logging.getLogger(name).addFilter(complaints)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
