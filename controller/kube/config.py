@@ -84,7 +84,7 @@ class Api:
                 method,
                 url,
                 headers=headers,
-                body=json.dumps(body, separators=(",", ":")).encode() if body is not None else None,
+                body=body,
                 _request_timeout=TIMEOUT_S,
             )
             text = answer.read()

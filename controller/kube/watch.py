@@ -16,11 +16,12 @@ from typing import Any
 import kopf
 import structlog
 
-from controller.kube import GROUP, PLURAL, VERSION
+from controller.kube import GROUP, KIND, PLURAL, VERSION
 from controller.kube.config import Api
 from controller.model import VmKey
 
 RESOURCE = (GROUP, VERSION, PLURAL)
+THE_RESOURCE = kopf.Resource(GROUP, VERSION, PLURAL, kind=KIND, namespaced=True, preferred=True)
 BACKOFF_MAX_S = 10.0
 HURRY_S = 1.0
 """A watch that ends sooner than this is not started again at once: a broken proxy can end one 690 times a second."""
@@ -60,6 +61,7 @@ class Watch:
     async def run(self, stop: asyncio.Event) -> None:
         """Watch until `stop`, anew after whatever ends kopf: a 410, a repeated 401, an ERROR in the stream."""
         _quieten(Complaints())
+        self.settings()  # a kopf that would watch too much must not even begin
         # Made before kopf's own tasks: it cancels those that appear while it ends.
         beat = asyncio.create_task(self._beat())
         try:
@@ -86,7 +88,10 @@ class Watch:
         selector = f"spec.nodeName={self._node_name}"
         # The key must be a tuple: kopf misreads the string form of a group with a dot, and then filters nothing.
         settings.watching.field_selectors[RESOURCE] = selector
-        if dict(settings.watching.field_selectors) != {RESOURCE: selector}:
+        kept = {
+            (key.group, key.version, key.any_name): value for key, value in settings.watching.field_selectors.items()
+        }
+        if kept != {RESOURCE: selector}:
             raise RuntimeError("kopf does not keep the field selector: every agent would watch the whole cluster")
         settings.watching.initial_streaming = False  # it loses objects on a broken stream
         settings.watching.chunk_size = None
