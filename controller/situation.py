@@ -47,8 +47,6 @@ ON = {
 OFF = {PowerState.STOPPED, PowerState.SAVED}
 
 ACTING = {
-    Reason.STARTING,
-    Reason.SHUTTING_DOWN,
     Reason.PAUSING,
     Reason.RESUMING,
     Reason.WAKING,
@@ -58,7 +56,7 @@ ACTING = {
     Reason.PAUSED_BY_IO_ERROR,
     Reason.ACTION_FAILED,
 }
-"""While one of these is the reason, the settle time has been served: what is there is ours to deal with."""
+"""While one of these is the reason, an act of ours is due or under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,7 +499,7 @@ def _drift_since(s: Situation, kind: str, *, news: bool) -> Now | None:  # noqa:
         if reconciling and not memory.drift:
             return s.now.recall(reconciling.last_transition_time, at_most_s=_settle_s(s, kind) or 0.0)
         return s.now
-    if s.asked or s.cycling or s.cause is StopCause.AGENT or history.reason in ACTING:
+    if s.asked or s.cycling or s.cause is StopCause.AGENT or _served(s):
         return None
     if history.power_state in {PowerState.UNKNOWN, PowerState.ABSENT}:
         return None
@@ -515,6 +513,19 @@ def _drift_since(s: Situation, kind: str, *, news: bool) -> Now | None:  # noqa:
     if changed is None or was_on(history) == s.off:
         return s.now
     return s.now.recall(changed, at_most_s=_settle_s(s, kind) or 0.0)
+
+
+def _served(s: Situation) -> bool:
+    """The settle time of what is there has been served: an act was due, or under way, at the last look.
+
+    A start or a shutdown that only passed by was nobody's act of ours: what comes of it is somebody's doing again.
+    """
+    reason = s.history.reason
+    if reason == Reason.STARTING:
+        return was_off(s.history)
+    if reason == Reason.SHUTTING_DOWN:
+        return s.desired is DesiredPowerState.STOPPED
+    return reason in ACTING
 
 
 def _kind(desired: DesiredPowerState, phase: Phase) -> str:
