@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -68,19 +69,28 @@ class Watch:
             while not stop.is_set():
                 began_s = time.monotonic()
                 try:
-                    await kopf.operator(
-                        registry=self._registry(),
-                        settings=self.settings(),
-                        clusterwide=True,
-                        standalone=True,
-                        stop_flag=stop,
-                    )
+                    await self._operate(stop)
                 except Exception as error:  # noqa: BLE001 - whatever ends kopf, the watch must go on
                     log.warning(f"the watch begins anew: {_one_line(error)}")
                 if not stop.is_set() and time.monotonic() - began_s < HURRY_S:
                     await asyncio.sleep(HURRY_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
         finally:
             beat.cancel()
+
+    async def _operate(self, stop: asyncio.Event) -> None:
+        others = asyncio.all_tasks()
+        tasks = await kopf.spawn_tasks(
+            registry=self._registry(),
+            settings=self.settings(),
+            clusterwide=True,
+            standalone=True,
+            stop_flag=stop,
+        )
+        # kopf has just taken the signals for itself: it would end without us, and leave `stop` as it is.
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop.set)
+        await kopf.run_tasks(tasks, ignored=others)
 
     def settings(self) -> kopf.OperatorSettings:
         """kopf, bounded and quiet. Raises RuntimeError when it would watch the objects of other nodes too."""
@@ -105,7 +115,8 @@ class Watch:
         settings.posting.enabled = False
         settings.posting.loggers = False
         settings.queueing.worker_limit = None
-        settings.process.ultimate_exiting_timeout = 5
+        # So long after kopf ends, for whatever reason, it would kill the thread that goes on with another watch.
+        settings.process.ultimate_exiting_timeout = None
         return settings
 
     def _registry(self) -> kopf.OperatorRegistry:
