@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -86,10 +87,10 @@ class Watch:
             standalone=True,
             stop_flag=stop,
         )
-        # kopf has just taken the signals for itself: it would end without us, and leave `stop` as it is.
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, stop.set)
+        if threading.current_thread() is threading.main_thread():
+            # kopf has just taken the signals for itself: it would end without us, and leave `stop` as it is.
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(signum, stop.set)
         await kopf.run_tasks(tasks, ignored=others)
 
     def settings(self) -> kopf.OperatorSettings:
