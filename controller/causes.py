@@ -15,7 +15,9 @@ class Answer(Enum):
     FAILED = "accept it as failed"
 
 
-def cause_of_stop(domain: Domain, history: Status, evidence: frozenset[Evidence], boot_id: str) -> StopCause:
+def cause_of_stop(  # noqa: PLR0911 - first match, one cause a line
+    domain: Domain, history: Status, evidence: frozenset[Evidence], boot_id: str
+) -> StopCause:
     """Why a domain that was on is off now: the first that fits.
 
     `history` is the report from when it was on. Events that were missed leave Unknown rather than a guess:

@@ -67,7 +67,7 @@ def row_of(s: Situation) -> Row:
     return rows[0]
 
 
-# --- the vetoes: nothing is done ---------------------------------------------------------------------------------------
+# --- the vetoes: nothing is done ------------------------------------------------------------
 
 
 def _unreachable(s: Situation) -> Verdict:
@@ -82,7 +82,7 @@ def _unreachable(s: Situation) -> Verdict:
 def _no_domain(s: Situation) -> Verdict:
     name, seen = s.vm.bound_by, s.view.seen
     if isinstance(seen, Replaced):
-        message = f"The domain {name!r} is another one now (UUID {seen.uuid}): name it in spec.domain, or recreate this object."
+        message = f"The domain {name!r} is another one now (UUID {seen.uuid}): set spec.domain or recreate this."
         return Verdict(Reason.DOMAIN_REPLACED, message)
     if isinstance(seen, Conflict):
         return Verdict(
@@ -95,8 +95,8 @@ def _unconfirmed(s: Situation) -> Verdict:
     old = s.history.node_name
     return Verdict(
         Reason.HANDOVER_UNCONFIRMED,
-        f"{old} last reported it {s.history.power_state}: it is left alone here until it is off there; if you know that "
-        f"it is, annotate the object with virtsync.dev/confirmed-off={old}.",
+        f"{old} last reported it {s.history.power_state}: it is left alone here until it is off there; if you know "
+        f"that it is, annotate the object with virtsync.dev/confirmed-off={old}.",
     )
 
 
@@ -246,7 +246,7 @@ VETOES = (
 )
 
 
-# --- the rows: something is due ----------------------------------------------------------------------------------------
+# --- the rows: something is due -----------------------------------------------------------
 
 
 def _due(
@@ -317,7 +317,8 @@ def _settling(s: Situation) -> Verdict | None:
     left_s = s.now.until(s.settled_at)
     if left_s <= 0:
         return None
-    message = f"It is {_power(s)} and should be {s.desired}; left alone until {_clock(s.settled_at)} in case somebody is at work."
+    until = _clock(s.settled_at)
+    message = f"It is {_power(s)} and should be {s.desired}; left alone until {until} in case somebody is at work."
     return Verdict(Reason.SETTLING, message, recheck_s=left_s)
 
 
@@ -362,7 +363,10 @@ def _clock(moment: Now) -> str:
 
 def _let_it_stop(s: Situation) -> Verdict:
     deadline = s.memory.pursuit.deadline if s.memory.pursuit else s.now.plus(s.vm.shutdown.grace_s)
-    message = f"It was asked to shut down before it was wanted again: started once it is off, else left as it is at {_clock(deadline)}."
+    message = (
+        "It was asked to shut down before it was wanted again: "
+        f"it is started once it is off, or left as it is at {_clock(deadline)}."
+    )
     return _forbidden(s) or Verdict(Reason.RESTARTING, message, recheck_s=s.now.until(deadline))
 
 
