@@ -283,9 +283,10 @@ def _busy(s: Situation, reason: Reason) -> Verdict | None:
         since = s.view.call_since or s.now
         waited_s = s.now.monotonic_s - since.monotonic_s
         if waited_s < CALL_PATIENCE_S:
-            return Verdict(
-                reason, "libvirt has been asked and has not answered yet.", recheck_s=CALL_PATIENCE_S - waited_s
-            )
+            # What was said when the act was decided on still holds; another sentence would be another write.
+            ready = s.history.condition("Ready")
+            said = ready.message if ready and ready.reason == reason else "libvirt has not answered yet."
+            return Verdict(reason, said, recheck_s=CALL_PATIENCE_S - waited_s)
         return Verdict(
             Reason.HYPERVISOR_BUSY,
             f"libvirt has not answered the last request ({s.view.call.name}) yet.",
