@@ -170,7 +170,7 @@ class Libvirtd:
         for pid in self._orphans():
             try:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):  # it has just ended
                 continue
             if any(word.startswith(f"guest={name},".encode()) for word in words):
                 return pid

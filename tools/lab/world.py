@@ -34,8 +34,8 @@ SETTINGS = {
     "boot-id": "first-boot",
 }
 
-# What an agent tells before it acts, always.
-ACTING = {"Starting", "ShuttingDown", "Restarting", "Pausing", "Resuming", "Waking"}
+# In the message of Ready whenever an act is about to follow: "It is being started".
+ACTING = " is being "
 
 Json = dict[str, Any]
 Told = tuple[str, str, str]
@@ -130,7 +130,8 @@ class World:
 
     def nothing_done(self, guest: Guest) -> bool:
         """Whether no agent has acted on the guest, nor told that it is about to, since the world began."""
-        return not self.acts(guest) and not {reason for _, reason, _ in self.told(guest)} & ACTING
+        told = [ready_of(vm).get("message", "") for vm in self._vms.versions(guest.name)]
+        return not self.acts(guest) and not any(ACTING in message for message in told)
 
     def outlast_settling(self) -> None:
         """Return when the agent has corrected a drift that begins now: what it was about to do before has come too.
