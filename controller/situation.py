@@ -370,24 +370,28 @@ def _stop_notices(view: View, stop: LastStop) -> tuple[Notice, ...]:
 
 def _operation(history: Status, view: View, memory: Memory) -> Operation | None:
     """The operation that is still in flight after this look, or None when it is done, void or dropped."""
-    operation, vm = history.operation, view.vm
-    if operation is None or isinstance(view.seen, Unreadable):
+    operation, vm, seen = history.operation, view.vm, view.seen
+    if operation is None or isinstance(seen, Unreadable):
         return operation
-    dropped = vm.holds or vm.desired in {None, DesiredPowerState.PAUSED}
-    if dropped or view.vm.status.node_boot_id != view.node.boot_id or not isinstance(view.seen, Domain):
+    unwanted = vm.holds or vm.desired in {None, DesiredPowerState.PAUSED}
+    if unwanted or vm.status.node_boot_id != view.node.boot_id or not isinstance(seen, Domain):
         return None
     if vm.desired is DesiredPowerState.STOPPED:
         operation = replace(operation, type=OperationType.STOP)
-    if view.seen.phase.off:
+    if seen.phase.off:
         return operation if operation.type is OperationType.RESTART else None
-    if view.seen.id != operation.domain_id:
+    if seen.id != operation.domain_id or _recalled_and_over(operation, view, memory):
         return None
     if history.reason == Reason.LIBVIRT_UNREACHABLE:
-        return begun(operation.type, view.seen, vm.shutdown, view.now)
-    recalled_stop = vm.desired is DesiredPowerState.RUNNING and operation.type is OperationType.STOP
-    if recalled_stop and view.now.until(deadline_of(operation, memory.pursuit, vm.shutdown, view.now)) <= 0:
-        return None
+        return begun(operation.type, seen, vm.shutdown, view.now)
     return operation
+
+
+def _recalled_and_over(operation: Operation, view: View, memory: Memory) -> bool:
+    """The user wants it on again after all, and the guest has let its old grace period pass."""
+    if view.vm.desired is not DesiredPowerState.RUNNING or operation.type is not OperationType.STOP:
+        return False
+    return view.now.until(deadline_of(operation, memory.pursuit, view.vm.shutdown, view.now)) <= 0
 
 
 def begun(kind: OperationType, domain: Domain, shutdown: Shutdown, now: Now) -> Operation:
