@@ -99,10 +99,7 @@ class Watch:
         selector = f"spec.nodeName={self._node_name}"
         # The key must be a tuple: kopf misreads the string form of a group with a dot, and then filters nothing.
         settings.watching.field_selectors[RESOURCE] = selector
-        kept = {
-            (key.group, key.version, key.any_name): value for key, value in settings.watching.field_selectors.items()
-        }
-        if kept != {RESOURCE: selector}:
+        if settings.watching.field_selectors.collect(THE_RESOURCE) != [selector]:
             raise RuntimeError("kopf does not keep the field selector: every agent would watch the whole cluster")
         settings.watching.initial_streaming = False  # it loses objects on a broken stream
         settings.watching.chunk_size = None
