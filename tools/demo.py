@@ -12,6 +12,7 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import ssl
 import statistics
 import subprocess
@@ -45,14 +46,17 @@ POLL_INTERVAL_S = 0.05
 # The agent leaves what somebody changed alone for 10 s, a pause even for 15 min; a story is told faster.
 SETTLE_TIMES = {"settle-power": "2s", "settle-pause": "2s"}
 
-# The events that mean a change of power state; the first of them is the moment from which the report is timed.
-TOLD_BY = {
-    "Running": {"STARTED", "RESUMED"},
-    "Paused": {"SUSPENDED"},
-    "ShuttingDown": {"SHUTDOWN"},
-    "Stopped": {"STOPPED"},
-    "Crashed": {"CRASHED", "STOPPED"},
+# libvirt's event for each power state; a start tells RESUMED too, before STARTED.
+BROUGHT_ABOUT_BY = {
+    "Running": "RESUMED",
+    "Paused": "SUSPENDED",
+    "ShuttingDown": "SHUTDOWN",
+    "Stopped": "STOPPED",
+    "Crashed": "STOPPED",
 }
+
+# Reasons whose message says nothing more.
+SELF_EXPLAINING = {"InSync", "Observed"}
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
@@ -128,12 +132,16 @@ class Witnesses:
             headers={"Authorization": f"Bearer {controlplane.token}"},
         )
         # The API server answers a watch with its first line, so nobody waits for it here.
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        self._watching = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._watching.start()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # The end of the connection ends the thread that reads from it, and lets the API server stop at once.
+        self._api.sock.shutdown(socket.SHUT_RDWR)
+        self._watching.join()
         self._host.domainEventDeregisterAny(self._callback)
         self._host.close()
 
@@ -142,17 +150,17 @@ class Witnesses:
         with self._news:
             self._news.wait_for(lambda: len(self.reports) > known, timeout_s)
 
-    def delay_ms(self, report: Report, since_s: float) -> float | None:
-        """How long after libvirt's event the report of a new power state came; None if no event explains it."""
-        told_by = TOLD_BY.get(report.power, set())
-        times = [e.at_s for e in self.events if e.vm == report.vm and e.name in told_by]
-        return next(((report.at_s - at_s) * 1000 for at_s in times if since_s < at_s < report.at_s), None)
+    def delay_ms(self, report: Report) -> float | None:
+        """How long after libvirt's event the report of a new power state came; None if no event brought it about."""
+        name = BROUGHT_ABOUT_BY.get(report.power)
+        times = [e.at_s for e in self.events if (e.vm, e.name) == (report.vm, name) and e.at_s < report.at_s]
+        return (report.at_s - times[-1]) * 1000 if times else None
 
     def _on_event(self, _connection: Any, domain: Any, event: int, _detail: int, _opaque: Any) -> None:
         self.events.append(HostEvent(domain.name(), LIFECYCLE[event], time.monotonic()))
 
     def _watch(self) -> None:
-        # The end of the API server ends the watch. Should it end before, the step that waits will say so.
+        # Should the watch end too early, the step that waits for it will say so.
         with suppress(OSError, http.client.HTTPException):
             for line in self._api.getresponse():
                 at_s = time.monotonic()
@@ -218,9 +226,9 @@ class Stage:
                     self._seen[vm] = index + 1
                     return
             if not self.agent.running:
-                raise LabError(f"The agent ended; the end of its log:\n{processes.last_lines(self.agent.log)}")
+                raise self._failure("The agent ended")
             if time.monotonic() > deadline:
-                raise LabError(self._unseen(vm, f"{power} ({reason})"))
+                raise self._failure(self._unseen(vm, f"{power} ({reason})"))
             self.witnesses.wait_for_news(len(reports), timeout_s=1)
 
     def table(self) -> None:
@@ -236,26 +244,29 @@ class Stage:
     def _tell_all(self, reports: list[Report]) -> None:
         for report in reports[self._told :]:
             before = self._last.get(report.vm)
-            if before is None or before.words != report.words:
+            if report.reason != "Pending" and (before is None or before.words != report.words):
                 self._tell(report, before)
             self._last[report.vm] = report
         self._told = len(reports)
 
     def _tell(self, report: Report, before: Report | None) -> None:
-        delay_ms = None
-        if before and before.power != report.power:
-            delay_ms = self.witnesses.delay_ms(report, before.at_s)
-        state = f"{report.power}, cause {report.cause}" if report.cause else report.power
-        line = f"   {report.at_s - self._acted_s:6.2f} s  {report.vm} is {state}; {report.reason}: {report.message}"
-        if delay_ms is not None:
+        state = f"{report.power} (cause: {report.cause})" if report.cause else report.power
+        line = f"   {report.at_s - self._acted_s:6.2f} s  {report.vm}: {state}, {report.reason}"
+        is_news = before is not None and before.power != report.power
+        if is_news and (delay_ms := self.witnesses.delay_ms(report)) is not None:
             self.delays_ms.append(delay_ms)
-            line += f" [told {delay_ms:.1f} ms after libvirt's event]"
+            line += f"   [{delay_ms:.1f} ms after libvirt's event]"
         console.print(line)
+        if report.reason not in SELF_EXPLAINING:
+            console.print(f"             {report.message}", style="dim")
 
     def _unseen(self, vm: str, wanted: str) -> str:
         last = self._last.get(vm)
         found = f"it is {last.power} ({last.reason}: {last.message})" if last else "nothing is reported of it"
-        return f"{vm} was not reported {wanted} within {HANG_LIMIT_S} s: {found}."
+        return f"{vm} was not reported {wanted} within {HANG_LIMIT_S} s: {found}"
+
+    def _failure(self, what: str) -> LabError:
+        return LabError(f"{what}; the end of the agent's log:\n{processes.last_lines(self.agent.log)}")
 
 
 def git(folder: Path, *words: str) -> None:

@@ -85,7 +85,7 @@ def test_the_demo_fails_in_a_sentence_when_a_step_does_not_come(demo: subprocess
     os.kill(agent, signal.SIGKILL)
     said, _ = demo.communicate(timeout=HANG_LIMIT_S)
     assert demo.returncode == 1
-    assert "\nError: The agent ended; the end of its log:\n" in said
+    assert "\nError: The agent ended; the end of the agent's log:\n" in said
     assert "Traceback" not in said
     assert_nothing_is_left(folder)
 
