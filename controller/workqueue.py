@@ -76,6 +76,8 @@ class WorkQueue(Generic[K]):
         """Let the key have a pass as soon as may be."""
         with self._lock:
             added = self._want(key, self._clock())
+            if added:
+                self._available.notify()
         if added and self._metrics:
             self._metrics.added()
 
@@ -116,7 +118,7 @@ class WorkQueue(Generic[K]):
             key, now_s = self._ready.popleft(), self._clock()
             waited_s = now_s - self._wanted.pop(key)
             self._working[key] = now_s
-            # Whoever waits next waits for what is due next: this thread was the one that knew.
+            # Wake another for the rest: it may have begun to wait before any of that was there.
             if self._ready or self._delayed:
                 self._available.notify()
         if self._metrics:
@@ -165,7 +167,6 @@ class WorkQueue(Generic[K]):
         self._wanted[key] = now_s
         if key not in self._working:
             self._ready.append(key)
-            self._available.notify()
         return True
 
     def _delay(self, key: K, due_s: float) -> None:
