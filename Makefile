@@ -43,7 +43,7 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/mypy tests $(wildcard tools/*.py)
+	$(BIN)/mypy --explicit-package-bases tests $(wildcard tools/*.py)
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
 	$(BIN)/shellcheck .ci/run tools/setup/*.sh
