@@ -45,6 +45,7 @@ def test_agent_killed_mid_shutdown(world: World) -> None:
     assert world.get(guest)["status"]["operation"] == operation, "the deadline is the old one"
     off = world.until(guest, is_off, "off")
     assert cause_of(off) == "Agent"
+    world.until_act(guest, "DESTROY done")
     asked, asked_again, forced = [line for line in world.agents[0].log_lines() if "verb" in line]
     assert [line["verb"] for line in (asked, asked_again, forced)] == ["SHUTDOWN", "SHUTDOWN", "DESTROY"]
     # The new process has waited for the guest by itself, whatever the old one had done.
@@ -59,7 +60,7 @@ def test_agent_killed_mid_shutdown_and_the_guest_obeys(world: World) -> None:
     world.agents[0].start()
     off = world.until(guest, is_off, "off")
     assert cause_of(off) == "Agent"
-    assert world.acts(guest) == ["SHUTDOWN done"]
+    world.until_acts(guest, "SHUTDOWN done")
 
 
 def test_restart_survives_kill(world: World) -> None:
@@ -78,4 +79,4 @@ def test_restart_survives_kill(world: World) -> None:
     assert done["status"]["lastRestartTime"] == request
     assert "operation" not in done["status"]
     world.outlast_settling()
-    assert world.acts(guest) == ["SHUTDOWN done", "START done"]
+    world.until_acts(guest, "SHUTDOWN done", "START done")

@@ -30,7 +30,7 @@ def test_restart_request(world: World, guest: Guest) -> None:
     assert "operation" not in done["status"]
     assert done["status"]["restartCount"] == 0
     assert world.run_id(guest) != run
-    assert world.acts(guest) == ["SHUTDOWN done", "START done"]
+    world.until_acts(guest, "SHUTDOWN done", "START done")
     world.until_event(guest, "Restarted")
 
 
@@ -38,13 +38,13 @@ def test_restart_request_older_or_removed(world: World, guest: Guest) -> None:
     request = moment(in_s=0)
     world.patch(guest, restartRequestTime=request)
     world.until(guest, lambda vm: runs(vm) and vm["status"].get("lastRestartTime") == request, "restarted")
-    run, acts = world.run_id(guest), world.acts(guest)
+    run = world.run_id(guest)
     for older in (moment(in_s=-3600), None):
         world.patch(guest, restartRequestTime=older)
         world.until(guest, runs, "running on")
     world.outlast_settling()
     assert world.run_id(guest) == run
-    assert world.acts(guest) == acts
+    world.until_acts(guest, "SHUTDOWN done", "START done")
     assert world.get(guest)["status"]["lastRestartTime"] == request
 
 
@@ -56,7 +56,7 @@ def test_restart_request_in_the_future(world: World, guest: Guest) -> None:
     off = world.until_off(guest, "Agent")
     assert datetime.fromisoformat(off["status"]["lastStop"]["time"]) >= datetime.fromisoformat(request)
     world.until(guest, runs, "restarted")
-    assert world.acts(guest) == ["SHUTDOWN done", "START done"]
+    world.until_acts(guest, "SHUTDOWN done", "START done")
 
 
 def test_restart_request_older_than_the_object(world: World) -> None:
@@ -75,7 +75,7 @@ def test_restart_request_of_a_stopped_vm(world: World, guest: Guest) -> None:
     off = world.until(guest, is_off, "off")
     assert "lastRestartTime" not in off["status"]
     world.outlast_settling()
-    assert world.acts(guest) == ["SHUTDOWN done"]
+    world.until_acts(guest, "SHUTDOWN done")
 
 
 def test_two_changes_one_pass(world: World, guest: Guest) -> None:

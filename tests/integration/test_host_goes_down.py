@@ -35,7 +35,7 @@ def test_host_shutdown(world: World) -> None:
         assert world.until_off(guest, "NodeReboot")["status"]["nodeBootID"] == "second-boot"
     for guest in guests:
         world.until(guest, runs, "running after the boot")
-        assert world.acts(guest) == ["START done"]
+        world.until_acts(guest, "START done")
 
 
 def test_host_shutdown_save(world: World) -> None:
@@ -51,7 +51,7 @@ def test_host_shutdown_save(world: World) -> None:
         running_again = world.until(guest, runs, "running after the boot")
         assert cause_of(running_again) == "NodeReboot"
         assert running_again["status"]["libvirt"] == {"state": "RUNNING", "reason": "RESTORED"}
-        assert world.acts(guest) == ["START done"]
+        world.until_acts(guest, "START done")
 
 
 def test_power_cut(world: World) -> None:
@@ -63,9 +63,9 @@ def test_power_cut(world: World) -> None:
         guest.kill()
     agent.start(boot_id="second-boot")
     for guest in guests:
-        running_again = world.until(guest, runs, "running after the boot")
-        assert cause_of(running_again) == "NodeReboot"
-        assert world.acts(guest) == ["START done"]
+        world.until_off(guest, "NodeReboot")
+        world.until(guest, runs, "running after the boot")
+        world.until_acts(guest, "START done")
     lines = agent.log_lines()
     began = max(datetime.fromisoformat(line["timestamp"]) for line in lines if "http_port" in line)
     starts = [datetime.fromisoformat(line["timestamp"]) for line in lines if line.get("verb") == "START"]

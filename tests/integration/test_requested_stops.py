@@ -43,7 +43,7 @@ def test_user_start_during_stop(world: World) -> None:
     assert cause_of(world.until(guest, lambda vm: power_of(vm) == "Stopped", "off")) == "Agent"
     world.until(guest, runs, "started")
     assert world.run_id(guest) != run
-    assert world.acts(guest)[-1] == "START done"
+    world.until_act(guest, "START done")
     assert "DESTROY done" not in world.acts(guest)
 
 
@@ -73,7 +73,7 @@ def test_stop_obedient(world: World) -> None:
     off = world.until(guest, is_off, "off")
     assert cause_of(off) == "Agent"
     assert "operation" not in off["status"]
-    assert world.acts(guest) == ["SHUTDOWN done"]
+    world.until_acts(guest, "SHUTDOWN done")
     world.until_event(guest, "ShutdownRequested")
     assert "StoppedUnexpectedly" not in world.events(guest)
 
@@ -86,6 +86,7 @@ def test_stop_ignored(world: World) -> None:
     assert cause_of(off) == "Agent"
     assert off["status"]["libvirt"]["reason"] == "DESTROYED"
     assert datetime.fromisoformat(off["status"]["lastStop"]["time"]) >= datetime.fromisoformat(deadline)
+    world.until_act(guest, "DESTROY done")
     *asked, forced = world.acts(guest)
     assert len(asked) >= 2
     assert set(asked) == {"SHUTDOWN done"}
@@ -112,5 +113,5 @@ def test_stop_force(world: World) -> None:
     off = world.until(guest, is_off, "off")
     assert cause_of(off) == "Agent"
     assert off["status"]["libvirt"]["reason"] == "DESTROYED"
-    assert world.acts(guest) == ["DESTROY done"]
+    world.until_acts(guest, "DESTROY done")
     world.until_event(guest, "ForcedOff")

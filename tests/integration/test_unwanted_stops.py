@@ -21,7 +21,7 @@ def test_guest_poweroff_always(world: World) -> None:
     assert off["status"]["libvirt"] == {"state": "SHUTOFF", "reason": "SHUTDOWN"}
     world.until(guest, runs, "restarted")
     assert world.get(guest)["status"]["restartCount"] == 1
-    assert world.acts(guest) == ["START done"]
+    world.until_acts(guest, "START done")
     world.until_event(guest, "StoppedUnexpectedly")
     world.until_event(guest, "Started")
 
@@ -53,7 +53,7 @@ def test_guest_poweroff_never(world: World) -> None:
     world.patch(guest, powerState="Running")
     world.until(guest, runs, "started by a change from Stopped to Running")
     assert world.get(guest)["status"]["restartCount"] == 0
-    assert world.acts(guest) == ["START done"] * 2
+    world.until_acts(guest, "START done", "START done")
 
 
 def test_guest_poweroff_onfailure(world: World) -> None:
@@ -72,7 +72,7 @@ def test_guest_poweroff_onfailure(world: World) -> None:
     world.until_off(guest, "Crash")
     world.until(guest, runs, "restarted")
     assert world.get(guest)["status"]["restartCount"] == 1
-    assert world.acts(guest) == ["START done"]
+    world.until_acts(guest, "START done")
 
 
 def test_qemu_killed(world: World) -> None:
@@ -99,7 +99,7 @@ def test_panic_destroy(world: World) -> None:
     off = world.until_off(guest, "Crash")
     assert power_of(off) == "Crashed"
     world.until(guest, runs, "restarted")
-    assert world.acts(guest) == ["START done"]
+    world.until_acts(guest, "START done")
 
 
 def test_panic_preserve(world: World) -> None:

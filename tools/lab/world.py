@@ -128,6 +128,14 @@ class World:
                 raise LabError(f"{act} did not come {times} times; acts: {self.acts(guest)}\n{self._told_by_agents()}")
             time.sleep(POLL_INTERVAL_S)
 
+    def until_acts(self, guest: Guest, *acts: str) -> None:
+        """Wait until agents have logged exactly these acts on a guest; each is logged a moment after its effect."""
+        deadline = time.monotonic() + HANG_LIMIT_S
+        while (logged := self.acts(guest)) != list(acts):
+            if logged != list(acts[: len(logged)]) or time.monotonic() > deadline:
+                raise LabError(f"{guest.name}: the acts are {logged}, not {acts}\n{self._told_by_agents()}")
+            time.sleep(POLL_INTERVAL_S)
+
     def nothing_done(self, guest: Guest) -> bool:
         """Whether no agent has acted on the guest, nor told that it is about to, since the world began."""
         told = [ready_of(vm).get("message", "") for vm in self._vms.versions(guest.name)]
