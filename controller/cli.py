@@ -33,7 +33,7 @@ def durations(*, least_s: float = 0.0, never: bool = False) -> Callable[[str], f
     def duration(value: str) -> float | None:
         if never and value == "never":
             return None
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", value)
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|)", value)
         if not found:
             examples = "500ms, 10s, 15m or 1h" + (", or never" if never else "")
             raise click.BadParameter(f"{value!r} is not a duration like {examples}.")

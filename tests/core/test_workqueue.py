@@ -4,8 +4,10 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 from prometheus_client import CollectorRegistry
@@ -237,20 +239,33 @@ def test_whoever_takes_a_key_hands_on_what_is_due_next() -> None:
             queue.close()
 
 
-def test_a_key_that_comes_back_goes_to_whoever_waits() -> None:
+def add(queue: WorkQueue[str]) -> None:
+    queue.add("a")
+
+
+def add_later(queue: WorkQueue[str]) -> None:
+    queue.add_after("a", 0.01)
+
+
+def give_back(queue: WorkQueue[str]) -> None:
+    queue.done("wanted again")
+
+
+@pytest.mark.parametrize(("come", "key"), [(add, "a"), (add_later, "a"), (give_back, "wanted again")])
+def test_whoever_waits_is_woken_for_a_key(come: Callable[[WorkQueue[str]], None], key: str) -> None:
     clock = Watched()
     queue: WorkQueue[str] = WorkQueue(clock=clock)
-    queue.add("a")
+    queue.add("wanted again")
     queue.get()
-    queue.add("a")
+    queue.add("wanted again")
     while clock.looked.acquire(blocking=False):
         pass
     with ThreadPoolExecutor(1) as pool:
         taker = pool.submit(queue.get)
         clock.wait_for_takers(1)
-        queue.done("a")
+        come(queue)
         try:
-            assert taker.result(HANG_S) == "a"
+            assert taker.result(HANG_S) == key
         finally:
             queue.close()
 
