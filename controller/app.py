@@ -208,6 +208,7 @@ class Agent:
         for vm in filter(None, map(self._store.read, keys)):
             self._directory.enter(vm)
             self._brake.note(vm.key, vm.status, now)
+            self._metrics.seen(vm, vm.status)
         self._unpublished = set(keys)
         self._listed.set()
 
