@@ -23,10 +23,9 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def demo(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """The demo, told to a pipe."""
-    environment = os.environ | {"TMPDIR": str(folder)}
-    environment.pop("KEEP", None)
+def demo(folder: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """The demo, told to a pipe; with KEEP as the test says."""
+    environment = os.environ | {"TMPDIR": str(folder), "KEEP": getattr(request, "param", "")}
     with subprocess.Popen(
         [sys.executable, "-u", ROOT / "tools" / "demo.py"],
         env=environment,
@@ -73,16 +72,31 @@ def test_the_demo_sees_every_step(demo: subprocess.Popen[str], folder: Path) -> 
     said, _ = demo.communicate(timeout=HANG_LIMIT_S)
     assert demo.returncode == 0, said
     assert re.findall(r"^(\d)\. ", said, re.MULTILINE) == ["1", "2", "3", "4", "5", "6"]
-    assert re.search(r"web-1 is Crashed, cause Crash; .* \[told \d+\.\d ms after libvirt's event\]", said)
+    assert re.search(r" web-1: Crashed \(cause: Crash\), Starting +\[\d+\.\d ms after libvirt's event\]", said)
     assert re.search(r"^   db-1 +Stopped +Running +False +Settling ", said, re.MULTILINE)
     assert "Every step was seen" in said
+    assert_nothing_is_left(folder)
+
+
+@pytest.mark.parametrize("demo", ["1"], indirect=True, ids=["keep"])
+def test_the_demo_can_be_gone_on_with_by_hand(demo: subprocess.Popen[str], folder: Path) -> None:
+    said = read_until(demo, "kubectl describe")
+    export = re.search(r"^   (export KUBECONFIG=.*)$", said, re.MULTILINE)
+    assert export, said
+    listed = subprocess.run(
+        ["sh", "-c", f"{export[1]}; kubectl get kvm"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "legacy-1" in listed.stdout, listed.stderr
+    demo.send_signal(signal.SIGINT)
+    said, _ = demo.communicate(timeout=HANG_LIMIT_S)
+    assert demo.returncode == 0, said
     assert_nothing_is_left(folder)
 
 
 def test_the_demo_fails_in_a_sentence_when_a_step_does_not_come(demo: subprocess.Popen[str], folder: Path) -> None:
     read_until(demo, "1. First sight")
     (agent,) = (pid for pid, command in processes_of(folder).items() if "controller" in command)
-    os.kill(agent, signal.SIGKILL)
+    os.kill(agent, signal.SIGTERM)
     said, _ = demo.communicate(timeout=HANG_LIMIT_S)
     assert demo.returncode == 1
     assert "\nError: The agent ended; the end of the agent's log:\n" in said
