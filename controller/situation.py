@@ -163,7 +163,7 @@ def assess(view: View, waits: Waits) -> Situation:
 
     outcome, memory = memory.outcome, replace(memory, outcome=None)
     status = replace(status, operation=_operation(history, view, memory))
-    memory = replace(memory, pursuit=_pursuit(status.operation, view, memory))
+    memory = replace(memory, pursuit=pursuit_of(status.operation, view, memory))
     if outcome and outcome.result is not Result.STALE and outcome.verb.name == "SHUTDOWN" and memory.pursuit:
         first = memory.pursuit.asked_first or now
         memory = replace(memory, pursuit=replace(memory.pursuit, asked_first=first, asked_last=now))
@@ -406,7 +406,7 @@ def deadline_of(operation: Operation, pursuit: Pursuit | None, shutdown: Shutdow
     return now.expect(operation.deadline, at_most_s=shutdown.grace_s)
 
 
-def _pursuit(operation: Operation | None, view: View, memory: Memory) -> Pursuit | None:
+def pursuit_of(operation: Operation | None, view: View, memory: Memory) -> Pursuit | None:
     """What this process knows of the stop in flight; ends with it, and with any look that could not see."""
     if operation is None or isinstance(view.seen, Unreadable):
         return None
@@ -452,7 +452,7 @@ def _backed_off(status: Status, memory: Memory, view: View, waits: Waits, *, ref
 def _next_attempt(backoff: Backoff | None, memory: Memory, now: Now, waits: Waits) -> Now | None:
     if backoff is None:
         return None
-    if memory.next_attempt and shown(memory.next_attempt) == backoff.next_attempt_time:
+    if memory.next_attempt and shown(memory.next_attempt.plus(1)) == backoff.next_attempt_time:
         return memory.next_attempt
     return now.expect(backoff.next_attempt_time, at_most_s=waits.backoff_max_s)
 
@@ -463,7 +463,8 @@ def grown(backoff: Backoff | None, now: Now, waits: Waits) -> tuple[Backoff, Now
     # The exponent is bounded so that a year of failures is still a number.
     delay_s = min(waits.backoff_first_s * 2 ** min(failures, 30), waits.backoff_max_s)
     moment = now.plus(delay_s)
-    return Backoff(failures + 1, shown(moment)), moment
+    # Rounded up: a wait that is told in whole seconds must not be shorter than it was meant.
+    return Backoff(failures + 1, shown(moment.plus(1))), moment
 
 
 def _settling(s: Situation, *, news: bool) -> Situation:

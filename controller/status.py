@@ -14,7 +14,7 @@ from controller.model import (
     Step,
     Verdict,
 )
-from controller.situation import Situation, shown
+from controller.situation import Situation, pursuit_of, shown
 
 MESSAGE_LIMIT = 32768
 """Characters that the API takes in the message of a condition."""
@@ -88,7 +88,7 @@ def conclude(s: Situation, verdict: Verdict) -> Step:
         reason=verdict.reason,
         message=verdict.message,
         status=status,
-        memory=s.memory,
+        memory=replace(s.memory, pursuit=pursuit_of(status.operation, s.view, s.memory)),
         act=act,
         recheck_s=min(waits, default=None),
         notices=(*s.notices, *_told(s, verdict)),
