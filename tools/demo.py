@@ -257,7 +257,7 @@ class Stage:
             self.delays_ms.append(delay_ms)
             line += f"   [{delay_ms:.1f} ms after libvirt's event]"
         console.print(line)
-        if report.reason not in SELF_EXPLAINING:
+        if report.reason not in SELF_EXPLAINING and (before is None or before.message != report.message):
             console.print(f"             {report.message}", style="dim")
 
     def _unseen(self, vm: str, wanted: str) -> str:
@@ -387,21 +387,21 @@ def set_up(folder: Path) -> Iterator[tuple[Stage, dict[str, Guest]]]:
     """Bring everything up, two of the three guests running, and take it down at the end."""
     console.print("virtsync: Git says which VMs are on", style="bold")
     with ExitStack() as parts:
-        with progress("an API server (etcd, kube-apiserver), with the VirtualMachine resource"):
+        with progress("an API server that knows VirtualMachines"):
             controlplane = parts.enter_context(ControlPlane(folder / "controlplane"))
             install_crd(controlplane)
-        with progress("a libvirtd, with three domains that run in QEMU"):
+        with progress("a libvirtd with three QEMU guests"):
             # A short name, for the paths of sockets may not be long.
             libvirtd = parts.enter_context(Libvirtd(folder / "kvm"))
             guests = {name: libvirtd.define(name) for name in ("web-1", "db-1", "legacy-1")}
             guests["db-1"].start()
             guests["legacy-1"].start()
-        with progress("a Git repository, with three manifests"):
+        with progress("a Git repository with three manifests"):
             shutil.copytree(EXAMPLES, folder / "git")
             git(folder / "git", "init")
             git(folder / "git", "add", ".")
             git(folder / "git", "commit", "--message", "Three VMs")
-        with progress(f"the agent of {NODE}"):
+        with progress(f"the agent of {NODE}, its settle times cut down to {SETTLE_TIMES['settle-power']}"):
             agent = Agent(controlplane, libvirtd.uri, NODE, log=folder / "agent.log", settings=SETTLE_TIMES)
             parts.callback(agent.stop)
             agent.start()
