@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -19,6 +21,9 @@ LIBRARIES = {
 """The least that the libraries may say: each has its own idea of what is worth a line."""
 SENTENCE = {"timestamp", "level", "event", "exc_info", "stack", "stack_info", "exception"}
 """What people read of a line; the rest says the same to machines."""
+
+COMPLAIN_EVERY_S = 30.0
+"""An outage is one line in so long, not one for each try."""
 
 
 def configure(log_format: str, level: str, stream: TextIO | None = None) -> None:
@@ -38,12 +43,38 @@ def configure(log_format: str, level: str, stream: TextIO | None = None) -> None
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(log_format, stream)],
         )
     )
+    if level != "debug":
+        handler.addFilter(Complaints())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
     for name, least in LIBRARIES.items():
         logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else least)
     logging.captureWarnings(capture=True)
+
+
+class Complaints(logging.Filter):
+    """Lets the same complaint through once in a while; what tells of a fault of ours, and what is no complaint, always.
+
+    A library's complaints are all the same one: it words each try another way.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._until_s: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this one is to be seen."""
+        ours: EventDict | None = record.msg if isinstance(record.msg, dict) else None
+        if record.levelno < logging.WARNING or (ours and ours.get("exc_info")):
+            return True
+        now_s, complaint = self._clock(), (record.name, ours["event"] if ours else record.levelname)
+        if self._until_s.get(complaint, now_s) > now_s:
+            return False
+        self._until_s = {one: until_s for one, until_s in self._until_s.items() if until_s > now_s}
+        self._until_s[complaint] = now_s + COMPLAIN_EVERY_S
+        return True
 
 
 def _rendering(log_format: str, stream: TextIO) -> list[Processor]:
