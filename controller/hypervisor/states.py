@@ -1,38 +1,67 @@
 """libvirt's numbers for states and reasons, in its words and in ours. Total: a number it lacks is passed through.
 
-Source: enum virDomainState and the virDomain*Reason enums of libvirt-domain.h.
+Source: enum virDomainState and the virDomain*Reason enums of libvirt-domain.h. The words stand here rather than being
+read from libvirt-python: it mixes them with flags (VIR_DOMAIN_SHUTDOWN_SIGNAL), and older builds of it lack some.
 """
 
 from __future__ import annotations
 
-import libvirt
-
 from controller.model import Phase
 
-STATES = (
-    "NOSTATE",
-    "RUNNING",
-    "BLOCKED",
-    "PAUSED",
-    "SHUTDOWN",
-    "SHUTOFF",
-    "CRASHED",
-    "PMSUSPENDED",
-)
+REASONS = {
+    "NOSTATE": ("UNKNOWN",),
+    "RUNNING": (
+        "UNKNOWN",
+        "BOOTED",
+        "MIGRATED",
+        "RESTORED",
+        "FROM_SNAPSHOT",
+        "UNPAUSED",
+        "MIGRATION_CANCELED",
+        "SAVE_CANCELED",
+        "WAKEUP",
+        "CRASHED",
+        "POSTCOPY",
+        "POSTCOPY_FAILED",
+    ),
+    "BLOCKED": ("UNKNOWN",),
+    "PAUSED": (
+        "UNKNOWN",
+        "USER",
+        "MIGRATION",
+        "SAVE",
+        "DUMP",
+        "IOERROR",
+        "WATCHDOG",
+        "FROM_SNAPSHOT",
+        "SHUTTING_DOWN",
+        "SNAPSHOT",
+        "CRASHED",
+        "STARTING_UP",
+        "POSTCOPY",
+        "POSTCOPY_FAILED",
+        "API_ERROR",
+    ),
+    "SHUTDOWN": ("UNKNOWN", "USER"),
+    "SHUTOFF": (
+        "UNKNOWN",
+        "SHUTDOWN",
+        "DESTROYED",
+        "CRASHED",
+        "MIGRATED",
+        "SAVED",
+        "FAILED",
+        "FROM_SNAPSHOT",
+        "DAEMON",
+    ),
+    "CRASHED": ("UNKNOWN", "PANICKED"),
+    "PMSUSPENDED": ("UNKNOWN",),
+}
+"""Each state's reasons, both in the order of their numbers."""
 
+STATES = tuple(REASONS)
 
-def _reasons(state: str) -> dict[int, str]:
-    prefix = f"VIR_DOMAIN_{state}_"
-    return {
-        number: name.removeprefix(prefix)
-        for name in dir(libvirt)
-        if name.startswith(prefix) and isinstance(number := getattr(libvirt, name), int)
-    }
-
-
-REASONS = {state: _reasons(state) for state in STATES}
-"""Reason numbers by state, as this libvirt-python knows them; an older one knows fewer."""
-
+PLAIN = {"UNKNOWN", "USER", "FROM_SNAPSHOT", "API_ERROR"}
 BUSY = {"SAVE", "DUMP", "SNAPSHOT", "MIGRATION", "POSTCOPY", "SHUTTING_DOWN"}
 PAUSES = {
     "STARTING_UP": Phase.STARTING,
@@ -40,8 +69,10 @@ PAUSES = {
     "WATCHDOG": Phase.PAUSED_WATCHDOG,
     "POSTCOPY_FAILED": Phase.POST_COPY_FAILED,
     "CRASHED": Phase.CRASHED_KEPT,
+    **dict.fromkeys(PLAIN, Phase.PAUSED),
     **dict.fromkeys(BUSY, Phase.PAUSED_BUSY),
 }
+"""A pause for a reason that this table lacks may be anybody's: it is Unknown, and nothing is done about it."""
 PHASES = {
     "RUNNING": Phase.RUNNING,
     "BLOCKED": Phase.RUNNING,
@@ -53,8 +84,9 @@ PHASES = {
 
 def words(state: int, reason: int) -> tuple[str, str]:
     """libvirt's own words for its numbers."""
-    name = STATES[state] if 0 <= state < len(STATES) else f"STATE_{state}"
-    return name, REASONS.get(name, {}).get(reason, f"REASON_{reason}")
+    state_word = STATES[state] if 0 <= state < len(STATES) else f"STATE_{state}"
+    reasons = REASONS.get(state_word, ())
+    return state_word, reasons[reason] if 0 <= reason < len(reasons) else f"REASON_{reason}"
 
 
 def phase(state: str, reason: str, *, managed_save: bool) -> Phase:
@@ -64,5 +96,5 @@ def phase(state: str, reason: str, *, managed_save: bool) -> Phase:
             return Phase.SAVED
         return Phase.CRASHED_OFF if reason == "CRASHED" else Phase.STOPPED
     if state == "PAUSED":
-        return PAUSES.get(reason, Phase.PAUSED)
+        return PAUSES.get(reason, Phase.UNKNOWN)
     return PHASES.get(state, Phase.UNKNOWN)
