@@ -108,7 +108,7 @@ class Gauges(Protocol):
     """What a pass tells the metrics."""
 
     def reported(self, vm: VirtualMachine, status: Status, since_s: float | None) -> None:
-        """A status has been written, so many seconds after the event that led to it."""
+        """A status has been written; `since_s` is the monotonic time of the event that led to it, if one did."""
 
     def acted(self, verb: Verb, result: Result) -> None:
         """An act has ended."""

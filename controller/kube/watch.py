@@ -7,7 +7,6 @@ on.create or on.update: those write annotations. What comes in is a name for the
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import signal
 import threading
@@ -28,7 +27,6 @@ BACKOFF_MAX_S = 10.0
 HURRY_S = 1.0
 """A watch that ends sooner than this is not started again at once: a broken proxy can end one 690 times a second."""
 BEAT_S = 1.0
-COMPLAIN_EVERY_S = 30.0
 
 log = structlog.get_logger()
 
@@ -62,7 +60,6 @@ class Watch:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Watch until `stop`, anew after whatever ends kopf: a 410, a repeated 401, an ERROR in the stream."""
-        _quieten(Complaints())
         self.settings()  # a kopf that would watch too much must not even begin
         # Made before kopf's own tasks: it cancels those that appear while it ends.
         beat = asyncio.create_task(self._beat())
@@ -152,29 +149,6 @@ class Watch:
         while True:
             self._beat_s = time.monotonic()
             await asyncio.sleep(BEAT_S)
-
-
-class Complaints(logging.Filter):
-    """Lets through one complaint of kopf's in a while: it repeats each with every try."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this one is to be seen."""
-        now_s, key = time.monotonic(), record.msg if isinstance(record.msg, str) else ""
-        if now_s - self._last.get(key, float("-inf")) < COMPLAIN_EVERY_S:
-            return False
-        self._last[key] = now_s
-        record.exc_info = None
-        return True
-
-
-def _quieten(complaints: Complaints) -> None:
-    for name in list(logging.root.manager.loggerDict):
-        if name == "kopf" or name.startswith("kopf."):
-            logging.getLogger(name).addFilter(complaints)
 
 
 def _one_line(error: BaseException) -> str:
