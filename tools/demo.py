@@ -12,6 +12,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import socket
 import ssl
 import statistics
@@ -387,26 +388,30 @@ def set_up(folder: Path) -> Iterator[tuple[Stage, dict[str, Guest]]]:
     """Bring everything up, two of the three guests running, and take it down at the end."""
     console.print("virtsync: Git says which VMs are on", style="bold")
     with ExitStack() as parts:
-        with progress("an API server that knows VirtualMachines"):
-            controlplane = parts.enter_context(ControlPlane(folder / "controlplane"))
-            install_crd(controlplane)
-        with progress("a libvirtd with three QEMU guests"):
-            # A short name, for the paths of sockets may not be long.
-            libvirtd = parts.enter_context(Libvirtd(folder / "kvm"))
-            guests = {name: libvirtd.define(name) for name in ("web-1", "db-1", "legacy-1")}
-            guests["db-1"].start()
-            guests["legacy-1"].start()
-        with progress("a Git repository with three manifests"):
-            shutil.copytree(EXAMPLES, folder / "git")
-            git(folder / "git", "init")
-            git(folder / "git", "add", ".")
-            git(folder / "git", "commit", "--message", "Three VMs")
-        with progress(f"the agent of {NODE}, its settle times cut down to {SETTLE_TIMES['settle-power']}"):
-            agent = Agent(controlplane, libvirtd.uri, NODE, log=folder / "agent.log", settings=SETTLE_TIMES)
-            parts.callback(agent.stop)
-            agent.start()
-        witnesses = parts.enter_context(Witnesses(controlplane, libvirtd))
-        yield Stage(folder, controlplane, libvirtd, agent, witnesses), guests
+        try:
+            with progress("an API server that knows VirtualMachines"):
+                controlplane = parts.enter_context(ControlPlane(folder / "controlplane"))
+                install_crd(controlplane)
+            with progress("a libvirtd with three QEMU guests"):
+                # A short name, for the paths of sockets may not be long.
+                libvirtd = parts.enter_context(Libvirtd(folder / "kvm"))
+                guests = {name: libvirtd.define(name) for name in ("web-1", "db-1", "legacy-1")}
+                guests["db-1"].start()
+                guests["legacy-1"].start()
+            with progress("a Git repository with three manifests"):
+                shutil.copytree(EXAMPLES, folder / "git")
+                git(folder / "git", "init")
+                git(folder / "git", "add", ".")
+                git(folder / "git", "commit", "--message", "Three VMs")
+            with progress(f"the agent of {NODE}, its settle times cut down to {SETTLE_TIMES['settle-power']}"):
+                agent = Agent(controlplane, libvirtd.uri, NODE, log=folder / "agent.log", settings=SETTLE_TIMES)
+                parts.callback(agent.stop)
+                agent.start()
+            witnesses = parts.enter_context(Witnesses(controlplane, libvirtd))
+            yield Stage(folder, controlplane, libvirtd, agent, witnesses), guests
+        finally:
+            # What comes now takes two seconds; a second Ctrl-C would leave half of it.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def install_crd(controlplane: ControlPlane) -> None:
