@@ -12,7 +12,8 @@ Read in this order:
 
     model.py       the words: what is wanted, seen, reported, done
     reconcile.py   the pass, and the three protocols that it sees the world through
-    decide.py      the policy: one row of a table for every look
+    decide.py      the policy: one row of a table for every look; with vetoes.py (nothing is done), patience.py (not
+                   yet) and stopping.py (politely)
     situation.py   what a look means, in the light of the report before; with causes.py, why a VM stopped
     status.py      from a verdict to the conditions that users read; with codec.py, to and from JSON
     workqueue.py   a key is never twice in the queue and never in two hands; directory.py: which object is which domain

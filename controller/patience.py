@@ -1,0 +1,140 @@
+"""Before something that is due is done: what forbids it, and what asks for patience. Pure.
+
+In this order: a hold, observe-only, no right to act, a busy libvirt, the settle time, the brake, the backoff, the turn.
+Each says why, and until when.
+"""
+
+from __future__ import annotations
+
+from controller.model import (
+    Now,
+    Phase,
+    PowerState,
+    Reason,
+    Status,
+    Verb,
+    Verdict,
+)
+from controller.situation import Situation, restored, shown
+
+CALL_PATIENCE_S = 5.0
+"""An act that has not returned for so long is told as HypervisorBusy; a start takes about half a second."""
+
+
+def due(
+    s: Situation, verb: Verb, reason: Reason, message: str, *, status: Status | None = None, backs_off: bool = False
+) -> Verdict:
+    """An act that is due: done now, unless something forbids it or asks for patience."""
+    wait = forbidden(s) or busy(s, reason) or settling(s)
+    if wait is None and verb.starts:
+        wait = braked(s)
+    if wait is None:
+        wait = _backing_off(s, verb, always=verb.starts or backs_off)
+    if wait is None and verb.starts and s.view.turn_in_s > 0:
+        wait = Verdict(
+            Reason.STARTING, "It waits for its turn: VMs of a node start a few at a time.", recheck_s=s.view.turn_in_s
+        )
+    return wait or Verdict(reason, message, verb, status=status or s.status)
+
+
+def forbidden(s: Situation) -> Verdict | None:
+    """Somebody, or the agent's own standing, forbids every act."""
+    if s.vm.holds:
+        holders = ", ".join(f"{who} ({why})" if why else who for who, why in s.vm.holds)
+        return Verdict(Reason.HELD, f"It is {power(s)} and should be {s.desired}; held by {holders}.")
+    if s.view.node.observe_only:
+        return Verdict(
+            Reason.OBSERVE_ONLY, f"It is {power(s)} and should be {s.desired}; the agent of this node only watches."
+        )
+    if s.view.node.blocked:
+        return Verdict(Reason.ACTION_BLOCKED, s.view.node.blocked)
+    return None
+
+
+def busy(s: Situation, reason: Reason) -> Verdict | None:
+    """libvirt is at work on the domain, or has not answered the last request."""
+    if s.view.call:
+        since = s.view.call_since or s.now
+        waited_s = s.now.monotonic_s - since.monotonic_s
+        if waited_s < CALL_PATIENCE_S:
+            # What was said when the act was decided on still holds; another sentence would be another write.
+            ready = s.history.condition("Ready")
+            said = ready.message if ready and ready.reason == reason else "libvirt has not answered yet."
+            return Verdict(reason, said, recheck_s=CALL_PATIENCE_S - waited_s)
+        return Verdict(
+            Reason.HYPERVISOR_BUSY,
+            f"libvirt has not answered the last request ({s.view.call.name}) yet.",
+            recheck_s=10.0,
+        )
+    if s.view.crowded:
+        message = "As many requests as its libvirt bears at a time have not been answered."
+        return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=1.0)
+    if (s.view.facts and s.view.facts.job) or (s.phase is Phase.PAUSED_BUSY and not _left_over(s)):
+        return Verdict(
+            Reason.HYPERVISOR_BUSY, "A libvirt job (backup, save, migration) owns the domain.", recheck_s=2.0
+        )
+    return None
+
+
+def _left_over(s: Situation) -> bool:
+    """PAUSED/MIGRATION that no job explains, seen twice: libvirt 9 shows it for ever of a domain saved while paused."""
+    if s.domain.reason != "MIGRATION" or not restored(s.view.evidence) or s.waits.settle_pause_s is None:
+        return False
+    since = s.memory.jobless_since
+    return since is None or s.now.until(since.plus(s.waits.settle_pause_s)) <= 0
+
+
+def settling(s: Situation) -> Verdict | None:
+    """Somebody may be at work on it: its settle time runs."""
+    if s.settled_at is None:
+        return None
+    if s.settles_forever:
+        return Verdict(Reason.SETTLING, f"It is {power(s)}; the agent's settings leave that to whoever did it.")
+    left_s = s.now.until(s.settled_at)
+    if left_s <= 0:
+        return None
+    until = clock(s.settled_at)
+    message = f"It is {power(s)} and should be {s.desired}; left alone until {until} in case somebody is at work."
+    return Verdict(Reason.SETTLING, message, recheck_s=left_s)
+
+
+def braked(s: Situation) -> Verdict | None:
+    """The host may be going down: nothing is started."""
+    until = s.view.node.braked_until
+    if until is None or s.now.until(until) <= 0:
+        return None
+    return Verdict(
+        Reason.SETTLING,
+        f"Several VMs stopped together on {s.view.node.name}: nothing is started before {clock(until)}.",
+        recheck_s=s.now.until(until),
+    )
+
+
+def _backing_off(s: Situation, verb: Verb, *, always: bool) -> Verdict | None:
+    """Patience after failures: for every start and resume, and for any other act that libvirt has refused."""
+    next_attempt = s.memory.next_attempt
+    failed = s.history.reason in {Reason.START_FAILED, Reason.ACTION_FAILED}
+    if next_attempt is None or not (always or s.refusal or failed) or (left_s := s.now.until(next_attempt)) <= 0:
+        return None
+    at = f"next attempt at {clock(next_attempt)}"
+    if s.refusal:
+        reason = Reason.START_FAILED if verb.starts else Reason.ACTION_FAILED
+        return Verdict(reason, f"libvirt refused: {s.refusal}; {at}.", recheck_s=left_s)
+    ready = s.history.condition("Ready")
+    if failed and ready:
+        return Verdict(Reason(ready.reason), ready.message, recheck_s=left_s)
+    if s.phase is Phase.PAUSED_IO_ERROR:
+        return Verdict(
+            Reason.PAUSED_BY_IO_ERROR, f"An I/O error pauses it (is its disk full?); {at}.", recheck_s=left_s
+        )
+    return Verdict(Reason.CRASH_LOOP_BACK_OFF, f"It keeps going off; {at}.", recheck_s=left_s)
+
+
+def power(s: Situation) -> PowerState:
+    """The power state that is reported."""
+    return s.status.power_state
+
+
+def clock(moment: Now) -> str:
+    """A moment as messages tell it."""
+    return f"{shown(moment):%H:%M:%SZ}"
