@@ -515,7 +515,7 @@ def _drift_since(s: Situation, kind: str, *, news: bool) -> Now | None:  # noqa:
     if same and memory.drift_since:
         return memory.drift_since
     changed = s.status.power_state_transition_time
-    if changed is None or was_on(history) == s.off:
+    if changed is None or history.power_state is not s.status.power_state:
         return s.now
     return s.now.recall(changed, at_most_s=_settle_s(s, kind) or 0.0)
 

@@ -353,6 +353,12 @@ def test_a_stop_settles_though_its_shutdown_was_seen_passing_by() -> None:
     assert vm.look(Phase.STOPPED, events=GUEST).reason is Reason.SETTLING
 
 
+@pytest.mark.parametrize("fraction_s", [0.0, 0.4, 0.95])
+def test_a_settle_time_is_not_shortened_by_the_whole_seconds_of_the_status(fraction_s: float) -> None:
+    vm = Vm().in_sync()
+    assert vm.look(Phase.PAUSED, after_s=60 + fraction_s).recheck_s == pytest.approx(900)
+
+
 def test_better_evidence_replaces_an_unknown_cause() -> None:
     vm = Vm().in_sync()
     first = vm.look(Phase.CRASHED_OFF)
