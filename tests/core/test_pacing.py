@@ -1,0 +1,113 @@
+"""The brake and the pace of one node, on clocks that only the tests move."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from controller.model import LastStop, Now, Status, StopCause, VmKey
+from controller.pacing import Brake, Pace
+from controller.settings import Waits
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+BOOT = "boot-1"
+
+
+def at(seconds: float) -> Now:
+    return Now(T0 + timedelta(seconds=seconds), 1000 + seconds)
+
+
+def key(number: int) -> VmKey:
+    return VmKey("default", f"vm-{number}")
+
+
+def stopped(at_s: float, cause: StopCause = StopCause.EXTERNAL, boot: str = BOOT) -> Status:
+    return Status(node_boot_id=boot, last_stop=LastStop(cause, at(at_s).wall, ""))
+
+
+def braked(*stops: Status, now_s: float) -> Now | None:
+    brake = Brake(Waits(), BOOT)
+    for number, status in enumerate(stops):
+        brake.note(key(number), status, at(now_s))
+    return brake.until(at(now_s))
+
+
+@pytest.mark.parametrize("cause", [StopCause.GUEST, StopCause.EXTERNAL, StopCause.SAVED])
+def test_three_stops_by_others_within_a_minute_brake_until_two_minutes_after_the_last(cause: StopCause) -> None:
+    stops = [stopped(0, cause), stopped(30, cause), stopped(60, cause)]
+    assert braked(*stops, now_s=60) == at(180)
+    assert braked(*stops, now_s=179) == at(180)
+    assert braked(*stops, now_s=180) is None
+
+
+def test_two_are_not_enough_and_neither_are_three_over_more_than_a_minute() -> None:
+    assert braked(stopped(0), stopped(1), now_s=2) is None
+    assert braked(stopped(0), stopped(30), stopped(61), now_s=61) is None
+
+
+@pytest.mark.parametrize("cause", [StopCause.AGENT, StopCause.CRASH, StopCause.NODE_REBOOT, StopCause.UNKNOWN])
+def test_stops_that_no_host_shutdown_makes_do_not_count(cause: StopCause) -> None:
+    assert braked(stopped(0), stopped(1), stopped(2, cause), now_s=3) is None
+
+
+def test_a_stop_of_another_boot_does_not_count() -> None:
+    assert braked(stopped(0), stopped(1), stopped(2, boot="boot-0"), now_s=3) is None
+
+
+def test_a_stop_counts_once_however_often_it_is_told() -> None:
+    brake = Brake(Waits(), BOOT)
+    for seconds in (0, 1, 2):
+        brake.note(key(0), stopped(0), at(seconds))
+    assert brake.until(at(3)) is None
+
+
+def test_a_new_stop_of_a_vm_replaces_its_old_one_and_a_further_one_prolongs_the_brake() -> None:
+    brake = Brake(Waits(), BOOT)
+    for number in range(3):
+        brake.note(key(number), stopped(number), at(2))
+    assert brake.until(at(2)) == at(122)
+    brake.note(key(3), stopped(40), at(40))
+    assert brake.until(at(40)) == at(160)
+
+
+@pytest.mark.parametrize("how", ["forgotten", "run again", "judged anew"])
+def test_a_stop_that_no_longer_holds_is_not_counted(how: str) -> None:
+    brake = Brake(Waits(), BOOT)
+    for number in range(3):
+        brake.note(key(number), stopped(number), at(2))
+    if how == "forgotten":
+        brake.forget(key(1))
+    else:
+        brake.note(key(1), Status(node_boot_id=BOOT) if how == "run again" else stopped(1, StopCause.CRASH), at(3))
+    assert brake.until(at(3)) is None
+
+
+def test_turns_come_one_each_interval_and_so_many_at_a_time() -> None:
+    pace = Pace(parallel=2, interval_s=1)
+    assert pace.take(key(0), 0, urgent=False) == 0
+    assert pace.take(key(1), 0.25, urgent=False) == 0.75
+    assert pace.take(key(1), 1, urgent=False) == 0
+    assert pace.take(key(2), 2, urgent=False) > 0
+    pace.give_back(key(0))
+    assert pace.take(key(2), 2, urgent=False) == 0
+
+
+def test_whoever_a_user_waits_for_goes_first_but_blocks_nobody_by_staying_away() -> None:
+    pace = Pace(parallel=1, interval_s=1)
+    assert pace.take(key(0), 0, urgent=False) == 0
+    assert pace.take(key(1), 0.5, urgent=True) > 0
+    pace.give_back(key(0))
+    assert pace.take(key(2), 1.5, urgent=False) > 0
+    assert pace.take(key(1), 1.5, urgent=True) == 0
+    pace.give_back(key(1))
+    assert pace.take(key(2), 2.5, urgent=False) == 0
+    pace.give_back(key(2))
+    assert pace.take(key(3), 2.75, urgent=True) > 0
+    assert pace.take(key(4), 5.75, urgent=False) == 0
+
+
+def test_giving_back_what_was_never_had_does_no_harm() -> None:
+    pace = Pace(parallel=1, interval_s=1)
+    pace.give_back(key(0))
+    assert pace.take(key(0), 0, urgent=False) == 0
