@@ -1,5 +1,6 @@
 """The real parts that tests share; what a fixture here starts ends with the test run."""
 
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -38,3 +39,40 @@ def crd(controlplane: ControlPlane) -> ControlPlane:
             assert time.monotonic() < deadline, f"kubectl {' '.join(command)} still fails"
             time.sleep(0.05)
     return controlplane
+
+
+# --- how many tests really ran on real parts ------------------------------------------------------------------------
+
+ON_REAL_PARTS = pytest.StashKey[set[str]]()
+API_WRITES = re.compile(
+    r'^apiserver_request_total\{.*resource="virtualmachines".*verb="(?:APPLY|PATCH|POST|PUT)".*\} (\S+)$', re.MULTILINE
+)
+
+
+@pytest.fixture(autouse=True)
+def _real_parts_are_counted(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[None]:
+    """Count the test if, while it ran, libvirtd was asked something and a VirtualMachine was written."""
+    if not {"libvirtd", "controlplane"} <= set(request.fixturenames):
+        yield
+        return
+    libvirtd, controlplane = request.getfixturevalue("libvirtd"), request.getfixturevalue("controlplane")
+    heard, written = _heard(libvirtd), _written(controlplane)
+    yield
+    if _heard(libvirtd) > heard and _written(controlplane) > written:
+        pytestconfig.stash.setdefault(ON_REAL_PARTS, set()).add(request.node.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say it at the end."""
+    count = len(config.stash.get(ON_REAL_PARTS, set()))
+    terminalreporter.write_line(f"tests that switched or watched real VMs through a real API server: {count}")
+
+
+def _heard(libvirtd: Libvirtd) -> int:
+    """Bytes that libvirtd has read so far: it reads only what it is asked, and what comes of that."""
+    return int(re.findall(r"rchar: (\d+)", Path(f"/proc/{libvirtd.pid}/io").read_text())[0])
+
+
+def _written(controlplane: ControlPlane) -> float:
+    """VirtualMachines that the API server has been told to write so far."""
+    return sum(map(float, API_WRITES.findall(controlplane.kubectl("get", "--raw", "/metrics").stdout)))
