@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,8 +26,10 @@ KEEPALIVE_S, KEEPALIVE_COUNT = 5, 3
 BEAT_MS = 1000
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
 COMPLAIN_EVERY_S = 30.0
-ACTION_CONNECTIONS = 2
-"""libvirtd serves 5 calls of a connection at a time, and this agent leaves at most 8 unanswered."""
+STABLE_S = 10.0
+"""A connection that is lost earlier was none: the next try waits longer than the one before."""
+ACTION_CONNECTIONS, ACTS_AT_ONCE = 2, 8
+"""libvirtd serves 5 calls of a connection at a time, and has 20 workers for everybody."""
 
 log = structlog.get_logger()
 
@@ -83,9 +86,9 @@ class Link:
         for callback_id in self.callback_ids:
             with suppress(libvirt.libvirtError):  # after a kill there is nobody to deregister from
                 self.query.domainEventDeregisterAny(callback_id)
-        with suppress(libvirt.libvirtError):
-            self.query.unregisterCloseCallback()
         for connection in filter(None, [self.query, self.bulk, *self.actions]):
+            with suppress(libvirt.libvirtError):
+                connection.unregisterCloseCallback()
             with suppress(libvirt.libvirtError):
                 connection.close()
 
@@ -105,9 +108,8 @@ class Hypervisor:
         """`changed` and `count` run on the event-loop thread and must not wait; the others on the keeper's."""
         self.uri = uri
         self.evidences = Evidences()
-        self.reconnects = 0
-        self.event_failures: list[BaseException] = []
-        """What callbacks raised, the last few."""
+        self._event_failures: deque[BaseException] = deque(maxlen=10)
+        """What callbacks raised; the keeper logs it, for they may not."""
         self._traits_stale: list[Callable[[UUID], None]] = []
         self._on_connected, self._on_lost = on_connected, on_lost
         self._loop = EventLoop()
@@ -118,8 +120,10 @@ class Hypervisor:
         self._link: Link | None = None
         self._generation = 0
         self._lost_generation = 0
+        self._acting: set[UUID] = set()
+        """Domains with a call that has not returned, on whatever generation's connection."""
         self._wake = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="libvirt-keeper", daemon=True)
 
     def start(self) -> None:
@@ -129,7 +133,7 @@ class Hypervisor:
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Close what is open and end the threads."""
-        self._closing = True
+        self._closing.set()
         self._wake.set()
         if self._keeper.is_alive():
             self._keeper.join(timeout_s)
@@ -160,10 +164,18 @@ class Hypervisor:
         return bulk
 
     @contextmanager
-    def action(self) -> Iterator[libvirt.virConnect]:
-        """The least loaded of the connections for acts, for one act. Raises Transient."""
+    def action(self, uuid: UUID) -> Iterator[libvirt.virConnect]:
+        """The least loaded of the connections for acts, for one act on this domain. Raises Transient.
+
+        A call of an old connection counts for as long as it has not returned: it may still be at work in the daemon.
+        """
         link = self._linked()
         with self._lock:
+            if uuid in self._acting:
+                raise Transient("an earlier call on this domain has not returned")
+            if len(self._acting) >= ACTS_AT_ONCE:
+                raise Transient(f"{ACTS_AT_ONCE} calls have not returned")
+            self._acting.add(uuid)
             index = min(range(len(link.actions)), key=lambda i: link.outstanding.get(i, 0))
             link.outstanding[index] = link.outstanding.get(index, 0) + 1
         try:
@@ -171,6 +183,7 @@ class Hypervisor:
         finally:
             with self._lock:
                 link.outstanding[index] -= 1
+                self._acting.discard(uuid)
 
     def _linked(self) -> Link:
         link = self._link
@@ -190,30 +203,39 @@ class Hypervisor:
             stale(uuid)
 
     def _event_failed(self, error: BaseException) -> None:
-        self.event_failures = [*self.event_failures[-9:], error]
+        self._event_failures.append(error)
+        self._wake.set()
 
     # --- the keeper
 
     def _keep(self) -> None:
         delay_s, complained_s = RETRY_FIRST_S, float("-inf")
-        while not self._closing:
-            self._wake.clear()
-            if self.connected:
-                self._wake.wait()
-                continue
-            self._drop()
+        while not self._closing.is_set():
             try:
                 self._connect()
             except libvirt.libvirtError as error:
                 if time.monotonic() - complained_s > COMPLAIN_EVERY_S:
                     complained_s = time.monotonic()
                     log.warning(f"libvirt at {self.uri} does not answer: {error.get_error_message()}")
-                self._wake.wait(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
-                delay_s = min(delay_s * 2, RETRY_MAX_S)
             else:
-                delay_s, complained_s = RETRY_FIRST_S, float("-inf")
-                self._on_connected()
-        self._drop()
+                complained_s = float("-inf")
+                if self._stay() > STABLE_S:
+                    delay_s = RETRY_FIRST_S
+                self._drop()
+            self._closing.wait(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+            delay_s = min(delay_s * 2, RETRY_MAX_S)
+
+    def _stay(self) -> float:
+        """Be connected; returns when that is over, with the seconds that it lasted."""
+        since_s = time.monotonic()
+        self._on_connected()
+        while self.connected and not self._closing.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            while self._event_failures:
+                error = self._event_failures.popleft()
+                log.error("an event of libvirt was lost inside virtsync", exc_info=error)
+        return time.monotonic() - since_s
 
     def _connect(self) -> None:
         """Listen first and list later: what happens in between is then told twice rather than never."""
@@ -224,10 +246,11 @@ class Hypervisor:
             link.callback_ids = self._listener.register(link.query)
             link.bulk = _opened(self.uri)
             link.actions = [_opened(self.uri) for _ in range(ACTION_CONNECTIONS)]
+            for connection in (link.bulk, *link.actions):
+                connection.registerCloseCallback(self._closed, link.generation)
         except libvirt.libvirtError:
             link.close()
             raise
-        self.reconnects += self._generation > 1
         self._link = link
         log.info(f"connected to libvirt at {self.uri}")
 
@@ -235,7 +258,7 @@ class Hypervisor:
         link, self._link = self._link, None
         if link is None:
             return
-        if not self._closing:
+        if not self._closing.is_set():
             log.warning(f"libvirt at {self.uri} is gone; its VMs are left alone until it is back")
             self._on_lost()
         link.close()

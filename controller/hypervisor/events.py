@@ -60,18 +60,37 @@ class Evidences:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[UUID, set[Evidence]] = OrderedDict()
+        self._known: OrderedDict[UUID, dict[Evidence, float]] = OrderedDict()
+        """With the monotonic seconds at which the event came."""
 
-    def note(self, uuid: UUID, event: int, detail: int) -> None:
+    def note(self, uuid: UUID, event: int, detail: int, at_s: float) -> None:
         """Take in one lifecycle event."""
         evidence = EVIDENCE_NUMBERS.get((event, detail))
         with self._lock:
             if event == libvirt.VIR_DOMAIN_EVENT_STARTED:
                 self._known.pop(uuid, None)
             if evidence:
-                self._known.setdefault(uuid, set()).add(evidence)
+                self._known.setdefault(uuid, {})[evidence] = at_s
                 if len(self._known) > REMEMBERED:
                     self._known.popitem(last=False)
+
+    def runs(self, uuid: UUID, asked_s: float) -> None:
+        """Forget the stops before this moment of a domain that was seen to run after it: they were of earlier runs.
+
+        The STARTED in between was missed while there was no connection, or it was a reboot made of a shutdown.
+        """
+        if uuid not in self._known:
+            return
+        with self._lock:
+            noted = self._known.pop(uuid, {})
+            kept = {e: at_s for e, at_s in noted.items() if at_s >= asked_s or e is Evidence.STARTED_RESTORED}
+            if kept:
+                self._known[uuid] = kept
+
+    def forget(self, uuid: UUID) -> None:
+        """The domain is gone."""
+        with self._lock:
+            self._known.pop(uuid, None)
 
     def of(self, uuid: UUID) -> frozenset[Evidence]:
         """What is known of this domain."""
@@ -114,9 +133,12 @@ class Listener:
         now_s = time.monotonic()
         try:
             uuid = UUID(bytes=domain.UUID())
-            self._evidences.note(uuid, event, detail)
+            self._evidences.note(uuid, event, detail, now_s)
             if event in {libvirt.VIR_DOMAIN_EVENT_DEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED}:
                 self._redefined(uuid)
+            removed = (libvirt.VIR_DOMAIN_EVENT_UNDEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED_REMOVED)
+            if (event, detail) == removed and domain.ID() < 0:  # the event tells the id; one that runs is still there
+                self._evidences.forget(uuid)
             self._changed(uuid, domain.name(), now_s)
             self._count("lifecycle")
         except BaseException as error:  # noqa: BLE001 - see above

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from uuid import UUID
 
@@ -88,7 +89,7 @@ class LibvirtHost:
     def act(self, act: Act) -> Result:
         """Do it, if the domain is still as it was seen. Raises Transient (no answer), Rejected (libvirt's words)."""
         address = Address(uuid=act.domain.uuid)
-        with self._hypervisor.action() as connection:
+        with self._hypervisor.action(act.domain.uuid) as connection:
             seen = self._look(connection, address)
             if not isinstance(seen, Domain) or (seen.phase, seen.id) != (act.domain.phase, act.domain.id):
                 return Result.STALE
@@ -113,6 +114,7 @@ class LibvirtHost:
     def relist(self) -> list[Domain]:
         """All domains, by four bulk calls whatever their number. Raises Transient."""
         connection = self._hypervisor.bulk()
+        asked_s = time.monotonic()
         try:
             stats = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
             saved, persistent, autostart = (
@@ -130,9 +132,12 @@ class LibvirtHost:
             uuid = UUID(bytes=handle.UUID())
             self._traits[uuid] = traits = (uuid in persistent, uuid in autostart)
             words = states.words(stat["state.state"], stat["state.reason"])
-            domains.append(_domain(handle, uuid, words, managed_save=uuid in saved, traits=traits))
-        for uuid in self._traits.keys() - {domain.uuid for domain in domains}:
-            self._traits.pop(uuid, None)
+            domain = _domain(handle, uuid, words, managed_save=uuid in saved, traits=traits)
+            domains.append(self._seen(domain, asked_s))
+        listed = {domain.uuid for domain in domains}
+        for uuid in list(self._traits):  # a copy: other threads write to it
+            if uuid not in listed:
+                self._traits.pop(uuid, None)
         return domains
 
     def _look(self, connection: libvirt.virConnect, address: Address) -> Domain | Absent | Replaced:
@@ -147,9 +152,12 @@ class LibvirtHost:
         if handle is None:
             return Absent()
         found = UUID(bytes=handle.UUID())
-        return Replaced(found, name) if uuid else self._see(handle, found)
+        if uuid not in {None, found}:
+            return Replaced(found, name)
+        return self._see(handle, found)
 
     def _see(self, handle: libvirt.virDomain, uuid: UUID) -> Domain | Absent:
+        asked_s = time.monotonic()
         try:
             words = states.words(*handle.state(0))
             managed_save = words[0] == "SHUTOFF" and _has_managed_save(handle)
@@ -160,7 +168,12 @@ class LibvirtHost:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return Absent()
             raise Transient(_text(error)) from error
-        return _domain(handle, uuid, words, managed_save=managed_save, traits=traits)
+        return self._seen(_domain(handle, uuid, words, managed_save=managed_save, traits=traits), asked_s)
+
+    def _seen(self, domain: Domain, asked_s: float) -> Domain:
+        if domain.phase is Phase.RUNNING:
+            self._hypervisor.evidences.runs(domain.uuid, asked_s)
+        return domain
 
 
 def _domain(

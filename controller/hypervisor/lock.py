@@ -62,14 +62,22 @@ class Hand:
 
 
 def _holder(file: int) -> str:
-    """Who has it, as far as the kernel tells this process."""
-    inode = os.fstat(file).st_ino
+    """Who has it, as far as the kernel tells this process: it hides those of other PID namespaces."""
+    stat = os.fstat(file)
+    name = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
     try:
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:
         return "(unknown)"
     for line in lines:
         fields = line.split()
-        if len(fields) > 5 and fields[1] == "FLOCK" and fields[5].endswith(f":{inode}"):
-            return fields[4]
+        if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == name:
+            return f"{fields[4]} ({_command(fields[4])})"
     return "(unknown)"
+
+
+def _command(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "unknown"

@@ -1,0 +1,617 @@
+"""A real libvirtd through the agent's eyes and hands: looks, events, acts, and connections that come and go."""
+
+import fcntl
+import os
+import queue
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import libvirt
+import pytest
+
+from controller.errors import Rejected, Transient
+from controller.hypervisor import connection
+from controller.hypervisor.connection import ACTION_CONNECTIONS, ACTS_AT_ONCE, Hypervisor
+from controller.hypervisor.events import REMEMBERED, Evidences
+from controller.hypervisor.host import LibvirtHost
+from controller.hypervisor.lock import Hand
+from controller.model import Absent, Act, Address, Domain, Evidence, Phase, Replaced, Result, Verb
+from lab.guest import Guest
+from lab.libvirtd import Libvirtd
+
+HANG_LIMIT_S = 60
+NODE = """
+<node>
+  <domain type='test' xmlns:test='http://libvirt.org/schemas/domain/test/1.0'>
+    <name>{name}</name><memory>1024</memory><os><type>hvm</type></os>
+    <test:runstate>{state}</test:runstate>
+  </domain>
+</node>
+"""
+# Runs until its standard input ends, with the hand on the folder it is given.
+OTHER_AGENT = """
+import sys
+from pathlib import Path
+from controller.hypervisor.lock import Hand
+print(Hand(Path(sys.argv[1])).hold(), flush=True)
+sys.stdin.read()
+"""
+
+
+class Eyes:
+    """A hypervisor and its host, with what was told by them; waits by watching."""
+
+    def __init__(self, uri: str, changed: Callable[[UUID], None] = lambda _uuid: None) -> None:
+        self.told: queue.Queue[str | UUID] = queue.Queue()
+        self.names: dict[UUID, str] = {}
+        self.counted: list[str] = []
+        self._then = changed
+        self.hypervisor = Hypervisor(
+            uri,
+            changed=self._changed,
+            on_connected=lambda: self.told.put("connected"),
+            on_lost=lambda: self.told.put("lost"),
+            count=self.counted.append,
+        )
+        self.host = LibvirtHost(self.hypervisor)
+
+    def _changed(self, uuid: UUID, name: str, at_s: float) -> None:
+        assert at_s <= time.monotonic()
+        self.names[uuid] = name
+        self._then(uuid)
+        self.told.put(uuid)
+
+    def until_told(self, what: str | UUID) -> list[str | UUID]:
+        """Wait until it is told; with what was told before."""
+        told: list[str | UUID] = []
+        while what not in told:
+            told.append(self.told.get(timeout=HANG_LIMIT_S))
+        return told
+
+    def until_seen(self, guest: Guest, *phases: Phase) -> Domain:
+        """Look after each event of a domain until it is in one of these phases."""
+        while not (isinstance(seen := self.host.look(Address(uuid=guest.uuid)), Domain) and seen.phase in phases):
+            self.until_told(guest.uuid)
+        return seen
+
+    def look(self, guest: Guest) -> Domain:
+        """The domain of a guest as it is now."""
+        seen = self.host.look(Address(guest.name, guest.uuid))
+        assert isinstance(seen, Domain)
+        return seen
+
+    def act(self, verb: Verb, domain: Domain) -> Result:
+        """Do it to a domain as it was seen."""
+        return self.host.act(Act(verb, domain))
+
+
+@contextmanager
+def looking_at(uri: str, **wishes: Any) -> Iterator[Eyes]:
+    """A hypervisor that is connected."""
+    eyes = Eyes(uri, **wishes)
+    eyes.hypervisor.start()
+    try:
+        eyes.until_told("connected")
+        yield eyes
+    finally:
+        eyes.hypervisor.close(HANG_LIMIT_S)
+
+
+@pytest.fixture
+def eyes(libvirtd: Libvirtd) -> Iterator[Eyes]:
+    with looking_at(libvirtd.uri) as looking:
+        yield looking
+
+
+@pytest.fixture
+def guest(libvirtd: Libvirtd, request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """A domain, off, named after the test."""
+    defined = libvirtd.define(request.node.name.removeprefix("test_")[:40])
+    try:
+        yield defined
+    finally:
+        defined.remove()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="virtsync-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def own_libvirtd(folder: Path) -> Iterator[Libvirtd]:
+    """A libvirtd that the test may ill-treat."""
+    with Libvirtd(folder) as running:
+        yield running
+
+
+def held() -> tuple[int, int]:
+    """How many descriptors and threads this process has."""
+    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+
+def sockets_to_libvirt() -> list[int]:
+    """The descriptors of this process's connections to any libvirtd, in the order in which they were opened."""
+    found = []
+    for path in Path("/proc/self/fd").iterdir():
+        if path.is_socket():
+            with socket.socket(fileno=os.dup(int(path.name))) as one, suppress(OSError):  # not connected
+                # The path is the one that libvirtd itself sees.
+                if str(one.getpeername()).endswith("/libvirt-sock"):
+                    found.append(int(path.name))
+    return sorted(found)
+
+
+def cut(descriptor: int) -> None:
+    """End a connection as if the other side had."""
+    with socket.socket(fileno=os.dup(descriptor)) as one:
+        one.shutdown(socket.SHUT_RDWR)
+
+
+# --- looking
+
+
+def test_a_look_follows_a_guest_through_its_life(eyes: Eyes, guest: Guest) -> None:
+    off = eyes.look(guest)
+    assert (off.phase, off.id, off.name, off.uuid) == (Phase.STOPPED, None, guest.name, guest.uuid)
+    assert (off.persistent, off.autostart) == (True, False)
+
+    guest.start()
+    running = eyes.look(guest)
+    assert (running.phase, running.state, running.reason) == (Phase.RUNNING, "RUNNING", "BOOTED")
+    assert running.id is not None
+
+    guest.libvirtd.virsh("suspend", guest.name)
+    assert (eyes.look(guest).phase, eyes.look(guest).id) == (Phase.PAUSED, running.id)
+    guest.libvirtd.virsh("resume", guest.name)
+
+    guest.suspend_to_ram()
+    assert eyes.until_seen(guest, Phase.SUSPENDED).state == "PMSUSPENDED"
+    assert "pmsuspend" in eyes.counted
+    guest.libvirtd.virsh("dompmwakeup", guest.name)
+    eyes.until_seen(guest, Phase.RUNNING)
+
+    guest.libvirtd.virsh("managedsave", guest.name)
+    saved = eyes.look(guest)
+    assert (saved.phase, saved.reason, saved.id) == (Phase.SAVED, "SAVED", None)
+    guest.libvirtd.virsh("start", guest.name)
+    assert eyes.look(guest).reason == "RESTORED"
+    eyes.until_told(guest.uuid)
+    assert Evidence.STARTED_RESTORED in eyes.host.evidence(guest.uuid)
+
+    guest.libvirtd.virsh("destroy", guest.name)
+    assert eyes.look(guest).reason == "DESTROYED"
+    assert eyes.names[guest.uuid] == guest.name
+
+
+def test_a_crash_that_is_kept_and_one_that_is_not(eyes: Eyes, libvirtd: Libvirtd, guest: Guest) -> None:
+    libvirtd.define(guest.name, on_crash="preserve")
+    guest.start()
+    guest.panic()
+    kept = eyes.until_seen(guest, Phase.CRASHED_KEPT)
+    assert kept.id is not None
+    libvirtd.virsh("destroy", guest.name)
+
+    libvirtd.define(guest.name, on_crash="destroy")
+    guest.start()
+    guest.panic()
+    assert eyes.until_seen(guest, Phase.CRASHED_OFF).id is None
+    assert Evidence.STOPPED_CRASHED in eyes.host.evidence(guest.uuid)
+
+
+def test_a_full_disk_pauses(eyes: Eyes, libvirtd: Libvirtd, guest: Guest) -> None:
+    libvirtd.define(guest.name, disk=True)
+    guest.start()
+    guest.fill_disk()
+    eyes.until_seen(guest, Phase.PAUSED_IO_ERROR)
+
+
+@pytest.mark.parametrize(
+    ("number", "phase"),
+    [
+        (libvirt.VIR_DOMAIN_RUNNING, Phase.RUNNING),
+        (libvirt.VIR_DOMAIN_BLOCKED, Phase.RUNNING),
+        (libvirt.VIR_DOMAIN_PAUSED, Phase.PAUSED),
+        (libvirt.VIR_DOMAIN_SHUTDOWN, Phase.SHUTTING_DOWN),
+        (libvirt.VIR_DOMAIN_SHUTOFF, Phase.STOPPED),
+        (libvirt.VIR_DOMAIN_CRASHED, Phase.CRASHED_KEPT),
+        (libvirt.VIR_DOMAIN_PMSUSPENDED, Phase.SUSPENDED),
+    ],
+)
+def test_each_state_of_the_test_driver_in_this_process(tmp_path: Path, number: int, phase: Phase) -> None:
+    node = tmp_path / "node.xml"
+    node.write_text(NODE.format(name="vm", state=number))
+    with looking_at(f"test://{node}") as eyes:
+        seen = eyes.host.look(Address(name="vm"))
+        assert isinstance(seen, Domain)
+        assert seen.phase is phase
+
+
+def test_only_libvirt_says_absent(eyes: Eyes, guest: Guest) -> None:
+    other = uuid4()
+    assert eyes.host.look(Address(uuid=other)) == Absent()
+    assert eyes.host.look(Address(name="nobody")) == Absent()
+    assert eyes.host.look(Address(name="nobody", uuid=other)) == Absent()
+    assert eyes.host.look(Address(name=guest.name, uuid=other)) == Replaced(guest.uuid, guest.name)
+    for name in ("", "a/b", "a\0b", "ä" * 128):
+        assert eyes.host.look(Address(name=name)) == Absent()
+    found = eyes.host.look(Address(name=guest.name))
+    assert isinstance(found, Domain)
+    assert found.uuid == guest.uuid
+
+
+def test_a_list_shows_what_looks_show(eyes: Eyes, libvirtd: Libvirtd, guest: Guest) -> None:
+    on, saved = libvirtd.define(f"{guest.name}-on"), libvirtd.define(f"{guest.name}-saved")
+    try:
+        on.start()
+        saved.start()
+        libvirtd.virsh("managedsave", saved.name)
+        libvirtd.virsh("autostart", on.name)
+        libvirtd.virsh("undefine", on.name)  # it runs on, and is transient now
+        listed = {domain.uuid: domain for domain in eyes.host.relist()}
+        for one in (guest, on, saved):
+            assert listed[one.uuid] == eyes.look(one)
+        assert (listed[saved.uuid].phase, listed[on.uuid].persistent) == (Phase.SAVED, False)
+    finally:
+        libvirtd.virsh("destroy", on.name)
+        saved.remove()
+
+
+def test_a_definition_is_read_again_when_it_has_changed(eyes: Eyes, libvirtd: Libvirtd, guest: Guest) -> None:
+    guest.start()
+    assert eyes.look(guest).persistent
+    libvirtd.virsh("undefine", guest.name)
+    eyes.until_told(guest.uuid)
+    assert not eyes.look(guest).persistent
+    libvirtd.define(guest.name, uuid=guest.uuid)
+    eyes.until_told(guest.uuid)
+    assert eyes.look(guest).persistent
+    libvirtd.virsh("autostart", guest.name)  # of which there is no event
+    assert {domain.autostart for domain in eyes.host.relist() if domain.uuid == guest.uuid} == {True}
+    assert eyes.look(guest).autostart
+    libvirtd.virsh("autostart", "--disable", guest.name)
+
+
+# --- evidence
+
+
+def test_evidence_tells_who_stopped_it(eyes: Eyes, guest: Guest) -> None:
+    guest.start()
+    guest.poweroff()
+    eyes.until_seen(guest, Phase.STOPPED)
+    assert eyes.host.evidence(guest.uuid) == {Evidence.SHUTDOWN_GUEST}
+
+    guest.start()
+    eyes.until_seen(guest, Phase.RUNNING)
+    guest.libvirtd.virsh("destroy", guest.name)
+    eyes.until_seen(guest, Phase.STOPPED)
+    assert eyes.host.evidence(guest.uuid) == {Evidence.SHUTDOWN_HOST}
+
+    guest.start()
+    eyes.until_seen(guest, Phase.RUNNING)
+    assert not eyes.host.evidence(guest.uuid)
+    guest.kill()
+    eyes.until_seen(guest, Phase.CRASHED_OFF)
+    assert eyes.host.evidence(guest.uuid) == {Evidence.STOPPED_FAILED}
+
+
+def test_a_reset_is_told_and_is_no_stop(eyes: Eyes, guest: Guest) -> None:
+    guest.start()
+    running = eyes.look(guest)
+    guest.reset()
+    while "reboot" not in eyes.counted:
+        eyes.until_told(guest.uuid)
+    assert eyes.look(guest) == running
+    assert not eyes.host.evidence(guest.uuid)
+
+
+def test_a_domain_that_is_defined_anew_has_no_past(eyes: Eyes, libvirtd: Libvirtd, guest: Guest) -> None:
+    guest.start()
+    guest.kill()
+    eyes.until_seen(guest, Phase.CRASHED_OFF)
+    libvirtd.virsh("undefine", guest.name)
+    while eyes.host.evidence(guest.uuid):
+        eyes.until_told(guest.uuid)
+    libvirtd.define(guest.name, uuid=guest.uuid)
+
+
+def test_a_stop_before_a_start_that_nobody_heard_explains_nothing() -> None:
+    evidences, uuid = Evidences(), uuid4()
+    stopped, failed = libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED
+    shutdown, by_guest = libvirt.VIR_DOMAIN_EVENT_SHUTDOWN, libvirt.VIR_DOMAIN_EVENT_SHUTDOWN_GUEST
+    evidences.note(uuid, libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_RESTORED, at_s=1.0)
+    evidences.note(uuid, stopped, failed, at_s=2.0)
+    evidences.note(uuid, shutdown, by_guest, at_s=4.0)
+    evidences.runs(uuid, asked_s=3.0)
+    assert evidences.of(uuid) == {Evidence.STARTED_RESTORED, Evidence.SHUTDOWN_GUEST}
+
+
+def test_evidence_does_not_grow_for_ever() -> None:
+    evidences, first = Evidences(), uuid4()
+    for uuid in [first, *(uuid4() for _ in range(REMEMBERED))]:
+        evidences.note(uuid, libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED, at_s=1.0)
+    assert not evidences.of(first)
+    assert evidences.of(uuid)
+
+
+def test_nothing_that_a_listener_raises_ends_the_loop(
+    libvirtd: Libvirtd, guest: Guest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raised = iter([SystemExit("from a callback"), ValueError("from a callback")])
+
+    def fail(_uuid: UUID) -> None:
+        if error := next(raised, None):
+            raise error
+
+    with looking_at(libvirtd.uri, changed=fail) as eyes:
+        guest.start()
+        guest.libvirtd.virsh("destroy", guest.name)
+        eyes.until_told(guest.uuid)
+        assert eyes.hypervisor.alive()
+    told = capsys.readouterr().out
+    assert "SystemExit: from a callback" in told
+    assert "ValueError: from a callback" in told
+
+
+# --- acts
+
+
+def test_every_act_and_the_same_once_more(eyes: Eyes, guest: Guest) -> None:
+    def done(verb: Verb) -> Domain:
+        before = eyes.look(guest)
+        assert eyes.act(verb, before) is Result.DONE
+        # What was seen is no longer so: the same act is not done again.
+        assert eyes.look(guest).phase is not before.phase
+        assert eyes.act(verb, before) is Result.STALE
+        # Somebody was faster: no failure.
+        after = eyes.look(guest)
+        # libvirt itself does not mind a second suspend().
+        assert eyes.act(verb, after) is (Result.DONE if verb is Verb.SUSPEND else Result.ALREADY)
+        assert eyes.look(guest) == after
+        return after
+
+    assert done(Verb.START).phase is Phase.RUNNING
+    assert done(Verb.SUSPEND).phase is Phase.PAUSED
+    assert done(Verb.RESUME).phase is Phase.RUNNING
+    assert done(Verb.DESTROY).phase is Phase.STOPPED
+    assert done(Verb.START_PAUSED).phase is Phase.PAUSED
+    assert done(Verb.RESUME).phase is Phase.RUNNING
+    guest.wait_until_booted()
+    guest.suspend_to_ram()
+    asleep = eyes.until_seen(guest, Phase.SUSPENDED)
+    assert eyes.act(Verb.WAKE, asleep) is Result.DONE
+    eyes.until_seen(guest, Phase.RUNNING)
+    guest.wait_until_booted()
+    assert eyes.act(Verb.SHUTDOWN, eyes.look(guest)) is Result.DONE
+    off = eyes.until_seen(guest, Phase.STOPPED)
+    assert eyes.host.evidence(guest.uuid) == {Evidence.SHUTDOWN_GUEST}
+    assert eyes.act(Verb.SHUTDOWN, off) is Result.ALREADY
+
+
+def test_another_run_of_the_domain_is_left_alone(eyes: Eyes, guest: Guest) -> None:
+    guest.start()
+    first = eyes.look(guest)
+    guest.libvirtd.virsh("destroy", guest.name)
+    guest.start()
+    assert eyes.act(Verb.DESTROY, first) is Result.STALE
+    second = eyes.look(guest)
+    assert second.phase is Phase.RUNNING
+    assert second.id != first.id
+
+
+def test_a_domain_that_is_gone_is_left_alone(eyes: Eyes, guest: Guest) -> None:
+    seen = eyes.look(guest)
+    guest.libvirtd.virsh("undefine", guest.name)
+    assert eyes.act(Verb.START, seen) is Result.STALE
+    guest.libvirtd.define(guest.name, uuid=guest.uuid)
+
+
+def test_a_refusal_comes_in_the_words_of_libvirt(eyes: Eyes, libvirtd: Libvirtd, guest: Guest) -> None:
+    off = eyes.look(guest)
+    with pytest.raises(Rejected, match="domain is not running"):
+        eyes.act(Verb.SUSPEND, off)
+    xml = libvirtd.virsh("dumpxml", guest.name).stdout.replace("/guest.img'", "/missing.img'")
+    with libvirtd.connection() as direct:
+        direct.defineXML(xml)
+    with pytest.raises(Rejected, match=r"missing\.img"):
+        eyes.act(Verb.START, off)
+    assert eyes.look(guest).reason == "FAILED"
+
+
+def test_facts_are_what_an_act_needs_to_know(eyes: Eyes, libvirtd: Libvirtd, guest: Guest) -> None:
+    libvirtd.define(guest.name, on_poweroff="restart")
+    guest.start()
+    facts = eyes.host.facts(eyes.look(guest))
+    assert (facts.job, facts.reboots_on_poweroff) == (False, True)
+    libvirtd.virsh("destroy", guest.name)
+    libvirtd.define(guest.name)
+    guest.start()
+    assert not eyes.host.facts(eyes.look(guest)).reboots_on_poweroff
+
+
+def test_acts_of_the_test_driver(libvirtd: Libvirtd) -> None:
+    with looking_at(libvirtd.test_uri) as eyes:
+
+        def test() -> Domain:
+            seen = eyes.host.look(Address(name="test"))
+            assert isinstance(seen, Domain)
+            return seen
+
+        for verb, phase in {
+            Verb.SUSPEND: Phase.PAUSED,
+            Verb.RESUME: Phase.RUNNING,
+            Verb.SHUTDOWN: Phase.STOPPED,
+            Verb.START: Phase.RUNNING,
+            Verb.DESTROY: Phase.STOPPED,
+        }.items():
+            assert eyes.act(verb, test()) is Result.DONE
+            assert test().phase is phase
+            assert eyes.act(verb, test()) is Result.ALREADY
+        assert eyes.host.relist() == [test()]
+
+
+def test_no_more_calls_are_under_way_than_libvirtd_bears(eyes: Eyes) -> None:
+    domains = [uuid4() for _ in range(ACTS_AT_ONCE)]
+    under_way = [eyes.hypervisor.action(uuid) for uuid in domains]
+    connections = [act.__enter__() for act in under_way]
+    assert {connections.count(one) for one in connections} == {ACTS_AT_ONCE // 2}
+    with pytest.raises(Transient, match="8 calls"), eyes.hypervisor.action(uuid4()):
+        pass
+    under_way.pop().__exit__(None, None, None)
+    with pytest.raises(Transient, match="earlier call"), eyes.hypervisor.action(domains[0]):
+        pass
+    with eyes.hypervisor.action(domains[-1]):
+        pass
+    for act in under_way:
+        act.__exit__(None, None, None)
+
+
+# --- connections
+
+
+def test_after_a_restart_of_libvirtd_it_listens_before_it_lists(own_libvirtd: Libvirtd) -> None:
+    guest = own_libvirtd.define("vm")
+    guest.start()
+    with looking_at(own_libvirtd.uri) as eyes:
+        before = eyes.look(guest)
+        own_libvirtd.kill()
+        eyes.until_told("lost")
+        assert not eyes.hypervisor.connected
+        for call in (eyes.host.relist, lambda: eyes.look(guest), lambda: eyes.act(Verb.DESTROY, before)):
+            with pytest.raises(Transient):
+                call()
+        assert eyes.hypervisor.alive()  # it is not the agent that is ill
+        own_libvirtd.start()
+        eyes.until_told("connected")
+        assert eyes.look(guest).id == before.id
+        # Nothing is waited for after "connected": events are heard from there on.
+        own_libvirtd.virsh("suspend", guest.name)
+        eyes.until_told(guest.uuid)
+        assert eyes.look(guest).phase is Phase.PAUSED
+
+
+def test_a_libvirtd_that_is_not_there_yet_is_waited_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    libvirtd = Libvirtd(folder)
+    eyes = Eyes(libvirtd.uri)
+    eyes.hypervisor.start()
+    try:
+        with pytest.raises(Transient, match="not connected"):
+            eyes.host.look(Address(name="vm"))
+        with libvirtd:
+            eyes.until_told("connected")
+            assert eyes.hypervisor.connected
+            eyes.hypervisor.close(HANG_LIMIT_S)
+    finally:
+        eyes.hypervisor.close(HANG_LIMIT_S)
+    assert capsys.readouterr().out.count("does not answer") <= 1  # whatever the number of tries
+
+
+def test_late_news_of_an_old_connection_change_nothing(own_libvirtd: Libvirtd) -> None:
+    with looking_at(own_libvirtd.uri) as eyes:
+        link = eyes.hypervisor._link
+        assert link
+        own_libvirtd.restart()
+        eyes.until_told("lost")
+        eyes.until_told("connected")
+        eyes.hypervisor._closed(link.query, libvirt.VIR_CONNECT_CLOSE_REASON_EOF, link.generation)
+        assert eyes.hypervisor.connected
+        assert eyes.host.relist() == []
+        assert eyes.told.empty()
+
+
+@pytest.mark.parametrize("number", range(2 + ACTION_CONNECTIONS))
+def test_the_loss_of_any_connection_is_noticed(own_libvirtd: Libvirtd, number: int) -> None:
+    with looking_at(own_libvirtd.uri) as eyes:
+        connections = sockets_to_libvirt()
+        assert len(connections) == 2 + ACTION_CONNECTIONS
+        cut(connections[number])
+        eyes.until_told("lost")
+        eyes.until_told("connected")
+        assert eyes.host.relist() == []
+
+
+def test_reconnecting_leaves_nothing_behind(own_libvirtd: Libvirtd, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A retry waits twice as long each time that a connection does not last, which is not what is shown here.
+    monkeypatch.setattr(connection, "RETRY_MAX_S", 0.01)
+    with looking_at(own_libvirtd.uri) as eyes:
+        before = held()
+        for _ in range(20):
+            cut(sockets_to_libvirt()[0])
+            eyes.until_told("lost")
+            eyes.until_told("connected")
+        assert held() == before
+        assert len(sockets_to_libvirt()) == 2 + ACTION_CONNECTIONS
+
+
+def test_an_end_in_order_leaves_nothing_behind(libvirtd: Libvirtd) -> None:
+    with looking_at(libvirtd.uri):
+        pass  # the event loop's own descriptors are made once a process
+    before = held()
+    with looking_at(libvirtd.uri) as eyes:
+        assert eyes.hypervisor.alive()
+        assert held() != before
+    assert held() == before
+    assert not eyes.hypervisor.alive()
+
+
+# --- the one hand
+
+
+def test_the_hand_is_one_until_its_process_dies(tmp_path: Path) -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-c", OTHER_AGENT, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout
+        assert other.stdout.readline() == "True\n"
+        hand = Hand(tmp_path)
+        assert not hand.hold()
+        assert f"process {other.pid} (" in hand.holder
+        other.kill()
+        other.wait()
+        assert hand.hold()
+        assert hand.hold()
+        hand.release()
+    finally:
+        other.kill()
+        other.communicate()
+    with (tmp_path / "x").open("w") as file:  # flock is on the folder alone
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_folder_that_is_not_there_yet_is_no_hand(tmp_path: Path) -> None:
+    hand = Hand(tmp_path / "missing")
+    assert not hand.hold()
+    assert "No such file" in hand.holder
+    (tmp_path / "missing").mkdir()
+    assert hand.hold()
+    hand.release()
+
+
+@pytest.mark.parametrize(
+    ("uri", "folder"),
+    [
+        ("qemu:///system", "/run/libvirt"),
+        ("qemu+unix:///system?socket=/a/b/libvirt-sock", "/a/b"),
+        ("qemu:///session", "/users/me/libvirt"),
+        ("test+unix:///default?socket=/a/b/libvirt-sock", "/a/b"),
+    ],
+)
+def test_the_hand_is_on_the_folder_of_the_socket(uri: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/users/me")
+    assert Hand.of(uri)._folder == Path(folder)
+
+
+def test_a_libvirt_within_the_process_is_nobody_elses() -> None:
+    assert Hand.of("test:///default").hold()
