@@ -45,13 +45,11 @@ def stop(s: Situation, status: Status, reason: Reason) -> Verdict:
         )
     if force_at is not None and s.now.until(force_at) <= 0:
         return due(s, Verb.DESTROY, reason, "It is being forced off: its grace period is over.", status=status)
-    verb = _polite(s)
-    last = "" if graceful_only else f", forced off at {clock(force_at or deadline)}"
-    if verb:
-        return due(s, verb, reason, f"It is being asked to shut down{last}.", status=status)
-    return Verdict(
-        reason, f"It is being asked to shut down{last}.", status=status, recheck_s=_patience(s, deadline, force_at)
-    )
+    how = "Every shutdown of it would be a reboot (on_poweroff)" if _reboots(s) else "It is being asked to shut down"
+    message = f"{how}." if graceful_only else f"{how}, forced off at {clock(force_at or deadline)}."
+    if verb := _polite(s):
+        return due(s, verb, reason, message, status=status)
+    return Verdict(reason, message, status=status, recheck_s=_patience(s, deadline, force_at))
 
 
 def _limits(s: Situation, operation: Operation) -> tuple[Now, Now | None]:
