@@ -1,0 +1,114 @@
+"""The least that can be done about an event: what `tools/bench.py` holds the agent against.
+
+libvirt's callback puts a name into a queue, one thread takes it out and sends one bare PATCH of `status.powerState`. It
+decides nothing, compares nothing and forgets nothing. A process of its own, as the agent is one.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import queue
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import libvirt
+
+OBJECT = "/apis/virtsync.dev/v1alpha1/namespaces/default/virtualmachines/{}/status"
+MERGE_PATCH = "application/merge-patch+json"
+POWER_STATES = {libvirt.VIR_DOMAIN_EVENT_SUSPENDED: "Paused", libvirt.VIR_DOMAIN_EVENT_RESUMED: "Running"}
+TIMEOUT_S = (3.0, 10.0)
+READY = "ready"
+
+Json = dict[str, Any]
+Patch = Callable[[str, Json], int]
+"""Sends a merge patch to a path; the HTTP status of the answer."""
+
+
+def by_official_client(kubeconfig: Path) -> Patch:
+    """The client that the agent uses."""
+    # Imported here, for the other floor shall not carry it.
+    from kubernetes.client.api_client import ApiClient  # noqa: PLC0415
+    from kubernetes.client.configuration import Configuration  # noqa: PLC0415
+    from kubernetes.config import kube_config  # noqa: PLC0415
+
+    configuration = Configuration()
+    kube_config.load_kube_config(str(kubeconfig), client_configuration=configuration)
+    client = ApiClient(configuration)
+
+    def patch(path: str, body: Json) -> int:
+        headers = {"Content-Type": MERGE_PATCH}
+        client.update_params_for_auth(headers, [], ["BearerToken"], path, "PATCH", body)
+        answer = client.rest_client.request(
+            "PATCH", configuration.host + path, headers=headers, body=body, _request_timeout=TIMEOUT_S
+        )
+        answer.read()
+        return int(answer.status)
+
+    return patch
+
+
+def by_standard_library(kubeconfig: Path) -> Patch:
+    """`http.client` on one TLS connection that is kept alive: no client can do much better."""
+    config = json.loads(kubeconfig.read_text())
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+    connection = http.client.HTTPSConnection(
+        cluster["server"].removeprefix("https://"),
+        context=ssl.create_default_context(cadata=authority),
+        timeout=TIMEOUT_S[1],
+    )
+    headers = {"Content-Type": MERGE_PATCH, "Authorization": f"Bearer {user['token']}"}
+
+    def patch(path: str, body: Json) -> int:
+        connection.request("PATCH", path, json.dumps(body), headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+    return patch
+
+
+CLIENTS: dict[str, Callable[[Path], Patch]] = {"kubernetes": by_official_client, "http.client": by_standard_library}
+
+
+@click.command()
+@click.argument("client", type=click.Choice(list(CLIENTS)))
+@click.argument("libvirt_uri")
+@click.argument("kubeconfig", type=click.Path(path_type=Path))
+@click.argument("prefix")
+def main(client: str, libvirt_uri: str, kubeconfig: Path, prefix: str) -> None:
+    """Report the pauses and resumes of the domains whose names begin with PREFIX, until killed."""
+    patch = CLIENTS[client](kubeconfig)
+    events: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+
+    def changed(_connection: object, domain: Any, event: int, _detail: int, _opaque: object) -> None:
+        name = domain.name()
+        if name.startswith(prefix) and event in POWER_STATES:
+            events.put((name, POWER_STATES[event]))
+
+    libvirt.virEventRegisterDefaultImpl()
+    threading.Thread(target=run_event_loop, daemon=True).start()
+    connection = libvirt.open(libvirt_uri)
+    connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, changed, None)
+    print(READY, flush=True)
+    while True:
+        name, power = events.get()
+        status = patch(OBJECT.format(name), {"status": {"powerState": power}})
+        if status != http.HTTPStatus.OK:
+            raise click.ClickException(f"The API server answered {status} to the PATCH of {name}.")
+
+
+def run_event_loop() -> None:
+    """Run libvirt's event loop for ever."""
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+if __name__ == "__main__":
+    main()
