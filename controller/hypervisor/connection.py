@@ -24,6 +24,8 @@ from controller.hypervisor.events import Changed, Evidences, Listener
 KEEPALIVE_S, KEEPALIVE_COUNT = 5, 3
 """A hung libvirtd is given up after about 19 s (measured); without keepalive never."""
 BEAT_MS = 1000
+LAST_MS = 10
+"""What has just been closed is given back by the loop, when it has nothing else to do: it goes on for so long."""
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
 COMPLAIN_EVERY_S = 30.0
 STABLE_S = 10.0
@@ -40,13 +42,14 @@ class EventLoop:
     def __init__(self) -> None:
         self._beat_s = time.monotonic()
         self._stopping = False
+        self._timers: list[int] = []
         self._thread = threading.Thread(target=self._run, name="libvirt-events", daemon=True)
 
     def start(self) -> None:
         """Register and run it."""
         libvirt.virEventRegisterDefaultImpl()
         libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; they need not be printed as well
-        libvirt.virEventAddTimeout(BEAT_MS, self._beat, None)
+        self._timers.append(libvirt.virEventAddTimeout(BEAT_MS, self._beat, None))
         self._thread.start()
 
     def alive(self, max_age_s: float) -> bool:
@@ -54,15 +57,19 @@ class EventLoop:
         return self._thread.is_alive() and time.monotonic() - self._beat_s <= max_age_s
 
     def stop(self, timeout_s: float) -> None:
-        """End it. It wakes only for traffic or a timer, so it is given one that is due."""
-        self._stopping = True
+        """End it. It wakes only for traffic or a timer, so it is given one."""
         if self._thread.is_alive():
-            libvirt.virEventAddTimeout(0, lambda timer, _: libvirt.virEventRemoveTimeout(timer), None)
+            self._timers.append(libvirt.virEventAddTimeout(LAST_MS, self._end, None))
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while not self._stopping:
             libvirt.virEventRunDefaultImpl()
+
+    def _end(self, _timer: int, _opaque: object) -> None:
+        self._stopping = True
+        while self._timers:
+            libvirt.virEventRemoveTimeout(self._timers.pop())
 
     def _beat(self, _timer: int, _opaque: object) -> None:
         self._beat_s = time.monotonic()
@@ -235,6 +242,7 @@ class Hypervisor:
             while self._event_failures:
                 error = self._event_failures.popleft()
                 log.error("an event of libvirt was lost inside virtsync", exc_info=error)
+                del error  # its frames hold the event's domain, and a domain keeps its connection open
         return time.monotonic() - since_s
 
     def _connect(self) -> None:
