@@ -77,7 +77,7 @@ class Evidences:
     def runs(self, uuid: UUID, asked_s: float) -> None:
         """Forget the stops before this moment of a domain that was seen to run after it: they were of earlier runs.
 
-        The STARTED in between was missed while there was no connection, or it was a reboot made of a shutdown.
+        The STARTED in between was missed, for there was no connection.
         """
         if uuid not in self._known:
             return

@@ -331,6 +331,32 @@ def test_a_domain_that_is_defined_anew_has_no_past(eyes: Eyes, libvirtd: Libvirt
     libvirtd.define(guest.name, uuid=guest.uuid)
 
 
+@pytest.mark.parametrize("by", ["look", "list"])
+def test_a_start_that_nobody_heard_makes_earlier_stops_void(eyes: Eyes, guest: Guest, by: str) -> None:
+    guest.start()
+    guest.kill()
+    eyes.until_known(guest, Evidence.STOPPED_FAILED)
+    started = threading.Event()
+
+    def stay_lost() -> None:
+        eyes.told.put("lost")
+        started.wait(HANG_LIMIT_S)
+
+    eyes.hypervisor._on_lost = stay_lost  # the keeper opens nothing before it returns
+    until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
+    cut(sockets_to_libvirt()[0])
+    eyes.until_told("lost")
+    guest.start()
+    started.set()
+    eyes.until_told("connected")
+    assert eyes.host.evidence(guest.uuid)
+    if by == "look":
+        assert eyes.look(guest).phase is Phase.RUNNING
+    else:
+        eyes.host.relist()
+    assert not eyes.host.evidence(guest.uuid)
+
+
 def test_a_stop_before_a_start_that_nobody_heard_explains_nothing() -> None:
     evidences, uuid = Evidences(), uuid4()
     stopped, failed = libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED
