@@ -10,7 +10,7 @@ from lab.world import World, cause_of, is_off, moment, runs
 
 @pytest.fixture
 def guest(world: World) -> Guest:
-    """A VM that runs as its object says; every guest obeys at the first press of its power button."""
+    """A VM that runs as its object says, and is asked to shut down once only: it obeys, unless it still boots."""
     guest = world.start()
     world.apply(guest, powerState="Running")
     world.start_agent(schedule_confirm="1s", acpi_resend="1h")
@@ -78,7 +78,12 @@ def test_restart_request_of_a_stopped_vm(world: World, guest: Guest) -> None:
     world.until_acts(guest, "SHUTDOWN done")
 
 
-def test_two_changes_one_pass(world: World, guest: Guest) -> None:
+def test_two_changes_one_pass(world: World) -> None:
+    guest = world.start()
+    world.apply(guest, powerState="Running")
+    # A pass may see a Running of the middle, and then the last Stopped while the guest boots: that press is lost.
+    world.start_agent(acpi_resend="2s")
+    world.until(guest, runs, "running")
     wishes = ["Stopped", "Running"] * 4 + ["Running", "Stopped"]
     graces = range(100, 100 + len(wishes))
     burst = [
