@@ -72,19 +72,15 @@ VETOES = (
 )
 
 
-def should_run(*phases: Phase) -> Callable[[Situation], bool]:
+def should_run(s: Situation, *phases: Phase) -> bool:
     """Desired Running and in one of these phases, with no restart and no stop that cannot be recalled in the way."""
-
-    def applies(s: Situation) -> bool:
-        in_the_way = s.cycling or (s.stopping and not s.off)
-        return s.desired is RUNNING and not in_the_way and s.phase in phases
-
-    return applies
+    in_the_way = s.cycling or (s.stopping and not s.off)
+    return s.desired is RUNNING and not in_the_way and s.phase in phases
 
 
-def should(desired: DesiredPowerState, *phases: Phase) -> Callable[[Situation], bool]:
+def should(s: Situation, desired: DesiredPowerState, *phases: Phase) -> bool:
     """So desired, and in one of these phases."""
-    return lambda s: s.desired is desired and s.phase in phases
+    return s.desired is desired and s.phase in phases
 
 
 def stop_in_flight(s: Situation) -> bool:
@@ -176,14 +172,14 @@ DEAF = (Phase.PAUSED_IO_ERROR, Phase.PAUSED_WATCHDOG, Phase.CRASHED_KEPT)
 ROWS = (
     Row(13, "a stop in flight", stop_in_flight, let_it_stop),
     Row(14, "restart", restart, cycle),
-    Row(15, "paused by I/O error", should_run(Phase.PAUSED_IO_ERROR), resume_after_io_error),
-    Row(16, "paused", should_run(*PAUSES), resume),
-    Row(17, "suspended, Always", should_run(Phase.SUSPENDED), wake),
-    Row(18, "off", should_run(*OFF), start),
-    Row(19, "running", should(STOPPED, *ALIVE), stop_as_wanted),
-    Row(20, "paused", should(STOPPED, *PAUSES), stop_as_wanted),
-    Row(21, "suspended", should(STOPPED, Phase.SUSPENDED), stop_as_wanted),
-    Row(22, "cannot be asked", should(STOPPED, *DEAF), stop_as_wanted),
-    Row(23, "running", should(PAUSED, Phase.RUNNING), suspend),
-    Row(24, "off", should(PAUSED, *OFF), start),
+    Row(15, "paused by I/O error", lambda s: should_run(s, Phase.PAUSED_IO_ERROR), resume_after_io_error),
+    Row(16, "paused", lambda s: should_run(s, *PAUSES), resume),
+    Row(17, "suspended, Always", lambda s: should_run(s, Phase.SUSPENDED), wake),
+    Row(18, "off", lambda s: should_run(s, *OFF), start),
+    Row(19, "running", lambda s: should(s, STOPPED, *ALIVE), stop_as_wanted),
+    Row(20, "paused", lambda s: should(s, STOPPED, *PAUSES), stop_as_wanted),
+    Row(21, "suspended", lambda s: should(s, STOPPED, Phase.SUSPENDED), stop_as_wanted),
+    Row(22, "cannot be asked", lambda s: should(s, STOPPED, *DEAF), stop_as_wanted),
+    Row(23, "running", lambda s: should(s, PAUSED, Phase.RUNNING), suspend),
+    Row(24, "off", lambda s: should(s, PAUSED, *OFF), start),
 )
