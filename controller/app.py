@@ -36,6 +36,8 @@ FIRST_CONNECT_S = 5.0
 """How long a starting agent waits for libvirt before it reports that it does not answer."""
 HAND_RETRY_S = 1.0
 """How often an agent that is not alone asks for its libvirt again."""
+OVERDUE_EVERY_S = 1.0
+"""How often it is seen to that looks return."""
 
 log = structlog.get_logger()
 
@@ -82,6 +84,8 @@ class Agent:
         self._libvirt_resync = Periodic("libvirt-resync", settings.resync_libvirt_s, self._relist_libvirt)
         self._api_resync = Periodic("api-resync", settings.resync_api_s, self._relist_api)
         self._hand_keeper = Periodic("hand", HAND_RETRY_S, self._take_hand)
+        self._overdue = Periodic("overdue", OVERDUE_EVERY_S, self._tell_overdue)
+        self._periodic = (self._api_resync, self._hand_keeper, self._libvirt_resync, self._overdue)
         self._workers = [
             threading.Thread(target=self._work, name=f"worker-{n}", daemon=True) for n in range(settings.workers)
         ]
@@ -108,7 +112,7 @@ class Agent:
         self._health.alive("event loop", self._hypervisor.alive)
         self._health.alive("watch", self._watch.alive)
         self._health.alive("workers", lambda: all(worker.is_alive() for worker in self._workers))
-        for part in (self._libvirt_resync, self._api_resync, self._hand_keeper):
+        for part in self._periodic:
             self._health.alive(part.name, part.alive)
         self._health.ready("libvirt", self._libvirt_unready)
         self._health.ready("objects", self._objects_unready)
@@ -122,7 +126,7 @@ class Agent:
         )
         self._recorder.start()
         self._hypervisor.start()
-        for part in (self._api_resync, self._hand_keeper, self._libvirt_resync):
+        for part in self._periodic:
             part.start()
         for worker in self._workers:
             worker.start()
@@ -130,7 +134,7 @@ class Agent:
     def _stop(self) -> None:
         log.info("stopping: no more acts; reports are flushed")
         self._reconciler.stop_acting()
-        for part in (self._libvirt_resync, self._api_resync, self._hand_keeper):
+        for part in self._periodic:
             part.close()
         limit = time.monotonic() + FLUSH_S
         self._queue.drain(FLUSH_S)
@@ -220,6 +224,12 @@ class Agent:
             self._connected_once.wait(FIRST_CONNECT_S)
         while (key := self._queue.get()) is not None:
             self._pass(key)
+
+    def _tell_overdue(self) -> None:
+        try:
+            self._reconciler.tell_overdue()
+        except (Transient, Rejected) as error:
+            log.warning(f"a VM that libvirt does not answer for could not be reported: {error}")
 
     def _pass(self, key: VmKey) -> None:
         try:

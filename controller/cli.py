@@ -272,8 +272,8 @@ def main() -> None:
     "VIRTSYNC_WORKERS",
     type=click.IntRange(1, 8),
     metavar="COUNT",
-    default=4,
-    help="How many VMs are looked at in parallel.",
+    default=8,
+    help="How many VMs are looked at in parallel; one that libvirt does not answer for costs one of them.",
 )
 @telling(
     "--log-format",

@@ -416,6 +416,8 @@ class Facts:
 
     job: bool = False
     """A libvirt job owns the domain."""
+    hangs: bool = False
+    """Its QEMU has left a call of libvirt's unanswered, whoever made it."""
     reboots_on_poweroff: bool = False
     """`<on_poweroff>restart`: a shutdown would be a reboot."""
 
@@ -517,7 +519,7 @@ class View:
     crowded: bool = False
     """As many calls as the daemon bears have not returned."""
     turn_in_s: float = 0.0
-    """How long a start of this VM must wait for its turn."""
+    """How long the act that is due must wait for its turn."""
 
 
 @dataclass(frozen=True, slots=True)

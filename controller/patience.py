@@ -25,15 +25,14 @@ def due(
     s: Situation, verb: Verb, reason: Reason, message: str, *, status: Status | None = None, backs_off: bool = False
 ) -> Verdict:
     """An act that is due: done now, unless something forbids it or asks for patience."""
-    wait = forbidden(s) or busy(s, reason) or settling(s)
+    wait = forbidden(s) or busy(s, reason, verb) or settling(s)
     if wait is None and verb.starts:
         wait = braked(s)
     if wait is None:
         wait = _backing_off(s, verb, always=verb.starts or backs_off)
-    if wait is None and verb.starts and s.view.turn_in_s > 0:
-        wait = Verdict(
-            Reason.STARTING, "It waits for its turn: VMs of a node start a few at a time.", recheck_s=s.view.turn_in_s
-        )
+    if wait is None and s.view.turn_in_s > 0:
+        pace = "start a few at a time" if verb.starts else "are forced off one at a time"
+        wait = Verdict(reason, f"It waits for its turn: VMs of a node {pace}.", recheck_s=s.view.turn_in_s)
     return wait or Verdict(reason, message, verb, status=status or s.status)
 
 
@@ -51,25 +50,26 @@ def forbidden(s: Situation) -> Verdict | None:
     return None
 
 
-def busy(s: Situation, reason: Reason) -> Verdict | None:
-    """libvirt is at work on the domain, or has not answered the last request."""
-    if s.view.call:
-        since = s.view.call_since or s.now
+def busy(s: Situation, reason: Reason, verb: Verb | None = None) -> Verdict | None:
+    """libvirt is at work on the domain, or has not answered. Force does not wait for what hangs: it is the cure."""
+    view, force = s.view, verb is Verb.DESTROY
+    if view.call:
+        since = view.call_since or s.now
         waited_s = s.now.monotonic_s - since.monotonic_s
         if waited_s < CALL_PATIENCE_S:
             # What was said when the act was decided on still holds; another sentence would be another write.
             ready = s.history.condition("Ready")
             said = ready.message if ready and ready.reason == reason else "libvirt has not answered yet."
             return Verdict(reason, said, recheck_s=CALL_PATIENCE_S - waited_s)
-        return Verdict(
-            Reason.HYPERVISOR_BUSY,
-            f"libvirt has not answered the last request ({s.view.call.name}) yet.",
-            recheck_s=10.0,
-        )
-    if s.view.crowded:
+        if not force or view.call is Verb.DESTROY:
+            message = f"libvirt has not answered the last request ({view.call.name}) yet."
+            return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=2.0)
+    if view.crowded:
         message = "As many requests as its libvirt bears at a time have not been answered."
         return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=1.0)
-    if (s.view.facts and s.view.facts.job) or (s.phase is Phase.PAUSED_BUSY and not _left_over(s)):
+    if view.facts and view.facts.hangs and not force:
+        return Verdict(Reason.HYPERVISOR_BUSY, "Its QEMU does not answer libvirt.", recheck_s=2.0)
+    if (view.facts and view.facts.job) or (s.phase is Phase.PAUSED_BUSY and not _left_over(s)):
         return Verdict(
             Reason.HYPERVISOR_BUSY, "A libvirt job (backup, save, migration) owns the domain.", recheck_s=2.0
         )

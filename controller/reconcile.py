@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from uuid import UUID
 
 import structlog
 
+from controller.acting import Acting, Hands
 from controller.decide import decide
 from controller.directory import Directory
 from controller.errors import Conflicted, Rejected, Transient, Vanished
@@ -49,23 +49,20 @@ from controller.model import (
 from controller.pacing import Brake, Pace
 from controller.settings import Waits
 
-ACTS_AT_ONCE = 8
-"""Calls that this agent leaves unanswered in libvirtd at a time: its pool has 20 workers, and others need some."""
+LOOK_PATIENCE_S = 5.0
+"""A look that libvirt has not answered for so long is told as LibvirtUnreachable, for that VM alone."""
 
 log = structlog.get_logger()
 
 
-class Host(Protocol):
-    """The hypervisor of this node. Any thread may call it; a call may take as long as libvirt takes."""
+class Host(Hands, Protocol):
+    """The hypervisor of this node, to look at as well. Any thread may call it, for as long as libvirt takes."""
 
     def look(self, address: Address) -> Domain | Absent | Replaced:
         """See one domain as it is now. Raises Transient."""
 
     def facts(self, domain: Domain) -> Facts:
         """Learn what only an act needs to know. Raises Transient, Vanished."""
-
-    def act(self, act: Act) -> Result:
-        """Do it, if the domain is still as it was seen. Raises Transient (no answer), Rejected (libvirt's words)."""
 
     def evidence(self, uuid: UUID) -> frozenset[Evidence]:
         """What events said of this domain since it was last started. No call."""
@@ -133,18 +130,18 @@ class Reconciler:
         gauges: Gauges,
         node: Callable[[], Node],
         waits: Waits,
+        spawn: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
+        """`spawn` runs an act; left out, on a daemon thread of its own."""
         self._host, self._store, self._recorder, self._queue = host, store, recorder, queue
-        self._directory, self._brake, self._pace, self._gauges = directory, brake, pace, gauges
+        self._directory, self._brake, self._gauges = directory, brake, gauges
         self._node, self._waits = node, waits
+        self._acting = Acting(host, pace, ended=self._act_ended, spawn=spawn)
         self._lock = threading.Lock()
         self._memories: dict[VmKey, Memory] = {}
-        self._outcomes: dict[VmKey, Outcome] = {}
-        self._calls: dict[UUID, tuple[Verb, Now]] = {}
+        self._looks: dict[VmKey, float] = {}
+        """The looks under way, and since when."""
         self._event_at_s: dict[VmKey, float] = {}
-        self._slots = threading.BoundedSemaphore(ACTS_AT_ONCE)
-        self._actions = ThreadPoolExecutor(ACTS_AT_ONCE, thread_name_prefix="action")
-        self._futures: set[Future[None]] = set()
         self._stopping = False
 
     def reconcile(self, key: VmKey) -> None:
@@ -156,9 +153,9 @@ class Reconciler:
             return
         self._wake(self._directory.enter(vm))
         view = self._observe(vm)
-        step, permit = self._decide(view)
+        step, release = self._decide(view)
         with ExitStack() as undo:
-            undo.callback(permit)
+            undo.callback(release)
             reported = self._report(view, step, since_s)
             if reported is None:
                 return
@@ -166,13 +163,13 @@ class Reconciler:
                 self._queue.add_after(key, step.recheck_s)
             # A write has just proved the object current; where none was needed it is asked for.
             if step.act and (reported is not vm or self._is_current(vm)):
-                self._act(reported, step, step.act, undo.pop_all().close)
+                self._acting.begin(reported, step, step.act, undo.pop_all().close)
 
     def forget(self, key: VmKey) -> None:
         """The object is gone, or another node's: nothing is written and nothing is done, whatever was in flight."""
         with self._lock:
             self._memories.pop(key, None)
-            self._outcomes.pop(key, None)
+        self._acting.forget(key)
         self._event_at_s.pop(key, None)
         self._brake.forget(key)
         self._gauges.forgotten(key)
@@ -183,48 +180,68 @@ class Reconciler:
         self._event_at_s.setdefault(key, at_s)
         self._queue.add(key)
 
+    def tell_overdue(self) -> None:
+        """Report of VMs whose look libvirt has left unanswered that it has: their own pass is what hangs.
+
+        To be called now and then, from one thread. Nothing is done about such a VM, and its own pass finds its report
+        outdated and starts again.
+        """
+        now_s = time.monotonic()
+        with self._lock:
+            overdue = [key for key, since_s in self._looks.items() if now_s - since_s > LOOK_PATIENCE_S]
+        for key in overdue:
+            if vm := self._store.read(key):
+                view = self._view(vm, Unreadable("libvirt has not answered what was asked of this domain"))
+                self._report(view, decide(view, self._waits), None)
+
     def stop_acting(self) -> None:
         """From now on only report."""
         self._stopping = True
 
     def close(self, timeout_s: float) -> None:
         """Wait so long for acts that are with libvirt, then leave them to it."""
-        self._actions.shutdown(wait=False, cancel_futures=True)
-        wait(self._futures, timeout=timeout_s)
+        self._acting.wait(timeout_s)
 
     # --- observe
 
     def _observe(self, vm: VirtualMachine) -> View:
         seen = self._look(vm)
-        node, now = self._node(), _now()
-        with self._lock:
-            memory = self._memories.get(vm.key, Memory())
-            outcome = self._outcomes.pop(vm.key, None)
-            call = self._calls.get(seen.uuid) if isinstance(seen, Domain) else None
-        evidence = self._host.evidence(seen.uuid) if isinstance(seen, Domain) else frozenset()
-        if self._stopping:
-            node = replace(node, blocked="The agent is stopping.")
-        return View(
-            vm=vm,
-            seen=seen,
-            node=replace(node, braked_until=self._brake.until(now)),
-            now=now,
-            memory=replace(memory, outcome=outcome) if outcome else memory,
-            evidence=evidence,
+        view = self._view(vm, seen)
+        uuid = seen.uuid if isinstance(seen, Domain) else None
+        outcome, call = self._acting.news(vm.key, uuid)
+        return replace(
+            view,
+            memory=replace(view.memory, outcome=outcome) if outcome else view.memory,
+            evidence=self._host.evidence(uuid) if uuid else frozenset(),
             call=call[0] if call else None,
             call_since=call[1] if call else None,
         )
 
     def _look(self, vm: VirtualMachine) -> Sighting:
+        if being_forced := self._acting.being_forced(vm.address.uuid):
+            return being_forced
+        with self._lock:
+            self._looks[vm.key] = time.monotonic()
         try:
             seen = self._host.look(vm.address)
         except Transient as error:
             return Unreadable(str(error))
+        finally:
+            with self._lock:
+                del self._looks[vm.key]
         owner = self._directory.owner(seen) if isinstance(seen, Domain) else None
         if isinstance(seen, Domain) and owner not in {None, vm.key}:
             assert owner is not None  # noqa: S101 - for the type checker
             return Conflict(owner, seen.uuid)
         return seen
+
+    def _view(self, vm: VirtualMachine, seen: Sighting) -> View:
+        node, now = self._node(), _now()
+        if self._stopping:
+            node = replace(node, blocked="The agent is stopping.")
+        with self._lock:
+            memory = self._memories.get(vm.key, Memory())
+        return View(vm, seen, replace(node, braked_until=self._brake.until(now)), now, memory)
 
     # --- decide
 
@@ -234,33 +251,23 @@ class Reconciler:
         if step.act is None:
             return step, _nothing
         # Most looks end without an act, so that what only an act needs is asked now.
-        view, permit = self._permitted(view, step.act)
+        view = self._informed(view, step.act)
         step = decide(view, self._waits)
         if step.act is None:
-            permit()
             return step, _nothing
-        return step, permit
-
-    def _permitted(self, view: View, act: Act) -> tuple[View, Callable[[], None]]:
-        key = view.vm.key
-        try:
-            facts = self._host.facts(act.domain)
-        except (Transient, Vanished) as error:
-            return replace(view, seen=Unreadable(str(error))), _nothing
-        if facts.job or not self._slots.acquire(blocking=False):
-            return replace(view, facts=facts, crowded=not facts.job), _nothing
-        if not act.verb.starts:
-            return replace(view, facts=facts), self._slots.release
         urgent = view.vm.desired != view.vm.status.desired
-        turn_in_s = self._pace.take(key, view.now.monotonic_s, urgent=urgent)
-        if turn_in_s > 0:
-            return replace(view, facts=facts, turn_in_s=turn_in_s), self._slots.release
+        turn = self._acting.turn(view.vm.key, step.act.verb, view.now.monotonic_s, urgent=urgent)
+        if turn.granted:
+            return step, turn.release
+        return decide(replace(view, crowded=turn.wait_s == 0, turn_in_s=turn.wait_s), self._waits), _nothing
 
-        def give_back() -> None:
-            self._pace.give_back(key)
-            self._slots.release()
-
-        return replace(view, facts=facts), give_back
+    def _informed(self, view: View, act: Act) -> View:
+        if view.call:  # the answer would wait for that call to return
+            return view
+        try:
+            return replace(view, facts=self._host.facts(act.domain))
+        except (Transient, Vanished) as error:
+            return replace(view, seen=Unreadable(str(error)))
 
     # --- report
 
@@ -310,47 +317,11 @@ class Reconciler:
 
     # --- act
 
-    def _act(self, vm: VirtualMachine, step: Step, act: Act, permit: Callable[[], None]) -> None:
-        """Hand the act to a thread of its own: libvirt takes as long as it takes."""
-        with self._lock:
-            self._calls[act.domain.uuid] = (act.verb, _now())
-        self._futures = {future for future in self._futures if not future.done()}
-        self._futures.add(self._actions.submit(self._perform, vm, step, act, permit))
-
-    def _perform(self, vm: VirtualMachine, step: Step, act: Act, permit: Callable[[], None]) -> None:
-        outcome = Outcome(act.verb, Result.UNKNOWN, "it failed inside virtsync")
-        try:
-            outcome = self._outcome(act)
-        except Exception:
-            log.exception(f"{vm.key}: {act.verb.name} failed inside virtsync", vm=str(vm.key))
-        finally:
-            permit()
-            with self._lock:
-                self._calls.pop(act.domain.uuid, None)
-                self._outcomes[vm.key] = outcome
-            self._queue.add(vm.key)
-        self._gauges.acted(act.verb, outcome.result)
-        words = f": {outcome.message}" if outcome.message else ""
-        log.info(
-            f"{vm.key}: {act.verb.name} {outcome.result.value}{words} ({step.message})",
-            vm=str(vm.key),
-            verb=act.verb.name,
-            result=outcome.result.value,
-            reason=str(step.reason),
-            cause=str(step.status.last_stop.cause) if step.status.last_stop else None,
-            generation=vm.generation,
-            domain_id=act.domain.id,
-        )
+    def _act_ended(self, vm: VirtualMachine, step: Step, outcome: Outcome) -> None:
+        self._queue.add(vm.key)
+        self._gauges.acted(outcome.verb, outcome.result)
         for notice in _notices(vm, step, outcome):
             self._recorder.record(vm, notice)
-
-    def _outcome(self, act: Act) -> Outcome:
-        try:
-            return Outcome(act.verb, self._host.act(act))
-        except Rejected as error:
-            return Outcome(act.verb, Result.REFUSED, str(error))
-        except (Transient, Vanished) as error:
-            return Outcome(act.verb, Result.UNKNOWN, str(error))
 
     def _wake(self, keys: set[VmKey]) -> None:
         for key in keys:

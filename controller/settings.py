@@ -47,7 +47,8 @@ class Settings:
     start_interval_s: float = 1.0
     resync_libvirt_s: float = 60.0
     resync_api_s: float = 600.0
-    workers: int = 4
+    workers: int = 8
+    """Passes at a time: one that libvirt does not answer costs one of them."""
     http_address: str = "*"
     """An IPv4 or IPv6 address; `*` is every address of both kinds."""
     http_port: int = 8080

@@ -27,11 +27,14 @@ def stop(s: Situation, status: Status, reason: Reason) -> Verdict:
     status = replace(status, operation=operation)
     if s.vm.shutdown.mode is ShutdownMode.FORCE:
         return due(s, Verb.DESTROY, reason, "It is being forced off, as spec.shutdown.mode says.", status=status)
-    blocked = forbidden(s) or busy(s, reason) or settling(s)
-    if blocked:
-        return blocked
     deadline, force_at = _limits(s, operation)
     graceful_only = s.vm.shutdown.mode is ShutdownMode.GRACEFUL
+    if not graceful_only and force_at is not None and s.now.until(force_at) <= 0:
+        return due(s, Verb.DESTROY, reason, "It is being forced off: its grace period is over.", status=status)
+    blocked = forbidden(s) or busy(s, reason) or settling(s)
+    if blocked:
+        # The grace of a QEMU that hangs runs, though it could not be asked.
+        return replace(blocked, status=status) if _hangs(s) else blocked
     if graceful_only and (_reboots(s) or s.now.until(deadline) <= 0):
         why = (
             "its on_poweroff turns every shutdown into a reboot"
@@ -43,8 +46,6 @@ def stop(s: Situation, status: Status, reason: Reason) -> Verdict:
             f"It still runs: {why}, and spec.shutdown.mode Graceful forbids force.",
             status=status,
         )
-    if force_at is not None and s.now.until(force_at) <= 0:
-        return due(s, Verb.DESTROY, reason, "It is being forced off: its grace period is over.", status=status)
     how = "Every shutdown of it would be a reboot (on_poweroff)" if _reboots(s) else "It is being asked to shut down"
     message = f"{how}." if graceful_only else f"{how}, forced off at {clock(force_at or deadline)}."
     if verb := _polite(s):
@@ -58,8 +59,9 @@ def _limits(s: Situation, operation: Operation) -> tuple[Now, Now | None]:
     Force needs that this very process asked this very run and waited, whatever a wall clock or an older record says.
     """
     pursuit = s.memory.pursuit or Pursuit(operation.domain_id, s.now, s.now.plus(s.vm.shutdown.grace_s))
-    can_be_asked = s.phase in {Phase.RUNNING, Phase.STARTING, Phase.SHUTTING_DOWN} and not _reboots(s)
-    asked = pursuit.asked_first if can_be_asked else pursuit.since
+    can_be_asked = s.phase in {Phase.RUNNING, Phase.STARTING, Phase.SHUTTING_DOWN} and not (_reboots(s) or _hangs(s))
+    asking = s.view.call_since if s.view.call is Verb.SHUTDOWN else None
+    asked = pursuit.asked_first or asking if can_be_asked else pursuit.since
     if asked is None:
         return pursuit.deadline, None
     patient = asked.plus(min(s.vm.shutdown.grace_s, s.waits.force_wait_s))
@@ -77,6 +79,10 @@ def _polite(s: Situation) -> Verb | None:
             return Verb.SHUTDOWN
         case _:
             return None
+
+
+def _hangs(s: Situation) -> bool:
+    return s.view.facts is not None and s.view.facts.hangs
 
 
 def _reboots(s: Situation) -> bool:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -30,8 +30,8 @@ RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
 COMPLAIN_EVERY_S = 30.0
 STABLE_S = 10.0
 """A connection that is lost earlier was none: the next try waits longer than the one before."""
-ACTION_CONNECTIONS, ACTS_AT_ONCE = 2, 8
-"""libvirtd serves 5 calls of a connection at a time, and has 20 workers for everybody."""
+QUERY_CONNECTIONS, ACTION_CONNECTIONS = 2, 2
+"""libvirtd serves 5 calls of a connection at a time: one for every four that may be left unanswered."""
 
 log = structlog.get_logger()
 
@@ -75,25 +75,51 @@ class EventLoop:
         self._beat_s = time.monotonic()
 
 
+class Lanes:
+    """Connections for one use, of which a call takes the one with the fewest calls under way. Any thread may use it."""
+
+    def __init__(self, connections: list[libvirt.virConnect]) -> None:
+        self.connections = connections
+        self._lock = threading.Lock()
+        self._under_way = [0] * len(connections)
+
+    @contextmanager
+    def take(self) -> Iterator[libvirt.virConnect]:
+        """A connection for one call."""
+        with self._lock:
+            index = self._under_way.index(min(self._under_way))
+            self._under_way[index] += 1
+        try:
+            yield self.connections[index]
+        finally:
+            with self._lock:
+                self._under_way[index] -= 1
+
+
 @dataclass(eq=False)
 class Link:
     """One generation of connections, by use: a stuck call on one must not hold up the others."""
 
     generation: int
-    query: libvirt.virConnect
-    """Events and the state of single domains."""
+    events: libvirt.virConnect
+    """The first lane of `queries` as well: events come whatever calls are under way."""
     callback_ids: list[int] = field(default_factory=list)
     bulk: libvirt.virConnect | None = None
-    actions: list[libvirt.virConnect] = field(default_factory=list)
-    outstanding: dict[int, int] = field(default_factory=dict)
-    """Calls under way, by index in `actions`."""
+    queries: Lanes = field(default_factory=lambda: Lanes([]))
+    actions: Lanes = field(default_factory=lambda: Lanes([]))
+
+    @property
+    def connections(self) -> list[libvirt.virConnect]:
+        """All that are open."""
+        rest = [self.bulk, *self.queries.connections[1:], *self.actions.connections]
+        return [self.events, *filter(None, rest)]
 
     def close(self) -> None:
         """Give everything back in the order that leaves nothing behind: callbacks, then connections."""
         for callback_id in self.callback_ids:
             with suppress(libvirt.libvirtError):  # after a kill there is nobody to deregister from
-                self.query.domainEventDeregisterAny(callback_id)
-        for connection in filter(None, [self.query, self.bulk, *self.actions]):
+                self.events.domainEventDeregisterAny(callback_id)
+        for connection in self.connections:
             with suppress(libvirt.libvirtError):
                 connection.unregisterCloseCallback()
             with suppress(libvirt.libvirtError):
@@ -123,12 +149,9 @@ class Hypervisor:
         self._listener = Listener(
             self.evidences, changed=changed, redefined=self._redefined, count=count, failed=self._event_failed
         )
-        self._lock = threading.Lock()
         self._link: Link | None = None
         self._generation = 0
         self._lost_generation = 0
-        self._acting: set[UUID] = set()
-        """Domains with a call that has not returned, on whatever generation's connection."""
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="libvirt-keeper", daemon=True)
@@ -160,9 +183,9 @@ class Hypervisor:
         """Call this, on the event-loop thread, with the domain whose definition has changed."""
         self._traits_stale.append(stale)
 
-    def query(self) -> libvirt.virConnect:
-        """The connection for single states. Raises Transient."""
-        return self._linked().query
+    def query(self) -> AbstractContextManager[libvirt.virConnect]:
+        """A connection for single states. Raises Transient."""
+        return self._linked().queries.take()
 
     def bulk(self) -> libvirt.virConnect:
         """The connection for lists, which may stall for seconds. Raises Transient."""
@@ -170,27 +193,9 @@ class Hypervisor:
         assert bulk is not None  # noqa: S101 - a link is only published whole
         return bulk
 
-    @contextmanager
-    def action(self, uuid: UUID) -> Iterator[libvirt.virConnect]:
-        """The least loaded of the connections for acts, for one act on this domain. Raises Transient.
-
-        A call of an old connection counts for as long as it has not returned: it may still be at work in the daemon.
-        """
-        link = self._linked()
-        with self._lock:
-            if uuid in self._acting:
-                raise Transient("an earlier call on this domain has not returned")
-            if len(self._acting) >= ACTS_AT_ONCE:
-                raise Transient(f"{ACTS_AT_ONCE} calls have not returned")
-            self._acting.add(uuid)
-            index = min(range(len(link.actions)), key=lambda i: link.outstanding.get(i, 0))
-            link.outstanding[index] = link.outstanding.get(index, 0) + 1
-        try:
-            yield link.actions[index]
-        finally:
-            with self._lock:
-                link.outstanding[index] -= 1
-                self._acting.discard(uuid)
+    def action(self) -> AbstractContextManager[libvirt.virConnect]:
+        """A connection for one act. Raises Transient."""
+        return self._linked().actions.take()
 
     def _linked(self) -> Link:
         link = self._link
@@ -250,11 +255,11 @@ class Hypervisor:
         self._generation += 1
         link = Link(self._generation, _opened(self.uri))
         try:
-            link.query.registerCloseCallback(self._closed, link.generation)
-            link.callback_ids = self._listener.register(link.query)
+            link.callback_ids = self._listener.register(link.events)
             link.bulk = _opened(self.uri)
-            link.actions = [_opened(self.uri) for _ in range(ACTION_CONNECTIONS)]
-            for connection in (link.bulk, *link.actions):
+            link.queries = Lanes([link.events, *(_opened(self.uri) for _ in range(QUERY_CONNECTIONS - 1))])
+            link.actions = Lanes([_opened(self.uri) for _ in range(ACTION_CONNECTIONS)])
+            for connection in link.connections:
                 connection.registerCloseCallback(self._closed, link.generation)
         except libvirt.libvirtError:
             link.close()

@@ -16,6 +16,8 @@ from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phas
 
 REBOOTS = re.compile(r"<on_poweroff>\s*restart\s*</on_poweroff>")
 NAME_BYTES = 255
+HANGS_MS = 5000
+"""A QEMU that has not answered libvirt for so long hangs: it answers within milliseconds."""
 
 UNANSWERED = {
     libvirt.VIR_ERR_OPERATION_TIMEOUT,
@@ -72,24 +74,27 @@ class LibvirtHost:
 
     def look(self, address: Address) -> Domain | Absent | Replaced:
         """See one domain as it is now: two calls, and one more of a domain that is off. Raises Transient."""
-        return self._look(self._hypervisor.query(), address)
+        with self._hypervisor.query() as connection:
+            return self._look(connection, address)
 
     def facts(self, domain: Domain) -> Facts:
         """Learn what only an act needs to know. Raises Transient, Vanished."""
         if domain.phase.off:
             return Facts()
-        handle = _found(lambda: self._hypervisor.query().lookupByUUID(domain.uuid.bytes))
-        if handle is None:
-            raise Vanished(f"domain {domain.name} is gone")
-        try:
-            return Facts(job=_has_job(handle), reboots_on_poweroff=bool(REBOOTS.search(handle.XMLDesc(0))))
-        except libvirt.libvirtError as error:
-            raise Transient(_text(error)) from error
+        with self._hypervisor.query() as connection:
+            handle = _found(lambda: connection.lookupByUUID(domain.uuid.bytes))
+            if handle is None:
+                raise Vanished(f"domain {domain.name} is gone")
+            try:
+                job, hangs = _occupied(handle)
+                return Facts(job=job, hangs=hangs, reboots_on_poweroff=bool(REBOOTS.search(handle.XMLDesc(0))))
+            except libvirt.libvirtError as error:
+                raise Transient(_text(error)) from error
 
     def act(self, act: Act) -> Result:
         """Do it, if the domain is still as it was seen. Raises Transient (no answer), Rejected (libvirt's words)."""
         address = Address(uuid=act.domain.uuid)
-        with self._hypervisor.action(act.domain.uuid) as connection:
+        with self._hypervisor.action() as connection:
             seen = self._look(connection, address)
             if not isinstance(seen, Domain) or (seen.phase, seen.id) != (act.domain.phase, act.domain.id):
                 return Result.STALE
@@ -215,6 +220,24 @@ def _has_managed_save(handle: libvirt.virDomain) -> bool:
         if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
             return False
         raise
+
+
+def _occupied(handle: libvirt.virDomain) -> tuple[bool, bool]:
+    """(a job owns the domain, its QEMU hangs).
+
+    The control interface answers at once; jobInfo waits, for 30 s, while anybody's call on the domain has not returned.
+    """
+    try:
+        control, _, for_ms = handle.controlInfo(0)
+        if control == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED:
+            hangs = for_ms >= HANGS_MS
+            return not hangs, hangs
+        if control == libvirt.VIR_DOMAIN_CONTROL_JOB:
+            return True, False
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in {libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_INVALID}:
+            raise
+    return _has_job(handle), False
 
 
 def _has_job(handle: libvirt.virDomain) -> bool:

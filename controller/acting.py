@@ -1,0 +1,201 @@
+"""Acts under way. No call of libvirt has a deadline, so that each has a thread of its own, and there are only so many.
+
+A QEMU that hangs holds a call until it wakes or dies (measured; recycling the connection ends no call within the
+daemon). So a domain gets no second act before the first has returned, with one exception: force may overtake what was
+asked politely, for it is what frees a QEMU that hangs, and the call with it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from controller.errors import Rejected, Transient, Vanished
+from controller.model import Act, Domain, Now, Outcome, Result, Step, Verb, VirtualMachine, VmKey
+from controller.pacing import Pace
+
+CALLS_AT_ONCE = 8
+"""Acts that this agent leaves unanswered in libvirtd at a time: its pool has 20 workers, and others need some."""
+POLITE_AT_ONCE = CALLS_AT_ONCE - 1
+"""One is kept for force: else as many hanging QEMUs could never be ended."""
+FORCE_TURN_S = 0.25
+"""How long to force a VM off takes, as a rule; with a QEMU that hangs it is 10 s."""
+FORCE_RETRY_MAX_S = 10.0
+
+log = structlog.get_logger()
+
+
+class Hands(Protocol):
+    """What can be done to a domain. Any thread may call it; it takes as long as libvirt takes."""
+
+    def act(self, act: Act) -> Result:
+        """Do it, if the domain is still as it was seen. Raises Transient (no answer), Rejected (libvirt's words)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Leave to begin an act, or how long to wait for it. `release` gives back what the leave holds."""
+
+    granted: bool
+    wait_s: float = 0.0
+    """When to ask again; 0 without a grant: as many calls as libvirtd bears have not returned."""
+    release: Callable[[], None] = field(default=lambda: None)
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    act: Act
+    since: Now
+    overtaken: bool = False
+
+
+class Acting:
+    """The acts of one agent that have begun and not returned. Any thread may use it."""
+
+    def __init__(
+        self,
+        hands: Hands,
+        pace: Pace,
+        *,
+        ended: Callable[[VirtualMachine, Step, Outcome], None],
+        spawn: Callable[[Callable[[], None]], None] | None = None,
+    ) -> None:
+        """`ended` is called on the act's own thread, when its outcome can be asked for."""
+        self._hands, self._pace, self._ended = hands, pace, ended
+        self._spawn = spawn or _in_a_thread
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._polite, self._forcing = 0, False
+        self._to_be_forced: dict[VmKey, int] = {}
+        """How many waited when each of these came to wait; it only spreads their next tries."""
+        self._calls: dict[UUID, list[_Call]] = {}
+        self._outcomes: dict[VmKey, Outcome] = {}
+
+    def news(self, key: VmKey, uuid: UUID | None) -> tuple[Outcome | None, tuple[Verb, Now] | None]:
+        """What came of the last act on this VM, once; and the act on its domain that has not returned, since when."""
+        with self._lock:
+            calls = self._calls.get(uuid) if uuid else None
+            return self._outcomes.pop(key, None), (calls[-1].act.verb, calls[-1].since) if calls else None
+
+    def being_forced(self, uuid: UUID | None) -> Domain | None:
+        """The domain as it was when force began, while that has not returned.
+
+        libvirt answers no question about it before: another look would tell as little, and hold up a thread.
+        """
+        with self._lock:
+            calls = self._calls.get(uuid, ()) if uuid else ()
+            return next((call.act.domain for call in calls if call.act.verb is Verb.DESTROY), None)
+
+    def forget(self, key: VmKey) -> None:
+        """Nobody will ask for this VM's outcome any more."""
+        with self._lock:
+            self._outcomes.pop(key, None)
+            self._to_be_forced.pop(key, None)
+
+    def turn(self, key: VmKey, verb: Verb, now_s: float, *, urgent: bool) -> Turn:
+        """Ask for leave to do this to the VM; what is granted must be used, or released."""
+        if verb is Verb.DESTROY:
+            return self._turn_to_force(key)
+        with self._lock:
+            if self._polite >= POLITE_AT_ONCE:
+                return Turn(granted=False)
+            self._polite += 1
+        if not verb.starts:
+            return Turn(granted=True, release=self._release)
+        wait_s = self._pace.take(key, now_s, urgent=urgent)
+        if wait_s > 0:
+            self._release()
+            return Turn(granted=False, wait_s=wait_s)
+
+        def give_back() -> None:
+            self._pace.give_back(key)
+            self._release()
+
+        return Turn(granted=True, release=give_back)
+
+    def begin(self, vm: VirtualMachine, step: Step, act: Act, release: Callable[[], None]) -> None:
+        """Do it on a thread of its own."""
+        call = _Call(act, _now())
+        with self._lock:
+            calls = self._calls.setdefault(act.domain.uuid, [])
+            for earlier in calls:
+                earlier.overtaken = True
+            calls.append(call)
+        self._spawn(lambda: self._perform(vm, step, act, call, release))
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait so long for the acts under way, and leave what is left to libvirt; whether all have returned."""
+        with self._lock:
+            return self._idle.wait_for(lambda: not self._calls, timeout_s)
+
+    def _perform(self, vm: VirtualMachine, step: Step, act: Act, call: _Call, release: Callable[[], None]) -> None:
+        outcome = Outcome(act.verb, Result.UNKNOWN, "it failed inside virtsync")
+        try:
+            outcome = self._outcome(act)
+        except Exception:
+            log.exception(f"{vm.key}: {act.verb.name} failed inside virtsync", vm=str(vm.key))
+        finally:
+            release()
+            with self._lock:
+                calls = self._calls[act.domain.uuid]
+                calls.remove(call)
+                if not calls:
+                    del self._calls[act.domain.uuid]
+                # What force has cut short has failed because of it: that is no refusal.
+                if not call.overtaken:
+                    self._outcomes[vm.key] = outcome
+                self._idle.notify_all()
+        words = f": {outcome.message}" if outcome.message else ""
+        log.info(
+            f"{vm.key}: {act.verb.name} {outcome.result.value}{words} ({step.message})",
+            vm=str(vm.key),
+            verb=act.verb.name,
+            result=outcome.result.value,
+            reason=str(step.reason),
+            cause=str(step.status.last_stop.cause) if step.status.last_stop else None,
+            generation=vm.generation,
+            domain_id=act.domain.id,
+        )
+        self._ended(vm, step, outcome)
+
+    def _outcome(self, act: Act) -> Outcome:
+        try:
+            return Outcome(act.verb, self._hands.act(act))
+        except Rejected as error:
+            return Outcome(act.verb, Result.REFUSED, str(error))
+        except (Transient, Vanished) as error:
+            return Outcome(act.verb, Result.UNKNOWN, str(error))
+
+    def _turn_to_force(self, key: VmKey) -> Turn:
+        """One at a time: to end a QEMU that hangs takes 10 s, in which libvirtd answers no listing."""
+        with self._lock:
+            if self._forcing:
+                ahead = self._to_be_forced.setdefault(key, len(self._to_be_forced))
+                return Turn(granted=False, wait_s=min(FORCE_TURN_S * (ahead + 1), FORCE_RETRY_MAX_S))
+            self._forcing = True
+            self._to_be_forced.pop(key, None)
+        return Turn(granted=True, release=self._release_force)
+
+    def _release(self) -> None:
+        with self._lock:
+            self._polite -= 1
+
+    def _release_force(self) -> None:
+        with self._lock:
+            self._forcing = False
+
+
+def _in_a_thread(do: Callable[[], None]) -> None:
+    """A daemon thread: one that libvirt never answers must not keep the process from ending."""
+    threading.Thread(target=do, name="act", daemon=True).start()
+
+
+def _now() -> Now:
+    return Now(datetime.now(UTC), time.monotonic())
