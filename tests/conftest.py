@@ -10,6 +10,7 @@ import pytest
 
 from lab.controlplane import ControlPlane
 from lab.libvirtd import Libvirtd
+from lab.world import World
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +40,14 @@ def crd(controlplane: ControlPlane) -> ControlPlane:
             assert time.monotonic() < deadline, f"kubectl {' '.join(command)} still fails"
             time.sleep(0.05)
     return controlplane
+
+
+@pytest.fixture
+def world(crd: ControlPlane, libvirtd: Libvirtd, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """A namespace, a node name and guests of the test's own, all named after it."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_"))[:40].strip("-")
+    with World(crd, libvirtd, name, tmp_path) as entered:
+        yield entered
 
 
 # --- how many tests really ran on real parts ------------------------------------------------------------------------
