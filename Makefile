@@ -38,7 +38,7 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
 	@touch $@
 
-.PHONY: check test demo bench mutation clean
+.PHONY: check test chaos demo bench mutation clean
 check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -48,8 +48,11 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/yamllint --strict .
 	$(BIN)/shellcheck .ci/run tools/setup/*.sh
 
-test: check setup ## Check, then run all tests on real parts
-	$(BIN)/pytest
+test: check setup ## Check, then run the tests on real parts, but for those that take minutes each
+	$(BIN)/pytest -m "not long"
+
+chaos: setup ## Run the tests of faults, the long ones too
+	$(BIN)/pytest tests/chaos
 
 demo: setup ## Tell the story on the terminal; KEEP=1 leaves everything running
 	$(BIN)/python tools/demo.py

@@ -33,7 +33,8 @@ def due(
     if wait is None and s.view.turn_in_s > 0:
         pace = "start a few at a time" if verb.starts else "are forced off one at a time"
         wait = Verdict(reason, f"It waits for its turn: VMs of a node {pace}.", recheck_s=s.view.turn_in_s)
-    return wait or Verdict(reason, message, verb, status=status or s.status)
+    # Nothing wakes the VM of a call that never returns but another look.
+    return wait or Verdict(reason, message, verb, status=status or s.status, recheck_s=CALL_PATIENCE_S)
 
 
 def forbidden(s: Situation) -> Verdict | None:

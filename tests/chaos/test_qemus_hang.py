@@ -1,0 +1,111 @@
+"""QEMUs hang: calls about them never return, and every other VM is looked after as ever."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from lab.guest import Guest
+from lab.world import World, is_off, power_of, ready_of, reason_of, runs
+
+GRACE_S = 6
+"""Longer than it takes to be told of a call that has not returned."""
+
+
+@contextmanager
+def hanging(*guests: Guest) -> Iterator[None]:
+    """Their QEMUs are there and answer nobody."""
+    pids = [guest.qemu_pid for guest in guests]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for guest, pid in zip(guests, pids, strict=True):
+            if guest.libvirtd.qemu_pid(guest.name) == pid:
+                os.kill(pid, signal.SIGCONT)
+
+
+def running(world: World, *names: str) -> list[Guest]:
+    """VMs that run, as their objects say, and an agent that looks after them."""
+    guests = [world.start(name) for name in names]
+    world.apply(*guests, powerState="Running", shutdown={"gracePeriodSeconds": GRACE_S})
+    world.start_agent(force_wait="1s")
+    for guest in guests:
+        world.until(guest, runs, "running")
+    return guests
+
+
+def is_served(world: World, guest: Guest) -> None:
+    """Its changes are told and corrected: somebody pauses it and it is resumed."""
+    world.virsh("suspend", guest.name)
+    world.until(guest, lambda vm: power_of(vm) == "Paused", "told to be paused")
+    world.until(guest, runs, "resumed")
+
+
+def test_qemu_stuck(world: World) -> None:
+    stuck, *others = running(world, "stuck", "other-1", "other-2")
+    with hanging(stuck):
+        world.patch(stuck, powerState="Stopped")
+        for other in others:
+            is_served(world, other)
+        busy = world.until_ready(stuck, "HypervisorBusy")
+        assert "SHUTDOWN" in ready_of(busy)["message"]
+        assert power_of(busy) == "Running"
+        # Its grace is over: force does not wait for the call that never returns.
+        off = world.until(stuck, is_off, "forced off")
+        assert off["status"]["libvirt"]["reason"] == "DESTROYED"
+    world.until_act(stuck, "DESTROY done")
+    assert [reason for _, reason, _ in world.told(stuck) if reason == "ActionFailed"] == []
+    for other in others:
+        assert set(world.acts(other)) == {"RESUME done"}
+
+
+def test_qemu_stuck_wakes(world: World) -> None:
+    """A QEMU that wakes before its grace is over is not forced; the call that waited has asked it."""
+    stuck, other = running(world, "stuck", "other")
+    world.patch(stuck, shutdown={"gracePeriodSeconds": 600})
+    with hanging(stuck):
+        world.patch(stuck, powerState="Stopped")
+        world.until_ready(stuck, "HypervisorBusy")
+        is_served(world, other)
+    off = world.until(stuck, is_off, "off")
+    assert off["status"]["libvirt"]["reason"] == "SHUTDOWN"
+    assert "DESTROY done" not in world.acts(stuck)
+
+
+def test_stuck_and_not_asked(world: World) -> None:
+    """A QEMU that hangs and is to run is left alone, whatever it is: nothing about it is due."""
+    stuck, other = running(world, "stuck", "other")
+    run = world.run_id(stuck)
+    with hanging(stuck):
+        is_served(world, other)
+        assert reason_of(world.get(stuck)) == "InSync"
+    world.virsh("suspend", stuck.name)
+    world.until(stuck, runs, "resumed")
+    assert world.run_id(stuck) == run
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_six_stuck(world: World) -> None:
+    names = [f"stuck-{number}" for number in range(6)]
+    *stuck, first, second = running(world, *names, "other-1", "other-2")
+    with hanging(*stuck):
+        for guest in stuck:
+            world.patch(guest, powerState="Stopped")
+        for guest in stuck:
+            world.until_ready(guest, "HypervisorBusy")
+        is_served(world, first)
+        world.patch(second, powerState="Stopped")
+        world.until(second, is_off, "off")
+        assert world.virsh("list", "--name").count(world.name) == len(stuck) + 1
+        # Each is forced off in its turn; a list of domains stands still meanwhile, and a look at another VM does not.
+        for guest in stuck:
+            world.until(guest, is_off, "forced off")
+            is_served(world, first)
+    for guest in stuck:
+        world.until_act(guest, "DESTROY done")
+        assert world.acts(guest).count("DESTROY done") == 1
