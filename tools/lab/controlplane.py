@@ -20,17 +20,21 @@ from lab.processes import Process, reserve_port, sole_owner
 
 READY_TIMEOUT_S = 120
 COMPONENTS = ("etcd", "kube-apiserver")
+AUDITED_VERBS = ["create", "delete", "get", "patch", "update"]
 
 
 class ControlPlane:
     """etcd and kube-apiserver in one folder, on free ports of 127.0.0.1; use it as a context manager.
 
     Whatever uses the folder's kubeconfig is an administrator (group system:masters). `stop` ends the processes and
-    leaves the folder. A component can be killed and started again alone; ports and data stay the same.
+    leaves the folder. A component can be killed and started again alone; ports and data stay the same. With `audited`,
+    every read and write of a single VirtualMachine is in `audit_log`, a line of JSON each, with the object answered.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, audited: bool = False) -> None:
         self.folder = folder.resolve()
+        self.audited = audited
+        self.audit_log = self.folder / "audit.log"
         self.assets = find_assets()
         self.kubeconfig = self.folder / "kubeconfig"
         self.ca = self.folder / "certs" / "apiserver.crt"
@@ -146,6 +150,7 @@ class ControlPlane:
 
     def _apiserver_arguments(self, key: Path) -> list[str]:
         return [
+            *(self._audit_arguments() if self.audited else ()),
             f"--etcd-servers=http://127.0.0.1:{self._ports['etcd']}",
             "--bind-address=127.0.0.1",
             f"--secure-port={self._ports['kube-apiserver']}",
@@ -160,6 +165,29 @@ class ControlPlane:
             "--allow-privileged=true",
             # No pod will look for the API server, and an endpoint must not be on the loopback interface.
             "--endpoint-reconciler-type=none",
+        ]
+
+    def _audit_arguments(self) -> list[str]:
+        rule = {
+            "level": "RequestResponse",
+            "resources": [{"group": "virtsync.dev", "resources": ["virtualmachines", "virtualmachines/status"]}],
+            "verbs": AUDITED_VERBS,
+        }
+        policy = {
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived"],
+            "omitManagedFields": True,
+            "rules": [rule, {"level": "None"}],
+        }
+        file = self.folder / "audit-policy.json"
+        file.write_text(json.dumps(policy))
+        # Blocking: what was answered is on record a moment later, also if kube-apiserver is killed.
+        return [
+            f"--audit-policy-file={file}",
+            f"--audit-log-path={self.audit_log}",
+            "--audit-log-mode=blocking",
+            "--audit-log-maxsize=100000",
         ]
 
     def _etcd_ready(self) -> bool:

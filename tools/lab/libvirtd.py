@@ -49,7 +49,11 @@ auth_unix_rw = "none"
 unix_sock_rw_perms = "0777"
 max_clients = 500
 host_uuid = "{host_uuid}"
-log_outputs = "3:stderr"
+"""
+LOG = 'log_outputs = "3:stderr"\n'
+LOG_CALLS = """\
+log_filters = "1:libvirt.domain"
+log_outputs = "3:stderr 1:file:{log}"
 """
 
 
@@ -58,14 +62,17 @@ class Libvirtd:
 
     Run by root it is a system libvirtd in a mount namespace of its own, or, with `user`, a session libvirtd of that
     user. Run by anybody else it is a session libvirtd. `stop` ends it and all guests and leaves the folder; the end of
-    the process that started it, however it comes, does the same.
+    the process that started it, however it comes, does the same. With `logged`, every call about a domain is in
+    `calls_log`, a line each, written when libvirtd begins with it.
     """
 
-    def __init__(self, folder: Path, user: str | None = None) -> None:
+    def __init__(self, folder: Path, user: str | None = None, *, logged: bool = False) -> None:
         if user is None and os.geteuid() != 0:
             user = pwd.getpwuid(os.geteuid()).pw_name
         self.folder = folder.resolve()
         self.user = user
+        self.logged = logged
+        self.calls_log = self.folder / "calls.log"
         self.socket = self.folder / ("run/libvirt/libvirt-sock" if user else "run/libvirt-sock")
         self.uri = f"qemu+unix:///{'session' if user else 'system'}?socket={self.socket}"
         self.test_uri = self.test_uri_of("/default")
@@ -226,7 +233,9 @@ class Libvirtd:
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o755)  # whatever our umask: QEMU runs as another user
         (config / "qemu.conf").write_text(QEMU_CONF)
-        (config / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(host_uuid=uuid5(NAMESPACE_URL, str(self.folder))))
+        log = LOG_CALLS.format(log=self.calls_log) if self.logged else LOG
+        host_uuid = uuid5(NAMESPACE_URL, str(self.folder))
+        (config / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(host_uuid=host_uuid) + log)
         (self.folder / "no-kvm").touch(0o600)
         # The drivers of networks, storage and devices would look at the machine and change its packet filter.
         driver = self.folder / "drivers" / QEMU_DRIVER.name
