@@ -8,7 +8,6 @@ from __future__ import annotations
 import queue
 import threading
 import time
-import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -95,7 +94,8 @@ class EventRecorder:
                 del self._series[key]
             else:
                 return
-        name = f"{vm.key.name[:200]}.{uuid.uuid4().hex[:16]}"
+        # As client-go names them: listed by name, and so in `kubectl describe`, they are in the order of their coming.
+        name = f"{vm.key.name[:200]}.{time.time_ns():x}"
         collection = f"/apis/events.k8s.io/v1/namespaces/{vm.key.namespace}/events"
         self._api.request("POST", collection, self._event(vm, notice, at, name))
         self._series[key] = _Series(f"{collection}/{name}", 1, now_s)
