@@ -2,21 +2,27 @@
 
 import http.client
 import json
+import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lab import LabError
 from lab.controlplane import ControlPlane
-from lab.processes import Process
+from lab.processes import Process, last_lines
 
 READY_TIMEOUT_S = 60
+END_TIMEOUT_S = 30
+"""It goes within 10 s; the rest is for a machine that is busy."""
 
 
 class Agent:
     """`virtsync agent` for one node and one libvirt; `settings` are its other flags without the dashes.
 
-    A process of its own that ends with its owner. Any thread may read from it.
+    It is the administrator unless given another kubeconfig; `module` is the Python module that is run, and `env` is
+    added to our environment. A process of its own that ends with its owner. Any thread may read from it.
     """
 
     def __init__(
@@ -27,6 +33,9 @@ class Agent:
         *,
         log: Path,
         settings: Mapping[str, str] | None = None,
+        kubeconfig: Path | None = None,
+        module: str = "controller",
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.node = node
         self.log = log
@@ -34,13 +43,14 @@ class Agent:
         self._fixed = {
             "node-name": node,
             "libvirt-uri": libvirtd_uri,
-            "kubeconfig": str(controlplane.kubeconfig),
+            "kubeconfig": str(kubeconfig or controlplane.kubeconfig),
             "log-format": "json",
             "http-address": "127.0.0.1",
             "http-port": "0",
         }
+        self._module = module
         self._log_begins = 0
-        self._process = Process(f"the agent of {node}", [], log=log)
+        self._process = Process(f"the agent of {node}", [], log=log, env=os.environ | dict(env or {}))
 
     def start(self, **changes: str) -> None:
         """Start it and return when /readyz says so; `changes` to its settings stay (`boot_id="b"`)."""
@@ -52,7 +62,7 @@ class Agent:
         self.settings |= {name.replace("_", "-"): value for name, value in changes.items()}
         flags = self._fixed | self.settings
         words = [word for name, value in flags.items() for word in ((f"--{name}", value) if value else (f"--{name}",))]
-        self._process.command = [sys.executable, "-m", "controller", "agent", *words]
+        self._process.command = [sys.executable, "-m", self._module, "agent", *words]
         self._log_begins = len(self.log_lines())
         self._process.start()
 
@@ -60,9 +70,31 @@ class Agent:
         """Wait until it serves its node; LabError with the end of its log if it does not."""
         self._process.wait_until(self.ready, timeout_s=READY_TIMEOUT_S)
 
-    def stop(self) -> None:
-        """Ask it to end (SIGTERM), and return when it is gone."""
-        self._process.stop(timeout_s=30)
+    def stop(self, *, timeout_s: float = END_TIMEOUT_S) -> None:
+        """Ask it to end (SIGTERM), and return when it is gone; nothing happens if it does not run.
+
+        LabError with the end of its log if it does not end within the time, and then it is killed, or ends in disorder.
+        """
+        if not self.running:
+            return
+        self.signal(signal.SIGTERM)
+        try:
+            code = self.wait_until_ended(timeout_s=timeout_s)
+        finally:
+            self.kill()
+        # The signal itself ends one that has only just been started.
+        if code not in {0, -signal.SIGTERM}:
+            raise LabError(
+                f"The agent of {self.node} ended in disorder ({code}); the end of {self.log}:\n{last_lines(self.log)}"
+            )
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, and return at once."""
+        self._process.signal(number)
+
+    def wait_until_ended(self, *, timeout_s: float = END_TIMEOUT_S) -> int:
+        """Wait until it has ended by itself; its exit code, or minus a signal. LabError if it runs on."""
+        return self._process.wait_until_ended(timeout_s=timeout_s)
 
     def kill(self) -> None:
         """Kill it with -9, as a crash would, and return when it is gone."""

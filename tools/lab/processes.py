@@ -85,6 +85,23 @@ class Process:
                 raise self._failure(f"was not ready within {timeout_s:g} s")
             time.sleep(POLL_INTERVAL_S)
 
+    def signal(self, number: int) -> None:
+        """Send it a signal; nothing happens if it has ended."""
+        if self._child is not None:
+            self._child.send_signal(number)
+
+    def wait_until_ended(self, *, timeout_s: float) -> int:
+        """Wait until it has ended by itself; its exit code, or minus the signal that ended it.
+
+        LabError with the end of its log if it runs on; it is left running.
+        """
+        if self._child is None:
+            raise LabError(f"{self.name} was not started.")
+        try:
+            return self._child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise self._failure(f"did not end within {timeout_s:g} s") from None
+
     def stop(self, *, timeout_s: float = 10) -> None:
         """Ask it to end (SIGTERM), kill it if it does not within the time, and return when it is gone."""
         if self._child is None:

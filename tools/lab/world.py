@@ -250,8 +250,9 @@ class World:
         )
 
     def _stop_agents(self) -> None:
-        for agent in self.agents:
-            agent.stop()
+        with ExitStack() as ends:  # one that does not go in time must not keep the others
+            for agent in self.agents:
+                ends.callback(agent.stop)
 
     def _remove_guests(self) -> None:
         for guest in self._guests:
