@@ -2,7 +2,6 @@
 
 import re
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,14 +30,7 @@ def libvirtd() -> Iterator[Libvirtd]:
 @pytest.fixture(scope="session")
 def crd(controlplane: ControlPlane) -> ControlPlane:
     """The API server of the run, once it serves and explains VirtualMachines."""
-    controlplane.kubectl("apply", "-f", str(Path(__file__).parents[1] / "deploy" / "crds"))
-    controlplane.kubectl("wait", "crd/virtualmachines.virtsync.dev", "--for=condition=Established", "--timeout=60s")
-    # Serving and explaining begin a moment after Established, and nothing tells when.
-    deadline = time.monotonic() + 60
-    for command in (("get", "kvm"), ("explain", "kvm")):
-        while controlplane.kubectl(*command, check=False).returncode:
-            assert time.monotonic() < deadline, f"kubectl {' '.join(command)} still fails"
-            time.sleep(0.05)
+    controlplane.install_crds()
     return controlplane
 
 

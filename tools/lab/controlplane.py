@@ -11,14 +11,18 @@ import os
 import secrets
 import ssl
 import subprocess
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
+from lab import LabError
 from lab.binaries import find_assets
 from lab.processes import Process, reserve_port, sole_owner
 
+CRDS = Path(__file__).parents[2] / "deploy" / "crds"
 READY_TIMEOUT_S = 120
+POLL_INTERVAL_S = 0.05
 COMPONENTS = ("etcd", "kube-apiserver")
 AUDITED_VERBS = ["create", "delete", "get", "patch", "update"]
 
@@ -101,6 +105,18 @@ class ControlPlane:
             error.add_note(done.stderr)
             raise error
         return done
+
+    def install_crds(self) -> None:
+        """Let it serve and explain VirtualMachines; nothing happens if it does."""
+        self.kubectl("apply", "-f", str(CRDS))
+        self.kubectl("wait", "crd/virtualmachines.virtsync.dev", "--for=condition=Established", "--timeout=60s")
+        # Serving and explaining begin a moment after Established, and nothing tells when.
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        for command in (("get", "kvm"), ("explain", "kvm")):
+            while self.kubectl(*command, check=False).returncode:
+                if time.monotonic() > deadline:
+                    raise LabError(f"kubectl {' '.join(command)} still fails.")
+                time.sleep(POLL_INTERVAL_S)
 
     def service_account(self, namespace: str, name: str, *, cluster_role: str | None = None) -> Path:
         """A kubeconfig of a ServiceAccount, as a pod would use it: made if absent, bound to a ClusterRole if named.
