@@ -20,7 +20,7 @@ RESET = struct.pack("ii", 1, 0)
 class Mode(Enum):
     """What is done with connections."""
 
-    PASS_ON = "pass on"
+    OPEN = "open"
     STALL = "stall"
     CUT = "cut"
     HANG_UP = "hang up"
@@ -37,7 +37,7 @@ class Proxy:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._changed = threading.Condition()
-        self._mode = Mode.PASS_ON
+        self._mode = Mode.OPEN
         self._relays: set[_Relay] = set()
         self.accepted = 0
         self._thread = threading.Thread(target=self._accept, name="proxy", daemon=True)
@@ -71,7 +71,7 @@ class Proxy:
 
     def pass_on(self) -> None:
         """Pass everything on; what stalled goes on where it stood."""
-        self._become(Mode.PASS_ON)
+        self._become(Mode.OPEN)
 
     def stall(self) -> None:
         """Connections stay open and new ones are taken, but nothing comes through, either way."""
@@ -112,7 +112,7 @@ class Proxy:
             self.accepted += 1
             with self._changed:
                 mode = self._mode
-                if mode in {Mode.PASS_ON, Mode.STALL}:
+                if mode in {Mode.OPEN, Mode.STALL}:
                     self._relays.add(_Relay(client, self._target, self._relays.discard, stalled=mode is Mode.STALL))
                     continue
             if mode is Mode.CUT:
