@@ -162,7 +162,11 @@ class Reconciler:
             if step.recheck_s is not None:
                 self._queue.add_after(key, step.recheck_s)
             # A write has just proved the object current; where none was needed it is asked for.
-            if step.act and (reported is not vm or self._is_current(vm)):
+            if not step.act or not (reported is not vm or self._is_current(vm)):
+                return
+            if self._stopping:  # meanwhile: the report of an act that does not come is written anew
+                self._queue.add(key)
+            else:
                 self._acting.begin(reported, step, step.act, undo.pop_all().close)
 
     def forget(self, key: VmKey) -> None:
