@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -98,20 +98,30 @@ class World:
 
     # --- the agent
 
-    def start_agent(self, **settings: str) -> Agent:
+    def start_agent(self, **settings: Any) -> Agent:
         """Start an agent for this node and return when it is ready; flags as keywords (`settle_power="2s"`)."""
         agent = self.new_agent(**settings)
         agent.start()
         return agent
 
-    def new_agent(self, *, node: str = "", uri: str = "", **settings: str) -> Agent:
-        """An agent that is not started yet, and ends with the world."""
+    def new_agent(
+        self,
+        *,
+        node: str = "",
+        uri: str = "",
+        kubeconfig: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        **settings: str,
+    ) -> Agent:
+        """An agent that is not started yet, and ends with the world; the rest as `Agent` has it."""
         agent = Agent(
             self.controlplane,
             uri or self.libvirtd.uri,
             node or self.node,
             log=self.folder / f"agent-{len(self.agents)}.log",
             settings=SETTINGS | {name.replace("_", "-"): value for name, value in settings.items()},
+            kubeconfig=kubeconfig,
+            env=env,
         )
         self.agents.append(agent)
         return agent
@@ -266,7 +276,10 @@ class World:
 
 
 class Watch:
-    """Every version of every object of one resource in one namespace, as the API server tells them."""
+    """Every version of every object of one resource in one namespace, as the API server tells them.
+
+    It outlives the API server; what comes and goes between two connections is missed.
+    """
 
     def __init__(self, controlplane: ControlPlane, path: str) -> None:
         self._controlplane = controlplane
@@ -281,16 +294,19 @@ class Watch:
     def __enter__(self) -> Self:
         # Connected here, so that whoever has entered misses nothing that comes after.
         self._connection = self._connect()
-        self._response = self._open("")
+        self._response = self._open()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
-        with suppress(OSError):
-            self._connection.sock.shutdown(2)  # the thread waits in a read, which this ends
-        self._thread.join(HANG_LIMIT_S)
-        self._connection.close()
+        while self._thread.is_alive():
+            # It waits in a read, which this ends; it may also be about to connect again.
+            if sock := self._connection.sock:
+                with suppress(OSError):
+                    sock.shutdown(2)
+            self._thread.join(POLL_INTERVAL_S)
+        self._close()
 
     def all(self) -> list[Json]:
         """All versions of all objects so far."""
@@ -330,10 +346,9 @@ class Watch:
         host = self._controlplane.url.removeprefix("https://")
         return http.client.HTTPSConnection(host, context=context)
 
-    def _open(self, version: str) -> http.client.HTTPResponse:
-        query = f"?watch=true&timeoutSeconds=3600&resourceVersion={version}"
+    def _open(self) -> http.client.HTTPResponse:
         headers = {"Authorization": f"Bearer {self._controlplane.token}"}
-        self._connection.request("GET", self._path + query, headers=headers)
+        self._connection.request("GET", f"{self._path}?watch=true&timeoutSeconds=3600", headers=headers)
         response = self._connection.getresponse()
         if response.status != http.HTTPStatus.OK:
             raise LabError(f"GET {self._path}: {response.status} {response.read().decode()}")
@@ -343,7 +358,7 @@ class Watch:
         try:
             for line in self._lines():
                 self._take(json.loads(line))
-        except (OSError, ValueError, http.client.HTTPException, LabError) as error:
+        except (ValueError, LabError) as error:
             if not self._closing.is_set():
                 with self._changed:
                     self._error = error
@@ -352,19 +367,37 @@ class Watch:
     def _take(self, change: Json) -> None:
         if change["type"] == "ERROR":
             raise LabError(f"The API server says {change['object']}.")
+        version = change["object"] | {"deleted": change["type"] == "DELETED"}
         with self._changed:
-            self._versions.append(change["object"] | {"deleted": change["type"] == "DELETED"})
+            if version not in self._versions:  # after a new connection it may be told again
+                self._versions.append(version)
             self._changed.notify_all()
 
     def _lines(self) -> Iterator[bytes]:
-        """What the API server tells, a change a line; a new connection goes on where the last one ended."""
+        """What the API server tells, a change a line, over as many connections as it takes."""
         while not self._closing.is_set():
             assert self._response  # noqa: S101 - `__enter__` has opened it
-            yield from self._response
-            if self._closing.is_set():
-                return
+            # One that dies may end in the middle of a line: its successor tells of that object again.
+            with suppress(OSError, http.client.HTTPException):
+                yield from (line for line in self._response if line.endswith(b"\n"))
+            self._connect_again()
+
+    def _connect_again(self) -> None:
+        """As soon as there is somebody to connect to; the first that is told then is what there is."""
+        while not self._closing.is_set():
+            self._close()
             self._connection = self._connect()
-            self._response = self._open(self._versions[-1]["metadata"]["resourceVersion"] if self._versions else "")
+            try:
+                self._response = self._open()
+            except (OSError, http.client.HTTPException, LabError):
+                self._closing.wait(POLL_INTERVAL_S)
+            else:
+                return
+
+    def _close(self) -> None:
+        if self._response:
+            self._response.close()
+        self._connection.close()
 
 
 def moment(*, in_s: int) -> str:
