@@ -75,6 +75,8 @@ class Acting:
         self._polite, self._forcing = 0, False
         self._to_be_forced: dict[VmKey, int] = {}
         """How many waited when each of these came to wait; it only spreads their next tries."""
+        self._untold = 0
+        """Acts that have begun and of which `ended` has not been told."""
         self._calls: dict[UUID, list[_Call]] = {}
         self._outcomes: dict[VmKey, Outcome] = {}
 
@@ -124,6 +126,7 @@ class Acting:
         """Do it on a thread of its own."""
         call = _Call(act, _now())
         with self._lock:
+            self._untold += 1
             calls = self._calls.setdefault(act.domain.uuid, [])
             for earlier in calls:
                 earlier.overtaken = True
@@ -131,9 +134,9 @@ class Acting:
         self._spawn(lambda: self._perform(vm, step, act, call, release))
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait so long for the acts under way, and leave what is left to libvirt; whether all have returned."""
+        """Wait so long for the acts under way, and leave what is left to libvirt; whether all have ended."""
         with self._lock:
-            return self._idle.wait_for(lambda: not self._calls, timeout_s)
+            return self._idle.wait_for(lambda: not self._untold, timeout_s)
 
     def _perform(self, vm: VirtualMachine, step: Step, act: Act, call: _Call, release: Callable[[], None]) -> None:
         outcome = Outcome(act.verb, Result.UNKNOWN, "it failed inside virtsync")
@@ -151,7 +154,6 @@ class Acting:
                 # What force has cut short has failed because of it: that is no refusal.
                 if not call.overtaken:
                     self._outcomes[vm.key] = outcome
-                self._idle.notify_all()
         words = f": {outcome.message}" if outcome.message else ""
         log.info(
             f"{vm.key}: {act.verb.name} {outcome.result.value}{words} ({step.message})",
@@ -164,6 +166,9 @@ class Acting:
             domain_id=act.domain.id,
         )
         self._ended(vm, step, outcome)
+        with self._lock:
+            self._untold -= 1
+            self._idle.notify_all()
 
     def _outcome(self, act: Act) -> Outcome:
         try:

@@ -31,7 +31,9 @@ from controller.settings import Settings
 from controller.workqueue import WorkQueue
 
 FLUSH_S = 5.0
-"""How long a stopping agent goes on reporting."""
+"""How long a stopping agent waits for acts under way, and goes on reporting."""
+LEAVE_S = 0.5
+"""How long it then waits for each of those that write Events, and that end the connections to libvirt."""
 FIRST_CONNECT_S = 5.0
 """How long a starting agent waits for libvirt before it reports that it does not answer."""
 HAND_RETRY_S = 1.0
@@ -132,20 +134,23 @@ class Agent:
             worker.start()
 
     def _stop(self) -> None:
+        """Waits for whoever does not answer are counted together: whatever hangs, this is over in time."""
         log.info("stopping: no more acts; reports are flushed")
         self._reconciler.stop_acting()
+        flushed_s = time.monotonic() + FLUSH_S
         for part in self._periodic:
             part.close()
-        limit = time.monotonic() + FLUSH_S
-        self._queue.drain(FLUSH_S)
+        self._reconciler.outlast_acts(FLUSH_S)
+        self._queue.drain(_left(flushed_s))
         self._stopping.set()
         self._listed.set()
         self._queue.close()
         for worker in self._workers:
-            worker.join(max(0.1, limit - time.monotonic()))
-        self._reconciler.close(max(0.1, limit - time.monotonic()))
-        self._recorder.close(1.0)
-        self._hypervisor.close()
+            worker.join(_left(flushed_s))
+        for part in self._periodic:
+            part.join(_left(flushed_s))
+        self._recorder.close(LEAVE_S)
+        self._hypervisor.close(LEAVE_S)
         self._hand.release()
         self._health.close()
         log.info("stopped")
@@ -281,3 +286,7 @@ class Agent:
 
     def _hand_unready(self) -> str | None:
         return self._node().blocked or None
+
+
+def _left(until_s: float) -> float:
+    return max(0.0, until_s - time.monotonic())

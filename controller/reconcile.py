@@ -202,7 +202,7 @@ class Reconciler:
         """From now on only report."""
         self._stopping = True
 
-    def close(self, timeout_s: float) -> None:
+    def outlast_acts(self, timeout_s: float) -> None:
         """Wait so long for acts that are with libvirt, then leave them to it."""
         self._acting.wait(timeout_s)
 

@@ -72,10 +72,13 @@ class Periodic:
         """The thread runs."""
         return self._thread.is_alive()
 
-    def close(self, timeout_s: float = 1.0) -> None:
-        """Stop after the call that is under way, and wait so long for it."""
+    def close(self) -> None:
+        """Stop after the call that is under way."""
         self._closed.set()
         self._wake.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait so long until it has stopped."""
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
