@@ -1,0 +1,211 @@
+"""The agent is asked to end, whatever it or its neighbours are at: it goes at once, in order, and leaves nothing."""
+
+import fcntl
+import os
+import re
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from lab.agent import Agent
+from lab.controlplane import ControlPlane
+from lab.guest import Guest
+from lab.libvirtd import Libvirtd
+from lab.world import HANG_LIMIT_S, POLL_INTERVAL_S, World, cause_of, is_off, power_of, ready_of, runs
+
+END_LIMIT_S = 10
+"""The promise."""
+
+
+@pytest.fixture(scope="module")
+def controlplane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """An API server that may be killed and paused."""
+    with ControlPlane(tmp_path_factory.mktemp("controlplane")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def crd(controlplane: ControlPlane) -> ControlPlane:
+    controlplane.install_crds()
+    return controlplane
+
+
+@pytest.fixture(scope="module")
+def libvirtd() -> Iterator[Libvirtd]:
+    """A libvirtd that may be killed and paused."""
+    with tempfile.TemporaryDirectory(prefix="virtsync-") as folder, Libvirtd(Path(folder)) as running:
+        yield running
+
+
+def end(agent: Agent, number: int = signal.SIGTERM) -> None:
+    """Ask it to end, and see it go in order."""
+    agent.signal(number)
+    assert agent.wait_until_ended(timeout_s=END_LIMIT_S) == 0
+    assert has_said(agent, "stopped")
+
+
+def has_said(agent: Agent, words: str) -> bool:
+    """Whether a line of its log has these words."""
+    return any(words in line["event"] for line in agent.log_lines())
+
+
+def waits_for_an_answer(agent: Agent) -> bool:
+    """Whether a pass of it stands still: it takes milliseconds, unless something that it asks does not answer."""
+    found = re.search(r"^workqueue_longest_running_processor_seconds{.*} (\S+)$", agent.metrics(), re.MULTILINE)
+    assert found
+    return float(found[1]) > 0.5
+
+
+def until(holds: Callable[[], bool], otherwise: str) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + HANG_LIMIT_S
+    while not holds():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(POLL_INTERVAL_S)
+
+
+@contextmanager
+def paused(pid: int) -> Iterator[None]:
+    """A process is there and answers nobody."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def killed(end: Callable[[], None], start: Callable[[], None]) -> Iterator[None]:
+    """It is killed, and comes back in the end."""
+    end()
+    try:
+        yield
+    finally:
+        start()
+
+
+def api_server(controlplane: ControlPlane, fault: str) -> AbstractContextManager[None]:
+    name = "kube-apiserver"
+    if fault == "hangs":
+        return paused(controlplane.pid(name))
+    return killed(lambda: controlplane.kill(name), lambda: controlplane.start(name))
+
+
+def libvirt(libvirtd: Libvirtd, fault: str) -> AbstractContextManager[None]:
+    return paused(libvirtd.pid) if fault == "hangs" else killed(libvirtd.kill, libvirtd.start)
+
+
+def running(world: World, *names: str, **settings: str) -> tuple[Agent, list[Guest]]:
+    """VMs that run, as their objects say, and an agent that looks after them."""
+    guests = [world.start(name) for name in names]
+    world.apply(*guests, powerState="Running", shutdown={"gracePeriodSeconds": 600})
+    agent = world.start_agent(**settings)
+    for guest in guests:
+        world.until(guest, runs, "running")
+    return agent, guests
+
+
+def hand_is_free(libvirtd: Libvirtd) -> bool:
+    """Whether another agent could act on it."""
+    folder = os.open(libvirtd.socket.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(folder)
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_mid_action(world: World, number: signal.Signals) -> None:
+    folder = world.folder / "tmp"
+    folder.mkdir()
+    guest = world.start()
+    world.apply(guest, powerState="Running", shutdown={"gracePeriodSeconds": 600})
+    agent = world.new_agent(env={"TMPDIR": str(folder)})
+    agent.start()
+    world.until(guest, runs, "running")
+    with paused(guest.qemu_pid):
+        world.patch(guest, powerState="Stopped")
+        # The act is with libvirt, which does not answer.
+        busy = world.until_ready(guest, "HypervisorBusy")
+        assert "SHUTDOWN" in ready_of(busy)["message"]
+        assert list(folder.iterdir()), "the certificate of the API server is in a file"
+        assert not hand_is_free(world.libvirtd)
+        end(agent, number)
+        assert hand_is_free(world.libvirtd)
+        assert list(folder.iterdir()) == []
+        agent.start()
+        operation = busy["status"]["operation"]
+        assert world.get(guest)["status"]["operation"] == operation, "the deadline is the old one"
+    off = world.until(guest, is_off, "off")
+    assert cause_of(off) == "Agent"
+    assert "operation" not in off["status"]
+
+
+def test_sigterm_while_it_starts_a_vm(world: World) -> None:
+    """What comes of an act that is under way is reported before it goes."""
+    guest = world.define()
+    world.apply(guest, powerState="Running")
+    agent = world.start_agent()
+    world.until(guest, lambda vm: power_of(vm) == "Starting", "starting")
+    end(agent)
+    assert world.acts(guest) == ["START done"]
+    assert runs(world.get(guest))
+
+
+def test_sigterm_flushes_what_waits(world: World) -> None:
+    """What was seen before is reported, and what would follow from it is left to the next agent."""
+    agent, (guest,) = running(world, "vm", settle_pause="0s")
+    with paused(world.controlplane.pid("kube-apiserver")):
+        world.virsh("suspend", guest.name)
+        until(lambda: waits_for_an_answer(agent), "no pass has begun")
+        agent.signal(signal.SIGTERM)
+        until(lambda: has_said(agent, "stopping"), "it has not heard the signal")
+    assert agent.wait_until_ended(timeout_s=END_LIMIT_S) == 0
+    world.until(guest, lambda vm: power_of(vm) == "Paused", "told to be paused")
+    assert world.acts(guest) == []
+    assert world.virsh("domstate", guest.name) == "paused"
+    agent.start()
+    world.until(guest, runs, "resumed")
+
+
+@pytest.mark.parametrize("fault", ["dead", "hangs"])
+def test_sigterm_without_the_api_server(world: World, fault: str) -> None:
+    agent, (guest,) = running(world, "vm")
+    with api_server(world.controlplane, fault):
+        world.virsh("suspend", guest.name)
+        until(lambda: waits_for_an_answer(agent) or has_said(agent, "will be tried again"), "nobody wants to report it")
+        end(agent)
+    agent.start()
+    world.until(guest, runs, "resumed")
+
+
+@pytest.mark.parametrize("fault", ["dead", "hangs"])
+def test_sigterm_without_libvirtd(world: World, fault: str) -> None:
+    agent, (guest,) = running(world, "vm")
+    with libvirt(world.libvirtd, fault):
+        world.patch(guest, powerState="Stopped")
+        end(agent)
+    agent.start()
+    world.until(guest, is_off, "off")
+
+
+@pytest.mark.parametrize("since", ["could not be listed", "is gone"])
+def test_sigterm_when_nobody_answers(world: World, since: str) -> None:
+    """Each of its threads waits for somebody, or has given up and tries again."""
+    agent, (guest,) = running(world, "vm", resync_libvirt="1s", resync_api="1s")
+    with paused(world.controlplane.pid("kube-apiserver")):
+        world.virsh("suspend", guest.name)
+        until(lambda: waits_for_an_answer(agent), "nobody wants to report it")
+        with paused(world.libvirtd.pid):
+            until(lambda: has_said(agent, since), "it does not notice")
+            end(agent)
+    agent.start()
+    world.until(guest, runs, "resumed")
