@@ -16,7 +16,7 @@ from lab.agent import Agent
 from lab.controlplane import ControlPlane
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
-from lab.world import HANG_LIMIT_S, POLL_INTERVAL_S, World, cause_of, is_off, power_of, ready_of, runs
+from lab.world import HANG_LIMIT_S, POLL_INTERVAL_S, World, cause_of, is_off, power_of, ready_of, reason_of, runs
 
 END_LIMIT_S = 10
 """The promise."""
@@ -149,15 +149,19 @@ def test_sigterm_mid_action(world: World, number: signal.Signals) -> None:
     assert "operation" not in off["status"]
 
 
-def test_sigterm_while_it_starts_a_vm(world: World) -> None:
-    """What comes of an act that is under way is reported before it goes."""
-    guest = world.define()
-    world.apply(guest, powerState="Running")
-    agent = world.start_agent()
-    world.until(guest, lambda vm: power_of(vm) == "Starting", "starting")
-    end(agent)
-    assert world.acts(guest) == ["START done"]
-    assert runs(world.get(guest))
+def test_sigterm_just_before_an_act_returns(world: World) -> None:
+    """What comes of it is reported before it goes."""
+    agent, (guest,) = running(world, "vm")
+    with paused(guest.qemu_pid):
+        world.patch(guest, powerState="Stopped")
+        world.until_ready(guest, "HypervisorBusy")
+        agent.signal(signal.SIGTERM)
+        until(lambda: has_said(agent, "stopping"), "it has not heard the signal")
+    assert agent.wait_until_ended(timeout_s=END_LIMIT_S) == 0
+    assert world.acts(guest) == ["SHUTDOWN done"]
+    assert reason_of(world.get(guest)) != "HypervisorBusy"
+    agent.start()
+    assert cause_of(world.until(guest, is_off, "off")) == "Agent"
 
 
 def test_sigterm_flushes_what_waits(world: World) -> None:
@@ -209,3 +213,24 @@ def test_sigterm_when_nobody_answers(world: World, since: str) -> None:
             end(agent)
     agent.start()
     world.until(guest, runs, "resumed")
+
+
+def test_a_second_signal_changes_nothing(world: World) -> None:
+    agent, (guest,) = running(world, "vm")
+    with paused(world.libvirtd.pid):
+        world.patch(guest, powerState="Stopped")
+        until(lambda: waits_for_an_answer(agent), "nobody looks at it")
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            agent.signal(number)
+            until(lambda: has_said(agent, "stopping"), "it has not heard the signal")
+        assert agent.wait_until_ended(timeout_s=END_LIMIT_S) == 0
+    assert has_said(agent, "stopped")
+
+
+def test_sigterm_before_anybody_has_answered(world: World) -> None:
+    """An agent that could not begin can be ended."""
+    agent = world.new_agent()
+    with paused(world.libvirtd.pid), paused(world.controlplane.pid("kube-apiserver")):
+        agent.launch()
+        until(lambda: has_said(agent, "virtsync agent of node"), "it has not started")
+        end(agent)
