@@ -30,8 +30,8 @@ RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
 COMPLAIN_EVERY_S = 30.0
 STABLE_S = 10.0
 """A connection that is lost earlier was none: the next try waits longer than the one before."""
-QUERY_CONNECTIONS, ACTION_CONNECTIONS = 2, 2
-"""libvirtd serves 5 calls of a connection at a time: one for every four that may be left unanswered."""
+QUERIES_AT_ONCE, ACTS_AT_ONCE = 8, 8
+"""With a list they are 17 of the 20 calls that libvirtd serves at a time."""
 
 log = structlog.get_logger()
 
@@ -76,54 +76,70 @@ class EventLoop:
 
 
 class Lanes:
-    """Connections for one use, of which a call takes the one with the fewest calls under way. Any thread may use it."""
+    """Connections for one use, each for one call at a time. Any thread may use it.
 
-    def __init__(self, connections: list[libvirt.virConnect]) -> None:
-        self.connections = connections
+    Threads that meet on a connection are a danger: before 10.4 libvirt then writes to the stack of one that has gone on
+    (CVE-2024-4418; with eight threads and a libvirtd that hung, the process died every time).
+    """
+
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._under_way = [0] * len(connections)
+        self._free: list[libvirt.virConnect] = []
+        self._closed = False
+
+    def add(self, connection: libvirt.virConnect) -> None:
+        """One more."""
+        with self._lock:
+            self._free.append(connection)
 
     @contextmanager
     def take(self) -> Iterator[libvirt.virConnect]:
-        """A connection for one call."""
+        """A connection for one call. Raises Transient if as many calls as there are connections have not returned."""
         with self._lock:
-            index = self._under_way.index(min(self._under_way))
-            self._under_way[index] += 1
+            if self._closed or not self._free:
+                raise Transient("libvirt has not answered what was asked before")
+            connection = self._free.pop()
         try:
-            yield self.connections[index]
+            yield connection
         finally:
-            with self._lock:
-                self._under_way[index] -= 1
+            self._give_back(connection)
+
+    def _give_back(self, connection: libvirt.virConnect) -> None:
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._free.append(connection)
+        if closed:
+            _close(connection)
+
+    def close(self) -> None:
+        """Close those that are free now, and each of the others when its call has returned."""
+        with self._lock:
+            self._closed = True
+            free, self._free = self._free, []
+        for connection in free:
+            _close(connection)
 
 
 @dataclass(eq=False)
 class Link:
-    """One generation of connections, by use: a stuck call on one must not hold up the others."""
+    """One generation of connections, by use: a call that hangs must not hold up others."""
 
     generation: int
     events: libvirt.virConnect
-    """The first lane of `queries` as well: events come whatever calls are under way."""
     callback_ids: list[int] = field(default_factory=list)
-    bulk: libvirt.virConnect | None = None
-    queries: Lanes = field(default_factory=lambda: Lanes([]))
-    actions: Lanes = field(default_factory=lambda: Lanes([]))
-
-    @property
-    def connections(self) -> list[libvirt.virConnect]:
-        """All that are open."""
-        rest = [self.bulk, *self.queries.connections[1:], *self.actions.connections]
-        return [self.events, *filter(None, rest)]
+    bulk: Lanes = field(default_factory=Lanes)
+    queries: Lanes = field(default_factory=Lanes)
+    actions: Lanes = field(default_factory=Lanes)
 
     def close(self) -> None:
         """Give everything back in the order that leaves nothing behind: callbacks, then connections."""
         for callback_id in self.callback_ids:
             with suppress(libvirt.libvirtError):  # after a kill there is nobody to deregister from
                 self.events.domainEventDeregisterAny(callback_id)
-        for connection in self.connections:
-            with suppress(libvirt.libvirtError):
-                connection.unregisterCloseCallback()
-            with suppress(libvirt.libvirtError):
-                connection.close()
+        _close(self.events)
+        for lanes in (self.bulk, self.queries, self.actions):
+            lanes.close()
 
 
 class Hypervisor:
@@ -187,11 +203,9 @@ class Hypervisor:
         """A connection for single states. Raises Transient."""
         return self._linked().queries.take()
 
-    def bulk(self) -> libvirt.virConnect:
+    def bulk(self) -> AbstractContextManager[libvirt.virConnect]:
         """The connection for lists, which may stall for seconds. Raises Transient."""
-        bulk = self._linked().bulk
-        assert bulk is not None  # noqa: S101 - a link is only published whole
-        return bulk
+        return self._linked().bulk.take()
 
     def action(self) -> AbstractContextManager[libvirt.virConnect]:
         """A connection for one act. Raises Transient."""
@@ -253,14 +267,12 @@ class Hypervisor:
     def _connect(self) -> None:
         """Listen first and list later: what happens in between is then told twice rather than never."""
         self._generation += 1
-        link = Link(self._generation, _opened(self.uri))
+        link = Link(self._generation, self._opened())
         try:
             link.callback_ids = self._listener.register(link.events)
-            link.bulk = _opened(self.uri)
-            link.queries = Lanes([link.events, *(_opened(self.uri) for _ in range(QUERY_CONNECTIONS - 1))])
-            link.actions = Lanes([_opened(self.uri) for _ in range(ACTION_CONNECTIONS)])
-            for connection in link.connections:
-                connection.registerCloseCallback(self._closed, link.generation)
+            for lanes, calls in ((link.bulk, 1), (link.queries, QUERIES_AT_ONCE), (link.actions, ACTS_AT_ONCE)):
+                for _ in range(calls):
+                    lanes.add(self._opened())
         except libvirt.libvirtError:
             link.close()
             raise
@@ -276,9 +288,16 @@ class Hypervisor:
             self._on_lost()
         link.close()
 
+    def _opened(self) -> libvirt.virConnect:
+        connection = libvirt.open(self.uri)
+        with suppress(libvirt.libvirtError):  # a driver within this process has no wire to keep alive
+            connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+        connection.registerCloseCallback(self._closed, self._generation)
+        return connection
 
-def _opened(uri: str) -> libvirt.virConnect:
-    connection = libvirt.open(uri)
-    with suppress(libvirt.libvirtError):  # a driver within this process has no wire to keep alive
-        connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
-    return connection
+
+def _close(connection: libvirt.virConnect) -> None:
+    with suppress(libvirt.libvirtError):
+        connection.unregisterCloseCallback()
+    with suppress(libvirt.libvirtError):
+        connection.close()

@@ -118,18 +118,18 @@ class LibvirtHost:
 
     def relist(self) -> list[Domain]:
         """All domains, by four bulk calls whatever their number. Raises Transient."""
-        connection = self._hypervisor.bulk()
         asked_s = time.monotonic()
         try:
-            stats = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
-            saved, persistent, autostart = (
-                {UUID(bytes=domain.UUID()) for domain in connection.listAllDomains(flag)}
-                for flag in (
-                    libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE,
-                    libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT,
-                    libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART,
+            with self._hypervisor.bulk() as connection:
+                stats = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
+                saved, persistent, autostart = (
+                    {UUID(bytes=domain.UUID()) for domain in connection.listAllDomains(flag)}
+                    for flag in (
+                        libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE,
+                        libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT,
+                        libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART,
+                    )
                 )
-            )
         except libvirt.libvirtError as error:
             raise Transient(_text(error)) from error
         domains = []

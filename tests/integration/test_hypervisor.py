@@ -21,7 +21,7 @@ import pytest
 from controller.acting import CALLS_AT_ONCE
 from controller.errors import Rejected, Transient
 from controller.hypervisor import connection
-from controller.hypervisor.connection import ACTION_CONNECTIONS, QUERY_CONNECTIONS, Hypervisor
+from controller.hypervisor.connection import ACTS_AT_ONCE, QUERIES_AT_ONCE, Hypervisor
 from controller.hypervisor.events import REMEMBERED, Evidences
 from controller.hypervisor.host import LibvirtHost
 from controller.hypervisor.lock import Hand
@@ -30,7 +30,7 @@ from lab.guest import Guest
 from lab.libvirtd import Libvirtd
 
 HANG_LIMIT_S = 60
-CONNECTIONS = 1 + QUERY_CONNECTIONS + ACTION_CONNECTIONS
+CONNECTIONS = 2 + QUERIES_AT_ONCE + ACTS_AT_ONCE
 NODE = """
 <node>
   <domain type='test' xmlns:test='http://libvirt.org/schemas/domain/test/1.0'>
@@ -498,14 +498,29 @@ def test_acts_of_the_test_driver(libvirtd: Libvirtd) -> None:
         assert eyes.host.relist() == [test()]
 
 
-def test_calls_take_the_connection_with_the_fewest_under_way(eyes: Eyes) -> None:
-    for lane in (eyes.hypervisor.action, eyes.hypervisor.query):
-        with ExitStack() as calls:
-            taken = [calls.enter_context(lane()) for _ in range(CALLS_AT_ONCE)]
-            # libvirtd serves five calls of a connection at a time.
-            assert {taken.count(connection) for connection in taken} == {CALLS_AT_ONCE // 2}
-        with lane() as first, lane() as second:
-            assert first is not second
+def test_a_connection_serves_one_call_at_a_time(eyes: Eyes) -> None:
+    for lane, calls in ((eyes.hypervisor.bulk, 1), (eyes.hypervisor.query, 8), (eyes.hypervisor.action, CALLS_AT_ONCE)):
+        with ExitStack() as under_way:
+            taken = {id(under_way.enter_context(lane())) for _ in range(calls)}
+            assert len(taken) == calls
+            with pytest.raises(Transient, match="has not answered"), lane():
+                pass
+        with lane():
+            pass
+
+
+def test_a_connection_in_use_is_closed_when_its_call_has_returned(own_libvirtd: Libvirtd) -> None:
+    with looking_at(own_libvirtd.uri) as eyes:
+        until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
+        with eyes.hypervisor.query() as connection:
+            own_libvirtd.restart()
+            eyes.until_told("lost")
+            eyes.until_told("connected")
+            until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
+            assert not connection.isAlive()
+        with eyes.hypervisor.query() as other:
+            assert other.isAlive()
+        until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
 
 
 # --- connections
@@ -561,7 +576,7 @@ def test_late_news_of_an_old_connection_change_nothing(own_libvirtd: Libvirtd) -
         assert eyes.told.empty()
 
 
-@pytest.mark.parametrize("number", range(CONNECTIONS))
+@pytest.mark.parametrize("number", [0, 1, 2, 2 + QUERIES_AT_ONCE], ids=["events", "bulk", "query", "action"])
 def test_the_loss_of_any_connection_is_noticed(own_libvirtd: Libvirtd, number: int) -> None:
     with looking_at(own_libvirtd.uri) as eyes:
         until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
