@@ -51,8 +51,9 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 test: check setup ## Check, then run the tests on real parts, but for those that take minutes each
 	$(BIN)/pytest -m "not long"
 
-chaos: setup ## Run the tests of faults, the long ones too
+chaos: setup ## Run the tests of faults, the long ones too, then random faults: SEED=1 MINUTES=5
 	$(BIN)/pytest tests/chaos
+	$(BIN)/python -m chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5)
 
 demo: setup ## Tell the story on the terminal; KEEP=1 leaves everything running
 	$(BIN)/python tools/demo.py

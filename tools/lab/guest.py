@@ -99,8 +99,9 @@ class Guest:
     while libvirtd is dead or hangs.
     """
 
-    def __init__(self, libvirtd: "Libvirtd", name: str, uuid: UUID) -> None:
+    def __init__(self, libvirtd: "Libvirtd", name: str, uuid: UUID, *, has_disk: bool = False) -> None:
         self.libvirtd = libvirtd
+        self.has_disk = has_disk
         self.name = name
         self.uuid = uuid
 
@@ -207,6 +208,10 @@ class Guest:
             select.select([qemu], [], [])
         finally:
             os.close(qemu)
+
+    def whisper(self, letter: str) -> bool:
+        """Tell it by the letter that its source knows, if it listens just now; whether it did."""
+        return self._answers(letter.encode(), timeout_s=ANSWER_LIMIT_S)
 
     def _tell(self, letter: str) -> None:
         if not self._answers(letter.encode(), timeout_s=HANG_LIMIT_S):

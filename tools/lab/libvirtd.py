@@ -165,7 +165,7 @@ class Libvirtd:
         `disk` gives it a disk for which there is too little room until `Guest.free_disk`; the last two are libvirt's
         words (destroy, restart, preserve).
         """
-        guest = Guest(self, name, uuid or self._uuid_of(name) or uuid4())
+        guest = Guest(self, name, uuid or self._uuid_of(name) or uuid4(), has_disk=disk)
         if disk:
             guest.make_disk()
         with self.connection() as connection:

@@ -1,0 +1,38 @@
+"""Random faults on a whole node: nothing is lost and nothing is wrongly switched; and who would switch is found out."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def chaos(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "chaos", *options],
+        env=os.environ | {"PYTHONPATH": str(TOOLS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_all_is_right_after_random_faults() -> None:
+    done = chaos("--seed=3", "--minutes=0.5", "--qemu-vms=8", "--test-vms=40")
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^unjustified: 0$", done.stdout, re.MULTILINE)
+    assert int(re.findall(r"START (\d+)", done.stdout)[0]) >= 48
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_an_agent_that_acts_without_asking_is_found_out() -> None:
+    done = chaos("--seed=1", "--minutes=3", "--agent=chaos.reckless")
+    assert done.returncode == 1
+    assert "unjustified: 0" not in done.stdout
+    assert "its object was last asked for" in done.stdout
+    assert "again: make chaos SEED=1 MINUTES=3" in done.stdout

@@ -1,0 +1,1 @@
+"""Random faults on real parts, and whether all is right afterwards: `make chaos` runs it."""

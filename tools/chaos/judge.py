@@ -1,0 +1,234 @@
+"""Was each act justified? Judged from the records of kube-apiserver and libvirtd alone, not from what the agent says.
+
+Before an act on a domain the agent must have been answered by the API server about the domain's object, just now: that
+it is bound to the agent's node, not held, not being deleted, and wants what the act brings about.
+"""
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+FRESH_S = 2.0
+"""How long before its act an agent may have asked; it is milliseconds, but for machines that are busy."""
+RECORDED_S = 0.2
+"""kube-apiserver writes its record when it has answered, so that what follows may have begun."""
+HOLD = "hold.virtsync.dev/"
+
+CALL = re.compile(
+    r"^(?P<time>\S+ \S+): \d+: debug : (?P<call>virDomain\w+):\d+ : dom=\w+, "
+    r"\(VM: name=(?P<name>[^,]+), uuid=(?P<uuid>[-0-9a-f]+)\)(?:.*flags=(?P<flags>\w+))?"
+)
+# How the agent calls each act, by driver: what else asks for the same uses another call, or is in `own`.
+BY_AGENT = {
+    "qemu": {
+        ("virDomainCreate", None): "START",
+        ("virDomainCreateWithFlags", "0x1"): "START_PAUSED",
+        ("virDomainResume", None): "RESUME",
+        ("virDomainPMWakeup", "0x0"): "WAKE",
+        ("virDomainSuspend", None): "SUSPEND",
+        ("virDomainShutdownFlags", "0x1"): "SHUTDOWN",
+        ("virDomainDestroyFlags", "0x0"): "DESTROY",
+    },
+    "test": {
+        ("virDomainCreate", None): "START",
+        ("virDomainResume", None): "RESUME",
+        ("virDomainSuspend", None): "SUSPEND",
+        ("virDomainShutdown", None): "SHUTDOWN",
+        ("virDomainDestroyFlags", "0x0"): "DESTROY",
+    },
+}
+# What the spec must want.
+SERVES = {
+    "START": {"Running"},
+    "START_PAUSED": {"Paused"},
+    "RESUME": {"Running", "Stopped"},
+    "WAKE": {"Running", "Stopped", "Paused"},
+    "SUSPEND": {"Paused"},
+    "SHUTDOWN": {"Stopped"},
+    "DESTROY": {"Stopped"},
+}
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of libvirt about a domain, when libvirtd began with it (Unix time)."""
+
+    at_s: float
+    name: str
+    uuid: str
+    signature: tuple[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an agent was answered about an object, with the object; Unix time."""
+
+    asked_s: float
+    answered_s: float
+    user: str
+    vm: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From then to then, in Unix time."""
+
+    begin_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An act, and why it was not justified, if it was not."""
+
+    call: Call
+    verb: str
+    why_not: str | None
+
+
+def calls(log: Path, offset: int = 0) -> tuple[list[Call], int]:
+    """The calls that libvirtd has recorded from this offset on, and the offset after the last of them."""
+    lines, end = _lines(log, offset)
+    matches = filter(None, map(CALL.match, lines))
+    return [
+        Call(_time(match["time"].replace(" ", "T")), match["name"], match["uuid"], (match["call"], match["flags"]))
+        for match in matches
+    ], end
+
+
+def answers(log: Path, users: Iterable[str], offset: int = 0) -> tuple[list[Answer], int]:
+    """What these users were answered about objects, in kube-apiserver's record from this offset on; and its end."""
+    lines, end = _lines(log, offset)
+    records = (json.loads(line) for line in lines if line.startswith("{"))
+    return [
+        Answer(_time(r["requestReceivedTimestamp"]), _time(r["stageTimestamp"]), user, r["responseObject"])
+        for r in records
+        if (user := r["user"]["username"]) in users
+        and r["verb"] in {"get", "patch"}
+        and r.get("responseStatus", {}).get("code") == 200
+        and r.get("responseObject", {}).get("kind") == "VirtualMachine"
+    ], end
+
+
+class Judge:
+    """Judges acts on the domains of one node, whose objects are named after them."""
+
+    def __init__(self, node: str, driver: str) -> None:
+        self._node, self._acts = node, BY_AGENT[driver]
+
+    def verdicts(
+        self,
+        made: list[Call],
+        own: dict[tuple[str, str], list[Span]],
+        told: list[Answer],
+        *,
+        frozen: list[Span],
+        jumped: list[Span],
+    ) -> Iterator[Verdict]:
+        """A verdict for each act of the agent among the calls.
+
+        `own` are the calls that others made, by call and uuid; each is taken for one of those recorded within its
+        span. While `frozen`, agent or libvirtd stood still: that time does not count. While `jumped`, the agent's wall
+        clock was wrong.
+        """
+        own = {key: list(spans) for key, spans in own.items()}
+        by_name: dict[str, list[Answer]] = {}
+        for answer in sorted(told, key=lambda one: one.asked_s):
+            by_name.setdefault(answer.vm["metadata"]["name"], []).append(answer)
+        for call in made:
+            verb = self._acts.get(call.signature)
+            if verb is None or _taken(call, own.get((call.signature[0], call.uuid), [])):
+                continue
+            known = by_name.get(call.name, [])
+            known = known[: bisect_right(known, call.at_s, key=lambda one: one.asked_s)]
+            why_not = self._why_not(call, verb, known, frozen)
+            if verb == "DESTROY" and not why_not:
+                why_not = _too_early(call, known, jumped)
+            yield Verdict(call, verb, why_not)
+
+    def _why_not(self, call: Call, verb: str, known: list[Answer], frozen: list[Span]) -> str | None:
+        if not known:
+            return "its object was never asked for"
+        answer = known[-1]
+        age_s = call.at_s - answer.answered_s
+        if age_s < -RECORDED_S:
+            return "the answer about its object had not come"
+        age_s -= _overlap_s(Span(answer.answered_s, call.at_s), frozen)
+        if age_s > FRESH_S:
+            return f"its object was last asked for {age_s:.1f} s before"
+        return _not_ours(self._node, answer.vm) or _not_wanted(verb, answer.vm)
+
+
+def _not_ours(node: str, vm: Json) -> str | None:
+    if vm["spec"].get("nodeName") != node:
+        return f"its object was bound to {vm['spec'].get('nodeName')}"
+    if any(name.startswith(HOLD) for name in vm["metadata"].get("annotations", {})):
+        return "its object was held"
+    return "its object was being deleted" if "deletionTimestamp" in vm["metadata"] else None
+
+
+def _not_wanted(verb: str, vm: Json) -> str | None:
+    wanted = vm["spec"].get("powerState")
+    if wanted in SERVES[verb] or _operation(vm).get("type") == "Restart":
+        return None
+    return f"{wanted} was wanted, and no restart"
+
+
+def _too_early(call: Call, known: list[Answer], jumped: list[Span]) -> str | None:
+    """Why it was too early for force, if it was: the grace begins when the operation is first on record."""
+    vm = known[-1].vm
+    shutdown = vm["spec"].get("shutdown", {})
+    if shutdown.get("mode") == "Force":
+        return None
+    if shutdown.get("mode") == "Graceful":
+        return "its object forbids force"
+    operation = _operation(vm)
+    if "deadline" not in operation:
+        return "no stop was on record"
+    begin_s = next(one.asked_s for one in known if _operation(one.vm).get("startTime") == operation["startTime"])
+    if _overlap_s(Span(begin_s, call.at_s), jumped):
+        return None  # a new agent believes the wall clock
+    grace_s = _time(operation["deadline"]) - _time(operation["startTime"])
+    waited_s = call.at_s - begin_s
+    return f"its grace of {grace_s:g} s was not over, but {waited_s:.1f} s of it" if waited_s < grace_s - 1 else None
+
+
+def _operation(vm: Json) -> Json:
+    operation: Json = vm.get("status", {}).get("operation", {})
+    return operation
+
+
+def _taken(call: Call, spans: list[Span]) -> bool:
+    """Whether the call is one that somebody else made; each of those is taken once."""
+    for span in spans:
+        if span.begin_s - 0.01 <= call.at_s <= span.end_s + 0.01:
+            spans.remove(span)
+            return True
+    return False
+
+
+def _overlap_s(span: Span, others: list[Span]) -> float:
+    """For how much of the span any of the others lasted, as a sum."""
+    return sum(max(0.0, min(span.end_s, one.end_s) - max(span.begin_s, one.begin_s)) for one in others)
+
+
+def _lines(log: Path, offset: int) -> tuple[list[str], int]:
+    """The whole lines from this offset on, and where they end."""
+    if not log.exists():
+        return [], offset
+    with log.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    whole = data[: data.rfind(b"\n") + 1]
+    return whole.decode(errors="replace").splitlines(), offset + len(whole)
+
+
+def _time(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()

@@ -1,0 +1,24 @@
+"""An agent that acts without asking: to show that the chaos finds it out (`--agent chaos.reckless`)."""
+
+from dataclasses import replace
+
+from controller.cli import main
+from controller.errors import Rejected, Transient
+from controller.model import Step, View, VirtualMachine
+from controller.reconcile import Reconciler
+
+careful = Reconciler._report
+
+
+def act_on_what_was_known(self: Reconciler, view: View, step: Step, since_s: float | None) -> VirtualMachine | None:
+    """Report; and when the API server does not answer, go on as if it had."""
+    try:
+        return careful(self, view, step, since_s)
+    except (Transient, Rejected):
+        return replace(view.vm)
+
+
+Reconciler._report = act_on_what_was_known  # type: ignore[method-assign]
+
+if __name__ == "__main__":
+    main()
