@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from lab.agent import Agent
 from lab.controlplane import ControlPlane
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
-from lab.world import HANG_LIMIT_S, POLL_INTERVAL_S, World, cause_of, is_off, power_of, ready_of, reason_of, runs
+from lab.world import World, cause_of, is_off, power_of, ready_of, reason_of, runs, until
 
 END_LIMIT_S = 10
 """The promise."""
@@ -59,14 +58,6 @@ def waits_for_an_answer(agent: Agent) -> bool:
     found = re.search(r"^workqueue_longest_running_processor_seconds{.*} (\S+)$", agent.metrics(), re.MULTILINE)
     assert found
     return float(found[1]) > 0.5
-
-
-def until(holds: Callable[[], bool], otherwise: str) -> None:
-    """Wait for it."""
-    deadline = time.monotonic() + HANG_LIMIT_S
-    while not holds():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(POLL_INTERVAL_S)
 
 
 @contextmanager
@@ -201,6 +192,7 @@ def test_sigterm_without_libvirtd(world: World, fault: str) -> None:
     world.until(guest, is_off, "off")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("since", ["could not be listed", "is gone"])
 def test_sigterm_when_nobody_answers(world: World, since: str) -> None:
     """Each of its threads waits for somebody, or has given up and tries again."""

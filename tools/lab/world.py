@@ -400,6 +400,15 @@ class Watch:
         self._connection.close()
 
 
+def until(holds: Callable[[], bool], otherwise: str, *, limit_s: float = HANG_LIMIT_S) -> None:
+    """Wait until this holds; LabError that says `otherwise` if it does not within the time."""
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        if time.monotonic() > deadline:
+            raise LabError(otherwise)
+        time.sleep(POLL_INTERVAL_S)
+
+
 def moment(*, in_s: int) -> str:
     """The second so many seconds from now, as the API has times."""
     return f"{datetime.now(UTC) + timedelta(seconds=in_s):%Y-%m-%dT%H:%M:%SZ}"
