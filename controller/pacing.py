@@ -7,6 +7,11 @@ import threading
 from controller.model import Now, Status, StopCause, VmKey
 from controller.settings import Waits
 
+ASK_AGAIN_S = 0.05
+"""When the next in the line asks again for a turn that was not free."""
+LEAST_INTERVAL_S = 0.01
+"""How far apart those in the line ask, when turns may follow each other at once."""
+
 BY_OTHERS = {StopCause.GUEST, StopCause.EXTERNAL, StopCause.SAVED}
 
 
@@ -49,30 +54,54 @@ class Brake:
 
 
 class Pace:
-    """Turns for starts: a few at a time, one each so many seconds, those that a user waits for first."""
+    """Turns for starts: a few at a time, one each so many seconds, those that a user waits for first.
+
+    Whoever waits is told to come back when it may be its turn, not before: of a thousand that wait, one asks at a time.
+    """
 
     def __init__(self, parallel: int, interval_s: float) -> None:
         self._parallel, self._interval_s = parallel, interval_s
         self._lock = threading.Lock()
         self._held: set[VmKey] = set()
         self._urgent: dict[VmKey, float] = {}
+        self._others: dict[VmKey, float] = {}
+        """When those that wait are to come back, in the order of their coming."""
         self._last_s = float("-inf")
 
     def take(self, key: VmKey, now_s: float, *, urgent: bool) -> float:
         """0.0 when the VM has its turn (give it back with `give_back`); else seconds after which to ask again."""
         with self._lock:
-            # Whoever asked and did not come back does not hold up the others.
-            self._urgent = {k: at for k, at in self._urgent.items() if now_s - at < 3 * self._interval_s and k != key}
+            self._forget_who_stays_away(now_s)
             left_s = self._interval_s - (now_s - self._last_s)
-            if len(self._held) < self._parallel and left_s <= 0 and (urgent or not self._urgent):
+            first = urgent or not self._urgent.keys() - {key}
+            if len(self._held) < self._parallel and left_s <= 0 and first:
+                self._leave_the_line(key)
                 self._held.add(key)
                 self._last_s = now_s
                 return 0.0
-            if urgent:
-                self._urgent[key] = now_s
-            return max(left_s, 0.05)
+            return self._wait(key, now_s, max(left_s, ASK_AGAIN_S), urgent=urgent)
 
     def give_back(self, key: VmKey) -> None:
         """The start has ended, or was not made."""
         with self._lock:
             self._held.discard(key)
+
+    def _wait(self, key: VmKey, now_s: float, next_s: float, *, urgent: bool) -> float:
+        """Take, or keep, a place in the line; how long it is until the turn may come to it."""
+        line, other = (self._urgent, self._others) if urgent else (self._others, self._urgent)
+        other.pop(key, None)
+        line.setdefault(key, now_s)
+        ahead = list(line).index(key) + (0 if urgent else len(self._urgent))
+        wait_s = next_s + ahead * max(self._interval_s, LEAST_INTERVAL_S)
+        line[key] = now_s + wait_s
+        return wait_s
+
+    def _leave_the_line(self, key: VmKey) -> None:
+        self._urgent.pop(key, None)
+        self._others.pop(key, None)
+
+    def _forget_who_stays_away(self, now_s: float) -> None:
+        """Whoever did not come back when it was to does not hold up the others."""
+        for line in (self._urgent, self._others):
+            for key in [key for key, due_s in line.items() if now_s - due_s > 3 * self._interval_s + ASK_AGAIN_S]:
+                del line[key]

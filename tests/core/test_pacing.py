@@ -104,7 +104,39 @@ def test_whoever_a_user_waits_for_goes_first_but_blocks_nobody_by_staying_away()
     assert pace.take(key(2), 2.5, urgent=False) == 0
     pace.give_back(key(2))
     assert pace.take(key(3), 2.75, urgent=True) > 0
-    assert pace.take(key(4), 5.75, urgent=False) == 0
+    assert pace.take(key(4), 6.75, urgent=False) == 0
+
+
+def test_of_many_that_wait_each_comes_back_at_its_own_turn() -> None:
+    pace = Pace(parallel=2, interval_s=1)
+    assert pace.take(key(0), 0, urgent=False) == 0
+    assert [pace.take(key(number), 0, urgent=False) for number in (1, 2, 3)] == [1, 2, 3]
+    assert pace.take(key(4), 0, urgent=True) == 1
+    assert [pace.take(key(number), 0, urgent=False) for number in (1, 2, 3)] == [2, 3, 4]
+    pace.give_back(key(0))
+    for second, number in enumerate((4, 1, 2, 3), start=1):
+        assert pace.take(key(number), second, urgent=number == 4) == 0
+        pace.give_back(key(number))
+
+
+def test_who_waits_for_a_long_start_asks_again_soon_and_the_others_after_it() -> None:
+    pace = Pace(parallel=1, interval_s=0)
+    assert pace.take(key(0), 0, urgent=False) == 0
+    assert pace.take(key(1), 1, urgent=False) == 0.05
+    assert pace.take(key(2), 1, urgent=False) == pytest.approx(0.06)
+    assert pace.take(key(1), 1.05, urgent=False) == 0.05
+    pace.give_back(key(0))
+    assert pace.take(key(1), 1.1, urgent=False) == 0
+
+
+def test_who_becomes_urgent_goes_ahead_and_back_again() -> None:
+    pace = Pace(parallel=1, interval_s=1)
+    assert pace.take(key(0), 0, urgent=False) == 0
+    assert [pace.take(key(number), 0, urgent=False) for number in (1, 2)] == [1, 2]
+    assert pace.take(key(2), 0, urgent=True) == 1
+    assert pace.take(key(1), 0, urgent=False) == 2
+    assert pace.take(key(2), 0, urgent=False) == 2
+    assert pace.take(key(1), 0, urgent=False) == 1
 
 
 def test_giving_back_what_was_never_had_does_no_harm() -> None:
