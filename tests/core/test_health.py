@@ -129,6 +129,13 @@ def test_old_scrapers_get_the_old_format(health: Health) -> None:
     assert "# EOF" not in text
 
 
+def test_who_asks_for_some_metrics_gets_those(health: Health, metrics: Metrics) -> None:
+    metrics.libvirt_event("lifecycle")
+    text = ask(health.start(), "/metrics?name[]=virtsync_libvirt_events_total&name[]=workqueue_depth")[2]
+    names = {line.split("{")[0] for line in text.splitlines() if not line.startswith("#")}
+    assert names == {"virtsync_libvirt_events_total", "workqueue_depth"}
+
+
 def test_a_vm_has_one_power_state_until_it_is_forgotten(health: Health, metrics: Metrics) -> None:
     port, now = health.start(), datetime.now(UTC)
     metrics.seen(vm(), reported(PowerState.STOPPED, "False", now))
