@@ -58,8 +58,8 @@ chaos: setup ## Run the tests of faults, the long ones too, then random faults: 
 demo: setup ## Tell the story on the terminal; KEEP=1 leaves everything running
 	$(BIN)/python tools/demo.py
 
-bench: setup ## Measure event-to-status time; writes build/bench.json
-	$(BIN)/python tools/bench.py
+bench: setup ## Measure speed, load and footprint; ONLY=storm,start measures some; writes build/bench.json
+	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
 
 mutation: python-packages ## Mutate the pure core: every change must be caught by a test
 	$(BIN)/mutmut run

@@ -1,7 +1,8 @@
-"""The least that can be done about an event: what `tools/bench.py` holds the agent against.
+"""The least that can be done: what the agent is held against. A process of its own, as the agent is one.
 
-libvirt's callback puts a name into a queue, one thread takes it out and sends one bare PATCH of `status.powerState`. It
-decides nothing, compares nothing and forgets nothing. A process of its own, as the agent is one.
+About an event: libvirt's callback puts a name into a queue, one thread takes it out and sends one bare PATCH of
+`status.powerState`. About many VMs at once: one such PATCH for each, by as many threads as the agent has. It decides
+nothing, compares nothing and forgets nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import json
 import queue
 import ssl
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ MERGE_PATCH = "application/merge-patch+json"
 POWER_STATES = {libvirt.VIR_DOMAIN_EVENT_SUSPENDED: "Paused", libvirt.VIR_DOMAIN_EVENT_RESUMED: "Running"}
 TIMEOUT_S = (3.0, 10.0)
 READY = "ready"
+CONNECTIONS = 32
 
 Json = dict[str, Any]
 Patch = Callable[[str, Json], int]
@@ -38,6 +42,7 @@ def by_official_client(kubeconfig: Path) -> Patch:
     from kubernetes.config import kube_config  # noqa: PLC0415
 
     configuration = Configuration()
+    configuration.connection_pool_maxsize = CONNECTIONS  # as the agent has it: else threads throw theirs away
     kube_config.load_kube_config(str(kubeconfig), client_configuration=configuration)
     client = ApiClient(configuration)
 
@@ -77,20 +82,25 @@ def by_standard_library(kubeconfig: Path) -> Patch:
 CLIENTS: dict[str, Callable[[Path], Patch]] = {"kubernetes": by_official_client, "http.client": by_standard_library}
 
 
-@click.command()
+@click.group()
+def main() -> None:
+    """The floors."""
+
+
+@main.command()
 @click.argument("client", type=click.Choice(list(CLIENTS)))
 @click.argument("libvirt_uri")
 @click.argument("kubeconfig", type=click.Path(path_type=Path))
 @click.argument("prefix")
-def main(client: str, libvirt_uri: str, kubeconfig: Path, prefix: str) -> None:
+def events(client: str, libvirt_uri: str, kubeconfig: Path, prefix: str) -> None:
     """Report the pauses and resumes of the domains whose names begin with PREFIX, until killed."""
     patch = CLIENTS[client](kubeconfig)
-    events: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    changes: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
 
     def changed(_connection: object, domain: Any, event: int, _detail: int, _opaque: object) -> None:
         name = domain.name()
         if name.startswith(prefix) and event in POWER_STATES:
-            events.put((name, POWER_STATES[event]))
+            changes.put((name, POWER_STATES[event]))
 
     libvirt.virEventRegisterDefaultImpl()
     threading.Thread(target=run_event_loop, daemon=True).start()
@@ -98,10 +108,28 @@ def main(client: str, libvirt_uri: str, kubeconfig: Path, prefix: str) -> None:
     connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, changed, None)
     print(READY, flush=True)
     while True:
-        name, power = events.get()
-        status = patch(OBJECT.format(name), {"status": {"powerState": power}})
-        if status != http.HTTPStatus.OK:
-            raise click.ClickException(f"The API server answered {status} to the PATCH of {name}.")
+        report(patch, *changes.get())
+
+
+@main.command()
+@click.argument("kubeconfig", type=click.Path(path_type=Path))
+@click.argument("threads", type=int)
+@click.argument("power")
+@click.argument("names", nargs=-1)
+def burst(kubeconfig: Path, threads: int, power: str, names: tuple[str, ...]) -> None:
+    """Report POWER of all VMs at once, by so many threads, and print how many seconds that took."""
+    patch = by_official_client(kubeconfig)
+    began_s = time.monotonic()
+    with ThreadPoolExecutor(threads) as workers:
+        list(workers.map(lambda name: report(patch, name, power), names))
+    print(time.monotonic() - began_s)
+
+
+def report(patch: Patch, name: str, power: str) -> None:
+    """One bare PATCH. ClickException when the API server refuses it."""
+    status = patch(OBJECT.format(name), {"status": {"powerState": power}})
+    if status != http.HTTPStatus.OK:
+        raise click.ClickException(f"The API server answered {status} to the PATCH of {name}.")
 
 
 def run_event_loop() -> None:

@@ -1,0 +1,135 @@
+"""`python -m bench`: measure, print the table, write build/bench.json; `make bench` runs all of it.
+
+Exit code 0: all could be measured, whether or not the goals were met.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bench import latency, load
+from bench.parts import ROOT, Lab, step
+from lab import processes
+from lab.controlplane import ControlPlane
+from lab.libvirtd import Libvirtd
+from lab.trace import event_loop
+
+RESULTS = ROOT / "build" / "bench.json"
+EVENTS = 400
+"""Measured for each reporter and driver."""
+IDLE_S = 60.0
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A figure of build/bench.json that has a row in the table."""
+
+    key: str
+    words: str
+    most: float | None = None
+    digits: int = 2
+
+
+GOALS = (
+    Goal("event_to_status_ratio_p50", "event to status, agent : floor, p50", 1.3),
+    Goal("event_to_status_ratio_p99", "event to status, agent : floor, p99", 2.0),
+    Goal("start_to_first_status_s", "start to first status with 50 VMs, s", 1.5),
+    Goal("agent_rss_mib_50_vms", "RSS with 50 VMs, MiB", 64, digits=1),
+    Goal("idle_cpu_percent", "CPU while idle with 50 VMs, % of a core", 0.2),
+    Goal("idle_patches_per_minute", "PATCHes a minute while idle", 0),
+    Goal("start_ratio", "start with 1000 VMs : 1000 bare PATCHes", 2.0),
+    Goal("storm_ratio", "10000 events, from the last to all right : 1000 bare PATCHes", 2.0),
+    Goal("storm_total_ratio", "10000 events, from the first to all right : 1000 bare PATCHes"),
+    Goal("storm_lost", "VMs that the storm left wrong", 0, digits=0),
+    Goal("storm_event_lag_s", "event thread behind, at most, s", 1.0),
+)
+LOADS = {"start": load.measure_start, "storm": load.measure_storm}
+PARTS = ("latency", *LOADS)
+
+
+def chosen(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
+    """Read names between commas."""
+    names = tuple(value.split(",")) if value else PARTS
+    if unknown := set(names) - set(PARTS):
+        raise click.BadParameter(f"{', '.join(sorted(unknown))}: there are {', '.join(PARTS)}.")
+    return names
+
+
+@click.command()
+@click.option("--only", callback=chosen, default="", metavar="NAMES", help=f"Some of {', '.join(PARTS)}.")
+@click.option("--events", default=EVENTS, show_default=True, help="latency: events timed for each reporter and driver.")
+@click.option("--idle", "idle_s", default=IDLE_S, show_default=True, help="latency: seconds the agent is left alone.")
+def main(only: tuple[str, ...], events: int, idle_s: float) -> None:
+    """Measure the agent, print the figures, and write them to build/bench.json."""
+    figures: Figures = {}
+    with (
+        processes.terminating(),
+        tempfile.TemporaryDirectory(prefix="virtsync-") as name,
+        event_loop(),
+        ExitStack() as parts,
+    ):
+        folder = Path(name)
+        with step("an API server that knows VirtualMachines"):
+            controlplane = parts.enter_context(ControlPlane(folder / "controlplane"))
+            controlplane.install_crds()
+        with step("a libvirtd"):
+            libvirtd = parts.enter_context(Libvirtd(folder / "kvm"))
+        lab = Lab(folder, controlplane, libvirtd)
+        if "latency" in only:
+            figures |= latency.measure(lab, events=events, idle_s=idle_s)
+        for words, measure in LOADS.items():
+            if words in only:
+                with load.thousand(lab) as vms:
+                    figures |= measure(vms)
+    figures = {key: round(value, 3) if isinstance(value, float) else value for key, value in figures.items()}
+    figures["machine"] = machine()
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
+    Console(highlight=False, markup=False).print(table(figures))
+    click.echo(f"All figures are in {RESULTS.relative_to(ROOT)}.")
+
+
+def machine() -> Figures:
+    """What the figures were taken on."""
+    cpu = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return {
+        "cpus": os.cpu_count(),
+        "cpu": cpu[0] if cpu else platform.machine(),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def table(figures: Figures) -> Table:
+    """What was measured, against the goals."""
+    rows = Table("figure", title="The agent")
+    for column in ("measured", "goal", ""):
+        rows.add_column(column, justify="right")
+    for driver, measured in figures.get("drivers", {}).items():
+        for name, words in latency.REPORTERS.items():
+            cells = " / ".join(f"{measured[name][key]:.2f}" for key in ("p50", "p99"))
+            rows.add_row(f"{driver}: event to status, {words}, p50 / p99 ms", cells)
+    rows.add_section()
+    for goal in GOALS:
+        if goal.key in figures:
+            value, most = figures[goal.key], goal.most
+            verdict = "" if most is None else "met" if value <= most else "missed"
+            rows.add_row(goal.words, f"{value:.{goal.digits}f}", "" if most is None else f"<= {most:g}", verdict)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

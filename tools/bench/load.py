@@ -1,0 +1,244 @@
+"""A thousand VMs on libvirt's test driver behind libvirtd: start, storm, resync, reconnect, outage.
+
+Each is held against what libvirt or the API server alone take for it, in the same run: one bulk call, or one bare PATCH
+for each VM by as many threads as the agent has workers (`floor.py`).
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import libvirt
+
+from bench.parts import (
+    HANG_LIMIT_S,
+    NODE,
+    Board,
+    Lab,
+    Told,
+    agent_on,
+    create_objects,
+    delete_objects,
+    floor_command,
+    memory_mib,
+    observed,
+    samples,
+    start_on_test_driver,
+    step,
+)
+from controller.settings import Settings
+from lab.agent import Agent
+from lab.processes import Process
+
+VMS = 1000
+STORM_EVENTS = 10_000
+WORKERS = Settings(node_name=NODE, boot_id="").workers
+"""The agent's, and so the floor's."""
+HANDS = 4
+"""Threads that cause the events of a storm, each with a connection."""
+ONLY_EVENTS = {"resync_libvirt": "1h", "resync_api": "1h"}
+"""Whatever is lost stays lost."""
+WATCH_INTERVAL_S = 0.1
+
+STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: "Running",
+    libvirt.VIR_DOMAIN_PAUSED: "Paused",
+    libvirt.VIR_DOMAIN_SHUTOFF: "Stopped",
+}
+# What may be done to a domain in each state, and what it is in then.
+DEEDS: dict[str, tuple[tuple[Callable[[libvirt.virDomain], object], str], ...]] = {
+    "Running": ((libvirt.virDomain.suspend, "Paused"), (libvirt.virDomain.destroy, "Stopped")),
+    "Paused": ((libvirt.virDomain.resume, "Running"), (libvirt.virDomain.destroy, "Stopped")),
+    "Stopped": ((libvirt.virDomain.create, "Running"),),
+}
+
+
+@dataclass(slots=True)
+class Thousand:
+    """The VMs, their objects, the watch over them, and as many objects for the floor."""
+
+    lab: Lab
+    uri: str
+    books: libvirt.virConnect
+    """What the test driver knows lasts as long as its last connection."""
+    board: Board
+    vms: list[str]
+    floor_vms: list[str]
+    floor_s: list[float] = field(default_factory=list)
+    """What bursts of bare PATCHes took."""
+
+    def expected(self) -> dict[str, Told]:
+        """What is to be told of each VM, by libvirt itself."""
+        stats = self.books.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
+        powers = {domain.name(): STATES[stat["state.state"]] for domain, stat in stats}
+        return {vm: (powers[vm], "Observed") for vm in self.vms}
+
+    def burst_s(self) -> float:
+        """What as many bare PATCHes take as there are VMs, by as many threads as the agent has workers."""
+        log = self.lab.folder / "burst.log"
+        power = ("Running", "Paused")[len(self.floor_s) % 2]
+        words = ["burst", str(self.lab.controlplane.kubeconfig), str(WORKERS), power, *self.floor_vms]
+        burst = Process("floor", floor_command(*words), log=log)
+        try:
+            burst.start()
+            burst.wait_until_ended(timeout_s=HANG_LIMIT_S)
+        finally:
+            burst.stop()
+        self.floor_s.append(float(log.read_text().split()[-1]))
+        return self.floor_s[-1]
+
+
+@contextmanager
+def thousand(lab: Lab) -> Iterator[Thousand]:
+    """Domains that run, and objects that nobody has reported yet."""
+    with ExitStack() as parts:
+        books = libvirt.open(lab.libvirtd.test_uri)
+        parts.callback(books.close)
+        vms = [f"load-{n:04}" for n in range(VMS)]
+        floor_vms = [f"floor-{n:04}" for n in range(VMS)]
+        with step(f"{VMS} domains run"):
+            start_on_test_driver(books, vms)
+        with step(f"{VMS} objects about them, and {VMS} for the floor"):
+            parts.callback(delete_objects, lab.controlplane)
+            create_objects(lab.controlplane, observed(vms) | {vm: {} for vm in floor_vms})
+        board = parts.enter_context(Board(lab.controlplane))
+        yield Thousand(lab, lab.libvirtd.test_uri, books, board, vms, floor_vms)
+
+
+def measure_start(load: Thousand) -> dict[str, Any]:
+    """From the start of the agent's process to the last status, with the interpreter's own start."""
+    before_s = load.burst_s()
+    agent = agent_on(load.lab, load.uri, "start")
+    with step(f"start: {VMS} VMs are reported by an agent that has just been started"):
+        launched_s = time.monotonic()
+        agent.launch()
+        try:
+            right_s = load.board.right_since_s(load.expected()) - launched_s
+            first_s = load.board.first_s(load.vms, ("Running", "Observed")) - launched_s
+            rss_mib = memory_mib(agent.pid)
+        finally:
+            agent.stop()
+    floor_s = statistics.mean([before_s, load.burst_s()])
+    return {
+        "start_ratio": right_s / floor_s,
+        "start": {"all_s": right_s, "first_s": first_s, "floor_s": floor_s, "rss_mib": rss_mib},
+    }
+
+
+# --- storm -----------------------------------------------------------------------------------------------------------
+
+
+def measure_storm(load: Thousand) -> dict[str, Any]:
+    """Changes as fast as libvirtd makes them, told by its events alone."""
+    before_s = load.burst_s()
+    agent = agent_on(load.lab, load.uri, "storm", **ONLY_EVENTS)
+    try:
+        with step("storm: an agent is ready"):
+            agent.start()
+            load.board.right_since_s(load.expected())
+        with step(f"storm: {STORM_EVENTS} events"):
+            figures = _storm(load, agent)
+    finally:
+        agent.stop()
+    floor_s = statistics.mean([before_s, load.burst_s()])
+    return {
+        "storm_ratio": figures["after_last_s"] / floor_s,
+        "storm_total_ratio": figures["all_s"] / floor_s,
+        "storm_lost": figures["lost"],
+        "storm_event_lag_s": figures["event_lag_s"],
+        "storm": figures | {"floor_s": floor_s},
+    }
+
+
+def _storm(load: Thousand, agent: Agent) -> dict[str, Any]:
+    versions, rss_mib = load.board.versions, memory_mib(agent.pid)
+    with Gauge(agent) as gauge:
+        began_s = time.monotonic()
+        with ThreadPoolExecutor(HANDS) as hands:
+            times = list(
+                hands.map(
+                    lambda n: _cause_events(load.uri, load.vms[n::HANDS], STORM_EVENTS // HANDS, random.Random(n)),
+                    range(HANDS),
+                )
+            )
+        last_s = time.monotonic()
+        expected = load.expected()
+        right_s = load.board.right_since_s(expected)
+    # What comes later would show that it was right by chance.
+    time.sleep(1)
+    return {
+        "events": STORM_EVENTS,
+        "events_s": last_s - began_s,
+        "after_last_s": right_s - last_s,
+        "all_s": right_s - began_s,
+        "lost": len(load.board.wrong(expected)),
+        "patches": load.board.versions - versions,
+        "queue_depth": gauge.depth,
+        "event_lag_s": gauge.lag_s(sorted(at_s for hand in times for at_s in hand)),
+        "rss_before_mib": rss_mib,
+        "rss_peak_mib": memory_mib(agent.pid, "VmHWM"),
+    }
+
+
+def _cause_events(uri: str, vms: list[str], events: int, dice: random.Random) -> list[float]:
+    """Switch these domains, which run, at random, an event each time; the monotonic times at which that was done."""
+    connection = libvirt.open(uri)
+    domains = [connection.lookupByName(vm) for vm in vms]
+    states = ["Running"] * len(vms)
+    done_s = []
+    for _ in range(events):
+        which = dice.randrange(len(vms))
+        deed, states[which] = dice.choice(DEEDS[states[which]])
+        deed(domains[which])
+        done_s.append(time.monotonic())
+    connection.close()
+    return done_s
+
+
+class Gauge:
+    """Reads the agent's metrics many times a second, while it is entered."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gauge", daemon=True)
+        self._events: list[tuple[float, int]] = []
+        """When the answer came, and how many events libvirt had called back with."""
+        self.depth = 0.0
+
+    def __enter__(self) -> Gauge:
+        self._read()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def lag_s(self, done_s: list[float]) -> float:
+        """For how long the oldest event that was not called back yet had been there, at most."""
+        begin = self._events[0][1]
+        lags = [0.0]
+        for answered_s, events in self._events:
+            heard = events - begin
+            if heard < bisect_right(done_s, answered_s):
+                lags.append(answered_s - done_s[heard])
+        return max(lags)
+
+    def _run(self) -> None:
+        while not self._ended.wait(WATCH_INTERVAL_S):
+            self._read()
+
+    def _read(self) -> None:
+        found = samples(self._agent, "virtsync_libvirt_events_total", "workqueue_depth")
+        self._events.append((time.monotonic(), int(found["virtsync_libvirt_events_total"])))
+        self.depth = max(self.depth, found["workqueue_depth"])
