@@ -93,6 +93,8 @@ class Agent:
         ]
         self._health = Health(settings.http_address, settings.http_port, self._metrics.registry)
         self._listed, self._connected_once = threading.Event(), threading.Event()
+        self._unlisted = ""
+        """Why not, as far as that is known."""
         self._unpublished: set[VmKey] = set()
         self._stopping = threading.Event()
 
@@ -188,6 +190,7 @@ class Agent:
     def _relist_libvirt(self) -> float | None:
         if not self._hypervisor.connected:
             return None
+        began_s = time.monotonic()
         try:
             domains = self._host.relist()
         except Transient as error:
@@ -196,16 +199,20 @@ class Agent:
         vms = [vm for key in self._store.known() if (vm := self._store.read(key))]
         for vm in out_of_step(vms, domains):
             self._queue.add(vm.key)
+        self._metrics.resynced("libvirt", time.monotonic() - began_s)
         return None
 
     def _relist_api(self) -> float | None:
+        began_s = time.monotonic()
         try:
             changed, gone = self._store.relist()
         except (Transient, Rejected) as error:
             log.warning(f"the API server could not be listed: {error}")
+            self._unlisted = f": {error}"
             return None if self._listed.is_set() else 1.0
         for key in changed | gone:
             self._queue.add(key)
+        self._metrics.resynced("api", time.monotonic() - began_s)
         if not self._listed.is_set():
             self._first_list()
         return None
@@ -280,7 +287,7 @@ class Agent:
 
     def _objects_unready(self) -> str | None:
         if not self._listed.is_set():
-            return "the VirtualMachines of this node have not been listed yet"
+            return f"the VirtualMachines of this node have not been listed yet{self._unlisted}"
         left = len(self._unpublished)
         return f"{left} VirtualMachines have not been reported yet" if left else None
 

@@ -29,6 +29,8 @@ from controller.model import PowerState, Result, Status, Verb, VirtualMachine, V
 CONTROLLER = "virtualmachine"
 EVENT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 PASS_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+RESYNC_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+RESYNCED = ("libvirt", "api")
 QUEUE_BUCKETS_S = (0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0, 10.0)
 
 
@@ -70,6 +72,14 @@ class Metrics:
         for verb in Verb:
             for result in Result:
                 self.power_operations.labels(verb.name.lower(), result.value)
+        resync = Histogram(
+            "virtsync_resync_seconds",
+            "From asking libvirt or the API server for everything until it is known what differs.",
+            ["source"],
+            buckets=RESYNC_BUCKETS_S,
+            registry=registry,
+        )
+        self.resyncs = {source: resync.labels(source) for source in RESYNCED}
         self.virtual_machines = VmCollector()
         registry.register(self.virtual_machines)
         self._was_connected = False
@@ -103,6 +113,10 @@ class Metrics:
     def forgotten(self, key: VmKey) -> None:
         """The object is no longer this node's: its series end."""
         self.virtual_machines.forget(key)
+
+    def resynced(self, source: str, took_s: float) -> None:
+        """Everything has been asked of libvirt or of the API server, and compared."""
+        self.resyncs[source].observe(took_s)
 
     def acted(self, verb: Verb, result: Result) -> None:
         """An act has ended."""
