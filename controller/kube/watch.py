@@ -16,6 +16,7 @@ from typing import Any
 
 import kopf
 import structlog
+from kopf._cogs.structs.references import Insights  # kopf takes one from whoever runs it, and has no public name for it
 
 from controller.kube import GROUP, KIND, PLURAL, VERSION
 from controller.kube.config import Api
@@ -77,18 +78,21 @@ class Watch:
 
     async def _operate(self, stop: asyncio.Event) -> None:
         others = asyncio.all_tasks()
+        insights = Insights()
         tasks = await kopf.spawn_tasks(
             registry=self._registry(),
             settings=self.settings(),
             clusterwide=True,
             standalone=True,
             stop_flag=stop,
+            insights=insights,
         )
         if threading.current_thread() is threading.main_thread():
             # kopf has just taken the signals for itself: it would end without us, and leave `stop` as it is.
             for signum in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-        await kopf.run_tasks(tasks, ignored=others)
+        # kopf runs for as long as each of its tasks does.
+        await kopf.run_tasks([*tasks, asyncio.create_task(_insist(insights))], ignored=others)
 
     def settings(self) -> kopf.OperatorSettings:
         """kopf, bounded and quiet. Raises RuntimeError when it would watch the objects of other nodes too."""
@@ -149,6 +153,14 @@ class Watch:
         while True:
             self._beat_s = time.monotonic()
             await asyncio.sleep(BEAT_S)
+
+
+async def _insist(insights: Insights) -> None:
+    """Raise if there is nothing to watch: kopf looks once which resources there are, and misses what comes later."""
+    await insights.ready_resources.wait()
+    if not any((known.group, known.plural) == (GROUP, PLURAL) for known in insights.watched_resources):
+        raise RuntimeError("the API server does not know VirtualMachine: install deploy/crds first")
+    await asyncio.Event().wait()
 
 
 def _one_line(error: BaseException) -> str:
