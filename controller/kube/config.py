@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -44,25 +47,39 @@ class Endpoint:
 class Api:
     """The API server. Any thread may use it."""
 
-    def __init__(self, configuration: Configuration, *, rotates: bool = False) -> None:
+    def __init__(self, configuration: Configuration, *, anew: Callable[[], Configuration] | None = None) -> None:
+        """`anew` reads the configuration again, for a token that was exchanged; None: the client does so itself."""
         configuration.retries = False
         configuration.connection_pool_maxsize = 32
-        self._configuration, self._rotates = configuration, rotates
+        self._configuration, self._anew = configuration, anew
         self._client = ApiClient(configuration)
 
     def endpoint(self) -> Endpoint:
         """Where it is and how to log in, as of now."""
+        self._reread_token()
         c = self._configuration
         authorization = c.get_api_key_with_prefix("authorization") or c.get_api_key_with_prefix("BearerToken")
         return Endpoint(
             server=c.host,
             ca_path=c.ssl_ca_cert,
             insecure=not c.verify_ssl,
-            token=authorization.removeprefix("Bearer ") if authorization else None,
+            token=authorization.split()[-1] if authorization else None,  # after "Bearer", or "bearer" in a Pod
             certificate_path=c.cert_file,
             private_key_path=c.key_file,
-            expiration=datetime.now(UTC) + TOKEN_LIFE if self._rotates else None,
+            expiration=datetime.now(UTC) + TOKEN_LIFE if self._anew is None else None,
         )
+
+    def _reread_token(self) -> None:
+        """Take the token that the kubeconfig has by now; while that is being written, the one at hand."""
+        if self._anew is None:
+            return
+        with suppress(Rejected):
+            now = self._anew()
+            # The hook puts the token of its own configuration into every request.
+            self._configuration.api_key, self._configuration.refresh_api_key_hook = (
+                now.api_key,
+                now.refresh_api_key_hook,
+            )
 
     def request(
         self,
@@ -78,6 +95,8 @@ class Api:
         if body is not None:
             headers["Content-Type"] = content_type
         self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        if "authorization" in headers:  # the line of a token file may have its end
+            headers["authorization"] = headers["authorization"].strip()
         url = f"{self._configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
         try:
             answer = self._client.rest_client.request(
@@ -90,6 +109,8 @@ class Api:
             text = answer.read()
         except (ApiException, urllib3.exceptions.HTTPError) as error:
             raise Transient(f"the API server does not answer: {_cause(error)}") from error
+        if answer.status == 401:
+            self._reread_token()
         if answer.status >= 400:
             raise _error(answer.status, text)
         return _json(text)
@@ -97,14 +118,20 @@ class Api:
 
 def load(kubeconfig: Path | None) -> Api:
     """The API server of this kubeconfig, of the Pod, or of ~/.kube/config. Raises Rejected in one sentence."""
-    configuration = Configuration()
     if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+        configuration = Configuration()
         try:
             incluster_config.load_incluster_config(client_configuration=configuration)
         except (ConfigException, OSError) as error:
             raise Rejected(f"the Pod's service account cannot be used: {error}") from error
-        return Api(configuration, rotates=True)
+        return Api(configuration)
     file = kubeconfig or Path.home() / ".kube" / "config"
+    return Api(_read(file), anew=lambda: _read(file))
+
+
+def _read(file: Path) -> Configuration:
+    """What a kubeconfig says. Raises Rejected in one sentence."""
+    configuration = Configuration()
     try:
         file.read_bytes()
     except OSError as error:
@@ -113,9 +140,26 @@ def load(kubeconfig: Path | None) -> Api:
         kube_config.load_kube_config(
             str(file), client_configuration=configuration, persist_config=False, temp_file_path=tempfile.gettempdir()
         )
+        _check(configuration)
     except Exception as error:  # the loader lets errors of YAML, base64 and types through as they come
         raise Rejected(f"the kubeconfig {file} is not usable: {_first_line(error)}") from error
-    return Api(configuration)
+    return configuration
+
+
+def _check(configuration: Configuration) -> None:
+    """Raise what would else be raised by every request."""
+    url = urllib3.util.parse_url(configuration.host)
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise ConfigException(f"its server {configuration.host!r} is not a URL like https://10.0.0.1:6443")
+    try:
+        context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+    except ssl.SSLError as error:
+        raise ConfigException("its certificate-authority is not a certificate") from error
+    if configuration.cert_file:
+        try:
+            context.load_cert_chain(configuration.cert_file, configuration.key_file)
+        except ssl.SSLError as error:
+            raise ConfigException("its client-certificate and client-key are not a certificate and its key") from error
 
 
 def _json(text: bytes) -> Json:
