@@ -27,9 +27,10 @@ from lab.libvirtd import Libvirtd
 from lab.trace import event_loop
 
 RESULTS = ROOT / "build" / "bench.json"
-EVENTS = 400
+EVENTS = 300
 """Measured for each reporter and driver."""
 IDLE_S = 60.0
+OUTAGE_MIN = 10.0
 
 Figures = dict[str, Any]
 
@@ -56,9 +57,22 @@ GOALS = (
     Goal("storm_total_ratio", "10000 events, from the first to all right : 1000 bare PATCHes"),
     Goal("storm_lost", "VMs that the storm left wrong", 0, digits=0),
     Goal("storm_event_lag_s", "event thread behind, at most, s", 1.0),
+    Goal("resync_ratio", "relist of 1000 VMs : one getAllDomainStats", 2.0),
+    Goal("resync_patches", "PATCHes after relists without a difference", 0, digits=0),
+    Goal("resync_gets", "GETs after relists without a difference", 0, digits=0),
+    Goal("reconnect_resync_s", "libvirtd back to 1000 VMs seen, s", 1.0),
+    Goal("reconnect_right_ratio", "libvirtd back to 1000 statuses right : 1000 bare PATCHes"),
+    Goal("outage_rss_growth_mib", "RSS grown while the API server was away, MiB", digits=1),
+    Goal("outage_requests_per_s", "connections a second while it was away", digits=1),
+    Goal("outage_recovery_s", "API server back to all right, s", 15),
 )
-LOADS = {"start": load.measure_start, "storm": load.measure_storm}
-PARTS = ("latency", *LOADS)
+LOADS = {
+    "start": load.measure_start,
+    "storm": load.measure_storm,
+    "resync": load.measure_resync,
+    "reconnect": load.measure_reconnect,
+}
+PARTS = ("latency", *LOADS, "outage")
 
 
 def chosen(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
@@ -73,7 +87,8 @@ def chosen(_context: click.Context, _option: click.Parameter, value: str) -> tup
 @click.option("--only", callback=chosen, default="", metavar="NAMES", help=f"Some of {', '.join(PARTS)}.")
 @click.option("--events", default=EVENTS, show_default=True, help="latency: events timed for each reporter and driver.")
 @click.option("--idle", "idle_s", default=IDLE_S, show_default=True, help="latency: seconds the agent is left alone.")
-def main(only: tuple[str, ...], events: int, idle_s: float) -> None:
+@click.option("--outage", "outage_min", default=OUTAGE_MIN, show_default=True, help="outage: its minutes.")
+def main(only: tuple[str, ...], events: int, idle_s: float, outage_min: float) -> None:
     """Measure the agent, print the figures, and write them to build/bench.json."""
     figures: Figures = {}
     with (
@@ -91,7 +106,8 @@ def main(only: tuple[str, ...], events: int, idle_s: float) -> None:
         lab = Lab(folder, controlplane, libvirtd)
         if "latency" in only:
             figures |= latency.measure(lab, events=events, idle_s=idle_s)
-        for words, measure in LOADS.items():
+        loads = LOADS | {"outage": lambda vms: load.measure_outage(vms, outage_min * 60)}
+        for words, measure in loads.items():
             if words in only:
                 with load.thousand(lab) as vms:
                     figures |= measure(vms)

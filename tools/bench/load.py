@@ -18,26 +18,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import libvirt
+from rich.progress import Progress
 
 from bench.parts import (
     HANG_LIMIT_S,
     NODE,
     Board,
     Lab,
+    Requests,
     Told,
     agent_on,
+    cpu_s,
     create_objects,
     delete_objects,
     floor_command,
     memory_mib,
     observed,
+    progress,
     samples,
     start_on_test_driver,
     step,
+    until,
 )
 from controller.settings import Settings
 from lab.agent import Agent
 from lab.processes import Process
+from lab.proxy import Proxy
 
 VMS = 1000
 STORM_EVENTS = 10_000
@@ -45,9 +51,18 @@ WORKERS = Settings(node_name=NODE, boot_id="").workers
 """The agent's, and so the floor's."""
 HANDS = 4
 """Threads that cause the events of a storm, each with a connection."""
-ONLY_EVENTS = {"resync_libvirt": "1h", "resync_api": "1h"}
+ONLY_EVENTS: dict[str, Any] = {"resync_libvirt": "1h", "resync_api": "1h"}
 """Whatever is lost stays lost."""
 WATCH_INTERVAL_S = 0.1
+RESYNC_S = 1.0
+RESYNCS = 10
+RESYNC_COUNT = 'virtsync_resync_seconds_count{source="libvirt"}'
+RESYNC_SERIES = (RESYNC_COUNT, 'virtsync_resync_seconds_sum{source="libvirt"}')
+CHANGED = 100
+"""VMs that are paused while libvirtd is away; as many go off."""
+CHANGES_PER_S = 20
+SIZES = 20
+"""How often the agent's memory is looked at in an outage."""
 
 STATES = {
     libvirt.VIR_DOMAIN_RUNNING: "Running",
@@ -202,6 +217,153 @@ def _cause_events(uri: str, vms: list[str], events: int, dice: random.Random) ->
         done_s.append(time.monotonic())
     connection.close()
     return done_s
+
+
+# --- resync ----------------------------------------------------------------------------------------------------------
+
+
+def measure_resync(load: Thousand) -> dict[str, Any]:
+    """Relists that find no difference, against the one bulk call that each needs at least."""
+    agent = agent_on(load.lab, load.uri, "resync", resync_libvirt=f"{RESYNC_S}s")
+    try:
+        with step("resync: an agent is ready"):
+            agent.start()
+            load.board.right_since_s(load.expected())
+            _until_resyncs(agent, 1)
+        with step(f"resync: {RESYNCS} relists"):
+            requests, before = Requests.of(load.lab.controlplane), samples(agent, *RESYNC_SERIES)
+            bulk_s: list[float] = []
+            while not bulk_s or samples(agent, RESYNC_COUNT)[RESYNC_COUNT] < before[RESYNC_COUNT] + RESYNCS:
+                began_s = time.monotonic()
+                load.books.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
+                bulk_s.append(time.monotonic() - began_s)
+                time.sleep(RESYNC_S / 2)
+            after = samples(agent, *RESYNC_SERIES)
+            requests = Requests.of(load.lab.controlplane) - requests
+    finally:
+        agent.stop()
+    count, sum_s = (after[name] - before[name] for name in RESYNC_SERIES)
+    return {
+        "resync_ratio": sum_s / count / statistics.mean(bulk_s),
+        "resync_patches": requests.writes,
+        "resync_gets": requests.reads,
+        "resync": {"relists": count, "relist_ms": sum_s / count * 1000, "bulk_ms": statistics.mean(bulk_s) * 1000},
+    }
+
+
+def _until_resyncs(agent: Agent, more: int) -> float:
+    """Wait until libvirt has been listed so many times more; the monotonic time at which that was seen."""
+    before = samples(agent, RESYNC_COUNT)[RESYNC_COUNT]
+    return until(lambda: samples(agent, RESYNC_COUNT)[RESYNC_COUNT] >= before + more, "libvirt has been listed")
+
+
+# --- reconnect -------------------------------------------------------------------------------------------------------
+
+
+def measure_reconnect(load: Thousand) -> dict[str, Any]:
+    """libvirtd dies and comes back with VMs that have changed; the agent's own socket comes back when all is there."""
+    gate = load.lab.folder / "gate" / "libvirt-sock"
+    gate.parent.mkdir()
+    gate.symlink_to(load.lab.libvirtd.socket)
+    agent = agent_on(load.lab, f"test+unix:///default?socket={gate}", "reconnect", **ONLY_EVENTS)
+    before_s = load.burst_s()
+    try:
+        with step("reconnect: an agent is ready"):
+            agent.start()
+            load.board.right_since_s(load.expected())
+        unknown = {vm: (power, "LibvirtUnreachable") for vm, (power, _) in load.expected().items()}
+        with step("reconnect: libvirtd is killed, and all VMs are told to be out of sight"):
+            gate.unlink()
+            load.lab.libvirtd.kill()
+            killed_s = time.monotonic()
+            told_s = load.board.right_since_s(unknown) - killed_s
+        load.lab.libvirtd.start()
+        load.books = libvirt.open(load.uri)
+        start_on_test_driver(load.books, load.vms)
+        for vm in load.vms[:CHANGED]:
+            load.books.lookupByName(vm).suspend()
+        for vm in load.vms[CHANGED : 2 * CHANGED]:
+            load.books.lookupByName(vm).destroy()
+        expected = load.expected()
+        with step("reconnect: its socket is back, and all is right"):
+            gate.symlink_to(load.lab.libvirtd.socket)
+            returned_s = time.monotonic()
+            resync_s = _until_resyncs(agent, 1) - returned_s
+            right_s = load.board.right_since_s(expected) - returned_s
+    finally:
+        agent.stop()
+    floor_s = statistics.mean([before_s, load.burst_s()])
+    return {
+        "reconnect_resync_s": resync_s,
+        "reconnect_right_ratio": right_s / floor_s,
+        "reconnect": {"told_s": told_s, "right_s": right_s, "floor_s": floor_s},
+    }
+
+
+# --- outage ----------------------------------------------------------------------------------------------------------
+
+
+def measure_outage(load: Thousand, outage_s: float) -> dict[str, Any]:
+    """kube-apiserver dies and comes back, and all the while VMs change."""
+    controlplane = load.lab.controlplane
+    with Proxy(int(controlplane.url.rpartition(":")[2])) as proxy:
+        agent = agent_on(load.lab, load.uri, "outage", kubeconfig=proxy.kubeconfig(controlplane.kubeconfig))
+        try:
+            with step("outage: an agent is ready"):
+                agent.start()
+                load.board.right_since_s(load.expected())
+            accepted, rss_mib, cpu = proxy.accepted, memory_mib(agent.pid), cpu_s(agent.pid)
+            with _changes(load), step(f"outage: kube-apiserver is gone for {outage_s:.0f} s"):
+                controlplane.kill("kube-apiserver")
+                rss = [rss_mib, *_sizes(agent.pid, outage_s)]
+                requests, cpu = proxy.accepted - accepted, cpu_s(agent.pid) - cpu
+                controlplane.start("kube-apiserver")
+                returned_s = time.monotonic()
+            with step("outage: it is back, and all is right"):
+                right_s = load.board.right_since_s(load.expected())
+        finally:
+            agent.stop()
+    return {
+        "outage_rss_growth_mib": max(rss) - rss_mib,
+        "outage_requests_per_s": requests / outage_s,
+        "outage_recovery_s": max(0.0, right_s - returned_s),
+        "outage": {"lasted_s": outage_s, "rss_mib": rss, "cpu_percent": cpu / outage_s * 100},
+    }
+
+
+def _sizes(pid: int, lasts_s: float) -> list[float]:
+    """The process's memory, now and then, while this lasts."""
+    end_s, sizes = time.monotonic() + lasts_s, []
+    with Progress(console=progress, transient=True) as bar:
+        task = bar.add_task("outage", total=lasts_s)
+        while (left_s := end_s - time.monotonic()) > 0:
+            bar.update(task, completed=lasts_s - left_s)
+            time.sleep(min(lasts_s / SIZES, left_s))
+            sizes.append(memory_mib(pid))
+    return sizes
+
+
+@contextmanager
+def _changes(load: Thousand) -> Iterator[None]:
+    """Pause and resume VMs, one after another, until this is left."""
+    ended, dice = threading.Event(), random.Random(0)
+    domains = [load.books.lookupByName(vm) for vm in load.vms]
+
+    def change() -> None:
+        while not ended.wait(1 / CHANGES_PER_S):
+            domain = dice.choice(domains)
+            (domain.suspend if domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING else domain.resume)()
+
+    with ThreadPoolExecutor(1) as hand:
+        changing = hand.submit(change)
+        try:
+            yield
+        finally:
+            ended.set()
+            changing.result()
+
+
+# --- the agent's metrics ---------------------------------------------------------------------------------------------
 
 
 class Gauge:

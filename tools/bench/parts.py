@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from uuid import NAMESPACE_URL, uuid5
 
 import libvirt
 from rich.console import Console
@@ -36,9 +37,10 @@ POLL_INTERVAL_S = 0.02
 WRITERS = 4
 """Threads that make objects, each with a connection."""
 
-TEST_DOMAIN = (
-    "<domain type='test'><name>{}</name><memory unit='MiB'>4</memory><vcpu>1</vcpu><os><type>hvm</type></os></domain>"
-)
+TEST_DOMAIN = """
+<domain type='test'>
+  <name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>4</memory><vcpu>1</vcpu><os><type>hvm</type></os>
+</domain>"""
 WRITES = re.compile(
     r'^apiserver_request_total\{.*resource="virtualmachines".*verb="(?:APPLY|PATCH|POST|PUT)".*\} (\S+)$', re.MULTILINE
 )
@@ -202,7 +204,13 @@ class Board:
 
     def right_since_s(self, expected: Mapping[str, Told], *, timeout_s: float = HANG_LIMIT_S) -> float:
         """Wait until all are shown like this; the monotonic time of the last line that it took."""
-        until(lambda: not self.wrong(expected), "all statuses are right", timeout_s=timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        while wrong := self.wrong(expected):
+            if time.monotonic() > deadline_s:
+                with self._lock:
+                    told = [f"{vm}: {self._shown.get(vm)}, not {expected[vm]}" for vm in wrong[:5]]
+                raise LabError("\n".join((f"{len(wrong)} statuses are wrong after {timeout_s:g} s:", *told)))
+            time.sleep(POLL_INTERVAL_S)
         with self._lock:
             return max(self._shown[vm].at_s for vm in expected)
 
@@ -251,20 +259,22 @@ class Board:
 # --- the agent, from outside -----------------------------------------------------------------------------------------
 
 
-def agent_on(lab: Lab, uri: str, log: str, **settings: str) -> Agent:
+def agent_on(lab: Lab, uri: str, log: str, *, kubeconfig: Path | None = None, **settings: str) -> Agent:
     """An agent for the bench's node, not started; its settings are the defaults but for those named."""
     changed = {name.replace("_", "-"): value for name, value in settings.items()}
-    return Agent(lab.controlplane, uri, NODE, log=lab.folder / f"{log}.log", settings=changed)
+    log_file = lab.folder / f"{log}.log"
+    return Agent(lab.controlplane, uri, NODE, log=log_file, settings=changed, kubeconfig=kubeconfig)
 
 
 def samples(agent: Agent, *names: str) -> dict[str, float]:
-    """These series of its metrics, added up over their labels. Only they are asked for: a VM has a dozen."""
-    text = agent.ask("/metrics?" + "&".join(f"name[]={name}" for name in names))[1]
+    """These series of its metrics, with labels or added up over them. Only they are asked for: a VM has a dozen."""
+    asked = {name.partition("{")[0] for name in names}
+    text = agent.ask("/metrics?" + "&".join(f"name[]={name}" for name in asked))[1]
     found = dict.fromkeys(names, 0.0)
     for line in text.splitlines():
-        name = re.split(r"[ {]", line, maxsplit=1)[0]
-        if name in found:
-            found[name] += float(line.rsplit(" ", 1)[1])
+        series, _, value = line.rpartition(" ")
+        for name in {series, series.partition("{")[0]} & found.keys():
+            found[name] += float(value)
     return found
 
 
@@ -284,9 +294,9 @@ def cpu_s(pid: int) -> float:
 
 
 def start_on_test_driver(connection: libvirt.virConnect, names: Iterable[str]) -> None:
-    """Define and start domains that exist only in libvirt's books."""
+    """Define and start domains that exist only in libvirt's books; each name has its UUID, whenever that is done."""
     for name in names:
-        connection.defineXML(TEST_DOMAIN.format(name)).create()
+        connection.defineXML(TEST_DOMAIN.format(name=name, uuid=uuid5(NAMESPACE_URL, name))).create()
 
 
 def floor_command(*words: str) -> list[str]:
