@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 FRESH_S = 2.0
 """How long before its act an agent may have asked; it is milliseconds, but for machines that are busy."""
@@ -101,6 +102,13 @@ def calls(log: Path, offset: int = 0) -> tuple[list[Call], int]:
         Call(_time(match["time"].replace(" ", "T")), match["name"], match["uuid"], (match["call"], match["flags"]))
         for match in matches
     ], end
+
+
+def asked(log: Path, uuid: UUID) -> list[str]:
+    """The acts on a QEMU domain that libvirtd has been asked for, by an agent or in the same words by somebody else."""
+    made, _ = calls(log)
+    verbs = [BY_AGENT["qemu"].get(call.signature) for call in made if call.uuid == str(uuid)]
+    return [verb for verb in verbs if verb]
 
 
 def answers(log: Path, users: Iterable[str], offset: int = 0) -> tuple[list[Answer], int]:
