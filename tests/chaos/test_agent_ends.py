@@ -15,6 +15,7 @@ from lab.agent import Agent
 from lab.controlplane import ControlPlane
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
+from lab.processes import paused
 from lab.world import World, cause_of, is_off, power_of, ready_of, reason_of, runs, until
 
 END_LIMIT_S = 10
@@ -58,16 +59,6 @@ def waits_for_an_answer(agent: Agent) -> bool:
     found = re.search(r"^workqueue_longest_running_processor_seconds{.*} (\S+)$", agent.metrics(), re.MULTILINE)
     assert found
     return float(found[1]) > 0.5
-
-
-@contextmanager
-def paused(pid: int) -> Iterator[None]:
-    """A process is there and answers nobody."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

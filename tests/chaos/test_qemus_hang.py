@@ -1,31 +1,20 @@
 """QEMUs hang: calls about them never return, and every other VM is looked after as ever."""
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import pytest
 
 from lab.guest import Guest
+from lab.processes import paused
 from lab.world import World, is_off, power_of, ready_of, reason_of, runs
 
 GRACE_S = 6
 """Longer than it takes to be told of a call that has not returned."""
 
 
-@contextmanager
-def hanging(*guests: Guest) -> Iterator[None]:
+def hanging(*guests: Guest) -> AbstractContextManager[None]:
     """Their QEMUs are there and answer nobody."""
-    pids = [guest.qemu_pid for guest in guests]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for guest, pid in zip(guests, pids, strict=True):
-            if guest.libvirtd.qemu_pid(guest.name) == pid:
-                os.kill(pid, signal.SIGCONT)
+    return paused(*(guest.qemu_pid for guest in guests))
 
 
 def running(world: World, *names: str) -> list[Guest]:

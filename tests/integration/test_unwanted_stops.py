@@ -1,10 +1,9 @@
 """A VM goes off although nobody asked virtsync for that: told at once with its cause, answered by the restartPolicy."""
 
-import os
-import signal
 from datetime import datetime, timedelta
 from typing import Any
 
+from lab.processes import paused
 from lab.world import World, cause_of, moment, power_of, ready_of, reason_of, runs
 
 Json = dict[str, Any]
@@ -170,12 +169,9 @@ def test_stale_event(world: World) -> None:
     agent = world.start_agent(settle_power="0s")
     world.until(guest, runs, "running")
     # While the agent is stopped its events wait: when it reads that the domain stopped, the domain runs.
-    os.kill(agent.pid, signal.SIGSTOP)
-    try:
+    with paused(agent.pid):
         world.virsh("destroy", guest.name)
         world.virsh("start", guest.name)
-    finally:
-        os.kill(agent.pid, signal.SIGCONT)
     run = world.run_id(guest)
     world.until(guest, lambda vm: runs(vm) and str(vm["status"]["domain"]["id"]) == run, "seen to run anew")
     world.outlast_settling()

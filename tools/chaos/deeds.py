@@ -5,13 +5,14 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import libvirt
 
 from chaos.stage import Stage, Vm
+from lab.processes import paused
 
 Deed = Callable[[Stage, Vm, random.Random], None]
 
@@ -178,16 +179,8 @@ def libvirtd_hangs(stage: Stage, dice: random.Random) -> Iterator[None]:
 def qemus_hang(stage: Stage, dice: random.Random) -> Iterator[None]:
     """A few QEMUs answer nobody."""
     vms = dice.sample([vm for vm in stage.vms if vm.guest], dice.randint(1, 4))
-    pids = [pid for vm in vms if (pid := stage.qemu.qemu_pid(vm.name))]
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
-    try:
+    with paused(*(pid for vm in vms if (pid := stage.qemu.qemu_pid(vm.name)))):
         yield
-    finally:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
@@ -239,12 +232,8 @@ def component_dies(stage: Stage, name: str) -> Iterator[None]:
 @contextmanager
 def component_hangs(stage: Stage, name: str) -> Iterator[None]:
     """A component of the control plane stands still."""
-    pid = stage.controlplane.pid(name)
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with paused(stage.controlplane.pid(name)):
         yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """The stage of the chaos: a control plane, two nodes with a libvirtd and an agent each, VMs and their objects."""
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +10,6 @@ from typing import Any, Self
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import libvirt
-from lab.proxy import Proxy
 
 from chaos.judge import Judge, Span, Verdict, answers, calls
 from kubernetes import client, config
@@ -20,6 +17,8 @@ from lab.agent import Agent
 from lab.controlplane import ControlPlane
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
+from lab.processes import paused
+from lab.proxy import Proxy
 
 CRDS = Path(__file__).parents[2] / "deploy" / "crds"
 NAMESPACE = "chaos"
@@ -195,14 +194,10 @@ class Stage:
     def freezing(self, *pids: int) -> Iterator[None]:
         """Processes that are there and do nothing; that time counts for nobody."""
         begin_s = time.time()
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
         try:
-            yield
+            with paused(*pids):
+                yield
         finally:
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
             with self._lock:
                 self._frozen.append(Span(begin_s, time.time()))
 

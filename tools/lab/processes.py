@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lab import LabError
@@ -124,6 +124,23 @@ class Process:
 
     def _failure(self, what: str) -> LabError:
         return LabError(f"{self.name} {what}; the end of {self.log}:\n{last_lines(self.log)}")
+
+
+@contextmanager
+def paused(*pids: int) -> Iterator[None]:
+    """Let processes hang (SIGSTOP): they are there and answer nobody. One that ends meanwhile is let go."""
+    with ExitStack() as ends:
+        for pid in pids:
+            process = os.pidfd_open(pid)
+            ends.callback(os.close, process)
+            signal.pidfd_send_signal(process, signal.SIGSTOP)
+            ends.callback(_resume, process)
+        yield
+
+
+def _resume(process: int) -> None:
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process, signal.SIGCONT)
 
 
 def last_lines(log: Path, count: int = LOG_LINES_SHOWN) -> str:
