@@ -19,7 +19,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import latency, load
+from bench import latency, load, stuck
 from bench.parts import ROOT, Lab, step
 from lab import processes
 from lab.controlplane import ControlPlane
@@ -62,6 +62,8 @@ GOALS = (
     Goal("resync_gets", "GETs after relists without a difference", 0, digits=0),
     Goal("reconnect_resync_s", "libvirtd back to 1000 VMs seen, s", 1.0),
     Goal("reconnect_right_ratio", "libvirtd back to 1000 statuses right : 1000 bare PATCHes"),
+    Goal("stuck_p50_ratio", "event to status while six QEMUs hang : undisturbed, p50"),
+    Goal("stuck_p99_ratio", "event to status while six QEMUs hang : undisturbed, p99", 3.0),
     Goal("outage_rss_growth_mib", "RSS grown while the API server was away, MiB", digits=1),
     Goal("outage_requests_per_s", "connections a second while it was away", digits=1),
     Goal("outage_recovery_s", "API server back to all right, s", 15),
@@ -72,7 +74,7 @@ LOADS = {
     "resync": load.measure_resync,
     "reconnect": load.measure_reconnect,
 }
-PARTS = ("latency", *LOADS, "outage")
+PARTS = ("latency", *LOADS, "stuck", "outage")
 
 
 def chosen(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
@@ -106,6 +108,8 @@ def main(only: tuple[str, ...], events: int, idle_s: float, outage_min: float) -
         lab = Lab(folder, controlplane, libvirtd)
         if "latency" in only:
             figures |= latency.measure(lab, events=events, idle_s=idle_s)
+        if "stuck" in only:
+            figures |= stuck.measure(lab, events=2 * events)
         loads = LOADS | {"outage": lambda vms: load.measure_outage(vms, outage_min * 60)}
         for words, measure in loads.items():
             if words in only:

@@ -195,10 +195,12 @@ class Driver:
 # --- the parts -------------------------------------------------------------------------------------------------------
 
 
-def start_on_qemu(libvirtd: Libvirtd, names: list[str]) -> None:
-    """Define and start real guests."""
+def start_on_qemu(libvirtd: Libvirtd, names: list[str], ends: ExitStack) -> None:
+    """Define and start real guests, which are removed in the end."""
     for name in names:
-        libvirtd.define(name).start()
+        guest = libvirtd.define(name)
+        ends.callback(guest.remove)
+        guest.start()
 
 
 def fill_objects(controlplane: ControlPlane, *, like: str, vms: list[str]) -> None:
@@ -242,7 +244,7 @@ def measure(lab: Lab, *, events: int, idle_s: float) -> dict[str, Any]:
                 "qemu",
                 lab.libvirtd.uri,
                 {"agent": 4} | dict.fromkeys(FLOORS, 2),
-                lambda names: start_on_qemu(lab.libvirtd, names),
+                lambda names: start_on_qemu(lab.libvirtd, names, parts),
             ),
         ]
         measured = {

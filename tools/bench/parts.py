@@ -202,6 +202,11 @@ class Board:
         with self._lock:
             return [vm for vm, told in expected.items() if vm not in self._shown or self._shown[vm].told != told]
 
+    def reason(self, vm: str) -> str:
+        """The reason of Ready that is shown of this VM, or nothing."""
+        with self._lock:
+            return self._shown[vm].told[1] if vm in self._shown else ""
+
     def right_since_s(self, expected: Mapping[str, Told], *, timeout_s: float = HANG_LIMIT_S) -> float:
         """Wait until all are shown like this; the monotonic time of the last line that it took."""
         deadline_s = time.monotonic() + timeout_s
@@ -227,6 +232,8 @@ class Board:
             headers={"Authorization": f"Bearer {self._controlplane.token}"},
         )
         self._answer = self._connection.getresponse()
+        if self._answer.status != http.HTTPStatus.OK:  # an API server that has only just been started
+            raise ConnectionRefusedError(self._answer.status)
 
     def _watch(self) -> None:
         while not self._closing.is_set():
