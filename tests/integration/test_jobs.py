@@ -68,11 +68,11 @@ def written_slowly(guest: Guest, folder: Path, *command: str) -> Iterator[None]:
         virsh.wait()
 
 
-def running(world: World, **shutdown: str | int) -> Guest:
+def running(world: World, *, acpi_resend: str = "1h", **shutdown: str | int) -> Guest:
     """A VM that runs as its object says, looked after by an agent."""
     guest = world.start(disk=True)
     world.apply(guest, powerState="Running", restartPolicy="Always", shutdown=shutdown)
-    world.start_agent(acpi_resend="1s", force_wait="1s")
+    world.start_agent(acpi_resend=acpi_resend, force_wait="1s")
     world.until(guest, runs, "running")
     return guest
 
@@ -105,7 +105,7 @@ def test_job_running(world: World, libvirtd: Libvirtd, tmp_path: Path, mode: str
 
 
 def test_job_begun_during_a_stop(world: World, libvirtd: Libvirtd, tmp_path: Path) -> None:
-    guest = running(world, gracePeriodSeconds=4)
+    guest = running(world, acpi_resend="1s", gracePeriodSeconds=8)
     guest.ignore_power_button()
     world.patch(guest, powerState="Stopped")
     world.until_act(guest, "SHUTDOWN done")
