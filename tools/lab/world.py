@@ -76,9 +76,12 @@ class World:
 
     # --- the host
 
-    def define(self, name: str = "vm", **options: Any) -> Guest:
-        """Define a domain (off) for this test; `options` as `Libvirtd.define` has them."""
-        guest = self.libvirtd.define(f"{self.name}-{name}", **options)
+    def define(self, name: str = "vm", *, libvirtd: Libvirtd | None = None, **options: Any) -> Guest:
+        """Define a domain (off) for this test, on another node if its libvirtd is given.
+
+        `options` as `Libvirtd.define` has them.
+        """
+        guest = (libvirtd or self.libvirtd).define(f"{self.name}-{name}", **options)
         self._guests.append(guest)
         return guest
 
@@ -94,7 +97,7 @@ class World:
 
     def run_id(self, guest: Guest) -> str:
         """libvirt's number for this run of the guest: another after every start; `-` while it is off."""
-        return self.virsh("domid", guest.name)
+        return guest.libvirtd.virsh("domid", guest.name).stdout.strip()
 
     # --- the agent
 
