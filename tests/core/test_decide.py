@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from controller.codec import render_status, status_patch
-from controller.decide import ROWS, VETOES, decide, row_of
+from controller.decide import ROWS, VETOES, row_of
 from controller.model import (
     Absent,
     Condition,
     Conflict,
     DesiredPowerState,
-    Domain,
     DomainRecord,
     Evidence,
     Facts,
     LastStop,
-    Memory,
     Node,
     Now,
     Operation,
@@ -38,103 +36,17 @@ from controller.model import (
     ShutdownMode,
     Sighting,
     Status,
-    Step,
     StopCause,
     Unreadable,
     Verb,
     View,
-    VirtualMachine,
     VmKey,
 )
-from controller.settings import Waits
 from controller.situation import assess
 from controller.status import TONES
+from tests.core.views import CRASH, GUEST, PAUSED, RUNNING, STOPPED, T0, UID, WAITS, Vm, domain, done, handed_over, verb
 
-RUNNING, STOPPED, PAUSED = DesiredPowerState
-T0 = datetime(2026, 1, 1, tzinfo=UTC)
-UID = UUID(int=7)
-WAITS = Waits()
 DOCS = Path(__file__).parents[2] / "docs" / "decisions.md"
-
-WORDS = {
-    Phase.RUNNING: ("RUNNING", "BOOTED"),
-    Phase.STARTING: ("PAUSED", "STARTING_UP"),
-    Phase.SHUTTING_DOWN: ("SHUTDOWN", "USER"),
-    Phase.PAUSED: ("PAUSED", "USER"),
-    Phase.PAUSED_BUSY: ("PAUSED", "SAVE"),
-    Phase.PAUSED_IO_ERROR: ("PAUSED", "IOERROR"),
-    Phase.PAUSED_WATCHDOG: ("PAUSED", "WATCHDOG"),
-    Phase.POST_COPY_FAILED: ("PAUSED", "POSTCOPY_FAILED"),
-    Phase.SUSPENDED: ("PMSUSPENDED", "UNKNOWN"),
-    Phase.CRASHED_KEPT: ("CRASHED", "PANICKED"),
-    Phase.CRASHED_OFF: ("SHUTOFF", "CRASHED"),
-    Phase.SAVED: ("SHUTOFF", "SAVED"),
-    Phase.STOPPED: ("SHUTOFF", "SHUTDOWN"),
-    Phase.UNKNOWN: ("NOSTATE", "UNKNOWN"),
-}
-
-
-def domain(phase: Phase, number: int | None = 1, reason: str = "") -> Domain:
-    state, usual = WORDS[phase]
-    return Domain(UID, "web", phase, number if phase.on else None, state, reason or usual)
-
-
-class Vm:
-    """One VM, its agent's memory, and the clock: each look reports, and the report is the next look's history."""
-
-    def __init__(self, desired: DesiredPowerState | None = RUNNING, *, name: str = "web", **spec: object) -> None:
-        self.vm = VirtualMachine(
-            VmKey("default", name), "uid-1", 1, "1", T0 - timedelta(days=1), "node-a", desired=desired
-        )
-        self.vm = replace(self.vm, **spec)  # type: ignore[arg-type]
-        self.node = Node("node-a", "boot-1")
-        self.memory = Memory()
-        self.at_s = 0.0
-
-    def change(self, **spec: object) -> None:
-        self.vm = replace(self.vm, generation=self.vm.generation + 1, **spec)  # type: ignore[arg-type]
-
-    def annotate(self, **annotations: object) -> None:
-        self.vm = replace(self.vm, **annotations)  # type: ignore[arg-type]
-
-    def agent_restarts(self) -> None:
-        self.memory = Memory()
-
-    def look(
-        self,
-        seen: Sighting | Phase,
-        *,
-        after_s: float = 0.1,
-        outcome: Outcome | None = None,
-        events: set[Evidence] | None = None,
-        facts: Facts | None = None,
-        call: Verb | None = None,
-    ) -> Step:
-        self.at_s += after_s
-        now = Now(T0 + timedelta(seconds=self.at_s), self.at_s)
-        sight = domain(seen) if isinstance(seen, Phase) else seen
-        memory = replace(self.memory, outcome=outcome) if outcome else self.memory
-        evidence = frozenset(events or set())
-        view = View(self.vm, sight, self.node, now, memory, evidence, facts or Facts(), call, now if call else None)
-        step = decide(view, WAITS)
-        self.vm, self.memory = replace(self.vm, status=step.status), step.memory
-        return step
-
-    def in_sync(self) -> Vm:
-        start = {RUNNING: Phase.RUNNING, STOPPED: Phase.STOPPED, PAUSED: Phase.PAUSED, None: Phase.RUNNING}
-        step = self.look(start[self.vm.desired])
-        assert step.act is None
-        assert step.reason in {Reason.IN_SYNC, Reason.OBSERVED}
-        return self
-
-
-def verb(step: Step) -> Verb | None:
-    return step.act.verb if step.act else None
-
-
-def done(what: Verb) -> Outcome:
-    return Outcome(what, Result.DONE)
-
 
 # --- the table is whole ----------------------------------------------------------------------------------
 
@@ -221,8 +133,7 @@ def test_nothing_is_done_while_something_forbids_it(desired: DesiredPowerState |
     if kind == "held":
         vm.annotate(holds=(("ann", "backup"),))
     for after_s in (0.1, 3600, 3600):
-        facts = Facts(job=True) if kind == "crowded" else None
-        assert vm.look(phase, after_s=after_s, facts=facts).act is None
+        assert vm.look(phase, after_s=after_s, crowded=kind == "crowded").act is None
 
 
 def test_libvirt_away_keeps_the_last_power_state() -> None:
@@ -302,8 +213,6 @@ def test_mode_force_destroys_whatever_is_on(phase: Phase) -> None:
 
 # --- causes and the restart policy -----------------------------------------------------------------------
 
-GUEST = {Evidence.SHUTDOWN_GUEST}
-CRASH = {Evidence.STOPPED_FAILED}
 POLICIES = [
     (GUEST, Phase.STOPPED, "SHUTDOWN", RestartPolicy.ALWAYS, StopCause.GUEST, Reason.STARTING),
     (GUEST, Phase.STOPPED, "SHUTDOWN", RestartPolicy.ON_FAILURE, StopCause.GUEST, Reason.COMPLETED),
@@ -657,16 +566,6 @@ def test_memory_in_a_file_is_not_forgotten_over_a_reboot() -> None:
 
 
 # --- whose it is -----------------------------------------------------------------------------------------
-
-
-def handed_over(last: Phase, **annotations: object) -> Vm:
-    vm = Vm()
-    vm.look(last)
-    vm.change(node_name="node-b")
-    vm.annotate(**annotations)
-    vm.node = Node("node-b", "boot-b")
-    vm.agent_restarts()
-    return vm
 
 
 def test_a_vm_that_runs_elsewhere_is_not_started_here() -> None:

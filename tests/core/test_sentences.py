@@ -7,20 +7,16 @@ sentences.txt is the expectation. After a change that is meant, write it anew an
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
 from uuid import UUID
 
 from controller.model import (
     Absent,
     Conflict,
-    DesiredPowerState,
     Evidence,
     Facts,
     Node,
@@ -32,29 +28,15 @@ from controller.model import (
     Result,
     Shutdown,
     ShutdownMode,
+    Sighting,
     Step,
     Unreadable,
     Verb,
     VmKey,
 )
+from tests.core.views import PAUSED, RUNNING, STOPPED, T0, Vm, domain, done, handed_over
 
 EXPECTED = Path(__file__).with_name("sentences.txt")
-
-
-def _looks() -> ModuleType:
-    """The looks of test_decide.py: how a VM is set up is told there once."""
-    spec = importlib.util.spec_from_file_location("looks", Path(__file__).with_name("test_decide.py"))
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["looks"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-looks = _looks()
-Vm, domain, done, T0 = looks.Vm, looks.domain, looks.done, looks.T0
-RUNNING, STOPPED, PAUSED = DesiredPowerState
 
 
 def told(step: Step) -> str:
@@ -123,7 +105,7 @@ def stories() -> Iterator[tuple[str, list[Step]]]:
 
 def _without_a_domain() -> list[Step]:
     vm = Vm().in_sync()
-    sights = [
+    sights: list[Sighting] = [
         Absent(),
         Replaced(UUID(int=9), "web"),
         Conflict(VmKey("default", "older"), UUID(int=7)),
@@ -156,7 +138,7 @@ def _handed_over() -> list[Step]:
     for last, here in itertools.product(
         (Phase.RUNNING, Phase.STOPPED, Phase.CRASHED_OFF), (Phase.STOPPED, Phase.RUNNING)
     ):
-        vm = looks.handed_over(last)
+        vm = handed_over(last)
         steps += [vm.look(here), vm.look(here, after_s=2)]
     return steps
 
