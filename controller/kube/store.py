@@ -41,13 +41,11 @@ class KubeStore:
 
     def put(self, raw: Json) -> bool:
         """Take in an object as the API server shows it; whether that is news."""
-        vm = parse(raw)
+        # Most of what the watch shows are our own writes, long known from their answers: not worth reading.
         with self._lock:
-            known = self._objects.get(vm.key)
-            if known and known[1].uid == vm.uid and not _newer(vm.resource_version, known[1].resource_version):
+            if not self._is_news(raw):
                 return False
-            self._objects[vm.key] = (raw, vm)
-        return True
+        return self._take(raw, parse(raw))
 
     def forget(self, key: VmKey) -> None:
         """The object is gone, or another node's."""
@@ -61,8 +59,7 @@ class KubeStore:
         except Vanished:
             self.forget(key)
             return None
-        self.put(raw)
-        return parse(raw)
+        return self._taken(raw)
 
     def report(self, vm: VirtualMachine, status: Status) -> VirtualMachine:
         """Write what differs, onto this very version; without a request when nothing does, and then returns `vm`.
@@ -85,8 +82,7 @@ class KubeStore:
             content_type=MERGE_PATCH,
             fieldManager=FIELD_MANAGER,
         )
-        self.put(raw)
-        return parse(raw)
+        return self._taken(raw)
 
     def relist(self) -> tuple[set[VmKey], set[VmKey]]:
         """List the node's objects; returns those that are news and those that are gone. Raises Transient, Rejected."""
@@ -102,6 +98,26 @@ class KubeStore:
         for key in gone:
             self.forget(key)
         return news, gone
+
+    def _taken(self, raw: Json) -> VirtualMachine:
+        vm = parse(raw)
+        self._take(raw, vm)
+        return vm
+
+    def _take(self, raw: Json, vm: VirtualMachine) -> bool:
+        with self._lock:
+            if not self._is_news(raw):
+                return False
+            self._objects[vm.key] = (raw, vm)
+            return True
+
+    def _is_news(self, raw: Json) -> bool:
+        """With the lock held."""
+        meta = raw["metadata"]
+        known = self._objects.get(VmKey(meta["namespace"], meta["name"]))
+        return (
+            known is None or known[1].uid != meta["uid"] or _newer(meta["resourceVersion"], known[1].resource_version)
+        )
 
 
 def _newer(version: str, than: str) -> bool:

@@ -44,6 +44,20 @@ class Endless:
             delay_s = min(delay_s * 2, BACKOFF_MAX_S)
 
 
+class NothingKept(kopf.DiffBaseStorage):
+    """kopf need not compare versions of an object: nobody asks what changed, and that is half of its work."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """What it would compare."""
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        """What it would compare that with."""
+
+    def store(self, **_: Any) -> None:
+        """Never called: nothing is ever handled."""
+
+
 class Watch:
     """Tells of every change of this node's objects, for as long as it runs."""
 
@@ -111,6 +125,7 @@ class Watch:
         settings.networking.error_backoffs = Endless()
         settings.scanning.disabled = True
         settings.peering.standalone = True
+        settings.persistence.diffbase_storage = NothingKept()
         settings.posting.enabled = False
         settings.posting.loggers = False
         settings.queueing.worker_limit = None
@@ -136,7 +151,7 @@ class Watch:
             )
 
         @kopf.on.event(*RESOURCE, registry=registry)
-        def changed(event: Any, **_: Any) -> None:
+        async def changed(event: Any, **_: Any) -> None:  # else kopf has a thread call it
             raw = event["object"]
             try:
                 if event["type"] == "DELETED":
