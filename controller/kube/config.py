@@ -6,6 +6,7 @@ import json
 import os
 import ssl
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ TIMEOUT_S = (3.0, 10.0)
 """To connect, and to read; the client has none of its own."""
 TOKEN_LIFE = timedelta(minutes=1)
 """For how long a token that the kubelet rotates is taken for good; the client reads it anew as often."""
+HEADER_LIFE_S = 1.0
+"""For how long the client is not asked again how to log in."""
+NO_HEADER: tuple[float, dict[str, str]] = (float("-inf"), {})
 
 Json = dict[str, Any]
 
@@ -53,6 +57,7 @@ class Api:
         configuration.connection_pool_maxsize = 32
         self._configuration, self._anew = configuration, anew
         self._client = ApiClient(configuration)
+        self._header = NO_HEADER
 
     def endpoint(self) -> Endpoint:
         """Where it is and how to log in, as of now."""
@@ -80,6 +85,18 @@ class Api:
                 now.api_key,
                 now.refresh_api_key_hook,
             )
+            self._header = NO_HEADER
+
+    def _authorization(self) -> dict[str, str]:
+        """The header that logs in. The client's hook for a kubeconfig reads all of the environment each time."""
+        asked_s, header = self._header
+        if time.monotonic() - asked_s > HEADER_LIFE_S:
+            header = {}
+            self._client.update_params_for_auth(header, [], ["BearerToken"], "", "", None)
+            if "authorization" in header:  # the line of a token file may have its end
+                header["authorization"] = header["authorization"].strip()
+            self._header = time.monotonic(), header
+        return header
 
     def request(
         self,
@@ -94,9 +111,7 @@ class Api:
         headers = {"Accept": "application/json", "User-Agent": f"virtsync-agent/{__version__}"}
         if body is not None:
             headers["Content-Type"] = content_type
-        self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        if "authorization" in headers:  # the line of a token file may have its end
-            headers["authorization"] = headers["authorization"].strip()
+        headers |= self._authorization()
         url = f"{self._configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
         try:
             answer = self._client.rest_client.request(
