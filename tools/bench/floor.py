@@ -46,9 +46,10 @@ def by_official_client(kubeconfig: Path) -> Patch:
     kube_config.load_kube_config(str(kubeconfig), client_configuration=configuration)
     client = ApiClient(configuration)
 
+    headers = {"Content-Type": MERGE_PATCH}
+    client.update_params_for_auth(headers, [], ["BearerToken"], "", "PATCH", None)
+
     def patch(path: str, body: Json) -> int:
-        headers = {"Content-Type": MERGE_PATCH}
-        client.update_params_for_auth(headers, [], ["BearerToken"], path, "PATCH", body)
         answer = client.rest_client.request(
             "PATCH", configuration.host + path, headers=headers, body=body, _request_timeout=TIMEOUT_S
         )
