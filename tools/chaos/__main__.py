@@ -41,6 +41,8 @@ class Figures:
     troubles: Counter[str] = field(default_factory=Counter)
     acts: Counter[str] = field(default_factory=Counter)
     unjustified: list[Verdict] = field(default_factory=list)
+    ages_s: list[float] = field(default_factory=list)
+    """How long before each act the API server had been asked."""
     right_after_s: list[float] = field(default_factory=list)
     footprints: dict[int, list[Footprint]] = field(default_factory=dict)
     """By process id of the agent."""
@@ -100,13 +102,14 @@ def judge(stage: Stage, figures: Figures) -> None:
     """Judge the acts of the round."""
     for verdict in stage.verdicts():
         figures.acts[verdict.verb] += 1
+        figures.ages_s.append(verdict.age_s)
         if verdict.why_not:
             figures.unjustified.append(verdict)
 
 
 def summary(figures: Figures) -> str:
     """The figures, for people."""
-    times = figures.right_after_s or [0.0]
+    times, ages_s = figures.right_after_s or [0.0], figures.ages_s or [0.0]
     longest = max(figures.footprints.values(), key=len, default=[])
     lived = f"{longest[0]} -> {longest[-1]}" if longest else "-"
     return "\n".join(
@@ -114,11 +117,17 @@ def summary(figures: Figures) -> str:
             f"deeds: {figures.deeds['done']} done, {figures.deeds['refused']} refused",
             f"faults: {', '.join(f'{name} {n}' for name, n in figures.troubles.most_common())}",
             f"acts of the agents: {', '.join(f'{verb} {n}' for verb, n in figures.acts.most_common())}",
+            f"the API server's answer before an act: {median_ms(ages_s)} ms old as a rule, {max(ages_s):.2f} s at most",
             f"unjustified: {len(figures.unjustified)}",
             f"right after: {statistics.median(times):.1f} s as a rule, {max(times):.1f} s at most, of quiet",
             f"footprint of the agent that lived longest, {len(longest)} rounds: {lived}",
         )
     )
+
+
+def median_ms(times_s: list[float]) -> int:
+    """Their median in whole milliseconds."""
+    return round(1000 * statistics.median(times_s))
 
 
 @click.command()

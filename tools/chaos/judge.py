@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-FRESH_S = 2.0
-"""How long before its act an agent may have asked; it is milliseconds, but for machines that are busy."""
+FRESH_S = 5.0
+"""How long before its act an agent may have asked; it is milliseconds, but for a machine that is overloaded."""
 RECORDED_S = 0.2
 """kube-apiserver writes its record when it has answered, so that what follows may have begun."""
 HOLD = "hold.virtsync.dev/"
@@ -91,6 +91,8 @@ class Verdict:
 
     call: Call
     verb: str
+    age_s: float
+    """How long before it the object was asked for; frozen time does not count."""
     why_not: str | None
 
 
@@ -156,22 +158,21 @@ class Judge:
                 continue
             known = by_name.get(call.name, [])
             known = known[: bisect_right(known, call.at_s, key=lambda one: one.asked_s)]
-            why_not = self._why_not(call, verb, known, frozen)
+            age_s = call.at_s - known[-1].answered_s if known else float("inf")
+            age_s -= _overlap_s(Span(call.at_s - age_s, call.at_s), frozen) if known else 0
+            why_not = self._why_not(verb, known[-1].vm if known else None, age_s)
             if verb == "DESTROY" and not why_not:
                 why_not = _too_early(call, known, jumped)
-            yield Verdict(call, verb, why_not)
+            yield Verdict(call, verb, age_s, why_not)
 
-    def _why_not(self, call: Call, verb: str, known: list[Answer], frozen: list[Span]) -> str | None:
-        if not known:
+    def _why_not(self, verb: str, vm: Json | None, age_s: float) -> str | None:
+        if vm is None:
             return "its object was never asked for"
-        answer = known[-1]
-        age_s = call.at_s - answer.answered_s
         if age_s < -RECORDED_S:
             return "the answer about its object had not come"
-        age_s -= _overlap_s(Span(answer.answered_s, call.at_s), frozen)
         if age_s > FRESH_S:
             return f"its object was last asked for {age_s:.1f} s before"
-        return _not_ours(self._node, answer.vm) or _not_wanted(verb, answer.vm)
+        return _not_ours(self._node, vm) or _not_wanted(verb, vm)
 
 
 def _not_ours(node: str, vm: Json) -> str | None:

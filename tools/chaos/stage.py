@@ -1,5 +1,7 @@
 """The stage of the chaos: a control plane, two nodes with a libvirtd and an agent each, VMs and their objects."""
 
+import struct
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -45,7 +47,8 @@ SETTINGS = {
     "resync-api": "30s",
     "boot-id": "chaos",
 }
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+CLOCK = Path(__file__).with_name("clock.c")
+ON_TIME = struct.pack("q", 0)
 TEST_DOMAIN = """
 <domain type='test'>
   <name>{name}</name><uuid>{uuid}</uuid><memory unit='KiB'>1024</memory><vcpu>1</vcpu><os><type>hvm</type></os>
@@ -94,6 +97,8 @@ class Stage:
             self._frozen: list[Span] = []
             self._jumped: dict[str, list[Span]] = {node: [] for node in DRIVERS}
             self._offsets = dict.fromkeys(("audit", *DRIVERS), 0)
+            self._clock = self.folder / "clock.so"
+            subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", self._clock, CLOCK], check=True)
             self._prepare_api()
             self._uris = {"node-qemu": self.qemu.uri, "node-test": self.libvirtds["node-test"].test_uri}
             ends.callback(self._close_books)
@@ -209,7 +214,7 @@ class Stage:
         try:
             yield
         finally:
-            self._clock_of(node).write_text("+0\n")
+            self._clock_of(node).write_bytes(ON_TIME)
             with self._lock:
                 self._jumped[node].append(Span(begin_s, time.time() + 1))
 
@@ -263,7 +268,7 @@ class Stage:
         port = int(self.controlplane.url.rpartition(":")[2])
         self.proxies[node] = proxy = ends.enter_context(Proxy(port))
         account = self.controlplane.service_account("virtsync", node, cluster_role="cluster-admin")
-        self._clock_of(node).write_text("+0\n")
+        self._clock_of(node).write_bytes(ON_TIME)
         self.users[node] = f"system:serviceaccount:virtsync:{node}"
         agent = Agent(
             self.controlplane,
@@ -273,12 +278,7 @@ class Stage:
             settings=SETTINGS,
             kubeconfig=proxy.kubeconfig(account),
             module=self.module,
-            env={
-                "LD_PRELOAD": str(FAKETIME),
-                "FAKETIME_TIMESTAMP_FILE": str(self._clock_of(node)),
-                "FAKETIME_CACHE_DURATION": "1",
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            },
+            env={"LD_PRELOAD": str(self._clock), "CHAOS_CLOCK": str(self._clock_of(node))},
         )
         self.agents[node] = agent
         ends.callback(agent.stop)

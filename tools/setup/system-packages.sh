@@ -4,11 +4,11 @@
 set -eu
 
 # libvirt-python comes as source only: compiler and headers are for it. binutils assemble the guest, openssl makes a key
-# for the control plane, util-linux and mount make namespaces, libfaketime gives a process a clock that jumps.
+# for the control plane, util-linux and mount make namespaces.
 packages='
     python3 python3-venv python3-dev gcc libc6-dev pkg-config libvirt-dev
     libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils
-    binutils mount openssl util-linux libfaketime
+    binutils mount openssl util-linux
 '
 
 if ! command -v dpkg-query >/dev/null; then
