@@ -60,6 +60,10 @@ ACHIEVED: dict[Verb, Callable[[Phase], bool]] = {
 }
 
 
+Listed = tuple[str, int, tuple[int, int], bool, tuple[bool, bool]]
+"""Name, id, state and reason, whether it is saved, and its traits."""
+
+
 class LibvirtHost:
     """`reconcile.Host`, on libvirt. Any thread may call it; a call takes as long as libvirt takes."""
 
@@ -67,6 +71,8 @@ class LibvirtHost:
         self._hypervisor = hypervisor
         self._traits: dict[UUID, tuple[bool, bool]] = {}
         """(persistent, autostart): two calls that most looks can do without."""
+        self._listed: dict[bytes, tuple[Listed, Domain]] = {}
+        """The domains of the last relist, and what libvirt told of each; only relists touch it, one at a time."""
         hypervisor.when_redefined(self._redefined)
 
     def _redefined(self, uuid: UUID) -> None:
@@ -122,28 +128,39 @@ class LibvirtHost:
         try:
             with self._hypervisor.bulk() as connection:
                 stats = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
-                saved, persistent, autostart = (
-                    {UUID(bytes=domain.UUID()) for domain in connection.listAllDomains(flag)}
+                # Of each kind the rarer half is asked for.
+                saved, transient, autostart = (
+                    {domain.UUID() for domain in connection.listAllDomains(flag)}
                     for flag in (
                         libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE,
-                        libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT,
+                        libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT,
                         libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART,
                     )
                 )
         except libvirt.libvirtError as error:
             raise Transient(_text(error)) from error
-        domains = []
+        listed: dict[bytes, tuple[Listed, Domain]] = {}
         for handle, stat in stats:
-            uuid = UUID(bytes=handle.UUID())
-            self._traits[uuid] = traits = (uuid in persistent, uuid in autostart)
-            words = states.words(stat["state.state"], stat["state.reason"])
-            domain = _domain(handle, uuid, words, managed_save=uuid in saved, traits=traits)
-            domains.append(self._seen(domain, asked_s))
-        listed = {domain.uuid for domain in domains}
-        for uuid in list(self._traits):  # a copy: other threads write to it
-            if uuid not in listed:
-                self._traits.pop(uuid, None)
-        return domains
+            raw = handle.UUID()
+            numbers = stat["state.state"], stat["state.reason"]
+            is_saved, traits = raw in saved, (raw not in transient, raw in autostart)
+            told: Listed = handle.name(), handle.ID(), numbers, is_saved, traits
+            known = self._listed.get(raw)
+            if known and known[0] == told:  # most are as they were: not worth making anew
+                domain = known[1]
+            else:
+                domain = _domain(handle, UUID(bytes=raw), states.words(*numbers), managed_save=is_saved, traits=traits)
+            self._traits[domain.uuid] = traits
+            listed[raw] = told, self._seen(domain, asked_s)
+        self._listed = listed
+        self._forget_traits()
+        return [domain for _, domain in listed.values()]
+
+    def _forget_traits(self) -> None:
+        if len(self._traits) > len(self._listed):
+            for uuid in list(self._traits):  # a copy: other threads write to it
+                if uuid.bytes not in self._listed:
+                    self._traits.pop(uuid, None)
 
     def _look(self, connection: libvirt.virConnect, address: Address) -> Domain | Absent | Replaced:
         uuid, name = address.uuid, address.name
