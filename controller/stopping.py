@@ -59,7 +59,7 @@ def _limits(s: Situation, operation: Operation) -> tuple[Now, Now | None]:
     Force needs that this very process asked this very run and waited, whatever a wall clock or an older record says.
     """
     pursuit = s.memory.pursuit or Pursuit(operation.domain_id, s.now, s.now.plus(s.vm.shutdown.grace_s))
-    can_be_asked = s.phase in {Phase.RUNNING, Phase.STARTING, Phase.SHUTTING_DOWN} and not (_reboots(s) or _hangs(s))
+    can_be_asked = s.phase is Phase.RUNNING and not (_reboots(s) or _hangs(s))
     asking = s.view.call_since if s.view.call is Verb.SHUTDOWN else None
     asked = pursuit.asked_first or asking if can_be_asked else pursuit.since
     if asked is None:

@@ -58,9 +58,9 @@ WORDS = {
 }
 
 
-def moment(at_s: float) -> Now:
-    """So long after the first look, on both clocks."""
-    return Now(T0 + timedelta(seconds=at_s), at_s)
+def moment(at_s: float, wall_ahead_s: float = 0.0) -> Now:
+    """So long after the beginning; the wall clock may have been set ahead meanwhile."""
+    return Now(T0 + timedelta(seconds=at_s + wall_ahead_s), at_s)
 
 
 def domain(phase: Phase, number: int | None = 1, reason: str = "") -> Domain:
@@ -80,6 +80,7 @@ class Vm:
         self.waits = WAITS
         self.memory = Memory()
         self.at_s = 0.0
+        self.wall_ahead_s = 0.0
 
     def change(self, **spec: object) -> None:
         self.vm = replace(self.vm, generation=self.vm.generation + 1, **spec)  # type: ignore[arg-type]
@@ -105,7 +106,7 @@ class Vm:
     ) -> Step:
         """One look, so long after the one before. `call` has not returned since `call_began_s`, or since now."""
         self.at_s += after_s
-        now = moment(self.at_s)
+        now = moment(self.at_s, self.wall_ahead_s)
         sight = domain(seen) if isinstance(seen, Phase) else seen
         memory = replace(self.memory, outcome=outcome) if outcome else self.memory
         since = moment(self.at_s if call_began_s is None else call_began_s)
