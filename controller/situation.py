@@ -498,9 +498,9 @@ def _drift_since(s: Situation, kind: str, *, news: bool) -> Now | None:  # noqa:
         return None
     same = memory.drift == kind
     if history.reason == Reason.SETTLING and was_on(history) != s.off:
-        reconciling = history.condition("Reconciling")
-        if same and memory.drift_since:
+        if same:  # None: what waits is not this, it is the brake
             return memory.drift_since
+        reconciling = history.condition("Reconciling")
         if reconciling and not memory.drift:
             return s.now.recall(reconciling.last_transition_time, at_most_s=_settle_s(s, kind) or 0.0)
         return s.now
