@@ -27,6 +27,8 @@ BEAT_MS = 1000
 LAST_MS = 10
 """What has just been closed is given back by the loop, when it has nothing else to do: it goes on for so long."""
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
+KNOCK_MAX_S = 0.5
+"""The longest wait while nobody listens: to find that out costs nothing, and a libvirtd that is back is met at once."""
 COMPLAIN_EVERY_S = 30.0
 STABLE_S = 10.0
 """A connection that is lost earlier was none: the next try waits longer than the one before."""
@@ -243,6 +245,8 @@ class Hypervisor:
                 if time.monotonic() - complained_s > COMPLAIN_EVERY_S:
                     complained_s = time.monotonic()
                     log.warning(f"libvirt at {self.uri} does not answer: {error.get_error_message()}")
+                if _nobody_listens(error):
+                    delay_s = min(delay_s, KNOCK_MAX_S)
             else:
                 complained_s = float("-inf")
                 if self._stay() > STABLE_S:
@@ -294,6 +298,11 @@ class Hypervisor:
             connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
         connection.registerCloseCallback(self._closed, self._generation)
         return connection
+
+
+def _nobody_listens(error: libvirt.libvirtError) -> bool:
+    """The socket is not there, or nobody takes a connection."""
+    return (error.get_error_domain(), error.get_error_code()) == (libvirt.VIR_FROM_RPC, libvirt.VIR_ERR_SYSTEM_ERROR)
 
 
 def _close(connection: libvirt.virConnect) -> None:
