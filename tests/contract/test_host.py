@@ -1,0 +1,573 @@
+"""What a pass may expect of a host, asked of libvirt with real QEMUs, and of the simulation that stands in for it."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+import pytest
+
+from controller.errors import Rejected, Transient, Vanished
+from controller.hypervisor.connection import Hypervisor
+from controller.hypervisor.host import LibvirtHost
+from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Replaced, Result, Verb
+from controller.reconcile import Host
+from lab.guest import Guest as RealGuest
+from lab.libvirtd import Libvirtd
+from lab.processes import paused
+from tests.sim.host import SimulatedGuest, SimulatedHost, SimulatedLibvirtd
+
+HANG_LIMIT_S = 60
+POLL_INTERVAL_S = 0.01
+OFF = {Phase.STOPPED, Phase.SAVED, Phase.CRASHED_OFF}
+BACKUP = """\
+<domainbackup mode='pull'>
+  <server transport='unix' socket='{folder}/nbd'/>
+  <disks><disk name='hda' backup='yes' type='file'><scratch file='{folder}/scratch'/></disk></disks>
+</domainbackup>
+"""
+
+
+class Guest(Protocol):
+    """A domain, and what its guest can be told."""
+
+    name: str
+    uuid: UUID
+
+    def start(self) -> None: ...
+    def wait_until_booted(self) -> None: ...
+    def poweroff(self) -> None: ...
+    def panic(self) -> None: ...
+    def kill(self) -> None: ...
+    def suspend_to_ram(self) -> None: ...
+    def ignore_power_button(self) -> None: ...
+    def fill_disk(self) -> None: ...
+    def remove(self) -> None: ...
+
+
+class Machine(Protocol):
+    """A libvirtd, and whoever has a shell on its machine."""
+
+    def define(
+        self,
+        name: str,
+        *,
+        uuid: UUID | None = None,
+        disk: bool = False,
+        on_poweroff: str = "destroy",
+        on_crash: str = "destroy",
+    ) -> Any: ...
+    def virsh(self, verb: str, name: str, *rest: str) -> object: ...
+    def restart(self) -> None: ...
+
+
+class Place:
+    """A machine, an agent's eyes and hands on it, and the domains of one test."""
+
+    def __init__(self, machine: Machine, host: Host, relist: Callable[[], list[Domain]], name: str) -> None:
+        self.machine, self.host, self.relist, self.name = machine, host, relist, name
+        self.guests: list[Guest] = []
+
+    def define(self, name: str = "vm", **options: Any) -> Guest:
+        guest: Guest = self.machine.define(f"{self.name}-{name}", **options)
+        if guest.uuid not in {known.uuid for known in self.guests}:
+            self.guests.append(guest)
+        return guest
+
+    def start(self, name: str = "vm", **options: Any) -> Guest:
+        guest = self.define(name, **options)
+        guest.start()
+        return guest
+
+    def virsh(self, verb: str, guest: Guest, *rest: str) -> None:
+        self.machine.virsh(verb, guest.name, *rest)
+
+    def look(self, guest: Guest) -> Domain:
+        seen = self.host.look(Address(uuid=guest.uuid))
+        assert isinstance(seen, Domain)
+        return seen
+
+    def act(self, verb: Verb, domain: Domain) -> Result:
+        return self.host.act(Act(verb, domain))
+
+    def ask(self, verb: Verb, domain: Domain) -> Future[Result]:
+        """Begin an act, and return when libvirt is at it."""
+        asked: Future[Result] = Future()
+
+        def ask() -> None:
+            try:
+                asked.set_result(self.act(verb, domain))
+            except (Rejected, Transient) as error:
+                asked.set_exception(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        until(lambda: self.host.facts(domain).job, lambda: f"{verb} does not wait")
+        return asked
+
+    def until_seen(self, guest: Guest, phase: Phase) -> Domain:
+        until(lambda: self.look(guest).phase is phase, lambda: str(self.look(guest)))
+        return self.look(guest)
+
+    def until_known(self, guest: Guest, *evidence: Evidence) -> None:
+        until(lambda: self.host.evidence(guest.uuid) == set(evidence), lambda: str(self.host.evidence(guest.uuid)))
+
+    def hanging(self, guest: Guest) -> AbstractContextManager[None]:
+        """Its QEMU is there and answers nobody."""
+        return paused(guest.qemu_pid) if isinstance(guest, RealGuest) else stuck(guest)
+
+    def job(self, guest: Guest, folder: Path) -> AbstractContextManager[None]:
+        """Somebody makes a backup of it."""
+        return backup(guest, folder) if isinstance(guest, RealGuest) else busy(guest)
+
+
+@contextmanager
+def stuck(guest: Guest) -> Iterator[None]:
+    assert isinstance(guest, SimulatedGuest)
+    guest.stuck = True
+    yield
+    guest.stuck = False
+
+
+@contextmanager
+def busy(guest: Guest) -> Iterator[None]:
+    assert isinstance(guest, SimulatedGuest)
+    guest.job = True
+    yield
+    guest.job = False
+
+
+@contextmanager
+def backup(guest: RealGuest, folder: Path) -> Iterator[None]:
+    libvirtd, name = guest.libvirtd, f"{guest.name}.backup"
+    (libvirtd.guests / name).mkdir()
+    (libvirtd.guests / name).chmod(0o777)  # QEMU makes its socket there, as another user
+    xml = folder / "backup.xml"
+    xml.write_text(BACKUP.format(folder=libvirtd.guests_inside / name))
+    libvirtd.virsh("backup-begin", guest.name, str(xml))
+    try:
+        yield
+    finally:
+        libvirtd.virsh("domjobabort", guest.name)
+        until(lambda: not libvirtd.virsh("domjobinfo", guest.name).stdout.count("Backup"), lambda: "the job stays")
+
+
+def until(holds: Callable[[], bool], otherwise: Callable[[], str]) -> None:
+    limit_s = time.monotonic() + HANG_LIMIT_S
+    while not holds():
+        assert time.monotonic() < limit_s, otherwise()
+        time.sleep(POLL_INTERVAL_S)
+
+
+@contextmanager
+def real(libvirtd: Libvirtd, name: str) -> Iterator[Place]:
+    connected = threading.Event()
+    hypervisor = Hypervisor(
+        libvirtd.uri, changed=lambda *_: None, on_connected=connected.set, on_lost=lambda: None, count=lambda _: None
+    )
+    hypervisor.start()
+    try:
+        assert connected.wait(HANG_LIMIT_S)
+        host = LibvirtHost(hypervisor)
+        yield Place(libvirtd, host, host.relist, name)
+    finally:
+        hypervisor.close(HANG_LIMIT_S)
+
+
+@contextmanager
+def simulated(name: str) -> Iterator[Place]:
+    libvirtd = SimulatedLibvirtd(clock=lambda: 50 * time.monotonic())  # nobody need wait for a QEMU that hangs
+    host = SimulatedHost(libvirtd)
+    libvirtd.listeners.append(host.hear)
+    yield Place(libvirtd, host, host.relist, name)
+
+
+@contextmanager
+def opened(request: pytest.FixtureRequest, libvirtd: Callable[[], Libvirtd]) -> Iterator[Place]:
+    name = request.node.originalname.removeprefix("test_")[:30]
+    with simulated(name) if request.param == "simulated" else real(libvirtd(), name) as place:
+        try:
+            yield place
+        finally:
+            for guest in place.guests:
+                if isinstance(place.host.look(Address(uuid=guest.uuid)), Domain):
+                    guest.remove()
+
+
+@pytest.fixture(params=["simulated", "libvirt"])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    with opened(request, lambda: request.getfixturevalue("libvirtd")) as place:
+        yield place
+
+
+@pytest.fixture(params=["simulated", "libvirt"])
+def own_place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A machine whose libvirtd the test may restart."""
+    with ExitStack() as ends:
+        folder = ends.enter_context(tempfile.TemporaryDirectory(prefix="virtsync-"))
+        with opened(request, lambda: ends.enter_context(Libvirtd(Path(folder)))) as place:
+            yield place
+
+
+# --- looking
+
+
+def test_a_domain_is_found_by_its_uuid_and_by_its_name(place: Place) -> None:
+    guest, nobody = place.define(), uuid4()
+    seen = place.host.look(Address(uuid=guest.uuid))
+    assert seen == Domain(guest.uuid, guest.name, Phase.STOPPED, None, "SHUTOFF", "UNKNOWN")
+    assert place.host.look(Address(name=guest.name)) == seen
+    assert place.host.look(Address(name=guest.name, uuid=guest.uuid)) == seen
+    assert place.host.look(Address(uuid=nobody)) == Absent()
+    assert place.host.look(Address(name="nobody")) == Absent()
+    assert place.host.look(Address(name="nobody", uuid=nobody)) == Absent()
+    assert place.host.look(Address(name="a/b")) == Absent()
+    assert place.host.look(Address(name="")) == Absent()
+
+
+def test_a_domain_that_has_another_name_now_is_the_same_one(place: Place) -> None:
+    guest = place.define()
+    old, new = guest.name, f"{guest.name}-new"
+    place.virsh("domrename", guest, new)
+    guest.name = new
+    seen = place.host.look(Address(name=old, uuid=guest.uuid))
+    assert isinstance(seen, Domain)
+    assert seen.name == new
+    assert place.host.look(Address(name=old)) == Absent()
+
+
+def test_a_name_that_another_domain_has_now_is_no_domain_of_ours(place: Place) -> None:
+    first = place.define()
+    place.virsh("undefine", first)
+    second = place.define(uuid=uuid4())
+    assert place.host.look(Address(name=first.name, uuid=first.uuid)) == Replaced(second.uuid, first.name)
+    assert place.host.look(Address(uuid=first.uuid)) == Absent()
+    assert place.host.look(Address(name=first.name)) == place.look(second)
+
+
+def test_every_run_has_another_number(place: Place) -> None:
+    guest = place.start()
+    first = place.look(guest)
+    assert first.id is not None
+    place.virsh("destroy", guest)
+    assert place.look(guest).id is None
+    place.virsh("start", guest)
+    assert place.look(guest).id not in {None, first.id}
+
+
+def test_a_domain_without_a_definition_lasts_as_long_as_its_run(place: Place) -> None:
+    guest = place.start()
+    place.virsh("undefine", guest)
+    until(lambda: not place.look(guest).persistent, lambda: str(place.look(guest)))
+    place.virsh("destroy", guest)
+    assert place.host.look(Address(uuid=guest.uuid)) == Absent()
+
+
+def test_a_list_shows_what_looks_show(place: Place) -> None:
+    guests = [place.define("off"), place.start("on"), place.start("saved")]
+    place.virsh("managedsave", guests[2])
+    listed = {domain.uuid: domain for domain in place.relist()}
+    for guest in guests:
+        assert listed[guest.uuid] == place.look(guest)
+
+
+# --- acts
+
+SAME = "the same"
+NOT_RUNNING = "domain is not running"
+RUNNING = "domain is already running"
+ASLEEP = "domain is pmsuspended"
+AWAKE = "guest is not in suspended state"
+
+# What each act comes to in each phase: libvirt's words of refusal, or how it ends, and the phase that follows.
+OUTCOMES: dict[Phase, dict[Verb, tuple[Result | str, Phase | str]]] = {
+    Phase.STOPPED: {
+        Verb.RESUME: (NOT_RUNNING, SAME),
+        Verb.WAKE: (NOT_RUNNING, SAME),
+        Verb.SUSPEND: (NOT_RUNNING, SAME),
+        Verb.SHUTDOWN: (Result.ALREADY, SAME),
+        Verb.DESTROY: (Result.ALREADY, SAME),
+        Verb.START: (Result.DONE, Phase.RUNNING),
+        Verb.START_PAUSED: (Result.DONE, Phase.PAUSED),
+    },
+    Phase.RUNNING: {
+        Verb.START: (Result.ALREADY, SAME),
+        Verb.START_PAUSED: (RUNNING, SAME),
+        Verb.RESUME: (Result.ALREADY, SAME),
+        Verb.WAKE: (Result.ALREADY, SAME),
+        Verb.SUSPEND: (Result.DONE, Phase.PAUSED),
+        Verb.SHUTDOWN: (Result.DONE, Phase.STOPPED),
+        Verb.DESTROY: (Result.DONE, Phase.STOPPED),
+    },
+    Phase.PAUSED: {
+        Verb.START: (Result.ALREADY, SAME),
+        Verb.START_PAUSED: (Result.ALREADY, SAME),
+        Verb.WAKE: (AWAKE, SAME),
+        Verb.SUSPEND: (Result.DONE, SAME),
+        Verb.SHUTDOWN: (NOT_RUNNING, SAME),
+        Verb.RESUME: (Result.DONE, Phase.RUNNING),
+        Verb.DESTROY: (Result.DONE, Phase.STOPPED),
+    },
+    Phase.SUSPENDED: {
+        Verb.START: (Result.ALREADY, SAME),
+        Verb.START_PAUSED: (RUNNING, SAME),
+        Verb.RESUME: (ASLEEP, SAME),
+        Verb.SUSPEND: (ASLEEP, SAME),
+        Verb.SHUTDOWN: (NOT_RUNNING, SAME),
+        Verb.WAKE: (Result.DONE, Phase.RUNNING),
+        Verb.DESTROY: (Result.DONE, Phase.STOPPED),
+    },
+    Phase.CRASHED_KEPT: {
+        Verb.START: (Result.ALREADY, SAME),
+        Verb.START_PAUSED: (RUNNING, SAME),
+        Verb.WAKE: (AWAKE, SAME),
+        Verb.SUSPEND: (Result.DONE, SAME),
+        Verb.SHUTDOWN: (NOT_RUNNING, SAME),
+        Verb.RESUME: (Result.DONE, Phase.RUNNING),
+        Verb.DESTROY: (Result.DONE, Phase.STOPPED),
+    },
+    Phase.SAVED: {
+        Verb.RESUME: (NOT_RUNNING, SAME),
+        Verb.WAKE: (NOT_RUNNING, SAME),
+        Verb.SUSPEND: (NOT_RUNNING, SAME),
+        Verb.SHUTDOWN: (Result.ALREADY, SAME),
+        Verb.DESTROY: (Result.ALREADY, SAME),
+        Verb.START: (Result.DONE, Phase.RUNNING),
+        Verb.START_PAUSED: (Result.DONE, Phase.PAUSED_BUSY),
+    },
+    Phase.CRASHED_OFF: {
+        Verb.SUSPEND: (NOT_RUNNING, SAME),
+        Verb.SHUTDOWN: (Result.ALREADY, SAME),
+        Verb.DESTROY: (Result.ALREADY, SAME),
+        Verb.START: (Result.DONE, Phase.RUNNING),
+    },
+}
+
+
+def brought_to(place: Place, guest: Guest, phase: Phase) -> Domain:
+    if place.look(guest).phase is phase:
+        return place.look(guest)
+    if place.look(guest).phase.on:
+        place.virsh("destroy", guest)
+    if phase is not Phase.STOPPED:
+        guest.start()
+    if phase is Phase.PAUSED:
+        place.virsh("suspend", guest)
+    elif phase is Phase.SUSPENDED:
+        guest.suspend_to_ram()
+    elif phase in {Phase.CRASHED_KEPT, Phase.CRASHED_OFF}:
+        guest.panic()
+    elif phase is Phase.SAVED:
+        place.virsh("managedsave", guest)
+    return place.until_seen(guest, phase)
+
+
+@pytest.mark.parametrize("phase", OUTCOMES)
+def test_what_each_act_comes_to(place: Place, phase: Phase) -> None:
+    guest = place.define(on_crash="preserve" if phase is Phase.CRASHED_KEPT else "destroy")
+    for verb, (result, follows) in OUTCOMES[phase].items():
+        before = brought_to(place, guest, phase)
+        if isinstance(result, Result):
+            assert place.act(verb, before) is result, verb
+        else:
+            with pytest.raises(Rejected, match=result):
+                place.act(verb, before)
+        if isinstance(follows, Phase):
+            place.until_seen(guest, follows)
+            assert place.act(verb, before) is Result.STALE, "it is no longer as it was seen"
+        else:
+            assert place.look(guest) == before, verb
+
+
+def test_another_run_of_the_domain_is_left_alone(place: Place) -> None:
+    guest = place.start()
+    first = place.look(guest)
+    place.virsh("destroy", guest)
+    place.virsh("start", guest)
+    second = place.look(guest)
+    assert second.phase is first.phase
+    for verb in Verb:
+        assert place.act(verb, first) is Result.STALE
+    assert place.look(guest) == second
+
+
+def test_a_domain_that_is_gone_is_left_alone(place: Place) -> None:
+    guest = place.start()
+    running = place.look(guest)
+    guest.remove()
+    for verb in Verb:
+        assert place.act(verb, running) is Result.STALE
+    with pytest.raises(Vanished):
+        place.host.facts(running)
+
+
+def test_a_guest_may_ignore_the_power_button_until_it_boots_anew(place: Place) -> None:
+    guest = place.start()
+    guest.ignore_power_button()
+    running = place.look(guest)
+    assert place.act(Verb.SHUTDOWN, running) is Result.DONE
+    guest.wait_until_booted()  # it answers, and so had time to obey
+    assert place.look(guest) == running
+    place.virsh("destroy", guest)
+    guest.start()
+    assert place.act(Verb.SHUTDOWN, place.look(guest)) is Result.DONE
+    place.until_seen(guest, Phase.STOPPED)
+
+
+def test_a_full_disk_pauses_it_and_pauses_it_again(place: Place) -> None:
+    guest = place.start(disk=True)
+    guest.fill_disk()
+    full = place.until_seen(guest, Phase.PAUSED_IO_ERROR)
+    assert place.act(Verb.RESUME, full) is Result.DONE
+    assert place.until_seen(guest, Phase.PAUSED_IO_ERROR).id == full.id
+
+
+# --- why it is off
+
+
+def test_evidence_tells_why_it_is_off(place: Place) -> None:
+    guest = place.start()
+    for stop, reason, *evidence in (
+        (guest.poweroff, "SHUTDOWN", Evidence.SHUTDOWN_GUEST),
+        (lambda: place.virsh("destroy", guest), "DESTROYED", Evidence.SHUTDOWN_HOST),
+        (guest.kill, "CRASHED", Evidence.STOPPED_FAILED),
+        (guest.panic, "CRASHED", Evidence.STOPPED_CRASHED),
+        (lambda: place.act(Verb.SHUTDOWN, place.look(guest)), "SHUTDOWN", Evidence.SHUTDOWN_GUEST),
+        (lambda: place.act(Verb.DESTROY, place.look(guest)), "DESTROYED", Evidence.SHUTDOWN_HOST),
+    ):
+        assert not place.host.evidence(guest.uuid)
+        stop()
+        place.until_known(guest, *evidence)
+        until(lambda: place.look(guest).phase.off, lambda: str(place.look(guest)))
+        assert place.look(guest).reason == reason
+        guest.start()
+        place.until_known(guest)
+
+
+def test_memory_that_is_saved_is_restored_by_a_start(place: Place) -> None:
+    guest = place.start()
+    place.virsh("managedsave", guest)
+    saved = place.look(guest)
+    assert (saved.phase, saved.state, saved.reason, saved.id) == (Phase.SAVED, "SHUTOFF", "SAVED", None)
+    assert not place.host.evidence(guest.uuid)
+    assert place.act(Verb.START, saved) is Result.DONE
+    restored = place.until_seen(guest, Phase.RUNNING)
+    assert restored.reason == "RESTORED"
+    place.until_known(guest, Evidence.STARTED_RESTORED)
+    place.virsh("destroy", guest)
+    assert place.look(guest).phase is Phase.STOPPED
+
+
+@pytest.mark.parametrize("halted", ["suspend", "sleep", "start paused"])
+def test_what_was_saved_halted_looks_like_a_migration_for_ever(place: Place, halted: str) -> None:
+    guest = place.start()
+    if halted == "suspend":
+        place.virsh("suspend", guest)
+    elif halted == "sleep":
+        guest.suspend_to_ram()
+        place.until_seen(guest, Phase.SUSPENDED)
+    place.virsh("managedsave", guest)
+    verb = Verb.START_PAUSED if halted == "start paused" else Verb.START
+    assert place.act(verb, place.look(guest)) is Result.DONE
+    restored = place.look(guest)
+    assert (restored.phase, restored.reason) == (Phase.PAUSED_BUSY, "MIGRATION")
+    assert place.host.facts(restored) == Facts(), "no job is behind it"
+    place.until_known(guest, Evidence.STARTED_RESTORED)
+    assert place.act(Verb.RESUME, restored) is Result.DONE
+    assert place.look(guest).reason == "UNPAUSED"
+
+
+def test_a_libvirtd_that_was_restarted_has_forgotten_why(own_place: Place) -> None:
+    place = own_place
+    off, crashed, saved = place.start("off"), place.start("crashed"), place.start("saved")
+    on = place.start("on")
+    running = place.look(on)
+    off.poweroff()
+    place.until_seen(off, Phase.STOPPED)
+    crashed.kill()
+    place.until_seen(crashed, Phase.CRASHED_OFF)
+    place.virsh("managedsave", saved)
+    place.machine.restart()
+    until(lambda: answers(place, on), lambda: "libvirtd does not come back")
+    assert place.look(on) == running
+    for guest, phase in ((off, Phase.STOPPED), (crashed, Phase.STOPPED), (saved, Phase.SAVED)):
+        assert (place.look(guest).phase, place.look(guest).reason) == (phase, "UNKNOWN")
+    place.until_known(off, Evidence.SHUTDOWN_GUEST)
+    place.until_known(crashed, Evidence.STOPPED_FAILED)
+
+
+def answers(place: Place, guest: Guest) -> bool:
+    try:
+        return bool(place.look(guest))
+    except Transient:
+        return False
+
+
+# --- facts
+
+
+def test_facts_tell_whether_a_shutdown_would_be_a_reboot(place: Place) -> None:
+    guest = place.start(on_poweroff="restart")
+    before = place.look(guest)
+    assert place.host.facts(before) == Facts(reboots_on_poweroff=True)
+    assert place.act(Verb.SHUTDOWN, before) is Result.DONE
+    guest.wait_until_booted()
+    assert place.look(guest) == before
+    place.define(on_poweroff="destroy")  # of the next run
+    assert place.host.facts(before) == Facts(reboots_on_poweroff=True)
+    place.virsh("destroy", guest)
+    assert place.host.facts(place.look(guest)) == Facts()
+    guest.start()
+    assert place.host.facts(place.look(guest)) == Facts()
+
+
+def test_facts_tell_of_a_job(place: Place, tmp_path: Path) -> None:
+    guest = place.start(disk=True)
+    running = place.look(guest)
+    with place.job(guest, tmp_path):
+        assert place.host.facts(running) == Facts(job=True)
+        assert place.look(guest) == running
+    assert place.host.facts(running) == Facts()
+
+
+# --- a QEMU that hangs
+
+
+def test_a_call_waits_for_a_qemu_that_hangs_until_it_wakes(place: Place) -> None:
+    guest = place.start()
+    running = place.look(guest)
+    with place.hanging(guest):
+        assert place.host.facts(running) == Facts(), "nobody has asked it anything yet"
+        asked = place.ask(Verb.SUSPEND, running)
+        assert place.look(guest) == running
+        until(lambda: place.host.facts(running) == Facts(hangs=True), lambda: str(place.host.facts(running)))
+        assert not asked.done()
+    assert asked.result(HANG_LIMIT_S) is Result.DONE
+    assert place.look(guest).phase is Phase.PAUSED
+    assert place.host.facts(running) == Facts()
+
+
+@pytest.mark.parametrize("verb", [Verb.SHUTDOWN, Verb.SUSPEND])
+def test_a_call_ends_when_its_qemu_is_killed(place: Place, verb: Verb) -> None:
+    guest = place.start()
+    with place.hanging(guest):
+        asked = place.ask(verb, place.look(guest))
+        guest.kill()
+        with pytest.raises(Rejected, match="monitor"):
+            asked.result(HANG_LIMIT_S)
+    assert place.look(guest).phase is Phase.CRASHED_OFF
+
+
+def test_force_overtakes_what_a_qemu_that_hangs_has_not_answered(place: Place) -> None:
+    guest = place.start()
+    running = place.look(guest)
+    with place.hanging(guest):
+        asked = place.ask(Verb.SHUTDOWN, running)
+        assert place.act(Verb.DESTROY, running) is Result.DONE
+        with pytest.raises(Rejected, match="monitor"):
+            asked.result(HANG_LIMIT_S)
+    assert (place.look(guest).phase, place.look(guest).reason) == (Phase.STOPPED, "DESTROYED")

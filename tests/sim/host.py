@@ -1,0 +1,429 @@
+"""A libvirt that keeps its domains in memory, and the eyes and hands of an agent on it.
+
+Nobody need believe it: tests/contract asks the real libvirt the same questions and wants the same answers. Its machine
+and its guests take the words that the lab's real ones take; what they do has happened when the call returns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID, uuid4
+
+import libvirt
+
+from controller.errors import Rejected, Transient, Vanished
+from controller.hypervisor import states
+from controller.hypervisor.events import Evidences
+from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Replaced, Result, Verb
+
+HANGS_S = 5.0
+"""A QEMU that has left a call unanswered for so long hangs."""
+LOCK_WAIT_S = 30.0
+"""How long libvirt lets a call wait for another on the same domain."""
+KILL_WAIT_S = 10.0
+"""How long libvirt waits for a QEMU to end by itself before it kills it."""
+
+ON = ("RUNNING", "PAUSED", "PMSUSPENDED", "CRASHED")
+
+
+class NotNowError(Exception):
+    """libvirt says that the domain is in another state."""
+
+
+class Wait(Protocol):
+    """How a call waits within libvirt."""
+
+    def __call__(self, holds: Callable[[], bool]) -> None:
+        """Return when this holds."""
+
+
+def _watch(holds: Callable[[], bool]) -> None:
+    while not holds():
+        time.sleep(0.01)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One lifecycle event, in libvirt's words."""
+
+    uuid: UUID
+    name: str
+    event: str
+    detail: str
+
+
+class SimulatedLibvirtd:
+    """The machine: its libvirtd, and its QEMUs."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, wait: Wait = _watch) -> None:
+        self.clock, self.wait = clock, wait
+        self.guests: dict[UUID, SimulatedGuest] = {}
+        self.listeners: list[Callable[[Heard], None]] = []
+        self._runs = 0
+
+    def define(
+        self,
+        name: str,
+        *,
+        uuid: UUID | None = None,
+        disk: bool = False,  # noqa: ARG002 - every guest here has one
+        on_poweroff: str = "destroy",
+        on_crash: str = "destroy",
+    ) -> SimulatedGuest:
+        """Define a domain (off), or define it anew."""
+        known = self.named(name) if uuid is None else self.guests.get(uuid)
+        guest = known or SimulatedGuest(self, name, uuid or uuid4())
+        self.guests[guest.uuid] = guest
+        guest.persistent, guest.on_poweroff, guest.on_crash = True, on_poweroff, on_crash
+        guest.emit("DEFINED", "UPDATED" if known else "ADDED")
+        return guest
+
+    def named(self, name: str) -> SimulatedGuest | None:
+        """The domain of this name."""
+        return next((guest for guest in self.guests.values() if guest.name == name), None)
+
+    def virsh(self, verb: str, name: str, *rest: str) -> None:
+        """What somebody does on the host. Raises NotNowError."""
+        guest = self.named(name)
+        assert guest
+        match verb:
+            case "managedsave":
+                guest.save()
+            case "domrename":
+                guest.rename(*rest)
+            case "undefine":
+                guest.undefine()
+            case _:
+                guest.do(VIRSH[verb])
+
+    def restart(self) -> None:
+        """libvirtd is restarted: it no longer knows why a domain is off."""
+        for guest in self.guests.values():
+            if not guest.on:
+                guest.reason = "UNKNOWN"
+
+    def reboot(self) -> None:
+        """The machine goes down without a word, and comes up again."""
+        for guest in list(self.guests.values()):
+            guest.on_poweroff_now = guest.on_poweroff
+            guest.state, guest.reason, guest.id = "SHUTOFF", "UNKNOWN", None
+            guest.stuck = guest.job = guest.deaf = False
+            if not guest.persistent:
+                del self.guests[guest.uuid]
+        self._runs = 0
+
+    def next_id(self) -> int:
+        """libvirt's number for the next run of a QEMU."""
+        self._runs += 1
+        return self._runs
+
+
+class SimulatedGuest:
+    """A domain, its QEMU, and the guest in it."""
+
+    def __init__(self, libvirtd: SimulatedLibvirtd, name: str, uuid: UUID) -> None:
+        self.libvirtd, self.name, self.uuid = libvirtd, name, uuid
+        self.state, self.reason = "SHUTOFF", "UNKNOWN"
+        self.id: int | None = None
+        self.persistent = True
+        self.saved_as = ""
+        """The state in which its managed-save image has it."""
+        self.on_poweroff = self.on_poweroff_now = self.on_crash = "destroy"
+        self.deaf = False
+        """It ignores the power button, until the next boot."""
+        self.disk_full = False
+        self.job = False
+        """A libvirt job owns it."""
+        self.stuck = False
+        """Its QEMU answers nobody."""
+        self.fails_to_start = ""
+        """libvirt's words for why it cannot be started."""
+        self.calls: dict[int, float] = {}
+        """The calls that wait for its QEMU, and since when."""
+
+    @property
+    def on(self) -> bool:
+        """There is a QEMU."""
+        return self.state in ON
+
+    @property
+    def phase(self) -> Phase:
+        """What it is doing."""
+        return states.phase(self.state, self.reason, managed_save=bool(self.saved_as) and not self.on)
+
+    # --- what the guest does, in the words of lab.guest
+
+    def start(self) -> None:
+        """Start it, as virsh does."""
+        self.do(Verb.START)
+
+    def wait_until_booted(self) -> None:
+        """It boots at once."""
+
+    def poweroff(self) -> None:
+        """Power off from inside."""
+        if self.on_poweroff_now == "restart":
+            return
+        self.emit("SHUTDOWN", "GUEST")
+        self._end("SHUTDOWN", "SHUTDOWN")
+
+    def panic(self) -> None:
+        """Panic as a kernel does."""
+        if self.on_crash == "preserve":
+            self._pass("CRASHED", "PANICKED", "CRASHED", "PANICKED")
+        else:
+            self._end("CRASHED", "CRASHED")
+
+    def kill(self) -> None:
+        """Its QEMU is killed."""
+        self._end("CRASHED", "FAILED")
+
+    def suspend_to_ram(self) -> None:
+        """Sleep (ACPI S3)."""
+        self._pass("PMSUSPENDED", "UNKNOWN", "PMSUSPENDED", "MEMORY")
+
+    def ignore_power_button(self) -> None:
+        """Obey no ACPI shutdown from now on, until the next boot."""
+        self.deaf = True
+
+    def fill_disk(self) -> None:
+        """Write until there is no room."""
+        self.disk_full = True
+        self._pass("PAUSED", "IOERROR", "SUSPENDED", "IOERROR")
+
+    def remove(self) -> None:
+        """End its QEMU and undefine it."""
+        if self.on:
+            self.kill()
+        self.undefine()
+
+    # --- what libvirt does to it
+
+    def do(self, verb: Verb) -> None:
+        """One call of libvirt. Raises NotNowError, Rejected (other words), Transient (no answer)."""
+        if self.on and verb is not Verb.DESTROY:
+            with self._asked():
+                self._do(verb)
+        else:
+            self._do(verb)
+
+    def _do(self, verb: Verb) -> None:  # noqa: PLR0912 - one libvirt call a case
+        match verb, self.state:
+            case Verb.START | Verb.START_PAUSED, "SHUTOFF":
+                self._start(paused=verb is Verb.START_PAUSED)
+            case Verb.START | Verb.START_PAUSED, _:
+                raise NotNowError("Requested operation is not valid: domain is already running")
+            case Verb.DESTROY, state if state in ON:
+                self._destroy()
+            case _, "SHUTOFF":
+                raise NotNowError("Requested operation is not valid: domain is not running")
+            case Verb.RESUME, "PAUSED" | "CRASHED":
+                self._resume()
+            case Verb.SUSPEND, "RUNNING":
+                self._pass("PAUSED", "USER", "SUSPENDED", "PAUSED")
+            case Verb.SUSPEND, "PAUSED" | "CRASHED":
+                pass
+            case Verb.WAKE, "PMSUSPENDED":
+                self._pass("RUNNING", "WAKEUP", "STARTED", "WAKEUP")
+                self.deaf = False
+            case Verb.SHUTDOWN, "RUNNING":
+                if not self.deaf:
+                    self.poweroff()
+            case Verb.SHUTDOWN, _:
+                raise NotNowError("Requested operation is not valid: domain is not running")
+            case Verb.WAKE, _:
+                raise NotNowError("internal error: Unable to wake up: guest is not in suspended state")
+            case _:
+                raise NotNowError(f"Requested operation is not valid: domain is {self.state.lower()}")
+
+    def save(self) -> None:
+        """Save its memory where libvirt finds it at the next start."""
+        self.saved_as = self.state
+        self._end("SAVED", "SAVED")
+
+    def rename(self, name: str) -> None:
+        """Give it another name; only while it is off."""
+        self.emit("UNDEFINED", "RENAMED")
+        self.name = name
+        self.emit("DEFINED", "RENAMED")
+
+    def undefine(self) -> None:
+        """Forget its definition; while it runs it runs on."""
+        self.persistent = False
+        self.saved_as = ""
+        if not self.on:
+            del self.libvirtd.guests[self.uuid]
+        self.emit("UNDEFINED", "REMOVED")
+
+    def emit(self, event: str, detail: str) -> None:
+        """Tell all who listen."""
+        for listener in self.libvirtd.listeners:
+            listener(Heard(self.uuid, self.name, event, detail))
+
+    def _start(self, *, paused: bool) -> None:
+        if self.fails_to_start:
+            self.reason = "FAILED"
+            self.emit("STOPPED", "FAILED")
+            raise Rejected(self.fails_to_start)
+        self.id, self.deaf, self.on_poweroff_now = self.libvirtd.next_id(), False, self.on_poweroff
+        saved_as, self.saved_as = self.saved_as, ""
+        if saved_as:
+            self.state, self.reason = "PAUSED", "MIGRATION"
+            self.emit("STARTED", "RESTORED")
+            if saved_as == "RUNNING" and not paused:
+                self._pass("RUNNING", "RESTORED", "RESUMED", "MIGRATED")
+        else:
+            self.emit("STARTED", "BOOTED")
+            self.state, self.reason = ("PAUSED", "USER") if paused else ("RUNNING", "BOOTED")
+            if paused:
+                self.emit("SUSPENDED", "PAUSED")
+
+    def _resume(self) -> None:
+        self._pass("RUNNING", "UNPAUSED", "RESUMED", "UNPAUSED")
+        if self.disk_full:
+            self._pass("PAUSED", "IOERROR", "SUSPENDED", "IOERROR")
+
+    def _destroy(self) -> None:
+        if self.stuck:
+            killed_s = self.libvirtd.clock() + KILL_WAIT_S
+            self.libvirtd.wait(lambda: not self.stuck or self.libvirtd.clock() >= killed_s)
+        if self.on:
+            self.emit("SHUTDOWN", "HOST")
+            self._end("DESTROYED", "DESTROYED")
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """A call waits until no other is at its QEMU, and then until its QEMU answers, or is gone."""
+        libvirtd, run = self.libvirtd, self.id
+        given_up_s = libvirtd.clock() + LOCK_WAIT_S
+        libvirtd.wait(lambda: not (self.calls or self.job) or self.id != run or libvirtd.clock() >= given_up_s)
+        if self.id != run:
+            raise NotNowError("Requested operation is not valid: domain is not running")
+        if self.calls or self.job:
+            raise Transient("Timed out during operation: cannot acquire state change lock")
+        call = max(self.calls, default=0) + 1
+        self.calls[call] = libvirtd.clock()
+        try:
+            libvirtd.wait(lambda: not self.stuck or self.id != run)
+            if self.id != run:
+                raise Rejected("Unable to read from monitor: Connection reset by peer")
+            yield
+        finally:
+            del self.calls[call]
+
+    def _pass(self, state: str, reason: str, event: str, detail: str) -> None:
+        self.state, self.reason = state, reason
+        self.emit(event, detail)
+
+    def _end(self, reason: str, detail: str) -> None:
+        self.state, self.reason, self.id = "SHUTOFF", reason, None
+        self.stuck = self.job = False
+        if not self.persistent:
+            del self.libvirtd.guests[self.uuid]
+        self.emit("STOPPED", detail)
+
+
+VIRSH = {
+    "start": Verb.START,
+    "destroy": Verb.DESTROY,
+    "suspend": Verb.SUSPEND,
+    "resume": Verb.RESUME,
+    "dompmwakeup": Verb.WAKE,
+    "shutdown": Verb.SHUTDOWN,
+}
+
+ACHIEVED: dict[Verb, Callable[[Phase], bool]] = {
+    Verb.START: lambda phase: phase.on,
+    Verb.START_PAUSED: lambda phase: phase is Phase.PAUSED,
+    Verb.RESUME: lambda phase: phase is Phase.RUNNING,
+    Verb.WAKE: lambda phase: phase is Phase.RUNNING,
+    Verb.SUSPEND: lambda phase: phase is Phase.PAUSED,
+    Verb.SHUTDOWN: lambda phase: phase.off,
+    Verb.DESTROY: lambda phase: phase.off,
+}
+
+
+class SimulatedHost:
+    """`reconcile.Host`, on a simulated libvirtd: what one agent sees of it, and does."""
+
+    def __init__(self, libvirtd: SimulatedLibvirtd) -> None:
+        self.libvirtd = libvirtd
+        self.reachable = True
+        self._evidences = Evidences()
+
+    def hear(self, heard: Heard) -> None:
+        """Take in an event, whenever it comes."""
+        number = int(getattr(libvirt, f"VIR_DOMAIN_EVENT_{heard.event}"))
+        detail = int(getattr(libvirt, f"VIR_DOMAIN_EVENT_{heard.event}_{heard.detail}"))
+        self._evidences.note(heard.uuid, number, detail, self.libvirtd.clock())
+        if (heard.event, heard.detail) == ("UNDEFINED", "REMOVED") and heard.uuid not in self.libvirtd.guests:
+            self._evidences.forget(heard.uuid)
+
+    def look(self, address: Address) -> Domain | Absent | Replaced:
+        """See one domain as it is now. Raises Transient."""
+        self._reach()
+        if address.uuid and (guest := self.libvirtd.guests.get(address.uuid)):
+            return self._see(guest)
+        guest = self.libvirtd.named(address.name) if address.name else None
+        if guest is None:
+            return Absent()
+        return Replaced(guest.uuid, guest.name) if address.uuid else self._see(guest)
+
+    def facts(self, domain: Domain) -> Facts:
+        """Learn what only an act needs to know. Raises Transient, Vanished."""
+        if domain.phase.off:
+            return Facts()
+        self._reach()
+        guest = self.libvirtd.guests.get(domain.uuid)
+        if guest is None:
+            raise Vanished(f"domain {domain.name} is gone")
+        waited_s = max((self.libvirtd.clock() - since_s for since_s in guest.calls.values()), default=-1.0)
+        return Facts(
+            job=guest.job or 0 <= waited_s < HANGS_S,
+            hangs=not guest.job and waited_s >= HANGS_S,
+            reboots_on_poweroff=guest.on_poweroff_now == "restart",
+        )
+
+    def act(self, act: Act) -> Result:
+        """Do it, if the domain is still as it was seen. Raises Transient, Rejected."""
+        seen = self.look(Address(uuid=act.domain.uuid))
+        if not isinstance(seen, Domain) or (seen.phase, seen.id) != (act.domain.phase, act.domain.id):
+            return Result.STALE
+        guest = self.libvirtd.guests[act.domain.uuid]
+        try:
+            guest.do(act.verb)
+        except NotNowError as error:
+            if ACHIEVED[act.verb](guest.phase):
+                return Result.ALREADY
+            raise Rejected(str(error)) from error
+        return Result.DONE
+
+    def evidence(self, uuid: UUID) -> frozenset[Evidence]:
+        """What events said of this domain since it was last started. No call."""
+        return self._evidences.of(uuid)
+
+    def relist(self) -> list[Domain]:
+        """All domains. Raises Transient."""
+        self._reach()
+        return [self._see(guest) for guest in self.libvirtd.guests.values()]
+
+    def _reach(self) -> None:
+        if not self.reachable:
+            raise Transient("not connected")
+
+    def _see(self, guest: SimulatedGuest) -> Domain:
+        if guest.phase is Phase.RUNNING:
+            self._evidences.runs(guest.uuid, self.libvirtd.clock())
+        return Domain(
+            uuid=guest.uuid,
+            name=guest.name,
+            phase=guest.phase,
+            id=guest.id,
+            state=guest.state,
+            reason=guest.reason,
+            persistent=guest.persistent,
+        )
