@@ -32,6 +32,11 @@ FORCE_RETRY_MAX_S = 10.0
 log = structlog.get_logger()
 
 
+def now() -> Now:
+    """This moment."""
+    return Now(datetime.now(UTC), time.monotonic())
+
+
 class Hands(Protocol):
     """What can be done to a domain. Any thread may call it; it takes as long as libvirt takes."""
 
@@ -66,9 +71,11 @@ class Acting:
         *,
         ended: Callable[[VirtualMachine, Step, Outcome], None],
         spawn: Callable[[Callable[[], None]], None] | None = None,
+        clock: Callable[[], Now] = now,
     ) -> None:
         """`ended` is called on the act's own thread, when its outcome can be asked for."""
         self._hands, self._pace, self._ended = hands, pace, ended
+        self._clock = clock
         self._spawn = spawn or _in_a_thread
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
@@ -124,7 +131,7 @@ class Acting:
 
     def begin(self, vm: VirtualMachine, step: Step, act: Act, release: Callable[[], None]) -> None:
         """Do it on a thread of its own."""
-        call = _Call(act, _now())
+        call = _Call(act, self._clock())
         with self._lock:
             self._untold += 1
             calls = self._calls.setdefault(act.domain.uuid, [])
@@ -200,7 +207,3 @@ class Acting:
 def _in_a_thread(do: Callable[[], None]) -> None:
     """A daemon thread: one that libvirt never answers must not keep the process from ending."""
     threading.Thread(target=do, name="act", daemon=True).start()
-
-
-def _now() -> Now:
-    return Now(datetime.now(UTC), time.monotonic())

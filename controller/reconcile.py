@@ -7,17 +7,15 @@ the object is current. At most one act a pass; then look again. The adapters are
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Protocol
 from uuid import UUID
 
 import structlog
 
-from controller.acting import Acting, Hands
+from controller.acting import Acting, Hands, now
 from controller.decide import decide
 from controller.directory import Directory
 from controller.errors import Conflicted, Rejected, Transient, Vanished
@@ -131,12 +129,13 @@ class Reconciler:
         node: Callable[[], Node],
         waits: Waits,
         spawn: Callable[[Callable[[], None]], None] | None = None,
+        clock: Callable[[], Now] = now,
     ) -> None:
         """`spawn` runs an act; left out, on a daemon thread of its own."""
         self._host, self._store, self._recorder, self._queue = host, store, recorder, queue
         self._directory, self._brake, self._gauges = directory, brake, gauges
-        self._node, self._waits = node, waits
-        self._acting = Acting(host, pace, ended=self._act_ended, spawn=spawn)
+        self._node, self._waits, self._clock = node, waits, clock
+        self._acting = Acting(host, pace, ended=self._act_ended, spawn=spawn, clock=clock)
         self._lock = threading.Lock()
         self._memories: dict[VmKey, Memory] = {}
         self._looks: dict[VmKey, float] = {}
@@ -190,7 +189,7 @@ class Reconciler:
         To be called now and then, from one thread. Nothing is done about such a VM, and its own pass finds its report
         outdated and starts again.
         """
-        now_s = time.monotonic()
+        now_s = self._clock().monotonic_s
         with self._lock:
             overdue = [key for key, since_s in self._looks.items() if now_s - since_s > LOOK_PATIENCE_S]
         for key in overdue:
@@ -225,7 +224,7 @@ class Reconciler:
         if being_forced := self._acting.being_forced(vm.address.uuid):
             return being_forced
         with self._lock:
-            self._looks[vm.key] = time.monotonic()
+            self._looks[vm.key] = self._clock().monotonic_s
         try:
             seen = self._host.look(vm.address)
         except Transient as error:
@@ -240,7 +239,7 @@ class Reconciler:
         return seen
 
     def _view(self, vm: VirtualMachine, seen: Sighting) -> View:
-        node, now = self._node(), _now()
+        node, now = self._node(), self._clock()
         if self._stopping:
             node = replace(node, blocked="The agent is stopping.")
         with self._lock:
@@ -352,7 +351,3 @@ def _identity(vm: VirtualMachine) -> tuple[object, ...]:
 
 def _nothing() -> None:
     """There is nothing to give back."""
-
-
-def _now() -> Now:
-    return Now(datetime.now(UTC), time.monotonic())
