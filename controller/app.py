@@ -38,6 +38,8 @@ FIRST_CONNECT_S = 5.0
 """How long a starting agent waits for libvirt before it reports that it does not answer."""
 HAND_RETRY_S = 1.0
 """How often an agent that is not alone asks for its libvirt again."""
+KNOCK_EVERY_S = 1.0
+"""How often an API server that is away is asked whether it is back."""
 OVERDUE_EVERY_S = 1.0
 """How often it is seen to that looks return."""
 
@@ -87,7 +89,8 @@ class Agent:
         self._api_resync = Periodic("api-resync", settings.resync_api_s, self._relist_api)
         self._hand_keeper = Periodic("hand", HAND_RETRY_S, self._take_hand)
         self._overdue = Periodic("overdue", OVERDUE_EVERY_S, self._tell_overdue)
-        self._periodic = (self._api_resync, self._hand_keeper, self._libvirt_resync, self._overdue)
+        self._knocker = Periodic("api-knocker", KNOCK_EVERY_S, self._knock)
+        self._periodic = (self._api_resync, self._hand_keeper, self._knocker, self._libvirt_resync, self._overdue)
         self._workers = [
             threading.Thread(target=self._work, name=f"worker-{n}", daemon=True) for n in range(settings.workers)
         ]
@@ -215,6 +218,12 @@ class Agent:
         self._metrics.resynced("api", time.monotonic() - began_s)
         if not self._listed.is_set():
             self._first_list()
+        return None
+
+    def _knock(self) -> float | None:
+        if self._api.silent and self._api.knock():
+            self._queue.hasten()
+            self._api_resync.nudge()
         return None
 
     def _first_list(self) -> None:

@@ -15,3 +15,7 @@ class Vanished(Exception):
 
 class Conflicted(Transient):
     """Somebody wrote the object in between: read it again, decide again."""
+
+
+class Unasked(Transient):
+    """Whoever would have to answer has answered nobody of late, and was not asked."""

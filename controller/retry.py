@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
-from controller.errors import Conflicted, Transient
+from controller.errors import Conflicted, Transient, Unasked
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,7 +18,9 @@ def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     policy = Retrying(
         stop=stop_after_attempt(3) | stop_after_delay(1.0),
         wait=wait_random_exponential(multiplier=0.05, max=0.4),
-        retry=retry_if_exception(lambda error: isinstance(error, Transient) and not isinstance(error, Conflicted)),
+        retry=retry_if_exception(
+            lambda error: isinstance(error, Transient) and not isinstance(error, Conflicted | Unasked)
+        ),
         reraise=True,
     )
     return policy(function, *args, **kwargs)

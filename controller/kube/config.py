@@ -22,7 +22,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException, incluster_config, kube_config
 
 from controller import __version__
-from controller.errors import Conflicted, Rejected, Transient, Vanished
+from controller.errors import Conflicted, Rejected, Transient, Unasked, Vanished
 
 TIMEOUT_S = (3.0, 10.0)
 """To connect, and to read; the client has none of its own."""
@@ -31,6 +31,8 @@ TOKEN_LIFE = timedelta(minutes=1)
 HEADER_LIFE_S = 1.0
 """For how long the client is not asked again how to log in."""
 NO_HEADER: tuple[float, dict[str, str]] = (float("-inf"), {})
+SILENT_AFTER = 5
+"""After so many requests in a row without an answer the API server is taken to be away."""
 
 Json = dict[str, Any]
 
@@ -49,7 +51,10 @@ class Endpoint:
 
 
 class Api:
-    """The API server. Any thread may use it."""
+    """The API server. Any thread may use it.
+
+    While it is away nobody is let through to it but `knock`: else every VM of the node would keep asking.
+    """
 
     def __init__(self, configuration: Configuration, *, anew: Callable[[], Configuration] | None = None) -> None:
         """`anew` reads the configuration again, for a token that was exchanged; None: the client does so itself."""
@@ -58,6 +63,7 @@ class Api:
         self._configuration, self._anew = configuration, anew
         self._client = ApiClient(configuration)
         self._header = NO_HEADER
+        self._unanswered, self._why_silent = 0, ""
 
     def endpoint(self) -> Endpoint:
         """Where it is and how to log in, as of now."""
@@ -98,6 +104,19 @@ class Api:
             self._header = time.monotonic(), header
         return header
 
+    @property
+    def silent(self) -> bool:
+        """It has left the last requests without an answer."""
+        return self._unanswered >= SILENT_AFTER
+
+    def knock(self) -> bool:
+        """Ask whether it is there, silent or not."""
+        try:
+            self._ask("GET", "/version", {}, None)
+        except Transient:
+            return False
+        return True
+
     def request(
         self,
         method: str,
@@ -107,28 +126,36 @@ class Api:
         content_type: str = "application/json",
         **query: str,
     ) -> Json:
-        """One request and its answer. Raises Conflicted, Vanished, Rejected, Transient."""
-        headers = {"Accept": "application/json", "User-Agent": f"virtsync-agent/{__version__}"}
-        if body is not None:
-            headers["Content-Type"] = content_type
+        """One request and its answer. Raises Conflicted, Vanished, Rejected, Transient; Unasked while it is silent."""
+        if self.silent:
+            raise Unasked(self._why_silent)
+        headers = {"Content-Type": content_type} if body is not None else {}
+        status, text = self._ask(method, path + (f"?{urlencode(query)}" if query else ""), headers, body)
+        if status == 401:
+            self._reread_token()
+        if status >= 400:
+            raise _error(status, text)
+        return _json(text)
+
+    def _ask(self, method: str, path: str, headers: dict[str, str], body: Json | None) -> tuple[int, bytes]:
+        """The status and the body of the answer. Raises Transient when there is none."""
+        headers |= {"Accept": "application/json", "User-Agent": f"virtsync-agent/{__version__}"}
         headers |= self._authorization()
-        url = f"{self._configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
         try:
             answer = self._client.rest_client.request(
                 method,
-                url,
+                f"{self._configuration.host}{path}",
                 headers=headers,
                 body=body,
                 _request_timeout=TIMEOUT_S,
             )
             text = answer.read()
         except (ApiException, urllib3.exceptions.HTTPError) as error:
-            raise Transient(f"the API server does not answer: {_cause(error)}") from error
-        if answer.status == 401:
-            self._reread_token()
-        if answer.status >= 400:
-            raise _error(answer.status, text)
-        return _json(text)
+            self._unanswered += 1
+            self._why_silent = f"the API server does not answer: {_cause(error)}"
+            raise Transient(self._why_silent) from error
+        self._unanswered = 0
+        return answer.status, text
 
 
 def load(kubeconfig: Path | None) -> Api:

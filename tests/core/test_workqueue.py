@@ -120,6 +120,13 @@ class QueueAgainstItsModel(RuleBasedStateMachine):
         del self.failures[key]
         self.queue.forget(key)
 
+    @rule()
+    def hasten(self) -> None:
+        self.turn += 1
+        for key in self.failures:
+            self.came(key)
+        self.queue.hasten()
+
     @invariant()
     def the_depth_is_what_could_be_handed_out(self) -> None:
         depth = len(self.waiting.keys() | {key for key in self.due if self.ripe(key)})
@@ -222,6 +229,16 @@ class Watched(Clock):
         """Until so many threads are in `get`: they look with the lock held, and leave that only to wait."""
         for _ in range(count):
             assert self.looked.acquire(timeout=HANG_S)
+
+
+def test_what_has_failed_need_not_wait_once_what_hindered_it_is_over() -> None:
+    queue: WorkQueue[str] = WorkQueue(clock=Clock())
+    for key in ("a", "b"):
+        queue.retry(key)
+    queue.add_after("settling", 1)
+    assert len(queue) == 0
+    queue.hasten()
+    assert [queue.get() for _ in range(len(queue))] == ["a", "b"]
 
 
 def test_whoever_takes_a_key_hands_on_what_is_due_next() -> None:
