@@ -54,14 +54,12 @@ def forbidden(s: Situation) -> Verdict | None:
 def busy(s: Situation, reason: Reason, verb: Verb | None = None) -> Verdict | None:
     """libvirt is at work on the domain, or has not answered. Force does not wait for what hangs: it is the cure."""
     view, force = s.view, verb is Verb.DESTROY
-    if view.call:
-        since = view.call_since or s.now
-        waited_s = s.now.monotonic_s - since.monotonic_s
-        if waited_s < CALL_PATIENCE_S:
+    if view.call and view.call_since:
+        if not overdue(s):
             # What was said when the act was decided on still holds; another sentence would be another write.
             ready = s.history.condition("Ready")
             said = ready.message if ready and ready.reason == reason else "libvirt has not answered yet."
-            return Verdict(reason, said, recheck_s=CALL_PATIENCE_S - waited_s)
+            return Verdict(reason, said, recheck_s=s.now.until(view.call_since.plus(CALL_PATIENCE_S)))
         if not force or view.call is Verb.DESTROY:
             message = f"libvirt has not answered the last request ({view.call.name}) yet."
             return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=2.0)
@@ -75,6 +73,12 @@ def busy(s: Situation, reason: Reason, verb: Verb | None = None) -> Verdict | No
             Reason.HYPERVISOR_BUSY, "A libvirt job (backup, save, migration) owns the domain.", recheck_s=2.0
         )
     return None
+
+
+def overdue(s: Situation) -> bool:
+    """A call on the domain has not returned for longer than calls take."""
+    since = s.view.call_since
+    return since is not None and s.now.until(since.plus(CALL_PATIENCE_S)) <= 0
 
 
 def _left_over(s: Situation) -> bool:

@@ -410,6 +410,11 @@ def pursuit_of(operation: Operation | None, view: View, memory: Memory) -> Pursu
     """What this process knows of the stop in flight; ends with it, and with any look that could not see."""
     if operation is None or isinstance(view.seen, Unreadable):
         return None
+    return pursued(operation, view, memory)
+
+
+def pursued(operation: Operation, view: View, memory: Memory) -> Pursuit:
+    """The pursuit of this operation: the one that is known, or a new one."""
     known = memory.pursuit
     deadline = deadline_of(operation, known, view.vm.shutdown, view.now)
     if known and known.deadline == deadline:

@@ -19,7 +19,7 @@ from controller.model import (
     Step,
     Verb,
 )
-from tests.core.views import STOPPED, T0, Vm, domain, done, verb
+from tests.core.views import PAUSED, STOPPED, T0, Vm, domain, done, verb
 
 HANGS = Facts(hangs=True)
 REBOOTS = Facts(reboots_on_poweroff=True)
@@ -80,11 +80,12 @@ def test_the_next_look_is_when_the_button_is_pressed_again_or_the_grace_is_over(
 
 def test_a_guest_that_is_on_its_way_is_not_asked_again_until_it_is_forced() -> None:
     vm = asked()
+    assert vm.look(Phase.SHUTTING_DOWN, after_s=1).recheck_s == pytest.approx(59)
     for _ in range(5):
         step = vm.look(Phase.SHUTTING_DOWN, after_s=11)
         assert (step.reason, step.act) == (Reason.SHUTTING_DOWN, None)
-    assert step.recheck_s == pytest.approx(5)
-    assert verb(vm.look(Phase.SHUTTING_DOWN, after_s=5)) is Verb.DESTROY
+    assert step.recheck_s == pytest.approx(4)
+    assert verb(vm.look(Phase.SHUTTING_DOWN, after_s=4)) is Verb.DESTROY
 
 
 def test_a_paused_guest_is_resumed_first_and_then_asked() -> None:
@@ -127,9 +128,8 @@ def test_a_new_process_waits_again_before_force_however_old_the_record_is(grace_
     assert verb(again) is Verb.SHUTDOWN
     assert again.status.operation
     assert again.status.operation.start_time == T0
-    assert (
-        again.message == f"It is being asked to shut down, forced off at {again.status.operation.deadline:%H:%M:%SZ}."
-    )
+    seconds = 1000 + waits_s
+    assert again.message == f"It is being asked to shut down, forced off at 00:{seconds // 60}:{seconds % 60:02}Z."
     vm.look(Phase.RUNNING, after_s=0, outcome=done(Verb.SHUTDOWN))
     assert verb(vm.look(Phase.RUNNING, after_s=waits_s - 0.1)) is not Verb.DESTROY
     assert verb(vm.look(Phase.RUNNING, after_s=0.2)) is Verb.DESTROY
@@ -239,6 +239,30 @@ def test_the_grace_of_a_qemu_that_hangs_runs_though_it_could_not_be_asked() -> N
     assert hangs.status.operation.deadline == T0 + timedelta(seconds=60)
     assert vm.look(Phase.RUNNING, after_s=59.9, facts=HANGS).act is None
     assert verb(vm.look(Phase.RUNNING, after_s=0.2, facts=HANGS)) is Verb.DESTROY
+
+
+def test_the_grace_of_a_qemu_that_hangs_runs_whatever_call_it_hangs_on() -> None:
+    vm = Vm(PAUSED)
+    assert verb(vm.look(Phase.RUNNING, after_s=0)) is Verb.SUSPEND
+    vm.change(desired=STOPPED, shutdown=Shutdown(grace_s=60))
+
+    def look(after_s: float) -> Step:
+        return vm.look(Phase.RUNNING, after_s=after_s, facts=None, call=Verb.SUSPEND, call_began_s=0)
+
+    assert look(4.9).status.operation is None
+    hangs = look(0.1)
+    assert (hangs.reason, hangs.act) == (Reason.HYPERVISOR_BUSY, None)
+    assert hangs.status.operation
+    assert hangs.status.operation.deadline == T0 + timedelta(seconds=65)
+    assert look(59.9).act is None
+    assert verb(look(0.2)) is Verb.DESTROY
+
+
+def test_a_hold_ends_the_grace_of_a_qemu_that_hangs() -> None:
+    vm = Vm(STOPPED)
+    vm.annotate(holds=(("ann", ""),))
+    held = vm.look(Phase.RUNNING, after_s=60, facts=None, call=Verb.SHUTDOWN, call_began_s=0)
+    assert (held.reason, held.act, held.status.operation) == (Reason.HELD, None, None)
 
 
 def test_a_qemu_that_hangs_is_left_alone_where_force_is_forbidden() -> None:
