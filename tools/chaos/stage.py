@@ -48,7 +48,6 @@ SETTINGS = {
     "boot-id": "chaos",
 }
 CLOCK = Path(__file__).with_name("clock.c")
-ON_TIME = struct.pack("q", 0)
 TEST_DOMAIN = """
 <domain type='test'>
   <name>{name}</name><uuid>{uuid}</uuid><memory unit='KiB'>1024</memory><vcpu>1</vcpu><os><type>hvm</type></os>
@@ -208,15 +207,20 @@ class Stage:
 
     @contextmanager
     def jumping(self, node: str, by_s: int) -> Iterator[None]:
-        """The wall clock of a node's agent is wrong; a second may pass until it notices."""
+        """The wall clock of a node's agent is wrong by so much."""
         begin_s = time.time()
-        self._clock_of(node).write_text(f"{by_s:+d}\n")
+        self._put_clock(node, by_s)
         try:
             yield
         finally:
-            self._clock_of(node).write_bytes(ON_TIME)
+            self._put_clock(node, 0)
             with self._lock:
-                self._jumped[node].append(Span(begin_s, time.time() + 1))
+                self._jumped[node].append(Span(begin_s, time.time()))
+
+    def _put_clock(self, node: str, wrong_by_s: int) -> None:
+        # In place: the agent has it mapped.
+        with self._clock_of(node).open("r+b") as clock:
+            clock.write(struct.pack("q", wrong_by_s))
 
     def _clock_of(self, node: str) -> Path:
         return self.folder / f"clock-{node}"
@@ -268,7 +272,7 @@ class Stage:
         port = int(self.controlplane.url.rpartition(":")[2])
         self.proxies[node] = proxy = ends.enter_context(Proxy(port))
         account = self.controlplane.service_account("virtsync", node, cluster_role="cluster-admin")
-        self._clock_of(node).write_bytes(ON_TIME)
+        self._clock_of(node).write_bytes(struct.pack("q", 0))
         self.users[node] = f"system:serviceaccount:virtsync:{node}"
         agent = Agent(
             self.controlplane,
