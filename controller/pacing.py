@@ -46,11 +46,12 @@ class Brake:
         """When the brake is released; None: it is not on."""
         with self._lock:
             recent = sorted(self._stops.values(), key=lambda stop: stop.monotonic_s)
-        count, found = self._waits.brake_count, None
-        for first, last in zip(recent, recent[count - 1 :], strict=False):
+        # The latest first: the others do not matter then, and after a storm there are many.
+        for first, last in zip(reversed(recent[: 1 - self._waits.brake_count]), reversed(recent), strict=False):
             if last.monotonic_s - first.monotonic_s <= self._waits.brake_window_s:
-                found = last.plus(self._waits.brake_hold_s)
-        return found if found and now.until(found) > 0 else None
+                released = last.plus(self._waits.brake_hold_s)
+                return released if now.until(released) > 0 else None
+        return None
 
 
 class Pace:
