@@ -9,6 +9,8 @@ import json
 import os
 import platform
 import re
+import subprocess
+import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -100,6 +102,8 @@ def main(only: tuple[str, ...], events: int, idle_s: float, outage_min: float) -
         ExitStack() as parts,
     ):
         folder = Path(name)
+        with step("the agent's bytecode, as a first start leaves it"):
+            keep_bytecode(folder / "bytecode")
         with step("an API server that knows VirtualMachines"):
             controlplane = parts.enter_context(ControlPlane(folder / "controlplane"))
             controlplane.install_crds()
@@ -121,6 +125,17 @@ def main(only: tuple[str, ...], events: int, idle_s: float, outage_min: float) -
     RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
     Console(highlight=False, markup=False).print(table(figures))
     click.echo(f"All figures are in {RESULTS.relative_to(ROOT)}.")
+
+
+def keep_bytecode(folder: Path) -> None:
+    """Let all that is started here find its modules compiled, whatever the environment says, and leave nothing behind.
+
+    An installed agent has its bytecode beside it; without it every start takes twice the time, and some MiB.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
+    modules = "import bench.floor, controller.app, controller.cli, kubernetes.client, kubernetes.config"
+    subprocess.run([sys.executable, "-c", modules], check=True)
 
 
 def machine() -> Figures:
