@@ -64,3 +64,26 @@ def test_libvirtd_restart(world: World, libvirtd: Libvirtd) -> None:
         assert cause_of(world.get(guest)) == ""
         assert asked(libvirtd.calls_log, guest.uuid) == BY_TEST
     assert [world.run_id(guest) for guest in others] == runs_of_others
+
+
+def test_libvirtd_hang(world: World, libvirtd: Libvirtd) -> None:
+    early, late, died, other = guests = running(world, 4, restartPolicy="Always")
+    run_of_other = world.run_id(other)
+    with paused(libvirtd.pid):
+        world.patch(early, powerState="Stopped")
+        died.kill()
+        until_unreachable(world, *guests)
+        world.patch(late, powerState="Paused")
+        until_unreachable(world, late)
+        assert all(world.nothing_done(guest) for guest in guests)
+    off = world.until(died, lambda vm: power_of(vm) == "Crashed", "told to have died")
+    assert cause_of(off) in {"Crash", "Unknown"}, "whether libvirtd or the agent was back first"
+    world.until(died, runs, "running again")
+    assert cause_of(world.until(early, is_off, "off")) == "Agent"
+    world.until(late, lambda vm: power_of(vm) == "Paused" and reason_of(vm) == "InSync", "paused")
+    world.until(other, runs, "told to run again")
+    assert asked(libvirtd.calls_log, died.uuid) == [*BY_TEST, "START"]
+    assert set(asked(libvirtd.calls_log, early.uuid)) == {*BY_TEST, "SHUTDOWN"}
+    assert asked(libvirtd.calls_log, late.uuid) == [*BY_TEST, "SUSPEND"]
+    assert asked(libvirtd.calls_log, other.uuid) == BY_TEST
+    assert world.run_id(other) == run_of_other
