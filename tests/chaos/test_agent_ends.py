@@ -4,10 +4,8 @@ import fcntl
 import os
 import re
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -20,26 +18,6 @@ from lab.world import World, cause_of, is_off, power_of, ready_of, reason_of, ru
 
 END_LIMIT_S = 10
 """The promise."""
-
-
-@pytest.fixture(scope="module")
-def controlplane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """An API server that may be killed and paused."""
-    with ControlPlane(tmp_path_factory.mktemp("controlplane")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def crd(controlplane: ControlPlane) -> ControlPlane:
-    controlplane.install_crds()
-    return controlplane
-
-
-@pytest.fixture(scope="module")
-def libvirtd() -> Iterator[Libvirtd]:
-    """A libvirtd that may be killed and paused."""
-    with tempfile.TemporaryDirectory(prefix="virtsync-") as folder, Libvirtd(Path(folder)) as running:
-        yield running
 
 
 def end(agent: Agent, number: int = signal.SIGTERM) -> None:
