@@ -21,7 +21,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import latency, load, stuck
+from bench import imports, latency, load, plot, stuck
 from bench.parts import ROOT, Lab, step
 from lab import processes
 from lab.controlplane import ControlPlane
@@ -29,6 +29,7 @@ from lab.libvirtd import Libvirtd
 from lab.trace import event_loop
 
 RESULTS = ROOT / "build" / "bench.json"
+PICTURE = ROOT / "docs" / "performance.svg"
 EVENTS = 300
 """Measured for each reporter and driver."""
 IDLE_S = 60.0
@@ -76,7 +77,7 @@ LOADS = {
     "resync": load.measure_resync,
     "reconnect": load.measure_reconnect,
 }
-PARTS = ("latency", *LOADS, "stuck", "outage")
+PARTS = ("imports", "latency", *LOADS, "stuck", "outage")
 
 
 def chosen(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
@@ -89,21 +90,42 @@ def chosen(_context: click.Context, _option: click.Parameter, value: str) -> tup
 
 @click.command()
 @click.option("--only", callback=chosen, default="", metavar="NAMES", help=f"Some of {', '.join(PARTS)}.")
+@click.option("--imports", "only_imports", is_flag=True, help="The same as --only imports.")
 @click.option("--events", default=EVENTS, show_default=True, help="latency: events timed for each reporter and driver.")
 @click.option("--idle", "idle_s", default=IDLE_S, show_default=True, help="latency: seconds the agent is left alone.")
 @click.option("--outage", "outage_min", default=OUTAGE_MIN, show_default=True, help="outage: its minutes.")
-def main(only: tuple[str, ...], events: int, idle_s: float, outage_min: float) -> None:
-    """Measure the agent, print the figures, and write them to build/bench.json."""
-    figures: Figures = {}
-    with (
-        processes.terminating(),
-        tempfile.TemporaryDirectory(prefix="virtsync-") as name,
-        event_loop(),
-        ExitStack() as parts,
-    ):
-        folder = Path(name)
-        with step("the agent's bytecode, as a first start leaves it"):
-            keep_bytecode(folder / "bytecode")
+def main(*, only: tuple[str, ...], only_imports: bool, events: int, idle_s: float, outage_min: float) -> None:
+    """Measure the agent, print the figures, and write them to build/bench.json.
+
+    All of it also draws docs/performance.svg.
+    """
+    figures: Figures = {"machine": machine()}
+    try:
+        with processes.terminating(), tempfile.TemporaryDirectory(prefix="virtsync-") as name:
+            with step("the agent's bytecode, as a first start leaves it"):
+                keep_bytecode(Path(name, "bytecode"))
+            if only_imports or "imports" in only:
+                figures["imports"] = imports.measure()
+            if not only_imports and set(only) != {"imports"}:
+                measure(figures, only, Path(name), events=events, idle_s=idle_s, outage_s=outage_min * 60)
+    finally:  # what was measured before a failure is worth having
+        save(figures)
+    out = Console(highlight=False, markup=False)
+    if "imports" in figures:
+        out.print(imports_table(figures["imports"]))
+    if len(figures) > 2 or "imports" not in figures:
+        out.print(table(figures))
+    if set(only) == set(PARTS) and not only_imports:
+        plot.draw(figures, {goal.key: goal.most for goal in GOALS if goal.most}, latency.REPORTERS, PICTURE)
+        out.print(f"The picture is in {PICTURE.relative_to(ROOT)}.")
+    out.print(f"All figures are in {RESULTS.relative_to(ROOT)}.")
+
+
+def measure(
+    figures: Figures, only: tuple[str, ...], folder: Path, *, events: int, idle_s: float, outage_s: float
+) -> None:
+    """Measure what was chosen, one after another, and put it into `figures`."""
+    with event_loop(), ExitStack() as parts:
         with step("an API server that knows VirtualMachines"):
             controlplane = parts.enter_context(ControlPlane(folder / "controlplane"))
             controlplane.install_crds()
@@ -114,17 +136,20 @@ def main(only: tuple[str, ...], events: int, idle_s: float, outage_min: float) -
             figures |= latency.measure(lab, events=events, idle_s=idle_s)
         if "stuck" in only:
             figures |= stuck.measure(lab, events=2 * events)
-        loads = LOADS | {"outage": lambda vms: load.measure_outage(vms, outage_min * 60)}
-        for words, measure in loads.items():
+        loads = LOADS | {"outage": lambda vms: load.measure_outage(vms, outage_s)}
+        for words, measure_load in loads.items():
             if words in only:
                 with load.thousand(lab) as vms:
-                    figures |= measure(vms)
-    figures = {key: round(value, 3) if isinstance(value, float) else value for key, value in figures.items()}
-    figures["machine"] = machine()
+                    figures |= measure_load(vms)
+
+
+def save(figures: Figures) -> None:
+    """Write all figures down."""
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
-    Console(highlight=False, markup=False).print(table(figures))
-    click.echo(f"All figures are in {RESULTS.relative_to(ROOT)}.")
+    rounded = json.loads(json.dumps(figures), parse_float=lambda text: round(float(text), 3))
+    text = json.dumps(rounded, indent=2)
+    # Hundreds of samples need not have a line each.
+    RESULTS.write_text(re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), text) + "\n")
 
 
 def keep_bytecode(folder: Path) -> None:
@@ -163,6 +188,17 @@ def table(figures: Figures) -> Table:
             value, most = figures[goal.key], goal.most
             verdict = "" if most is None else "met" if value <= most else "missed"
             rows.add_row(goal.words, f"{value:.{goal.digits}f}", "" if most is None else f"<= {most:g}", verdict)
+    return rows
+
+
+def imports_table(measured: list[Figures]) -> Table:
+    """What each import costs."""
+    rows = Table("library", title="What the agent imports")
+    for column in ("alone, MiB", "here, MiB", "of it files", "CPU, ms", "sum, MiB"):
+        rows.add_column(column, justify="right")
+    for one in measured:
+        cells = (one[key] for key in ("alone_mib", "more_mib", "of_files_mib", "cpu_ms", "total_mib"))
+        rows.add_row(one["library"], *(f"{cell:.1f}" for cell in cells))
     return rows
 
 

@@ -1,0 +1,60 @@
+"""The picture in docs/performance.md, drawn from the figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = {"agent": "#b5482a", "floor": "#5b7f95", "full": "#9db4c0", "http": "#c9d6dc"}
+LIMIT_GREY = "#888888"
+RATIOS = (
+    ("start_ratio", "start"),
+    ("storm_ratio", "storm"),
+    ("resync_ratio", "resync"),
+    ("stuck_p99_ratio", "six QEMUs hang"),
+)
+"""Those with a goal, in the order of the table."""
+
+
+def draw(figures: dict[str, Any], goals: dict[str, float], reporters: dict[str, str], file: Path) -> None:
+    """Event-to-status times of each driver, and the ratios under load against their goals."""
+    # Text stays text, and the same figures give the same file.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "virtsync", "font.size": 9}):
+        picture = Figure(figsize=(10, 3.6), layout="constrained")
+        axes = picture.subplots(1, 3, width_ratios=[2, 2, 1.6])
+        for axis, (driver, measured) in zip(axes, figures["drivers"].items(), strict=False):
+            _draw_times(axis, driver, measured, reporters)
+        _draw_ratios(axes[2], figures, goals)
+        picture.savefig(file, metadata={"Date": None})
+
+
+def _draw_times(axis: Axes, driver: str, measured: dict[str, Any], reporters: dict[str, str]) -> None:
+    for name, words in reporters.items():
+        samples = measured[name]["samples"]
+        share = [100 * (number + 1) / len(samples) for number in range(len(samples))]
+        axis.step(
+            samples, share, where="post", color=COLOURS[name], linewidth=2 if name == "agent" else 1.2, label=words
+        )
+    axis.set_xscale("log")
+    axis.set_xticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
+    axis.minorticks_off()
+    axis.set_xlabel("ms from libvirt's event to the status")
+    axis.set_ylabel("% of events")
+    axis.set_title({"test": "libvirt's test driver, 50 VMs", "qemu": "QEMU"}[driver], fontsize=10)
+    axis.grid(visible=True, color="#e5e5e5")
+    axis.legend(loc="lower right", fontsize=7, frameon=False)
+
+
+def _draw_ratios(axis: Axes, figures: dict[str, Any], goals: dict[str, float]) -> None:
+    for row, (key, words) in enumerate(reversed(RATIOS)):
+        axis.barh(row, figures[key], color=COLOURS["agent"], height=0.5)
+        axis.plot([goals[key]] * 2, [row - 0.4, row + 0.4], color=LIMIT_GREY, linewidth=2)
+        axis.text(figures[key], row + 0.32, f"{figures[key]:.2f}", fontsize=8, ha="right")
+    axis.set_yticks(range(len(RATIOS)), [words for _, words in reversed(RATIOS)])
+    axis.set_xlim(left=0)
+    axis.set_title("under load, as a multiple\nof the floor (line: goal)", fontsize=10)
+    axis.spines[["top", "right"]].set_visible(False)
