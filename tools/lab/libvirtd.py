@@ -22,7 +22,7 @@ import libvirt
 
 from lab import LabError
 from lab.guest import EMULATOR, Guest, guest_image
-from lab.processes import last_lines, sole_owner
+from lab.processes import children_of, last_lines, sole_owner
 
 SUPERVISOR = Path(__file__).with_name("subreaper.py")
 DAEMON = Path("/usr/sbin/libvirtd")
@@ -315,10 +315,7 @@ class Libvirtd:
 
     def _orphans(self) -> list[int]:
         """The processes that libvirtd has left to the supervisor, QEMUs among them; and libvirtd itself."""
-        if self._supervisor is None:
-            return []
-        pid = self._supervisor.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return children_of(self._supervisor.pid) if self._supervisor else []
 
     def _failure(self, what: str) -> LabError:
         log = self.folder / "libvirtd.out"

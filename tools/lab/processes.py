@@ -200,6 +200,20 @@ def _start_time(pid: int) -> str | None:
     return None if state == "Z" else fields[18]
 
 
+def children_of(parent: int) -> list[int]:
+    """The process ids of a process's children.
+
+    /proc/PID/task/PID/children would be shorter, and leaves out the next of one that ends while it is read.
+    """
+    children = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            _state, ppid, *_ = (process / "stat").read_text().rpartition(")")[2].split()
+            if int(ppid) == parent:
+                children.append(int(process.name))
+    return children
+
+
 def start_owner(folder: Path, command: Sequence[str]) -> None:
     """Run `command` in the background as the owner of a folder; return when it has said that it is ready.
 
