@@ -259,7 +259,8 @@ def _restart_due(
         return True, None, memory
     passed = memory.scheduled_passed or now
     left_s = waits.schedule_confirm_s - (now.monotonic_s - passed.monotonic_s)
-    return left_s <= 0, max(left_s, 0.0), replace(memory, scheduled_passed=passed)
+    # What is due looks again by itself; while it may not be served a wait of no time would be no wait.
+    return left_s <= 0, left_s if left_s > 0 else None, replace(memory, scheduled_passed=passed)
 
 
 # --- what was seen ---------------------------------------------------------------------------------------------------

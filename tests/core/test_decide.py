@@ -469,6 +469,15 @@ def test_a_scheduled_restart_needs_two_looks_that_agree() -> None:
     assert verb(vm.look(Phase.RUNNING, after_s=10)) is Verb.SHUTDOWN
 
 
+def test_a_scheduled_restart_of_a_vm_that_is_held_is_not_looked_at_without_end() -> None:
+    vm = Vm().in_sync()
+    vm.change(restart_request=T0 + timedelta(seconds=100), holds=(("ann", "work"),))
+    vm.look(Phase.RUNNING)
+    vm.look(Phase.RUNNING, after_s=100)
+    held = vm.look(Phase.RUNNING, after_s=10)
+    assert (held.reason, held.recheck_s) == (Reason.HELD, None)
+
+
 def test_a_restart_request_under_stopped_is_ignored() -> None:
     vm = Vm(STOPPED).in_sync()
     vm.change(restart_request=T0)
