@@ -50,7 +50,7 @@ def _draw_times(axis: Axes, driver: str, measured: dict[str, Any], reporters: di
 
 
 def _draw_ratios(axis: Axes, figures: dict[str, Any], goals: dict[str, float]) -> None:
-    for row, (key, words) in enumerate(reversed(RATIOS)):
+    for row, (key, _) in enumerate(reversed(RATIOS)):
         axis.barh(row, figures[key], color=COLOURS["agent"], height=0.5)
         axis.plot([goals[key]] * 2, [row - 0.4, row + 0.4], color=LIMIT_GREY, linewidth=2)
         axis.text(figures[key], row + 0.32, f"{figures[key]:.2f}", fontsize=8, ha="right")
