@@ -74,8 +74,7 @@ VETOES = (
 
 def should_run(s: Situation, *phases: Phase) -> bool:
     """Desired Running and in one of these phases, with no restart and no stop that cannot be recalled in the way."""
-    in_the_way = s.cycling or (s.stopping and not s.off)
-    return s.desired is RUNNING and not in_the_way and s.phase in phases
+    return s.desired is RUNNING and not s.cycling and not s.stopping and s.phase in phases
 
 
 def should(s: Situation, desired: DesiredPowerState, *phases: Phase) -> bool:
@@ -85,7 +84,7 @@ def should(s: Situation, desired: DesiredPowerState, *phases: Phase) -> bool:
 
 def stop_in_flight(s: Situation) -> bool:
     """Desired Running again, after the guest was asked to shut down."""
-    return s.desired is RUNNING and not s.cycling and s.stopping and not s.off
+    return s.desired is RUNNING and not s.cycling and s.stopping
 
 
 def restart(s: Situation) -> bool:
@@ -95,7 +94,8 @@ def restart(s: Situation) -> bool:
 
 def let_it_stop(s: Situation) -> Verdict:
     """The guest was asked to shut down and is wanted again: an ACPI request cannot be taken back."""
-    deadline = s.memory.pursuit.deadline if s.memory.pursuit else s.now.plus(s.vm.shutdown.grace_s)
+    assert s.memory.pursuit  # noqa: S101 - every stop in flight is pursued
+    deadline = s.memory.pursuit.deadline
     message = (
         "It was asked to shut down before it was wanted again: "
         f"it is started once it is off, or left as it is at {clock(deadline)}."
@@ -107,9 +107,12 @@ def cycle(s: Situation) -> Verdict:
     """A requested restart: recorded first, then a stop as any other, then a start."""
     status = s.status
     if s.restart_due:
-        running = s.operation if s.operation and not s.off else None
-        operation = running or begun(OperationType.RESTART, s.domain, s.vm.shutdown, s.now)
-        operation = replace(operation, type=OperationType.RESTART)
+        # A stop that is in flight already becomes the first half of it.
+        operation = (
+            replace(s.operation, type=OperationType.RESTART)
+            if s.operation
+            else begun(OperationType.RESTART, s.domain, s.vm.shutdown, s.now)
+        )
         status = replace(status, operation=operation, last_restart_time=s.vm.restart_request)
     if s.off:
         return due(s, Verb.START, Reason.STARTING, "It is being started, as a restart was asked for.", status=status)

@@ -429,7 +429,8 @@ class Notice:
     reason: str
     note: str
     warning: bool = False
-    action: str = ""
+    action: str = "Observe"
+    """What virtsync did, if it did more than look."""
 
 
 @dataclass(frozen=True, slots=True)

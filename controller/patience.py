@@ -54,15 +54,14 @@ def forbidden(s: Situation) -> Verdict | None:
 def busy(s: Situation, reason: Reason, verb: Verb | None = None) -> Verdict | None:
     """libvirt is at work on the domain, or has not answered. Force does not wait for what hangs: it is the cure."""
     view, force = s.view, verb is Verb.DESTROY
-    if view.call and view.call_since:
-        if not overdue(s):
-            # What was said when the act was decided on still holds; another sentence would be another write.
-            ready = s.history.condition("Ready")
-            said = ready.message if ready and ready.reason == reason else "libvirt has not answered yet."
-            return Verdict(reason, said, recheck_s=s.now.until(view.call_since.plus(CALL_PATIENCE_S)))
-        if not force or view.call is Verb.DESTROY:
-            message = f"libvirt has not answered the last request ({view.call.name}) yet."
-            return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=2.0)
+    if answer_in_s := _answer_in_s(s):
+        # What was said when the act was decided on still holds; another sentence would be another write.
+        ready = s.history.condition("Ready")
+        said = ready.message if ready and ready.reason == reason else "libvirt has not answered yet."
+        return Verdict(reason, said, recheck_s=answer_in_s)
+    if view.call and (not force or view.call is Verb.DESTROY):
+        message = f"libvirt has not answered the last request ({view.call.name}) yet."
+        return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=2.0)
     if view.crowded:
         message = "As many requests as its libvirt bears at a time have not been answered."
         return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=1.0)
@@ -77,8 +76,13 @@ def busy(s: Situation, reason: Reason, verb: Verb | None = None) -> Verdict | No
 
 def overdue(s: Situation) -> bool:
     """A call on the domain has not returned for longer than calls take."""
+    return _answer_in_s(s) == 0
+
+
+def _answer_in_s(s: Situation) -> float | None:
+    """Seconds that libvirt still has to answer the call on the domain; None: there is no call."""
     since = s.view.call_since
-    return since is not None and s.now.until(since.plus(CALL_PATIENCE_S)) <= 0
+    return s.now.until(since.plus(CALL_PATIENCE_S)) if since else None
 
 
 def _left_over(s: Situation) -> bool:

@@ -145,8 +145,7 @@ def assess(view: View, waits: Waits) -> Situation:
     memory = view.memory if view.memory.uid == vm.uid else Memory(uid=vm.uid)
     history = _history(vm)
     unconfirmed = _unconfirmed(history, view)
-    foreign = history.node_name not in {"", view.node.name}
-    if foreign and not unconfirmed and not isinstance(view.seen, Unreadable):
+    if history.node_name != view.node.name and not unconfirmed and not isinstance(view.seen, Unreadable):
         history = _taken_over(history)
 
     asked = vm.desired != history.desired
@@ -232,7 +231,6 @@ def _taken_over(history: Status) -> Status:
         power_state=PowerState.UNKNOWN,
         operation=None,
         backoff=None,
-        domain=replace(history.domain, id=None) if history.domain else None,
     )
 
 
@@ -363,7 +361,7 @@ def _stop_notices(view: View, stop: LastStop) -> tuple[Notice, ...]:
     wanted_on = vm.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}
     unwanted = wanted_on and causes.answer(stop.cause, vm.restart_policy) is not causes.Answer.COMPLETED
     note = f"{stop.message} Cause: {stop.cause}; spec generation {vm.generation}."
-    return (Notice("StoppedUnexpectedly" if unwanted else "Stopped", note, warning=unwanted, action="Observe"),)
+    return (Notice("StoppedUnexpectedly" if unwanted else "Stopped", note, warning=unwanted),)
 
 
 # --- what is in flight -----------------------------------------------------------------------------------------------
@@ -483,7 +481,7 @@ def _settling(s: Situation, *, news: bool) -> Situation:
     notices = s.notices
     if released:
         note = "The last hold is gone; what is due begins after the settle time, with a new grace period."
-        notices = (*notices, Notice("HoldReleased", note, action="Observe"))
+        notices = (*notices, Notice("HoldReleased", note))
     memory = replace(s.memory, drift=kind, drift_since=since)
     wait_s = _settle_s(s, kind)
     if since is None:

@@ -116,7 +116,7 @@ def _condition(s: Situation, kind: str, value: str, reason: Reason, message: str
 def _told(s: Situation, verdict: Verdict) -> tuple[Notice, ...]:
     if verdict.reason not in TOLD or s.vm.status.reason == verdict.reason:
         return ()
-    return (Notice(str(verdict.reason), verdict.message, warning=True, action="Observe"),)
+    return (Notice(str(verdict.reason), verdict.message, warning=True),)
 
 
 def _forget_in_s(s: Situation) -> float | None:

@@ -149,7 +149,7 @@ def _saved_elsewhere(s: Situation) -> bool:
 
 def _silent(s: Situation) -> bool:
     """libvirt does not say why the domain is off, so that the report of before stands."""
-    return s.status.libvirt_reason in {"UNKNOWN", ""}
+    return s.status.libvirt_reason == "UNKNOWN"
 
 
 def elsewhere(s: Situation) -> Verdict:
@@ -166,7 +166,7 @@ def elsewhere(s: Situation) -> Verdict:
 
 def is_accepted(s: Situation) -> bool:
     """The restartPolicy leaves it off, and the user has asked for nothing since."""
-    if not (s.wants_on and s.off) or s.asked or s.cycling:
+    if not s.wants_on or s.asked or s.cycling:
         return False
     if s.status.completion_time:
         return True
@@ -185,8 +185,8 @@ def accept(s: Situation) -> Verdict:
         return Verdict(
             Reason.FAILED, f"It crashed, and restartPolicy {s.vm.restart_policy} leaves it off.", status=status
         )
-    sentence = s.status.last_stop.message if s.status.last_stop else ""
-    message = f"{sentence} restartPolicy {s.vm.restart_policy} leaves it off."
+    sentence = f"{s.status.last_stop.message} " if s.status.last_stop else ""
+    message = f"{sentence}restartPolicy {s.vm.restart_policy} leaves it off."
     return Verdict(Reason.COMPLETED, message, status=status)
 
 
