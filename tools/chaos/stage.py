@@ -13,7 +13,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import libvirt
 
-from chaos.judge import Judge, Span, Verdict, answers, calls
+from chaos.judge import RECORDED_S, Answer, Judge, Span, Verdict, answers, calls
 from kubernetes import client, config
 from lab.agent import Agent
 from lab.controlplane import ControlPlane
@@ -92,6 +92,7 @@ class Stage:
                 for node, driver in DRIVERS.items()
             }
             self._lock = threading.Lock()
+            self._told: list[Answer] = []
             self._own: dict[tuple[str, str], list[Span]] = {}
             self._frozen: list[Span] = []
             self._jumped: dict[str, list[Span]] = {node: [] for node in DRIVERS}
@@ -235,15 +236,23 @@ class Stage:
 
     def verdicts(self) -> list[Verdict]:
         """A verdict on each act of the agents since the last time; to be called when all is quiet."""
+        # The calls first: what an agent was answered before each of them is then on record, or will be in a moment.
+        made = {}
+        for node, libvirtd in self.libvirtds.items():
+            made[node], self._offsets[node] = calls(libvirtd.calls_log, self._offsets[node])
+        time.sleep(RECORDED_S)
+        told, self._offsets["audit"] = answers(self.controlplane.audit_log, self.users.values(), self._offsets["audit"])
         with self._lock:
             own, self._own = self._own, {}
             frozen = list(self._frozen)
-        told, self._offsets["audit"] = answers(self.controlplane.audit_log, self.users.values(), self._offsets["audit"])
         verdicts: list[Verdict] = []
         for node, driver in DRIVERS.items():
-            made, self._offsets[node] = calls(self.libvirtds[node].calls_log, self._offsets[node])
-            answered = [answer for answer in told if answer.user == self.users[node]]
-            verdicts += Judge(node, driver).verdicts(made, own, answered, frozen=frozen, jumped=self._jumped[node])
+            answered = [answer for answer in (*self._told, *told) if answer.user == self.users[node]]
+            verdicts += Judge(node, driver).verdicts(
+                made[node], own, answered, frozen=frozen, jumped=self._jumped[node]
+            )
+        # Acts that came meanwhile are judged the next time, by these as well.
+        self._told = told
         return verdicts
 
     # --- setting it up
