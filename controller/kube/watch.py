@@ -11,12 +11,15 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, TypeVar
 
 import kopf
 import structlog
-from kopf._cogs.structs.references import Insights  # kopf takes one from whoever runs it, and has no public name for it
+
+# kopf takes one of each from whoever runs it, and has no public name for them.
+from kopf._cogs.structs.credentials import KubeContext, Vault, VaultKey
+from kopf._cogs.structs.references import Insights
 
 from controller.kube import GROUP, KIND, PLURAL, VERSION
 from controller.kube.config import Api
@@ -26,12 +29,15 @@ RESOURCE = (GROUP, VERSION, PLURAL)
 THE_RESOURCE = kopf.Resource(GROUP, VERSION, PLURAL, kind=KIND, namespaced=True, preferred=True)
 BACKOFF_MAX_S = 10.0
 HURRY_S = 1.0
-"""A watch that ends sooner than this is not started again at once: a broken proxy can end one 690 times a second."""
+"""If kopf ends sooner than this it is not started again at once."""
+AT_ONCE, PACE_S = 10, 1.0
+"""So many requests kopf may make in a row, which is more than it needs to begin; and then one each so many seconds."""
 BEAT_S = 1.0
 
 log = structlog.get_logger()
 
 Json = dict[str, Any]
+T = TypeVar("T", bound=object)
 
 
 class Endless:
@@ -42,6 +48,28 @@ class Endless:
         while True:
             yield delay_s * random.uniform(0.7, 1.0)  # noqa: S311 - spreads load, guards nothing
             delay_s = min(delay_s * 2, BACKOFF_MAX_S)
+
+
+class Paced(Vault):
+    """Where kopf asks how to log in, before each request: there it can be made to wait.
+
+    By itself it begins a watch anew as soon as one has ended, and a broken proxy can end 690 of them a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._full_s = float("-inf")
+        """When, at that pace, all requests so far would have had their second."""
+
+    async def extended(
+        self, factory: Callable[[KubeContext], T], purpose: str | None = None
+    ) -> AsyncIterator[tuple[VaultKey, KubeContext, T]]:
+        """The login and its session, when it is time for another request."""
+        now_s = time.monotonic()
+        self._full_s = max(self._full_s, now_s) + PACE_S
+        await asyncio.sleep(max(0.0, self._full_s - now_s - AT_ONCE * PACE_S))
+        async for login in super().extended(factory, purpose):
+            yield login
 
 
 class NothingKept(kopf.DiffBaseStorage):
@@ -100,6 +128,7 @@ class Watch:
             standalone=True,
             stop_flag=stop,
             insights=insights,
+            vault=Paced(),
         )
         if threading.current_thread() is threading.main_thread():
             # kopf has just taken the signals for itself: it would end without us, and leave `stop` as it is.
