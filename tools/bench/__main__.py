@@ -110,7 +110,7 @@ def main(*, only: tuple[str, ...], only_imports: bool, events: int, idle_s: floa
                 measure(figures, only, Path(name), events=events, idle_s=idle_s, outage_s=outage_min * 60)
     finally:  # what was measured before a failure is worth having
         save(figures)
-    out = Console(highlight=False, markup=False)
+    out = Console(highlight=False, markup=False, width=110)
     if "imports" in figures:
         out.print(imports_table(figures["imports"]))
     if len(figures) > 2 or "imports" not in figures:

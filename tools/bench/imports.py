@@ -10,14 +10,14 @@ from typing import Any
 from bench.parts import step
 
 LIBRARIES = (
-    ("Python with what all of them use", "asyncio, dataclasses, http.server, json, logging, ssl, threading, uuid"),
-    ("libvirt-python, with libvirt's own libraries", "libvirt"),
+    ("Python, with what most need", "asyncio, dataclasses, http.server, json, logging, ssl, threading, uuid"),
+    ("libvirt-python, with libvirt's libraries", "libvirt"),
     ("prometheus-client", "prometheus_client"),
     ("structlog", "structlog"),
     ("tenacity", "tenacity"),
     ("click", "click"),
     (
-        "kubernetes, with urllib3, requests, oauthlib, pydantic and yaml",
+        "kubernetes, with requests, oauthlib, pydantic",
         "kubernetes.client.api_client, kubernetes.config",
     ),
     ("kopf, with aiohttp", "kopf"),

@@ -229,7 +229,7 @@ def measure_resync(load: Thousand) -> dict[str, Any]:
         with step("resync: an agent is ready"):
             agent.start()
             load.board.right_since_s(load.expected())
-            _until_resyncs(agent, 1)
+            _until_resyncs(agent, after=0)
         with step(f"resync: {RESYNCS} relists"):
             requests, before = Requests.of(load.lab.controlplane), samples(agent, *RESYNC_SERIES)
             bulk_s: list[float] = []
@@ -251,10 +251,9 @@ def measure_resync(load: Thousand) -> dict[str, Any]:
     }
 
 
-def _until_resyncs(agent: Agent, more: int) -> float:
-    """Wait until libvirt has been listed so many times more; the monotonic time at which that was seen."""
-    before = samples(agent, RESYNC_COUNT)[RESYNC_COUNT]
-    return until(lambda: samples(agent, RESYNC_COUNT)[RESYNC_COUNT] >= before + more, "libvirt has been listed")
+def _until_resyncs(agent: Agent, *, after: float) -> float:
+    """Wait until libvirt has been listed more often than so; the monotonic time at which that was seen."""
+    return until(lambda: samples(agent, RESYNC_COUNT)[RESYNC_COUNT] > after, "libvirt has been listed once more")
 
 
 # --- reconnect -------------------------------------------------------------------------------------------------------
@@ -285,10 +284,11 @@ def measure_reconnect(load: Thousand) -> dict[str, Any]:
         for vm in load.vms[CHANGED : 2 * CHANGED]:
             load.books.lookupByName(vm).destroy()
         expected = load.expected()
+        resyncs = samples(agent, RESYNC_COUNT)[RESYNC_COUNT]
         with step("reconnect: its socket is back, and all is right"):
             gate.symlink_to(load.lab.libvirtd.socket)
             returned_s = time.monotonic()
-            resync_s = _until_resyncs(agent, 1) - returned_s
+            resync_s = _until_resyncs(agent, after=resyncs) - returned_s
             right_s = load.board.right_since_s(expected) - returned_s
     finally:
         agent.stop()

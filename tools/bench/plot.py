@@ -36,9 +36,8 @@ def _draw_times(axis: Axes, driver: str, measured: dict[str, Any], reporters: di
     for name, words in reporters.items():
         samples = measured[name]["samples"]
         share = [100 * (number + 1) / len(samples) for number in range(len(samples))]
-        axis.step(
-            samples, share, where="post", color=COLOURS[name], linewidth=2 if name == "agent" else 1.2, label=words
-        )
+        width = 2.0 if name == "agent" else 1.2
+        axis.step(samples, share, where="post", color=COLOURS[name], linewidth=width, label=words)
     axis.set_xscale("log")
     axis.set_xticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
     axis.minorticks_off()
@@ -50,11 +49,12 @@ def _draw_times(axis: Axes, driver: str, measured: dict[str, Any], reporters: di
 
 
 def _draw_ratios(axis: Axes, figures: dict[str, Any], goals: dict[str, float]) -> None:
-    for row, (key, _) in enumerate(reversed(RATIOS)):
+    rows = dict(reversed(RATIOS))
+    for row, key in enumerate(rows):
         axis.barh(row, figures[key], color=COLOURS["agent"], height=0.5)
         axis.plot([goals[key]] * 2, [row - 0.4, row + 0.4], color=LIMIT_GREY, linewidth=2)
         axis.text(figures[key], row + 0.32, f"{figures[key]:.2f}", fontsize=8, ha="right")
-    axis.set_yticks(range(len(RATIOS)), [words for _, words in reversed(RATIOS)])
+    axis.set_yticks(range(len(rows)), list(rows.values()))
     axis.set_xlim(left=0)
     axis.set_title("under load, as a multiple\nof the floor (line: goal)", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
