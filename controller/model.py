@@ -144,6 +144,16 @@ class Phase(Enum):
         return str(self.value[1]) == "off"
 
 
+class Drift(Enum):
+    """In what way a domain is not as it is wanted, as far as its settle time is concerned."""
+
+    OFF = "off"
+    ON = "on, and wanted off"
+    PAUSED = "paused"
+    SUSPENDED = "suspended"
+    RUNNING = "running, and wanted paused"
+
+
 class Evidence(Enum):
     """What an event said of a stop or a start; explains what a look has confirmed, and never causes an action."""
 
@@ -474,7 +484,8 @@ class Memory:
     """What only this process knows of a VM; a new process does well without it, a little later."""
 
     uid: str = ""
-    drift: str = ""
+    drift: Drift | None = None
+    """As of the last look that saw the domain."""
     drift_since: Now | None = None
     phase: Phase | None = None
     phase_since: Now | None = None

@@ -16,6 +16,7 @@ from controller.model import (
     DesiredPowerState,
     Domain,
     DomainRecord,
+    Drift,
     Evidence,
     LastStop,
     Memory,
@@ -474,54 +475,50 @@ def grown(backoff: Backoff | None, now: Now, waits: Waits) -> tuple[Backoff, Now
 def _settling(s: Situation, *, news: bool) -> Situation:
     """Find when the settle time is over, counted from the first sign that somebody changed the domain."""
     if s.phase is None or s.desired is None:
-        return replace(s, memory=replace(s.memory, drift="", drift_since=None))
+        return s
+    drift = _drift(s.desired, s.phase)
+    settle_s = _settle_s(s, drift)
+    wait_s = settle_s or 0.0
     released = s.history.reason == Reason.HELD and not s.vm.holds
-    kind = _kind(s.desired, s.phase)
-    since = s.now if released else _drift_since(s, kind, news=news)
+    since = s.now if released else _drift_since(s, drift, wait_s, news=news)
     notices = s.notices
     if released:
         note = "The last hold is gone; what is due begins after the settle time, with a new grace period."
         notices = (*notices, Notice("HoldReleased", note))
-    memory = replace(s.memory, drift=kind, drift_since=since)
-    wait_s = _settle_s(s, kind)
-    if since is None:
-        return replace(s, memory=memory, notices=notices)
     return replace(
         s,
-        memory=memory,
+        memory=replace(s.memory, drift=drift, drift_since=since),
         notices=notices,
-        settled_at=since.plus(wait_s or 0.0),
-        settles_forever=wait_s is None,
+        settled_at=since.plus(wait_s) if since else None,
+        settles_forever=settle_s is None,
     )
 
 
-def _drift_since(s: Situation, kind: str, *, news: bool) -> Now | None:  # noqa: PLR0911 - one rule a line
+def _drift_since(s: Situation, drift: Drift, wait_s: float, *, news: bool) -> Now | None:  # noqa: PLR0911 - one rule a line
     """Since when the domain is what nobody asked for; None where no settle time applies."""
     history, memory = s.history, s.memory
     if news and (s.asked or s.restart_due):
         return None
-    same = memory.drift == kind
+    same = memory.drift is drift
     if history.reason == Reason.SETTLING and was_on(history) != s.off:
+        reconciling = history.condition("Reconciling")
         if same:  # None: what waits is not this, it is the brake
             return memory.drift_since
-        reconciling = history.condition("Reconciling")
-        if reconciling and not memory.drift:
-            return s.now.recall(reconciling.last_transition_time, at_most_s=_settle_s(s, kind) or 0.0)
+        if reconciling and memory.drift is None:
+            return s.now.recall(reconciling.last_transition_time, at_most_s=wait_s)
         return s.now
-    if s.asked or s.cycling or s.cause is StopCause.AGENT or _served(s):
+    # Nobody is at work on what has crashed; only the backoff asks for patience.
+    if s.asked or s.cycling or s.cause in {StopCause.AGENT, StopCause.CRASH} or _served(s):
         return None
-    if history.power_state in {PowerState.UNKNOWN, PowerState.ABSENT}:
+    if history.power_state in {PowerState.UNKNOWN, PowerState.ABSENT}:  # it has not been another before
         return None
-    if s.cause is StopCause.CRASH:  # nobody is at work on it; only the backoff asks for patience
-        return None
-    if history.reason in {Reason.OBSERVE_ONLY, Reason.OBSERVED}:
-        return s.now if not same or memory.drift_since is None else memory.drift_since
     if same and memory.drift_since:
         return memory.drift_since
     changed = s.status.power_state_transition_time
-    if changed is None or history.power_state is not s.status.power_state:
+    watched = history.reason == Reason.OBSERVE_ONLY
+    if watched or changed is None or history.power_state is not s.status.power_state:
         return s.now
-    return s.now.recall(changed, at_most_s=_settle_s(s, kind) or 0.0)
+    return s.now.recall(changed, at_most_s=wait_s)
 
 
 def _served(s: Situation) -> bool:
@@ -537,20 +534,20 @@ def _served(s: Situation) -> bool:
     return reason in ACTING
 
 
-def _kind(desired: DesiredPowerState, phase: Phase) -> str:
+def _drift(desired: DesiredPowerState, phase: Phase) -> Drift:
     """What sort of drift this is; a domain that only goes through a start or a shutdown has not changed sorts."""
     if phase.off:
-        return "off"
+        return Drift.OFF
     if desired is DesiredPowerState.STOPPED:
-        return "on"
+        return Drift.ON
     if phase.power_state is PowerState.PAUSED:
-        return "paused"
-    return "suspended" if phase is Phase.SUSPENDED else "running"
+        return Drift.PAUSED
+    return Drift.SUSPENDED if phase is Phase.SUSPENDED else Drift.RUNNING
 
 
-def _settle_s(s: Situation, kind: str) -> float | None:
+def _settle_s(s: Situation, drift: Drift) -> float | None:
     """How long this sort of drift is left alone; None: for ever."""
-    patient = kind in {"paused", "suspended"} and s.phase is not Phase.PAUSED_IO_ERROR
+    patient = drift in {Drift.PAUSED, Drift.SUSPENDED} and s.phase is not Phase.PAUSED_IO_ERROR
     return s.waits.settle_pause_s if patient or s.cause is StopCause.SAVED else s.waits.settle_power_s
 
 
