@@ -58,8 +58,8 @@ chaos: setup ## Run the tests of faults, the long ones too, then random faults: 
 demo: setup ## Tell the story on the terminal; KEEP=1 leaves everything running
 	$(BIN)/python tools/demo.py
 
-bench: setup ## Measure speed, load and footprint; ONLY=storm,start measures some; writes build/bench.json
-	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
+bench: setup ## Measure speed, load and footprint; ONLY=storm,start measures some, OUTAGE=1 is shorter
+	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(OUTAGE),--outage $(OUTAGE))
 
 mutation: python-packages ## Mutate the pure core: every change must be caught by a test
 	$(BIN)/mutmut run

@@ -6,5 +6,6 @@ stuck.py     what QEMUs that hang do to the other VMs
 imports.py   what each import costs in memory
 floor.py     the least that can be done: what all of this is held against
 parts.py     what the measurements share
+report.py    the tables of it
 plot.py      the picture of it
 """

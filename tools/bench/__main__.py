@@ -13,15 +13,13 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
-from bench import imports, latency, load, plot, stuck
+from bench import imports, latency, load, plot, report, stuck
 from bench.parts import ROOT, Lab, step
 from lab import processes
 from lab.controlplane import ControlPlane
@@ -29,7 +27,7 @@ from lab.libvirtd import Libvirtd
 from lab.trace import event_loop
 
 RESULTS = ROOT / "build" / "bench.json"
-PICTURE = ROOT / "docs" / "performance.svg"
+PAGE, PICTURE = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.svg"
 EVENTS = 300
 """Measured for each reporter and driver."""
 IDLE_S = 60.0
@@ -38,39 +36,6 @@ OUTAGE_MIN = 10.0
 Figures = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """A figure of build/bench.json that has a row in the table."""
-
-    key: str
-    words: str
-    most: float | None = None
-    digits: int = 2
-
-
-GOALS = (
-    Goal("event_to_status_ratio_p50", "event to status, agent : floor, p50", 1.3),
-    Goal("event_to_status_ratio_p99", "event to status, agent : floor, p99", 2.0),
-    Goal("start_to_first_status_s", "start to first status with 50 VMs, s", 1.5),
-    Goal("agent_rss_mib_50_vms", "RSS with 50 VMs, MiB", 64, digits=1),
-    Goal("idle_cpu_percent", "CPU while idle with 50 VMs, % of a core", 0.2),
-    Goal("idle_patches_per_minute", "PATCHes a minute while idle", 0),
-    Goal("start_ratio", "start with 1000 VMs : 1000 bare PATCHes", 2.0),
-    Goal("storm_ratio", "10000 events, from the last to all right : 1000 bare PATCHes", 2.0),
-    Goal("storm_total_ratio", "10000 events, from the first to all right : 1000 bare PATCHes"),
-    Goal("storm_lost", "VMs that the storm left wrong", 0, digits=0),
-    Goal("storm_event_lag_s", "event thread behind, at most, s", 1.0),
-    Goal("resync_ratio", "relist of 1000 VMs : one getAllDomainStats", 2.0),
-    Goal("resync_patches", "PATCHes after relists without a difference", 0, digits=0),
-    Goal("resync_gets", "GETs after relists without a difference", 0, digits=0),
-    Goal("reconnect_resync_s", "libvirtd back to 1000 VMs seen, s", 1.0),
-    Goal("reconnect_right_ratio", "libvirtd back to 1000 statuses right : 1000 bare PATCHes"),
-    Goal("stuck_p50_ratio", "event to status while six QEMUs hang : undisturbed, p50"),
-    Goal("stuck_p99_ratio", "event to status while six QEMUs hang : undisturbed, p99", 3.0),
-    Goal("outage_rss_growth_mib", "RSS grown while the API server was away, MiB", digits=1),
-    Goal("outage_requests_per_s", "connections a second while it was away", digits=1),
-    Goal("outage_recovery_s", "API server back to all right, s", 15),
-)
 LOADS = {
     "start": load.measure_start,
     "storm": load.measure_storm,
@@ -97,7 +62,7 @@ def chosen(_context: click.Context, _option: click.Parameter, value: str) -> tup
 def main(*, only: tuple[str, ...], only_imports: bool, events: int, idle_s: float, outage_min: float) -> None:
     """Measure the agent, print the figures, and write them to build/bench.json.
 
-    All of it also draws docs/performance.svg.
+    All of it also puts them into docs/performance.md and its picture.
     """
     figures: Figures = {"machine": machine()}
     try:
@@ -111,13 +76,12 @@ def main(*, only: tuple[str, ...], only_imports: bool, events: int, idle_s: floa
     finally:  # what was measured before a failure is worth having
         save(figures)
     out = Console(highlight=False, markup=False, width=110)
-    if "imports" in figures:
-        out.print(imports_table(figures["imports"]))
-    if len(figures) > 2 or "imports" not in figures:
-        out.print(table(figures))
+    for sheet in report.sheets(figures):
+        out.print(sheet.table())
     if set(only) == set(PARTS) and not only_imports:
-        plot.draw(figures, {goal.key: goal.most for goal in GOALS if goal.most}, latency.REPORTERS, PICTURE)
-        out.print(f"The picture is in {PICTURE.relative_to(ROOT)}.")
+        plot.draw(figures, report.LIMITS, PICTURE)
+        report.insert(figures, PAGE)
+        out.print(f"{PAGE.relative_to(ROOT)} and its picture show them.")
     out.print(f"All figures are in {RESULTS.relative_to(ROOT)}.")
 
 
@@ -171,35 +135,6 @@ def machine() -> Figures:
         "cpu": cpu[0] if cpu else platform.machine(),
         "load_average": os.getloadavg()[0],
     }
-
-
-def table(figures: Figures) -> Table:
-    """What was measured, against the goals."""
-    rows = Table("figure", title="The agent")
-    for column in ("measured", "goal", ""):
-        rows.add_column(column, justify="right")
-    for driver, measured in figures.get("drivers", {}).items():
-        for name, words in latency.REPORTERS.items():
-            cells = " / ".join(f"{measured[name][key]:.2f}" for key in ("p50", "p99"))
-            rows.add_row(f"{driver}: event to status, {words}, p50 / p99 ms", cells)
-    rows.add_section()
-    for goal in GOALS:
-        if goal.key in figures:
-            value, most = figures[goal.key], goal.most
-            verdict = "" if most is None else "met" if value <= most else "missed"
-            rows.add_row(goal.words, f"{value:.{goal.digits}f}", "" if most is None else f"<= {most:g}", verdict)
-    return rows
-
-
-def imports_table(measured: list[Figures]) -> Table:
-    """What each import costs."""
-    rows = Table("library", title="What the agent imports")
-    for column in ("alone, MiB", "here, MiB", "of it files", "CPU, ms", "sum, MiB"):
-        rows.add_column(column, justify="right")
-    for one in measured:
-        cells = (one[key] for key in ("alone_mib", "more_mib", "of_files_mib", "cpu_ms", "total_mib"))
-        rows.add_row(one["library"], *(f"{cell:.1f}" for cell in cells))
-    return rows
 
 
 if __name__ == "__main__":

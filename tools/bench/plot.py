@@ -9,6 +9,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.latency import REPORTERS
+
 COLOURS = {"agent": "#b5482a", "floor": "#5b7f95", "full": "#9db4c0", "http": "#c9d6dc"}
 LIMIT_GREY = "#888888"
 RATIOS = (
@@ -20,20 +22,20 @@ RATIOS = (
 """Those with a goal, in the order of the table."""
 
 
-def draw(figures: dict[str, Any], goals: dict[str, float], reporters: dict[str, str], file: Path) -> None:
+def draw(figures: dict[str, Any], goals: dict[str, float], file: Path) -> None:
     """Event-to-status times of each driver, and the ratios under load against their goals."""
     # Text stays text, and the same figures give the same file.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "virtsync", "font.size": 9}):
         picture = Figure(figsize=(10, 3.6), layout="constrained")
         axes = picture.subplots(1, 3, width_ratios=[2, 2, 1.6])
         for axis, (driver, measured) in zip(axes, figures["drivers"].items(), strict=False):
-            _draw_times(axis, driver, measured, reporters)
+            _draw_times(axis, driver, measured)
         _draw_ratios(axes[2], figures, goals)
         picture.savefig(file, metadata={"Date": None})
 
 
-def _draw_times(axis: Axes, driver: str, measured: dict[str, Any], reporters: dict[str, str]) -> None:
-    for name, words in reporters.items():
+def _draw_times(axis: Axes, driver: str, measured: dict[str, Any]) -> None:
+    for name, words in REPORTERS.items():
         samples = measured[name]["samples"]
         share = [100 * (number + 1) / len(samples) for number in range(len(samples))]
         width = 2.0 if name == "agent" else 1.2
