@@ -23,7 +23,7 @@ from controller.model import (
     VirtualMachine,
 )
 from controller.status import MESSAGE_LIMIT
-from tests.core.views import GUEST, PAUSED, RUNNING, STOPPED, T0, WAITS, Vm, domain, done, verb
+from tests.core.views import CRASH, GUEST, PAUSED, RUNNING, STOPPED, T0, WAITS, Vm, domain, done, verb
 
 FORGOTTEN = domain(Phase.STOPPED, reason="UNKNOWN")
 """As a libvirtd shows it that has been started anew, or a domain that has just been defined."""
