@@ -1,0 +1,341 @@
+"""The API server is away, its watch breaks, somebody else writes: no change is lost and nothing is done on a guess.
+
+Which acts there were is read from libvirtd's own record.
+"""
+
+import http.client
+import json
+import re
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from chaos.judge import asked
+from lab.controlplane import ControlPlane
+from lab.guest import Guest
+from lab.libvirtd import Libvirtd
+from lab.processes import paused
+from lab.proxy import Proxy
+from lab.world import API, HANG_LIMIT_S, World, cause_of, is_off, power_of, ready_of, reason_of, runs, until
+from tests.chaos.relay import Broken, Relay, ending, error_within, refused
+
+API_SERVER = "kube-apiserver"
+BY_TEST = ["START"]
+"""What the tests have asked for themselves; the agent starts a domain in the same words."""
+WATCHES_PER_S = 5
+"""How often a broken watch may be begun anew; unguarded it is hundreds of times."""
+CONNECTIONS_PER_S = 10
+"""How many an agent may try while nobody answers it; unguarded it is hundreds."""
+MARK = "mark.example/back"
+CONFLICTS = re.compile(
+    r'^apiserver_request_total\{code="409",.*resource="virtualmachines",.*subresource="status",.*\} (\S+)$',
+    re.MULTILINE,
+)
+
+
+@pytest.fixture
+def proxy(crd: ControlPlane) -> Iterator[Proxy]:
+    """Passes bytes on to the API server, and counts connections."""
+    port = urlsplit(crd.url).port
+    assert port
+    with Proxy(port) as running:
+        yield running
+
+
+@pytest.fixture
+def relay(crd: ControlPlane) -> Iterator[Relay]:
+    """Passes requests on to the API server, and breaks watches."""
+    with Relay(crd) as running:
+        yield running
+
+
+@contextmanager
+def dead(world: World, proxy: Proxy, witness: Guest) -> Iterator[None]:
+    """The API server is killed with -9; when it is back in the end the test itself is the first to hear of it."""
+    world.controlplane.kill(API_SERVER)
+    try:
+        yield
+    finally:
+        proxy.cut()
+        world.controlplane.start(API_SERVER)
+    world.kubectl("annotate", "kvm", witness.name, f"{MARK}=yes")
+    world.until(witness, lambda vm: MARK in vm["metadata"].get("annotations", {}), "marked")
+    proxy.pass_on()
+
+
+# --- apiserver_down
+
+
+@pytest.mark.parametrize(
+    ("fault", "unanswered"),
+    [
+        pytest.param("dead", 15, id="dead"),
+        pytest.param("hangs", 2, id="hangs"),
+        pytest.param("dead", 80, id="dead-for-a-minute", marks=pytest.mark.long),
+    ],
+)
+def test_apiserver_down(world: World, libvirtd: Libvirtd, proxy: Proxy, fault: str, unanswered: int) -> None:
+    """`unanswered`: how many requests the agent has made in vain after each VM has failed to be reported."""
+    names = ("paused", "powered-off", "killed", "destroyed", "stubborn", "same")
+    paused_one, powered_off, killed, destroyed, stubborn, same = on = [world.start(name) for name in names]
+    started = world.define("started")
+    changed = (paused_one, powered_off, killed, destroyed, started)
+    world.apply(*on, powerState="Running", shutdown={"gracePeriodSeconds": 5})
+    world.apply(started, powerState="Stopped")
+    agent = world.start_agent(kubeconfig=proxy.kubeconfig(world.controlplane.kubeconfig), force_wait="1s")
+    for guest in on:
+        world.until(guest, runs, "running")
+    world.until(started, is_off, "off")
+    stubborn.ignore_power_button()
+    world.patch(stubborn, powerState="Stopped")
+    world.until_act(stubborn, "SHUTDOWN done")
+
+    with dead(world, proxy, same) if fault == "dead" else paused(world.controlplane.pid(API_SERVER)):
+        began_s, accepted = time.monotonic(), proxy.accepted
+        world.virsh("suspend", paused_one.name)
+        powered_off.poweroff()
+        killed.kill()
+        world.virsh("destroy", destroyed.name)
+        world.virsh("start", started.name)
+        for guest in changed:
+            until(partial(has_failed, world, guest), f"nobody wants to report {guest.name}")
+        enough = proxy.accepted + unanswered
+        until(lambda: proxy.accepted >= enough, "the agent does not ask any more", limit_s=150)
+        assert (proxy.accepted - accepted) / (time.monotonic() - began_s) <= CONNECTIONS_PER_S
+        assert agent.ask("/livez")[0] == HTTPStatus.OK
+        by_hand = {paused_one: ["START", "SUSPEND"], stubborn: ["START", "SHUTDOWN"]}
+        for guest in (*on, started):
+            assert asked(libvirtd.calls_log, guest.uuid) == by_hand.get(guest, BY_TEST)
+        states = [world.virsh("domstate", guest.name) for guest in changed]
+        assert states == ["paused", "shut off", "shut off", "shut off", "running"]
+
+    world.until(paused_one, lambda vm: power_of(vm) == "Paused", "told to be paused")
+    for guest, cause in ((powered_off, "Guest"), (killed, "Crash"), (destroyed, "External")):
+        world.until_off(guest, cause)
+    world.until(started, lambda vm: power_of(vm) == "Running", "told to run")
+    for guest in (paused_one, powered_off, killed, destroyed):
+        world.until(guest, runs, "running again")
+    world.until(started, is_off, "off again")
+    assert cause_of(world.until(stubborn, is_off, "off")) == "Agent"
+    assert asked(libvirtd.calls_log, stubborn.uuid)[-1] == "DESTROY"
+    assert asked(libvirtd.calls_log, same.uuid) == BY_TEST
+    assert {power for power, *_ in world.told(same)} <= {"Unknown", "Running"}
+    assert agent.running
+    assert [line for line in agent.log_lines() if failed_inside(line)] == []
+
+
+def has_failed(world: World, guest: Guest) -> bool:
+    """Whether an agent has said that it could not report it."""
+    key = f"{world.name}/{guest.name}"
+    lines = [line for agent in world.agents for line in agent.log_lines()]
+    return any(line.get("vm") == key and "will be tried again" in line["event"] for line in lines)
+
+
+def failed_inside(line: dict[str, Any]) -> bool:
+    return line["level"] == "error" and str(line.get("logger", "")).startswith("controller")
+
+
+def test_apiserver_down_while_the_wish_changes(world: World, libvirtd: Libvirtd, proxy: Proxy) -> None:
+    """An agent that could not hear of it does not act on the old wish."""
+    guest = world.start()
+    world.apply(guest, powerState="Running")
+    world.start_agent(kubeconfig=proxy.kubeconfig(world.controlplane.kubeconfig))
+    world.until(guest, runs, "running")
+    proxy.cut()
+    world.patch(guest, powerState="Stopped")
+    guest.kill()
+    until(lambda: has_failed(world, guest), "nobody wants to report it")
+    enough = proxy.accepted + 5
+    until(lambda: proxy.accepted >= enough, "the agent does not ask any more")
+    proxy.pass_on()
+    world.until(guest, lambda vm: power_of(vm) == "Crashed" and reason_of(vm) == "InSync", "told to be off")
+    assert asked(libvirtd.calls_log, guest.uuid) == BY_TEST
+    assert world.acts(guest) == []
+
+
+# --- watch_broken
+
+
+@pytest.mark.parametrize(
+    ("answer", "times"),
+    [
+        pytest.param(ending(), 15, id="ends-at-once"),
+        pytest.param(error_within(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError"), 5, id="error-within"),
+        pytest.param(refused(HTTPStatus.GONE, "Expired"), 5, id="gone"),
+        pytest.param(error_within(HTTPStatus.GONE, "Expired"), 5, id="gone-within", marks=pytest.mark.long),
+        pytest.param(ending(b'{"type": "MODIFIED", "obj'), 5, id="ends-within-a-word", marks=pytest.mark.long),
+        pytest.param(refused(HTTPStatus.UNAUTHORIZED, "Unauthorized"), 5, id="unauthorized", marks=pytest.mark.long),
+        pytest.param(refused(HTTPStatus.FORBIDDEN, "Forbidden"), 5, id="forbidden", marks=pytest.mark.long),
+        pytest.param(
+            refused(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailable"), 5, id="unavailable", marks=pytest.mark.long
+        ),
+    ],
+)
+def test_watch_broken(world: World, relay: Relay, answer: Broken, times: int) -> None:
+    guest = world.start()
+    world.apply(guest, powerState="Running")
+    agent = world.start_agent(kubeconfig=relay.kubeconfig())
+    world.until(guest, runs, "running")
+    relay.break_watches(answer)
+    world.patch(guest, powerState="Stopped")
+    assert relay.until_broken(times, limit_s=HANG_LIMIT_S) <= WATCHES_PER_S
+    relay.mend()
+    world.until(guest, is_off, "off")
+    world.patch(guest, powerState="Running")
+    world.until(guest, runs, "running again")
+    assert agent.running
+
+
+def test_watch_broken_by_cuts(world: World, proxy: Proxy) -> None:
+    """Each change comes just before or after the connections are reset."""
+    guest = world.start()
+    world.apply(guest, powerState="Running")
+    world.start_agent(kubeconfig=proxy.kubeconfig(world.controlplane.kubeconfig))
+    world.until(guest, runs, "running")
+    for _ in range(5):
+        proxy.cut_once()
+        world.patch(guest, powerState="Paused")
+        proxy.cut_once()
+        world.until(guest, lambda vm: power_of(vm) == "Paused" and reason_of(vm) == "InSync", "paused")
+        world.patch(guest, powerState="Running")
+        proxy.cut_once()
+        world.until(guest, runs, "running")
+
+
+def test_watch_broken_by_a_new_api_server(world: World, libvirtd: Libvirtd, proxy: Proxy) -> None:
+    """It no longer knows what happened while the agent was away, and says so: 410."""
+    changed, deleted, same = (world.start(name) for name in ("changed", "deleted", "same"))
+    world.apply(changed, deleted, same, powerState="Running")
+    world.start_agent(kubeconfig=proxy.kubeconfig(world.controlplane.kubeconfig))
+    for guest in (changed, deleted, same):
+        world.until(guest, runs, "running")
+    proxy.cut()
+    version = world.get(same)["metadata"]["resourceVersion"]
+    world.patch(changed, powerState="Stopped")
+    world.kubectl("delete", "kvm", deleted.name)
+    with dead(world, proxy, same):
+        pass
+    assert watched_from(world, version)["object"]["code"] == HTTPStatus.GONE
+    world.until(changed, is_off, "off")
+    world.virsh("suspend", deleted.name)
+    world.outlast_settling()
+    assert asked(libvirtd.calls_log, deleted.uuid) == BY_TEST
+    world.patch(same, powerState="Stopped")
+    world.until(same, is_off, "off")
+
+
+def watched_from(world: World, version: str) -> dict[str, Any]:
+    """The first that a watch tells that goes on from a version."""
+    address = urlsplit(world.controlplane.url).netloc
+    connection = http.client.HTTPSConnection(
+        address, context=ssl.create_default_context(cafile=world.controlplane.ca), timeout=HANG_LIMIT_S
+    )
+    try:
+        path = f"/apis/{API}/virtualmachines?watch=true&resourceVersion={version}"
+        connection.request("GET", path, headers={"Authorization": f"Bearer {world.controlplane.token}"})
+        told: dict[str, Any] = json.loads(connection.getresponse().readline())
+        return told
+    finally:
+        connection.close()
+
+
+# --- conflict
+
+
+FOREIGN = {
+    "powerState": "Absent",
+    "completionTime": "2020-01-01T00:00:00Z",
+    "conditions": [
+        {
+            "type": "Foreign",
+            "status": "True",
+            "reason": "Foreign",
+            "message": "Somebody else wrote this.",
+            "lastTransitionTime": "2020-01-01T00:00:00Z",
+        }
+    ],
+}
+
+
+def write_status(world: World, guest: Guest) -> None:
+    """What somebody else writes into its status."""
+    patch = json.dumps({"status": FOREIGN})
+    world.kubectl("patch", "kvm", guest.name, "--subresource=status", "--type=merge", "-p", patch)
+
+
+def is_clean(vm: dict[str, Any]) -> bool:
+    """Whether nothing is left of that."""
+    status = vm["status"]
+    kinds = {condition["type"] for condition in status["conditions"]}
+    return power_of(vm) != "Absent" and "completionTime" not in status and "Foreign" not in kinds
+
+
+def conflicts(world: World) -> float:
+    """How many writes of a status the API server has refused because another came before."""
+    return sum(map(float, CONFLICTS.findall(world.controlplane.kubectl("get", "--raw", "/metrics").stdout)))
+
+
+def test_conflict(world: World, relay: Relay) -> None:
+    """Somebody else writes just before the agent does, three times in a row."""
+    guest = world.start()
+    world.apply(guest)
+    agent = world.start_agent(kubeconfig=relay.kubeconfig())
+    world.until(guest, lambda vm: power_of(vm) == "Running", "seen")
+    before, left = conflicts(world), [None] * 3
+
+    def write_first(path: str) -> None:
+        if urlsplit(path).path.endswith(f"/{guest.name}/status") and left:
+            left.pop()
+            write_status(world, guest)
+
+    relay.before_patch = write_first
+    world.virsh("suspend", guest.name)
+    vm = world.until(guest, lambda vm: power_of(vm) == "Paused", "told to be paused")
+    assert conflicts(world) - before == 3
+    assert is_clean(vm)
+    assert reason_of(vm) == "Observed"
+    assert ready_of(vm)["status"] == "True"
+    assert [line for line in agent.log_lines() if failed_inside(line)] == []
+
+
+def test_conflict_without_end(world: World) -> None:
+    """Somebody else writes all the time: what is told is right again and again, and what is due is done."""
+    guest = world.start()
+    world.apply(guest, powerState="Running")
+    world.start_agent(settle_pause="0s")
+    world.until(guest, runs, "running")
+    with writing(world, guest):
+        for _ in range(5):
+            world.virsh("suspend", guest.name)
+            world.until(guest, lambda vm: power_of(vm) == "Paused", "told to be paused")
+            world.until(guest, lambda vm: runs(vm) and is_clean(vm), "running")
+        world.patch(guest, powerState="Stopped")
+        world.until(guest, lambda vm: is_off(vm) and is_clean(vm), "off")
+    world.until(guest, lambda vm: is_off(vm) and is_clean(vm), "off")
+    until(lambda: is_clean(world.get(guest)), "the last word is somebody else's")
+
+
+@contextmanager
+def writing(world: World, guest: Guest) -> Iterator[None]:
+    """Somebody else writes into its status all the time."""
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            write_status(world, guest)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        writer.join()
