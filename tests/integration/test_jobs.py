@@ -4,6 +4,7 @@ What libvirtd was asked for is read from its own record.
 """
 
 import os
+import select
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 from chaos.judge import asked
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
-from lab.world import World, is_off, power_of, reason_of, runs, until
+from lab.world import HANG_LIMIT_S, World, is_off, power_of, reason_of, runs, until
 
 BACKUP = """\
 <domainbackup mode='pull'>
@@ -58,6 +59,7 @@ def written_slowly(guest: Guest, folder: Path, *command: str) -> Iterator[None]:
     verb, *options = command
     virsh = subprocess.Popen(["virsh", "-q", "-c", guest.libvirtd.uri, verb, guest.name, pipe, *options])
     try:
+        assert select.select([reader], [], [], HANG_LIMIT_S)[0], "nothing is written"
         yield
         os.set_blocking(reader, True)
         while os.read(reader, 1 << 16):
