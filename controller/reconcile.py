@@ -253,6 +253,9 @@ class Reconciler:
         step = decide(view, self._waits)
         if step.act is None:
             return step, _nothing
+        # Its own stop, which this look may be the first to see, is one of those that put the brake on.
+        self._brake.note(view.vm.key, step.status, view.now)
+        view = replace(view, node=replace(view.node, braked_until=self._brake.until(view.now)))
         # Most looks end without an act, so that what only an act needs is asked now.
         view = self._informed(view, step.act)
         step = decide(view, self._waits)
