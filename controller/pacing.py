@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 from controller.model import Now, Status, StopCause, VmKey
@@ -67,7 +68,7 @@ class Pace:
         self._urgent: dict[VmKey, float] = {}
         self._others: dict[VmKey, float] = {}
         """When those that wait are to come back, in the order of their coming."""
-        self._last_s = float("-inf")
+        self._last_s = -math.inf
 
     def take(self, key: VmKey, now_s: float, *, urgent: bool) -> float:
         """0.0 when the VM has its turn (give it back with `give_back`); else seconds after which to ask again."""
@@ -91,8 +92,8 @@ class Pace:
         """Take, or keep, a place in the line; how long it is until the turn may come to it."""
         line, other = (self._urgent, self._others) if urgent else (self._others, self._urgent)
         other.pop(key, None)
-        line.setdefault(key, now_s)
-        ahead = list(line).index(key) + (0 if urgent else len(self._urgent))
+        place = list(line).index(key) if key in line else len(line)
+        ahead = place + (0 if urgent else len(self._urgent))
         wait_s = next_s + ahead * max(self._interval_s, LEAST_INTERVAL_S)
         line[key] = now_s + wait_s
         return wait_s

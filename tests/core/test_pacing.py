@@ -71,6 +71,20 @@ def test_a_new_stop_of_a_vm_replaces_its_old_one_and_a_further_one_prolongs_the_
     assert brake.until(at(40)) == at(160)
 
 
+def test_the_last_stop_of_a_vm_counts_not_its_first() -> None:
+    brake = Brake(Waits(), BOOT)
+    brake.note(key(0), stopped(0), at(0))
+    for number in range(3):
+        brake.note(key(number), stopped(90 + number), at(95))
+    assert brake.until(at(95)) == at(212)
+
+
+def test_a_vm_of_which_no_stop_was_told_can_be_forgotten() -> None:
+    brake = Brake(Waits(), BOOT)
+    brake.forget(key(0))
+    assert brake.until(at(0)) is None
+
+
 @pytest.mark.parametrize("how", ["forgotten", "run again", "judged anew"])
 def test_a_stop_that_no_longer_holds_is_not_counted(how: str) -> None:
     brake = Brake(Waits(), BOOT)
@@ -137,6 +151,32 @@ def test_who_becomes_urgent_goes_ahead_and_back_again() -> None:
     assert pace.take(key(1), 0, urgent=False) == 2
     assert pace.take(key(2), 0, urgent=False) == 2
     assert pace.take(key(1), 0, urgent=False) == 1
+
+
+def test_who_has_had_its_turn_is_in_nobodys_way() -> None:
+    pace = Pace(parallel=1, interval_s=1)
+    assert pace.take(key(0), 0, urgent=False) == 0
+    assert pace.take(key(1), 0, urgent=False) == 1
+    pace.give_back(key(0))
+    assert pace.take(key(1), 1, urgent=False) == 0
+    assert pace.take(key(2), 1, urgent=False) == 1
+
+
+def test_who_does_not_come_back_loses_its_place_after_three_turns() -> None:
+    pace = Pace(parallel=1, interval_s=1)
+    assert pace.take(key(0), 0, urgent=False) == 0
+    pace.give_back(key(0))
+    assert pace.take(key(1), 0.5, urgent=True) == 0.5
+    assert pace.take(key(2), 4, urgent=False) > 0
+    assert pace.take(key(2), 4.1, urgent=False) == 0
+
+
+def test_who_is_as_late_as_may_be_keeps_its_place() -> None:
+    pace = Pace(parallel=1, interval_s=0)
+    assert pace.take(key(0), 0, urgent=False) == 0
+    assert pace.take(key(1), 0, urgent=True) == 0.05
+    pace.give_back(key(0))
+    assert pace.take(key(2), 0.1, urgent=False) > 0
 
 
 def test_giving_back_what_was_never_had_does_no_harm() -> None:
