@@ -195,6 +195,10 @@ class SimulatedGuest:
         self.disk_full = True
         self._pass("PAUSED", "IOERROR", "SUSPENDED", "IOERROR")
 
+    def pause_by_watchdog(self) -> None:
+        """Its watchdog has not heard of it."""
+        self._pass("PAUSED", "WATCHDOG", "SUSPENDED", "WATCHDOG")
+
     def remove(self) -> None:
         """End its QEMU and undefine it."""
         if self.on:

@@ -1,0 +1,54 @@
+"""What a pass does between its ends, which are simulated: found by the simulation, and kept."""
+
+from controller.model import Reason, Verb, VmKey
+from tests.sim.api import SimulatedApi
+from tests.sim.node import WAITS, Clock, SimulatedNode
+
+
+def key(name: str) -> VmKey:
+    return VmKey("default", name)
+
+
+def node_with(*names: str, **spec: str) -> SimulatedNode:
+    """A node where these run, as their objects say, and have been looked at."""
+    clock = Clock()
+    api = SimulatedApi(clock.wall)
+    node = SimulatedNode("node-a", api, clock)
+    for name in names:
+        guest = node.libvirtd.define(name)
+        node.judge.keys[guest.uuid] = key(name)
+        guest.start()
+        api.create(key(name), {"nodeName": "node-a", **spec})
+    works(node)
+    return node
+
+
+def works(node: SimulatedNode) -> None:
+    """The agent does all that is to be done now."""
+    agent = node.agent
+    while agent.hears_watch() or agent.hears_event() or agent.passes() or node.calls_go_on():
+        pass
+    assert not node.judge.wrongs
+
+
+def test_the_stop_that_a_look_is_the_first_to_see_puts_the_brake_on() -> None:
+    """The user wants it on at the very moment when it is the third to go off: that is no reason to start it."""
+    node = node_with("first", "second", "third")
+    for name in ("first", "second"):
+        guest = node.libvirtd.named(name)
+        assert guest
+        guest.poweroff()
+    works(node)
+    third = node.libvirtd.named("third")
+    assert third
+    third.poweroff()
+    node.api.edit(key("third"), {"powerState": "Running"})
+    works(node)
+    vm = node.agent.objects.read(key("third"))
+    assert vm
+    assert vm.status.reason == Reason.SETTLING
+    assert "Several VMs" in vm.status.conditions[0].message
+    assert not node.judge.done
+    node.clock.at_s += WAITS.brake_hold_s
+    works(node)
+    assert node.judge.done == [(key("third"), Verb.START)]

@@ -1,0 +1,496 @@
+"""A node: a simulated machine, and on it an agent made of its own parts, which can be let run step by step.
+
+A judge looks at every act when it is done, and knows what the agent may not: the objects as they were when the act was
+sent off, and the machine as it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, cast
+from uuid import UUID
+
+from controller.codec import parse
+from controller.directory import Directory
+from controller.errors import Rejected, Transient
+from controller.kube.config import Api
+from controller.kube.store import KubeStore
+from controller.model import (
+    Absent,
+    Act,
+    Address,
+    DesiredPowerState,
+    Domain,
+    Evidence,
+    Facts,
+    Node,
+    Notice,
+    Now,
+    OperationType,
+    Phase,
+    PowerState,
+    Replaced,
+    Result,
+    ShutdownMode,
+    Status,
+    StopCause,
+    Verb,
+    VirtualMachine,
+    VmKey,
+)
+from controller.pacing import Brake, Pace
+from controller.reconcile import Reconciler
+from controller.resync import out_of_step
+from controller.settings import Waits
+from controller.workqueue import WorkQueue
+from tests.sim.api import SimulatedApi
+from tests.sim.host import HANGS_S, Heard, SimulatedHost, SimulatedLibvirtd
+
+WAITS = Waits()
+STARTS_AT_ONCE, START_INTERVAL_S = 2, 1.0
+
+
+class Clock:
+    """The time of a world: it passes when it is let."""
+
+    def __init__(self) -> None:
+        self.at_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.at_s
+
+    def wall(self) -> datetime:
+        """What the clock on the wall shows."""
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.at_s)
+
+    def now(self) -> Now:
+        """Both."""
+        return Now(self.wall(), self.at_s)
+
+
+class DiedError(BaseException):
+    """The process of the agent ends here."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentOff:
+    """The world when an act was sent off."""
+
+    at_s: float
+    wall: datetime
+    objects: dict[VmKey, dict[str, Any]]
+    observe_only: bool
+    jobs: set[UUID]
+    deaf: set[UUID]
+    """Those that nobody can ask: each shutdown would be a reboot, or the QEMU is known to hang."""
+
+
+class Strand:
+    """A thread that runs only while it is let, so that what happens in a world can happen again."""
+
+    _current = threading.local()
+
+    def __init__(self, do: Callable[[], None], sent_off: SentOff) -> None:
+        self._do, self.sent_off = do, sent_off
+        self._go, self._waits = threading.Semaphore(0), threading.Semaphore(0)
+        self.begun = self.ended = False
+
+    @classmethod
+    def current(cls) -> Strand:
+        """The one that runs."""
+        strand: Strand = cls._current.strand
+        return strand
+
+    def step(self) -> None:
+        """Let it run to where it waits next, or to its end."""
+        if not self.begun:
+            self.begun = True
+            threading.Thread(target=self._run, daemon=True).start()
+        self._go.release()
+        self._waits.acquire()
+
+    def pause(self) -> None:
+        """Let the world go on."""
+        self._waits.release()
+        self._go.acquire()
+
+    def _run(self) -> None:
+        self._go.acquire()
+        Strand._current.strand = self
+        try:
+            self._do()
+        finally:
+            self.ended = True
+            self._waits.release()
+
+
+def wait(holds: Callable[[], bool]) -> None:
+    """How a call waits within the simulated libvirt."""
+    while not holds():
+        Strand.current().pause()
+
+
+class SimulatedNode:
+    """A machine with an agent."""
+
+    def __init__(self, name: str, api: SimulatedApi, clock: Clock) -> None:
+        self.name, self.api, self.clock = name, api, clock
+        self.boots = 1
+        self.observe_only = False
+        self.libvirtd = SimulatedLibvirtd(clock=clock, wait=wait)
+        self.libvirtd.listeners.append(self._tell)
+        self.judge = Judge(self)
+        self.left: list[Strand] = []
+        """Calls of agents that have died; libvirt goes on with them."""
+        self.agent = SimulatedAgent(self)
+
+    @property
+    def boot_id(self) -> str:
+        """Tells this boot of the machine from the next."""
+        return f"{self.name}-boot-{self.boots}"
+
+    def restart_agent(self) -> None:
+        """The agent dies where it stands, and another begins."""
+        self.left += [strand for strand in self.agent.calls if strand.begun]
+        reachable = self.agent.host.reachable
+        self.agent = SimulatedAgent(self)
+        self.agent.host.reachable = reachable
+
+    def reboot(self) -> None:
+        """The machine goes down at once, and comes up again."""
+        self.libvirtd.reboot()
+        self.boots += 1
+        self.restart_agent()
+
+    def calls_go_on(self) -> bool:
+        """Let every call go on as far as it can; whether any did."""
+        strands = [*self.left, *self.agent.calls]
+        before = [(strand.begun, strand.ended) for strand in strands]
+        for strand in strands:
+            strand.step()
+        self.forget_ended()
+        return [(strand.begun, strand.ended) for strand in strands] != before
+
+    def forget_ended(self) -> None:
+        """Calls that have ended are nobody's."""
+        self.left = [strand for strand in self.left if not strand.ended]
+        self.agent.calls = [strand for strand in self.agent.calls if not strand.ended]
+
+    def as_it_is(self) -> SentOff:
+        """What the judge needs to know of this moment."""
+        guests, now_s = self.libvirtd.guests.values(), self.clock()
+        hang = [guest for guest in guests if any(now_s - since_s >= HANGS_S for since_s in guest.calls.values())]
+        return SentOff(
+            at_s=now_s,
+            wall=self.clock.wall(),
+            objects=dict(self.api.objects),
+            observe_only=self.observe_only,
+            jobs={guest.uuid for guest in guests if guest.job},
+            deaf={g.uuid for g in guests if g in hang or g.on_poweroff_now == "restart"},
+        )
+
+    def _tell(self, heard: Heard) -> None:
+        self.agent.unheard.append(heard)
+
+
+class SimulatedAgent:
+    """One process: it knows what it has been told, and forgets it when it ends."""
+
+    def __init__(self, node: SimulatedNode) -> None:
+        self.node = node
+        self.queue: WorkQueue[VmKey] = WorkQueue(clock=node.clock, uniform=lambda _low, high: high)
+        self.host = SimulatedHost(node.libvirtd)
+        self.objects = KubeStore(cast("Api", node.api), node.name)
+        self.directory = Directory()
+        self.brake = Brake(WAITS, node.boot_id)
+        self.calls: list[Strand] = []
+        self.unheard: list[Heard] = []
+        """Events that are on their way."""
+        self.meanwhile: dict[str, Callable[[], None]] = {}
+        """What happens, once, and when: "before the report", "before the refresh", "after the report"."""
+        self.api_away = False
+        self.answers_lost = False
+        self.saw: Domain | Absent | Replaced | None = None
+        """What the last look showed."""
+        self.reconciler = Reconciler(
+            host=Watched(self),
+            store=Written(self),
+            recorder=Nobody(),
+            queue=self.queue,
+            directory=self.directory,
+            brake=self.brake,
+            pace=Pace(STARTS_AT_ONCE, START_INTERVAL_S),
+            gauges=Nobody(),
+            node=lambda: Node(node.name, node.boot_id, node.observe_only),
+            waits=WAITS,
+            spawn=lambda do: self.calls.append(Strand(do, node.as_it_is())),
+            clock=node.clock.now,
+        )
+        self.objects.relist()
+        for key in self.objects.known():
+            vm = self.objects.read(key)
+            assert vm
+            self.directory.enter(vm)
+            self.brake.note(key, vm.status, node.clock.now())
+            self.queue.add(key)
+
+    def connect(self, *, reachable: bool) -> None:
+        """libvirt goes, or comes back."""
+        if reachable is not self.host.reachable:
+            self.host.reachable = reachable
+            self.unheard.clear()
+            for key in self.objects.known():
+                self.queue.add(key)
+
+    def passes(self) -> bool:
+        """One pass, if a VM waits for one; whether one did."""
+        if not len(self.queue):
+            return False
+        key = self.queue.get()
+        assert key
+        try:
+            self.reconciler.reconcile(key)
+        except (Transient, Rejected):
+            self.queue.retry(key)
+        except DiedError:
+            self.node.restart_agent()
+        else:
+            self.queue.forget(key)
+        finally:
+            self.queue.done(key)
+        return True
+
+    def hears_watch(self) -> bool:
+        """All that the API server has to tell; whether it was news."""
+        news, gone = self.objects.relist()
+        for key in sorted(news | gone):
+            self.queue.add(key)
+        return bool(news | gone)
+
+    def hears_event(self, index: int = 0) -> bool:
+        """One event of those on their way."""
+        if not self.unheard:
+            return False
+        heard = self.unheard.pop(index % len(self.unheard))
+        self.host.hear(heard)
+        for key in sorted(self.directory.keys(heard.uuid, heard.name)):
+            self.reconciler.event(key, self.node.clock())
+        return True
+
+    def relists(self) -> None:
+        """What it does once a minute: list libvirt, and look at what is not as it was reported."""
+        vms = [vm for key in self.objects.known() if (vm := self.objects.read(key))]
+        for vm in out_of_step(vms, self.host.relist()):
+            self.queue.add(vm.key)
+
+    def happens(self, moment: str) -> None:
+        """Let that happen which waits for this moment."""
+        if happen := self.meanwhile.pop(moment, None):
+            happen()
+
+
+class Watched:
+    """The host of an agent, whose every act is judged."""
+
+    def __init__(self, agent: SimulatedAgent) -> None:
+        self._agent, self._host = agent, agent.host
+
+    def look(self, address: Address) -> Domain | Absent | Replaced:
+        self._agent.saw = self._host.look(address)
+        return self._agent.saw
+
+    def facts(self, domain: Domain) -> Facts:
+        return self._host.facts(domain)
+
+    def evidence(self, uuid: UUID) -> frozenset[Evidence]:
+        return self._host.evidence(uuid)
+
+    def act(self, act: Act) -> Result:
+        return self._agent.node.judge.watch(self._agent, act, self._do)
+
+    def _do(self, act: Act) -> Result:
+        try:
+            result = self._host.act(act)
+        finally:
+            Strand.current().pause()  # the answer is on its way
+        if self._agent.answers_lost:
+            raise Transient("the connection was lost before the answer came")
+        return result
+
+
+class Written:
+    """The store of an agent, and what may happen about it."""
+
+    def __init__(self, agent: SimulatedAgent) -> None:
+        self._agent, self._store = agent, agent.objects
+
+    def read(self, key: VmKey) -> VirtualMachine | None:
+        return self._store.read(key)
+
+    def refresh(self, key: VmKey) -> VirtualMachine | None:
+        self._agent.happens("before the refresh")
+        self._reach()
+        return self._store.refresh(key)
+
+    def report(self, vm: VirtualMachine, status: Status) -> VirtualMachine:
+        self._agent.happens("before the report")
+        self._reach()
+        before = self._agent.node.api.objects.get(vm.key)
+        reported = self._store.report(vm, status)
+        if before:
+            self._agent.node.judge.reported(parse(before), reported, self._agent.saw)
+        self._agent.happens("after the report")
+        return reported
+
+    def _reach(self) -> None:
+        if self._agent.api_away:
+            raise Transient("the API server does not answer")
+
+
+class Nobody:
+    """Whoever is told something and does nothing with it."""
+
+    def record(self, vm: VirtualMachine, notice: Notice) -> None: ...
+    def reported(self, vm: VirtualMachine, status: Status, since_s: float | None) -> None: ...
+    def acted(self, verb: Verb, result: Result) -> None: ...
+    def forgotten(self, key: VmKey) -> None: ...
+
+
+class Judge:
+    """What no agent may do, whatever happens to it. What one has done all the same is in `wrongs`."""
+
+    def __init__(self, node: SimulatedNode) -> None:
+        self._node = node
+        self.keys: dict[UUID, VmKey] = {}
+        """Which object speaks of which domain."""
+        self.wrongs: list[str] = []
+        self.done: list[tuple[VmKey, Verb]] = []
+        self._under_way: defaultdict[SimulatedAgent, list[Act]] = defaultdict(list)
+        self._asked_s: dict[tuple[SimulatedAgent, UUID, int | None], float] = {}
+        self._started_s: defaultdict[SimulatedAgent, list[float]] = defaultdict(list)
+        self._restarted: defaultdict[tuple[VmKey, datetime | None], set[tuple[str, int | None]]] = defaultdict(set)
+        """The runs that were ended, or asked to end, for each restart that a user has asked for."""
+
+    def watch(self, agent: SimulatedAgent, act: Act, do: Callable[[Act], Result]) -> Result:
+        """Have it done, and judge it."""
+        sent_off = Strand.current().sent_off
+        key = self.keys[act.domain.uuid]
+        raw = sent_off.objects.get(key)
+        if raw is None:
+            self.wrongs.append(f"{act}: there is no {key}")
+            return do(act)
+        vm = parse(raw)
+        rules = [*self._any_act(agent, vm, act), *self._start(agent, vm, act), *self._stop(agent, vm, act)]
+        self.wrongs += [f"{key}: {rule}: {act}, {vm}" for rule, kept in rules if not kept]
+        if act.verb is Verb.SHUTDOWN:
+            self._asked_s.setdefault((agent, act.domain.uuid, act.domain.id), sent_off.at_s)
+        guest = self._node.libvirtd.guests.get(act.domain.uuid)
+        before = guest and (guest.phase, guest.id)
+        self._under_way[agent].append(act)
+        try:
+            result = do(act)
+        except Exception as error:
+            if not isinstance(error, (Rejected, Transient)):
+                self.wrongs.append(repr(error))
+            raise
+        finally:
+            self._under_way[agent].remove(act)
+        if result is Result.DONE:
+            self.done.append((key, act.verb))
+            if before != (act.domain.phase, act.domain.id):
+                self.wrongs.append(f"{key}: it was {before} and no longer what had been seen: {act}")
+            self._count_restart(vm, act)
+        return result
+
+    def reported(self, before: VirtualMachine, after: VirtualMachine, saw: object) -> None:
+        """A report has been written over another."""
+        former, node = before.status, self._node.name
+        if former.node_name in {"", node} or after.status.node_name != node:
+            return
+        off = former.power_state in {PowerState.STOPPED, PowerState.SAVED, PowerState.ABSENT} or (
+            former.power_state is PowerState.CRASHED and former.libvirt_state == "SHUTOFF"
+        )
+        on_here = isinstance(saw, Domain) and saw.phase.on
+        if not (off or on_here or before.confirmed_off == former.node_name):
+            self.wrongs.append(f"{before.key}: taken from {former.node_name}, where it may be on: {before}")
+
+    def _any_act(self, agent: SimulatedAgent, vm: VirtualMachine, act: Act) -> list[tuple[str, bool]]:
+        others = [other for other in self._under_way[agent] if other.domain.uuid == act.domain.uuid]
+        forcing = [other for other in self._under_way[agent] if other.verb is Verb.DESTROY]
+        return [
+            ("an act on what nobody knows", act.domain.phase not in {Phase.UNKNOWN, Phase.POST_COPY_FAILED}),
+            ("an act on a VM that is held", not vm.holds),
+            ("an act on a VM that is only watched", vm.desired is not None),
+            ("an act on another node's VM", vm.node_name == vm.status.node_name == self._node.name),
+            ("an act of an agent that only watches", not Strand.current().sent_off.observe_only),
+            ("an act during a job", act.domain.uuid not in Strand.current().sent_off.jobs),
+            ("a second polite act", act.verb is Verb.DESTROY or not others),
+            ("two are forced at once", act.verb is not Verb.DESTROY or not forcing),
+        ]
+
+    def _start(self, agent: SimulatedAgent, vm: VirtualMachine, act: Act) -> list[tuple[str, bool]]:
+        if not act.verb.starts:
+            return []
+        at_s, started_s = Strand.current().sent_off.at_s, self._started_s[agent]
+        starting = [other for other in self._under_way[agent] if other.verb.starts]
+        started_s.append(at_s)
+        return [
+            ("it need not be on", vm.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}),
+            ("too many starts at once", len(starting) < STARTS_AT_ONCE),
+            (
+                "starts too soon after each other",
+                all(b - a >= START_INTERVAL_S for a, b in pairwise(sorted(started_s))),
+            ),
+            ("several VMs stopped together", not self._braked()),
+        ]
+
+    def _braked(self) -> bool:
+        sent_off, node = Strand.current().sent_off, self._node
+        vms = [parse(raw) for raw in sent_off.objects.values()]
+        stops = sorted(
+            vm.status.last_stop.time
+            for vm in vms
+            if vm.node_name == vm.status.node_name == node.name
+            and vm.status.node_boot_id == node.boot_id
+            and vm.status.last_stop
+            and vm.status.last_stop.cause in {StopCause.GUEST, StopCause.EXTERNAL, StopCause.SAVED}
+        )
+        window, hold = timedelta(seconds=WAITS.brake_window_s), timedelta(seconds=WAITS.brake_hold_s)
+        return any(
+            last - first <= window and sent_off.wall < last + hold
+            for first, last in zip(stops, stops[WAITS.brake_count - 1 :], strict=False)
+        )
+
+    def _stop(self, agent: SimulatedAgent, vm: VirtualMachine, act: Act) -> list[tuple[str, bool]]:
+        if act.verb not in {Verb.SHUTDOWN, Verb.DESTROY}:
+            return []
+        operation = vm.status.operation
+        restart = operation is not None and operation.type is OperationType.RESTART
+        running = vm.desired is DesiredPowerState.RUNNING
+        return [
+            ("it need not be off", vm.desired is DesiredPowerState.STOPPED or (running and restart)),
+            ("a stop that nobody has written down", operation is not None and operation.domain_id == act.domain.id),
+            ("force without patience", act.verb is Verb.SHUTDOWN or self._may_force(agent, vm, act)),
+        ]
+
+    def _may_force(self, agent: SimulatedAgent, vm: VirtualMachine, act: Act) -> bool:
+        """At once where the user says so; else after this agent has asked this run, and waited, where it could."""
+        if vm.shutdown.mode is not ShutdownMode.GRACEFUL_THEN_FORCE:
+            return vm.shutdown.mode is ShutdownMode.FORCE
+        sent_off = Strand.current().sent_off
+        if act.domain.phase is not Phase.RUNNING or act.domain.uuid in sent_off.deaf:
+            return True
+        asked_s = self._asked_s.get((agent, act.domain.uuid, act.domain.id), float("inf"))
+        return sent_off.at_s - asked_s >= min(vm.shutdown.grace_s, WAITS.force_wait_s)
+
+    def _count_restart(self, vm: VirtualMachine, act: Act) -> None:
+        if act.verb in {Verb.SHUTDOWN, Verb.DESTROY} and vm.desired is DesiredPowerState.RUNNING:
+            ended = self._restarted[vm.key, vm.status.last_restart_time]
+            ended.add((vm.status.node_boot_id, act.domain.id))
+            if len(ended) > 1:
+                self.wrongs.append(f"{vm.key}: one restart was asked for, and {len(ended)} runs were ended: {vm}")
