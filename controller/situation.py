@@ -274,6 +274,8 @@ def _seen(status: Status, view: View, memory: Memory) -> tuple[Status, tuple[Not
         return _seen_domain(status, view, view.seen, memory)
     gone = PowerState.ABSENT if isinstance(view.seen, Absent) else PowerState.UNKNOWN
     record = status.domain and replace(status.domain, id=None)
+    # It has run since the stop that is on record, and nobody has seen how that ended.
+    unseen = isinstance(view.seen, Absent) and was_on(status)
     return (
         replace(
             _in_power_state(status, gone, view.now),
@@ -281,6 +283,7 @@ def _seen(status: Status, view: View, memory: Memory) -> tuple[Status, tuple[Not
             libvirt_state="",
             libvirt_reason="",
             domain=record,
+            last_stop=_stop(StopCause.UNKNOWN, view.now) if unseen else status.last_stop,
             completion_time=None,
         ),
         (),

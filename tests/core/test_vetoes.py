@@ -59,6 +59,19 @@ def test_memory_elsewhere_is_void_once_libvirt_tells_of_another_stop(word: str) 
     assert verb(vm.look(domain(Phase.STOPPED, reason="DESTROYED"), after_s=3600)) is Verb.START
 
 
+def test_memory_elsewhere_is_void_once_it_has_run_again_though_it_is_gone_when_that_ends() -> None:
+    vm = Vm().in_sync()
+    assert vm.look(Phase.SAVED).status.last_stop
+    vm.look(Phase.RUNNING, after_s=1000)
+    gone = vm.look(Absent()).status.last_stop
+    assert gone
+    assert gone.cause is StopCause.UNKNOWN
+    # Somebody defines it anew, and libvirt knows nothing of its past.
+    step = vm.look(FORGOTTEN)
+    assert step.reason is Reason.STARTING
+    assert verb(step) is Verb.START
+
+
 def test_a_stop_by_the_guest_is_not_taken_for_memory_elsewhere() -> None:
     vm = Vm().in_sync()
     vm.look(FORGOTTEN, events=GUEST)
