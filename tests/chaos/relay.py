@@ -17,6 +17,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from lab.controlplane import ControlPlane
+from lab.world import HANG_LIMIT_S
 
 PASSED_ON = {"accept", "authorization", "content-type"}
 Broken = tuple[HTTPStatus, bytes]
@@ -53,6 +54,7 @@ class Relay:
         self._changed = threading.Condition()
         self._broken: Broken | None = None
         self._watches: set[http.client.HTTPSConnection] = set()
+        self._silenced: set[http.client.HTTPSConnection] = set()
         self._times_s: list[float] = []
         """When watches were answered as by a broken server, since it last broke."""
         self.before_patch: Callable[[str], None] = lambda _: None
@@ -100,15 +102,24 @@ class Relay:
             self._broken, self._times_s = answer, []
         self._end_watches()
 
+    def silence_watches(self) -> None:
+        """Let those that are open stay open, with not a word more, as when a firewall has forgotten them.
+
+        There is one before this returns.
+        """
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._watches, HANG_LIMIT_S), "nobody watches"
+            self._silenced |= self._watches
+
     def mend(self) -> None:
         """Pass everything on."""
         with self._changed:
             self._broken = None
 
-    def until_broken(self, times: int, *, limit_s: float) -> float:
+    def until_broken(self, times: int) -> float:
         """Wait until so many watches have been answered as by a broken server; how many that was a second."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self._times_s) >= times, limit_s), "nobody watches any more"
+            assert self._changed.wait_for(lambda: len(self._times_s) >= times, HANG_LIMIT_S), "nobody watches any more"
             times_s = self._times_s[:times]
         return (times - 1) / (times_s[-1] - times_s[0])
 
@@ -152,10 +163,12 @@ class Relay:
             if self._broken:
                 return
             self._watches.add(connection)
+            self._changed.notify_all()
         try:
             _begin(request, HTTPStatus(response.status))
             while line := response.readline():
-                request.wfile.write(line)
+                if connection not in self._silenced:
+                    request.wfile.write(line)
         finally:
             with self._changed:
                 self._watches.discard(connection)
