@@ -47,18 +47,6 @@ ON = {
 }
 OFF = {PowerState.STOPPED, PowerState.SAVED}
 
-ACTING = {
-    Reason.PAUSING,
-    Reason.RESUMING,
-    Reason.WAKING,
-    Reason.RESTARTING,
-    Reason.START_FAILED,
-    Reason.CRASH_LOOP_BACK_OFF,
-    Reason.PAUSED_BY_IO_ERROR,
-    Reason.ACTION_FAILED,
-}
-"""While one of these is the reason, an act of ours is due or under way."""
-
 
 @dataclass(frozen=True, slots=True)
 class Situation:
@@ -348,7 +336,7 @@ def _reconsidered(stop: LastStop, before: Status, view: View, domain: Domain) ->
     if rebooted and may_be_host and before.completion_time is None and view.vm.desired == before.desired:
         return replace(stop, cause=StopCause.NODE_REBOOT, message=causes.MESSAGES[StopCause.NODE_REBOOT])
     if stop.cause is StopCause.UNKNOWN and not rebooted:
-        cause = causes.cause_of_stop(domain, replace(before, operation=None), view.evidence, view.node.boot_id)
+        cause = causes.cause_of_stop(domain, before, view.evidence, view.node.boot_id)
         return replace(stop, cause=cause, message=causes.MESSAGES[cause])
     return stop
 
@@ -511,9 +499,10 @@ def _drift_since(s: Situation, drift: Drift, wait_s: float, *, news: bool) -> No
             return s.now.recall(reconciling.last_transition_time, at_most_s=wait_s)
         return s.now
     # Nobody is at work on what has crashed; only the backoff asks for patience.
-    if s.asked or s.cycling or s.cause in {StopCause.AGENT, StopCause.CRASH} or _served(s):
+    if s.asked or s.restart_due or s.operation or s.cause in {StopCause.AGENT, StopCause.CRASH}:
         return None
-    if history.power_state in {PowerState.UNKNOWN, PowerState.ABSENT}:  # it has not been another before
+    started = history.reason == Reason.STARTING and was_off(history)  # what is there now may have come of that
+    if started or history.power_state in {PowerState.UNKNOWN, PowerState.ABSENT}:
         return None
     if same and memory.drift_since:
         return memory.drift_since
@@ -522,19 +511,6 @@ def _drift_since(s: Situation, drift: Drift, wait_s: float, *, news: bool) -> No
     if watched or changed is None or history.power_state is not s.status.power_state:
         return s.now
     return s.now.recall(changed, at_most_s=wait_s)
-
-
-def _served(s: Situation) -> bool:
-    """The settle time of what is there has been served: an act was due, or under way, at the last look.
-
-    A start or a shutdown that only passed by was nobody's act of ours: what comes of it is somebody's doing again.
-    """
-    reason = s.history.reason
-    if reason == Reason.STARTING:
-        return was_off(s.history)
-    if reason == Reason.SHUTTING_DOWN:
-        return s.desired is DesiredPowerState.STOPPED
-    return reason in ACTING
 
 
 def _drift(desired: DesiredPowerState, phase: Phase) -> Drift:

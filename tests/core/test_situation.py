@@ -604,6 +604,38 @@ def test_what_this_agent_does_is_not_held_up_half_way(desired: DesiredPowerState
     assert again.reason is not Reason.SETTLING
 
 
+@pytest.mark.parametrize(("phase", "first"), [(Phase.PAUSED, Verb.RESUME), (Phase.SUSPENDED, Verb.WAKE)])
+def test_the_second_half_of_a_stop_does_not_settle_though_the_agent_is_new(phase: Phase, first: Verb) -> None:
+    vm = Vm(STOPPED).in_sync()
+    vm.look(phase)
+    assert verb(vm.look(phase, after_s=10)) is first
+    vm.agent_restarts()
+    assert verb(vm.look(Phase.RUNNING)) is Verb.SHUTDOWN
+
+
+def test_a_pause_that_a_start_of_ours_brings_back_is_ended_at_once() -> None:
+    """It was saved while it was paused."""
+    vm = Vm().in_sync()
+    vm.look(Phase.SAVED)
+    assert verb(vm.look(Phase.SAVED, after_s=900)) is Verb.START
+    assert verb(vm.look(domain(Phase.PAUSED, 2), outcome=done(Verb.START))) is Verb.RESUME
+
+
+def test_a_pause_that_somebody_makes_while_ours_waits_is_left_alone() -> None:
+    vm = Vm().in_sync()
+    vm.look(Phase.CRASHED_OFF, events=CRASH)
+    vm.look(domain(Phase.RUNNING, 2), outcome=done(Verb.START))
+    assert vm.look(Phase.CRASHED_OFF, events=CRASH).reason is Reason.CRASH_LOOP_BACK_OFF
+    assert vm.look(domain(Phase.PAUSED, 3)).reason is Reason.SETTLING
+
+
+def test_a_guest_that_stops_as_it_starts_is_left_alone_for_its_settle_time() -> None:
+    vm = Vm().in_sync()
+    assert vm.look(Phase.STARTING, after_s=60).reason is Reason.STARTING
+    vm.agent_restarts()
+    assert vm.look(Phase.STOPPED, events=GUEST).reason is Reason.SETTLING
+
+
 def test_a_user_who_wants_it_on_again_after_a_stop_of_ours_waits_for_nothing() -> None:
     vm = Vm(STOPPED)
     vm.look(Phase.RUNNING)
