@@ -91,6 +91,10 @@ class Thousand:
     floor_s: list[float] = field(default_factory=list)
     """What bursts of bare PATCHes took."""
 
+    def close(self) -> None:
+        """Let the test driver forget the VMs."""
+        self.books.close()
+
     def expected(self) -> dict[str, Told]:
         """What is to be told of each VM, by libvirt itself."""
         stats = self.books.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
@@ -117,7 +121,6 @@ def thousand(lab: Lab) -> Iterator[Thousand]:
     """Domains that run, and objects that nobody has reported yet."""
     with ExitStack() as parts:
         books = libvirt.open(lab.libvirtd.test_uri)
-        parts.callback(books.close)
         vms = [f"load-{n:04}" for n in range(VMS)]
         floor_vms = [f"floor-{n:04}" for n in range(VMS)]
         with step(f"{VMS} domains run"):
@@ -126,7 +129,9 @@ def thousand(lab: Lab) -> Iterator[Thousand]:
             parts.callback(delete_objects, lab.controlplane)
             create_objects(lab.controlplane, observed(vms) | {vm: {} for vm in floor_vms})
         board = parts.enter_context(Board(lab.controlplane))
-        yield Thousand(lab, lab.libvirtd.test_uri, books, board, vms, floor_vms)
+        load = Thousand(lab, lab.libvirtd.test_uri, books, board, vms, floor_vms)
+        parts.callback(load.close)
+        yield load
 
 
 def measure_start(load: Thousand) -> dict[str, Any]:
@@ -276,6 +281,7 @@ def measure_reconnect(load: Thousand) -> dict[str, Any]:
             load.lab.libvirtd.kill()
             killed_s = time.monotonic()
             told_s = load.board.right_since_s(unknown) - killed_s
+        load.close()
         load.lab.libvirtd.start()
         load.books = libvirt.open(load.uri)
         start_on_test_driver(load.books, load.vms)
