@@ -152,6 +152,17 @@ def test_a_migrated_vm_that_is_already_off_again_at_its_new_home_is_started_at_o
     assert (verb(step), step.status.last_stop, step.notices) == (Verb.START, None, ())
 
 
+def test_a_stop_that_was_not_judged_before_the_user_moved_the_vm_is_not_judged_on_the_new_node() -> None:
+    """A host that is emptied: its guests go off, and are wanted on elsewhere."""
+    vm = Vm(restart_policy=RestartPolicy.NEVER).in_sync()
+    assert vm.look(Phase.STOPPED, events=GUEST).reason is Reason.SETTLING
+    vm.change(node_name="node-b")
+    vm.node = Node("node-b", "boot-b")
+    vm.agent_restarts()
+    step = vm.look(FORGOTTEN)
+    assert (verb(step), step.status.restart_count) == (Verb.START, 0)
+
+
 def test_an_accepted_stop_stays_accepted_on_another_node() -> None:
     vm = Vm(restart_policy=RestartPolicy.NEVER).in_sync()
     vm.look(Phase.STOPPED, events=GUEST)
