@@ -133,6 +133,12 @@ def test_of_many_that_wait_each_comes_back_at_its_own_turn() -> None:
         pace.give_back(key(number))
 
 
+def test_those_whom_users_wait_for_come_one_after_another_too() -> None:
+    pace = Pace(parallel=1, interval_s=1)
+    assert pace.take(key(0), 0, urgent=False) == 0
+    assert [pace.take(key(number), 0, urgent=True) for number in (1, 2, 3)] == [1, 2, 3]
+
+
 def test_who_waits_for_a_long_start_asks_again_soon_and_the_others_after_it() -> None:
     pace = Pace(parallel=1, interval_s=0)
     assert pace.take(key(0), 0, urgent=False) == 0
