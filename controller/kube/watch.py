@@ -126,7 +126,6 @@ class Watch:
             settings=self.settings(),
             clusterwide=True,
             standalone=True,
-            stop_flag=stop,
             insights=insights,
             vault=Paced(),
         )
@@ -134,8 +133,10 @@ class Watch:
             # kopf has just taken the signals for itself: it would end without us, and leave `stop` as it is.
             for signum in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-        # kopf runs for as long as each of its tasks does.
-        await kopf.run_tasks([*tasks, asyncio.create_task(_insist(insights))], ignored=others)
+        # kopf runs for as long as each of its tasks does. Its own `stop_flag` is one too many: whatever else ends kopf,
+        # it leaves a task behind for which kopf then waits 5 s.
+        ours = (_insist(insights), stop.wait())
+        await kopf.run_tasks([*tasks, *map(asyncio.create_task, ours)], ignored=others)
 
     def settings(self) -> kopf.OperatorSettings:
         """kopf, bounded and quiet. Raises RuntimeError when it would watch the objects of other nodes too."""
