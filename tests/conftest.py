@@ -1,6 +1,7 @@
 """The real parts that tests share; what a fixture here starts ends with the test run."""
 
 import re
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,11 @@ def _real_parts_are_counted(request: pytest.FixtureRequest, pytestconfig: pytest
     yield
     if _grew(heard, _heard(libvirtd)) and _grew(written, _written(controlplane)):
         pytestconfig.stash.setdefault(ON_REAL_PARTS, set()).add(request.node.nodeid)
+
+
+def pytest_configure() -> None:
+    """Whoever runs us in the background has us ignore Ctrl-C, and all that we start: but that is what tests send."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

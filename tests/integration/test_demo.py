@@ -27,8 +27,7 @@ def demo(folder: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Po
     """The demo, told to a pipe; with KEEP as the test says."""
     environment = os.environ | {"TMPDIR": str(folder), "KEEP": getattr(request, "param", "")}
     with subprocess.Popen(
-        # Who runs us in the background has us ignore Ctrl-C, and so would it.
-        ["env", "--default-signal=INT", sys.executable, "-u", ROOT / "tools" / "demo.py"],
+        [sys.executable, "-u", ROOT / "tools" / "demo.py"],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
