@@ -242,7 +242,8 @@ def _has_managed_save(handle: libvirt.virDomain) -> bool:
 def _occupied(handle: libvirt.virDomain) -> tuple[bool, bool]:
     """(a job owns the domain, its QEMU hangs).
 
-    The control interface answers at once; jobInfo waits, for 30 s, while anybody's call on the domain has not returned.
+    The control interface answers at once; jobInfo waits, for 30 s, while anybody's call on the domain has not returned,
+    and one may have begun between the two.
     """
     try:
         control, _, for_ms = handle.controlInfo(0)
@@ -254,7 +255,12 @@ def _occupied(handle: libvirt.virDomain) -> tuple[bool, bool]:
     except libvirt.libvirtError as error:
         if error.get_error_code() not in {libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_INVALID}:
             raise
-    return _has_job(handle), False
+    try:
+        return _has_job(handle), False
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+            return False, True
+        raise
 
 
 def _has_job(handle: libvirt.virDomain) -> bool:

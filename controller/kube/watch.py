@@ -201,11 +201,14 @@ class Watch:
 
 
 async def _insist(insights: Insights) -> None:
-    """Raise if there is nothing to watch: kopf looks once which resources there are, and misses what comes later."""
+    """End if there is nothing to watch: kopf looks once which resources there are, and misses what comes later.
+
+    Whoever lists the objects says that their definition is missing.
+    """
     await insights.ready_resources.wait()
-    if not any((known.group, known.plural) == (GROUP, PLURAL) for known in insights.watched_resources):
-        raise RuntimeError("the API server does not know VirtualMachine: install deploy/crds first")
-    await asyncio.Event().wait()
+    if any((known.group, known.plural) == (GROUP, PLURAL) for known in insights.watched_resources):
+        await asyncio.Event().wait()
+    await asyncio.sleep(BACKOFF_MAX_S * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
 
 
 def _one_line(error: BaseException) -> str:

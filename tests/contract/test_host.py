@@ -106,7 +106,7 @@ class Place:
                 asked.set_exception(error)
 
         threading.Thread(target=ask, daemon=True).start()
-        until(lambda: self.host.facts(domain).job, lambda: f"{verb} does not wait")
+        until(lambda: self.host.facts(domain) != Facts(), lambda: f"{verb} does not wait")
         return asked
 
     def until_seen(self, guest: Guest, phase: Phase) -> Domain:

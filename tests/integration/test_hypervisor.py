@@ -28,6 +28,7 @@ from controller.hypervisor.lock import Hand
 from controller.model import Absent, Act, Address, Domain, Evidence, Phase, Replaced, Result, Verb
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
+from lab.processes import paused
 
 HANG_LIMIT_S = 60
 CONNECTIONS = 2 + QUERIES_AT_ONCE + ACTS_AT_ONCE
@@ -475,6 +476,29 @@ def test_facts_are_what_an_act_needs_to_know(eyes: Eyes, libvirtd: Libvirtd, gue
     libvirtd.define(guest.name)
     guest.start()
     assert not eyes.host.facts(eyes.look(guest)).reboots_on_poweroff
+
+
+def test_a_call_that_began_between_two_questions_is_seen_to_hang(
+    eyes: Eyes, guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest.start()
+    running = eyes.look(guest)
+    control_of, begun = libvirt.virDomain.controlInfo, threading.Event()
+    late = threading.Thread(target=eyes.act, args=(Verb.SUSPEND, running), daemon=True)
+
+    def control_of_the_moment_before(domain: libvirt.virDomain, flags: int) -> list[int]:
+        before: list[int] = control_of(domain, flags)
+        if not begun.is_set():
+            begun.set()
+            late.start()
+            until(lambda: control_of(domain, flags) != before)
+        return before
+
+    monkeypatch.setattr(libvirt.virDomain, "controlInfo", control_of_the_moment_before)
+    with paused(guest.qemu_pid):
+        assert eyes.host.facts(running).hangs
+    late.join(HANG_LIMIT_S)
+    assert eyes.look(guest).phase is Phase.PAUSED
 
 
 def test_acts_of_the_test_driver(libvirtd: Libvirtd) -> None:
