@@ -38,7 +38,7 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
 	@touch $@
 
-.PHONY: check test chaos demo bench mutation clean
+.PHONY: check test chaos demo bench mutation manifests clean
 check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -63,6 +63,11 @@ bench: setup ## Measure speed, load and footprint; ONLY=storm,start measures som
 
 mutation: python-packages ## Mutate the pure core: every change must be caught by a test
 	$(BIN)/mutmut run
+
+manifests: controlplane ## Render deploy/install.yaml from deploy/base
+	@kubectl=$$($(BIN)/python -m lab controlplane build)/kubectl && { \
+	echo '# Rendered by `make manifests` from deploy/base: change it there, or by a kustomization of yours.'; \
+	$$kubectl kustomize deploy/base; } > deploy/install.yaml.partial && mv deploy/install.yaml.partial deploy/install.yaml
 
 clean: ## Remove what was made in this folder (the cache, ~/.cache/virtsync, stays)
 	rm -rf .venv build dist mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
