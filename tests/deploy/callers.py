@@ -1,0 +1,106 @@
+"""Who asks an API server for something with a token of their own, and what it answers: no client in between."""
+
+import http.client
+import json
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lab import LabError
+from lab.controlplane import ControlPlane
+
+Json = dict[str, Any]
+MERGE_PATCH = "application/merge-patch+json"
+HANG_LIMIT_S = 60
+POLL_INTERVAL_S = 0.05
+AGENTS = "virtsync-system"
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, as it goes over the wire; a PATCH is a merge patch."""
+
+    method: str
+    path: str
+    body: Json | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the API server says to it."""
+
+    code: int
+    body: Json
+
+    @property
+    def granted(self) -> bool:
+        return self.code < HTTPStatus.BAD_REQUEST
+
+    @property
+    def message(self) -> str:
+        return str(self.body.get("message", ""))
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody with a token, or with somebody else's name if the token's owner may take it on."""
+
+    controlplane: ControlPlane
+    token: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def ask(self, request: Request) -> Answer:
+        """Send it, once."""
+        where = urlsplit(self.controlplane.url)
+        context = ssl.create_default_context(cafile=self.controlplane.ca)
+        connection = http.client.HTTPSConnection(str(where.hostname), where.port, context=context, timeout=HANG_LIMIT_S)
+        kind = MERGE_PATCH if request.method == "PATCH" else "application/json"
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": kind, **self.headers}
+        try:
+            connection.request(request.method, request.path, json.dumps(request.body or {}), headers)
+            response = connection.getresponse()
+            text = response.read().decode()
+        finally:
+            connection.close()
+        # A watch answers with a line for each change, of which none is needed here.
+        return Answer(response.status, json.loads(text) if text.startswith("{") and "\n{" not in text else {})
+
+
+def token(controlplane: ControlPlane, namespace: str, account: str, *bound_to: str) -> str:
+    """A token of a ServiceAccount; `bound_to` are kubectl's flags that name a Pod."""
+    return controlplane.kubectl("create", "token", account, f"--namespace={namespace}", *bound_to).stdout.strip()
+
+
+def pod_token(controlplane: ControlPlane, namespace: str, account: str, node: str, spec: Json | None = None) -> str:
+    """The token that a kubelet would mount into a Pod of this ServiceAccount on this node.
+
+    Node and Pod are objects only, made if absent; `spec` is the Pod's, if it matters.
+    """
+    name = f"{account}-{node}"
+    nothing = {"containers": [{"name": "nothing", "image": "nothing"}]}
+    pod_spec = (spec or nothing) | {"nodeName": node, "serviceAccountName": account}
+    # Nobody here would take the taint of a node that is not ready off again.
+    objects = [
+        {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}},
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": pod_spec},
+    ]
+    for made in objects:
+        controlplane.kubectl("create", "-f", "-", input=json.dumps(made), check=made["kind"] == "Pod")
+    uid = controlplane.kubectl("get", "pod", name, f"--namespace={namespace}", "-o", "jsonpath={.metadata.uid}").stdout
+    bound = ("--bound-object-kind=Pod", f"--bound-object-name={name}", f"--bound-object-uid={uid}")
+    return token(controlplane, namespace, account, *bound)
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    """Wait for what comes a moment later and is told by nothing: a policy is in force, or is no more."""
+    deadline = time.monotonic() + HANG_LIMIT_S
+    while not holds():
+        if time.monotonic() > deadline:
+            raise LabError(f"Still not: {what}.")
+        time.sleep(POLL_INTERVAL_S)

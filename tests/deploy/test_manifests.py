@@ -1,0 +1,172 @@
+"""What a user applies: rendered by kubectl, and taken by a real API server, as a whole and more than once."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from controller import __version__
+from controller.cli import main
+from lab.controlplane import ControlPlane
+from tests.deploy.callers import AGENTS, REPOSITORY
+
+Json = dict[str, Any]
+DEPLOY = REPOSITORY / "deploy"
+INSTALL = DEPLOY / "install.yaml"
+OVERLAYS = sorted(path.name for path in (DEPLOY / "overlays").iterdir())
+EVERY = ["base", *(f"overlays/{name}" for name in OVERLAYS)]
+NAME = "app.kubernetes.io/"
+LABELS = {"name": "virtsync", "part-of": "virtsync", "version": __version__, "managed-by": "kustomize"}
+
+
+def _rendered(controlplane: ControlPlane, folder: Path) -> list[Json]:
+    return [*yaml.safe_load_all(controlplane.kubectl("kustomize", str(folder)).stdout)]
+
+
+def _agents(objects: list[Json]) -> Json:
+    found: Json = next(it for it in objects if it["kind"] == "DaemonSet")
+    return found
+
+
+@pytest.fixture(params=EVERY)
+def objects(request: pytest.FixtureRequest, installed: ControlPlane) -> list[Json]:
+    return _rendered(installed, DEPLOY / request.param)
+
+
+def test_the_rendered_file_is_as_its_source(installed: ControlPlane) -> None:
+    comment, _, rest = INSTALL.read_text().partition("\n")
+    assert comment.startswith("#")
+    assert rest == installed.kubectl("kustomize", str(DEPLOY / "base")).stdout, "run `make manifests`"
+
+
+def test_it_can_be_applied_in_one_go_with_the_crd_and_again_without_a_change(installed: ControlPlane) -> None:
+    # The fixture has applied both to an empty cluster, in one go.
+    again = installed.kubectl("apply", "-f", str(DEPLOY / "crds"), "-f", str(INSTALL)).stdout.splitlines()
+    assert len(again) > 10
+    assert [line for line in again if not line.endswith(" unchanged")] == []
+    assert installed.kubectl("diff", "-f", str(INSTALL), check=False).stdout == ""
+
+
+def test_it_can_be_applied_by_the_server_too(installed: ControlPlane) -> None:
+    # Over what an ordinary apply has left: then a manager is to be named who gives way.
+    words = ("apply", "--server-side", "--dry-run=server", "--force-conflicts", "-o", "name")
+    applied = installed.kubectl(*words, "-f", str(DEPLOY / "crds"), "-f", str(INSTALL)).stdout.split()
+    assert len(applied) == len([*yaml.safe_load_all(INSTALL.read_text())]) + 1
+
+
+@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name != "prometheus"])
+def test_the_api_server_takes_each_overlay(installed: ControlPlane, overlay: str) -> None:
+    changed = installed.kubectl("apply", "--dry-run=server", "-k", str(DEPLOY / "overlays" / overlay)).stdout
+    assert [line.split()[0] for line in changed.splitlines() if "unchanged" not in line] == [
+        "daemonset.apps/virtsync-agent"
+    ]
+
+
+def test_the_overlay_for_prometheus_adds_and_changes_nothing(installed: ControlPlane) -> None:
+    base, overlay = (_rendered(installed, DEPLOY / name) for name in ("base", "overlays/prometheus"))
+    more = [it for it in overlay if it not in base]
+    assert [it for it in base if it not in overlay] == []
+    assert sorted(it["kind"] for it in more) == ["PodMonitor", "PrometheusRule"]
+
+
+def test_labels_are_by_convention(objects: list[Json]) -> None:
+    for it in objects:
+        labels = {k.removeprefix(NAME): v for k, v in it["metadata"]["labels"].items() if k.startswith(NAME)}
+        component = labels.pop("component", None)
+        assert labels == LABELS, it["metadata"]["name"]
+        assert component in ({None} if it["kind"] == "Namespace" else {"agent", "policy", "user"})
+    template = _agents(objects)["spec"]["template"]["metadata"]["labels"]
+    assert template == {f"{NAME}{k}": v for k, v in (LABELS | {"component": "agent"}).items()}
+
+
+def test_names_are_in_the_agents_namespace_or_in_none(objects: list[Json]) -> None:
+    for it in objects:
+        assert it["metadata"].get("namespace", AGENTS) == AGENTS
+        assert it["metadata"]["name"].startswith("virtsync")
+
+
+def test_an_agent_has_nothing_that_it_can_do_without(objects: list[Json]) -> None:
+    pod = _agents(objects)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert {"initContainers", "hostNetwork", "hostPID", "hostIPC"}.isdisjoint(pod)
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["volumeMounts"] == [{"name": "libvirt", "mountPath": "/run/libvirt", "readOnly": True}]
+    assert pod["volumes"] == [{"name": "libvirt", "hostPath": {"path": "/run/libvirt", "type": "Directory"}}]
+    assert set(container["resources"]["limits"]) == {"memory"}
+    assert container["image"] == f"virtsync/virtsync:{__version__}"
+
+
+def test_there_is_never_a_second_agent_on_a_node(objects: list[Json]) -> None:
+    assert _agents(objects)["spec"]["updateStrategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 0, "maxUnavailable": "10%"},
+    }
+
+
+def test_every_variable_is_one_that_the_agent_knows(objects: list[Json]) -> None:
+    known = {option.envvar for option in main.commands["agent"].params} | {"POD_NAMESPACE", "POD_UID"}
+    (container,) = _agents(objects)["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == ["agent"]
+    assert {it["name"] for it in container["env"]} <= known
+
+
+def test_probes_ask_for_what_the_agent_serves(objects: list[Json]) -> None:
+    (container,) = _agents(objects)["spec"]["template"]["spec"]["containers"]
+    asked = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+    assert asked == {
+        "startup": {"path": "/livez", "port": "http"},
+        "liveness": {"path": "/livez", "port": "http"},
+        "readiness": {"path": "/readyz", "port": "http"},
+    }
+    assert [(port["name"], port["containerPort"]) for port in container["ports"]] == [("http", 8080)]
+
+
+class TestANamespaceOfOnesOwn:
+    """`namespace:` in a kustomization is all that it takes: no policy knows the name of ours."""
+
+    @pytest.fixture
+    def renamed(self, installed: ControlPlane, tmp_path: Path) -> list[Json]:
+        (tmp_path / "base").symlink_to(DEPLOY / "base")
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "kustomization.yaml").write_text("namespace: kvm\nresources: [../base]\n")
+        return _rendered(installed, tmp_path / "mine")
+
+    def test_nothing_names_the_former_one(self, renamed: list[Json]) -> None:
+        assert AGENTS not in json.dumps(renamed)
+
+    def test_it_can_be_applied(self, installed: ControlPlane, renamed: list[Json]) -> None:
+        manifest = json.dumps({"apiVersion": "v1", "kind": "List", "items": renamed})
+        installed.kubectl("create", "namespace", "kvm")
+        told = installed.kubectl("apply", "--dry-run=server", "-f", "-", input=manifest).stdout.splitlines()
+        assert len(told) == len(renamed)
+
+
+@pytest.fixture(scope="module")
+def uninstalled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A cluster of its own from which virtsync was taken again, as the documentation says, with a VM in it."""
+    with ControlPlane(tmp_path_factory.mktemp("uninstalled")) as running:
+        running.kubectl("apply", "-f", str(DEPLOY / "crds"), "-f", str(INSTALL))
+        running.install_crds()
+        vm = {"apiVersion": "virtsync.dev/v1alpha1", "kind": "VirtualMachine", "metadata": {"name": "web-1"}}
+        running.kubectl("create", "-f", "-", input=json.dumps(vm))
+        # Nobody here empties a namespace; in a whole cluster a controller does.
+        running.kubectl("delete", "-f", str(INSTALL), "--wait=false")
+        yield running
+
+
+def test_whoever_uninstalls_it_keeps_definition_and_objects(uninstalled: ControlPlane) -> None:
+    assert uninstalled.kubectl("get", "kvm", "-o", "name").stdout.split() == ["virtualmachine.virtsync.dev/web-1"]
+
+
+def test_nothing_else_of_it_stays_in_the_cluster(uninstalled: ControlPlane) -> None:
+    kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
+    assert uninstalled.kubectl("get", kinds, "-l", f"{NAME}part-of=virtsync", "-o", "name").stdout == ""
