@@ -1,6 +1,7 @@
 """What a user applies: rendered by kubectl, and taken by a real API server, as a whole and more than once."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 
 from controller import __version__
 from controller.cli import main
+from controller.metrics import Metrics
 from lab.controlplane import ControlPlane
 from tests.deploy.callers import AGENTS, REPOSITORY
 
@@ -128,6 +130,37 @@ def test_probes_ask_for_what_the_agent_serves(objects: list[Json]) -> None:
         "readiness": {"path": "/readyz", "port": "http"},
     }
     assert [(port["name"], port["containerPort"]) for port in container["ports"]] == [("http", 8080)]
+
+
+def test_alerts_are_about_metrics_that_there_are(installed: ControlPlane) -> None:
+    rendered = _rendered(installed, DEPLOY / "overlays" / "prometheus")
+    (rules,) = (it for it in rendered if it["kind"] == "PrometheusRule")
+    asked = set(re.findall(r"virtsync_\w+", " ".join(rule["expr"] for rule in rules["spec"]["groups"][0]["rules"])))
+    served = {sample.name for metric in Metrics().registry.collect() for sample in metric.samples}
+    # The drift has a sample for each VM, and there is none here.
+    assert asked - served == {"virtsync_drift_seconds"}
+    assert "virtsync_drift_seconds" in {metric.name for metric in Metrics().registry.collect()}
+
+
+def test_the_examples_of_the_readme_do_what_they_say(installed: ControlPlane, tmp_path: Path) -> None:
+    kustomization, patch = re.findall(r"```yaml\n(.*?)```", (DEPLOY / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "base").symlink_to(DEPLOY / "base")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kustomization.yaml").write_text(kustomization)
+    (tmp_path / "mine" / "agent.yaml").write_text(patch)
+    rendered = _rendered(installed, tmp_path / "mine")
+    agents = _agents(rendered)
+    assert agents["metadata"]["namespace"] == "kvm"
+    pod = agents["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert set(pod["nodeSelector"]) == {"kubernetes.io/os", "virtsync.dev/kvm", "example.com/hypervisor"}
+    assert container["image"] == f"my-registry/virtsync:{__version__}"
+    assert container["resources"]["limits"] == {"memory": "512Mi"}
+    env = {it["name"]: it.get("value") for it in container["env"]}
+    assert env == dict.fromkeys(("NODE_NAME", "POD_NAMESPACE", "POD_UID")) | {
+        "VIRTSYNC_SETTLE_POWER": "30s",
+        "VIRTSYNC_LOG_FORMAT": "json",
+    }
 
 
 class TestANamespaceOfOnesOwn:
