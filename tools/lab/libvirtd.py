@@ -266,7 +266,7 @@ class Libvirtd:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                start_new_session=True,
+                process_group=0,
             )
 
     def _tell(self, word: str) -> str:

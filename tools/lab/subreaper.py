@@ -47,7 +47,7 @@ class Supervisor:
                 ["setpriv", "--pdeathsig", "KILL", *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr,
-                start_new_session=True,
+                process_group=0,
             )
         return str(self.daemon.pid)
 
