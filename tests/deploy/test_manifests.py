@@ -192,7 +192,7 @@ def uninstalled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPla
         vm = {"apiVersion": "virtsync.dev/v1alpha1", "kind": "VirtualMachine", "metadata": {"name": "web-1"}}
         running.kubectl("create", "-f", "-", input=json.dumps(vm))
         # Nobody here empties a namespace; in a whole cluster a controller does.
-        running.kubectl("delete", "-f", str(INSTALL), "--wait=false")
+        running.kubectl("delete", "--ignore-not-found", "-f", str(INSTALL), "--wait=false")
         yield running
 
 
