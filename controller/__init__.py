@@ -18,6 +18,7 @@ Read in this order:
     status.py      from a verdict to the conditions that users read; with codec.py, to and from JSON
     workqueue.py   a key is never twice in the queue and never in two hands; directory.py: which object is which domain
     pacing.py      the brake and the pace of a node; resync.py: the truth, asked for now and then
+    leasing.py     whose the Lease of a node is; kept by kube/lease.py
     hypervisor/    libvirt and nothing else; kube/ the API server and nothing else
     app.py         joins everything; cli.py, settings.py, logs.py, metrics.py, health.py: what an operator sees
 """

@@ -8,7 +8,7 @@ import threading
 import time
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 
@@ -20,6 +20,7 @@ from controller.hypervisor.host import LibvirtHost
 from controller.hypervisor.lock import Hand
 from controller.kube import config
 from controller.kube.events import EventRecorder
+from controller.kube.lease import NodeLease
 from controller.kube.store import KubeStore
 from controller.kube.watch import Watch
 from controller.metrics import Metrics
@@ -34,6 +35,8 @@ FLUSH_S = 5.0
 """How long a stopping agent waits for acts under way, and goes on reporting."""
 LEAVE_S = 0.5
 """How long it then waits for each of those that write Events, and that end the connections to libvirt."""
+RELEASE_S = 1.0
+"""How long it waits for the API server's answer that the Lease of the node is free."""
 FIRST_CONNECT_S = 5.0
 """How long a starting agent waits for libvirt before it reports that it does not answer."""
 HAND_RETRY_S = 1.0
@@ -57,6 +60,7 @@ class Agent:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._metrics = Metrics()
+        self._health = Health(settings.http_address, settings.http_port, self._metrics.registry)
         self._queue: WorkQueue[VmKey] = WorkQueue(metrics=self._metrics.workqueue)
         self._directory = Directory()
         self._brake = Brake(settings.waits, settings.boot_id)
@@ -71,7 +75,8 @@ class Agent:
             on_lost=self._lost,
             count=self._metrics.libvirt_event,
         )
-        self._host = LibvirtHost(self._hypervisor)
+        self._host = LibvirtHost(self._hypervisor, blocked=self._blocked)
+        self._lease = self._lease_of_node()
         self._watch = Watch(self._api, settings.node_name, on_object=self._object_changed, on_gone=self._object_gone)
         self._reconciler = Reconciler(
             host=self._host,
@@ -90,11 +95,15 @@ class Agent:
         self._hand_keeper = Periodic("hand", HAND_RETRY_S, self._take_hand)
         self._overdue = Periodic("overdue", OVERDUE_EVERY_S, self._tell_overdue)
         self._knocker = Periodic("api-knocker", KNOCK_EVERY_S, self._knock)
-        self._periodic = (self._api_resync, self._hand_keeper, self._knocker, self._libvirt_resync, self._overdue)
+        self._lease_keeper = Periodic("lease", HAND_RETRY_S, self._keep_lease)
+        self._periodic = [self._api_resync, self._hand_keeper, self._knocker, self._libvirt_resync, self._overdue]
+        if self._lease:
+            self._periodic.append(self._lease_keeper)
+        self._without_lease: str | None = None
+        """Why it was not held when that was last told; None: nothing was told yet."""
         self._workers = [
             threading.Thread(target=self._work, name=f"worker-{n}", daemon=True) for n in range(settings.workers)
         ]
-        self._health = Health(settings.http_address, settings.http_port, self._metrics.registry)
         self._listed, self._connected_once = threading.Event(), threading.Event()
         self._unlisted = ""
         """Why not, as far as that is known."""
@@ -124,6 +133,7 @@ class Agent:
         self._health.ready("libvirt", self._libvirt_unready)
         self._health.ready("objects", self._objects_unready)
         self._health.ready("hand", self._hand_unready)
+        self._health.ready("lease", self._lease_unready)
         port = self._health.start()
         log.info(
             f"virtsync agent of node {settings.node_name} on {settings.libvirt_uri}; health and metrics on port {port}",
@@ -133,10 +143,11 @@ class Agent:
         )
         self._recorder.start()
         self._hypervisor.start()
-        for part in self._periodic:
-            part.start()
         for worker in self._workers:
             worker.start()
+        # The last, for that of the Lease wants to see all threads alive.
+        for part in self._periodic:
+            part.start()
 
     def _stop(self) -> None:
         """Waits for whoever does not answer are counted together: whatever hangs, this is over in time."""
@@ -154,6 +165,7 @@ class Agent:
             worker.join(_left(flushed_s))
         for part in self._periodic:
             part.join(_left(flushed_s))
+        self._release_lease()
         self._recorder.close(LEAVE_S)
         self._hypervisor.close(LEAVE_S)
         self._hand.release()
@@ -224,6 +236,7 @@ class Agent:
         if self._api.silent and self._api.knock():
             self._queue.hasten()
             self._api_resync.nudge()
+            self._lease_keeper.nudge()
         return None
 
     def _first_list(self) -> None:
@@ -276,18 +289,63 @@ class Agent:
 
     def _node(self) -> Node:
         settings = self._settings
-        blocked = (
-            ""
-            if self._hand.held or settings.observe_only
-            else f"Another process acts on this libvirt: {self._hand.holder}."
-        )
-        return Node(settings.node_name, settings.boot_id, settings.observe_only, blocked)
+        return Node(settings.node_name, settings.boot_id, settings.observe_only, self._blocked())
+
+    def _blocked(self) -> str:
+        """Why nothing may be done, in a sentence; empty where something may, or where nothing is done anyway."""
+        if self._settings.observe_only:
+            return ""
+        return self._hand_unready() or self._lease_unready() or ""
 
     def _take_hand(self) -> float | None:
         if not self._settings.observe_only and not self._hand.held and self._hand.hold():
             log.info("this agent is the one that acts on this libvirt")
+            self._lease_keeper.nudge()
             self._add_all()
         return None
+
+    def _lease_of_node(self) -> NodeLease | None:
+        settings = self._settings
+        if settings.lease_namespace is None:
+            return None
+        lease = NodeLease(
+            self._api,
+            namespace=settings.lease_namespace,
+            node_name=settings.node_name,
+            identity=settings.identity or str(uuid4()),
+            duration_s=settings.lease_duration_s,
+            lock=self._lock,
+            dead=self._health.dead,
+        )
+        self._metrics.lease_held.set_function(lambda: float(lease.held))
+        return lease
+
+    def _lock(self) -> str | None:
+        """The lock on this libvirt, by a name that no other has on any machine; None: somebody else has it."""
+        if self._settings.observe_only:  # it does not even ask for it
+            return ""
+        if not self._hand.held:
+            return None
+        return f"{self._settings.boot_id} {self._hand.lock}" if self._hand.lock else ""
+
+    def _keep_lease(self) -> float | None:
+        assert self._lease  # noqa: S101 - else nobody calls this
+        again_s = self._lease.keep()
+        why_not = self._lease.blocked
+        if why_not != self._without_lease:
+            self._without_lease = why_not
+            if why_not:
+                log.warning(why_not)
+            else:
+                log.info("this agent holds the Lease of its node")
+            self._add_all()
+        return again_s
+
+    def _release_lease(self) -> None:
+        if self._lease:
+            leave = threading.Thread(target=self._lease.release, name="lease-release", daemon=True)
+            leave.start()
+            leave.join(RELEASE_S)
 
     # --- readiness: None, or a sentence why not
 
@@ -301,7 +359,12 @@ class Agent:
         return f"{left} VirtualMachines have not been reported yet" if left else None
 
     def _hand_unready(self) -> str | None:
-        return self._node().blocked or None
+        if self._settings.observe_only or self._hand.held:
+            return None
+        return f"Another process acts on this libvirt: {self._hand.holder}."
+
+    def _lease_unready(self) -> str | None:
+        return (self._lease.blocked or None) if self._lease else None
 
 
 def _left(until_s: float) -> float:

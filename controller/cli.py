@@ -76,6 +76,21 @@ def boot(value: str) -> str:
     return value
 
 
+def namespace(value: str) -> str:
+    """Read the name of a namespace."""
+    if len(value) > 63 or not re.fullmatch(LABEL, value):
+        words = "lower case letters, digits and '-', at most 63"
+        raise click.BadParameter(f"{value!r} cannot be the name of a namespace ({words}).")
+    return value
+
+
+def identity(value: str) -> str:
+    """Read what a Lease may say of its holder."""
+    if not re.fullmatch(r"[!-~]{1,128}", value):
+        raise click.BadParameter(f"{value!r} is not 1 to 128 characters without spaces.")
+    return value
+
+
 class Setting(click.Option):
     """A flag below a heading of --help, with its environment variable."""
 
@@ -110,6 +125,7 @@ def section(heading: str) -> Callable[..., Callable[[Command], Command]]:
 
 
 node = section("Which node, which libvirt, which cluster")
+lease = section("One agent a node")
 patience = section("How patient it is with what others do")
 starting = section("How it starts VMs")
 stopping = section("How it stops VMs")
@@ -151,6 +167,30 @@ def main() -> None:
     "VIRTSYNC_OBSERVE_ONLY",
     is_flag=True,
     help="Report what the VMs of this node do, and switch none.",
+)
+@lease(
+    "--lease-namespace",
+    "lease_namespace",
+    "POD_NAMESPACE",
+    type=namespace,
+    show_default="no Lease",
+    help="Where the Lease of the Node is kept; who has it acts. Without one, the lock on libvirt's folder decides.",
+)
+@lease(
+    "--identity",
+    "identity",
+    "POD_UID",
+    type=identity,
+    show_default="a random one",
+    help="Who holds the Lease: in a Pod its uid, and never the same for two agents.",
+)
+@lease(
+    "--lease-duration",
+    "lease_duration_s",
+    "VIRTSYNC_LEASE_DURATION",
+    type=durations(least_s=2),
+    default="40s",
+    help="How long after its last renewal another agent may have it: whole seconds; a quarter of them is its period.",
 )
 @patience(
     "--settle-power",
@@ -355,6 +395,8 @@ def settings_of(given: dict[str, Any]) -> Settings:
     waits = Waits(**{field.name: given.pop(field.name) for field in fields(Waits)})
     if waits.backoff_first_s > waits.backoff_max_s:
         raise Rejected("--backoff-first may not be longer than --backoff-max.")
+    if not given["lease_duration_s"].is_integer():
+        raise Rejected("--lease-duration must be whole seconds.")
     return Settings(**given | {"boot_id": given["boot_id"] or _boot_id()}, waits=waits)
 
 

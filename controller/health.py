@@ -64,12 +64,16 @@ class Health:
             self._server.server_close()
             self._server = None
 
+    def dead(self) -> list[str]:
+        """The parts that the agent cannot go on without, and that no longer work."""
+        return [name for name, check in self._alive.items() if not check()]
+
     def answer(self, path: str, accept: str) -> tuple[HTTPStatus, str, bytes]:
         """Status, content type and body for a path and the client's Accept header."""
         path, _, query = path.partition("?")
         match path:
             case "/livez":
-                return _verdict(list(self._dead()))
+                return _verdict([f"dead: {name}" for name in self.dead()])
             case "/readyz":
                 return _verdict(list(self._unready()))
             case "/metrics":
@@ -80,11 +84,6 @@ class Health:
                 return HTTPStatus.OK, content_type, encode(registry)
             case _:
                 return HTTPStatus.NOT_FOUND, TEXT, b"There are /livez, /readyz and /metrics.\n"
-
-    def _dead(self) -> Iterator[str]:
-        for name, check in self._alive.items():
-            if not check():
-                yield f"dead: {name}"
 
     def _unready(self) -> Iterator[str]:
         for name, check in self._ready.items():

@@ -48,6 +48,11 @@ class Metrics:
         self.pass_errors = Counter(
             "virtsync_pass_errors", "Passes that failed inside virtsync: each is a bug.", registry=registry
         )
+        self.lease_held = Gauge(
+            "virtsync_lease_held",
+            "1 while the agent holds the Lease of its node; 0 also where none is kept.",
+            registry=registry,
+        )
         self.libvirt_connected = Gauge("virtsync_libvirt_connected", "1 while libvirt answers.", registry=registry)
         self.libvirt_reconnects = Counter(
             "virtsync_libvirt_reconnects", "Connections to libvirt after the first.", registry=registry

@@ -163,7 +163,8 @@ class Reconciler:
             # A write has just proved the object current; where none was needed it is asked for.
             if not step.act or not (reported is not vm or self._is_current(vm)):
                 return
-            if self._stopping:  # meanwhile: the report of an act that does not come is written anew
+            # Meanwhile: the report of an act that does not come is written anew.
+            if self._stopping or self._node().blocked:
                 self._queue.add(key)
             else:
                 self._acting.begin(reported, step, step.act, undo.pop_all().close)

@@ -42,6 +42,12 @@ class Settings:
     kubeconfig: Path | None = None
     """None: the Pod's own service account, or ~/.kube/config outside of a cluster."""
     observe_only: bool = False
+    lease_namespace: str | None = None
+    """Where the Lease of the node is kept; None: none is."""
+    identity: str | None = None
+    """What the holder of the Lease is called, and nobody else; None: a random name."""
+    lease_duration_s: float = 40.0
+    """Whole seconds."""
     waits: Waits = field(default_factory=Waits)
     start_parallel: int = 2
     start_interval_s: float = 1.0

@@ -67,8 +67,9 @@ Listed = tuple[str, int, tuple[int, int], bool, tuple[bool, bool]]
 class LibvirtHost:
     """`reconcile.Host`, on libvirt. Any thread may call it; a call takes as long as libvirt takes."""
 
-    def __init__(self, hypervisor: Hypervisor) -> None:
-        self._hypervisor = hypervisor
+    def __init__(self, hypervisor: Hypervisor, *, blocked: Callable[[], str] = lambda: "") -> None:
+        """`blocked` says why nothing may be done now, or nothing; it is asked last of all."""
+        self._hypervisor, self._blocked = hypervisor, blocked
         self._traits: dict[UUID, tuple[bool, bool]] = {}
         """(persistent, autostart): two calls that most looks can do without."""
         self._listed: dict[bytes, tuple[Listed, Domain]] = {}
@@ -103,6 +104,8 @@ class LibvirtHost:
         with self._hypervisor.action() as connection:
             seen = self._look(connection, address)
             if not isinstance(seen, Domain) or (seen.phase, seen.id) != (act.domain.phase, act.domain.id):
+                return Result.STALE
+            if self._blocked():  # since it was decided on: libvirt may have let the look wait for long
                 return Result.STALE
             try:
                 DOES[act.verb](connection.lookupByUUID(act.domain.uuid.bytes))

@@ -20,6 +20,8 @@ class Hand:
         self._file: int | None = None
         self.held = folder is None
         self.holder = "nobody has answered yet"
+        self.lock = ""
+        """The name of the lock while it is held: on this machine, in this boot, it is that of no other."""
 
     @classmethod
     def of(cls, uri: str) -> Hand:
@@ -51,20 +53,25 @@ class Hand:
             self.holder = f"process {_holder(file)} has the lock on {self._folder}"
             os.close(file)
             return False
-        self._file, self.held = file, True
+        self._file, self.lock, self.held = file, _lock(file), True
         return True
 
     def release(self) -> None:
         """Let somebody else act."""
         if self._file is not None:
             os.close(self._file)
-            self._file, self.held = None, False
+            self._file, self.lock, self.held = None, "", False
+
+
+def _lock(file: int) -> str:
+    """As the kernel names it; a mount of the same folder elsewhere has the same."""
+    stat = os.fstat(file)
+    return f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
 
 
 def _holder(file: int) -> str:
     """Who has it, as far as the kernel tells this process: it hides those of other PID namespaces."""
-    stat = os.fstat(file)
-    name = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
+    name = _lock(file)
     try:
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:

@@ -36,6 +36,7 @@ def test_each_flag_sets_its_own_field(tmp_path: Path) -> None:
         --node-name a.example --boot-id b --libvirt-uri test:///default --kubeconfig {kubeconfig} --observe-only
         --start-parallel 7 --start-interval 8s --resync-libvirt 9s --resync-api 10s --workers 6 --http-address ::1
         --http-port 0 --log-format json --log-level error
+        --lease-namespace agents --identity pod-1 --lease-duration 22s
         --settle-power 11s --settle-pause 12s --acpi-resend 13s --force-wait 14s --backoff-first 15s --backoff-max 16s
         --backoff-forget 17s --brake-window 18s --brake-count 19 --brake-hold 20s --schedule-confirm 21s
     """
@@ -45,6 +46,9 @@ def test_each_flag_sets_its_own_field(tmp_path: Path) -> None:
         libvirt_uri="test:///default",
         kubeconfig=kubeconfig,
         observe_only=True,
+        lease_namespace="agents",
+        identity="pod-1",
+        lease_duration_s=22,
         start_parallel=7,
         start_interval_s=8,
         resync_libvirt_s=9,
@@ -101,3 +105,8 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 def test_a_wait_that_begins_longer_than_it_may_get_is_refused() -> None:
     with pytest.raises(Rejected, match="--backoff-first may not be longer than --backoff-max"):
         settings("--node-name", "a", "--backoff-first", "301s")
+
+
+def test_a_lease_for_half_a_second_more_is_refused_for_the_api_counts_whole_ones() -> None:
+    with pytest.raises(Rejected, match="--lease-duration must be whole seconds"):
+        settings("--node-name", "a", "--lease-duration", "40500ms")
