@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,8 +34,8 @@ def kubernetes_version() -> str:
     return found[1]
 
 
-def find_assets() -> Path:
-    """The folder that holds the control plane's binaries: $KUBEBUILDER_ASSETS if set, else what set-up built.
+def find_assets(commands: Iterable[str] = COMMANDS) -> Path:
+    """The folder that holds these binaries: $KUBEBUILDER_ASSETS if set, else what set-up built.
 
     LabError if they are not there.
     """
@@ -43,7 +43,7 @@ def find_assets() -> Path:
         folder, cure = Path(chosen).absolute(), "complete the folder KUBEBUILDER_ASSETS names, or unset it"
     else:
         folder, cure = cached_assets(), "run `make setup`"
-    if missing := [name for name in COMMANDS if not os.access(folder / name, os.X_OK)]:
+    if missing := [name for name in commands if not os.access(folder / name, os.X_OK)]:
         raise LabError(f"{', '.join(missing)} not found in {folder}: {cure}.")
     return folder
 

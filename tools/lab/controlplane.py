@@ -12,6 +12,7 @@ import secrets
 import ssl
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -44,9 +45,13 @@ class ControlPlane:
         self.ca = self.folder / "certs" / "apiserver.crt"
         self.token = secrets.token_urlsafe()
         self._holds = ExitStack()
+        self._enter: list[str] = []
         self._components: dict[str, Process] = {}
         self._ports: dict[str, int] = {}
-        self._readiness = {"etcd": self._etcd_ready, "kube-apiserver": self._apiserver_ready}
+        self._readiness: dict[str, Callable[[], bool]] = {
+            "etcd": self._etcd_ready,
+            "kube-apiserver": self._apiserver_ready,
+        }
 
     @property
     def url(self) -> str:
@@ -68,7 +73,7 @@ class ControlPlane:
         try:
             if not self._components:
                 self._prepare()
-            for name in names or COMPONENTS:
+            for name in names or self._components:
                 self._components[name].start()
                 self._components[name].wait_until(self._readiness[name], timeout_s=READY_TIMEOUT_S)
         except BaseException:
@@ -79,9 +84,8 @@ class ControlPlane:
 
     def stop(self) -> None:
         """End all processes, the API server first; the folder and its data stay."""
-        for name in reversed(COMPONENTS):
-            if component := self._components.get(name):
-                component.stop()
+        for component in reversed(self._components.values()):
+            component.stop()
         self._components.clear()
         self._holds.close()
 
@@ -142,13 +146,20 @@ class ControlPlane:
         self.kubeconfig.unlink(missing_ok=True)
         for name in ("etcd", "etcd-peer", "kube-apiserver"):
             self._ports[name] = self._holds.enter_context(reserve_port()).getsockname()[1]
-        _write_secret(self.folder / "tokens.csv", f'{self.token},admin,admin,"system:masters"\n')
+        _write_secret(self.folder / "tokens.csv", self._tokens())
         key = self.folder / "service-accounts.key"
         if not key.exists():
             _write_secret(key, _new_private_key())
         for name, arguments in (("etcd", self._etcd_arguments()), ("kube-apiserver", self._apiserver_arguments(key))):
-            log = self.folder / f"{name}.log"
-            self._components[name] = Process(name, [self.assets / name, *arguments], log=log)
+            self._add(name, arguments)
+
+    def _add(self, name: str, arguments: list[str]) -> None:
+        command: list[str | Path] = [*self._enter, self.assets / name, *arguments]
+        self._components[name] = Process(name, command, log=self.folder / f"{name}.log")
+
+    def _tokens(self) -> str:
+        """Who is who by the tokens they show: a line `token,user,uid,"groups"` each."""
+        return f'{self.token},admin,admin,"system:masters"\n'
 
     def _etcd_arguments(self) -> list[str]:
         client, peer = (f"http://127.0.0.1:{self._ports[name]}" for name in ("etcd", "etcd-peer"))
@@ -219,14 +230,14 @@ class ControlPlane:
         port = self._ports["kube-apiserver"]
         return _answers_ok(http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=5), self.token)
 
-    def _write_kubeconfig(self, path: Path, token: str) -> None:
+    def _write_kubeconfig(self, path: Path, token: str, *, server: str = "") -> None:
         """Write a kubeconfig (JSON is YAML) that trusts this API server's certificate and stands on its own."""
         ca = base64.b64encode(self.ca.read_bytes()).decode()
         name = "virtsync-lab"
         config = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": name, "cluster": {"server": self.url, "certificate-authority-data": ca}}],
+            "clusters": [{"name": name, "cluster": {"server": server or self.url, "certificate-authority-data": ca}}],
             "users": [{"name": name, "user": {"token": token}}],
             "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
             "current-context": name,

@@ -30,6 +30,8 @@ QEMU_DRIVER = Path("/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_
 START_LIMIT_S = 60
 STOP_LIMIT_S = 30
 POLL_INTERVAL_S = 0.01
+# An empty /run hides the machine's D-Bus and systemd: libvirt would register each guest there as a machine.
+HIDE_RUN = 'mount -t tmpfs -o mode=755 tmpfs /run && exec "$@"'
 LONGEST_SOCKET_PATH = 107
 # Below the folder of a session libvirtd: QEMU's monitor socket, with the id and 20 characters of the domain's name.
 LONGEST_SESSION_SOCKET = "config/libvirt/qemu/lib/domain-1234-12345678901234567890/monitor.sock"
@@ -102,7 +104,7 @@ class Libvirtd:
         if self._supervisor is None:
             self._prepare()
         try:
-            self.pid = int(self._tell("start"))
+            self.pid = self._seen_from_here(int(self._tell("start")))
             self._wait_until_it_answers()
         except BaseException:
             self.stop()
@@ -120,9 +122,13 @@ class Libvirtd:
         """Kill libvirtd with -9, as a crash would; its guests live on. `start` brings it back."""
         self._tell("kill")
 
+    def halt(self) -> None:
+        """Stop libvirtd alone, in order; its guests live on. `start` brings it back."""
+        self._tell("stop")
+
     def restart(self) -> None:
         """Restart libvirtd in order, as an upgrade would; its guests live on."""
-        self._tell("stop")
+        self.halt()
         self.start()
 
     def pause(self) -> None:
@@ -187,7 +193,7 @@ class Libvirtd:
         """Run a command that sees the mounts libvirtd sees, which nobody else does; only for a system libvirtd."""
         if self.user or self._supervisor is None:
             raise LabError("Only a system libvirtd that runs has mounts of its own: start one as root.")
-        subprocess.run(["nsenter", "--mount", f"--target={self._supervisor.pid}", *command], check=True)
+        subprocess.run(["nsenter", "--mount", f"--target={self._reaper}", *command], check=True)
 
     @property
     def guests(self) -> Path:
@@ -256,7 +262,7 @@ class Libvirtd:
             homes = {"HOME": "", "XDG_RUNTIME_DIR": "run", "XDG_CONFIG_HOME": "config"}
             homes |= {"XDG_CACHE_HOME": "cache", "XDG_DATA_HOME": "data", "XDG_STATE_HOME": "state"}
             environment |= {name: str(self.folder / home) for name, home in homes.items()}
-        command: list[str | Path] = [] if self.user else ["unshare", "--mount", "--propagation", "private"]
+        command: list[str | Path] = [] if self.user else [*self._enter()]
         command += [sys.executable, "-I", "-S", SUPERVISOR, self.folder, self.user or ""]
         config = self.folder / ("config/libvirt" if self.user else "etc") / "libvirtd.conf"
         with (self.folder / "libvirtd.out").open("ab") as log:
@@ -268,6 +274,21 @@ class Libvirtd:
                 stderr=log,
                 process_group=0,
             )
+
+    def _enter(self) -> list[str]:
+        """The words before a command that put it where a system libvirtd is to be."""
+        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", HIDE_RUN, "sh"]
+
+    @property
+    def _reaper(self) -> int:
+        """The process that all orphans of libvirtd belong to."""
+        if self._supervisor is None:
+            raise LabError("libvirtd was not started.")
+        return self._supervisor.pid
+
+    def _seen_from_here(self, pid: int) -> int:
+        """Our number for the process that the supervisor knows by this one."""
+        return pid
 
     def _tell(self, word: str) -> str:
         """Say a word to the supervisor; its answer."""
@@ -315,7 +336,7 @@ class Libvirtd:
 
     def _orphans(self) -> list[int]:
         """The processes that libvirtd has left to the supervisor, QEMUs among them; and libvirtd itself."""
-        return children_of(self._supervisor.pid) if self._supervisor else []
+        return children_of(self._reaper) if self._supervisor else []
 
     def _failure(self, what: str) -> LabError:
         log = self.folder / "libvirtd.out"

@@ -39,12 +39,19 @@ class Process:
     """
 
     def __init__(
-        self, name: str, command: Sequence[str | Path], *, log: Path, env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         self.name = name
         self.command = [str(word) for word in command]
         self.log = log
         self.env = env
+        self.stdin = stdin
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -70,7 +77,7 @@ class Process:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [*_TIED_TO_OWNER, str(os.getpid()), *self.command],
-                stdin=subprocess.DEVNULL,
+                stdin=self.stdin,
                 stdout=log,
                 stderr=log,
                 env=self.env,
@@ -108,7 +115,7 @@ class Process:
         """Ask it to end (SIGTERM), kill it if it does not within the time, and return when it is gone."""
         if self._child is None:
             return
-        self._child.terminate()
+        self.signal(signal.SIGTERM)
         try:
             self._child.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -117,7 +124,7 @@ class Process:
     def kill(self) -> None:
         """Kill it (SIGKILL) and return when it is gone."""
         if self._child is not None:
-            self._child.kill()
+            self.signal(signal.SIGKILL)
             self._child.wait()
 
     def _ending(self) -> str:

@@ -103,8 +103,6 @@ def lay_out_system() -> None:
     def mount(*arguments: str) -> None:
         subprocess.run(["mount", *arguments], check=True)
 
-    # An empty /run hides the machine's D-Bus and systemd: libvirt would register each guest there as a machine.
-    mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     for ours, theirs in SYSTEM_FOLDERS.items():
         Path(theirs).mkdir(parents=True, exist_ok=True)
         mount("--bind", ours, theirs)
