@@ -19,11 +19,15 @@ system-packages: ## Set-up: Debian packages; by apt when root, else it prints th
 
 python-packages: .venv/.synced ## Set-up: uv and the Python packages, in .venv
 
-controlplane: python-packages ## Set-up: etcd, kube-apiserver and kubectl, built with Go (minutes, once)
+controlplane: python-packages ## Set-up: the parts of Kubernetes, built with Go (minutes, once)
 	@$(BIN)/python -m lab controlplane build >/dev/null
 
 guest: python-packages ## Set-up: the tiny guest that the test VMs run
 	@$(BIN)/python -m lab guest build >/dev/null
+
+.PHONY: cluster-setup
+cluster-setup: setup ## Set-up: what a real cluster needs besides
+	@tools/setup/system-packages.sh cluster
 
 # A machine's own Python refuses packages (PEP 668), so uv has an environment for itself. It appears only when complete.
 $(UV): | system-packages
@@ -38,7 +42,7 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
 	@touch $@
 
-.PHONY: check test chaos demo bench mutation manifests clean
+.PHONY: check test chaos cluster demo bench mutation manifests clean
 check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -49,11 +53,14 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/shellcheck .ci/run tools/setup/*.sh
 
 test: check setup ## Check, then run the tests on real parts, but for those that take minutes each
-	$(BIN)/pytest -m "not long"
+	$(BIN)/pytest -m "not long and not e2e"
 
 chaos: setup ## Run the tests of faults, the long ones too, then random faults: SEED=1 MINUTES=5
 	$(BIN)/pytest tests/chaos
 	$(BIN)/python -m chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5)
+
+cluster: cluster-setup ## Keep a real cluster of two nodes to play with, until Ctrl-C; needs root
+	@$(BIN)/python -m cluster run $(addprefix --image=,$(wildcard build/image.tar))
 
 demo: setup ## Tell the story on the terminal; KEEP=1 leaves everything running
 	$(BIN)/python tools/demo.py

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Install the Debian packages that the lab and the build of libvirt-python need.
+# Install the Debian packages that the lab and the build of libvirt-python need; `system-packages.sh cluster`: and those
+# of the nodes of a cluster.
 # As root it installs what is missing; for anybody else it prints the line to run, and fails.
 set -eu
 
@@ -10,6 +11,13 @@ packages='
     libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils
     binutils mount openssl util-linux
 '
+if [ "${1:-}" = cluster ]; then
+    packages="$packages containernetworking-plugins iptables iproute2 busybox-static"
+    # Docker's own packages have both of these, and Debian's would drive them out.
+    if ! command -v containerd >/dev/null || ! command -v runc >/dev/null; then
+        packages="$packages containerd runc"
+    fi
+fi
 
 if ! command -v dpkg-query >/dev/null; then
     echo 'This set-up knows the packages of Debian only: dpkg-query was not found.' >&2

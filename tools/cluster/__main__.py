@@ -1,0 +1,89 @@
+"""The cluster's commands: `python -m cluster COMMAND`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from cluster.cluster import NODES, Cluster
+from lab import processes
+from lab.binaries import CACHE
+
+FOLDER = click.argument(
+    "folder",
+    metavar="[DIR]",
+    default=CACHE / "cluster",
+    type=click.Path(file_okay=False, path_type=Path, resolve_path=True),
+)
+IMAGES = click.option(
+    "--image",
+    "images",
+    metavar="ARCHIVE",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True),
+    help="An archive of images that each node gets.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Start and stop a real cluster of two nodes on this machine; needs root."""
+
+
+@cli.command()
+@FOLDER
+@IMAGES
+def up(folder: Path, images: tuple[Path, ...]) -> None:
+    """Start a cluster in the background with its state in DIR, and print how to use it."""
+    words = [f"--image={image}" for image in images]
+    processes.start_owner(folder, [sys.executable, "-m", "cluster", "run", str(folder), *words])
+    print(_what_to_try(folder))
+
+
+@cli.command()
+@FOLDER
+@IMAGES
+def run(folder: Path, images: tuple[Path, ...]) -> None:
+    """Run a cluster in the foreground until Ctrl-C, SIGTERM or `down`; prints how to use it, then `ready`."""
+    with processes.terminating(), Cluster(folder, images=images) as cluster:
+        for node in cluster.nodes.values():
+            node.define("demo")
+        print(_what_to_try(folder), file=sys.stderr)
+        processes.own_until_asked()
+
+
+@cli.command()
+@FOLDER
+def down(folder: Path) -> None:
+    """End the cluster in DIR, its pods and its VMs; logs stay."""
+    if not processes.stop_owner(folder):
+        print(f"Nothing runs in {folder}.", file=sys.stderr)
+
+
+@cli.command()
+@FOLDER
+def status(folder: Path) -> None:
+    """Print how to use the cluster that runs in DIR; exit code 1 if none does."""
+    if not processes.owner_of(folder):
+        print(f"Nothing runs in {folder}.", file=sys.stderr)
+        sys.exit(1)
+    print(_what_to_try(folder))
+
+
+def _what_to_try(folder: Path) -> str:
+    cluster = Cluster(folder)
+    libvirts = "\n".join(
+        f"virsh -c '{cluster.nodes[name].libvirtd.uri}' list --all    # {name}, with a VM `demo` that is off"
+        for name in NODES
+    )
+    return f"""\
+export KUBECONFIG={cluster.kubeconfig} PATH={cluster.controlplane.assets}:$PATH
+kubectl get nodes
+kubectl label node {" ".join(NODES)} virtsync.dev/kvm=true    # nodes with VMs: here the agents go
+kubectl apply -f deploy/crds -f deploy/install.yaml
+{libvirts}
+"""
+
+
+if __name__ == "__main__":
+    cli(prog_name="python -m cluster")
