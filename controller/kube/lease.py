@@ -24,8 +24,8 @@ from controller.leasing import Claim, Lease, Seen, claim, held_until_s, look
 
 RENEWALS = 4
 """So many fit into the time of a Lease."""
-RETRIES = 20
-"""So many attempts do."""
+ATTEMPTS, RETRY_MAX_S = 20, 2.0
+"""So many attempts do while it cannot be had, and they are never further apart than this."""
 LOCK = f"{GROUP}/lock"
 """The annotation that says under which lock its holder took it. It begins with the holder: who takes the Lease in
 another way, as with kubectl, leaves it as it is, and it then says nothing."""
@@ -99,7 +99,7 @@ class NodeLease:
         if not self._why:
             return self._duration_s / RENEWALS * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load
         left_s = self._until_s - self._clock()
-        again_s = self._duration_s / RETRIES
+        again_s = min(self._duration_s / ATTEMPTS, RETRY_MAX_S)
         return min(left_s, again_s) if left_s > 0 else again_s
 
     def release(self) -> None:

@@ -1,5 +1,7 @@
 """What a pass does between its ends, which are simulated: found by the simulation, and kept."""
 
+from dataclasses import replace
+
 from controller.model import Reason, Verb, VmKey
 from tests.sim.api import SimulatedApi
 from tests.sim.node import WAITS, Clock, SimulatedNode
@@ -52,3 +54,26 @@ def test_the_stop_that_a_look_is_the_first_to_see_puts_the_brake_on() -> None:
     node.clock.at_s += WAITS.brake_hold_s
     works(node)
     assert node.judge.done == [(key("third"), Verb.START)]
+
+
+def test_an_agent_that_may_no_longer_act_once_its_report_has_gone_out_does_not() -> None:
+    """A report may take long, and the Lease of the node has run out meanwhile."""
+    node = node_with("web")
+    standing, may_not = node.agent.reconciler._node, ""
+    node.agent.reconciler._node = lambda: replace(standing(), blocked=may_not)
+
+    def runs_out() -> None:
+        nonlocal may_not
+        may_not = "The Lease is not held."
+
+    node.agent.meanwhile["after the report"] = runs_out
+    node.api.edit(key("web"), {"powerState": "Stopped"})
+    works(node)
+    vm = node.agent.objects.read(key("web"))
+    assert vm
+    assert vm.status.reason == Reason.ACTION_BLOCKED
+    assert not node.judge.done
+    may_not = ""
+    node.agent.queue.add(key("web"))
+    works(node)
+    assert [verb for _, verb in node.judge.done] == [Verb.SHUTDOWN]

@@ -448,6 +448,16 @@ def test_another_run_of_the_domain_is_left_alone(eyes: Eyes, guest: Guest) -> No
     assert second.id != first.id
 
 
+def test_who_may_no_longer_act_after_the_last_look_does_not(eyes: Eyes, guest: Guest) -> None:
+    guest.start()
+    seen, may_not = eyes.look(guest), ["The Lease is not held."]
+    host = LibvirtHost(eyes.hypervisor, blocked=lambda: "".join(may_not))
+    assert host.act(Act(Verb.DESTROY, seen)) is Result.STALE
+    assert eyes.look(guest) == seen
+    may_not.clear()
+    assert host.act(Act(Verb.DESTROY, seen)) is Result.DONE
+
+
 def test_a_domain_that_is_gone_is_left_alone(eyes: Eyes, guest: Guest) -> None:
     seen = eyes.look(guest)
     guest.libvirtd.virsh("undefine", guest.name)
