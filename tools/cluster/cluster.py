@@ -51,15 +51,15 @@ class Cluster:
         self._images = [*images]
         authority = Authority(self.folder / "certificates")
         self._authority = authority
-        self._network = Network(f"{ADDRESS}/24", log=self.folder / "network.log")
-        self.controlplane = ControlPlane(self.folder / "controlplane", self._network, authority, nodes)
+        self.network = Network(f"{ADDRESS}/24", log=self.folder / "network.log")
+        self.controlplane = ControlPlane(self.folder / "controlplane", self.network, authority, nodes)
         self.nodes = {
             name: Node(
                 name,
                 number,
                 self.folder / name,
                 cgroup=f"{self.cgroup}/{name}",
-                network=self._network,
+                network=self.network,
                 authority=authority,
                 controlplane=self.controlplane,
                 booted=self._tell_janitor,
@@ -91,8 +91,8 @@ class Cluster:
             self._janitor = self._start_janitor()
             self._ends.callback(self._dismiss_janitor, self._janitor)
             self._authority.found()
-            self._network.start()
-            self._ends.callback(self._network.stop)
+            self.network.start()
+            self._ends.callback(self.network.stop)
             self._ends.callback(self.controlplane.stop)
             for node in self.nodes.values():
                 self._ends.callback(node.power_off)
