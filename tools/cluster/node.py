@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from cluster import cgroups
 from cluster.certificates import Authority
@@ -32,7 +33,10 @@ version = 2
   netns_mounts_under_state_dir = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
-    conf_dir = "{folder}"
+    conf_dir = "{folder}/cni"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    base_runtime_spec = "{folder}/container.json"
 """
 
 
@@ -166,7 +170,11 @@ class Node:
     def _configure_containerd(self) -> None:
         config = self.folder / "config"
         (config / "cni").mkdir(exist_ok=True)
-        (config / "containerd.toml").write_text(CONTAINERD_CONFIG.format(pause=PAUSE_IMAGE, folder=config / "cni"))
+        (config / "containerd.toml").write_text(CONTAINERD_CONFIG.format(pause=PAUSE_IMAGE, folder=config))
+        # All nodes have the kernel's boot id in common; what this one's containers know of a boot is that of the node.
+        container = json.loads(self.run("ctr", "oci", "spec"))
+        container["process"]["env"] = [f"VIRTSYNC_BOOT_ID={uuid4()}"]
+        (config / "container.json").write_text(json.dumps(container, indent=2))
         # On /run: after a reboot no address is in use.
         addresses = {
             "type": "host-local",
