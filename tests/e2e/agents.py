@@ -1,0 +1,105 @@
+"""The agents on the cluster, installed as a user would, and what a test asks of them."""
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from cluster.cluster import Cluster
+from controller import __version__
+from lab import LabError
+from lab.world import Json, Watch
+
+REPOSITORY = Path(__file__).parents[2]
+IMAGE_ARCHIVE = REPOSITORY / "build/image.tar"
+IMAGE = "docker.io/virtsync/virtsync"
+VERSION = __version__
+NAMESPACE = "virtsync-system"
+DAEMONSET = "daemonset/virtsync-agent"
+INSTALL = ("apply", "-f", "deploy/crds", "-f", "deploy/install.yaml")
+ROLLOUT_LIMIT = "--timeout=120s"
+
+
+class Agents:
+    """The DaemonSet of agents on the nodes of a cluster that have the label."""
+
+    def __init__(self, cluster: Cluster, nodes: Collection[str]) -> None:
+        self.cluster = cluster
+        self.nodes = nodes
+
+    def install(self) -> None:
+        """Install as the README says, on labelled nodes; return when the agent of each node is ready."""
+        self.cluster.kubectl("label", "--overwrite", "node", *self.nodes, "virtsync.dev/kvm=true")
+        self.apply()
+        self.until_ready()
+
+    def apply(self) -> None:
+        """What the README says, word by word."""
+        words = [str(REPOSITORY / word) if word.startswith("deploy/") else word for word in INSTALL]
+        self.cluster.kubectl(*words)
+
+    def until_ready(self) -> None:
+        """Wait until the agents of the newest template are ready on each node."""
+        self.kubectl("rollout", "status", DAEMONSET, ROLLOUT_LIMIT)
+        # That alone would be true with no node at all.
+        status = json.loads(self.kubectl("get", DAEMONSET, "--output=json"))["status"]
+        if status["numberReady"] != len(self.nodes) or status["desiredNumberScheduled"] != len(self.nodes):
+            raise LabError(f"Not every node has an agent that is ready: {status}")
+
+    def pod(self, node: str) -> Json:
+        """The agent's pod on a node; LabError if there is none or more."""
+        listed = self.kubectl(
+            "get",
+            "pods",
+            "--selector=app.kubernetes.io/component=agent",
+            f"--field-selector=spec.nodeName={node}",
+            "--output=json",
+        )
+        pods: list[Json] = json.loads(listed)["items"]
+        if len(pods) != 1:
+            raise LabError(f"{node} has {len(pods)} agents.")
+        return pods[0]
+
+    def until_pod(self, node: str, condition: str) -> None:
+        """Wait until the agent's pod of a node is as told: `condition=Ready`, `condition=Ready=False`."""
+        self.kubectl("wait", f"pod/{self.pod(node)['metadata']['name']}", f"--for={condition}", ROLLOUT_LIMIT)
+
+    def restarts(self, node: str) -> int:
+        """How often the container of a node's agent was started anew."""
+        restarts: int = self.pod(node)["status"]["containerStatuses"][0]["restartCount"]
+        return restarts
+
+    def set_image(self, tag: str) -> None:
+        """Let the DaemonSet run another version; returns at once."""
+        self.kubectl("set", "image", DAEMONSET, f"agent=virtsync/virtsync:{tag}")
+
+    def log(self, node: str) -> str:
+        """What the agent of a node has logged."""
+        return self.kubectl("logs", self.pod(node)["metadata"]["name"])
+
+    def kubectl(self, *args: str) -> str:
+        """Run kubectl in the agents' namespace; what it printed."""
+        return self.cluster.kubectl(f"--namespace={NAMESPACE}", *args).stdout
+
+
+class TimedWatch(Watch):
+    """A watch that knows when each version came, on our own clock."""
+
+    def __init__(self, cluster: Cluster, path: str) -> None:
+        super().__init__(cluster.controlplane, path)
+        self.arrivals: list[tuple[float, Json]] = []
+
+    def _take(self, change: Json) -> None:
+        self.arrivals.append((time.monotonic(), change["object"]))
+        super()._take(change)
+
+    def longest_gap_s(self, name: str, since_s: float, of: Callable[[Json], object]) -> float:
+        """The longest time in which nothing new came of an object, from a moment on until now."""
+        moments, last = [since_s], None
+        for moment, version in list(self.arrivals):
+            if version["metadata"]["name"] == name and moment >= since_s and of(version) != last:
+                last = of(version)
+                moments.append(moment)
+        moments.append(time.monotonic())
+        return max(after - before for before, after in itertools.pairwise(moments))

@@ -1,0 +1,374 @@
+"""The agents on a real cluster: installed, rolled out, cut off from libvirt, rebooted and removed as users would."""
+
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cluster.cluster import NODES, Cluster
+from cluster.image import busybox_image
+from lab.guest import Guest
+from lab.world import Json, World, cause_of, is_off, power_of, runs, until
+from tests.e2e.agents import DAEMONSET, IMAGE, IMAGE_ARCHIVE, INSTALL, REPOSITORY, VERSION, Agents, TimedWatch
+
+pytestmark = pytest.mark.e2e
+
+HANG_LIMIT = "--timeout=120s"
+
+
+@pytest.fixture(scope="module")
+def agents(cluster: Cluster) -> Agents:
+    """The agents on both nodes; a test leaves them ready."""
+    assert IMAGE_ARCHIVE.exists(), f"{IMAGE_ARCHIVE} is missing: run `make image`."
+    cluster.import_image(IMAGE_ARCHIVE)
+    installed = Agents(cluster, NODES)
+    installed.install()
+    return installed
+
+
+@pytest.fixture
+def world(
+    agents: Agents,  # noqa: ARG001 - they are what the test is about
+    cluster: Cluster,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> Iterator[World]:
+    """A namespace of the test's own and guests on the nodes; the agents are those of the cluster."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_"))[:40].strip("-")
+    with World(cluster.controlplane, cluster.nodes["node-a"].libvirtd, name, tmp_path) as entered:
+        yield entered
+
+
+class OnEachNode:
+    """One guest on each node, and its object."""
+
+    def __init__(self, world: World, cluster: Cluster) -> None:
+        self.world = world
+        self.guests = {name: world.define(f"on-{name}", libvirtd=node.libvirtd) for name, node in cluster.nodes.items()}
+
+    def apply(self, **spec: object) -> None:
+        """Apply the same spec on each node."""
+        for node, guest in self.guests.items():
+            self.world.apply(guest, nodeName=node, **spec)
+
+    def switch_on(self) -> None:
+        """Want them on, and wait until they are."""
+        self.apply(powerState="Running")
+        for guest in self.guests.values():
+            self.world.until(guest, runs, "running")
+
+    def runs(self) -> dict[str, str]:
+        """Which run of each guest this is: another after every start."""
+        return {node: self.run_of(node) for node in self.guests}
+
+    def run_of(self, node: str) -> str:
+        """That of the guest on one node."""
+        guest = self.guests[node]
+        return f"{guest.qemu_pid} {self.world.run_id(guest)}"
+
+
+@pytest.fixture
+def vms(world: World, cluster: Cluster) -> OnEachNode:
+    """One guest on each node, off, with no object yet."""
+    return OnEachNode(world, cluster)
+
+
+def test_install_is_what_the_readme_says(agents: Agents) -> None:
+    assert " ".join(("kubectl", *INSTALL)) in (REPOSITORY / "README.md").read_text()
+
+    # and may be said again
+    agents.apply()
+    agents.until_ready()
+
+
+def test_a_vm_on_each_node_is_switched_and_seen(vms: OnEachNode) -> None:
+    vms.switch_on()
+    for guest in vms.guests.values():
+        guest.wait_until_booted()
+
+    vms.apply(powerState="Stopped")
+    for guest in vms.guests.values():
+        stopped = vms.world.until(guest, is_off, "off")
+        assert cause_of(stopped) == "Agent"
+    assert [guest.libvirtd.qemu_pid(guest.name) for guest in vms.guests.values()] == [None, None]
+
+
+def test_what_somebody_does_on_the_host_is_seen(vms: OnEachNode) -> None:
+    vms.apply()
+
+    for guest in vms.guests.values():
+        guest.start()
+        vms.world.until(guest, lambda vm: power_of(vm) == "Running", "running")
+        guest.poweroff()
+        vms.world.until_off(guest, "Guest")
+
+
+def test_ready_only_while_libvirt_is_connected_and_never_killed_for_it(
+    agents: Agents, cluster: Cluster, vms: OnEachNode
+) -> None:
+    vms.switch_on()
+    before = vms.run_of("node-b")
+    node, guest = cluster.nodes["node-a"], vms.guests["node-a"]
+    pod = agents.pod("node-a")["metadata"]["uid"]
+    restarts = agents.restarts("node-a")
+
+    node.libvirtd.halt()
+    agents.until_pod("node-a", "condition=Ready=False")
+    node.libvirtd.start()
+    agents.until_pod("node-a", "condition=Ready")
+
+    # The socket is another one, in the folder that the pod has.
+    guest.poweroff()
+    vms.world.until_off(guest, "Guest")
+    assert vms.run_of("node-b") == before
+    assert agents.pod("node-a")["metadata"]["uid"] == pod
+    assert agents.restarts("node-a") == restarts
+
+
+def test_an_agent_that_starts_is_ready_when_libvirt_is(agents: Agents, cluster: Cluster) -> None:
+    node = cluster.nodes["node-a"]
+    node.libvirtd.halt()
+    agents.kubectl("delete", "pod", agents.pod("node-a")["metadata"]["name"])
+
+    # It is alive, and nothing kills it: the probe of its start has passed.
+    until(lambda: _started(agents, "node-a"), "The agent has not started.")
+    assert not _ready(agents, "node-a")
+    address = agents.pod("node-a")["status"]["podIP"]
+    assert "libvirt" in node.run("busybox", "sh", "-c", f"busybox wget -O- http://{address}:8080/readyz 2>&1; true")
+
+    node.libvirtd.start()
+    agents.until_ready()
+
+
+def test_a_node_without_libvirt_says_so(tmp_path: Path) -> None:
+    with Cluster(tmp_path, ["bare"], images=[IMAGE_ARCHIVE], without_libvirt=["bare"]) as cluster:
+        agents = Agents(cluster, ["bare"])
+        cluster.kubectl("label", "node", "bare", "virtsync.dev/kvm=true")
+        agents.apply()
+
+        until(lambda: "FailedMount" in _events(agents), "There is no event FailedMount.", limit_s=120)
+        assert "/run/libvirt is not a directory" in agents.kubectl("get", "events")
+
+        # libvirt is installed on it later: nobody has to do anything else.
+        cluster.nodes["bare"].libvirtd.start()
+        agents.until_ready()
+
+
+def test_a_new_version_is_rolled_out_and_no_vm_notices(
+    agents: Agents, cluster: Cluster, vms: OnEachNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vms.switch_on()
+    before = vms.runs()
+    for machine in cluster.nodes.values():
+        machine.tag_image(f"{IMAGE}:{VERSION}", f"{IMAGE}:next")
+    path = f"/apis/virtsync.dev/v1alpha1/namespaces/{vms.world.name}/virtualmachines"
+    watched = [vms.world.define(f"toggled-{name}", libvirtd=node.libvirtd) for name, node in cluster.nodes.items()]
+    for node, guest in zip(NODES, watched, strict=True):
+        vms.world.apply(guest, nodeName=node)
+        guest.start()
+
+    with TimedWatch(cluster, path) as watch, toggled(watched):
+        began = time.monotonic()
+        agents.set_image("next")
+        agents.until_ready()
+        took_s = time.monotonic() - began
+        for guest in watched:
+            until_told_anew(watch, guest)
+        gaps = {node: watch.longest_gap_s(g.name, began, power_of) for node, g in zip(NODES, watched, strict=True)}
+
+    told = ", ".join(f"{node} {gap:.1f} s" for node, gap in gaps.items())
+    with capsys.disabled():
+        sys.stdout.write(f"\nrollout of 2 nodes: {took_s:.1f} s; longest time without a report: {told}\n")
+    assert vms.runs() == before
+    for guest in vms.guests.values():
+        assert runs(vms.world.get(guest))
+        assert vms.world.events(guest).count("Started") <= 1
+    assert _image(agents) == "virtsync/virtsync:next"
+
+    agents.kubectl("rollout", "undo", DAEMONSET)
+    agents.until_ready()
+    assert _image(agents) == f"virtsync/virtsync:{VERSION}"
+    assert vms.runs() == before
+
+
+def test_a_broken_version_stops_at_the_first_node(
+    agents: Agents, cluster: Cluster, vms: OnEachNode, tmp_path: Path
+) -> None:
+    vms.switch_on()
+    before = vms.runs()
+    archive = tmp_path / "broken.tar"
+    busybox_image(archive, "virtsync/virtsync:broken", ["/bin/busybox", "false"])
+    cluster.import_image(archive)
+
+    agents.set_image("broken")
+    until(lambda: any(_waits(agents, node) == "CrashLoopBackOff" for node in NODES), "Nothing crashes.", limit_s=120)
+
+    status = json.loads(agents.kubectl("get", DAEMONSET, "--output=json"))["status"]
+    assert status["updatedNumberScheduled"] == 1
+    assert status["numberReady"] == 1
+    spared = next(node for node in NODES if _waits(agents, node) is None)
+    guest = vms.guests[spared]
+    guest.poweroff()
+    vms.world.until_off(guest, "Guest")
+
+    agents.kubectl("rollout", "undo", DAEMONSET)
+    agents.until_ready()
+    for node, guest in vms.guests.items():
+        vms.world.until(guest, runs, "running")
+        if node != spared:
+            assert vms.run_of(node) == before[node]
+
+
+def test_a_node_that_loses_power_has_its_vms_back(agents: Agents, cluster: Cluster, vms: OnEachNode) -> None:
+    vms.switch_on()
+    before = vms.runs()
+    guest = vms.guests["node-b"]
+
+    cluster.nodes["node-b"].reboot(cluster.watch_nodes)
+
+    vms.world.until_off(guest, "NodeReboot")
+    vms.world.until(guest, runs, "running")
+    guest.wait_until_booted()
+    agents.until_ready()
+    assert vms.runs()["node-a"] == before["node-a"]
+
+
+def test_uninstalled_and_installed_again_no_vm_notices(agents: Agents, vms: OnEachNode) -> None:
+    vms.switch_on()
+    before = vms.runs()
+
+    agents.cluster.kubectl("delete", "-f", str(REPOSITORY / "deploy/install.yaml"), HANG_LIMIT)
+    for guest in vms.guests.values():
+        assert power_of(vms.world.get(guest)) == "Running"
+    assert vms.runs() == before
+
+    agents.apply()
+    agents.until_ready()
+    for guest in vms.guests.values():
+        assert runs(vms.world.get(guest))
+    assert vms.runs() == before
+
+
+# --- the scenarios that every level knows
+
+
+def test_guest_poweroff_always(vms: OnEachNode) -> None:
+    vms.apply(powerState="Running", restartPolicy="Always")
+    for guest in vms.guests.values():
+        vms.world.until(guest, runs, "running")
+        guest.wait_until_booted()
+        guest.poweroff()
+    for guest in vms.guests.values():
+        vms.world.until_off(guest, "Guest")
+        again = vms.world.until(guest, runs, "running again")
+        assert again["status"]["restartCount"] == 1
+
+
+def test_virsh_start_of_stopped(vms: OnEachNode) -> None:
+    vms.apply(powerState="Stopped")
+    for guest in vms.guests.values():
+        vms.world.until(guest, is_off, "off")
+        guest.start()
+    for guest in vms.guests.values():
+        vms.world.until(guest, lambda vm: power_of(vm) == "Running", "running")
+        stopped = vms.world.until(guest, is_off, "off again")
+        assert cause_of(stopped) == "Agent"
+
+
+def test_hold(vms: OnEachNode) -> None:
+    vms.switch_on()
+    guest = vms.guests["node-a"]
+    vms.world.kubectl("annotate", "kvm", guest.name, "hold.virtsync.dev/test=backup")
+    vms.world.until_ready(guest, "Held")
+
+    guest.wait_until_booted()
+    guest.poweroff()
+    vms.world.until_off(guest, "Guest")
+    # What comes of a stop without a hold has come on the other node.
+    other = vms.guests["node-b"]
+    other.wait_until_booted()
+    other.poweroff()
+    vms.world.until_off(other, "Guest")
+    vms.world.until(other, runs, "running again")
+    assert guest.libvirtd.qemu_pid(guest.name) is None
+
+    vms.world.kubectl("annotate", "kvm", guest.name, "hold.virtsync.dev/test-")
+    vms.world.until(guest, runs, "running again")
+
+
+def test_node_handover(cluster: Cluster, vms: OnEachNode) -> None:
+    """Off on node-a, and defined on node-b under the same name and UUID: node-b starts it."""
+    guest = vms.guests["node-a"]
+    vms.world.apply(guest, nodeName="node-a", powerState="Stopped")
+    vms.world.until(guest, is_off, "off")
+    twin = cluster.nodes["node-b"].define(guest.name, uuid=guest.uuid)
+
+    vms.world.patch(guest, nodeName="node-b", powerState="Running")
+    vms.world.until(guest, lambda vm: runs(vm) and vm["status"]["nodeName"] == "node-b", "running on node-b")
+    assert twin.qemu_pid
+    assert guest.libvirtd.qemu_pid(guest.name) is None
+    twin.remove()
+
+
+# --- helpers
+
+
+@contextmanager
+def toggled(guests: list[Guest]) -> Iterator[None]:
+    """Pause guests and let them run in turn, several times a second, as long as this lasts."""
+    end = threading.Event()
+
+    def toggle(guest: Guest) -> None:
+        while not end.wait(0.2):
+            for verb in ("suspend", "resume"):
+                guest.libvirtd.virsh(verb, guest.name)
+
+    threads = [threading.Thread(target=toggle, args=(guest,)) for guest in guests]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
+
+
+def until_told_anew(watch: TimedWatch, guest: Guest) -> None:
+    """Return when two more versions of an object have come."""
+    seen = len(watch.versions(guest.name))
+    until(lambda: len(watch.versions(guest.name)) > seen + 1, f"Nothing is told of {guest.name} any more.")
+
+
+def _container(agents: Agents, node: str) -> Json:
+    statuses = agents.pod(node)["status"].get("containerStatuses")
+    container: Json = statuses[0] if statuses else {}
+    return container
+
+
+def _started(agents: Agents, node: str) -> bool:
+    return bool(_container(agents, node).get("started"))
+
+
+def _ready(agents: Agents, node: str) -> bool:
+    return bool(_container(agents, node).get("ready"))
+
+
+def _waits(agents: Agents, node: str) -> str | None:
+    """Why the agent's container of a node does not run; None if it does."""
+    state = _container(agents, node).get("state", {})
+    return str(state["waiting"]["reason"]) if "waiting" in state else None
+
+
+def _events(agents: Agents) -> set[str]:
+    return set(agents.kubectl("get", "events", "--output=jsonpath={.items[*].reason}").split())
+
+
+def _image(agents: Agents) -> str:
+    return agents.kubectl("get", DAEMONSET, "--output=jsonpath={.spec.template.spec.containers[0].image}")
