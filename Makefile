@@ -42,7 +42,7 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
 	@touch $@
 
-.PHONY: check test chaos cluster demo bench mutation manifests clean
+.PHONY: check test e2e e2e-full chaos cluster demo bench mutation manifests clean
 check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -54,6 +54,12 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 
 test: check setup ## Check, then run the tests on real parts, but for those that take minutes each
 	$(BIN)/pytest -m "not long and not e2e"
+
+e2e: cluster-setup ## Run the tests on a real cluster, but for those that take long; needs root and build/image.tar
+	$(BIN)/pytest tests/e2e -m "e2e and not long"
+
+e2e-full: cluster-setup ## Run all tests on a real cluster; needs root and build/image.tar
+	$(BIN)/pytest tests/e2e
 
 chaos: setup ## Run the tests of faults, the long ones too, then random faults: SEED=1 MINUTES=5
 	$(BIN)/pytest tests/chaos
