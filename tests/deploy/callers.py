@@ -5,7 +5,7 @@ import json
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -47,29 +47,29 @@ class Answer:
         return str(self.body.get("message", ""))
 
 
-@dataclass(frozen=True)
 class Caller:
-    """Somebody with a token, or with somebody else's name if the token's owner may take it on."""
+    """Somebody with a token, or with somebody else's name if the token's owner may take it on. Close it."""
 
-    controlplane: ControlPlane
-    token: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    def __init__(self, controlplane: ControlPlane, token: str, headers: Mapping[str, str] | None = None) -> None:
+        where = urlsplit(controlplane.url)
+        context = ssl.create_default_context(cafile=controlplane.ca)
+        self._connection = http.client.HTTPSConnection(
+            str(where.hostname), where.port, context=context, timeout=HANG_LIMIT_S
+        )
+        self._headers = {"Authorization": f"Bearer {token}", **(headers or {})}
 
     def ask(self, request: Request) -> Answer:
         """Send it, once."""
-        where = urlsplit(self.controlplane.url)
-        context = ssl.create_default_context(cafile=self.controlplane.ca)
-        connection = http.client.HTTPSConnection(str(where.hostname), where.port, context=context, timeout=HANG_LIMIT_S)
         kind = MERGE_PATCH if request.method == "PATCH" else "application/json"
-        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": kind, **self.headers}
-        try:
-            connection.request(request.method, request.path, json.dumps(request.body or {}), headers)
-            response = connection.getresponse()
-            text = response.read().decode()
-        finally:
-            connection.close()
+        body = json.dumps(request.body or {})
+        self._connection.request(request.method, request.path, body, self._headers | {"Content-Type": kind})
+        response = self._connection.getresponse()
+        text = response.read().decode()
         # A watch answers with a line for each change, of which none is needed here.
         return Answer(response.status, json.loads(text) if text.startswith("{") and "\n{" not in text else {})
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def token(controlplane: ControlPlane, namespace: str, account: str, *bound_to: str) -> str:
