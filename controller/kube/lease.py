@@ -112,9 +112,7 @@ class NodeLease:
             except Conflicted:
                 self._read()
                 self._give_up()
-        except Vanished:
-            return
-        except (Transient, Rejected) as error:
+        except (Transient, Rejected, Vanished) as error:
             log.warning(f"the Lease {self._namespace}/{self._name} could not be released: {error}")
 
     def _hindrance(self) -> str:
@@ -130,7 +128,7 @@ class NodeLease:
             self._read()
         try:
             return self._claim()
-        except (Conflicted, Vanished):
+        except Conflicted:  # also when it is gone
             self._read()
             return self._claim()
 

@@ -167,7 +167,11 @@ def test_who_renews_late_is_not_overwritten_by_who_has_just_given_up_waiting(nod
     assert not keeps(mine), "the time begins anew"
     node.pass_s(0.2)
     assert keeps(mine)
-    assert node.lease()["spec"]["leaseTransitions"] == 1
+    taken = node.lease()["spec"]
+    assert taken["leaseTransitions"] == 1
+    assert keeps(mine)
+    renewed = node.lease()["spec"]
+    assert renewed == taken | {"renewTime": renewed["renewTime"]}
     assert not keeps(other), "who finds it taken says so at once"
 
 
