@@ -115,7 +115,7 @@ def test_there_is_never_a_second_agent_on_a_node(objects: list[Json]) -> None:
 
 
 def test_every_variable_is_one_that_the_agent_knows(objects: list[Json]) -> None:
-    known = {option.envvar for option in main.commands["agent"].params} | {"POD_NAMESPACE", "POD_UID"}
+    known = {option.envvar for option in main.commands["agent"].params}
     (container,) = _agents(objects)["spec"]["template"]["spec"]["containers"]
     assert container["args"] == ["agent"]
     assert {it["name"] for it in container["env"]} <= known

@@ -548,23 +548,31 @@ def test_the_matrix_is_as_large_as_it_says() -> None:
     assert len({str(case) for case in CASES}) == len(CASES)
 
 
-def test_these_rights_are_enough_for_an_agent(
-    installed: ControlPlane, cast: dict[str, Caller], libvirtd: Libvirtd, tmp_path: Path
-) -> None:
-    """It reports, starts, stops and tells Events, and nothing is refused to it."""
-    del cast  # they wait for the policies
+@pytest.mark.usefixtures("cast")
+def test_these_rights_are_enough_for_an_agent(installed: ControlPlane, libvirtd: Libvirtd, tmp_path: Path) -> None:
+    """It takes its Lease, reports, starts, stops, tells Events, gives the Lease back, and nothing is refused to it."""
     with World(installed, libvirtd, "enough", tmp_path) as world:
         guest = world.define()
         kubeconfig = tmp_path / "kubeconfig"
         installed._write_kubeconfig(kubeconfig, pod_token(installed, AGENTS, "virtsync-agent", world.node))
-        agent = world.start_agent(kubeconfig=kubeconfig)
+        agent = world.new_agent(kubeconfig=kubeconfig, env={"POD_NAMESPACE": AGENTS, "POD_UID": "its-uid"})
+        agent.start()
+        assert _holder(installed, world.node) == "its-uid"
         world.apply(guest, powerState="Running")
         world.until_ready(guest, "InSync")
         world.patch(guest, powerState="Stopped", shutdown={"mode": "Force"})
         world.until_ready(guest, "InSync")
+        world.until_event(guest, "ForcedOff")
         assert world.events(guest) == ["Started", "ForcedOff"]
+        agent.stop()
+        assert _holder(installed, world.node) == ""
         refused = [line for line in agent.log_lines() if "forbidden" in str(line).lower()]
     assert not refused
+
+
+def _holder(controlplane: ControlPlane, node: str) -> str:
+    words = ("get", "lease", node, f"--namespace={AGENTS}", "-o", "jsonpath={.spec.holderIdentity}")
+    return controlplane.kubectl(*words).stdout
 
 
 def _in_force(cast: dict[str, Caller]) -> set[str]:
