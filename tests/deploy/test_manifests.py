@@ -163,24 +163,18 @@ def test_the_examples_of_the_readme_do_what_they_say(installed: ControlPlane, tm
     }
 
 
-class TestANamespaceOfOnesOwn:
-    """`namespace:` in a kustomization is all that it takes: no policy knows the name of ours."""
-
-    @pytest.fixture
-    def renamed(self, installed: ControlPlane, tmp_path: Path) -> list[Json]:
-        (tmp_path / "base").symlink_to(DEPLOY / "base")
-        (tmp_path / "mine").mkdir()
-        (tmp_path / "mine" / "kustomization.yaml").write_text("namespace: kvm\nresources: [../base]\n")
-        return _rendered(installed, tmp_path / "mine")
-
-    def test_nothing_names_the_former_one(self, renamed: list[Json]) -> None:
-        assert AGENTS not in json.dumps(renamed)
-
-    def test_it_can_be_applied(self, installed: ControlPlane, renamed: list[Json]) -> None:
-        manifest = json.dumps({"apiVersion": "v1", "kind": "List", "items": renamed})
-        installed.kubectl("create", "namespace", "kvm")
-        told = installed.kubectl("apply", "--dry-run=server", "-f", "-", input=manifest).stdout.splitlines()
-        assert len(told) == len(renamed)
+@pytest.mark.parametrize("folder", EVERY)
+def test_another_namespace_takes_one_line(installed: ControlPlane, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "deploy").symlink_to(DEPLOY)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kustomization.yaml").write_text(f"namespace: kvm\nresources: [../deploy/{folder}]\n")
+    renamed = _rendered(installed, tmp_path / "mine")
+    assert AGENTS not in json.dumps(renamed)
+    taken = [it for it in renamed if "monitoring" not in it["apiVersion"]]
+    manifest = json.dumps({"apiVersion": "v1", "kind": "List", "items": taken})
+    installed.kubectl("create", "namespace", "kvm", check=False)  # a dry run makes none
+    told = installed.kubectl("apply", "--dry-run=server", "-f", "-", input=manifest).stdout.splitlines()
+    assert len(told) == len(taken)
 
 
 @pytest.fixture(scope="module")
