@@ -1,7 +1,7 @@
 """Child processes that end with their owner, also when the owner is killed with -9.
 
 Every child is in a process group of its own, so Ctrl-C in a terminal reaches only the owner, which then stops its
-children in order; and it carries a parent death signal, so that the kernel kills it should the owner never come to that.
+children in order; and it carries a parent death signal: the kernel kills it should the owner never come to that.
 None has a session of its own: Linux schedules sessions against each other (sched_autogroup), and 6.18 lets all threads
 of one starve for seconds while others are busy (measured: calls to libvirtd that took 11 to 29 s, and 0.3 s without).
 """
