@@ -1,5 +1,6 @@
 """The authority of one cluster, and the certificates that it issues: made by openssl, good for as long as a test."""
 
+import secrets
 import subprocess
 from pathlib import Path
 
@@ -8,7 +9,7 @@ KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
 
 
 class Authority:
-    """A certificate authority in a folder."""
+    """A certificate authority in a folder; any thread may have it issue certificates, by different names."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -28,8 +29,15 @@ class Authority:
         lines = ["extendedKeyUsage=serverAuth,clientAuth", *([f"subjectAltName={addresses}"] if addresses else [])]
         extensions.write_text("\n".join(lines))
         _openssl("req", "-new", *KEY, "-subj", f"/O={group}/CN={common_name}", "-keyout", key, "-out", request)
-        signing: list[str | Path] = ["-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial", "-days", DAYS]
-        _openssl("x509", "-req", "-in", request, *signing, "-extfile", extensions, "-out", certificate)
+        signing: list[str | Path] = [
+            "-CA",
+            self.certificate,
+            "-CAkey",
+            self._key,
+            "-set_serial",
+            f"0x{secrets.token_hex(16)}",
+        ]
+        _openssl("x509", "-req", "-days", DAYS, "-in", request, *signing, "-extfile", extensions, "-out", certificate)
         return certificate, key
 
     @property

@@ -302,7 +302,9 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closing.set()
+        with self._changed:
+            self._closing.set()
+            self._changed.notify_all()
         while self._thread.is_alive():
             # It waits in a read, which this ends; it may also be about to connect again.
             if sock := self._connection.sock:
@@ -340,7 +342,7 @@ class Watch:
 
     def _wait_for(self, look: Callable[[], bool]) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: look() or self._error, timeout=HANG_LIMIT_S)
+            self._changed.wait_for(lambda: look() or self._error or self._closing.is_set(), timeout=HANG_LIMIT_S)
             if self._error and not look():
                 raise LabError(f"The watch of {self._path} has ended.") from self._error
 
