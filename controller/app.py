@@ -41,6 +41,9 @@ FIRST_CONNECT_S = 5.0
 """How long a starting agent waits for libvirt before it reports that it does not answer."""
 HAND_RETRY_S = 1.0
 """How often an agent that is not alone asks for its libvirt again."""
+GIVE_WAY_S = 5.0
+"""How long an agent that may not act lets stand what another has written of a VM: two that see different libvirts would
+contradict each other forty times a second, for ever."""
 KNOCK_EVERY_S = 1.0
 """How often an API server that is away is asked whether it is back."""
 OVERDUE_EVERY_S = 1.0
@@ -180,7 +183,8 @@ class Agent:
 
     def _object_changed(self, raw: dict[str, Any]) -> None:
         if self._store.put(raw):
-            self._queue.add(VmKey(raw["metadata"]["namespace"], raw["metadata"]["name"]))
+            key = VmKey(raw["metadata"]["namespace"], raw["metadata"]["name"])
+            self._queue.add_after(key, GIVE_WAY_S if self._blocked() else 0.0)
 
     def _object_gone(self, key: VmKey) -> None:
         self._store.forget(key)
