@@ -3,21 +3,18 @@
 import http.client
 import json
 import ssl
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lab import LabError
 from lab.controlplane import ControlPlane
 
 Json = dict[str, Any]
 MERGE_PATCH = "application/merge-patch+json"
 HANG_LIMIT_S = 60
-POLL_INTERVAL_S = 0.05
 AGENTS = "virtsync-system"
 REPOSITORY = Path(__file__).parents[2]
 
@@ -95,12 +92,3 @@ def pod_token(controlplane: ControlPlane, namespace: str, account: str, node: st
     uid = controlplane.kubectl("get", "pod", name, f"--namespace={namespace}", "-o", "jsonpath={.metadata.uid}").stdout
     bound = ("--bound-object-kind=Pod", f"--bound-object-name={name}", f"--bound-object-uid={uid}")
     return token(controlplane, namespace, account, *bound)
-
-
-def until(holds: Callable[[], bool], what: str) -> None:
-    """Wait for what comes a moment later and is told by nothing: a policy is in force, or is no more."""
-    deadline = time.monotonic() + HANG_LIMIT_S
-    while not holds():
-        if time.monotonic() > deadline:
-            raise LabError(f"Still not: {what}.")
-        time.sleep(POLL_INTERVAL_S)

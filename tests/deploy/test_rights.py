@@ -17,8 +17,8 @@ import pytest
 
 from lab.controlplane import ControlPlane
 from lab.libvirtd import Libvirtd
-from lab.world import World
-from tests.deploy.callers import AGENTS, REPOSITORY, Answer, Caller, Json, Request, pod_token, token, until
+from lab.world import World, until
+from tests.deploy.callers import AGENTS, REPOSITORY, Answer, Caller, Json, Request, pod_token, token
 
 TEAM, OTHER_TEAM = "team-a", "team-b"
 VMS = "/apis/virtsync.dev/v1alpha1"
@@ -482,7 +482,7 @@ def cast(installed: ControlPlane) -> Iterator[dict[str, Caller]]:
     with ExitStack() as ends:
         for caller in cast.values():
             ends.callback(caller.close)
-        until(lambda: _in_force(cast) == set(POLICIES), "all policies are in force")
+        until(lambda: _in_force(cast) == set(POLICIES), "not all policies are in force")
         yield cast
 
 
@@ -522,10 +522,10 @@ def test_each_may_do_what_it_must_and_no_more(
 def unguarded(installed: ControlPlane, cast: dict[str, Caller]) -> Iterator[None]:
     """The policies are there and bind nobody."""
     installed.kubectl("delete", "validatingadmissionpolicybinding", *POLICIES)
-    until(lambda: not _in_force(cast), "no policy is in force")
+    until(lambda: not _in_force(cast), "a policy is still in force")
     yield
     installed.kubectl("apply", "-f", str(REPOSITORY / "deploy" / "install.yaml"))
-    until(lambda: _in_force(cast) == set(POLICIES), "all policies are in force again")
+    until(lambda: _in_force(cast) == set(POLICIES), "not all policies are in force again")
 
 
 @pytest.mark.usefixtures("unguarded")
