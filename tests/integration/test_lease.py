@@ -328,16 +328,6 @@ def test_who_could_not_renew_it_acts_no_more(
     world.until(guest, is_off, "off")
 
 
-def test_who_stood_still_for_long_does_not_go_on_where_it_was(world: World, leases: Leases, libvirtd: Libvirtd) -> None:
-    guest, agent = looked_after(world, "2s")
-    with paused(agent.pid):
-        world.patch(guest, powerState="Stopped")
-        with leases.renewed_by("stranger", 3600) as renewals:
-            until(lambda: renewals() > 3 / RENEWED_EVERY_S, "it is not renewed")
-    world.until(guest, lambda vm: "stranger holds it" in ready_of(vm)["message"], "left to the stranger")
-    assert asked(libvirtd.calls_log, guest.uuid) == ["START"]
-
-
 def test_who_is_ill_does_not_renew_it(world: World, leases: Leases) -> None:
     guest, agent = looked_after(world, f"{DURATION_S}s")
     end(listener(agent))
