@@ -10,9 +10,12 @@ from tests.deploy.callers import REPOSITORY
 MATRIX = pytest.StashKey[list[str]]()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """Installed as the README says, in one go on an empty cluster; nothing runs, for there is no node."""
+    """Installed as the README says, in one go on an empty cluster; nothing runs, for there is no node.
+
+    For a module, so that it does not run on beside the tests that come after.
+    """
     with ControlPlane(tmp_path_factory.mktemp("installed")) as running:
         running.kubectl(
             "apply", "-f", str(REPOSITORY / "deploy" / "crds"), "-f", str(REPOSITORY / "deploy" / "install.yaml")
