@@ -48,7 +48,14 @@ class Agents:
             raise LabError(f"Not every node has an agent that is ready: {status}")
 
     def pod(self, node: str) -> Json:
-        """The agent's pod on a node; LabError if there is none or more."""
+        """The agent's pod on a node; LabError if there is none that is to stay."""
+        pods = self.pods(node)
+        if not pods:
+            raise LabError(f"{node} has no agent.")
+        return pods[0]
+
+    def pods(self, node: str) -> list[Json]:
+        """The agent's pods on a node, but for one that is on its way out."""
         listed = self.kubectl(
             "get",
             "pods",
@@ -56,10 +63,7 @@ class Agents:
             f"--field-selector=spec.nodeName={node}",
             "--output=json",
         )
-        pods: list[Json] = json.loads(listed)["items"]
-        if len(pods) != 1:
-            raise LabError(f"{node} has {len(pods)} agents.")
-        return pods[0]
+        return [pod for pod in json.loads(listed)["items"] if "deletionTimestamp" not in pod["metadata"]]
 
     def until_pod(self, node: str, condition: str) -> None:
         """Wait until the agent's pod of a node is as told: `condition=Ready`, `condition=Ready=False`."""
@@ -69,6 +73,11 @@ class Agents:
         """How often the container of a node's agent was started anew."""
         restarts: int = self.pod(node)["status"]["containerStatuses"][0]["restartCount"]
         return restarts
+
+    def unready_because(self, node: str) -> str:
+        """What /readyz of the agent of a node says that it lacks, as an administrator is told."""
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{self.pod(node)['metadata']['name']}:8080/proxy/readyz"
+        return self.cluster.kubectl("get", "--raw", path, check=False).stderr
 
     def set_image(self, tag: str) -> None:
         """Let the DaemonSet run another version; returns at once."""

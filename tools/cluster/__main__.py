@@ -1,6 +1,7 @@
 """The cluster's commands: `python -m cluster COMMAND`."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -49,7 +50,8 @@ def run(folder: Path, images: tuple[Path, ...]) -> None:
         for node in cluster.nodes.values():
             node.define("demo")
         print(_what_to_try(folder), file=sys.stderr)
-        processes.own_until_asked()
+        with suppress(KeyboardInterrupt):
+            processes.own_until_asked()
 
 
 @cli.command()
