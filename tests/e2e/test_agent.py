@@ -281,11 +281,11 @@ def test_hold(vms: OnEachNode) -> None:
     vms.switch_on()
     guest = vms.guests["node-a"]
     vms.world.kubectl("annotate", "kvm", guest.name, "hold.virtsync.dev/test=backup")
-    vms.world.until_ready(guest, "Held")
 
     guest.wait_until_booted()
     guest.poweroff()
     vms.world.until_off(guest, "Guest")
+    vms.world.until_ready(guest, "Held")
     # What comes of a stop without a hold has come on the other node.
     other = vms.guests["node-b"]
     other.wait_until_booted()
