@@ -174,6 +174,11 @@ def _tell(which: str, node: str, namespace: str = TEAM, **changes: Any) -> Calla
     return lambda s: Request("POST", f"{EVENTS}/namespaces/{namespace}/events", event(s))
 
 
+def _tell_about(api_version: str, kind: str) -> Callable[[Stage], Request]:
+    about = {"apiVersion": api_version, "kind": kind, "namespace": TEAM, "name": "web"}
+    return _tell("a", "node-a", regarding=about)
+
+
 def _told(which: str, node: str) -> Callable[[Stage], None]:
     return lambda s: s.do("POST", f"{EVENTS}/namespaces/{TEAM}/events", _event(which, node)(s))
 
@@ -259,13 +264,9 @@ CASES = (
     Case(
         A, "tells an Event as another program", EVENT, _tell("a", "node-a", reportingController="kubelet"), ("node-a",)
     ),
-    Case(
-        A,
-        "tells an Event about a Pod",
-        EVENT,
-        _tell("a", "node-a", regarding={"apiVersion": "v1", "kind": "Pod", "namespace": TEAM, "name": "web"}),
-        ("of node node-a",),
-    ),
+    Case(A, "tells an Event about a Pod", EVENT, _tell_about("v1", "Pod"), ("of node node-a",)),
+    Case(A, "tells an Event about KubeVirt's VM", EVENT, _tell_about("kubevirt.io/v1", "VirtualMachine"), ("node-a",)),
+    Case(A, "tells an Event about a Hypervisor", EVENT, _tell_about("virtsync.dev/v1", "Hypervisor"), ("node-a",)),
     Case(A, "changes an Event of node-b", EVENT, _tell_again("b"), ("of node node-a",), first=_told("b", "node-b")),
     # Through the status: the API server takes nothing but the status from such a write.
     Case(A, "takes a VM of its node along with a status", IGNORED, _report("a", {"spec": {"powerState": "Stopped"}})),
