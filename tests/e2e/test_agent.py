@@ -12,11 +12,22 @@ from pathlib import Path
 import pytest
 
 from cluster.cluster import NODES, Cluster
-from cluster.image import busybox_image
+from cluster.image import BUSYBOX_IMAGE, busybox_image
 from cluster.node import Node
 from lab.guest import Guest
 from lab.world import Json, World, cause_of, is_off, power_of, runs, until
-from tests.e2e.agents import DAEMONSET, IMAGE, IMAGE_ARCHIVE, INSTALL, REPOSITORY, VERSION, Agents, TimedWatch
+from tests.deploy.callers import Caller, Request
+from tests.e2e.agents import (
+    DAEMONSET,
+    IMAGE,
+    IMAGE_ARCHIVE,
+    INSTALL,
+    NAMESPACE,
+    REPOSITORY,
+    VERSION,
+    Agents,
+    TimedWatch,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -249,6 +260,73 @@ def test_uninstalled_and_installed_again_no_vm_notices(agents: Agents, vms: OnEa
     for guest in vms.guests.values():
         assert runs(vms.world.get(guest))
     assert vms.runs() == before
+
+
+def test_labels_and_taints_say_which_nodes_have_agents(agents: Agents, cluster: Cluster, vms: OnEachNode) -> None:
+    vms.switch_on()
+    before = vms.runs()
+
+    # A node for VMs and nothing else: an agent that is new there comes all the same, others do not.
+    cluster.kubectl("taint", "node", "node-b", "virtsync.dev/kvm=true:NoSchedule")
+    try:
+        agents.kubectl("delete", "pod", agents.pod("node-b")["metadata"]["name"])
+        agents.until_ready()
+        elsewhere = f"--overrides={json.dumps({'spec': {'nodeSelector': {'kubernetes.io/hostname': 'node-b'}}})}"
+        vms.world.kubectl("run", "other", f"--image={BUSYBOX_IMAGE}", elsewhere, "--", "sleep", "100000")
+        vms.world.kubectl("wait", "pod/other", "--for=condition=PodScheduled=False", HANG_LIMIT)
+    finally:
+        cluster.kubectl("taint", "node", "node-b", "virtsync.dev/kvm:NoSchedule-")
+
+    # A node that is to have none any more: its VMs run on.
+    cluster.kubectl("label", "node", "node-b", "virtsync.dev/kvm-")
+    try:
+        until(lambda: not agents.pods("node-b"), "The agent stays.")
+        assert agents.pods("node-a")
+    finally:
+        cluster.kubectl("label", "node", "node-b", "virtsync.dev/kvm=true")
+    agents.until_ready()
+    assert vms.runs() == before
+
+
+def test_the_token_of_one_node_is_worth_nothing_on_another(agents: Agents, cluster: Cluster, vms: OnEachNode) -> None:
+    """Somebody who has got the agent's token on node-a tries what it is good for."""
+    vms.switch_on()
+    before = vms.runs()
+    uid = agents.pod("node-a")["metadata"]["uid"]
+    places = f"/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~projected/*/token"
+    thief = Caller(cluster.controlplane, cluster.nodes["node-a"].run("sh", "-c", f"cat {places}").strip())
+
+    api = f"/apis/virtsync.dev/v1alpha1/namespaces/{vms.world.name}/virtualmachines"
+    own, other = (f"{api}/{vms.guests[node].name}" for node in NODES)
+    lease = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/node-b"
+    lie = {"status": {"powerState": "Stopped"}}
+    taken = {"spec": {"nodeName": "node-a"}}
+    refused = [
+        (
+            Request("PATCH", f"{other}/status", lie),
+            "a token of node node-a may not write the status of a VM of node node-b",
+        ),
+        (
+            Request("PUT", lease, json.loads(cluster.kubectl("get", "--raw", lease).stdout)),
+            "the agent of node node-a may not write the Lease",
+        ),
+        (Request("PATCH", other, taken), "cannot patch resource"),
+        (Request("PATCH", own, {"spec": {"powerState": "Stopped"}}), "cannot patch resource"),
+        (Request("DELETE", other), "cannot delete resource"),
+        (Request("GET", f"/api/v1/namespaces/{NAMESPACE}/secrets"), "cannot list resource"),
+        (Request("GET", "/api/v1/nodes"), "cannot list resource"),
+    ]
+    for request, message in refused:
+        answer = thief.ask(request)
+        assert not answer.granted, request
+        assert message in answer.message
+    # It is a token that works: for what its node is there for.
+    assert thief.ask(Request("GET", own)).granted
+    assert thief.ask(Request("PATCH", f"{own}/status", {"status": {}})).granted
+    thief.close()
+    assert vms.runs() == before
+    for guest in vms.guests.values():
+        assert runs(vms.world.get(guest))
 
 
 # --- the scenarios that every level knows
