@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -307,19 +308,34 @@ def test_the_token_of_one_node_is_worth_nothing_on_another(agents: Agents, clust
             "a token of node node-a may not write the status of a VM of node node-b",
         ),
         (
-            Request("PUT", lease, json.loads(cluster.kubectl("get", "--raw", lease).stdout)),
+            Request("PATCH", f"{other}/status", lie | taken),
+            "a token of node node-a may not write the status of a VM of node node-b",
+        ),
+        (
+            Request("POST", lease.rpartition("/")[0], {"metadata": {"name": "node-c"}}),
             "the agent of node node-a may not write the Lease",
         ),
         (Request("PATCH", other, taken), "cannot patch resource"),
+        (Request("PATCH", other, {"metadata": {"annotations": {"hold.virtsync.dev/me": ""}}}), "cannot patch resource"),
         (Request("PATCH", own, {"spec": {"powerState": "Stopped"}}), "cannot patch resource"),
         (Request("DELETE", other), "cannot delete resource"),
         (Request("GET", f"/api/v1/namespaces/{NAMESPACE}/secrets"), "cannot list resource"),
         (Request("GET", "/api/v1/nodes"), "cannot list resource"),
+        (
+            Request("POST", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/virtsync-agent/token", {}),
+            "cannot create resource",
+        ),
     ]
     for request, message in refused:
         answer = thief.ask(request)
         assert not answer.granted, request
         assert message in answer.message
+    # Its agent may renew it between the two, and then the answer is another one.
+    while (
+        answer := thief.ask(Request("PUT", lease, thief.ask(Request("GET", lease)).body))
+    ).code == HTTPStatus.CONFLICT:
+        pass
+    assert "the agent of node node-a may not write the Lease" in answer.message
     # It is a token that works: for what its node is there for.
     assert thief.ask(Request("GET", own)).granted
     assert thief.ask(Request("PATCH", f"{own}/status", {"status": {}})).granted
