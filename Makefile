@@ -42,7 +42,7 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
 	@touch $@
 
-.PHONY: check test e2e e2e-full chaos cluster demo bench mutation manifests clean
+.PHONY: check test image e2e e2e-full chaos cluster demo bench mutation manifests clean
 check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -50,10 +50,14 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/mypy --explicit-package-bases tests $(wildcard tools/*.py)
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
-	$(BIN)/shellcheck .ci/run tools/setup/*.sh
+	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh
 
 test: check setup ## Check, then run the tests on real parts, but for those that take minutes each
 	$(BIN)/pytest -m "not long and not e2e"
+
+image: ## Build the agent's image, and build/image.tar of it: ENGINE=podman BASE=debian:bookworm-slim TAG=1.2.3
+	@tools/setup/system-packages.sh image
+	@tools/image/build.sh
 
 e2e: cluster-setup ## Run the tests on a real cluster, but for those that take long; needs root and build/image.tar
 	$(BIN)/pytest tests/e2e -m "e2e and not long"

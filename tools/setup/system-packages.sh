@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install the Debian packages that the lab and the build of libvirt-python need; `system-packages.sh cluster`: and those
-# of the nodes of a cluster.
+# of the nodes of a cluster; `system-packages.sh image`: what builds the image.
 # As root it installs what is missing; for anybody else it prints the line to run, and fails.
 set -eu
 
@@ -17,6 +17,13 @@ if [ "${1:-}" = cluster ]; then
     if ! command -v containerd >/dev/null || ! command -v runc >/dev/null; then
         packages="$packages containerd runc"
     fi
+fi
+if [ "${1:-}" = image ]; then
+    # Whoever has an engine needs neither, whatever the system is.
+    if docker info >/dev/null 2>&1 || podman info >/dev/null 2>&1; then
+        exit 0
+    fi
+    packages='buildah debootstrap'
 fi
 
 if ! command -v dpkg-query >/dev/null; then

@@ -1,0 +1,58 @@
+"""Print what each layer of the image in an archive adds, unpacked: `python tools/image/layers.py build/image.tar`."""
+
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+MIB = 2**20
+STEP_LENGTH = 70
+
+
+def main(archive: Path) -> None:
+    """Print the table. SystemExit with a sentence if it is no archive of an image."""
+    try:
+        with tarfile.open(archive) as image:
+            manifest = json.loads(_read(image, "manifest.json"))[0]
+            steps = [step for step in json.loads(_read(image, manifest["Config"]))["history"] if not _is_empty(step)]
+            sizes = [_unpacked_size(image, layer) for layer in manifest["Layers"]]
+    except (OSError, tarfile.TarError, KeyError) as error:
+        sys.exit(f"{archive} is no archive of an image ({error}): run `make image`.")
+    table = Table("layer", "MiB unpacked", title=" ".join(manifest["RepoTags"]))
+    table.columns[1].justify = "right"
+    for step, size in zip(steps, sizes, strict=True):
+        table.add_row(escape(_name(step)), f"{size / MIB:.1f}")
+    table.add_section()
+    table.add_row("above the base", f"{sum(sizes[1:]) / MIB:.1f}")
+    Console().print(table)
+
+
+def _read(image: tarfile.TarFile, name: str) -> bytes:
+    file = image.extractfile(name)
+    if file is None:
+        raise KeyError(name)
+    return file.read()
+
+
+def _unpacked_size(image: tarfile.TarFile, layer: str) -> int:
+    """In bytes: of all files, but for those that are another name of one that was counted."""
+    with tarfile.open(fileobj=image.extractfile(layer)) as files:
+        return sum(entry.size for entry in files if entry.isreg())
+
+
+def _is_empty(step: dict[str, object]) -> bool:
+    return bool(step.get("empty_layer"))
+
+
+def _name(step: dict[str, object]) -> str:
+    words = str(step.get("created_by") or step.get("comment") or "").removeprefix("/bin/sh -c ").split()
+    name = " ".join(word for word in words if word != "#(nop)")
+    return name[:STEP_LENGTH] or "the base"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "build/image.tar"))
