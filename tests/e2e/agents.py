@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.cluster import Cluster
 from controller import __version__
 from lab import LabError
-from lab.world import Json, Watch
+from lab.world import Json, Watch, until
 
 REPOSITORY = Path(__file__).parents[2]
 IMAGE_ARCHIVE = REPOSITORY / "build/image.tar"
@@ -41,11 +41,17 @@ class Agents:
 
     def until_ready(self) -> None:
         """Wait until the agents of the newest template are ready on each node."""
-        self.kubectl("rollout", "status", DAEMONSET, ROLLOUT_LIMIT)
         # That alone would be true with no node at all.
-        status = json.loads(self.kubectl("get", DAEMONSET, "--output=json"))["status"]
-        if status["numberReady"] != len(self.nodes) or status["desiredNumberScheduled"] != len(self.nodes):
-            raise LabError(f"Not every node has an agent that is ready: {status}")
+        self.kubectl("rollout", "status", DAEMONSET, ROLLOUT_LIMIT)
+        until(lambda: self._ready() == len(self.nodes), "Not every node has an agent that is ready.", limit_s=120)
+
+    def _ready(self) -> int:
+        return sum(
+            condition["type"] == "Ready" and condition["status"] == "True"
+            for node in self.nodes
+            for pod in self.pods(node)
+            for condition in pod["status"].get("conditions", [])
+        )
 
     def pod(self, node: str) -> Json:
         """The agent's pod on a node; LabError if there is none that is to stay."""

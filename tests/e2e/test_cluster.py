@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -172,18 +171,24 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_nothing_is_left_behind(end: str, folder: Path) -> None:
-    before = _machine()
+    before, interfaces = _settings(), _interfaces()
     command = [sys.executable, "-m", "cluster", "run", str(folder)]
     with subprocess.Popen(command, env=_ENV, stdout=subprocess.PIPE) as owner:
-        assert owner.stdout
-        assert owner.stdout.readline() == b"ready\n"
-        up = _machine()
-        cluster = Cluster(folder)
-        cluster.nodes["node-a"].libvirtd.virsh("start", "demo")
-        cluster.kubectl("run", "left", f"--image={BUSYBOX_IMAGE}", "--", "sleep", "100000")
-        cluster.kubectl("wait", "--for=condition=Ready", "pod/left", "--timeout=60s")
-        ours = _processes_of(folder)
-        assert len(ours) > 15
+        try:
+            assert owner.stdout
+            assert owner.stdout.readline() == b"ready\n"
+            up = _settings()
+            cluster = Cluster(folder)
+            cluster.nodes["node-a"].libvirtd.virsh("start", "demo")
+            cluster.kubectl("run", "left", f"--image={BUSYBOX_IMAGE}", "--", "sleep", "100000")
+            cluster.kubectl("wait", "--for=condition=Ready", "pod/left", "--timeout=60s")
+            ours = _processes_of(folder)
+            namespaces = _namespaces(ours) - _namespaces({os.getpid()})
+            assert len(ours) > 15
+            assert len(namespaces) > 2 * 2 + 1  # the nodes', that of the network between them, the pod's
+        except BaseException:
+            owner.terminate()
+            raise
 
         if end == "down":
             subprocess.run([sys.executable, "-m", "cluster", "down", str(folder)], env=_ENV, check=True)
@@ -191,10 +196,10 @@ def test_nothing_is_left_behind(end: str, folder: Path) -> None:
             owner.send_signal(signal.SIGINT if end == "Ctrl-C" else signal.SIGKILL)
         _wait_until_gone(ours)
 
-    after = _machine()
-    assert after["sysctls"] == up["sysctls"] == before["sysctls"]
-    for what in ("namespaces", "mounts", "interfaces"):
-        assert not (up[what] - before[what]) & after[what]
+    assert _settings() == up == before
+    assert _interfaces() == interfaces
+    assert not namespaces & _namespaces(set(_processes()))
+    assert str(folder) not in Path("/proc/self/mountinfo").read_text()
     name = cgroups.group_name(folder.resolve())
     assert not [cgroup for cgroup in cgroups.folders(name) if cgroup.exists()]
     assert not _processes_of(folder)
@@ -204,28 +209,37 @@ def test_nothing_is_left_behind(end: str, folder: Path) -> None:
 _ENV = os.environ | {"PYTHONPATH": str(TOOLS)}
 
 
-def _machine() -> dict[str, Any]:
-    """What a cluster could leave here: settings, namespaces of networks and processes, mounts, interfaces."""
-    namespaces = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            namespaces |= {str((process / "ns" / kind).readlink()) for kind in ("net", "pid")}
-    return {
-        "sysctls": {name: Path("/proc/sys", name).read_text() for name in SYSCTLS},
-        "namespaces": namespaces,
-        "mounts": set(Path("/proc/self/mountinfo").read_text().splitlines()),
-        "interfaces": set(os.listdir("/sys/class/net")),  # noqa: PTH208 - names, not paths
-    }
+def _settings() -> list[str]:
+    """What a kubelet would change for the whole machine."""
+    return [Path("/proc/sys", name).read_text() for name in SYSCTLS]
+
+
+def _interfaces() -> list[str]:
+    return sorted(path.name for path in Path("/sys/class/net").iterdir())
+
+
+def _processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
 
 
 def _processes_of(folder: Path) -> set[int]:
     """All processes whose command line names a folder, or that see a mount from it."""
     found = set()
-    for process in Path("/proc").glob("[0-9]*"):
+    for pid in _processes():
         with suppress(OSError):
+            process = Path(f"/proc/{pid}")
             words = (process / "cmdline").read_text() + (process / "mountinfo").read_text()
-            if str(folder) in words and int(process.name) != os.getpid():
-                found.add(int(process.name))
+            if str(folder) in words and pid != os.getpid():
+                found.add(pid)
+    return found
+
+
+def _namespaces(pids: set[int]) -> set[str]:
+    """The network and process namespaces of processes."""
+    found = set()
+    for pid in pids:
+        with suppress(OSError):
+            found |= {str(Path(f"/proc/{pid}/ns/{kind}").readlink()) for kind in ("net", "pid")}
     return found
 
 
