@@ -59,10 +59,10 @@ image: ## Build the agent's image, and build/image.tar of it: ENGINE=podman BASE
 	@tools/setup/system-packages.sh image
 	@tools/image/build.sh
 
-e2e: cluster-setup ## Run the tests on a real cluster, but for those that take long; needs root and build/image.tar
+e2e: cluster-setup image ## Run the tests on a real cluster, but for those that take long; needs root
 	$(BIN)/pytest tests/e2e -m "e2e and not long"
 
-e2e-full: cluster-setup ## Run all tests on a real cluster; needs root and build/image.tar
+e2e-full: cluster-setup image ## Run all tests on a real cluster; needs root
 	$(BIN)/pytest tests/e2e
 
 chaos: setup ## Run the tests of faults, the long ones too, then random faults: SEED=1 MINUTES=5

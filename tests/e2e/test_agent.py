@@ -348,6 +348,7 @@ def test_the_token_of_one_node_is_worth_nothing_on_another(agents: Agents, clust
 # --- the scenarios that every level knows
 
 
+@pytest.mark.long
 def test_guest_poweroff_always(vms: OnEachNode) -> None:
     vms.apply(powerState="Running", restartPolicy="Always")
     for guest in vms.guests.values():
@@ -360,6 +361,7 @@ def test_guest_poweroff_always(vms: OnEachNode) -> None:
         assert again["status"]["restartCount"] == 1
 
 
+@pytest.mark.long
 def test_virsh_start_of_stopped(vms: OnEachNode) -> None:
     vms.apply(powerState="Stopped")
     for guest in vms.guests.values():
@@ -371,6 +373,7 @@ def test_virsh_start_of_stopped(vms: OnEachNode) -> None:
         assert cause_of(stopped) == "Agent"
 
 
+@pytest.mark.long
 def test_hold(vms: OnEachNode) -> None:
     vms.switch_on()
     guest = vms.guests["node-a"]

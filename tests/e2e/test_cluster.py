@@ -156,7 +156,7 @@ def test_this_machine_is_not_touched(cluster: Cluster) -> None:
 # --- the end
 
 
-@pytest.fixture(params=["Ctrl-C", "down", "kill -9"])
+@pytest.fixture(params=[*(pytest.param(way, marks=pytest.mark.long) for way in ("Ctrl-C", "down")), "kill -9"])
 def end(request: pytest.FixtureRequest) -> str:
     """How a cluster ends."""
     way: str = request.param
