@@ -26,9 +26,10 @@ COPY LICENSE README.md ./
 COPY controller controller
 # Bytecode, for the root is read-only where this runs. Two thirds of all that was installed is the Kubernetes client, of
 # which the agent needs a small part: not the same client again for asyncio, and of its two thousand types and calls no
-# more bytecode than is loaded.
+# more bytecode than is loaded. Wheels carry symbols for debuggers, which is half of their machine code.
 RUN /uv/bin/uv sync --locked --no-dev --no-editable \
-    && rm -r /opt/virtsync/lib/python3*/site-packages/kubernetes/aio \
+    && rm -r /opt/virtsync/.lock /opt/virtsync/lib/python3*/site-packages/kubernetes/aio \
+    && find /opt/virtsync -name '*.so' -exec strip --strip-unneeded {} + \
     && /opt/virtsync/bin/python -m compileall -q -x 'kubernetes/client/(api|models)/' /opt/virtsync/lib \
     && /opt/virtsync/bin/python -c 'import controller.app'
 

@@ -5,17 +5,21 @@
 #   BASE=IMAGE       what it is built on; else debian:bookworm-slim, and for buildah a Debian that debootstrap makes here,
 #                    once: no registry of images is needed
 #   TAG=1.2.3        else the version of this checkout
+#   FRESH=1          take nothing from earlier builds, and forget them: for the security updates of the meantime
 #   CA_BUNDLE=FILE   authorities to trust while building, where the network has its own; else $SSL_CERT_FILE
 set -eu
 cd "$(dirname "$0")/../.."
 
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/virtsync
 RELEASE=bookworm
-NAME=virtsync/virtsync
+KEPT=$CACHE/base-$RELEASE.tar
+# In full, as containerd reads the name in the manifests: podman and buildah would take it for one of localhost.
+NAME=docker.io/virtsync/virtsync
 VERSION=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' controller/__init__.py)
 TAG=${TAG:-$VERSION}
 CA_BUNDLE=${CA_BUNDLE:-${SSL_CERT_FILE:-}}
 ARCHIVE=build/image.tar
+RUN=${XDG_RUNTIME_DIR:-/run}
 
 fail() {
     echo "make image: $*" >&2
@@ -42,31 +46,48 @@ choose() {
 
 # The base of buildah where no registry is to be asked: the least Debian there is, kept in the cache.
 debian() {
-    kept=$CACHE/base-$RELEASE.tar
-    if [ ! -f "$kept" ]; then
+    if [ ! -f "$KEPT" ]; then
         command -v debootstrap >/dev/null || fail "debootstrap not found; as root, run: apt-get install --yes debootstrap"
         echo "Making a base of Debian $RELEASE, once (about a minute)" >&2
         folder=$(mktemp -d)
-        trap 'rm -rf "$folder"' EXIT
-        # From where this machine has its own packages.
+        trap 'rm -rf --one-file-system "$folder"' EXIT
+        trap 'exit 130' INT TERM
+        # From where this machine has its own packages, with the updates that it gets.
         # shellcheck disable=SC2016 # apt expands it
-        mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' "Codename: $RELEASE" 2>/dev/null | head -n 1)
+        apt-get indextargets --format 'deb $(SITE) $(CODENAME) main' 'Created-By: Packages' 2>/dev/null |
+            grep -E " $RELEASE(-updates|-security)? main$" | sort -u >"$folder/sources" || true
+        mirror=$(awk -v "release=$RELEASE" '$3 == release { print $2; exit }' "$folder/sources")
         debootstrap --variant=minbase "$RELEASE" "$folder/root" ${mirror:+"$mirror"} >"$folder/log" 2>&1 ||
             fail "debootstrap failed: $(tail -n 1 "$folder/log")"
-        rm -rf "$folder"/root/var/cache/apt/* "$folder"/root/var/lib/apt/lists/*
-        mkdir -p "$CACHE"
-        tar --create --file "$kept.partial" --directory "$folder/root" --numeric-owner --one-file-system .
-        mv "$kept.partial" "$kept"
+        if [ -n "$mirror" ]; then
+            cp "$folder/sources" "$folder/root/etc/apt/sources.list"
+        fi
+        for step in update 'upgrade --yes'; do
+            # shellcheck disable=SC2086 # words
+            DEBIAN_FRONTEND=noninteractive chroot "$folder/root" apt-get --quiet $step >"$folder/log" 2>&1 ||
+                fail "apt-get $step failed in the base: $(tail -n 1 "$folder/log")"
+        done
+        # The last two are this machine's.
+        (cd "$folder/root" && rm -rf var/cache/apt/* var/lib/apt/lists/* var/log/* etc/hostname etc/resolv.conf)
+        tar --create --file "$KEPT.partial" --directory "$folder/root" --numeric-owner --one-file-system .
+        mv "$KEPT.partial" "$KEPT"
     fi
-    echo "$kept"
 }
 
 ENGINE=${ENGINE:-$(choose)}
-set -- --build-arg "VERSION=$TAG" \
-    --build-arg "REVISION=$(git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)" \
-    --build-arg "CREATED=$(date --utc --date="@${SOURCE_DATE_EPOCH:-$(date +%s)}" +%Y-%m-%dT%H:%M:%SZ)" \
-    --tag "$NAME:$TAG"
-mkdir -p "$(dirname "$ARCHIVE")"
+revision=$(git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)
+created=$(date --utc --date="@${SOURCE_DATE_EPOCH:-$(date +%s)}" +%Y-%m-%dT%H:%M:%SZ)
+set -- --tag "$NAME:$TAG"
+for value in "version=$TAG" "revision=$revision" "created=$created"; do
+    # Both: podman and buildah take a LABEL from their cache whatever the build arguments in it are by now.
+    set -- --build-arg "$(echo "${value%%=*}" | tr '[:lower:]' '[:upper:]')=${value#*=}" \
+        --label "org.opencontainers.image.$value" "$@"
+done
+[ -z "${FRESH:-}" ] || set -- --no-cache "$@"
+mkdir -p "$(dirname "$ARCHIVE")" "$CACHE"
+# One at a time.
+exec 9>"$CACHE/image.lock"
+flock 9
 rm -f "$ARCHIVE"
 
 case $ENGINE in
@@ -76,14 +97,22 @@ case $ENGINE in
         "$ENGINE" save --output "$ARCHIVE" "$NAME:$TAG"
         ;;
     buildah)
-        # Without an engine, and in a place that is a container itself: no namespaces, no registry.
-        b() { buildah --storage-driver overlay --root "$CACHE/images" --runroot "${TMPDIR:-/tmp}/virtsync-images" "$@"; }
+        # Without an engine, and in a place that is a container itself: no namespaces, no registry. Where overlay mounts
+        # are refused, layers are copies of each other: slower.
+        driver=overlay
+        b() { buildah --storage-driver "$driver" --root "$CACHE/images-$driver" --runroot "$RUN/virtsync-images" "$@"; }
+        b info >/dev/null 2>&1 || driver=vfs
         if [ -z "${BASE:-}" ]; then
-            kept=$(debian)
+            set -- --pull-never "$@"
             BASE=localhost/debian:$RELEASE
+            if [ -n "${FRESH:-}" ]; then
+                rm -f "$KEPT"
+                b rmi --all --force >/dev/null
+            fi
+            debian
             if ! b inspect --type image "$BASE" >/dev/null 2>&1; then
                 made=$(b from scratch)
-                b add --quiet "$made" "$kept" / >/dev/null
+                b add --quiet "$made" "$KEPT" / >/dev/null
                 b commit --quiet --rm "$made" "$BASE" >/dev/null
             fi
         fi
@@ -91,7 +120,7 @@ case $ENGINE in
             set -- --volume "$CA_BUNDLE:/run/ca.crt:ro" \
                 --build-arg SSL_CERT_FILE=/run/ca.crt --build-arg PIP_CERT=/run/ca.crt "$@"
         fi
-        b build --isolation chroot --network host --pull-never --layers --build-arg "BASE=$BASE" "$@" .
+        b build --isolation chroot --network host --layers --build-arg "BASE=$BASE" "$@" .
         b push --quiet "$NAME:$TAG" "docker-archive:$ARCHIVE" >/dev/null
         ;;
     *) fail "ENGINE must be docker, podman or buildah, not $ENGINE" ;;

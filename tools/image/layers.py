@@ -1,6 +1,7 @@
 """Print what each layer of the image in an archive adds, unpacked: `python tools/image/layers.py build/image.tar`."""
 
 import json
+import re
 import sys
 import tarfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-MIB = 2**20
+MB = 10**6
 STEP_LENGTH = 70
 
 
@@ -21,13 +22,15 @@ def main(archive: Path) -> None:
             steps = [step for step in json.loads(_read(image, manifest["Config"]))["history"] if not _is_empty(step)]
             sizes = [_unpacked_size(image, layer) for layer in manifest["Layers"]]
     except (OSError, tarfile.TarError, KeyError) as error:
-        sys.exit(f"{archive} is no archive of an image ({error}): run `make image`.")
-    table = Table("layer", "MiB unpacked", title=" ".join(manifest["RepoTags"]))
+        reason = str(error).partition("\n")[0].removesuffix(":")
+        sys.exit(f"{archive} is no archive of an image ({reason}): run `make image`.")
+    table = Table("layer", "MB unpacked", title=" ".join(manifest["RepoTags"]))
     table.columns[1].justify = "right"
-    for step, size in zip(steps, sizes, strict=True):
-        table.add_row(escape(_name(step)), f"{size / MIB:.1f}")
+    table.add_row("the base", f"{sizes[0] / MB:.1f}")
+    for step, size in zip(steps[1:], sizes[1:], strict=True):
+        table.add_row(escape(_name(step)), f"{size / MB:.1f}")
     table.add_section()
-    table.add_row("above the base", f"{sum(sizes[1:]) / MIB:.1f}")
+    table.add_row("above the base", f"{sum(sizes[1:]) / MB:.1f}")
     Console().print(table)
 
 
@@ -49,9 +52,9 @@ def _is_empty(step: dict[str, object]) -> bool:
 
 
 def _name(step: dict[str, object]) -> str:
-    words = str(step.get("created_by") or step.get("comment") or "").removeprefix("/bin/sh -c ").split()
-    name = " ".join(word for word in words if word != "#(nop)")
-    return name[:STEP_LENGTH] or "the base"
+    """The instruction that made it, without what builders put around."""
+    name = re.sub(r"/bin/sh -c |#\(nop\) |dir:[0-9a-f]+ |# buildkit", "", str(step.get("created_by", "")))
+    return " ".join(name.split())[:STEP_LENGTH]
 
 
 if __name__ == "__main__":
