@@ -42,12 +42,12 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
 	@touch $@
 
-.PHONY: check test image e2e e2e-full chaos cluster demo bench mutation manifests clean
+.PHONY: check test image image-size e2e e2e-full chaos cluster demo bench mutation manifests clean
 check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/mypy --explicit-package-bases tests $(wildcard tools/*.py)
+	$(BIN)/mypy --explicit-package-bases tests $(wildcard tools/*.py) tools/image/layers.py
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
 	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh
@@ -55,15 +55,18 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 test: check setup ## Check, then run the tests on real parts, but for those that take minutes each
 	$(BIN)/pytest -m "not long and not e2e"
 
-image: ## Build the agent's image, and build/image.tar of it: ENGINE=podman BASE=debian:bookworm-slim TAG=1.2.3
+image: ## Build the agent's image, and build/image.tar of it: ENGINE=podman BASE=debian:12-slim TAG=1.2.3 FRESH=1
 	@tools/setup/system-packages.sh image
 	@tools/image/build.sh
 
+image-size: python-packages ## Print what each layer of build/image.tar adds, unpacked
+	@$(BIN)/python tools/image/layers.py build/image.tar
+
 e2e: cluster-setup image ## Run the tests on a real cluster, but for those that take long; needs root
-	$(BIN)/pytest tests/e2e -m "e2e and not long"
+	$(BIN)/pytest tests/image tests/e2e -m "e2e and not long"
 
 e2e-full: cluster-setup image ## Run all tests on a real cluster; needs root
-	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest tests/image tests/e2e
 
 chaos: setup ## Run the tests of faults, the long ones too, then random faults: SEED=1 MINUTES=5
 	$(BIN)/pytest tests/chaos

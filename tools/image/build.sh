@@ -31,6 +31,8 @@ works() {
     case $1 in
         docker) docker info >/dev/null 2>&1 ;;
         podman) podman info >/dev/null 2>&1 ;;
+        buildah) ;;
+        *) return 1 ;;
     esac
 }
 
@@ -75,6 +77,7 @@ debian() {
 }
 
 ENGINE=${ENGINE:-$(choose)}
+works "$ENGINE" || fail "ENGINE=$ENGINE does not work here: it must be a docker, podman or buildah that does"
 revision=$(git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)
 created=$(date --utc --date="@${SOURCE_DATE_EPOCH:-$(date +%s)}" +%Y-%m-%dT%H:%M:%SZ)
 set -- --tag "$NAME:$TAG"
@@ -123,6 +126,5 @@ case $ENGINE in
         b build --isolation chroot --network host --layers --build-arg "BASE=$BASE" "$@" .
         b push --quiet "$NAME:$TAG" "docker-archive:$ARCHIVE" >/dev/null
         ;;
-    *) fail "ENGINE must be docker, podman or buildah, not $ENGINE" ;;
 esac
 echo "$NAME:$TAG is in $ARCHIVE"
