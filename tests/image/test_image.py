@@ -18,7 +18,8 @@ from controller import __version__
 
 pytestmark = pytest.mark.e2e
 
-ARCHIVE = Path(__file__).parents[2] / "build/image.tar"
+REPOSITORY = Path(__file__).parents[2]
+ARCHIVE = REPOSITORY / "build/image.tar"
 LIMIT_ABOVE_BASE_BYTES = 160 * 10**6
 LABEL = "org.opencontainers.image."
 WHITEOUT = ".wh."
@@ -135,7 +136,7 @@ def test_it_runs_without_any_capability_and_writes_nothing(image: Image, uid: in
 def test_every_module_of_the_agent_is_in_it_and_finds_what_it_needs(image: Image) -> None:
     """What is taken out of the Kubernetes client is nothing that the agent has, not even late."""
     inside = image.run("-c", IMPORT_ALL, entrypoint=("python", "-W", "error")).split()
-    source = Path(__file__).parents[2] / "controller"
+    source = REPOSITORY / "controller"
     modules = {
         ".".join(("controller", *file.relative_to(source).with_suffix("").parts)) for file in source.rglob("*.py")
     }
@@ -196,3 +197,8 @@ def test_it_is_small(image: Image) -> None:
         with tarfile.open(layer) as tar:
             size_bytes += sum(entry.size for entry in tar if entry.isreg())
     assert size_bytes <= LIMIT_ABOVE_BASE_BYTES
+
+
+def test_it_is_built_by_the_uv_that_everybody_uses() -> None:
+    dockerfile, makefile = ((REPOSITORY / name).read_text() for name in ("Dockerfile", "Makefile"))
+    assert re.findall(r"ARG UV_VERSION=(.*)", dockerfile) == re.findall(r"UV_VERSION := (.*)", makefile)
