@@ -87,17 +87,22 @@ for value in "version=$TAG" "revision=$revision" "created=$created"; do
         --label "org.opencontainers.image.$value" "$@"
 done
 [ -z "${FRESH:-}" ] || set -- --no-cache "$@"
+# docker has no volumes while it builds.
+if [ -n "$CA_BUNDLE" ] && [ "$ENGINE" != docker ]; then
+    set -- --volume "$CA_BUNDLE:/run/ca.crt:ro" \
+        --build-arg SSL_CERT_FILE=/run/ca.crt --build-arg PIP_CERT=/run/ca.crt "$@"
+fi
 mkdir -p "$(dirname "$ARCHIVE")" "$CACHE"
 # One at a time.
 exec 9>"$CACHE/image.lock"
 flock 9
-rm -f "$ARCHIVE"
+rm -f "$ARCHIVE.partial"
 
 case $ENGINE in
     docker | podman)
         [ -z "${BASE:-}" ] || set -- --build-arg "BASE=$BASE" "$@"
         "$ENGINE" build "$@" .
-        "$ENGINE" save --output "$ARCHIVE" "$NAME:$TAG"
+        "$ENGINE" save --output "$ARCHIVE.partial" "$NAME:$TAG"
         ;;
     buildah)
         # Without an engine, and in a place that is a container itself: no namespaces, no registry. Where overlay mounts
@@ -119,12 +124,9 @@ case $ENGINE in
                 b commit --quiet --rm "$made" "$BASE" >/dev/null
             fi
         fi
-        if [ -n "$CA_BUNDLE" ]; then
-            set -- --volume "$CA_BUNDLE:/run/ca.crt:ro" \
-                --build-arg SSL_CERT_FILE=/run/ca.crt --build-arg PIP_CERT=/run/ca.crt "$@"
-        fi
         b build --isolation chroot --network host --layers --build-arg "BASE=$BASE" "$@" .
-        b push --quiet "$NAME:$TAG" "docker-archive:$ARCHIVE" >/dev/null
+        b push --quiet "$NAME:$TAG" "docker-archive:$ARCHIVE.partial" >/dev/null
         ;;
 esac
+mv "$ARCHIVE.partial" "$ARCHIVE"
 echo "$NAME:$TAG is in $ARCHIVE"
