@@ -49,6 +49,7 @@ choose() {
 # The base of buildah where no registry is to be asked: the least Debian there is, kept in the cache.
 debian() {
     if [ ! -f "$KEPT" ]; then
+        [ "$(id -u)" -eq 0 ] || fail "a base of Debian can be made by root only; be root, or name one with BASE="
         command -v debootstrap >/dev/null || fail "debootstrap not found; as root, run: apt-get install --yes debootstrap"
         echo "Making a base of Debian $RELEASE, once (about a minute)" >&2
         folder=$(mktemp -d)
@@ -106,10 +107,10 @@ case $ENGINE in
         ;;
     buildah)
         # Without an engine, and in a place that is a container itself: no namespaces, no registry. Where overlay mounts
-        # are refused, layers are copies of each other: slower.
-        driver=overlay
+        # are refused, each layer would be a whole copy: then only stages are kept, and all is built each time.
+        driver=overlay layers=true
         b() { buildah --storage-driver "$driver" --root "$CACHE/images-$driver" --runroot "$RUN/virtsync-images" "$@"; }
-        b info >/dev/null 2>&1 || driver=vfs
+        b info >/dev/null 2>&1 || driver=vfs layers=false
         if [ -z "${BASE:-}" ]; then
             set -- --pull-never "$@"
             BASE=localhost/debian:$RELEASE
@@ -124,7 +125,7 @@ case $ENGINE in
                 b commit --quiet --rm "$made" "$BASE" >/dev/null
             fi
         fi
-        b build --isolation chroot --network host --layers --build-arg "BASE=$BASE" "$@" .
+        b build --isolation chroot --network host --layers=$layers --build-arg "BASE=$BASE" "$@" .
         b push --quiet "$NAME:$TAG" "docker-archive:$ARCHIVE.partial" >/dev/null
         ;;
 esac
