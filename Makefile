@@ -52,8 +52,13 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/yamllint --strict .
 	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh
 
-test: check setup ## Check, then run the tests on real parts, but for those that take minutes each
+test: check setup ## Check, then run the tests on real parts, but for those that take minutes each; as root e2e too
 	$(BIN)/pytest -m "not long and not e2e"
+	@if [ "$$(id -u)" = 0 ]; then \
+		$(MAKE) --no-print-directory e2e; \
+	else \
+		echo "Not run, for they need root: the tests on a real cluster (sudo make e2e)"; \
+	fi
 
 image: ## Build the agent's image, and build/image.tar of it: ENGINE=podman BASE=debian:12-slim TAG=1.2.3 FRESH=1
 	@tools/setup/system-packages.sh image
