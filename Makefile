@@ -9,7 +9,7 @@ export PYTHONPATH := tools
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup system-packages python-packages controlplane guest
 setup: controlplane guest ## Do all the set-up (the commands below do it themselves)
