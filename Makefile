@@ -68,10 +68,10 @@ image-size: python-packages ## Print what each layer of build/image.tar adds, un
 	@$(BIN)/python tools/image/layers.py build/image.tar
 
 e2e: cluster-setup image ## Run the tests on a real cluster, but for those that take long; needs root
-	$(BIN)/pytest tests/image tests/e2e -m "e2e and not long"
+	$(BIN)/pytest -v --durations=10 tests/image tests/e2e -m "e2e and not long"
 
 e2e-full: cluster-setup image ## Run all tests on a real cluster; needs root
-	$(BIN)/pytest tests/image tests/e2e
+	$(BIN)/pytest -v --durations=10 tests/image tests/e2e
 
 chaos: setup ## Run the tests of faults, the long ones too, then random faults: SEED=1 MINUTES=5
 	$(BIN)/pytest tests/chaos
