@@ -1,5 +1,6 @@
 """The cluster's commands: `python -m cluster COMMAND`."""
 
+import json
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -75,15 +76,27 @@ def status(folder: Path) -> None:
 def _what_to_try(folder: Path) -> str:
     cluster = Cluster(folder)
     libvirts = "\n".join(
-        f"virsh -c '{cluster.nodes[name].libvirtd.uri}' list --all    # {name}, with a VM `demo` that is off"
-        for name in NODES
+        f"virsh -c '{node.libvirtd.uri}' list --all    # {name}" for name, node in cluster.nodes.items()
     )
+    vm = {
+        "apiVersion": "virtsync.dev/v1alpha1",
+        "kind": "VirtualMachine",
+        "metadata": {"name": "demo"},
+        "spec": {"nodeName": NODES[0], "powerState": "Running"},
+    }
     return f"""\
 export KUBECONFIG={cluster.kubeconfig} PATH={cluster.controlplane.assets}:$PATH
 kubectl get nodes
-kubectl label node {" ".join(NODES)} virtsync.dev/kvm=true    # nodes with VMs: here the agents go
+
+# The agents, on nodes that have VMs (with the image that `make image` has built before the cluster was started):
+kubectl label node {" ".join(NODES)} virtsync.dev/kvm=true
 kubectl apply -f deploy/crds -f deploy/install.yaml
+kubectl --namespace=virtsync-system rollout status daemonset/virtsync-agent
+
+# Each node has a VM `demo`, which is off:
 {libvirts}
+echo '{json.dumps(vm)}' | kubectl apply -f -
+kubectl get kvm --watch
 """
 
 
