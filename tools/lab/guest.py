@@ -120,9 +120,16 @@ class Guest:
 
     def remove(self) -> None:
         """End its QEMU, whatever it is at, and undefine the domain."""
+        self._end()
+        try:
+            self.libvirtd.virsh("undefine", self.name, "--managed-save")
+        finally:
+            # Whoever has started it again in between has left a domain that goes with its QEMU.
+            self._end()
+
+    def _end(self) -> None:
         if self.libvirtd.qemu_pid(self.name):
             self.kill()
-        self.libvirtd.virsh("undefine", self.name, "--managed-save")
 
     def start(self) -> None:
         """Start the domain, and return when the guest has booted."""

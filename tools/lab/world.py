@@ -63,10 +63,12 @@ class World:
     def __enter__(self) -> Self:
         with ExitStack() as ends:
             self.controlplane.kubectl("create", "namespace", self.name)
-            ends.callback(self._remove_objects)
+            ends.callback(self._remove_namespace)
             self._vms = ends.enter_context(Watch(self.controlplane, self._path(API, "virtualmachines")))
             self._events = ends.enter_context(Watch(self.controlplane, self._path("events.k8s.io/v1", "events")))
             ends.callback(self._remove_guests)
+            # before the guests: an agent that is not ours, as on a cluster, would start them again
+            ends.callback(self._remove_objects)
             ends.callback(self._stop_agents)
             self._ends = ends.pop_all()
         return self
@@ -275,6 +277,8 @@ class World:
 
     def _remove_objects(self) -> None:
         self.kubectl("delete", "kvm", "--all", "--wait=false")
+
+    def _remove_namespace(self) -> None:
         self.controlplane.kubectl("delete", "namespace", self.name, "--wait=false")
 
 
