@@ -3,11 +3,12 @@
 import re
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 
+from cluster.cluster import Cluster
 from lab.controlplane import ControlPlane
 from lab.libvirtd import Libvirtd
 from lab.world import World
@@ -54,13 +55,17 @@ API_WRITES = re.compile(
 @pytest.fixture(autouse=True)
 def _real_parts_are_counted(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[None]:
     """Count the test if, while it ran, libvirtd was asked something and a VirtualMachine was written."""
-    if not {"libvirtd", "controlplane"} <= set(request.fixturenames):
+    if "cluster" in request.fixturenames:
+        cluster: Cluster = request.getfixturevalue("cluster")
+        libvirtds, controlplane = [node.libvirtd for node in cluster.nodes.values()], cluster.controlplane
+    elif {"libvirtd", "controlplane"} <= set(request.fixturenames):
+        libvirtds, controlplane = [request.getfixturevalue("libvirtd")], request.getfixturevalue("controlplane")
+    else:
         yield
         return
-    libvirtd, controlplane = request.getfixturevalue("libvirtd"), request.getfixturevalue("controlplane")
-    heard, written = _heard(libvirtd), _written(controlplane)
+    heard, written = _heard(libvirtds), _written(controlplane)
     yield
-    if _grew(heard, _heard(libvirtd)) and _grew(written, _written(controlplane)):
+    if _grew(heard, _heard(libvirtds)) and _grew(written, _written(controlplane)):
         pytestconfig.stash.setdefault(ON_REAL_PARTS, set()).add(request.node.nodeid)
 
 
@@ -75,10 +80,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write_line(f"tests that switched or watched real VMs through a real API server: {count}")
 
 
-def _heard(libvirtd: Libvirtd) -> dict[int, float]:
-    """Bytes that libvirtd has read so far, by process: it reads only what it is asked, and what comes of that."""
-    found = re.findall(r"rchar: (\d+)", Path(f"/proc/{libvirtd.pid}/io").read_text())
-    return {libvirtd.pid: float(found[0])}
+def _heard(libvirtds: Collection[Libvirtd]) -> dict[int, float]:
+    """Bytes that each libvirtd has read so far, by process: it reads only what it is asked, and what comes of that."""
+    counted = {libvirtd.pid: Path(f"/proc/{libvirtd.pid}/io").read_text() for libvirtd in libvirtds}
+    return {pid: float(re.findall(r"rchar: (\d+)", io)[0]) for pid, io in counted.items()}
 
 
 def _written(controlplane: ControlPlane) -> dict[int, float]:
