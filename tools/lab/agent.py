@@ -50,7 +50,10 @@ class Agent:
         }
         self._module = module
         self._log_begins = 0
-        self._process = Process(f"the agent of {node}", [], log=log, env=os.environ | dict(env or {}))
+        # The client's copies of certificates go with the log's folder, even where the agent is killed before it can
+        # remove them.
+        inherited = os.environ | {"TMPDIR": str(log.parent)}
+        self._process = Process(f"the agent of {node}", [], log=log, env=inherited | dict(env or {}))
 
     def start(self, **changes: str) -> None:
         """Start it and return when /readyz says so; `changes` to its settings stay (`boot_id="b"`)."""
