@@ -1,7 +1,6 @@
 """The agents on a real cluster: installed, rolled out, cut off from libvirt, rebooted and removed as users would."""
 
 import json
-import re
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ from cluster.cluster import NODES, Cluster
 from cluster.image import BUSYBOX_IMAGE, busybox_image
 from cluster.node import Node
 from lab.guest import Guest
-from lab.world import Json, World, cause_of, is_off, power_of, runs, until
+from lab.world import Json, cause_of, is_off, power_of, runs, until
 from tests.deploy.callers import Caller, Request
 from tests.e2e.agents import (
     DAEMONSET,
@@ -29,67 +28,11 @@ from tests.e2e.agents import (
     Agents,
     TimedWatch,
 )
+from tests.e2e.vms import OnEachNode
 
 pytestmark = pytest.mark.e2e
 
 HANG_LIMIT = "--timeout=120s"
-
-
-@pytest.fixture(scope="module")
-def agents(cluster: Cluster) -> Agents:
-    """The agents on both nodes; a test leaves them ready."""
-    assert IMAGE_ARCHIVE.exists(), f"{IMAGE_ARCHIVE} is missing: run `make image`."
-    cluster.import_image(IMAGE_ARCHIVE)
-    installed = Agents(cluster, NODES)
-    installed.install()
-    return installed
-
-
-@pytest.fixture
-def world(
-    agents: Agents,  # noqa: ARG001 - they are what the test is about
-    cluster: Cluster,
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-) -> Iterator[World]:
-    """A namespace of the test's own and guests on the nodes; the agents are those of the cluster."""
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_"))[:40].strip("-")
-    with World(cluster.controlplane, cluster.nodes["node-a"].libvirtd, name, tmp_path) as entered:
-        yield entered
-
-
-class OnEachNode:
-    """One guest on each node, and its object."""
-
-    def __init__(self, world: World, cluster: Cluster) -> None:
-        self.world = world
-        self.guests = {name: world.define(f"on-{name}", libvirtd=node.libvirtd) for name, node in cluster.nodes.items()}
-
-    def apply(self, **spec: object) -> None:
-        """Apply the same spec on each node."""
-        for node, guest in self.guests.items():
-            self.world.apply(guest, nodeName=node, **spec)
-
-    def switch_on(self) -> None:
-        """Want them on, and wait until they are."""
-        self.apply(powerState="Running")
-        for guest in self.guests.values():
-            self.world.until(guest, runs, "running")
-
-    def runs(self) -> dict[str, str]:
-        """Which run of each guest this is: another after every start."""
-        return {node: self.run_of(node) for node in self.guests}
-
-    def run_of(self, node: str) -> str:
-        """That of the guest on one node."""
-        guest = self.guests[node]
-        return f"{guest.qemu_pid} {self.world.run_id(guest)}"
-
-
-@pytest.fixture
-def vms(world: World, cluster: Cluster) -> OnEachNode:
-    """One guest on each node, off, with no object yet."""
-    return OnEachNode(world, cluster)
 
 
 def test_install_is_what_the_readme_says(agents: Agents) -> None:
