@@ -20,6 +20,7 @@ import structlog
 # kopf takes one of each from whoever runs it, and has no public name for them.
 from kopf._cogs.structs.credentials import KubeContext, Vault, VaultKey
 from kopf._cogs.structs.references import Insights
+from kopf._core.engines.peering import Identity
 
 from controller.kube import GROUP, KIND, PLURAL, VERSION
 from controller.kube.config import Api
@@ -126,6 +127,8 @@ class Watch:
             settings=self.settings(),
             clusterwide=True,
             standalone=True,
+            # Else kopf asks for the name of the user, and a container may run as one that has none.
+            identity=Identity(self._node_name),
             insights=insights,
             vault=Paced(),
         )
