@@ -133,6 +133,8 @@ class Libvirtd:
 
     def pause(self) -> None:
         """Make libvirtd hang (SIGSTOP): it is there and answers nobody."""
+        if self._supervisor is None:  # else it would be us who stop
+            raise LabError("libvirtd was not started.")
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
