@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -41,6 +44,8 @@ FIRST_CONNECT_S = 5.0
 """How long a starting agent waits for libvirt before it reports that it does not answer."""
 HAND_RETRY_S = 1.0
 """How often an agent that is not alone asks for its libvirt again."""
+FOLDER_REMOVED = os.EX_TEMPFAIL
+"""The exit code of an agent that must be started anew to see the folder of libvirt's socket again."""
 GIVE_WAY_S = 5.0
 """How long an agent that may not act lets stand what another has written of a VM: two that see different libvirts would
 contradict each other forty times a second, for ever."""
@@ -112,6 +117,9 @@ class Agent:
         """Why not, as far as that is known."""
         self._unpublished: set[VmKey] = set()
         self._stopping = threading.Event()
+        self._exit_code = os.EX_OK
+        self._end: Callable[[], object] = lambda: None
+        """Ask for what a signal asks for; any thread may."""
 
     async def run(self) -> int:
         """Run until a signal; then stop acting, flush reports, and go."""
@@ -119,12 +127,13 @@ class Agent:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, stop.set)
+        self._end = partial(loop.call_soon_threadsafe, stop.set)
         self._start()
         try:
             await self._watch.run(stop)
         finally:
             await asyncio.to_thread(self._stop)
-        return 0
+        return self._exit_code
 
     def _start(self) -> None:
         settings = self._settings
@@ -302,6 +311,10 @@ class Agent:
         return self._hand_unready() or self._lease_unready() or ""
 
     def _take_hand(self) -> float | None:
+        if self._hand.removed() and not self._exit_code:
+            log.error("the folder of libvirt's socket was removed; the agent ends, for only another sees the new one")
+            self._exit_code = FOLDER_REMOVED
+            self._end()
         if not self._settings.observe_only and not self._hand.held and self._hand.hold():
             log.info("this agent is the one that acts on this libvirt")
             self._lease_keeper.nudge()

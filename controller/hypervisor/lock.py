@@ -56,6 +56,16 @@ class Hand:
         self._file, self.lock, self.held = file, _lock(file), True
         return True
 
+    def removed(self) -> bool:
+        """Whether the folder that this process knows is no more: one that is made anew has another lock and socket."""
+        if self._file is not None and os.fstat(self._file).st_nlink == 0:
+            return True
+        try:
+            # Of a mount of it, as a Pod has one, the path still leads to the old one.
+            return self._folder is not None and self._folder.stat().st_nlink == 0
+        except OSError:
+            return False
+
     def release(self) -> None:
         """Let somebody else act."""
         if self._file is not None:

@@ -34,6 +34,12 @@ pytestmark = pytest.mark.e2e
 
 HANG_LIMIT = "--timeout=120s"
 
+# On these nodes /run/libvirt is a mount itself.
+ANOTHER_FOLDER = """
+umount --lazy /run/libvirt
+cd "$1" && mv run old && mkdir run && mv old/* run && rmdir old && mount --bind run /run/libvirt
+"""
+
 
 def test_install_is_what_the_readme_says(agents: Agents) -> None:
     assert " ".join(("kubectl", *INSTALL)) in (REPOSITORY / "README.md").read_text()
@@ -84,6 +90,27 @@ def test_ready_only_while_libvirt_is_connected_and_never_killed_for_it(
     assert vms.run_of("node-b") == before
     assert agents.pod("node-a")["metadata"]["uid"] == pod
     assert agents.restarts("node-a") == restarts
+
+
+def test_it_is_started_anew_when_the_folder_of_the_socket_is_another(
+    agents: Agents, cluster: Cluster, vms: OnEachNode
+) -> None:
+    """As by a package that is installed again: the mount would show the old one for ever."""
+    vms.switch_on()
+    before = vms.runs()
+    node, restarts = cluster.nodes["node-a"], agents.restarts("node-a")
+
+    with without_libvirtd(node):
+        # With what is in it: libvirtd's notes of the VMs that run.
+        node.run("sh", "-c", ANOTHER_FOLDER, "sh", node.libvirtd.folder)
+
+    until(lambda: agents.restarts("node-a") == restarts + 1, "It was not started anew.")
+    agents.until_ready()
+    assert vms.runs() == before
+    guest = vms.guests["node-a"]
+    guest.wait_until_booted()
+    guest.poweroff()
+    vms.world.until_off(guest, "Guest")
 
 
 def test_an_agent_that_starts_is_ready_when_libvirt_is(agents: Agents, cluster: Cluster) -> None:

@@ -1,5 +1,7 @@
 """The agent starts on a living host, is killed in the middle of something, and comes back: nothing is done twice."""
 
+import os
+import shutil
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -80,3 +82,22 @@ def test_restart_survives_kill(world: World) -> None:
     assert "operation" not in done["status"]
     world.outlast_settling()
     world.until_acts(guest, "SHUTDOWN done", "START done")
+
+
+def test_an_agent_ends_when_the_folder_of_the_socket_is_another(world: World) -> None:
+    """In a Pod it would go on to see the old one for ever."""
+    folder = world.folder / "libvirt"
+
+    def lay_out() -> None:
+        folder.mkdir()
+        (folder / "libvirt-sock").symlink_to(world.libvirtd.socket)
+
+    lay_out()
+    agent = world.start_agent(uri=f"qemu+unix:///system?socket={folder / 'libvirt-sock'}")
+    shutil.rmtree(folder)
+    lay_out()
+
+    assert agent.wait_until_ended() == os.EX_TEMPFAIL
+    assert any("folder of libvirt's socket was removed" in line["event"] for line in agent.log_lines())
+    # and the next one sees the new one
+    agent.start()

@@ -680,6 +680,23 @@ def test_a_folder_that_is_not_there_yet_is_no_hand(tmp_path: Path) -> None:
     hand.release()
 
 
+def test_a_folder_that_was_removed_is_known_by_who_has_its_lock(tmp_path: Path) -> None:
+    folder = tmp_path / "libvirt"
+    folder.mkdir()
+    hand, other = Hand(folder), Hand(folder)
+    assert hand.hold()
+    assert not hand.removed()
+    folder.rmdir()
+    assert hand.removed()
+    folder.mkdir()
+    assert hand.removed()
+    # who has no lock yet asks for that of the new one
+    assert not other.removed()
+    assert other.hold()
+    for held in (hand, other):
+        held.release()
+
+
 @pytest.mark.parametrize(
     ("uri", "folder"),
     [
