@@ -30,7 +30,7 @@ from controller.metrics import Metrics
 from controller.model import Node, Now, VmKey
 from controller.pacing import Brake, Pace
 from controller.reconcile import Reconciler
-from controller.resync import Periodic, out_of_step
+from controller.resync import Comparison, Periodic
 from controller.settings import Settings
 from controller.workqueue import WorkQueue
 
@@ -98,6 +98,7 @@ class Agent:
             node=self._node,
             waits=settings.waits,
         )
+        self._comparison = Comparison()
         self._libvirt_resync = Periodic("libvirt-resync", settings.resync_libvirt_s, self._relist_libvirt)
         self._api_resync = Periodic("api-resync", settings.resync_api_s, self._relist_api)
         self._hand_keeper = Periodic("hand", HAND_RETRY_S, self._take_hand)
@@ -224,8 +225,7 @@ class Agent:
         except Transient as error:
             log.warning(f"libvirt could not be listed: {error}")
             return 5.0
-        vms = [vm for key in self._store.known() if (vm := self._store.read(key))]
-        for vm in out_of_step(vms, domains):
+        for vm in self._comparison.out_of_step(self._store.vms(), domains):
             self._queue.add(vm.key)
         self._metrics.resynced("libvirt", time.monotonic() - began_s)
         return None
@@ -255,12 +255,12 @@ class Agent:
     def _first_list(self) -> None:
         """Know all objects before any is looked at: who has a domain, and what the last agent saw of the node."""
         now = Now(datetime.now(UTC), time.monotonic())
-        keys = self._store.known()
-        for vm in filter(None, map(self._store.read, keys)):
+        vms = self._store.vms()
+        for vm in vms:
             self._directory.enter(vm)
             self._brake.note(vm.key, vm.status, now)
             self._metrics.seen(vm, vm.status)
-        self._unpublished = set(keys)
+        self._unpublished = {vm.key for vm in vms}
         self._listed.set()
 
     # --- passes

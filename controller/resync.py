@@ -7,7 +7,7 @@ with the field selector, and what is no longer there is forgotten.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import structlog
 
@@ -37,18 +37,46 @@ def _tells_another_reason(status: Status, domain: Domain) -> bool:
     return domain.reason not in {"UNKNOWN", status.libvirt_reason}
 
 
-def out_of_step(vms: Iterable[VirtualMachine], domains: Iterable[Domain]) -> list[VirtualMachine]:
-    """The VMs to look at after libvirt has been listed."""
-    listed = list(domains)
-    by_uuid = {domain.uuid: domain for domain in listed}
-    by_name = {domain.name: domain for domain in listed}
-    found = []
+class Comparison:
+    """Of what libvirt lists with what was reported of it; one thread at a time.
+
+    Neither side is ever changed, only replaced, so two that agreed do so for as long as both are the same objects.
+    """
+
+    def __init__(self) -> None:
+        self._agreed: dict[int, tuple[VirtualMachine, Domain]] = {}
+        """By the `id` of the former, which is no other's while it is kept here."""
+
+    def out_of_step(self, vms: Iterable[VirtualMachine], domains: Iterable[Domain]) -> list[VirtualMachine]:
+        """The VMs to look at after libvirt has been listed."""
+        vms, domains = list(vms), list(domains)
+        listed = set(map(id, domains))
+        known, self._agreed = self._agreed, {}
+        others: list[VirtualMachine] = []
+        found: list[VirtualMachine] = []
+        for vm in vms:
+            pair = known.get(id(vm))
+            if pair and id(pair[1]) in listed:
+                self._agreed[id(vm)] = pair
+            else:
+                others.append(vm)
+        for vm, domain in _matched(others, domains):
+            if differs(vm, domain):
+                found.append(vm)
+            elif domain:
+                self._agreed[id(vm)] = vm, domain
+        return found
+
+
+def _matched(
+    vms: Iterable[VirtualMachine], domains: Iterable[Domain]
+) -> Iterator[tuple[VirtualMachine, Domain | None]]:
+    """Each VM with the domain that it means."""
+    by_uuid = {domain.uuid: domain for domain in domains}
+    by_name = {domain.name: domain for domain in domains}
     for vm in vms:
         address = vm.address
-        domain = by_uuid.get(address.uuid) if address.uuid else by_name.get(address.name or "")
-        if differs(vm, domain):
-            found.append(vm)
-    return found
+        yield vm, by_uuid.get(address.uuid) if address.uuid else by_name.get(address.name or "")
 
 
 class Periodic:

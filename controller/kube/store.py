@@ -39,6 +39,11 @@ class KubeStore:
         with self._lock:
             return list(self._objects)
 
+    def vms(self) -> list[VirtualMachine]:
+        """The same, each as it was last heard of."""
+        with self._lock:
+            return [vm for _, vm in self._objects.values()]
+
     def put(self, raw: Json) -> bool:
         """Take in an object as the API server shows it; whether that is news."""
         # Most of what the watch shows are our own writes, long known from their answers: not worth reading.

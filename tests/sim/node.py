@@ -45,7 +45,7 @@ from controller.model import (
 )
 from controller.pacing import Brake, Pace
 from controller.reconcile import Reconciler
-from controller.resync import out_of_step
+from controller.resync import Comparison
 from controller.settings import Waits
 from controller.workqueue import WorkQueue
 from tests.sim.api import SimulatedApi
@@ -208,6 +208,7 @@ class SimulatedAgent:
         self.objects = KubeStore(cast("Api", node.api), node.name)
         self.directory = Directory()
         self.brake = Brake(WAITS, node.boot_id)
+        self.comparison = Comparison()
         self.calls: list[Strand] = []
         self.unheard: list[Heard] = []
         """Events that are on their way."""
@@ -232,12 +233,10 @@ class SimulatedAgent:
             clock=node.clock.now,
         )
         self.objects.relist()
-        for key in self.objects.known():
-            vm = self.objects.read(key)
-            assert vm
+        for vm in self.objects.vms():
             self.directory.enter(vm)
-            self.brake.note(key, vm.status, node.clock.now())
-            self.queue.add(key)
+            self.brake.note(vm.key, vm.status, node.clock.now())
+            self.queue.add(vm.key)
 
     def connect(self, *, reachable: bool) -> None:
         """libvirt goes, or comes back."""
@@ -284,8 +283,7 @@ class SimulatedAgent:
 
     def relists(self) -> None:
         """What it does once a minute: list libvirt, and look at what is not as it was reported."""
-        vms = [vm for key in self.objects.known() if (vm := self.objects.read(key))]
-        for vm in out_of_step(vms, self.host.relist()):
+        for vm in self.comparison.out_of_step(self.objects.vms(), self.host.relist()):
             self.queue.add(vm.key)
 
     def happens(self, moment: str) -> None:

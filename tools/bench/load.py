@@ -55,7 +55,7 @@ ONLY_EVENTS: dict[str, Any] = {"resync_libvirt": "1h", "resync_api": "1h"}
 """Whatever is lost stays lost."""
 WATCH_INTERVAL_S = 0.1
 RESYNC_S = 1.0
-RESYNCS = 10
+RESYNCS = 30
 RESYNC_COUNT = 'virtsync_resync_seconds_count{source="libvirt"}'
 RESYNC_SERIES = (RESYNC_COUNT, 'virtsync_resync_seconds_sum{source="libvirt"}')
 CHANGED = 100
