@@ -1,5 +1,6 @@
 """The real parts that tests share; what a fixture here starts ends with the test run."""
 
+import gc
 import re
 import signal
 import tempfile
@@ -12,6 +13,13 @@ from cluster.cluster import Cluster
 from lab.controlplane import ControlPlane
 from lab.libvirtd import Libvirtd
 from lab.world import World
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_is_left_open_is_told_where_it_was() -> Iterator[None]:
+    """An unclosed socket is an error when Python collects it, and else that is in any test that comes later."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
