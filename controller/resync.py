@@ -7,7 +7,7 @@ with the field selector, and what is no longer there is forgotten.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 
@@ -47,29 +47,22 @@ class Comparison:
         self._agreed: dict[int, tuple[VirtualMachine, Domain]] = {}
         """By the `id` of the former, which is no other's while it is kept here."""
 
-    def out_of_step(self, vms: Iterable[VirtualMachine], domains: Iterable[Domain]) -> list[VirtualMachine]:
+    def out_of_step(self, vms: Sequence[VirtualMachine], domains: Sequence[Domain]) -> list[VirtualMachine]:
         """The VMs to look at after libvirt has been listed."""
-        vms, domains = list(vms), list(domains)
         listed = set(map(id, domains))
-        known, self._agreed = self._agreed, {}
-        others: list[VirtualMachine] = []
-        found: list[VirtualMachine] = []
-        for vm in vms:
-            pair = known.get(id(vm))
-            if pair and id(pair[1]) in listed:
-                self._agreed[id(vm)] = pair
-            else:
-                others.append(vm)
-        for vm, domain in _matched(others, domains):
+        agreed = {id(vm): pair for vm in vms if (pair := self._agreed.get(id(vm))) and id(pair[1]) in listed}
+        found = []
+        for vm, domain in _matched([vm for vm in vms if id(vm) not in agreed], domains):
             if differs(vm, domain):
                 found.append(vm)
             elif domain:
-                self._agreed[id(vm)] = vm, domain
+                agreed[id(vm)] = vm, domain
+        self._agreed = agreed
         return found
 
 
 def _matched(
-    vms: Iterable[VirtualMachine], domains: Iterable[Domain]
+    vms: Sequence[VirtualMachine], domains: Sequence[Domain]
 ) -> Iterator[tuple[VirtualMachine, Domain | None]]:
     """Each VM with the domain that it means."""
     by_uuid = {domain.uuid: domain for domain in domains}

@@ -40,7 +40,7 @@ class KubeStore:
             return list(self._objects)
 
     def vms(self) -> list[VirtualMachine]:
-        """The same, each as it was last heard of."""
+        """All objects of the node, each as it was last heard of. No request."""
         with self._lock:
             return [vm for _, vm in self._objects.values()]
 

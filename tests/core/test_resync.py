@@ -77,12 +77,6 @@ def test_a_restarted_libvirtd_that_has_forgotten_the_reason_says_nothing_new() -
     assert Comparison().out_of_step([VM], [replace(WEB, reason="UNKNOWN")]) == []
 
 
-def test_another_domain_of_the_name_is_not_the_one_that_was_reported() -> None:
-    comparison = Comparison()
-    assert comparison.out_of_step([VM], [WEB]) == []
-    assert comparison.out_of_step([VM], [replace(WEB, uuid=OTHER_UUID)]) == [VM]
-
-
 def test_each_is_compared_with_its_own_domain() -> None:
     comparison = Comparison()
     other = Domain(OTHER_UUID, "db", Phase.STOPPED, None, "SHUTOFF", "SHUTDOWN")
