@@ -71,9 +71,12 @@ def parse_status(raw: Json) -> Status:
         observed_generation=raw.get("observedGeneration", -1),
         node_name=raw.get("nodeName") or "",
         node_boot_id=raw.get("nodeBootID") or "",
+        host_uuid=_uuid(raw.get("hostUUID")),
         desired=_word(DesiredPowerState, raw.get("desiredPowerState")),
         power_state=_word(PowerState, raw.get("powerState")) or PowerState.UNKNOWN,
         power_state_transition_time=_time(raw.get("powerStateTransitionTime")),
+        run_transition_time=_time(raw.get("runTransitionTime")),
+        decided_reason=raw.get("decidedReason") or "",
         libvirt_state=libvirt.get("state") or "",
         libvirt_reason=libvirt.get("reason") or "",
         domain=_domain(raw.get("domain")),
@@ -95,9 +98,12 @@ def render_status(status: Status) -> Json:
             "observedGeneration": status.observed_generation,
             "nodeName": status.node_name,
             "nodeBootID": status.node_boot_id,
+            "hostUUID": str(status.host_uuid) if status.host_uuid else None,
             "desiredPowerState": status.desired,
             "powerState": status.power_state,
             "powerStateTransitionTime": _text(status.power_state_transition_time),
+            "runTransitionTime": _text(status.run_transition_time),
+            "decidedReason": status.decided_reason,
             "libvirt": {"state": status.libvirt_state, "reason": status.libvirt_reason},
             "domain": domain
             and {
@@ -118,6 +124,7 @@ def render_status(status: Status) -> Json:
                 "startTime": _text(operation.start_time),
                 "deadline": _text(operation.deadline),
                 "domainID": operation.domain_id,
+                "attempt": operation.attempt,
             },
             "backoff": backoff and {"failures": backoff.failures, "nextAttemptTime": _text(backoff.next_attempt_time)},
             "conditions": [
@@ -225,7 +232,10 @@ def _operation(raw: Json | None) -> Operation | None:
         return None
     kind = _word(OperationType, raw.get("type"))
     start, deadline = _time(raw.get("startTime")), _time(raw.get("deadline"))
-    return Operation(kind, start, deadline, _whole(raw.get("domainID"))) if kind and start and deadline else None
+    attempt = _whole(raw.get("attempt"))
+    if kind is None or start is None or (deadline is None and attempt is None):
+        return None
+    return Operation(kind, start, deadline, _whole(raw.get("domainID")), attempt)
 
 
 def _backoff(raw: Json | None) -> Backoff | None:

@@ -66,6 +66,7 @@ class StopCause(StrEnum):
 class OperationType(StrEnum):
     """`status.operation.type`."""
 
+    START = "Start"
     STOP = "Stop"
     RESTART = "Restart"
 
@@ -104,6 +105,7 @@ class Reason(StrEnum):
     OBSERVE_ONLY = "ObserveOnly"
     ACTION_BLOCKED = "ActionBlocked"
     UNKNOWN_STATE = "UnknownState"
+    SPEC_NOT_UNDERSTOOD = "SpecNotUnderstood"
     LIBVIRT_UNREACHABLE = "LibvirtUnreachable"
     AGENT_UNREACHABLE = "AgentUnreachable"
     PENDING = "Pending"
@@ -158,6 +160,7 @@ class Evidence(Enum):
     SHUTDOWN_HOST = "SHUTDOWN/HOST"
     SHUTDOWN_GUEST = "SHUTDOWN/GUEST"
     STARTED_RESTORED = "STARTED/RESTORED"
+    STARTED_MIGRATED = "STARTED/MIGRATED"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -195,6 +198,8 @@ class Domain:
     reason: str = ""
     persistent: bool = True
     autostart: bool = False
+    run_since: datetime | None = field(default=None, compare=False)
+    """When this run of QEMU began, by the wall clock of its host: the time of its pid file. None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +228,8 @@ class Unreadable:
     """libvirt gave no answer: nothing is known, and nothing follows from that."""
 
     message: str
+    busy: bool = False
+    """libvirt answers about other domains: somebody's call has the lock of this one."""
 
 
 Sighting = Domain | Absent | Replaced | Conflict | Unreadable
@@ -254,12 +261,15 @@ class LastStop:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`status.operation`: the write-ahead record of a stop or of a restart."""
+    """`status.operation`: the write-ahead record of a start, of a stop or of a restart."""
 
     type: OperationType
     start_time: datetime
-    deadline: datetime
+    deadline: datetime | None = None
+    """When the grace of a stop is over; None for a Start."""
     domain_id: int | None = None
+    attempt: int | None = None
+    """Of a Start, and of a Restart whose start is about to be called: which attempt it is, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,9 +299,15 @@ class Status:
     observed_generation: int = -1
     node_name: str = ""
     node_boot_id: str = ""
+    host_uuid: UUID | None = None
+    """libvirt's UUID of the machine that wrote this; None: not known, or not one that lasts."""
     desired: DesiredPowerState | None = None
     power_state: PowerState = PowerState.UNKNOWN
     power_state_transition_time: datetime | None = None
+    run_transition_time: datetime | None = None
+    """Moves by at least a second whenever node, host, boot, domain id or power state change or a Start is recorded."""
+    decided_reason: str = ""
+    """The reason of the last decision that saw the domain: the policy's memory, which no outage overwrites."""
     libvirt_state: str = ""
     libvirt_reason: str = ""
     domain: DomainRecord | None = None
@@ -345,7 +361,9 @@ class VirtualMachine:
     holds: tuple[tuple[str, str], ...] = ()
     """(who, why) of every `hold.virtsync.dev/` annotation, sorted."""
     confirmed_off: str = ""
-    """The node that the user vouches for: `virtsync.dev/confirmed-off`."""
+    """What the user vouches for, as written in `virtsync.dev/confirmed-off`: a node and its `runTransitionTime`."""
+    misunderstood: str = ""
+    """What in the spec this version does not understand, as one phrase; empty: nothing."""
     status: Status = field(default_factory=Status)
 
     @property
@@ -415,12 +433,24 @@ class Outcome:
     message: str = ""
 
 
+class Qemu(Enum):
+    """Whether the QEMU of a domain that libvirt shows off still lives, by the lock that QEMU holds on its pid file."""
+
+    GONE = "gone"
+    ALIVE = "alive"
+    UNSURE = "its pid file could not be opened"
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is asked of a domain only when an act is due, because most looks do not need it."""
 
-    job: bool = False
-    """A libvirt job owns the domain."""
+    job: str = ""
+    """The libvirt job that owns the domain: backup, migration, save, dump, snapshot, or just job; empty: none."""
+    never_ran: bool = False
+    """It is paused, and its CPUs have not run since it was started: there is nothing in it to save."""
+    qemu: Qemu = Qemu.GONE
+    """Of a domain that is off: whether its last QEMU has really ended."""
     hangs: bool = False
     """Its QEMU has left a call of libvirt's unanswered, whoever made it."""
     reboots_on_poweroff: bool = False
@@ -506,6 +536,10 @@ class Node:
     """Why this agent may not act, as one sentence; empty when it may."""
     braked_until: Now | None = None
     """Several VMs went off together: nothing is started or judged until then."""
+    host_uuid: UUID | None = None
+    """libvirt's UUID of the machine; None: not known, or not one that lasts."""
+    libvirtd_since: datetime | None = None
+    """When libvirtd was started, by the wall clock: the time of its driver.pid. None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -364,6 +364,8 @@ def _operation(history: Status, view: View, memory: Memory) -> Operation | None:
     operation, vm, seen = history.operation, view.vm, view.seen
     if operation is None or isinstance(seen, Unreadable):
         return operation
+    if operation.type is OperationType.START:
+        return None
     unwanted = vm.holds or vm.desired in {None, DesiredPowerState.PAUSED}
     if unwanted or vm.status.node_boot_id != view.node.boot_id or not isinstance(seen, Domain):
         return None
@@ -394,7 +396,7 @@ def deadline_of(operation: Operation, pursuit: Pursuit | None, shutdown: Shutdow
     """When an operation's grace is over; what status tells only seeds it, whatever the wall clock does later."""
     if pursuit and pursuit.domain_id == operation.domain_id and pursuit.deadline.wall == operation.deadline:
         return pursuit.deadline
-    return now.expect(operation.deadline, at_most_s=shutdown.grace_s)
+    return now.expect(operation.deadline or operation.start_time, at_most_s=shutdown.grace_s)
 
 
 def pursuit_of(operation: Operation | None, view: View, memory: Memory) -> Pursuit | None:

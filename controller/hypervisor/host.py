@@ -94,7 +94,9 @@ class LibvirtHost:
                 raise Vanished(f"domain {domain.name} is gone")
             try:
                 job, hangs = _occupied(handle)
-                return Facts(job=job, hangs=hangs, reboots_on_poweroff=bool(REBOOTS.search(handle.XMLDesc(0))))
+                return Facts(
+                    job="job" if job else "", hangs=hangs, reboots_on_poweroff=bool(REBOOTS.search(handle.XMLDesc(0)))
+                )
             except libvirt.libvirtError as error:
                 raise Transient(_text(error)) from error
 

@@ -529,7 +529,7 @@ def test_facts_tell_of_a_job(place: Place, tmp_path: Path) -> None:
     guest = place.start(disk=True)
     running = place.look(guest)
     with place.job(guest, tmp_path):
-        assert place.host.facts(running) == Facts(job=True)
+        assert place.host.facts(running) == Facts(job="job")
         assert place.look(guest) == running
     assert place.host.facts(running) == Facts()
 

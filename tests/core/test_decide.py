@@ -502,7 +502,7 @@ def test_a_start_that_the_user_asked_for_is_not_judged_when_it_is_delayed() -> N
     vm.change(desired=STOPPED)
     vm.look(Phase.STOPPED)
     vm.change(desired=RUNNING)
-    assert vm.look(Phase.STOPPED, facts=Facts(job=True)).reason is Reason.HYPERVISOR_BUSY
+    assert vm.look(Phase.STOPPED, facts=Facts(job="backup")).reason is Reason.HYPERVISOR_BUSY
     vm.look(Unreadable("away"), after_s=30)
     vm.agent_restarts()
     assert verb(vm.look(Phase.STOPPED, after_s=30)) is Verb.START

@@ -23,7 +23,7 @@ from controller.model import (
 from tests.core.views import CRASH, GUEST, PAUSED, RUNNING, STOPPED, WAITS, Vm, domain, done, moment, verb
 
 HANGS = Facts(hangs=True)
-JOB = Facts(job=True)
+JOB = Facts(job="backup")
 FORCE = Shutdown(ShutdownMode.FORCE)
 
 # Something that is due at once, for each act there is.

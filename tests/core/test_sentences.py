@@ -44,7 +44,9 @@ def told(step: Step) -> str:
     status = step.status
     act = step.act.verb.name if step.act else "-"
     recheck = "-" if step.recheck_s is None else f"{step.recheck_s:.1f}s"
-    operation = f"{status.operation.type} until {status.operation.deadline:%H:%M:%S}" if status.operation else "-"
+    deadline = status.operation and status.operation.deadline
+    until = f" until {deadline:%H:%M:%S}" if deadline else ""
+    operation = f"{status.operation.type}{until}" if status.operation else "-"
     backoff = f"{status.backoff.failures} until {status.backoff.next_attempt_time:%H:%M:%S}" if status.backoff else "-"
     stop = f"{status.last_stop.cause} {status.last_stop.time:%H:%M:%S}" if status.last_stop else "-"
     conditions = " ".join(f"{c.type}={c.status}@{c.last_transition_time:%H:%M:%S}" for c in status.conditions)
@@ -129,7 +131,7 @@ def _forbidden() -> list[Step]:
         vm.node = node
         steps += [vm.look(Phase.STOPPED, after_s=12), vm.look(Phase.STOPPED, after_s=12)]
     busy = Vm()
-    steps += [busy.look(Phase.STOPPED, facts=Facts(job=True))]
+    steps += [busy.look(Phase.STOPPED, facts=Facts(job="backup"))]
     return steps
 
 

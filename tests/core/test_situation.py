@@ -366,6 +366,7 @@ def test_a_stop_that_libvirt_could_not_be_asked_about_has_a_new_grace_when_it_ca
     assert verb(back) is Verb.SHUTDOWN
     operation = back.status.operation
     assert operation
+    assert operation.deadline
     assert (operation.type, operation.domain_id) == (OperationType.STOP, 1)
     assert (operation.start_time - T0, operation.deadline - T0) == (timedelta(seconds=121), timedelta(seconds=181))
 

@@ -481,7 +481,7 @@ def test_facts_are_what_an_act_needs_to_know(eyes: Eyes, libvirtd: Libvirtd, gue
     libvirtd.define(guest.name, on_poweroff="restart")
     guest.start()
     facts = eyes.host.facts(eyes.look(guest))
-    assert (facts.job, facts.reboots_on_poweroff) == (False, True)
+    assert (facts.job, facts.reboots_on_poweroff) == ("", True)
     libvirtd.virsh("destroy", guest.name)
     libvirtd.define(guest.name)
     guest.start()

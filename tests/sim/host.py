@@ -387,7 +387,7 @@ class SimulatedHost:
             raise Vanished(f"domain {domain.name} is gone")
         waited_s = max((self.libvirtd.clock() - since_s for since_s in guest.calls.values()), default=-1.0)
         return Facts(
-            job=guest.job or 0 <= waited_s < HANGS_S,
+            job="job" if guest.job or 0 <= waited_s < HANGS_S else "",
             hangs=not guest.job and waited_s >= HANGS_S,
             reboots_on_poweroff=guest.on_poweroff_now == "restart",
         )
