@@ -93,14 +93,16 @@ class Acting:
             calls = self._calls.get(uuid) if uuid else None
             return self._outcomes.pop(key, None), (calls[-1].act.verb, calls[-1].since) if calls else None
 
-    def being_forced(self, uuid: UUID | None) -> Domain | None:
-        """The domain as it was when force began, while that has not returned.
+    def locked(self, uuid: UUID | None) -> Domain | None:
+        """The domain as it was when this agent began to start it or to force it off, while that has not returned.
 
-        libvirt answers no question about it before: another look would tell as little, and hold up a thread.
+        libvirt holds the lock of the domain meanwhile: a look would tell no more, and would hold up a thread.
         """
         with self._lock:
             calls = self._calls.get(uuid, ()) if uuid else ()
-            return next((call.act.domain for call in calls if call.act.verb is Verb.DESTROY), None)
+            return next(
+                (call.act.domain for call in calls if call.act.verb is Verb.DESTROY or call.act.verb.starts), None
+            )
 
     def forget(self, key: VmKey) -> None:
         """Nobody will ask for this VM's outcome any more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from controller.model import Domain, Evidence, Phase, RestartPolicy, Status, StopCause
+from controller.model import Domain, Evidence, Phase, RestartPolicy, Status, StopCause, View
 
 
 class Answer(Enum):
@@ -15,29 +15,46 @@ class Answer(Enum):
     FAILED = "accept it as failed"
 
 
-def cause_of_stop(  # noqa: PLR0911 - first match, one cause a line
-    domain: Domain, history: Status, evidence: frozenset[Evidence], boot_id: str
-) -> StopCause:
-    """Why a domain that was on is off now: the first that fits.
+def cause_of_stop(domain: Domain, history: Status, view: View) -> StopCause:
+    """Why a domain that was on is off now; `history` is the report from when it was on."""
+    return _cause("SAVED" if domain.phase is Phase.SAVED else domain.reason, history, view)
 
-    `history` is the report from when it was on. Events that were missed leave Unknown rather than a guess:
-    SHUTOFF/CRASHED alone is also what a clean poweroff shows that libvirtd did not see.
+
+def cause_of_end(history: Status, view: View) -> StopCause:
+    """Why a domain that was on is no longer there: libvirt has forgotten it, and only events tell."""
+    return _cause("", history, view)
+
+
+def _cause(reason: str, history: Status, view: View) -> StopCause:  # noqa: PLR0911 - first match, one cause a line
+    """The first that fits.
+
+    libvirt's reason proves itself, because libvirtd forgets all of them when it restarts. SHUTOFF/CRASHED is the
+    exception: a libvirtd that was away when the domain went off shows it of a clean poweroff too.
     """
-    if domain.reason == "MIGRATED" or Evidence.STOPPED_MIGRATED in evidence:
+    evidence = view.evidence
+    if reason == "MIGRATED" or Evidence.STOPPED_MIGRATED in evidence:
         return StopCause.MIGRATED
-    if domain.reason == "SAVED" or domain.phase is Phase.SAVED:
+    if reason == "SAVED":
         return StopCause.SAVED
-    if ours(history, boot_id):
+    if ours(history, view.node.boot_id):
         return StopCause.AGENT
-    if history.node_boot_id != boot_id:
+    if history.node_boot_id != view.node.boot_id:
         return StopCause.NODE_REBOOT
-    if evidence & {Evidence.STOPPED_CRASHED, Evidence.STOPPED_FAILED}:
+    if evidence & {Evidence.STOPPED_CRASHED, Evidence.STOPPED_FAILED} or (reason == "CRASHED" and _saw(history, view)):
         return StopCause.CRASH
-    if domain.reason in {"DESTROYED", "FROM_SNAPSHOT"} or Evidence.SHUTDOWN_HOST in evidence:
+    if reason in {"DESTROYED", "FROM_SNAPSHOT"} or Evidence.SHUTDOWN_HOST in evidence:
         return StopCause.EXTERNAL
-    if Evidence.SHUTDOWN_GUEST in evidence:
+    if reason == "SHUTDOWN" or Evidence.SHUTDOWN_GUEST in evidence:
         return StopCause.GUEST
     return StopCause.UNKNOWN
+
+
+def _saw(history: Status, view: View) -> bool:
+    """The libvirtd of now was there when the domain was reported on, and so has seen it go off."""
+    operation, since = history.operation, history.power_state_transition_time
+    on_since = operation.start_time if operation and operation.starts else since
+    began = view.node.libvirtd_since
+    return began is not None and on_since is not None and began < on_since
 
 
 def ours(history: Status, boot_id: str) -> bool:

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from controller import vetoes
 from controller.model import (
     DesiredPowerState,
+    Operation,
     OperationType,
     Phase,
     Reason,
+    Status,
     Step,
     StopCause,
     Verb,
@@ -23,7 +25,7 @@ from controller.model import (
 )
 from controller.patience import clock, due, forbidden, power
 from controller.settings import Waits
-from controller.situation import Situation, assess, begun, grown
+from controller.situation import Situation, assess, begun, grown, shown
 from controller.status import conclude
 from controller.stopping import stop
 
@@ -57,9 +59,11 @@ def row_of(s: Situation) -> Row:
 
 
 VETOES = (
+    Row(1, "spec not understood", vetoes.is_misunderstood, vetoes.misunderstood),
     Row(2, "libvirt not readable", vetoes.is_unreachable, vetoes.unreachable),
     Row(3, "absent, replaced, claimed", vetoes.has_no_domain, vetoes.no_domain),
-    Row(8, "handover unconfirmed", vetoes.is_unconfirmed, vetoes.unconfirmed),
+    Row(8, "the report of another host forbids it", vetoes.is_elsewhere_by_report, vetoes.elsewhere_by_report),
+    Row(12, "a start on record", vetoes.is_starting, vetoes.start_in_flight),
     Row(4, "power state unset", vetoes.is_observed, vetoes.observed),
     Row(5, "unknown state", vetoes.is_unknown, vetoes.unknown_state),
     Row(6, "in sync", vetoes.is_in_sync, vetoes.in_sync),
@@ -115,6 +119,7 @@ def cycle(s: Situation) -> Verdict:
         )
         status = replace(status, operation=operation, last_restart_time=s.vm.restart_request)
     if s.off:
+        status = recorded(s, status, OperationType.RESTART)
         return due(s, Verb.START, Reason.STARTING, "It is being started, as a restart was asked for.", status=status)
     return stop(s, status, Reason.RESTARTING)
 
@@ -124,14 +129,30 @@ def start(s: Situation) -> Verdict:
     verb = Verb.START if s.desired is RUNNING else Verb.START_PAUSED
     how = "Its saved memory is being restored" if s.phase is Phase.SAVED else "It is being started"
     status = s.status
-    unwanted = s.cause not in {None, StopCause.AGENT} and not s.asked
-    again = s.status.backoff is not None or s.history.reason in {Reason.STARTING, Reason.START_FAILED}
-    if unwanted or again:
-        status = replace(status, backoff=grown(status.backoff, s.now, s.waits)[0])
-    if unwanted:
-        status = replace(status, restart_count=status.restart_count + 1)
+    if s.start.again:  # it has been counted
+        status = replace(status, restart_count=s.history.restart_count, backoff=s.history.backoff)
+    else:
+        status = _counted(s, status)
+    status = recorded(s, status, OperationType.START)
     why = f"it was {power(s)}" + (f", cause {s.cause}" if s.cause else "")
     return due(s, verb, Reason.STARTING, f"{how}: {why}.", status=status)
+
+
+def _counted(s: Situation, status: Status) -> Status:
+    """What a start counts, when it follows an unwanted stop or another start."""
+    unwanted = s.cause not in {None, StopCause.AGENT} and not s.asked
+    again = s.status.backoff is not None or s.history.decided in {Reason.STARTING, Reason.START_FAILED}
+    if unwanted or again:
+        status = replace(status, backoff=grown(status.backoff, s.now, s.waits)[0])
+    return replace(status, restart_count=status.restart_count + 1) if unwanted else status
+
+
+def recorded(s: Situation, status: Status, kind: OperationType) -> Status:
+    """With the start on record that is about to be called; one that is on record already stays as it is."""
+    attempt = status.backoff.failures if status.backoff else 1
+    former = status.operation if kind is OperationType.RESTART else None
+    since = former or Operation(kind, shown(s.now))
+    return replace(status, operation=s.start.again or replace(since, attempt=attempt))
 
 
 def resume_after_io_error(s: Situation) -> Verdict:

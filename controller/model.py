@@ -201,6 +201,11 @@ class Domain:
     run_since: datetime | None = field(default=None, compare=False)
     """When this run of QEMU began, by the wall clock of its host: the time of its pid file. None: not known."""
 
+    @property
+    def lingers(self) -> bool:
+        """libvirt shows it off, but its QEMU has not ended."""
+        return self.phase is Phase.SHUTTING_DOWN and self.id is None
+
 
 @dataclass(frozen=True, slots=True)
 class Absent:
@@ -271,6 +276,11 @@ class Operation:
     attempt: int | None = None
     """Of a Start, and of a Restart whose start is about to be called: which attempt it is, from 1."""
 
+    @property
+    def starts(self) -> bool:
+        """It records that a start is called, which is a fact; any other operation is an intent, and can be dropped."""
+        return self.type is OperationType.START or self.attempt is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
@@ -329,6 +339,23 @@ class Status:
         ready = self.condition("Ready")
         return ready.reason if ready else Reason.PENDING
 
+    @property
+    def decided(self) -> str:
+        """The reason of the last decision that saw the domain; an older version has left only the reason of Ready."""
+        return self.decided_reason or self.reason
+
+    @property
+    def was_off(self) -> bool:
+        """It says that no QEMU runs: off, or absent."""
+        if self.power_state is PowerState.CRASHED:
+            return self.libvirt_state == "SHUTOFF"
+        return self.power_state in {PowerState.STOPPED, PowerState.SAVED, PowerState.ABSENT}
+
+    @property
+    def was_on(self) -> bool:
+        """It says that a QEMU runs."""
+        return self.power_state is not PowerState.UNKNOWN and not self.was_off
+
 
 # --- what the user wants ---------------------------------------------------------------------------------------------
 
@@ -365,6 +392,11 @@ class VirtualMachine:
     misunderstood: str = ""
     """What in the spec this version does not understand, as one phrase; empty: nothing."""
     status: Status = field(default_factory=Status)
+
+    @property
+    def wants_on(self) -> bool:
+        """The user wants a QEMU."""
+        return self.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}
 
     @property
     def bound_by(self) -> str:
@@ -497,6 +529,8 @@ class Pursuit:
     """A stop that this process pursues: of one run of one domain."""
 
     domain_id: int | None
+    start_time: datetime
+    """Of the operation, as status tells it."""
     since: Now
     deadline: Now
     asked_first: Now | None = None
@@ -514,11 +548,26 @@ class Memory:
     drift_since: Now | None = None
     phase: Phase | None = None
     phase_since: Now | None = None
+    off_since: Now | None = None
+    """Since when each look of this process has seen it off, with no call and no outage in between."""
+    off_doubted: bool = False
+    """It went off under a stop that this process did not send."""
     pursuit: Pursuit | None = None
+    start: Operation | None = None
+    """The record of a start that this process wrote last, or tried to write."""
+    start_called: bool = False
+    """The call that it records has been made."""
+    start_counted: bool = False
+    """It counts in `restartCount`."""
     next_attempt: Now | None = None
+    next_attempt_told: datetime | None = None
+    """The time in status that seeded it."""
     scheduled: datetime | None = None
     scheduled_passed: Now | None = None
     jobless_since: Now | None = None
+    job: str = ""
+    job_since: Now | None = None
+    """Since when that libvirt job was seen to own the domain."""
     outcome: Outcome | None = None
     """Of the act that ended since the last look; the look takes it."""
     unreported_stop: LastStop | None = None
@@ -561,6 +610,11 @@ class View:
     """As many calls as the daemon bears have not returned."""
     turn_in_s: float = 0.0
     """How long the act that is due must wait for its turn."""
+
+    @property
+    def call_starts(self) -> bool:
+        """A start of this process has not returned."""
+        return self.call is not None and self.call.starts
 
 
 @dataclass(frozen=True, slots=True)

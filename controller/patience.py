@@ -1,22 +1,29 @@
 """Before something that is due is done: what forbids it, and what asks for patience. Pure.
 
-In this order: a hold, observe-only, no right to act, a busy libvirt, the settle time, the brake, the backoff, the turn.
-Each says why, and until when.
+In this order: a hold, observe-only, no right to act, a busy libvirt, a QEMU that may live, the settle time, the brake,
+the backoff, the turn. Each says why, and until when. A start that is on record and was not called has waited already:
+settle time, brake and backoff do not ask for more.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from controller.model import (
     Now,
     Phase,
     PowerState,
+    Qemu,
     Reason,
     Status,
     Verb,
     Verdict,
 )
 from controller.situation import Situation, restored, shown
+from controller.starts import OFF_CONFIRM_S
 
+BESIDE = {"backup"}
+"""Jobs beside which libvirt lets a domain be shut down or destroyed, and that lose nothing but themselves by it."""
 CALL_PATIENCE_S = 5.0
 """An act that has not returned for so long is told as HypervisorBusy; a start takes about half a second."""
 
@@ -25,14 +32,18 @@ def due(
     s: Situation, verb: Verb, reason: Reason, message: str, *, status: Status | None = None, backs_off: bool = False
 ) -> Verdict:
     """An act that is due: done now, unless something forbids it or asks for patience."""
-    wait = forbidden(s) or busy(s, reason, verb) or settling(s)
+    again = verb.starts and s.start.again is not None
+    wait = forbidden(s) or busy(s, reason, verb)
     if wait is None and verb.starts:
-        wait = braked(s)
-    if wait is None:
-        wait = _backing_off(s, verb, always=verb.starts or backs_off)
+        wait = lives(s)
+    if wait is None and not again:
+        wait = settling(s) or (braked(s) if verb.starts else None)
+        wait = wait or _backing_off(s, verb, always=verb.starts or backs_off)
     if wait is None and s.view.turn_in_s > 0:
-        pace = "start a few at a time" if verb.starts else "are forced off one at a time"
+        pace = "start a few at a time" if verb.starts else "are forced off a few at a time"
         wait = Verdict(reason, f"It waits for its turn: VMs of a node {pace}.", recheck_s=s.view.turn_in_s)
+    if wait and again and not forbidden(s):
+        wait = replace(wait, status=status)
     # Nothing wakes the VM of a call that never returns but another look.
     return wait or Verdict(reason, message, verb, status=status or s.status, recheck_s=CALL_PATIENCE_S)
 
@@ -40,8 +51,7 @@ def due(
 def forbidden(s: Situation) -> Verdict | None:
     """Somebody, or the agent's own standing, forbids every act."""
     if s.vm.holds:
-        holders = ", ".join(f"{who} ({why})" if why else who for who, why in s.vm.holds)
-        return Verdict(Reason.HELD, f"It is {power(s)} and should be {s.desired}; held by {holders}.")
+        return Verdict(Reason.HELD, f"It is {power(s)} and should be {s.desired}; held by {holders(s)}.")
     if s.view.node.observe_only:
         return Verdict(
             Reason.OBSERVE_ONLY, f"It is {power(s)} and should be {s.desired}; the agent of this node only watches."
@@ -49,6 +59,30 @@ def forbidden(s: Situation) -> Verdict | None:
     if s.view.node.blocked:
         return Verdict(Reason.ACTION_BLOCKED, s.view.node.blocked)
     return None
+
+
+def holders(s: Situation) -> str:
+    """Who holds it, and why."""
+    return ", ".join(f"{who} ({why})" if why else who for who, why in s.vm.holds)
+
+
+def lives(s: Situation) -> Verdict | None:
+    """Before a start: its last QEMU may not have ended, though libvirt shows the domain off."""
+    qemu = s.view.facts.qemu if s.view.facts else Qemu.GONE
+    since = s.memory.off_since or s.now
+    if qemu is Qemu.ALIVE:
+        late = s.now.until(since.plus(s.vm.shutdown.grace_s)) <= 0
+        reason = Reason.SHUTDOWN_TIMED_OUT if late else Reason.HYPERVISOR_BUSY
+        message = f"libvirt shows it off, but its QEMU has not ended, since {clock(since)}: is its storage stuck?"
+        return Verdict(reason, message, recheck_s=5.0)
+    if qemu is Qemu.GONE and not s.memory.off_doubted:
+        return None
+    left_s = s.now.until(since.plus(OFF_CONFIRM_S))
+    if left_s <= 0:
+        return None
+    until = clock(s.now.plus(left_s))
+    message = f"It went off under a stop that this agent did not send, or cannot check: confirmed at {until}."
+    return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=left_s)
 
 
 def busy(s: Situation, reason: Reason, verb: Verb | None = None) -> Verdict | None:
@@ -67,11 +101,29 @@ def busy(s: Situation, reason: Reason, verb: Verb | None = None) -> Verdict | No
         return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=1.0)
     if view.facts and view.facts.hangs and not force:
         return Verdict(Reason.HYPERVISOR_BUSY, "Its QEMU does not answer libvirt.", recheck_s=2.0)
-    if (view.facts and view.facts.job) or (s.phase is Phase.PAUSED_BUSY and not _left_over(s)):
-        return Verdict(
-            Reason.HYPERVISOR_BUSY, "A libvirt job (backup, save, migration) owns the domain.", recheck_s=2.0
-        )
-    return None
+    return _job(s)
+
+
+def _job(s: Situation) -> Verdict | None:
+    """A libvirt job owns the domain, and has not had its time."""
+    kind, pursuit = job_kind(s), s.memory.pursuit
+    if not kind or (kind in BESIDE and pursuit and s.now.until(pursuit.deadline) <= 0):
+        return None
+    return Verdict(Reason.HYPERVISOR_BUSY, f"{job_owns(s)}.", recheck_s=2.0)
+
+
+def job_owns(s: Situation) -> str:
+    """Which job owns the domain, and since when; a moment, and not a time that runs."""
+    known = s.view.facts is not None and s.view.facts.job
+    since = (s.memory.job_since if known else s.memory.phase_since) or s.now
+    return f"A libvirt job ({job_kind(s)}) owns the domain, since {clock(since)}"
+
+
+def job_kind(s: Situation) -> str:
+    """Which libvirt job owns the domain; empty: none."""
+    if s.view.facts and s.view.facts.job:
+        return s.view.facts.job
+    return s.domain.reason.lower() if s.phase is Phase.PAUSED_BUSY and not _left_over(s) else ""
 
 
 def overdue(s: Situation) -> bool:
@@ -108,9 +160,9 @@ def settling(s: Situation) -> Verdict | None:
 
 
 def braked(s: Situation) -> Verdict | None:
-    """The host may be going down: nothing is started."""
+    """The host may be going down: nothing is started but what the user has just asked for."""
     until = s.view.node.braked_until
-    if until is None or s.now.until(until) <= 0:
+    if s.asked or s.cycling or until is None or s.now.until(until) <= 0:
         return None
     return Verdict(
         Reason.SETTLING,
@@ -122,16 +174,17 @@ def braked(s: Situation) -> Verdict | None:
 def _backing_off(s: Situation, verb: Verb, *, always: bool) -> Verdict | None:
     """Patience after failures: for every start and resume, and for any other act that libvirt has refused."""
     next_attempt = s.memory.next_attempt
-    failed = s.history.reason in {Reason.START_FAILED, Reason.ACTION_FAILED}
+    failed = s.history.decided in {Reason.START_FAILED, Reason.ACTION_FAILED}
     if next_attempt is None or not (always or s.refusal or failed) or (left_s := s.now.until(next_attempt)) <= 0:
         return None
     at = f"next attempt at {clock(next_attempt)}"
     if s.refusal:
         reason = Reason.START_FAILED if verb.starts else Reason.ACTION_FAILED
         return Verdict(reason, f"libvirt refused: {s.refusal}; {at}.", recheck_s=left_s)
-    ready = s.history.condition("Ready")
-    if failed and ready:
-        return Verdict(Reason(ready.reason), ready.message, recheck_s=left_s)
+    if failed:
+        ready = s.history.condition("Ready")
+        said = ready.message if ready and ready.reason == s.history.decided else f"libvirt refused before; {at}."
+        return Verdict(Reason(s.history.decided), said, recheck_s=left_s)
     if s.phase is Phase.PAUSED_IO_ERROR:
         return Verdict(
             Reason.PAUSED_BY_IO_ERROR, f"An I/O error pauses it (is its disk full?); {at}.", recheck_s=left_s

@@ -7,8 +7,8 @@ the object is current. At most one act a pass; then look again. The adapters are
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Protocol
 from uuid import UUID
@@ -113,7 +113,11 @@ class Gauges(Protocol):
 
 
 class Reconciler:
-    """Passes over VMs. Any thread may call `reconcile`, never two with one key at a time: the queue sees to it."""
+    """Passes over VMs. Any thread may call `reconcile`, never two with one key at a time: the queue sees to it.
+
+    `tell_overdue` reports beside a pass of the same key that hangs; the version that each report is written onto, and
+    the lock on what is remembered, keep the two apart.
+    """
 
     def __init__(
         self,
@@ -139,7 +143,11 @@ class Reconciler:
         self._lock = threading.Lock()
         self._memories: dict[VmKey, Memory] = {}
         self._looks: dict[VmKey, float] = {}
-        """The looks under way, and since when."""
+        """The VMs about which libvirt is being asked, and since when."""
+        self._answered_s = float("-inf")
+        """When libvirt last answered about any domain."""
+        self._conflicts: dict[VmKey, int] = {}
+        """How many reports in a row somebody else's write has made void."""
         self._event_at_s: dict[VmKey, float] = {}
         self._stopping = False
 
@@ -168,11 +176,13 @@ class Reconciler:
                 self._queue.add(key)
             else:
                 self._acting.begin(reported, step, step.act, undo.pop_all().close)
+                self._note_called(key, step.act)
 
     def forget(self, key: VmKey) -> None:
         """The object is gone, or another node's: nothing is written and nothing is done, whatever was in flight."""
         with self._lock:
             self._memories.pop(key, None)
+            self._conflicts.pop(key, None)
         self._acting.forget(key)
         self._event_at_s.pop(key, None)
         self._brake.forget(key)
@@ -185,18 +195,22 @@ class Reconciler:
         self._queue.add(key)
 
     def tell_overdue(self) -> None:
-        """Report of VMs whose look libvirt has left unanswered that it has: their own pass is what hangs.
+        """Report of VMs about which libvirt has not answered: their own pass is what waits for it.
 
         To be called now and then, from one thread. Nothing is done about such a VM, and its own pass finds its report
-        outdated and starts again.
+        outdated and starts again. One VM that cannot be reported hinders no other.
         """
         now_s = self._clock().monotonic_s
         with self._lock:
-            overdue = [key for key, since_s in self._looks.items() if now_s - since_s > LOOK_PATIENCE_S]
-        for key in overdue:
+            overdue = {key: since_s for key, since_s in self._looks.items() if now_s - since_s > LOOK_PATIENCE_S}
+            answered_s = self._answered_s
+        for key, since_s in overdue.items():
             if vm := self._store.read(key):
-                view = self._view(vm, Unreadable("libvirt has not answered what was asked of this domain"))
-                self._report(view, decide(view, self._waits), None)
+                view = self._view(vm, _overdue(busy=answered_s > since_s))
+                try:
+                    self._report(view, decide(view, self._waits), None)
+                except (Transient, Rejected) as error:
+                    log.warning(f"{key}: could not be reported while libvirt does not answer: {error}", vm=str(key))
 
     def stop_acting(self) -> None:
         """From now on only report."""
@@ -211,7 +225,7 @@ class Reconciler:
     def _observe(self, vm: VirtualMachine) -> View:
         seen = self._look(vm)
         view = self._view(vm, seen)
-        uuid = seen.uuid if isinstance(seen, Domain) else None
+        uuid = seen.uuid if isinstance(seen, Domain) else vm.address.uuid
         outcome, call = self._acting.news(vm.key, uuid)
         return replace(
             view,
@@ -222,22 +236,31 @@ class Reconciler:
         )
 
     def _look(self, vm: VirtualMachine) -> Sighting:
-        if being_forced := self._acting.being_forced(vm.address.uuid):
-            return being_forced
-        with self._lock:
-            self._looks[vm.key] = self._clock().monotonic_s
+        if locked := self._acting.locked(vm.address.uuid):
+            return locked
         try:
-            seen = self._host.look(vm.address)
+            with self._asking(vm.key):
+                seen = self._host.look(vm.address)
         except Transient as error:
             return Unreadable(str(error))
-        finally:
-            with self._lock:
-                del self._looks[vm.key]
         owner = self._directory.owner(seen) if isinstance(seen, Domain) else None
         if isinstance(seen, Domain) and owner not in {None, vm.key}:
             assert owner is not None  # noqa: S101 - for the type checker
             return Conflict(owner, seen.uuid)
         return seen
+
+    @contextmanager
+    def _asking(self, key: VmKey) -> Iterator[None]:
+        """libvirt is being asked about the domain of this VM, which `tell_overdue` watches."""
+        with self._lock:
+            self._looks[key] = self._clock().monotonic_s
+        try:
+            yield
+            with self._lock:
+                self._answered_s = self._clock().monotonic_s
+        finally:
+            with self._lock:
+                del self._looks[key]
 
     def _view(self, vm: VirtualMachine, seen: Sighting) -> View:
         node, now = self._node(), self._clock()
@@ -272,7 +295,8 @@ class Reconciler:
         if view.call:  # the answer would wait for that call to return
             return view
         try:
-            return replace(view, facts=self._host.facts(act.domain))
+            with self._asking(view.vm.key):
+                return replace(view, facts=self._host.facts(act.domain))
         except (Transient, Vanished) as error:
             return replace(view, seen=Unreadable(str(error)))
 
@@ -286,6 +310,10 @@ class Reconciler:
         except Conflicted:
             self._remember_unreported(view, step)
             self._store.refresh(key)
+            with self._lock:
+                self._conflicts[key] = self._conflicts.get(key, 0) + 1
+            if self._conflicts[key] > 1:  # somebody writes as often as this agent does, or versions run backwards
+                raise
             self._queue.add(key)
             return None
         except Vanished:
@@ -296,7 +324,8 @@ class Reconciler:
             self._remember_unreported(view, step)
             raise
         with self._lock:
-            self._memories[key] = replace(step.memory, unreported_stop=None)
+            self._memories[key] = step.memory
+            self._conflicts.pop(key, None)
         self._brake.note(key, step.status, view.now)
         self._wake(self._directory.enter(reported))
         if reported is not vm:
@@ -313,6 +342,13 @@ class Reconciler:
         first = view.memory.unreported_stop or (stop if stop != known else None)
         with self._lock:
             self._memories[view.vm.key] = replace(step.memory, outcome=view.memory.outcome, unreported_stop=first)
+
+    def _note_called(self, key: VmKey, act: Act) -> None:
+        """The start that is on record is with libvirt: from now on it is a fact."""
+        if act.verb.starts:
+            with self._lock:
+                if key in self._memories:
+                    self._memories[key] = replace(self._memories[key], start_called=True)
 
     def _is_current(self, vm: VirtualMachine) -> bool:
         """Whether the object is still what was decided on, asked of the API server itself."""
@@ -338,7 +374,8 @@ class Reconciler:
 def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, ...]:
     """The Event of an act: one for each that was done, and for each start that was refused."""
     verb = outcome.verb
-    why = f"{step.message} Reason: {step.reason}; spec generation {vm.generation}."
+    did = step.message.replace(" is being ", " was ", 1)
+    why = f"{did} Reason: {step.reason}; spec generation {vm.generation}."
     if outcome.result is Result.REFUSED and verb.starts:
         return (Notice("StartFailed", f"libvirt refused: {outcome.message}", warning=True, action=verb.name.title()),)
     if outcome.result is not Result.DONE:
@@ -351,6 +388,13 @@ def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, 
 def _identity(vm: VirtualMachine) -> tuple[object, ...]:
     """What must not have changed between a decision and its act."""
     return vm.uid, vm.generation, vm.node_name, vm.holds, vm.deleting
+
+
+def _overdue(*, busy: bool) -> Unreadable:
+    """What is known of a domain about which libvirt has not answered; `busy`: it has answered about others since."""
+    if busy:
+        return Unreadable("Another call on the domain has not returned, so that libvirt does not tell its state.", busy)
+    return Unreadable("libvirt has not answered what was asked of this domain")
 
 
 def _nothing() -> None:

@@ -7,9 +7,11 @@ still in flight, why a domain went off, since when it is as it is. Pure; `assess
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
-from controller import causes
+from controller import causes, handover, starts
+from controller.handover import Elsewhere
 from controller.model import (
     Absent,
     Backoff,
@@ -37,15 +39,11 @@ from controller.model import (
     VirtualMachine,
 )
 from controller.settings import Waits
+from controller.starts import Start
 
-ON = {
-    PowerState.RUNNING,
-    PowerState.PAUSED,
-    PowerState.STARTING,
-    PowerState.SHUTTING_DOWN,
-    PowerState.SUSPENDED,
-}
-OFF = {PowerState.STOPPED, PowerState.SAVED}
+NO_START = Start()
+UNSEEN = {Reason.LIBVIRT_UNREACHABLE, Reason.AGENT_UNREACHABLE}
+"""Reasons of Ready under which the domain was not seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +64,10 @@ class Situation:
     settled_at: Now | None = None
     """When the settle time is over; None: nothing settles."""
     settles_forever: bool = False
-    unconfirmed: bool = False
-    """Another node reported this VM on, and nobody has said that it is off there."""
+    elsewhere: Elsewhere | None = None
+    """Why the report of another host forbids a start here; while it does, that report is kept whole."""
+    start: Start = NO_START
+    """What has become of the start that is on record."""
     recheck_s: float | None = None
     notices: tuple[Notice, ...] = ()
 
@@ -100,7 +100,7 @@ class Situation:
     @property
     def wants_on(self) -> bool:
         """The user wants a QEMU."""
-        return self.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}
+        return self.view.vm.wants_on
 
     @property
     def off(self) -> bool:
@@ -118,6 +118,12 @@ class Situation:
         return self.restart_due or (self.operation is not None and self.operation.type is OperationType.RESTART)
 
     @property
+    def restart_scheduled(self) -> bool:
+        """A restart is asked for whose time has not come."""
+        request = self.vm.restart_request
+        return self.recheck_s is not None and request is not None and request > self.now.wall
+
+    @property
     def stopping(self) -> bool:
         """A stop is in flight, and no restart."""
         return self.operation is not None and self.operation.type is OperationType.STOP
@@ -133,24 +139,30 @@ def assess(view: View, waits: Waits) -> Situation:
     vm, now = view.vm, view.now
     memory = view.memory if view.memory.uid == vm.uid else Memory(uid=vm.uid)
     history = _history(vm)
-    unconfirmed = _unconfirmed(history, view)
-    if history.node_name != view.node.name and not unconfirmed and not isinstance(view.seen, Unreadable):
-        history = _taken_over(history)
+    if vm.misunderstood:
+        return Situation(view, waits, history, history, memory)
+    if elsewhere := handover.unresolved(history, view):
+        status = replace(history, observed_generation=vm.generation)
+        return Situation(view, waits, history, status, replace(memory, outcome=None), elsewhere=elsewhere)
+    if handover.is_foreign(history, view.node):
+        history = handover.taken_over(history, view)
 
     asked = vm.desired != history.desired
     news = vm.generation != history.observed_generation
     restart_due, recheck_s, memory = _restart_due(vm, history, memory, now, waits)
 
+    start = _start(history, view, memory)
     status = replace(history, observed_generation=vm.generation)
-    notices: tuple[Notice, ...] = ()
-    if not unconfirmed:
-        status, notices = _seen(status, view, memory)
+    status, notices = _seen(status, view, memory, ran=start.ran)
+    memory = _watched(memory, status, view)
     if isinstance(view.seen, Domain):
-        memory = _timed(memory, history, view.seen.phase, now, waits)
+        memory = _timed(memory, history, view.seen, now, waits)
         memory = replace(memory, jobless_since=_jobless_since(memory, view, view.seen))
 
     outcome, memory = memory.outcome, replace(memory, outcome=None)
-    status = replace(status, operation=_operation(history, view, memory))
+    status = replace(status, operation=_operation(history, view, memory, start))
+    if start.withdrawn and memory.start_counted:
+        status = replace(status, restart_count=max(status.restart_count - 1, 0))
     memory = replace(memory, pursuit=pursuit_of(status.operation, view, memory))
     if outcome and outcome.result is not Result.STALE and outcome.verb.name == "SHUTDOWN" and memory.pursuit:
         first = memory.pursuit.asked_first or now
@@ -161,7 +173,7 @@ def assess(view: View, waits: Waits) -> Situation:
     if asked or restart_due or (isinstance(view.seen, Domain) and view.seen.phase.on):
         status = replace(status, completion_time=None)
 
-    refusal = outcome.message if outcome and outcome.result is Result.REFUSED else ""
+    refusal = outcome.message if outcome and outcome.result is Result.REFUSED else start.refusal
     status, memory = _backed_off(status, memory, view, waits, refused=bool(refusal))
     situation = Situation(
         view=view,
@@ -172,7 +184,7 @@ def assess(view: View, waits: Waits) -> Situation:
         asked=asked,
         restart_due=restart_due,
         refusal=refusal,
-        unconfirmed=unconfirmed,
+        start=start,
         recheck_s=recheck_s,
         notices=notices,
     )
@@ -183,44 +195,15 @@ def assess(view: View, waits: Waits) -> Situation:
 
 
 def _history(vm: VirtualMachine) -> Status:
-    """The last report; a new one when the user has bound the object to another domain."""
+    """The last report; a new one when the user has bound the object to another domain.
+
+    The same domain in other words, as by its UUID instead of its name, is no other: what is known of it stays.
+    """
     record = vm.status.domain
-    if record and record.bound_by and record.bound_by != vm.bound_by:
-        return Status(conditions=vm.status.conditions)
-    return vm.status
-
-
-def _unconfirmed(history: Status, view: View) -> bool:
-    """The former node's last word was "on", the domain does not run here, and the user has not vouched for it."""
-    if not history.node_name or history.node_name == view.node.name:
-        return False
-    here = isinstance(view.seen, Domain) and view.seen.phase.on
-    return not (here or was_off(history) or view.vm.confirmed_off == history.node_name)
-
-
-def was_off(status: Status) -> bool:
-    """The report says that no QEMU runs: off, absent, or migrated away."""
-    if status.power_state is PowerState.CRASHED:
-        return status.libvirt_state == "SHUTOFF"
-    return status.power_state in OFF | {PowerState.ABSENT}
-
-
-def was_on(status: Status) -> bool:
-    """The report says that a QEMU runs."""
-    if status.power_state is PowerState.CRASHED:
-        return status.libvirt_state != "SHUTOFF"
-    return status.power_state in ON
-
-
-def _taken_over(history: Status) -> Status:
-    """Another node's report, as far as it means something here: what was in flight there is not in flight here."""
-    return replace(
-        history,
-        desired=history.desired if history.completion_time else None,
-        power_state=PowerState.UNKNOWN,
-        operation=None,
-        backoff=None,
-    )
+    if not record or not record.bound_by or record.bound_by == vm.bound_by:
+        return vm.status
+    same = record.uuid == vm.domain_uuid if vm.domain_uuid else record.name == vm.bound_by
+    return vm.status if same else Status(conditions=vm.status.conditions)
 
 
 # --- what the user asks for ------------------------------------------------------------------------------------------
@@ -253,33 +236,35 @@ def _restart_due(
 # --- what was seen ---------------------------------------------------------------------------------------------------
 
 
-def _seen(status: Status, view: View, memory: Memory) -> tuple[Status, tuple[Notice, ...]]:
-    """The report with the sight written into it."""
+def _seen(status: Status, view: View, memory: Memory, *, ran: bool) -> tuple[Status, tuple[Notice, ...]]:
+    """The report with the sight written into it; `ran`: it has run since the report, and is off again."""
     if isinstance(view.seen, Unreadable):
         return status, ()
-    status = replace(status, node_name=view.node.name, node_boot_id=view.node.boot_id)
+    status = replace(status, node_name=view.node.name, node_boot_id=view.node.boot_id, host_uuid=view.node.host_uuid)
     if isinstance(view.seen, Domain):
-        return _seen_domain(status, view, view.seen, memory)
+        return _seen_domain(status, view, view.seen, memory, ran=ran)
     gone = PowerState.ABSENT if isinstance(view.seen, Absent) else PowerState.UNKNOWN
-    record = status.domain and replace(status.domain, id=None)
-    # It has run since the stop that is on record, and nobody has seen how that ended.
-    unseen = isinstance(view.seen, Absent) and was_on(status)
+    # It has run since the stop that is on record, and only events tell how that ended.
+    unseen = isinstance(view.seen, Absent) and (status.was_on or ran)
+    before = replace(status, node_boot_id=view.vm.status.node_boot_id)
     return (
         replace(
             _in_power_state(status, gone, view.now),
             desired=None,
             libvirt_state="",
             libvirt_reason="",
-            domain=record,
-            last_stop=_stop(StopCause.UNKNOWN, view.now) if unseen else status.last_stop,
+            domain=status.domain and replace(status.domain, id=None),
+            last_stop=_stop(causes.cause_of_end(before, view), view.now) if unseen else status.last_stop,
             completion_time=None,
         ),
         (),
     )
 
 
-def _seen_domain(status: Status, view: View, domain: Domain, memory: Memory) -> tuple[Status, tuple[Notice, ...]]:
-    stop, notices = _last_stop(status, view, domain, memory)
+def _seen_domain(
+    status: Status, view: View, domain: Domain, memory: Memory, *, ran: bool
+) -> tuple[Status, tuple[Notice, ...]]:
+    stop, notices = _last_stop(status, view, domain, memory, ran=ran)
     # libvirtd forgets why a domain is off when it restarts; the report remembers.
     forgotten = domain.state == status.libvirt_state == "SHUTOFF" and domain.reason == "UNKNOWN"
     bound = view.vm.bound_by
@@ -304,7 +289,7 @@ def _in_power_state(status: Status, power_state: PowerState, now: Now) -> Status
 
 
 def _last_stop(
-    history: Status, view: View, domain: Domain, memory: Memory
+    history: Status, view: View, domain: Domain, memory: Memory, *, ran: bool
 ) -> tuple[LastStop | None, tuple[Notice, ...]]:
     """Why it is off, found once and kept until it has run again; better evidence may still replace Unknown."""
     stop, unreported = history.last_stop, memory.unreported_stop
@@ -313,8 +298,8 @@ def _last_stop(
         return (unreported if newer else stop), ()
     # `history` is already told of this boot; the report that was there knows the boot in which it ran.
     before = replace(history, node_boot_id=view.vm.status.node_boot_id)
-    if was_on(before):
-        cause = causes.cause_of_stop(domain, before, view.evidence, view.node.boot_id)
+    if before.was_on or ran:
+        cause = causes.cause_of_stop(domain, before, view)
         if unreported and unreported.cause is not StopCause.UNKNOWN:
             return unreported, _stop_notices(view, unreported)
         found = _stop(cause, view.now)
@@ -336,7 +321,7 @@ def _reconsidered(stop: LastStop, before: Status, view: View, domain: Domain) ->
     if rebooted and may_be_host and before.completion_time is None and view.vm.desired == before.desired:
         return replace(stop, cause=StopCause.NODE_REBOOT, message=causes.MESSAGES[StopCause.NODE_REBOOT])
     if stop.cause is StopCause.UNKNOWN and not rebooted:
-        cause = causes.cause_of_stop(domain, before, view.evidence, view.node.boot_id)
+        cause = causes.cause_of_stop(domain, before, view)
         return replace(stop, cause=cause, message=causes.MESSAGES[cause])
     return stop
 
@@ -350,8 +335,7 @@ def _stop_notices(view: View, stop: LastStop) -> tuple[Notice, ...]:
     if stop.cause is StopCause.AGENT:
         return ()
     vm = view.vm
-    wanted_on = vm.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}
-    unwanted = wanted_on and causes.answer(stop.cause, vm.restart_policy) is not causes.Answer.COMPLETED
+    unwanted = vm.wants_on and causes.answer(stop.cause, vm.restart_policy) is not causes.Answer.COMPLETED
     note = f"{stop.message} Cause: {stop.cause}; spec generation {vm.generation}."
     return (Notice("StoppedUnexpectedly" if unwanted else "Stopped", note, warning=unwanted),)
 
@@ -359,13 +343,24 @@ def _stop_notices(view: View, stop: LastStop) -> tuple[Notice, ...]:
 # --- what is in flight -----------------------------------------------------------------------------------------------
 
 
-def _operation(history: Status, view: View, memory: Memory) -> Operation | None:
+def _start(history: Status, view: View, memory: Memory) -> Start:
+    """What has become of the start that is on record, if one is and this host can be seen."""
+    if history.operation is None or not history.operation.starts:
+        return NO_START
+    if isinstance(view.seen, Unreadable):
+        return Start(history.operation)
+    return starts.follow(history, view, memory)
+
+
+def _operation(  # noqa: PLR0911 - one rule a line
+    history: Status, view: View, memory: Memory, start: Start
+) -> Operation | None:
     """The operation that is still in flight after this look, or None when it is done, void or dropped."""
     operation, vm, seen = history.operation, view.vm, view.seen
-    if operation is None or isinstance(seen, Unreadable):
+    if operation is None or operation.starts:
+        return start.operation
+    if isinstance(seen, Unreadable):
         return operation
-    if operation.type is OperationType.START:
-        return None
     unwanted = vm.holds or vm.desired in {None, DesiredPowerState.PAUSED}
     if unwanted or vm.status.node_boot_id != view.node.boot_id or not isinstance(seen, Domain):
         return None
@@ -373,11 +368,15 @@ def _operation(history: Status, view: View, memory: Memory) -> Operation | None:
         operation = replace(operation, type=OperationType.STOP)
     if seen.phase.off:
         return operation if operation.type is OperationType.RESTART else None
-    if seen.id != operation.domain_id or _recalled_and_over(operation, view, memory):
+    if seen.lingers:
+        return operation
+    # libvirtd gives out its ids anew when it restarts while nothing runs.
+    other_run = seen.id != operation.domain_id or starts.began_since(seen.run_since, operation)
+    if other_run or _recalled_and_over(operation, view, memory):
         return None
-    if history.reason == Reason.LIBVIRT_UNREACHABLE:
+    if history.reason in UNSEEN:
         return begun(operation.type, seen, vm.shutdown, view.now)
-    return operation
+    return replace(operation, deadline=operation.start_time + timedelta(seconds=vm.shutdown.grace_s))
 
 
 def _recalled_and_over(operation: Operation, view: View, memory: Memory) -> bool:
@@ -389,19 +388,24 @@ def _recalled_and_over(operation: Operation, view: View, memory: Memory) -> bool
 
 def begun(kind: OperationType, domain: Domain, shutdown: Shutdown, now: Now) -> Operation:
     """A new operation on this run of the domain, with its whole grace period."""
-    return Operation(kind, shown(now), shown(now.plus(shutdown.grace_s)), domain.id)
+    start = shown(now)
+    return Operation(kind, start, start + timedelta(seconds=shutdown.grace_s), domain.id)
 
 
 def deadline_of(operation: Operation, pursuit: Pursuit | None, shutdown: Shutdown, now: Now) -> Now:
-    """When an operation's grace is over; what status tells only seeds it, whatever the wall clock does later."""
-    if pursuit and pursuit.domain_id == operation.domain_id and pursuit.deadline.wall == operation.deadline:
-        return pursuit.deadline
-    return now.expect(operation.deadline or operation.start_time, at_most_s=shutdown.grace_s)
+    """When an operation's grace is over; what status tells only seeds it, whatever the wall clock does later.
+
+    A change of the grace period counts for the stop in flight: it moves the deadline by as much.
+    """
+    told = operation.deadline or operation.start_time
+    if pursuit and pursuit.domain_id == operation.domain_id and pursuit.start_time == operation.start_time:
+        return pursuit.deadline.plus((told - pursuit.deadline.wall).total_seconds())
+    return now.expect(told, at_most_s=shutdown.grace_s)
 
 
 def pursuit_of(operation: Operation | None, view: View, memory: Memory) -> Pursuit | None:
     """What this process knows of the stop in flight; ends with it, and with any look that could not see."""
-    if operation is None or isinstance(view.seen, Unreadable):
+    if operation is None or operation.starts or isinstance(view.seen, Unreadable):
         return None
     return pursued(operation, view, memory)
 
@@ -410,16 +414,41 @@ def pursued(operation: Operation, view: View, memory: Memory) -> Pursuit:
     """The pursuit of this operation: the one that is known, or a new one."""
     known = memory.pursuit
     deadline = deadline_of(operation, known, view.vm.shutdown, view.now)
-    if known and known.deadline == deadline:
-        return known
-    return Pursuit(operation.domain_id, since=view.now, deadline=deadline)
+    if known and (known.domain_id, known.start_time) == (operation.domain_id, operation.start_time):
+        return replace(known, deadline=deadline)
+    return Pursuit(operation.domain_id, operation.start_time, since=view.now, deadline=deadline)
 
 
 # --- since when ------------------------------------------------------------------------------------------------------
 
 
-def _timed(memory: Memory, history: Status, phase: Phase, now: Now, waits: Waits) -> Memory:
+def _watched(memory: Memory, status: Status, view: View) -> Memory:
+    """Remember since when it is off without doubt, which job it has, and what is now on record of its stop."""
+    seen, before = view.seen, view.vm.status.operation
+    off = isinstance(seen, Domain) and seen.phase.off and view.call is None
+    stop = before is not None and not before.starts and view.vm.status.node_boot_id == view.node.boot_id
+    unsent = memory.pursuit is None or (before is not None and memory.pursuit.domain_id != before.domain_id)
+    unreported = memory.unreported_stop
+    written = unreported and status.last_stop and status.last_stop.time >= unreported.time
+    return replace(
+        memory,
+        off_since=(memory.off_since or view.now) if off else None,
+        off_doubted=off and (memory.off_doubted or (memory.off_since is None and stop and unsent)),
+        unreported_stop=None if written else unreported,
+        **_job(memory, view),
+    )
+
+
+def _job(memory: Memory, view: View) -> dict[str, Any]:
+    """The libvirt job that owns the domain, and since when; only an act that is due asks for it."""
+    if view.facts is None or view.facts.job == memory.job:
+        return {}
+    return {"job": view.facts.job, "job_since": view.now if view.facts.job else None}
+
+
+def _timed(memory: Memory, history: Status, domain: Domain, now: Now, waits: Waits) -> Memory:
     """Remember since when the domain is in this phase."""
+    phase = domain.phase
     if memory.phase is phase and memory.phase_since:
         return memory
     since = now
@@ -444,13 +473,14 @@ def _backed_off(status: Status, memory: Memory, view: View, waits: Waits, *, ref
     next_attempt = _next_attempt(backoff, memory, now, waits)
     if refused and (next_attempt is None or now.until(next_attempt) <= 0):
         backoff, next_attempt = grown(backoff, now, waits)
-    return replace(status, backoff=backoff), replace(memory, next_attempt=next_attempt)
+    told = backoff.next_attempt_time if backoff else None
+    return replace(status, backoff=backoff), replace(memory, next_attempt=next_attempt, next_attempt_told=told)
 
 
 def _next_attempt(backoff: Backoff | None, memory: Memory, now: Now, waits: Waits) -> Now | None:
     if backoff is None:
         return None
-    if memory.next_attempt and shown(memory.next_attempt.plus(1)) == backoff.next_attempt_time:
+    if memory.next_attempt and memory.next_attempt_told == backoff.next_attempt_time:
         return memory.next_attempt
     return now.expect(backoff.next_attempt_time, at_most_s=waits.backoff_max_s)
 
@@ -472,7 +502,7 @@ def _settling(s: Situation, *, news: bool) -> Situation:
     drift = _drift(s.desired, s.phase)
     settle_s = _settle_s(s, drift)
     wait_s = settle_s or 0.0
-    released = s.history.reason == Reason.HELD and not s.vm.holds
+    released = s.history.decided == Reason.HELD and not s.vm.holds
     since = s.now if released else _drift_since(s, drift, wait_s, news=news)
     notices = s.notices
     if released:
@@ -493,23 +523,27 @@ def _drift_since(s: Situation, drift: Drift, wait_s: float, *, news: bool) -> No
     if news and (s.asked or s.restart_due):
         return None
     same = memory.drift is drift
-    if history.reason == Reason.SETTLING and was_on(history) != s.off:
+    if history.decided == Reason.SETTLING and history.was_on != s.off:
         reconciling = history.condition("Reconciling")
         if same:  # None: what waits is not this, it is the brake
             return memory.drift_since
         if reconciling and memory.drift is None:
             return s.now.recall(reconciling.last_transition_time, at_most_s=wait_s)
         return s.now
-    # Nobody is at work on what has crashed; only the backoff asks for patience.
+    # Nobody is at work on what has crashed, or what an I/O error paused; only the backoff asks for patience.
+    if s.phase is Phase.PAUSED_IO_ERROR:
+        return None
     if s.asked or s.restart_due or s.operation or s.cause in {StopCause.AGENT, StopCause.CRASH}:
         return None
-    started = history.reason == Reason.STARTING and was_off(history)  # what is there now may have come of that
+    if history.decided in UNSEEN:  # an older version wrote this: what it waited for before is not known
+        return memory.drift_since if same and memory.drift_since else s.now
+    started = history.decided == Reason.STARTING and history.was_off  # what is there now may have come of that
     if started or history.power_state in {PowerState.UNKNOWN, PowerState.ABSENT}:
         return None
     if same and memory.drift_since:
         return memory.drift_since
     changed = s.status.power_state_transition_time
-    watched = history.reason == Reason.OBSERVE_ONLY
+    watched = history.decided == Reason.OBSERVE_ONLY
     if watched or changed is None or history.power_state is not s.status.power_state:
         return s.now
     return s.now.recall(changed, at_most_s=wait_s)
@@ -528,7 +562,7 @@ def _drift(desired: DesiredPowerState, phase: Phase) -> Drift:
 
 def _settle_s(s: Situation, drift: Drift) -> float | None:
     """How long this sort of drift is left alone; None: for ever."""
-    patient = drift in {Drift.PAUSED, Drift.SUSPENDED} and s.phase is not Phase.PAUSED_IO_ERROR
+    patient = drift in {Drift.PAUSED, Drift.SUSPENDED}
     return s.waits.settle_pause_s if patient or s.cause is StopCause.SAVED else s.waits.settle_power_s
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 from enum import Enum
 
+from controller.handover import is_stale
 from controller.model import (
     Act,
     Condition,
+    Memory,
     Notice,
     Phase,
     Reason,
+    Status,
     Step,
+    Unreadable,
     Verdict,
 )
 from controller.situation import Situation, pursuit_of, shown
@@ -74,48 +79,92 @@ TOLD = {Reason.DOMAIN_NOT_FOUND, Reason.DOMAIN_REPLACED, Reason.DOMAIN_CONFLICT}
 NOT_SERVED = {Reason.HANDOVER_UNCONFIRMED} | TOLD
 """Reasons that end no Reconciling, and still leave a change of the spec to be served later."""
 
+UNDECIDED = {Reason.LIBVIRT_UNREACHABLE, Reason.HANDOVER_UNCONFIRMED, Reason.SPEC_NOT_UNDERSTOOD}
+"""Reasons of looks that decided nothing about the domain: what was decided before is remembered."""
+
 
 def conclude(s: Situation, verdict: Verdict) -> Step:
     """The report of this look, with the act that it records."""
     status = verdict.status or s.status
-    if _served(verdict):
+    if _served(s, verdict):
         status = replace(status, desired=s.desired)
     if verdict.reason is Reason.IN_SYNC and s.phase is not Phase.RUNNING:
         status = replace(status, backoff=None)
-    status = replace(status, conditions=_conditions(s, verdict))
+    status = replace(status, decided_reason=_decided(s, verdict))
+    status = replace(_moved(status, s), conditions=_conditions(s, verdict, status.observed_generation))
     act = Act(verdict.verb, s.domain) if verdict.verb else None
     waits = [wait for wait in (verdict.recheck_s, s.recheck_s, _forget_in_s(s)) if wait is not None]
     return Step(
         reason=verdict.reason,
         message=verdict.message,
         status=status,
-        memory=replace(s.memory, pursuit=pursuit_of(status.operation, s.view, s.memory)),
+        memory=_remembered(s, verdict, status),
         act=act,
         recheck_s=min(waits, default=None),
         notices=(*s.notices, *_told(s, verdict)),
     )
 
 
-def _served(verdict: Verdict) -> bool:
+def _decided(s: Situation, verdict: Verdict) -> str:
+    """The reason that the next decision builds on."""
+    if s.elsewhere:
+        # The other host's word is not to be trusted, and the condition that says so is about to be replaced.
+        stale = verdict.reason in TOLD and is_stale(s.history)
+        return Reason.HANDOVER_UNCONFIRMED if stale else s.history.decided
+    seen = not isinstance(s.view.seen, Unreadable) and verdict.reason not in UNDECIDED
+    return verdict.reason if seen else s.status.decided
+
+
+def _moved(status: Status, s: Situation) -> Status:
+    """The report with `run_transition_time` moved on where a vouching for the former report must not hold for it."""
+    before = s.vm.status
+    started = status.operation is not None and status.operation.starts and status.operation != before.operation
+    if not started and _run(status) == _run(before):
+        return status
+    least = before.run_transition_time + timedelta(seconds=1) if before.run_transition_time else shown(s.now)
+    return replace(status, run_transition_time=max(shown(s.now), least))
+
+
+def _run(status: Status) -> tuple[object, ...]:
+    """What tells one report of a run from another."""
+    run = status.domain.id if status.domain else None
+    return status.node_name, status.host_uuid, status.node_boot_id, run, status.power_state
+
+
+def _remembered(s: Situation, verdict: Verdict, status: Status) -> Memory:
+    """What this process knows after this look."""
+    memory = s.memory if s.elsewhere else replace(s.memory, pursuit=pursuit_of(status.operation, s.view, s.memory))
+    if not (verdict.verb and verdict.verb.starts):
+        return memory
+    counted = status.restart_count > s.status.restart_count
+    return replace(memory, start=status.operation, start_called=False, start_counted=counted)
+
+
+def _served(s: Situation, verdict: Verdict) -> bool:
     """Whether the spec's wish needs no more looking after; until then a change of it stays a change."""
+    if s.elsewhere or s.vm.misunderstood:
+        return False
     return TONES[verdict.reason] in {Tone.GOOD, Tone.STUCK} and verdict.reason not in NOT_SERVED
 
 
-def _conditions(s: Situation, verdict: Verdict) -> tuple[Condition, ...]:
+def _conditions(s: Situation, verdict: Verdict, generation: int) -> tuple[Condition, ...]:
     ready, abnormal = TONES[verdict.reason].value
     kinds = [("Ready", ready)] + ([(abnormal, "True")] if abnormal else [])
     message = verdict.message if len(verdict.message) <= MESSAGE_LIMIT else verdict.message[: MESSAGE_LIMIT - 1] + "…"
-    return tuple(_condition(s, kind, value, verdict.reason, message) for kind, value in kinds)
+    return tuple(
+        Condition(kind, value, verdict.reason, message, _since(s, kind, value), max(generation, 0))
+        for kind, value in kinds
+    )
 
 
-def _condition(s: Situation, kind: str, value: str, reason: Reason, message: str) -> Condition:
+def _since(s: Situation, kind: str, value: str) -> datetime:
+    """Since when the condition has this status."""
     before = s.vm.status.condition(kind)
-    since = before.last_transition_time if before and before.status == value else shown(s.now)
-    return Condition(kind, value, reason, message, since, s.vm.generation)
+    return before.last_transition_time if before and before.status == value else shown(s.now)
 
 
 def _told(s: Situation, verdict: Verdict) -> tuple[Notice, ...]:
-    if verdict.reason not in TOLD or s.vm.status.reason == verdict.reason:
+    if verdict.reason not in TOLD or verdict.reason in {s.vm.status.reason, s.vm.status.decided_reason}:
         return ()
     return (Notice(str(verdict.reason), verdict.message, warning=True),)
 

@@ -15,17 +15,24 @@ from controller.model import (
     Verb,
     Verdict,
 )
-from controller.patience import busy, clock, due, forbidden, overdue, settling
+from controller.patience import BESIDE, busy, clock, due, forbidden, job_kind, job_owns, overdue, settling
 from controller.situation import Situation, begun, pursued
+from controller.vetoes import LINGER_RECHECK_S, LINGERS
 
 
 def stop(s: Situation, status: Status, reason: Reason) -> Verdict:
     """One step of a stop, polite for as long as it may be; `reason` tells a restart from a stop."""
     operation = status.operation or begun(OperationType.STOP, s.domain, s.vm.shutdown, s.now)
     status = replace(status, operation=operation)
+    pursuit = pursued(operation, s.view, s.memory)
+    early = _lingers(s, pursuit, status, reason) or _never_ran(s, status, reason) or _waits_for_job(s, pursuit, status)
+    return early or _ask_or_force(s, pursuit, status, reason)
+
+
+def _ask_or_force(s: Situation, pursuit: Pursuit, status: Status, reason: Reason) -> Verdict:
+    """Force it off where that is due; else ask the guest, or wait for it."""
     if s.vm.shutdown.mode is ShutdownMode.FORCE:
         return due(s, Verb.DESTROY, reason, "It is being forced off, as spec.shutdown.mode says.", status=status)
-    pursuit = pursued(operation, s.view, s.memory)
     ends_at = _ends_at(s, pursuit)
     over = s.now.until(ends_at) <= 0
     graceful_only = s.vm.shutdown.mode is ShutdownMode.GRACEFUL
@@ -55,11 +62,57 @@ def stop(s: Situation, status: Status, reason: Reason) -> Verdict:
     return Verdict(reason, message, status=status, recheck_s=min(wait for wait in waits if wait))
 
 
+def _lingers(s: Situation, pursuit: Pursuit, status: Status, reason: Reason) -> Verdict | None:
+    """It was forced off, and its QEMU has not ended: nothing more can be done to it."""
+    if not s.domain.lingers:
+        return None
+    late = s.now.until(pursuit.deadline) <= 0
+    return Verdict(Reason.SHUTDOWN_TIMED_OUT if late else reason, LINGERS, status=status, recheck_s=LINGER_RECHECK_S)
+
+
+def _never_ran(s: Situation, status: Status, reason: Reason) -> Verdict | None:
+    """A tool has started it paused: there is nothing in it to save, so that it is never resumed in order to be stopped.
+
+    It gets the patience of a pause, also after a change of the spec: that tool is at work with it.
+    """
+    if s.phase is not Phase.PAUSED or s.view.facts is None or not s.view.facts.never_ran:
+        return None
+    if wait := forbidden(s) or busy(s, reason):
+        return wait
+    if s.waits.settle_pause_s is None:
+        message = "It was started paused and has not run; the agent's settings leave that to whoever did it."
+        return Verdict(Reason.SETTLING, message)
+    until = (s.memory.phase_since or s.now).plus(s.waits.settle_pause_s)
+    if (left_s := s.now.until(until)) > 0:
+        message = f"It was started paused and has not run; left alone until {clock(until)} in case somebody is at work."
+        return Verdict(Reason.SETTLING, message, recheck_s=left_s)
+    return due(s, Verb.DESTROY, reason, "It is being forced off: it was started paused and has not run.", status=status)
+
+
+def _waits_for_job(s: Situation, pursuit: Pursuit, status: Status) -> Verdict | None:
+    """A libvirt job owns it: one grace period is for the job, and only a backup is not waited for any longer."""
+    kind = job_kind(s)
+    if not kind or forbidden(s) or settling(s):
+        return None
+    left_s = s.now.until(pursuit.deadline)
+    if left_s > 0:
+        message = f"{job_owns(s)}; virtsync waits for it until {clock(pursuit.deadline)}."
+        return Verdict(Reason.HYPERVISOR_BUSY, message, status=status, recheck_s=min(left_s, 2.0))
+    if kind in BESIDE:
+        return None
+    message = f"{job_owns(s)}: it is not stopped beside that. End the job."
+    return Verdict(Reason.SHUTDOWN_TIMED_OUT, message, status=status, recheck_s=10.0)
+
+
 def _ends_at(s: Situation, pursuit: Pursuit) -> Now:
-    """When politeness is over: at the deadline, but force also needs that this very process has waited."""
+    """When politeness is over: at the deadline, but force also needs that this very process has waited.
+
+    A backup job has had the grace period for itself; the guest then has one of its own.
+    """
+    first = _waits_since(s, pursuit) or s.now
     if s.vm.shutdown.mode is ShutdownMode.GRACEFUL:
-        return pursuit.deadline
-    patient = (_waits_since(s, pursuit) or s.now).plus(min(s.vm.shutdown.grace_s, s.waits.force_wait_s))
+        return first.plus(s.vm.shutdown.grace_s) if job_kind(s) else pursuit.deadline
+    patient = first.plus(min(s.vm.shutdown.grace_s, s.waits.force_wait_s))
     return max(pursuit.deadline, patient, key=lambda moment: moment.monotonic_s)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from controller import causes
+from controller.handover import Elsewhere, vouching
 from controller.model import (
     Absent,
     Conflict,
@@ -17,8 +18,26 @@ from controller.model import (
     Unreadable,
     Verdict,
 )
-from controller.patience import braked, settling
-from controller.situation import Situation, shown
+from controller.patience import CALL_PATIENCE_S, braked, holders, settling
+from controller.situation import UNSEEN, Situation, shown
+
+LINGERS = "libvirt shows it off, but its QEMU has not ended: is its storage stuck? It is not started until then."
+LINGER_RECHECK_S = 10.0
+"""No event tells when such a QEMU ends."""
+
+
+def is_misunderstood(s: Situation) -> bool:
+    """The spec has a word that this version does not know."""
+    return bool(s.vm.misunderstood)
+
+
+def misunderstood(s: Situation) -> Verdict:
+    """Say which word, and do nothing."""
+    return Verdict(
+        Reason.SPEC_NOT_UNDERSTOOD,
+        f"This version of virtsync does not understand {s.vm.misunderstood}: nothing is done until the agent of "
+        f"{s.view.node.name} is upgraded or the spec is changed.",
+    )
 
 
 def is_unreachable(s: Situation) -> bool:
@@ -31,9 +50,29 @@ def has_no_domain(s: Situation) -> bool:
     return isinstance(s.view.seen, (Absent, Replaced, Conflict))
 
 
-def is_unconfirmed(s: Situation) -> bool:
-    """It may still run on the node that had it before."""
-    return s.unconfirmed
+def is_elsewhere_by_report(s: Situation) -> bool:
+    """The report of the host that had it before forbids that it is started here."""
+    return s.elsewhere is not None
+
+
+def is_starting(s: Situation) -> bool:
+    """A start is on record, and nobody knows yet how it ends."""
+    return s.start.pending
+
+
+def start_in_flight(s: Situation) -> Verdict:
+    """Whatever is wanted meanwhile: libvirt may have the call."""
+    assert s.operation  # noqa: S101 - it is what pends
+    ready, since = s.history.condition("Ready"), s.view.call_since
+    left_s = s.now.until(since.plus(CALL_PATIENCE_S)) if since else 0.0
+    if left_s > 0 and ready and ready.reason == Reason.STARTING:
+        # What was said when the start was recorded still holds; another sentence would be another write.
+        return Verdict(Reason.STARTING, ready.message, recheck_s=left_s)
+    then = "" if s.wants_on else "; it is stopped as soon as it is on"
+    message = (
+        f"libvirt has been asked to start it, and has not answered, since {s.operation.start_time:%H:%M:%SZ}{then}."
+    )
+    return Verdict(Reason.STARTING, message, recheck_s=s.start.recheck_s)
 
 
 def is_observed(s: Situation) -> bool:
@@ -73,8 +112,10 @@ def is_in_sync(s: Situation) -> bool:
 
 
 def in_sync(s: Situation) -> Verdict:
-    """All is as wanted."""
-    return Verdict(Reason.IN_SYNC, f"It is {s.status.power_state}, as wanted.")
+    """All is as wanted; and what will change that, or is kept from being changed."""
+    notes = [f"restart scheduled for {s.vm.restart_request:%Y-%m-%dT%H:%M:%SZ}"] if s.restart_scheduled else []
+    notes += [f"held by {holders(s)}"] if s.vm.holds else []
+    return Verdict(Reason.IN_SYNC, "; ".join([f"It is {s.status.power_state}, as wanted", *notes]) + ".")
 
 
 def torn(_s: Situation) -> Verdict:
@@ -90,6 +131,8 @@ def asleep(_s: Situation) -> Verdict:
 def unreachable(s: Situation) -> Verdict:
     """libvirt does not answer."""
     assert isinstance(s.view.seen, Unreadable)  # noqa: S101
+    if s.view.seen.busy:
+        return Verdict(Reason.HYPERVISOR_BUSY, s.view.seen.message, recheck_s=5.0)
     return Verdict(
         Reason.LIBVIRT_UNREACHABLE,
         f"libvirt on {s.view.node.name} does not answer: {s.view.seen.message}",
@@ -110,14 +153,45 @@ def no_domain(s: Situation) -> Verdict:
     return Verdict(Reason.DOMAIN_NOT_FOUND, f"libvirt on {s.view.node.name} has no domain {name!r}.")
 
 
-def unconfirmed(s: Situation) -> Verdict:
-    """Ask the user to vouch for the other node."""
-    old = s.history.node_name
-    return Verdict(
-        Reason.HANDOVER_UNCONFIRMED,
-        f"{old} last reported it {s.history.power_state}: it is left alone here until it is off there; if you know "
-        f"that it is, annotate the object with virtsync.dev/confirmed-off={old}.",
+def elsewhere_by_report(s: Situation) -> Verdict:
+    """Say what the former host reported, and ask the user to vouch for that very report, or to go back."""
+    old, here = s.history.node_name, s.view.node.name
+    if s.elsewhere is Elsewhere.OLD_MEMORY_HERE:
+        message = (
+            f"The memory that is saved on {here} is older than the run of this VM on {old}; restoring it would damage "
+            "its disks. Remove it on this host with virsh managedsave-remove."
+        )
+        return Verdict(Reason.SAVED_ELSEWHERE, message)
+    if s.elsewhere is Elsewhere.MEMORY_THERE:
+        message = (
+            f"Its memory was saved on {old}: set spec.nodeName back to {old}, start it or remove the save there, and "
+            f"wait for its report. If {old} is lost, this gives that memory up: {_vouch(s)}"
+        )
+        return Verdict(Reason.SAVED_ELSEWHERE, message)
+    if s.elsewhere is Elsewhere.SENT_AWAY:
+        what = f"{old} sent it to another host by a migration"
+        how = "set spec.nodeName to the node that it runs on"
+    else:
+        what = f"{old} last reported it {s.history.power_state}{_doubt(s)}"
+        how = f"set spec.nodeName back to {old}, stop it there and wait for its report"
+    message = (
+        f"{what}: it is not started here. Waiting does not help: {how}. If you are sure that it is off: {_vouch(s)}"
     )
+    return Verdict(Reason.HANDOVER_UNCONFIRMED, message)
+
+
+def _vouch(s: Situation) -> str:
+    """The command that vouches for the report of the former host."""
+    key, value = s.vm.key, vouching(s.history)
+    bare = " (a node name alone does not say which run is meant)" if s.vm.confirmed_off == s.history.node_name else ""
+    return f"kubectl annotate kvm -n {key.namespace} {key.name} --overwrite virtsync.dev/confirmed-off='{value}'{bare}"
+
+
+def _doubt(s: Situation) -> str:
+    """Why a report of "off" is not enough."""
+    if s.history.operation and s.history.was_off:
+        return " with a start on record whose end is not known"
+    return " and could not see it, or was not heard of, since" if s.history.was_off else ""
 
 
 def observed(_s: Situation) -> Verdict:
@@ -166,12 +240,12 @@ def elsewhere(s: Situation) -> Verdict:
 
 def is_accepted(s: Situation) -> bool:
     """The restartPolicy leaves it off, and the user has asked for nothing since."""
-    if not s.wants_on or s.asked or s.cycling:
+    if not s.wants_on or s.asked or s.cycling or s.start.again:
         return False
     if s.status.completion_time:
         return True
     # A policy speaks once, of a stop that came by itself: not of a start that was decided on already.
-    fresh = s.history.reason not in {Reason.STARTING, Reason.START_FAILED, Reason.CRASH_LOOP_BACK_OFF}
+    fresh = s.history.decided not in {Reason.STARTING, Reason.START_FAILED, Reason.CRASH_LOOP_BACK_OFF} | UNSEEN
     fresh = fresh or s.status.last_stop != s.history.last_stop
     return fresh and s.cause is not None and causes.answer(s.cause, s.vm.restart_policy) is not causes.Answer.START
 
@@ -212,10 +286,12 @@ def passing(s: Situation) -> Verdict:
     """Wait; say so when it takes too long."""
     if s.phase is Phase.STARTING:
         return Verdict(Reason.STARTING, "It is starting.")
-    since = s.memory.phase_since or s.now
-    limit = since.plus(s.vm.shutdown.grace_s)
-    if s.now.until(limit) > 0:
-        return Verdict(Reason.SHUTTING_DOWN, "It is shutting down by itself.", recheck_s=s.now.until(limit))
+    left_s = s.now.until((s.memory.phase_since or s.now).plus(s.vm.shutdown.grace_s))
+    if s.domain.lingers:
+        reason = Reason.SHUTTING_DOWN if left_s > 0 else Reason.SHUTDOWN_TIMED_OUT
+        return Verdict(reason, LINGERS, recheck_s=LINGER_RECHECK_S)
+    if left_s > 0:
+        return Verdict(Reason.SHUTTING_DOWN, "It is shutting down by itself.", recheck_s=left_s)
     return Verdict(
         Reason.SHUTDOWN_TIMED_OUT, "Its QEMU does not end; it should run, so virtsync does not force it off."
     )

@@ -109,9 +109,9 @@ def test_force_overtakes_and_what_it_cut_short_is_no_refusal() -> None:
     node, uuid, key = Node(), uuid4(), VmKey("default", "vm")
     node.refuses = {Verb.SHUTDOWN}
     node.begin("vm", Verb.SHUTDOWN, uuid)
-    assert node.acting.being_forced(uuid) is None
+    assert node.acting.locked(uuid) is None
     node.begin("vm", Verb.DESTROY, uuid)
-    forced = node.acting.being_forced(uuid)
+    forced = node.acting.locked(uuid)
     assert forced is not None
     assert forced.uuid == uuid
     node.returns(0)
@@ -121,7 +121,7 @@ def test_force_overtakes_and_what_it_cut_short_is_no_refusal() -> None:
     assert call[0] is Verb.DESTROY
     node.returns(0)
     assert node.acting.news(key, uuid) == (Outcome(Verb.DESTROY, Result.DONE), None)
-    assert node.acting.being_forced(uuid) is None
+    assert node.acting.locked(uuid) is None
 
 
 def test_nobody_is_told_what_came_of_an_act_on_a_vm_that_is_forgotten() -> None:

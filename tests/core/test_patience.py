@@ -55,11 +55,15 @@ def test_what_was_said_of_an_act_holds_for_the_five_seconds_that_libvirt_has_to_
         assert (waiting.reason, waiting.message) == (first.reason, first.message)
         assert waiting.recheck_s == pytest.approx(left_s)
     late = vm.look(phase, after_s=0.1, call=act, call_began_s=0.1)
-    assert (late.reason, late.act, late.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 2.0)
-    assert late.message == f"libvirt has not answered the last request ({act.name}) yet."
-    assert vm.look(phase, after_s=3600, call=act, call_began_s=0.1).reason is (
-        Reason.HYPERVISOR_BUSY if act is not Verb.SHUTDOWN else Reason.SHUTTING_DOWN
-    )
+    if act.starts:
+        assert (late.reason, late.act) == (Reason.STARTING, None)
+        assert late.message == "libvirt has been asked to start it, and has not answered, since 00:00:00Z."
+    else:
+        assert (late.reason, late.act, late.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 2.0)
+        assert late.message == f"libvirt has not answered the last request ({act.name}) yet."
+    later = {Verb.SHUTDOWN: Reason.SHUTTING_DOWN, Verb.START: Reason.STARTING, Verb.START_PAUSED: Reason.STARTING}
+    still = vm.look(phase, after_s=3600, call=act, call_began_s=0.1)
+    assert still.reason is later.get(act, Reason.HYPERVISOR_BUSY)
 
 
 def test_a_new_wish_waits_for_the_call_of_the_old_one() -> None:
@@ -111,7 +115,8 @@ def test_a_job_is_left_to_end_even_by_force(
     vm = Vm(desired, shutdown=shutdown)
     step = vm.look(phase, facts=JOB)
     assert (step.reason, step.act, step.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 2.0)
-    assert step.message == "A libvirt job (backup, save, migration) owns the domain."
+    until = "; virtsync waits for it until 00:03:00Z" if desired is STOPPED else ""
+    assert step.message == f"A libvirt job (backup) owns the domain, since 00:00:00Z{until}."
     assert verb(vm.look(phase)) is act
 
 
@@ -211,17 +216,27 @@ def test_each_obstacle_is_told_before_those_that_come_after_it() -> None:
 def test_forced_stops_take_turns_too() -> None:
     step = Vm(STOPPED, shutdown=FORCE).look(Phase.RUNNING, turn_in_s=0.75)
     assert (step.reason, step.act, step.recheck_s) == (Reason.SHUTTING_DOWN, None, 0.75)
-    assert step.message == "It waits for its turn: VMs of a node are forced off one at a time."
+    assert step.message == "It waits for its turn: VMs of a node are forced off a few at a time."
 
 
 @pytest.mark.parametrize(("desired", "phase", "shutdown", "act"), DUE)
 def test_only_starts_are_braked(desired: DesiredPowerState, phase: Phase, shutdown: Shutdown, act: Verb) -> None:
     vm = Vm(desired, shutdown=shutdown)
+    if act.starts:  # and no change of the spec asks for it
+        vm.vm = replace(vm.vm, status=replace(vm.vm.status, desired=desired))
     vm.node = replace(vm.node, braked_until=moment(60))
     assert (vm.look(phase).reason is Reason.SETTLING) == act.starts
     vm.look(phase, after_s=59.8)
     assert vm.look(phase, after_s=0.05).act is None or not act.starts
     assert verb(vm.look(phase, after_s=0.1)) is act
+
+
+@pytest.mark.parametrize(("desired", "act"), [(RUNNING, Verb.START), (PAUSED, Verb.START_PAUSED)])
+def test_a_change_of_the_spec_is_not_braked(desired: DesiredPowerState, act: Verb) -> None:
+    vm = Vm(STOPPED).in_sync()
+    vm.node = replace(vm.node, braked_until=moment(60))
+    vm.change(desired=desired)
+    assert verb(vm.look(Phase.STOPPED)) is act
 
 
 @pytest.mark.parametrize("phase", [Phase.PAUSED, Phase.SUSPENDED])

@@ -34,8 +34,9 @@ def works(node: SimulatedNode) -> None:
 
 
 def test_the_stop_that_a_look_is_the_first_to_see_puts_the_brake_on() -> None:
-    """The user wants it on at the very moment when it is the third to go off: that is no reason to start it."""
-    node = node_with("first", "second", "third")
+    """Without a settle time the look that sees the third stop is the one that would start it again."""
+    node = node_with("first", "second", "third", powerState="Running")
+    node.agent.reconciler._waits = replace(WAITS, settle_power_s=0.0)
     for name in ("first", "second"):
         guest = node.libvirtd.named(name)
         assert guest
@@ -43,8 +44,8 @@ def test_the_stop_that_a_look_is_the_first_to_see_puts_the_brake_on() -> None:
     works(node)
     third = node.libvirtd.named("third")
     assert third
+    node.judge.done.clear()
     third.poweroff()
-    node.api.edit(key("third"), {"powerState": "Running"})
     works(node)
     vm = node.agent.objects.read(key("third"))
     assert vm
@@ -53,7 +54,9 @@ def test_the_stop_that_a_look_is_the_first_to_see_puts_the_brake_on() -> None:
     assert not node.judge.done
     node.clock.at_s += WAITS.brake_hold_s
     works(node)
-    assert node.judge.done == [(key("third"), Verb.START)]
+    node.clock.at_s += 1
+    works(node)
+    assert (key("third"), Verb.START) in node.judge.done
 
 
 def test_an_agent_that_may_no_longer_act_once_its_report_has_gone_out_does_not() -> None:

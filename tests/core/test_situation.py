@@ -132,7 +132,8 @@ def test_what_was_in_flight_on_another_node_is_not_in_flight_here() -> None:
 def test_failures_on_another_node_ask_for_no_patience_here() -> None:
     vm = Vm()
     vm.look(Phase.STOPPED)
-    vm.look(Phase.STOPPED, outcome=Outcome(Verb.START, Result.REFUSED, "no disk"))
+    refused = vm.look(Phase.STOPPED, outcome=Outcome(Verb.START, Result.REFUSED, "no disk"))
+    assert refused.status.backoff
     vm.annotate(node_name="node-b")
     vm.node = Node("node-b", "boot-b")
     vm.agent_restarts()
@@ -147,7 +148,7 @@ def test_a_stop_on_another_node_is_not_told_again_and_has_no_settle_time_here() 
 
 
 def test_a_migrated_vm_that_is_already_off_again_at_its_new_home_is_started_at_once() -> None:
-    vm = handed_over(Phase.RUNNING, confirmed_off="node-a")
+    vm = handed_over(Phase.RUNNING, vouched=True)
     step = vm.look(DESTROYED)
     assert (verb(step), step.status.last_stop, step.notices) == (Verb.START, None, ())
 
@@ -494,8 +495,9 @@ def test_a_pause_a_suspend_and_a_save_have_a_quarter_of_an_hour(phase: Phase) ->
     assert Vm().in_sync().look(phase).recheck_s == pytest.approx(900)
 
 
-def test_an_io_error_has_ten_seconds() -> None:
-    assert Vm().in_sync().look(Phase.PAUSED_IO_ERROR).recheck_s == pytest.approx(10)
+def test_an_io_error_is_nobody_at_work() -> None:
+    step = Vm().in_sync().look(Phase.PAUSED_IO_ERROR)
+    assert (step.reason, verb(step)) == (Reason.PAUSED_BY_IO_ERROR, Verb.RESUME)
 
 
 @pytest.mark.parametrize(("desired", "phase", "act"), [(RUNNING, Phase.STOPPED, Verb.START)])

@@ -275,11 +275,11 @@ def test_a_qemu_that_hangs_is_left_alone_where_force_is_forbidden() -> None:
 # --- what comes before a stop begins ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["job", "hold", "crowd"])
+@pytest.mark.parametrize("kind", ["hold", "crowd"])
 def test_the_grace_begins_when_the_stop_can_begin(kind: str) -> None:
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
     vm.annotate(holds=(("ann", ""),) if kind == "hold" else ())
-    waits = vm.look(Phase.RUNNING, facts=Facts(job="backup" if kind == "job" else ""), crowded=kind == "crowd")
+    waits = vm.look(Phase.RUNNING, crowded=kind == "crowd")
     assert (waits.act, waits.status.operation) == (None, None)
 
 

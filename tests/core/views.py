@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from controller.decide import decide
+from controller.handover import vouching
 from controller.model import (
     DesiredPowerState,
     Domain,
@@ -109,6 +110,8 @@ class Vm:
         now = moment(self.at_s, self.wall_ahead_s)
         sight = domain(seen) if isinstance(seen, Phase) else seen
         memory = replace(self.memory, outcome=outcome) if outcome else self.memory
+        if (outcome and outcome.verb.starts) or (call and call.starts):
+            memory = replace(memory, start_called=True)
         since = moment(self.at_s if call_began_s is None else call_began_s)
         view = View(
             self.vm,
@@ -143,11 +146,13 @@ def done(what: Verb) -> Outcome:
     return Outcome(what, Result.DONE)
 
 
-def handed_over(last: Phase, **annotations: object) -> Vm:
-    vm = Vm()
+def handed_over(last: Phase, *, vouched: bool = False) -> Vm:
+    """A VM that node-a has reported as it was wanted, and that the user wants to run on node-b."""
+    vm = Vm(STOPPED if last.off else RUNNING)
     vm.look(last)
-    vm.change(node_name="node-b")
-    vm.annotate(**annotations)
+    vm.change(node_name="node-b", desired=RUNNING)
+    if vouched:
+        vm.annotate(confirmed_off=vouching(vm.vm.status))
     vm.node = Node("node-b", "boot-b")
     vm.agent_restarts()
     return vm

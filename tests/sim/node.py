@@ -436,6 +436,8 @@ class Judge:
             return []
         at_s, started_s = Strand.current().sent_off.at_s, self._started_s[agent]
         starting = [other for other in self._under_way[agent] if other.verb.starts]
+        operation = vm.status.operation
+        asked = vm.desired != vm.status.desired or (operation and operation.type is OperationType.RESTART)
         started_s.append(at_s)
         return [
             ("it need not be on", vm.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}),
@@ -444,7 +446,7 @@ class Judge:
                 "starts too soon after each other",
                 all(b - a >= START_INTERVAL_S for a, b in pairwise(sorted(started_s))),
             ),
-            ("several VMs stopped together", not self._braked()),
+            ("several VMs stopped together", asked or not self._braked()),
         ]
 
     def _braked(self) -> bool:
