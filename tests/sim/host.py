@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 from uuid import UUID, uuid4
 
@@ -19,6 +20,7 @@ from controller.errors import Rejected, Transient, Vanished
 from controller.hypervisor import states
 from controller.hypervisor.events import Evidences
 from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Replaced, Result, Verb
+from tests.sim.ledger import By, Ledger, Run
 
 HANGS_S = 5.0
 """A QEMU that has left a call unanswered for so long hangs."""
@@ -26,6 +28,8 @@ LOCK_WAIT_S = 30.0
 """How long libvirt lets a call wait for another on the same domain."""
 KILL_WAIT_S = 10.0
 """How long libvirt waits for a QEMU to end by itself before it kills it."""
+FROZEN_KILL_WAIT_S = 80.0
+"""How long libvirt tries to kill a frozen QEMU before it says that it is gone (measured)."""
 
 ON = ("RUNNING", "PAUSED", "PMSUSPENDED", "CRASHED")
 
@@ -39,6 +43,10 @@ class Wait(Protocol):
 
     def __call__(self, holds: Callable[[], bool]) -> None:
         """Return when this holds."""
+
+
+def _wall() -> datetime:
+    return datetime.now(UTC)
 
 
 def _watch(holds: Callable[[], bool]) -> None:
@@ -59,8 +67,21 @@ class Heard:
 class SimulatedLibvirtd:
     """The machine: its libvirtd, and its QEMUs."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic, wait: Wait = _watch) -> None:
-        self.clock, self.wait = clock, wait
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Wait = _watch,
+        wall: Callable[[], datetime] = _wall,
+        machine: str = "host",
+        ledger: Ledger | None = None,
+    ) -> None:
+        self.clock, self.wait, self.wall = clock, wait, wall
+        self.machine, self.ledger = machine, ledger or Ledger(clock)
+        self.since = wall()
+        """When this process of libvirtd began."""
+        self.processes = 1
+        """How many there have been, which tells one from the next."""
         self.guests: dict[UUID, SimulatedGuest] = {}
         self.listeners: list[Callable[[Heard], None]] = []
         self._runs = 0
@@ -93,28 +114,45 @@ class SimulatedLibvirtd:
         match verb:
             case "managedsave":
                 guest.save()
+            case "managedsave-remove":
+                guest.saved_as = ""
+            case "save":
+                guest.save_to_file()
+            case "restore":
+                guest.restore()
             case "domrename":
                 guest.rename(*rest)
             case "undefine":
                 guest.undefine()
             case _:
-                guest.do(VIRSH[verb])
+                guest.do(VIRSH[verb], By.VIRSH)
 
     def restart(self) -> None:
-        """libvirtd is restarted: it no longer knows why a domain is off."""
+        """libvirtd is restarted: it no longer knows why a domain is off, and a start that it was at has failed."""
+        self._begin_anew()
         for guest in self.guests.values():
+            guest.forsake_start()
             if not guest.on:
                 guest.reason = "UNKNOWN"
+        if not any(guest.on for guest in self.guests.values()):
+            self._runs = 0
 
     def reboot(self) -> None:
         """The machine goes down without a word, and comes up again."""
+        self._begin_anew()
         for guest in list(self.guests.values()):
-            guest.on_poweroff_now = guest.on_poweroff
-            guest.state, guest.reason, guest.id = "SHUTOFF", "UNKNOWN", None
-            guest.stuck = guest.job = guest.deaf = False
+            guest.power_fails()
             if not guest.persistent:
                 del self.guests[guest.uuid]
         self._runs = 0
+        for guest in self.guests.values():
+            if guest.autostart and not guest.fails_to_start:
+                guest.start_s = 0.0
+                guest.do(Verb.START, By.AUTOSTART)
+
+    def _begin_anew(self) -> None:
+        self.processes += 1
+        self.since = self.wall()
 
     def next_id(self) -> int:
         """libvirt's number for the next run of a QEMU."""
@@ -144,6 +182,20 @@ class SimulatedGuest:
         """libvirt's words for why it cannot be started."""
         self.calls: dict[int, float] = {}
         """The calls that wait for its QEMU, and since when."""
+        self.autostart = False
+        self.start_s = 0.0
+        """How long each start takes."""
+        self.start_shows = "off"
+        """What a look sees meanwhile: "off" (a hook works), "starting" (QEMU is there), "nothing" (it waits)."""
+        self.starting: object | None = None
+        """The start under way."""
+        self.frozen = False
+        """Its QEMU answers nobody, and cannot be killed."""
+        self.run: Run | None = None
+        self.run_since: datetime | None = None
+        """When its QEMU began."""
+        self.lost: list[Run] = []
+        """QEMUs that live although libvirt shows it off: the lock on its pid file is held."""
 
     @property
     def on(self) -> bool:
@@ -159,7 +211,7 @@ class SimulatedGuest:
 
     def start(self) -> None:
         """Start it, as virsh does."""
-        self.do(Verb.START)
+        self.do(Verb.START, By.VIRSH)
 
     def wait_until_booted(self) -> None:
         """It boots at once."""
@@ -207,18 +259,20 @@ class SimulatedGuest:
 
     # --- what libvirt does to it
 
-    def do(self, verb: Verb) -> None:
+    def do(self, verb: Verb, by: By = By.AGENT) -> None:
         """One call of libvirt. Raises NotNowError, Rejected (other words), Transient (no answer)."""
+        called_s = self.libvirtd.clock()
+        self._wait_for_start()
         if self.on and verb is not Verb.DESTROY:
             with self._asked():
-                self._do(verb)
+                self._do(verb, by, called_s)
         else:
-            self._do(verb)
+            self._do(verb, by, called_s)
 
-    def _do(self, verb: Verb) -> None:  # noqa: PLR0912 - one libvirt call a case
+    def _do(self, verb: Verb, by: By, called_s: float) -> None:  # noqa: PLR0912 - one libvirt call a case
         match verb, self.state:
             case Verb.START | Verb.START_PAUSED, "SHUTOFF":
-                self._start(paused=verb is Verb.START_PAUSED)
+                self._start(by, called_s, paused=verb is Verb.START_PAUSED)
             case Verb.START | Verb.START_PAUSED, _:
                 raise NotNowError("Requested operation is not valid: domain is already running")
             case Verb.DESTROY, state if state in ON:
@@ -249,6 +303,64 @@ class SimulatedGuest:
         self.saved_as = self.state
         self._end("SAVED", "SAVED")
 
+    def save_to_file(self) -> None:
+        """Save its memory to a file that libvirt does not know of."""
+        self._end("SAVED", "SAVED")
+
+    def restore(self) -> None:
+        """Go on from such a file. Raises NotNowError."""
+        if self.on or self.starting:
+            raise NotNowError("Requested operation is not valid: domain is already active")
+        self._qemu_begins(By.RESTORE, self.libvirtd.clock())
+        self.emit("STARTED", "RESTORED")
+        self._pass("RUNNING", "RESTORED", "RESUMED", "FROM_SNAPSHOT")
+
+    def migrate(self, target: SimulatedLibvirtd, *, undefine: bool) -> None:
+        """Migrate it, live and persistently. Raises NotNowError."""
+        there = target.guests.get(self.uuid)
+        busy = self.stuck or self.frozen or self.job or bool(self.calls)
+        if self.state != "RUNNING" or busy or (there and (there.on or there.starting or there.lost)):
+            raise NotNowError("Requested operation is not valid: it cannot be migrated now")
+        there = target.define(self.name, uuid=self.uuid)
+        self._end("MIGRATED", "MIGRATED")
+        there._arrive()
+        if undefine:
+            self.undefine()
+
+    def _arrive(self) -> None:
+        self._qemu_begins(By.MIGRATION, self.libvirtd.clock())
+        self.emit("STARTED", "MIGRATED")
+        self._pass("RUNNING", "MIGRATED", "RESUMED", "MIGRATED")
+
+    def freeze(self) -> None:
+        """Put its QEMU where no signal ends it."""
+        self.frozen = self.stuck = True
+
+    def thaw(self) -> None:
+        """Let go on what is frozen; what was killed meanwhile ends."""
+        self.frozen = self.stuck = False
+        for run in self.lost:
+            self.libvirtd.ledger.end(run)
+        self.lost.clear()
+
+    def power_fails(self) -> None:
+        """The machine under it goes down."""
+        self.on_poweroff_now = self.on_poweroff
+        self.frozen = self.stuck = self.job = self.deaf = False
+        self.starting = None
+        for run in [*self.lost, *([self.run] if self.run else [])]:
+            self.libvirtd.ledger.end(run)
+        self.lost.clear()
+        self.state, self.reason, self.id, self.run, self.run_since = "SHUTOFF", "UNKNOWN", None, None, None
+
+    def forsake_start(self) -> None:
+        """The libvirtd that was at its start is gone; a QEMU that was there lives on unknown."""
+        if self.starting and self.run:
+            self.libvirtd.ledger.lose(self.run)
+            self.lost.append(self.run)
+            self.state, self.reason, self.id, self.run, self.run_since = "SHUTOFF", "UNKNOWN", None, None, None
+        self.starting = None
+
     def rename(self, name: str) -> None:
         """Give it another name; only while it is off."""
         self.emit("UNDEFINED", "RENAMED")
@@ -268,12 +380,40 @@ class SimulatedGuest:
         for listener in self.libvirtd.listeners:
             listener(Heard(self.uuid, self.name, event, detail))
 
-    def _start(self, *, paused: bool) -> None:
+    def _wait_for_start(self) -> None:
+        """A call waits until no start is under way."""
+        given_up_s = self.libvirtd.clock() + LOCK_WAIT_S
+        self.libvirtd.wait(lambda: self.starting is None or self.libvirtd.clock() >= given_up_s)
+        if self.starting is not None:
+            raise Transient("Timed out during operation: cannot acquire state change lock")
+
+    def _qemu_begins(self, by: By, called_s: float) -> None:
+        self.run = self.libvirtd.ledger.begin(self.uuid, self.libvirtd.machine, by, called_s)
+        self.run_since = self.libvirtd.wall()
+        self.id, self.deaf, self.on_poweroff_now = self.libvirtd.next_id(), False, self.on_poweroff
+
+    def _take_its_time(self, by: By, called_s: float) -> None:
+        """A slow start. Raises Transient when the libvirtd that is at it goes."""
+        libvirtd, process, start = self.libvirtd, self.libvirtd.processes, object()
+        ready_s = libvirtd.clock() + self.start_s
+        self.starting = start
+        if self.start_shows == "starting":
+            self._qemu_begins(by, called_s)
+            self.state, self.reason = "PAUSED", "STARTING_UP"
+        libvirtd.wait(lambda: libvirtd.clock() >= ready_s or libvirtd.processes != process)
+        if libvirtd.processes != process:
+            raise Transient("End of file while reading data")
+        self.starting = None
+
+    def _start(self, by: By, called_s: float, *, paused: bool) -> None:
         if self.fails_to_start:
             self.reason = "FAILED"
             self.emit("STOPPED", "FAILED")
             raise Rejected(self.fails_to_start)
-        self.id, self.deaf, self.on_poweroff_now = self.libvirtd.next_id(), False, self.on_poweroff
+        if self.start_s:
+            self._take_its_time(by, called_s)
+        if not self.on:
+            self._qemu_begins(by, called_s)
         saved_as, self.saved_as = self.saved_as, ""
         if saved_as:
             self.state, self.reason = "PAUSED", "MIGRATION"
@@ -293,7 +433,7 @@ class SimulatedGuest:
 
     def _destroy(self) -> None:
         if self.stuck:
-            killed_s = self.libvirtd.clock() + KILL_WAIT_S
+            killed_s = self.libvirtd.clock() + (FROZEN_KILL_WAIT_S if self.frozen else KILL_WAIT_S)
             self.libvirtd.wait(lambda: not self.stuck or self.libvirtd.clock() >= killed_s)
         if self.on:
             self.emit("SHUTDOWN", "HOST")
@@ -324,8 +464,13 @@ class SimulatedGuest:
         self.emit(event, detail)
 
     def _end(self, reason: str, detail: str) -> None:
-        self.state, self.reason, self.id = "SHUTOFF", reason, None
-        self.stuck = self.job = False
+        if self.run and self.frozen:
+            self.libvirtd.ledger.lose(self.run)
+            self.lost.append(self.run)
+        elif self.run:
+            self.libvirtd.ledger.end(self.run)
+        self.state, self.reason, self.id, self.run, self.run_since = "SHUTOFF", reason, None, None, None
+        self.frozen = self.stuck = self.job = False
         if not self.persistent:
             del self.libvirtd.guests[self.uuid]
         self.emit("STOPPED", detail)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, cast
-from uuid import UUID
+from uuid import NAMESPACE_DNS, UUID, uuid5
 
 from controller.codec import parse
 from controller.directory import Directory
-from controller.errors import Rejected, Transient
+from controller.errors import Conflicted, Rejected, Transient, Unasked
 from controller.kube.config import Api
 from controller.kube.store import KubeStore
 from controller.model import (
@@ -34,6 +34,7 @@ from controller.model import (
     OperationType,
     Phase,
     PowerState,
+    Qemu,
     Replaced,
     Result,
     ShutdownMode,
@@ -50,6 +51,7 @@ from controller.settings import Waits
 from controller.workqueue import WorkQueue
 from tests.sim.api import SimulatedApi
 from tests.sim.host import HANGS_S, Heard, SimulatedHost, SimulatedLibvirtd
+from tests.sim.ledger import Ledger
 
 WAITS = Waits()
 STARTS_AT_ONCE, START_INTERVAL_S = 2, 1.0
@@ -136,13 +138,23 @@ def wait(holds: Callable[[], bool]) -> None:
 
 
 class SimulatedNode:
-    """A machine with an agent."""
+    """A machine with an agent; the machine has the name of its node, unless it has one of its own."""
 
-    def __init__(self, name: str, api: SimulatedApi, clock: Clock) -> None:
+    def __init__(
+        self, name: str, api: SimulatedApi, clock: Clock, *, machine: str = "", ledger: Ledger | None = None
+    ) -> None:
         self.name, self.api, self.clock = name, api, clock
+        self.machine = machine or name
+        self.host_uuid = uuid5(NAMESPACE_DNS, self.machine)
         self.boots = 1
         self.observe_only = False
-        self.libvirtd = SimulatedLibvirtd(clock=clock, wait=wait)
+        self.blocked = ""
+        """Why its agent may not act: another has the Lease."""
+        self.tell: Callable[[str], None] = lambda _line: None
+        """Takes a line of the history of the world."""
+        self.libvirtd = SimulatedLibvirtd(
+            clock=clock, wait=wait, wall=clock.wall, machine=self.machine, ledger=ledger or Ledger(clock)
+        )
         self.libvirtd.listeners.append(self._tell)
         self.judge = Judge(self)
         self.left: list[Strand] = []
@@ -152,7 +164,18 @@ class SimulatedNode:
     @property
     def boot_id(self) -> str:
         """Tells this boot of the machine from the next."""
-        return f"{self.name}-boot-{self.boots}"
+        return f"{self.machine}-boot-{self.boots}"
+
+    def as_node(self) -> Node:
+        """What its agent knows of it."""
+        return Node(
+            self.name,
+            self.boot_id,
+            self.observe_only,
+            self.blocked,
+            host_uuid=self.host_uuid,
+            libvirtd_since=self.libvirtd.since,
+        )
 
     def restart_agent(self) -> None:
         """The agent dies where it stands, and another begins."""
@@ -205,7 +228,7 @@ class SimulatedAgent:
         self.node = node
         self.queue: WorkQueue[VmKey] = WorkQueue(clock=node.clock, uniform=lambda _low, high: high)
         self.host = SimulatedHost(node.libvirtd)
-        self.objects = KubeStore(cast("Api", node.api), node.name)
+        self.objects = KubeStore(cast("Api", Wire(self)), node.name)
         self.directory = Directory()
         self.brake = Brake(WAITS, node.boot_id)
         self.comparison = Comparison()
@@ -216,6 +239,8 @@ class SimulatedAgent:
         """What happens, once, and when: "before the report", "before the refresh", "after the report"."""
         self.api_away = False
         self.answers_lost = False
+        self.next_patch_unanswered: Transient | None = None
+        """What it gets in the place of the answer to its next PATCH, which is written: see `Wire`."""
         self.saw: Domain | Absent | Replaced | None = None
         """What the last look showed."""
         self.reconciler = Reconciler(
@@ -227,7 +252,7 @@ class SimulatedAgent:
             brake=self.brake,
             pace=Pace(STARTS_AT_ONCE, START_INTERVAL_S),
             gauges=Nobody(),
-            node=lambda: Node(node.name, node.boot_id, node.observe_only),
+            node=node.as_node,
             waits=WAITS,
             spawn=lambda do: self.calls.append(Strand(do, node.as_it_is())),
             clock=node.clock.now,
@@ -292,6 +317,34 @@ class SimulatedAgent:
             happen()
 
 
+class Wire:
+    """An agent's way to the API server, on which answers get lost.
+
+    With the connection back at once the store's next try meets Conflicted, else nobody is there: Unasked. Neither is
+    tried again within the request, which would cost time that is not simulated.
+    """
+
+    CONFLICT = Conflicted("the object has been modified")
+    SILENCE = Unasked("the API server does not answer")
+
+    def __init__(self, agent: SimulatedAgent) -> None:
+        self._agent = agent
+
+    def request(self, method: str, path: str, body: dict[str, Any] | None = None, **query: str) -> dict[str, Any]:
+        if self._agent.api_away:
+            raise self.SILENCE
+        answer = self._agent.node.api.request(method, path, body, **query)
+        lost, self._agent.next_patch_unanswered = (
+            (self._agent.next_patch_unanswered, None)
+            if method == "PATCH"
+            else (None, self._agent.next_patch_unanswered)
+        )
+        if lost:
+            self._agent.node.tell(f"agent on {self._agent.node.machine}: the answer to its PATCH is lost")
+            raise lost
+        return answer
+
+
 class Watched:
     """The host of an agent, whose every act is judged."""
 
@@ -299,11 +352,18 @@ class Watched:
         self._agent, self._host = agent, agent.host
 
     def look(self, address: Address) -> Domain | Absent | Replaced:
-        self._agent.saw = self._host.look(address)
-        return self._agent.saw
+        seen = self._host.look(address)
+        if isinstance(seen, Domain) and (guest := self._agent.node.libvirtd.guests.get(seen.uuid)):
+            if guest.starting and guest.start_shows == "nothing":
+                raise Transient("libvirt has not answered what was asked of this domain")
+            seen = replace(seen, run_since=guest.run_since)
+        self._agent.saw = seen
+        return seen
 
     def facts(self, domain: Domain) -> Facts:
-        return self._host.facts(domain)
+        facts = self._host.facts(domain)
+        guest = self._agent.node.libvirtd.guests.get(domain.uuid)
+        return replace(facts, qemu=Qemu.ALIVE) if domain.phase.off and guest and guest.lost else facts
 
     def evidence(self, uuid: UUID) -> frozenset[Evidence]:
         return self._host.evidence(uuid)
@@ -312,6 +372,8 @@ class Watched:
         return self._agent.node.judge.watch(self._agent, act, self._do)
 
     def _do(self, act: Act) -> Result:
+        node = self._agent.node
+        node.tell(f"agent on {node.machine}: calls {act.verb.name} of {act.domain.name}")
         try:
             result = self._host.act(act)
         finally:
@@ -342,12 +404,22 @@ class Written:
         reported = self._store.report(vm, status)
         if before:
             self._agent.node.judge.reported(parse(before), reported, self._agent.saw)
+        if reported is not vm:
+            node, told = self._agent.node, reported.status
+            operation = f", {told.operation.type} is open" if told.operation else ""
+            node.tell(f"agent on {node.machine}: reports {vm.key.name} {told.power_state}, {told.reason}{operation}")
         self._agent.happens("after the report")
         return reported
 
     def _reach(self) -> None:
         if self._agent.api_away:
             raise Transient("the API server does not answer")
+
+
+def vouching(raw: dict[str, Any]) -> str:
+    """What a user writes who vouches for the report of this object, in the form that its writer understands."""
+    status = raw["status"]
+    return " ".join(filter(None, (status.get("nodeName"), status.get("runTransitionTime"))))
 
 
 class Nobody:
@@ -414,7 +486,8 @@ class Judge:
             former.power_state is PowerState.CRASHED and former.libvirt_state == "SHUTOFF"
         )
         on_here = isinstance(saw, Domain) and saw.phase.on
-        if not (off or on_here or before.confirmed_off == former.node_name):
+        vouched = before.confirmed_off in {former.node_name, vouching(self._node.api.objects[before.key])}
+        if not (off or on_here or vouched):
             self.wrongs.append(f"{before.key}: taken from {former.node_name}, where it may be on: {before}")
 
     def _any_act(self, agent: SimulatedAgent, vm: VirtualMachine, act: Act) -> list[tuple[str, bool]]:

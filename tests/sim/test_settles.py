@@ -24,7 +24,7 @@ from controller.model import DesiredPowerState, Phase, Reason, RestartPolicy, Sh
 from controller.status import TONES, Tone
 from tests.sim.api import SimulatedApi
 from tests.sim.host import NotNowError, SimulatedGuest
-from tests.sim.node import Clock, DiedError, SimulatedNode
+from tests.sim.node import Clock, DiedError, SimulatedNode, vouching
 
 WORLDS = int(os.environ.get("SIM_WORLDS", "80"))
 VMS = ("web", "db", "mail")
@@ -238,7 +238,8 @@ class World(RuleBasedStateMachine):
         here = self.node_of(name)
         for number, other in enumerate(self.nodes):
             if other is not here and not self.guest(name, number).on:
-                self.annotate(name, "virtsync.dev/confirmed-off", other.name)
+                vouched = vouching(self.api.objects[VmKey("default", name)])
+                self.annotate(name, "virtsync.dev/confirmed-off", vouched)
 
     @happens(name=vms)
     def user_creates_it_anew(self, name: str) -> None:
