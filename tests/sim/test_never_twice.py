@@ -1,0 +1,591 @@
+"""Whatever happens, no agent starts a VM whose QEMU lives already: judged by a ledger of the machines' QEMUs alone.
+
+First the stories, one for each way in which it can go wrong; a failing one shows the history of its world. Then worlds
+of chance; `SIM_WORLDS=5000 pytest tests/sim` plays more of them.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.model import Phase, PowerState, Reason, StopCause
+from tests.sim.ledger import By
+from tests.sim.world import World, world
+
+TWO = {"one": "node-a", "two": "node-b"}
+THREE = {"one": "node-a", "two": "node-b", "three": "node-c"}
+REPLACED = {"old": "node-a", "new": "node-a"}
+START_S = 20.0
+
+
+def off_on_one(w: World) -> None:
+    """Both agents are at work; the VM is off on the first machine, as wanted."""
+    w.create(nodeName="node-a", powerState="Stopped")
+    w.works(10)
+    assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+
+
+def runs_on_one(w: World) -> None:
+    """The same, and it runs there."""
+    off_on_one(w)
+    w.patch(powerState="Running")
+    w.works(30)
+    assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+    assert w.runs_on() == {"one"}, w.account()
+
+
+def is_left_alone(w: World, where: set[str]) -> None:
+    """The new node asks the user, and starts nothing."""
+    w.check()
+    assert w.vm().status.reason == Reason.HANDOVER_UNCONFIRMED, w.account()
+    assert w.runs_on() == where, w.account()
+
+
+# --- a hand-over during a start --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shows", ["off", "starting", "nothing"])
+def test_a_start_under_way_is_no_off(shows: str) -> None:
+    with world(TWO) as w:
+        off_on_one(w)
+        w.slow("one", START_S, shows)
+        w.patch(powerState="Running")
+        w.works(5)
+        w.patch(nodeName="node-b")
+        w.works(60)
+        is_left_alone(w, {"one"})
+
+
+def test_a_start_whose_agent_is_cut_off_before_its_report_is_no_off() -> None:
+    with world(TWO) as w:
+        off_on_one(w)
+        w.patch(powerState="Running")
+        w.step("one", "watch")
+        w.step("one", "pass")  # the record is written
+        w.step("one", "call")  # the call is made, and its QEMU is there
+        w.cut("one")
+        assert w.runs_on() == {"one"}, w.account()
+        w.patch(nodeName="node-b")
+        w.works(60)
+        is_left_alone(w, {"one"})
+
+
+def test_a_start_that_is_recorded_and_not_called_yet_is_no_off() -> None:
+    """The agent stands between its record and its call for a minute, as one does whose machine swaps."""
+    with world(TWO) as w:
+        off_on_one(w)
+        w.patch(powerState="Running")
+        w.step("one", "watch")
+        w.step("one", "pass")
+        w.agent_freezes("one")
+        w.patch(nodeName="node-b")
+        w.works(60)
+        w.agent_thaws("one")
+        w.works(60)
+        is_left_alone(w, {"one"})
+
+
+def test_a_start_of_a_dead_agent_is_no_off() -> None:
+    """Its libvirtd goes on with the call."""
+    with world(TWO) as w:
+        off_on_one(w)
+        w.slow("one", 40)
+        w.patch(powerState="Running")
+        w.works(5)
+        w.agent_dies("one")
+        w.patch(nodeName="node-b")
+        w.works(60)
+        is_left_alone(w, {"one"})
+
+
+def test_there_and_back_during_a_start() -> None:
+    with world(TWO) as w:
+        off_on_one(w)
+        w.slow("one", START_S)
+        w.patch(powerState="Running")
+        w.works(3)
+        w.patch(nodeName="node-b")
+        w.works(3)
+        w.patch(nodeName="node-a")
+        w.works(60)
+        w.check()
+        assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+        assert len(w.runs()) == 1, w.account()
+
+
+def test_a_restore_under_way_is_no_off() -> None:
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.patch(powerState="Stopped")
+        w.virsh("managedsave", "one")
+        w.works(30)
+        w.slow("one", START_S)
+        w.patch(powerState="Running")
+        w.works(5)
+        w.patch(nodeName="node-b")
+        w.works(60)
+        assert w.runs_on() == {"one"}, w.account()
+
+
+def test_the_start_of_a_restart_is_no_off() -> None:
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.slow("one", START_S)
+        w.patch(restartRequestTime=f"{w.clock.wall():%Y-%m-%dT%H:%M:%SZ}")
+        w.works(5)
+        assert not w.runs_on(), w.account()
+        w.patch(nodeName="node-b")
+        w.works(60)
+        is_left_alone(w, {"one"})
+
+
+# --- the record of a start, which a change of the spec must not remove -----------------------------------------------
+
+
+def test_a_start_outlives_a_change_of_the_spec() -> None:
+    """Wanted off again during its start, then handed over and wanted on."""
+    with world(TWO) as w:
+        off_on_one(w)
+        w.slow("one", START_S)
+        w.patch(powerState="Running")
+        w.works(5)
+        w.patch(powerState="Stopped")
+        w.works(2)
+        w.cut("one")
+        w.patch(nodeName="node-b", powerState="Running")
+        w.works(60)
+        is_left_alone(w, {"one"})
+
+
+@pytest.mark.parametrize("powers", [("Stopped", "Running"), (None, "Running"), ("Paused", "Running")])
+def test_a_start_outlives_there_and_back_of_the_spec(powers: tuple[str | None, str]) -> None:
+    with world(TWO) as w:
+        off_on_one(w)
+        w.slow("one", START_S)
+        w.patch(powerState="Running")
+        w.works(3)
+        for power in powers:
+            w.patch(powerState=power)
+            w.works(2)
+        w.patch(nodeName="node-b")
+        w.works(60)
+        is_left_alone(w, {"one"})
+
+
+def test_a_start_outlives_a_hold() -> None:
+    with world(TWO) as w:
+        off_on_one(w)
+        w.slow("one", START_S)
+        w.patch(powerState="Running")
+        w.works(3)
+        w.hold(held=True)
+        w.works(2)
+        w.hold(held=False)
+        w.patch(nodeName="node-b")
+        w.works(60)
+        is_left_alone(w, {"one"})
+
+
+def test_a_start_outlives_sigterm() -> None:
+    with world(TWO) as w:
+        off_on_one(w)
+        w.slow("one", START_S)
+        w.patch(powerState="Running")
+        w.works(3)
+        w.agent_ends("one")
+        w.patch(nodeName="node-b")
+        w.works(60)
+        is_left_alone(w, {"one"})
+
+
+def test_a_start_that_is_over_is_off_again() -> None:
+    """A record that stayed for ever would keep every VM on its node."""
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.patch(powerState="Stopped")
+        w.works(60)
+        w.patch(nodeName="node-b", powerState="Running")
+        w.works(60)
+        assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+        assert w.runs_on() == {"two"}, w.account()
+
+
+def test_a_start_that_was_refused_is_off() -> None:
+    with world(TWO) as w:
+        off_on_one(w)
+        w.guest("one").fails_to_start = "Cannot access storage file"
+        w.patch(powerState="Running")
+        w.works(5)
+        w.patch(nodeName="node-b")
+        w.works(60)
+        assert w.runs_on() == {"two"}, w.account()
+
+
+# --- a start of a dead agent, on the same node -----------------------------------------------------------------------
+
+
+def test_a_start_that_a_dead_agent_left_over_is_made_once() -> None:
+    """It died between its record and its call: the next one makes that call, and counts no other attempt."""
+    with world(TWO) as w:
+        off_on_one(w)
+        w.patch(powerState="Running")
+        w.step("one", "watch")
+        w.step("one", "pass")
+        recorded = w.vm().status
+        w.agent_dies("one")
+        w.agent_starts("one")
+        w.works(30)
+        status = w.vm().status
+        assert status.reason == Reason.IN_SYNC, w.account()
+        assert [run.by for run in w.runs()] == [By.AGENT], w.account()
+        assert (status.restart_count, status.backoff) == (recorded.restart_count, recorded.backoff), w.account()
+
+
+def test_a_start_that_a_dead_agent_has_with_libvirt_is_made_once() -> None:
+    with world(TWO) as w:
+        off_on_one(w)
+        w.slow("one", START_S)
+        w.patch(powerState="Running")
+        w.works(3)
+        w.agent_dies("one")
+        w.agent_starts("one")
+        w.works(60)
+        assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+        assert [run.by for run in w.runs()] == [By.AGENT], w.account()
+        assert w.vm().status.restart_count == 0, w.account()
+
+
+# --- the answer to the report is lost --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("silence", [False, True])
+def test_a_record_whose_answer_was_lost_is_no_off(silence: bool) -> None:  # noqa: FBT001 - a parameter
+    """It is executed at the next look, or withdrawn; in between the VM is handed over."""
+    with world(TWO) as w:
+        off_on_one(w)
+        w.slow("one", START_S)
+        w.patch(powerState="Running")
+        w.lose_answer("one", silence=silence)
+        w.works(3)
+        w.patch(nodeName="node-b")
+        w.works(60)
+        w.check()
+        assert w.vm().status.reason == Reason.HANDOVER_UNCONFIRMED, w.account()
+
+
+@pytest.mark.parametrize("silence", [False, True])
+def test_a_record_whose_answer_was_lost_is_executed_once(silence: bool) -> None:  # noqa: FBT001 - a parameter
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.goes_off("one", how="kill")
+        w.lose_answer("one", silence=silence)
+        w.works(60)
+        status = w.vm().status
+        assert w.runs_on() == {"one"}, w.account()
+        assert len(w.runs()) == 2, w.account()
+        assert status.restart_count == 1, w.account()
+        assert status.backoff is None or status.backoff.failures == 1, w.account()
+
+
+# --- vouching --------------------------------------------------------------------------------------------------------
+
+
+def vouched_for_and_back(w: World) -> None:
+    """Machine one was lost and vouched for, two ran the VM, and in good order it went back; the annotation stays."""
+    runs_on_one(w)
+    w.agent_dies("one")
+    w.goes_off("one")
+    w.patch(nodeName="node-b")
+    w.works(10)
+    is_left_alone(w, set())
+    w.vouch()
+    w.works(30)
+    assert w.runs_on() == {"two"}, w.account()
+    w.patch(powerState="Stopped")
+    w.works(60)
+    w.agent_starts("one")
+    w.patch(nodeName="node-a", powerState="Running")
+    w.works(60)
+    assert w.runs_on() == {"one"}, w.account()
+    assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+
+
+def test_an_old_vouching_vouches_for_nothing_later() -> None:
+    with world(TWO) as w:
+        vouched_for_and_back(w)
+        w.cut("one")
+        w.patch(nodeName="node-b")
+        w.works(60)
+        is_left_alone(w, {"one"})
+
+
+def test_a_vouching_is_for_one_report() -> None:
+    """The user vouches, and before node-b looks the VM runs on node-a again and is reported."""
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.patch(powerState="Stopped")
+        w.works(60)
+        w.vouch()
+        w.patch(powerState="Running")
+        w.works(30)
+        assert w.runs_on() == {"one"}, w.account()
+        w.cut("one")
+        w.patch(nodeName="node-b")
+        w.works(60)
+        is_left_alone(w, {"one"})
+
+
+def test_a_vouching_for_the_last_report_is_believed() -> None:
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.agent_dies("one")
+        w.goes_off("one")
+        w.patch(nodeName="node-b")
+        w.works(10)
+        is_left_alone(w, set())
+        w.vouch()
+        w.works(30)
+        assert w.runs_on() == {"two"}, w.account()
+
+
+# --- two machines of one name ----------------------------------------------------------------------------------------
+
+
+def runs_on_old(w: World) -> None:
+    """The agent of the old machine has the Lease, and the VM runs there."""
+    w.agent_dies("new")
+    w.create(nodeName="node-a", powerState="Running")
+    w.works(30)
+    assert w.runs_on() == {"old"}, w.account()
+    assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+
+
+def test_another_machine_of_this_name_is_no_reboot() -> None:
+    """SIGTERM to the first agent, and the other takes the Lease."""
+    with world(REPLACED) as w:
+        runs_on_old(w)
+        w.agent_ends("old")
+        w.agent_starts("new")
+        w.take_lease("new")
+        w.works(120)
+        is_left_alone(w, {"old"})
+
+
+def test_a_start_under_way_on_another_machine_of_this_name_is_no_off() -> None:
+    with world(REPLACED) as w:
+        w.agent_dies("new")
+        w.create(nodeName="node-a", powerState="Stopped")
+        w.works(10)
+        w.slow("old", 40)
+        w.patch(powerState="Running")
+        w.works(3)
+        w.agent_ends("old")
+        w.agent_starts("new")
+        w.take_lease("new")
+        w.works(120)
+        is_left_alone(w, {"old"})
+
+
+def test_a_replaced_machine_takes_over_when_vouched_for() -> None:
+    with world(REPLACED) as w:
+        runs_on_old(w)
+        w.agent_dies("old")
+        w.goes_off("old")
+        w.agent_starts("new")
+        w.take_lease("new")
+        w.works(30)
+        is_left_alone(w, set())
+        w.vouch()
+        w.works(60)
+        assert w.runs_on() == {"new"}, w.account()
+
+
+def test_the_same_machine_after_a_reboot_needs_no_vouching() -> None:
+    with world(REPLACED) as w:
+        runs_on_old(w)
+        w.reboot("old")
+        w.works(60)
+        assert w.runs_on() == {"old"}, w.account()
+        stop = w.vm().status.last_stop
+        assert stop, w.account()
+        assert stop.cause is StopCause.NODE_REBOOT, w.account()
+
+
+# --- a destroy that is not to be believed ----------------------------------------------------------------------------
+
+
+def test_nothing_is_started_beside_a_frozen_qemu_that_was_destroyed_for_a_restart() -> None:
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.patch(shutdown={"mode": "Force"})
+        w.freeze("one")
+        w.patch(restartRequestTime=f"{w.clock.wall():%Y-%m-%dT%H:%M:%SZ}")
+        w.works(200)
+        w.check()
+        assert len(w.runs()) == 1, w.account()
+        assert w.vm().status.reason == Reason.HYPERVISOR_BUSY, w.account()
+        w.thaw("one")
+        w.works(60)
+        assert len(w.runs()) == 2, w.account()
+        assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+
+
+def test_nothing_is_started_beside_a_frozen_qemu_that_a_stranger_destroyed() -> None:
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.freeze("one")
+        w.virsh("destroy", "one")
+        w.works(120)
+        w.check()
+        assert len(w.runs()) == 1, w.account()
+
+
+def test_nothing_is_started_beside_a_frozen_qemu_by_the_next_agent() -> None:
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.patch(shutdown={"mode": "Force"})
+        w.freeze("one")
+        w.patch(restartRequestTime=f"{w.clock.wall():%Y-%m-%dT%H:%M:%SZ}")
+        w.works(5)
+        w.agent_dies("one")
+        w.works(100)
+        assert not w.guest("one").on, w.account()
+        w.agent_starts("one")
+        w.works(60)
+        w.check()
+        assert len(w.runs()) == 1, w.account()
+
+
+def test_nothing_is_started_beside_a_qemu_that_a_restarted_libvirtd_has_forgotten() -> None:
+    """libvirtd goes in the middle of a start, and the QEMU that it was at stays."""
+    with world(TWO) as w:
+        off_on_one(w)
+        w.slow("one", START_S, "starting")
+        w.patch(powerState="Running")
+        w.works(3)
+        w.restart_libvirtd("one")
+        w.works(60)
+        w.check()
+        assert len(w.runs()) == 1, w.account()
+
+
+# --- migrations and saved memory -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("undefine", [False, True])
+def test_a_migration_that_the_source_saw_is_no_off(undefine: bool) -> None:  # noqa: FBT001 - a parameter
+    """node-a sent it to node-b; then it is given to node-c, which has never seen it."""
+    with world(THREE) as w:
+        runs_on_one(w)
+        w.migrate("one", "two", undefine=undefine)
+        w.works(30)
+        assert w.runs_on() == {"two"}, w.account()
+        w.patch(nodeName="node-c")
+        w.works(60)
+        is_left_alone(w, {"two"})
+
+
+def test_a_migration_that_the_source_saw_outlives_its_libvirtd() -> None:
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.migrate("one", "two")
+        w.works(30)
+        w.restart_libvirtd("one")
+        w.works(30)
+        w.agent_dies("one")
+        w.agent_starts("one")
+        w.works(30)
+        assert w.vm().status.reason == Reason.MIGRATED_AWAY, w.account()
+        w.reboot("one")
+        w.works(60)
+        assert w.runs_on() == {"two"}, w.account()
+
+
+def test_a_migration_is_followed_by_its_target() -> None:
+    """There it is adopted; and started when it went off later."""
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.migrate("one", "two")
+        w.works(30)
+        w.patch(nodeName="node-b")
+        w.works(30)
+        assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+        w.agent_dies("two")
+        w.goes_off("two")
+        w.restart_libvirtd("two")
+        w.agent_starts("two")
+        w.works(60)
+        assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+        assert w.runs_on() == {"two"}, w.account()
+
+
+def test_a_migrated_vm_that_went_off_is_started_where_it_was_sent() -> None:
+    """The last report is the source's; the target has seen it come."""
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.migrate("one", "two")
+        w.works(30)
+        w.goes_off("two")
+        w.works(10)
+        w.restart_libvirtd("two")
+        w.patch(nodeName="node-b")
+        w.works(60)
+        assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+        assert w.runs_on() == {"two"}, w.account()
+
+
+def test_memory_saved_here_that_is_older_than_a_run_elsewhere_is_not_restored() -> None:
+    """Saved on node-a; then the user gives that up, and it runs on node-b; then it is to come back."""
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.agent_dies("one")
+        w.virsh("managedsave", "one")
+        w.patch(nodeName="node-b")
+        w.works(10)
+        w.vouch()
+        w.works(30)
+        assert w.runs_on() == {"two"}, w.account()
+        w.patch(powerState="Stopped")
+        w.works(60)
+        w.agent_starts("one")
+        w.patch(nodeName="node-a", powerState="Running")
+        w.works(60)
+        assert w.vm().status.reason == Reason.SAVED_ELSEWHERE, w.account()
+        assert not w.runs_on(), w.account()
+        assert w.guest("one").phase is Phase.SAVED, w.account()
+        w.virsh("managedsave-remove", "one")
+        w.works(60)
+        assert w.runs_on() == {"one"}, w.account()
+
+
+@pytest.mark.parametrize("verb", ["managedsave", "save"])
+def test_memory_saved_on_another_node_is_not_started_without(verb: str) -> None:
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.virsh(verb, "one")
+        w.works(5)
+        w.patch(nodeName="node-b")
+        w.works(60)
+        assert w.vm().status.reason == Reason.SAVED_ELSEWHERE, w.account()
+        assert not w.runs_on(), w.account()
+        w.patch(nodeName="node-a")
+        w.works(30)
+        w.virsh("start" if verb == "managedsave" else "restore", "one")
+        w.works(30)
+        assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+        assert w.runs_on() == {"one"}, w.account()
+
+
+def test_memory_saved_on_another_node_may_be_given_up() -> None:
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.virsh("managedsave", "one")
+        w.works(5)
+        w.agent_dies("one")
+        w.patch(nodeName="node-b")
+        w.works(30)
+        assert w.vm().status.reason == Reason.SAVED_ELSEWHERE, w.account()
+        w.vouch()
+        w.works(1000)  # a save is left alone for a while
+        assert w.runs_on() == {"two"}, w.account()
+        assert w.vm().status.power_state is PowerState.RUNNING, w.account()
