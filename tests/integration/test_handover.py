@@ -3,6 +3,7 @@
 Two nodes with a libvirtd and an agent each; what either was asked for is read from libvirtd's own record.
 """
 
+import re
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -173,15 +174,21 @@ def test_node_handover_before_a_live_migration(world: World, libvirtd_b: Libvirt
 def test_node_handover_vouched_for(world: World, libvirtd_b: Libvirtd) -> None:
     nodes = Nodes(world, libvirtd_b, on=True)
     nodes.hand_over()
-    nodes.until_unconfirmed()
+    report = nodes.until_unconfirmed()["status"]
     # Node a is lost, and nobody there can say so.
     world.agents[0].kill()
     nodes.on_a.kill()
-    world.kubectl("annotate", "kvm", nodes.on_a.name, f"virtsync.dev/confirmed-off={nodes.b}")
-    world.patch(nodes.on_a, restartPolicy="Always")
-    nodes.until_unconfirmed()
-    assert nodes.asked() == (BY_TEST, []), "somebody vouched for another node"
-    world.kubectl("annotate", "--overwrite", "kvm", nodes.on_a.name, f"virtsync.dev/confirmed-off={nodes.a}")
+    moved = report["runTransitionTime"]
+    voids = [nodes.a, f"{nodes.b} {moved}", f"{nodes.a} 2026-01-01T00:00:00Z"]
+    for policy, void in zip(["Never", "Always", "Never"], voids, strict=True):
+        world.kubectl("annotate", "--overwrite", "kvm", nodes.on_a.name, f"virtsync.dev/confirmed-off={void}")
+        world.patch(nodes.on_a, restartPolicy=policy)
+        nodes.until_unconfirmed()
+        assert nodes.asked() == (BY_TEST, []), f"somebody vouched with {void!r}"
+    message = ready_of(world.get(nodes.on_a))["message"]
+    told = re.search(r"virtsync.dev/confirmed-off='([^']+)'", message)
+    assert told, message
+    world.kubectl("annotate", "--overwrite", "kvm", nodes.on_a.name, f"virtsync.dev/confirmed-off={told[1]}")
     nodes.until_it_runs_on_b()
     assert nodes.asked() == (BY_TEST, ["START"])
     assert reason_of(world.get(nodes.on_a)) == "InSync"

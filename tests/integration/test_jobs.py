@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ import pytest
 from chaos.judge import asked
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
-from lab.world import HANG_LIMIT_S, World, is_off, power_of, reason_of, runs, until
+from lab.world import HANG_LIMIT_S, World, is_off, power_of, ready_of, reason_of, runs
 
 BACKUP = """\
 <domainbackup mode='pull'>
@@ -97,7 +96,8 @@ def test_job_running(world: World, libvirtd: Libvirtd, tmp_path: Path, mode: str
         assert power_of(busy) == "Running"
         looked_at_again(world, guest, "HypervisorBusy")
         looked_at_again(world, guest, "HypervisorBusy")
-        assert "operation" not in world.get(guest)["status"], "its grace begins when it can be asked"
+        assert world.get(guest)["status"]["operation"]["type"] == "Stop", "the wait for the job has its end on record"
+        assert "libvirt job (backup)" in ready_of(world.get(guest))["message"]
         assert asked(libvirtd.calls_log, guest.uuid) == ["START"], "the test's own, and nothing since"
     world.until(guest, is_off, "off")
     world.until_acts(guest, f"{verb} done")
@@ -106,22 +106,29 @@ def test_job_running(world: World, libvirtd: Libvirtd, tmp_path: Path, mode: str
     assert told[: told.index("HypervisorBusy")] == ["InSync"]
 
 
-def test_job_begun_during_a_stop(world: World, libvirtd: Libvirtd, tmp_path: Path) -> None:
+def test_a_backup_that_nobody_ends_holds_up_a_stop_for_one_grace_period(
+    world: World, libvirtd: Libvirtd, tmp_path: Path
+) -> None:
+    """B8: its tool has died. Before, the stop waited for ever, and nothing told so."""
     guest = running(world, acpi_resend="1s", gracePeriodSeconds=8)
     guest.ignore_power_button()
-    world.patch(guest, powerState="Stopped")
-    world.until_act(guest, "SHUTDOWN done")
     with backup(guest, tmp_path):
-        busy = world.until_ready(guest, "HypervisorBusy")
-        deadline = datetime.fromisoformat(busy["status"]["operation"]["deadline"])
-        before = asked(libvirtd.calls_log, guest.uuid)
-        until(lambda: datetime.now(UTC) > deadline, "the deadline has not come")
-        looked_at_again(world, guest, "HypervisorBusy")
-        looked_at_again(world, guest, "HypervisorBusy")
-        assert asked(libvirtd.calls_log, guest.uuid) == before
-        assert "DESTROY" not in before
-    world.until(guest, is_off, "forced off")
-    assert asked(libvirtd.calls_log, guest.uuid)[-1] == "DESTROY"
+        world.patch(guest, powerState="Stopped")
+        world.until_ready(guest, "HypervisorBusy")
+        assert asked(libvirtd.calls_log, guest.uuid) == ["START"]
+        world.until(guest, is_off, "forced off beside the backup")
+    calls = asked(libvirtd.calls_log, guest.uuid)
+    assert (calls[:2], calls[-1]) == (["START", "SHUTDOWN"], "DESTROY")
+
+
+def test_a_job_that_would_be_lost_is_not_stopped_beside(world: World, libvirtd: Libvirtd, tmp_path: Path) -> None:
+    guest = running(world, acpi_resend="1s", gracePeriodSeconds=3)
+    with written_slowly(guest, tmp_path, "dump", "--live"):
+        world.until_ready(guest, "HypervisorBusy")
+        world.patch(guest, powerState="Stopped")
+        world.until_ready(guest, "ShutdownTimedOut")
+        assert asked(libvirtd.calls_log, guest.uuid) == ["START"]
+    world.until(guest, is_off, "off when the job has ended")
 
 
 def test_job_that_saves(world: World, libvirtd: Libvirtd, tmp_path: Path) -> None:
