@@ -24,7 +24,7 @@ from controller.hypervisor.lock import Hand
 from controller.kube import config
 from controller.kube.events import EventRecorder
 from controller.kube.lease import NodeLease
-from controller.kube.store import KubeStore
+from controller.kube.store import KubeStore, News
 from controller.kube.watch import Watch
 from controller.metrics import Metrics
 from controller.model import Node, Now, VmKey
@@ -192,12 +192,12 @@ class Agent:
             self._reconciler.event(key, at_s)
 
     def _object_changed(self, raw: dict[str, Any]) -> None:
-        if self._store.put(raw):
+        if self._store.put(raw) is not News.KNOWN:
             key = VmKey(raw["metadata"]["namespace"], raw["metadata"]["name"])
             self._queue.add_after(key, GIVE_WAY_S if self._blocked() else 0.0)
 
     def _object_gone(self, key: VmKey) -> None:
-        self._store.forget(key)
+        self._store.doubt(key)
         self._queue.add(key)
 
     def _connected(self) -> None:
@@ -281,6 +281,7 @@ class Agent:
     def _pass(self, key: VmKey) -> None:
         try:
             with self._metrics.pass_timed():
+                self._store.make_sure(key)
                 self._reconciler.reconcile(key)
         except Transient as error:
             log.warning(f"{key}: will be tried again: {error}", vm=str(key))

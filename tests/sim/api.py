@@ -60,6 +60,11 @@ class SimulatedApi:
         """The user wants no object of it any more."""
         del self.objects[key]
 
+    def restore(self, objects: dict[VmKey, Json]) -> None:
+        """Be as a backup was: with these objects, and with versions that are given out once more."""
+        self.objects = dict(objects)
+        self._versions = max((int(raw["metadata"]["resourceVersion"]) for raw in objects.values()), default=0)
+
     def request(
         self,
         method: str,
