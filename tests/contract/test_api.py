@@ -13,7 +13,7 @@ from controller.errors import Conflicted, Vanished
 from controller.kube import GROUP, KIND, VERSION
 from controller.kube.config import Api, load
 from controller.kube.store import KubeStore
-from controller.model import DesiredPowerState, PowerState, Status, VmKey
+from controller.model import Condition, DesiredPowerState, PowerState, Status, VmKey
 from lab.controlplane import ControlPlane
 from tests.sim.api import SimulatedApi
 
@@ -28,6 +28,8 @@ class User(Protocol):
     def create(self, key: VmKey, spec: Json) -> None: ...
     def edit(self, key: VmKey, spec: Json, annotations: Json | None = None) -> None: ...
     def delete(self, key: VmKey) -> None: ...
+    def write_status(self, key: VmKey, status: Json) -> None: ...
+    def status(self, key: VmKey) -> Json: ...
 
 
 class Kubectl:
@@ -47,6 +49,15 @@ class Kubectl:
 
     def delete(self, key: VmKey) -> None:
         self._kubectl(f"--namespace={key.namespace}", "delete", "kvm", key.name)
+
+    def write_status(self, key: VmKey, status: Json) -> None:
+        patch = json.dumps({"status": status})
+        words = ("patch", "kvm", key.name, "--subresource=status", "--type=merge", "-p", patch)
+        self._kubectl(f"--namespace={key.namespace}", *words)
+
+    def status(self, key: VmKey) -> Json:
+        vm: Json = json.loads(self._kubectl(f"--namespace={key.namespace}", "get", "kvm", key.name, "-o=json").stdout)
+        return cast("Json", vm["status"])
 
 
 class Place:
@@ -141,3 +152,32 @@ def test_a_node_is_shown_its_own(place: Place) -> None:
     place.user.edit(place.key, {"nodeName": "there"})
     assert here.relist() == (set(), {place.key})
     assert place.key in there.relist()[0]
+    assert here.refresh(place.key) is None
+    assert here.known() == []
+    place.user.edit(place.key, {"nodeName": place.key.namespace})
+    assert there.refresh(place.key) is None
+    assert place.key not in there.known()
+
+
+def test_the_status_of_others_is_left_alone(place: Place) -> None:
+    place.user.create(place.key, {"nodeName": "a"})
+    theirs = {
+        "type": "fleet.example/Placed",
+        "status": "True",
+        "reason": "Ok",
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    store = place.store("a")
+    vm = store.read(place.key)
+    assert vm
+    place.user.write_status(place.key, {"conditions": [theirs], "domain": {"name": "web"}})
+    vm = store.refresh(place.key)
+    assert vm
+    first = Condition("Ready", "True", "InSync", "", MOMENT, 1)
+    vm = store.report(vm, Status(node_name="a", conditions=(first,)))
+    vm = store.report(vm, Status(node_name="a", conditions=(replace(first, reason="Observed"),)))
+    told = place.user.status(place.key)["conditions"]
+    assert theirs in told
+    assert [c["reason"] for c in told if c["type"] == "Ready"] == ["Observed"]
+    assert store.report(vm, vm.status) is vm

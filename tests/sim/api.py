@@ -60,6 +60,16 @@ class SimulatedApi:
         """The user wants no object of it any more."""
         del self.objects[key]
 
+    def write_status(self, key: VmKey, status: Json) -> None:
+        """Merge into the status, as another writer may."""
+        old = self.objects[key]
+        self._put(key, copy.deepcopy(old) | {"status": merged(old["status"], status)})
+
+    def status(self, key: VmKey) -> Json:
+        """The status as it is now."""
+        status: Json = self.objects[key]["status"]
+        return status
+
     def restore(self, objects: dict[VmKey, Json]) -> None:
         """Be as a backup was: with these objects, and with versions that are given out once more."""
         self.objects = dict(objects)
