@@ -107,6 +107,22 @@ def test_data_and_address_survive_the_death_of_a_component(tmp_path: Path) -> No
         controlplane.kubectl("get", "namespace", "survivor")
 
 
+def test_a_restored_backup_gives_resource_versions_out_anew(tmp_path: Path) -> None:
+    def version(name: str) -> int:
+        return int(controlplane.kubectl("get", "namespace", name, "-o=jsonpath={.metadata.resourceVersion}").stdout)
+
+    with ControlPlane(tmp_path / "state") as controlplane:
+        controlplane.kubectl("create", "namespace", "before")
+        controlplane.back_up(tmp_path / "backup")
+        for number in range(20):
+            controlplane.kubectl("create", "namespace", f"after-{number}")
+        last = version("after-19")
+        controlplane.restore(tmp_path / "backup")
+        assert controlplane.kubectl("get", "namespace", "before", "after-19", check=False).returncode
+        controlplane.kubectl("create", "namespace", "anew")
+        assert version("before") < version("anew") < last
+
+
 def test_nothing_is_left_after_stop(tmp_path: Path) -> None:
     with ControlPlane(tmp_path) as controlplane:
         pids = {controlplane.pid(name) for name in COMPONENTS}

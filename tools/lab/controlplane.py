@@ -9,11 +9,12 @@ import http.client
 import json
 import os
 import secrets
+import shutil
 import ssl
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -44,6 +45,7 @@ class ControlPlane:
         self.kubeconfig = self.folder / "kubeconfig"
         self.ca = self.folder / "certs" / "apiserver.crt"
         self.token = secrets.token_urlsafe()
+        self._etcd_data = self.folder / "etcd"
         self._holds = ExitStack()
         self._enter: list[str] = []
         self._components: dict[str, Process] = {}
@@ -92,6 +94,25 @@ class ControlPlane:
     def kill(self, name: str) -> None:
         """Kill one component with -9, as a crash would; `start(name)` brings it back."""
         self._components[name].kill()
+
+    def back_up(self, folder: Path) -> None:
+        """Copy etcd's data to a folder that does not exist yet; both components are down meanwhile."""
+        with self._down():
+            shutil.copytree(self._etcd_data, folder)
+
+    def restore(self, folder: Path) -> None:
+        """Put back what `back_up` has copied: resource versions given out since are given out once more."""
+        with self._down():
+            shutil.rmtree(self._etcd_data)
+            shutil.copytree(folder, self._etcd_data)
+
+    @contextmanager
+    def _down(self) -> Iterator[None]:
+        """Both components are stopped, and then run again, on the ports that they had."""
+        for component in reversed(self._components.values()):
+            component.stop()
+        yield
+        self.start()
 
     def pid(self, name: str) -> int:
         """The process id of a component."""
@@ -164,7 +185,7 @@ class ControlPlane:
     def _etcd_arguments(self) -> list[str]:
         client, peer = (f"http://127.0.0.1:{self._ports[name]}" for name in ("etcd", "etcd-peer"))
         return [
-            f"--data-dir={self.folder / 'etcd'}",
+            f"--data-dir={self._etcd_data}",
             f"--listen-client-urls={client}",
             f"--advertise-client-urls={client}",
             f"--listen-peer-urls={peer}",
