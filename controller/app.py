@@ -75,7 +75,7 @@ class Agent:
         self._hand = Hand.of(settings.libvirt_uri)
         self._api = config.load(settings.kubeconfig)
         self._store = KubeStore(self._api, settings.node_name)
-        self._recorder = EventRecorder(self._api, instance=settings.node_name)
+        self._recorder = EventRecorder(self._api, instance=settings.node_name, dropped=self._metrics.event_dropped)
         self._hypervisor = Hypervisor(
             settings.libvirt_uri,
             changed=self._domain_changed,

@@ -67,6 +67,11 @@ class Metrics:
             registry=registry,
         )
         self.status_writes = Counter("virtsync_status_writes", "Status patches that were accepted.", registry=registry)
+        self.events_dropped = Counter(
+            "virtsync_events_dropped",
+            "Kubernetes Events that could not be written: too many waited, or the API server did not take them.",
+            registry=registry,
+        )
         self.power_operations = Counter(
             "virtsync_power_operations",
             "Acts on domains, by how they ended.",
@@ -122,6 +127,10 @@ class Metrics:
     def resynced(self, source: str, took_s: float) -> None:
         """Everything has been asked of libvirt or of the API server, and compared."""
         self.resyncs[source].observe(took_s)
+
+    def event_dropped(self) -> None:
+        """A Kubernetes Event could not be written."""
+        self.events_dropped.inc()
 
     def acted(self, verb: Verb, result: Result) -> None:
         """An act has ended."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,7 @@ from controller.errors import Rejected, Transient, Vanished
 from controller.kube import GROUP, KIND, VERSION
 from controller.kube.config import Api
 from controller.model import Notice, VirtualMachine
+from controller.words import gist, tamed, untimed
 
 CONTROLLER = "virtsync.dev/agent"
 NOTE_LIMIT = 1024
@@ -38,15 +40,18 @@ class _Series:
 
 
 class EventRecorder:
-    """`reconcile.Recorder`. One thread of its own writes; a full queue drops what comes, and counts it."""
+    """`reconcile.Recorder`. One thread of its own writes; what cannot be written is dropped, and counted."""
 
-    def __init__(self, api: Api, instance: str) -> None:
-        """`instance` tells one agent from another: the name of its node or Pod."""
-        self._api, self._instance = api, instance
+    def __init__(self, api: Api, instance: str, *, dropped: Callable[[], None]) -> None:
+        """`instance` tells one agent from another: the name of its node or Pod.
+
+        `dropped` is called for each Event that nobody will see, by any thread: too many wait, or the API server does
+        not take it.
+        """
+        self._api, self._instance, self._dropped = api, instance, dropped
         self._waiting: queue.Queue[tuple[VirtualMachine, Notice, datetime] | None] = queue.Queue(WAITING_LIMIT)
         self._series: dict[tuple[str, ...], _Series] = {}
         self._complained_s = float("-inf")
-        self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
 
     def start(self) -> None:
@@ -58,7 +63,7 @@ class EventRecorder:
         try:
             self._waiting.put_nowait((vm, notice, datetime.now(UTC)))
         except queue.Full:
-            self.dropped += 1
+            self._dropped()
 
     def close(self, timeout_s: float) -> None:
         """Write what waits, for so long at most."""
@@ -74,14 +79,16 @@ class EventRecorder:
             try:
                 self._write(*item)
             except (Transient, Rejected, Vanished) as error:
+                self._dropped()
                 if time.monotonic() - self._complained_s > COMPLAIN_EVERY_S:
                     self._complained_s = time.monotonic()
                     log.warning(f"an Event could not be written: {error}")
             except Exception:
+                self._dropped()
                 log.exception("an Event could not be written")
 
     def _write(self, vm: VirtualMachine, notice: Notice, at: datetime) -> None:
-        key = (vm.uid, notice.reason, notice.note, notice.action)
+        key = (vm.uid, notice.reason, gist(notice.note), notice.action)
         now_s = time.monotonic()
         self._series = {k: s for k, s in self._series.items() if now_s - s.last_s < SERIES_S}
         known = self._series.get(key)
@@ -95,7 +102,8 @@ class EventRecorder:
             else:
                 return
         # As client-go names them: listed by name, and so in `kubectl describe`, they are in the order of their coming.
-        name = f"{vm.key.name[:200]}.{time.time_ns():x}"
+        # What is left of a long name must not end in what no part of a DNS name may end in.
+        name = f"{vm.key.name[:200].rstrip('-.')}.{time.time_ns():x}"
         collection = f"/apis/events.k8s.io/v1/namespaces/{vm.key.namespace}/events"
         self._api.request("POST", collection, self._event(vm, notice, at, name))
         self._series[key] = _Series(f"{collection}/{name}", 1, now_s)
@@ -109,7 +117,7 @@ class EventRecorder:
             "type": "Warning" if notice.warning else "Normal",
             "reason": notice.reason,
             "action": notice.action or "Observe",
-            "note": _cut(notice.note),
+            "note": tamed(untimed(notice.note), NOTE_LIMIT),
             "reportingController": CONTROLLER,
             "reportingInstance": self._instance[:128],
             "regarding": {
@@ -121,13 +129,6 @@ class EventRecorder:
                 "resourceVersion": vm.resource_version,
             },
         }
-
-
-def _cut(note: str) -> str:
-    """The note within the API's limit of bytes, never in the middle of a character."""
-    if len(note.encode()) <= NOTE_LIMIT:
-        return note
-    return note.encode()[: NOTE_LIMIT - 3].decode(errors="ignore") + "…"
 
 
 def _micro(at: datetime) -> str:

@@ -240,9 +240,11 @@ class World:
                 first.setdefault(event["metadata"]["name"], event["reason"])
         return list(first.values())
 
-    def until_event(self, guest: Guest, reason: str) -> Json:
-        """Wait for a Kubernetes Event about the guest's object."""
-        event = self._events.until_any(lambda e: e["regarding"].get("name") == guest.name and e["reason"] == reason)
+    def until_event(self, guest: Guest, reason: str, holds: Callable[[Json], bool] = bool) -> Json:
+        """Wait for a Kubernetes Event about the guest's object for which this holds."""
+        event = self._events.until_any(
+            lambda e: e["regarding"].get("name") == guest.name and e["reason"] == reason and holds(e)
+        )
         if event is None:
             raise LabError(f"{guest.name}: no Event {reason}, but {self.events(guest)}\n{self._told_by_agents()}")
         return event
