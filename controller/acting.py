@@ -132,15 +132,25 @@ class Acting:
         return Turn(granted=True, release=give_back)
 
     def begin(self, vm: VirtualMachine, step: Step, act: Act, release: Callable[[], None]) -> None:
-        """Do it on a thread of its own."""
+        """Do it on a thread of its own; raises RuntimeError, and has released, when no thread can be started."""
         call = _Call(act, self._clock())
         with self._lock:
             self._untold += 1
             calls = self._calls.setdefault(act.domain.uuid, [])
-            for earlier in calls:
+            overtaken = [earlier for earlier in calls if not earlier.overtaken]
+            for earlier in overtaken:
                 earlier.overtaken = True
             calls.append(call)
-        self._spawn(lambda: self._perform(vm, step, act, call, release))
+        try:
+            self._spawn(lambda: self._perform(vm, step, act, call, release))
+        except BaseException:
+            with self._lock:
+                self._remove(call)
+                for earlier in overtaken:
+                    earlier.overtaken = False
+            release()
+            self._told()
+            raise
 
     def wait(self, timeout_s: float) -> bool:
         """Wait so long for the acts under way, and leave what is left to libvirt; whether all have ended."""
@@ -156,13 +166,18 @@ class Acting:
         finally:
             release()
             with self._lock:
-                calls = self._calls[act.domain.uuid]
-                calls.remove(call)
-                if not calls:
-                    del self._calls[act.domain.uuid]
+                self._remove(call)
                 # What force has cut short has failed because of it: that is no refusal.
                 if not call.overtaken:
                     self._outcomes[vm.key] = outcome
+        try:
+            self._tell(vm, step, act, outcome)
+        except Exception:
+            log.exception(f"{vm.key}: the end of {act.verb.name} could not be told", vm=str(vm.key))
+        finally:
+            self._told()
+
+    def _tell(self, vm: VirtualMachine, step: Step, act: Act, outcome: Outcome) -> None:
         words = f": {outcome.message}" if outcome.message else ""
         log.info(
             f"{vm.key}: {act.verb.name} {outcome.result.value}{words} ({step.message})",
@@ -175,9 +190,18 @@ class Acting:
             domain_id=act.domain.id,
         )
         self._ended(vm, step, outcome)
+
+    def _told(self) -> None:
         with self._lock:
             self._untold -= 1
             self._idle.notify_all()
+
+    def _remove(self, call: _Call) -> None:
+        """Forget the call. Under the lock."""
+        calls = self._calls[call.act.domain.uuid]
+        calls.remove(call)
+        if not calls:
+            del self._calls[call.act.domain.uuid]
 
     def _outcome(self, act: Act) -> Outcome:
         try:

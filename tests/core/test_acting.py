@@ -1,11 +1,15 @@
 """Who may act when: a few at a time, force one at a time and never barred, and what is told of it afterwards."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
 from uuid import UUID, uuid4
 
-from controller.acting import FORCE_RETRY_MAX_S, POLITE_AT_ONCE, Acting
+import pytest
+
+from controller.acting import CALLS_AT_ONCE, FORCE_RETRY_MAX_S, POLITE_AT_ONCE, Acting
 from controller.errors import Rejected
 from controller.model import (
     Act,
@@ -25,18 +29,29 @@ from controller.pacing import Pace
 
 
 class Node:
-    """Acts that return when the test lets them, in the order it likes."""
+    """Acts that return when the test lets them, in the order it likes; with `threads`, each on a real thread."""
 
-    def __init__(self, *, parallel_starts: int = 100) -> None:
+    def __init__(self, *, parallel_starts: int = 100, threads: bool = False) -> None:
         self.under_way: list[Callable[[], None]] = []
         self.ended: list[Outcome] = []
         self.refuses: set[Verb] = set()
+        self.spawn_fails = self.telling_fails = False
         self.acting = Acting(
             self,
             Pace(parallel_starts, 0.0),
-            ended=lambda _vm, _step, outcome: self.ended.append(outcome),
-            spawn=self.under_way.append,
+            ended=self._ended,
+            spawn=None if threads else self._spawn,
         )
+
+    def _ended(self, _vm: VirtualMachine, _step: Step, outcome: Outcome) -> None:
+        if self.telling_fails:
+            raise ValueError("a bug")
+        self.ended.append(outcome)
+
+    def _spawn(self, do: Callable[[], None]) -> None:
+        if self.spawn_fails:
+            raise RuntimeError("can't start new thread")
+        self.under_way.append(do)
 
     def act(self, act: Act) -> Result:
         if act.verb in self.refuses:
@@ -139,3 +154,47 @@ def test_an_ending_agent_waits_for_its_acts_and_no_longer_than_it_may() -> None:
     assert not node.acting.wait(0.01)
     node.returns()
     assert node.acting.wait(0.0)
+
+
+@contextmanager
+def no_more_threads() -> Iterator[None]:
+    """No thread can be started, as at the limit of processes or of memory: its stack would not fit."""
+    before = threading.stack_size(2**46)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
+
+
+@pytest.mark.parametrize("verb", [Verb.SHUTDOWN, Verb.START, Verb.DESTROY])
+def test_an_act_whose_thread_cannot_be_started_holds_nothing(verb: Verb) -> None:
+    node, uuid, key = Node(parallel_starts=1, threads=True), uuid4(), VmKey("default", "vm")
+    with no_more_threads():
+        for _ in range(2 * CALLS_AT_ONCE):
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                node.begin("vm", verb, uuid)
+    assert node.acting.news(key, uuid) == (None, None)
+    assert node.acting.wait(0.0)
+    assert node.begin("vm", verb, uuid) is None
+    assert node.acting.wait(60)
+    assert node.ended == [Outcome(verb, Result.DONE)]
+
+
+def test_force_that_could_not_begin_has_overtaken_nothing() -> None:
+    node, uuid, key = Node(), uuid4(), VmKey("default", "vm")
+    node.refuses = {Verb.SHUTDOWN}
+    node.begin("vm", Verb.SHUTDOWN, uuid)
+    node.spawn_fails = True
+    with pytest.raises(RuntimeError):
+        node.begin("vm", Verb.DESTROY, uuid)
+    node.returns()
+    assert node.acting.news(key, uuid)[0] == Outcome(Verb.SHUTDOWN, Result.REFUSED, "the monitor is gone")
+
+
+def test_an_ending_agent_does_not_wait_for_an_act_whose_end_could_not_be_told() -> None:
+    node, uuid, key = Node(), uuid4(), VmKey("default", "vm")
+    node.telling_fails = True
+    node.begin("vm", Verb.SHUTDOWN, uuid)
+    node.returns()
+    assert node.acting.wait(0.0)
+    assert node.acting.news(key, uuid) == (Outcome(Verb.SHUTDOWN, Result.DONE), None)
