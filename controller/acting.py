@@ -18,13 +18,15 @@ from uuid import UUID
 import structlog
 
 from controller.errors import Rejected, Transient, Vanished
-from controller.model import Act, Domain, Now, Outcome, Result, Step, Verb, VirtualMachine, VmKey
-from controller.pacing import Pace
+from controller.model import Act, Domain, Now, Outcome, Phase, Result, Step, Verb, VirtualMachine, VmKey
+from controller.pacing import Line, Pace
 
 CALLS_AT_ONCE = 8
 """Acts that this agent leaves unanswered in libvirtd at a time: its pool has 20 workers, and others need some."""
-POLITE_AT_ONCE = CALLS_AT_ONCE - 1
-"""One is kept for force: else as many hanging QEMUs could never be ended."""
+HANGS_AFTER_S, RESTORE_HANGS_AFTER_S, FORCE_HANGS_AFTER_S = 30.0, 300.0, 10.0
+"""An act that has not returned for longer hangs; a restore reads all memory of a VM, a forced stop waits for a kill."""
+FORCED_AT_ONCE = 3
+"""Forced stops at a time, hanging ones too."""
 FORCE_TURN_S = 0.25
 """How long to force a VM off takes, as a rule; with a QEMU that hangs it is 10 s."""
 FORCE_RETRY_MAX_S = 10.0
@@ -60,6 +62,10 @@ class _Call:
     since: Now
     overtaken: bool = False
 
+    def hangs(self, now_s: float) -> bool:
+        """It is out for longer than such an act takes."""
+        return now_s - self.since.monotonic_s > _hangs_after_s(self.act)
+
 
 class Acting:
     """The acts of one agent that have begun and not returned. Any thread may use it."""
@@ -79,9 +85,8 @@ class Acting:
         self._spawn = spawn or _in_a_thread
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
-        self._polite, self._forcing = 0, False
-        self._to_be_forced: dict[VmKey, int] = {}
-        """How many waited when each of these came to wait; it only spreads their next tries."""
+        self._polite, self._forcing = 0, 0
+        self._to_be_forced = Line()
         self._untold = 0
         """Acts that have begun and of which `ended` has not been told."""
         self._calls: dict[UUID, list[_Call]] = {}
@@ -108,19 +113,20 @@ class Acting:
         """Nobody will ask for this VM's outcome any more."""
         with self._lock:
             self._outcomes.pop(key, None)
-            self._to_be_forced.pop(key, None)
+            self._to_be_forced.leave(key)
 
     def turn(self, key: VmKey, verb: Verb, now_s: float, *, urgent: bool) -> Turn:
         """Ask for leave to do this to the VM; what is granted must be used, or released."""
         if verb is Verb.DESTROY:
-            return self._turn_to_force(key)
+            return self._turn_to_force(key, now_s)
         with self._lock:
-            if self._polite >= POLITE_AT_ONCE:
+            if self._polite + self._forced_at_once(now_s) >= CALLS_AT_ONCE:
                 return Turn(granted=False)
             self._polite += 1
+            hanging_starts = sum(call.act.verb.starts for call in self._hanging(now_s))
         if not verb.starts:
             return Turn(granted=True, release=self._release)
-        wait_s = self._pace.take(key, now_s, urgent=urgent)
+        wait_s = self._pace.take(key, now_s, urgent=urgent, hanging=hanging_starts)
         if wait_s > 0:
             self._release()
             return Turn(granted=False, wait_s=wait_s)
@@ -151,6 +157,11 @@ class Acting:
             release()
             self._told()
             raise
+
+    def hanging(self, verb: Verb) -> int:
+        """How many acts of this kind are out for longer than such an act takes."""
+        with self._lock:
+            return sum(call.act.verb is verb for call in self._hanging(self._clock().monotonic_s))
 
     def wait(self, timeout_s: float) -> bool:
         """Wait so long for the acts under way, and leave what is left to libvirt; whether all have ended."""
@@ -211,15 +222,28 @@ class Acting:
         except (Transient, Vanished) as error:
             return Outcome(act.verb, Result.UNKNOWN, str(error))
 
-    def _turn_to_force(self, key: VmKey) -> Turn:
-        """One at a time: to end a QEMU that hangs takes 10 s, in which libvirtd answers no listing."""
+    def _turn_to_force(self, key: VmKey, now_s: float) -> Turn:
         with self._lock:
-            if self._forcing:
-                ahead = self._to_be_forced.setdefault(key, len(self._to_be_forced))
-                return Turn(granted=False, wait_s=min(FORCE_TURN_S * (ahead + 1), FORCE_RETRY_MAX_S))
-            self._forcing = True
-            self._to_be_forced.pop(key, None)
-        return Turn(granted=True, release=self._release_force)
+            self._to_be_forced.leave_late(now_s - FORCE_RETRY_MAX_S)
+            if self._forcing < self._forced_at_once(now_s) and self._polite + self._forcing < CALLS_AT_ONCE:
+                self._to_be_forced.leave(key)
+                self._forcing += 1
+                return Turn(granted=True, release=self._release_force)
+            wait_s = min(FORCE_TURN_S * (self._to_be_forced.ahead(key) + 1), FORCE_RETRY_MAX_S)
+            self._to_be_forced.come_back(key, now_s + wait_s)
+            return Turn(granted=False, wait_s=wait_s)
+
+    def _forced_at_once(self, now_s: float) -> int:
+        """How many VMs may be forced off at a time; so many calls are kept for it. Under the lock.
+
+        One, because libvirtd answers no listing while it ends a QEMU that hangs, for 10 s. One more for each that takes
+        longer: a QEMU that waits for dead storage takes minutes, and the other VMs do not wait with it.
+        """
+        return min(1 + sum(call.act.verb is Verb.DESTROY for call in self._hanging(now_s)), FORCED_AT_ONCE)
+
+    def _hanging(self, now_s: float) -> list[_Call]:
+        """The calls that are out for longer than such calls take. Under the lock."""
+        return [call for calls in self._calls.values() for call in calls if call.hangs(now_s)]
 
     def _release(self) -> None:
         with self._lock:
@@ -227,7 +251,14 @@ class Acting:
 
     def _release_force(self) -> None:
         with self._lock:
-            self._forcing = False
+            self._forcing -= 1
+
+
+def _hangs_after_s(act: Act) -> float:
+    if act.verb is Verb.DESTROY:
+        return FORCE_HANGS_AFTER_S
+    restores = act.verb.starts and act.domain.phase is Phase.SAVED
+    return RESTORE_HANGS_AFTER_S if restores else HANGS_AFTER_S
 
 
 def _in_a_thread(do: Callable[[], None]) -> None:

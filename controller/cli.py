@@ -237,10 +237,10 @@ def main() -> None:
     "--start-parallel",
     "start_parallel",
     "VIRTSYNC_START_PARALLEL",
-    type=click.IntRange(1, 8),
+    type=click.IntRange(1, 4),
     metavar="COUNT",
     default=2,
-    help="How many VMs start at the same time.",
+    help="How many VMs start at the same time; a start that hangs lets one more begin, up to as many again, 4 in all.",
 )
 @starting(
     "--start-interval",

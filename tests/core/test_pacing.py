@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from controller.model import LastStop, Now, Status, StopCause, VmKey
-from controller.pacing import Brake, Pace
+from controller.pacing import STARTS_AT_ONCE, Brake, Pace
 from controller.settings import Waits
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -144,9 +144,40 @@ def test_who_waits_for_a_long_start_asks_again_soon_and_the_others_after_it() ->
     assert pace.take(key(0), 0, urgent=False) == 0
     assert pace.take(key(1), 1, urgent=False) == 0.05
     assert pace.take(key(2), 1, urgent=False) == pytest.approx(0.06)
-    assert pace.take(key(1), 1.05, urgent=False) == 0.05
+    assert pace.take(key(1), 1.05, urgent=False) == pytest.approx(0.05, rel=0.1)
     pace.give_back(key(0))
     assert pace.take(key(1), 1.1, urgent=False) == 0
+
+
+@pytest.mark.parametrize(("since_s", "asks_again_s"), [(0.5, 0.05), (10, 0.5), (40, 2), (86_400, 2)])
+def test_the_longer_a_start_takes_the_less_often_it_is_asked_about(since_s: float, asks_again_s: float) -> None:
+    pace = Pace(parallel=1, interval_s=0)
+    assert pace.take(key(0), 0, urgent=False) == 0
+    assert pace.take(key(1), since_s, urgent=False) == asks_again_s
+
+
+def test_for_each_start_that_hangs_one_more_may_begin_and_at_most_as_many_again() -> None:
+    pace = Pace(parallel=1, interval_s=0)
+    assert pace.take(key(0), 0, urgent=False) == 0
+    assert pace.take(key(1), 31, urgent=False, hanging=1) == 0
+    assert pace.take(key(2), 62, urgent=False, hanging=2) > 0
+    pace.give_back(key(0))
+    assert pace.take(key(2), 63, urgent=False, hanging=1) == 0
+
+
+def test_no_more_than_half_of_the_calls_are_for_starts() -> None:
+    pace = Pace(parallel=3, interval_s=0)
+    for number in range(STARTS_AT_ONCE):
+        assert pace.take(key(number), number, urgent=False, hanging=number) == 0
+    assert pace.take(key(STARTS_AT_ONCE), 60, urgent=True, hanging=STARTS_AT_ONCE) > 0
+
+
+def test_beside_starts_that_hang_too_those_come_first_that_a_user_waits_for() -> None:
+    pace = Pace(parallel=1, interval_s=0)
+    assert pace.take(key(0), 0, urgent=False) == 0
+    assert pace.take(key(1), 30, urgent=True) > 0
+    assert pace.take(key(2), 31, urgent=False, hanging=1) > 0
+    assert pace.take(key(1), 31, urgent=True, hanging=1) == 0
 
 
 def test_who_becomes_urgent_goes_ahead_and_back_again() -> None:

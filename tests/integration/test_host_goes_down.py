@@ -127,7 +127,7 @@ def test_host_shutdown_save(world: World, libvirtd: Libvirtd) -> None:
 def test_power_cut(world: World, libvirtd: Libvirtd) -> None:
     interval_s = 1
     # Side by side as many as may be: only the interval holds them back.
-    guests = running(world, 20, start_interval=f"{interval_s}s", start_parallel="8")
+    guests = running(world, 20, start_interval=f"{interval_s}s", start_parallel="4")
     cut_power(world, guests)
     _, before = calls(libvirtd.calls_log)
     began_s = time.time()

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any, cast
 from uuid import NAMESPACE_DNS, UUID, uuid5
 
+from controller.acting import FORCE_HANGS_AFTER_S, FORCED_AT_ONCE, HANGS_AFTER_S
 from controller.codec import parse
 from controller.directory import Directory
 from controller.errors import Conflicted, Rejected, Transient, Unasked
@@ -440,7 +441,8 @@ class Judge:
         """Which object speaks of which domain."""
         self.wrongs: list[str] = []
         self.done: list[tuple[VmKey, Verb]] = []
-        self._under_way: defaultdict[SimulatedAgent, list[Act]] = defaultdict(list)
+        self._under_way: defaultdict[SimulatedAgent, list[tuple[float, Act]]] = defaultdict(list)
+        """Acts that have not returned, and when each was sent off."""
         self._asked_s: dict[tuple[SimulatedAgent, UUID, int | None], float] = {}
         self._started_s: defaultdict[SimulatedAgent, list[float]] = defaultdict(list)
         self._restarted: defaultdict[tuple[VmKey, datetime | None], set[tuple[str, int | None]]] = defaultdict(set)
@@ -461,7 +463,7 @@ class Judge:
             self._asked_s.setdefault((agent, act.domain.uuid, act.domain.id), sent_off.at_s)
         guest = self._node.libvirtd.guests.get(act.domain.uuid)
         before = guest and (guest.phase, guest.id)
-        self._under_way[agent].append(act)
+        self._under_way[agent].append((sent_off.at_s, act))
         try:
             result = do(act)
         except Exception as error:
@@ -469,7 +471,7 @@ class Judge:
                 self.wrongs.append(repr(error))
             raise
         finally:
-            self._under_way[agent].remove(act)
+            self._under_way[agent].remove((sent_off.at_s, act))
         if result is Result.DONE:
             self.done.append((key, act.verb))
             if before != (act.domain.phase, act.domain.id):
@@ -491,8 +493,9 @@ class Judge:
             self.wrongs.append(f"{before.key}: taken from {former.node_name}, where it may be on: {before}")
 
     def _any_act(self, agent: SimulatedAgent, vm: VirtualMachine, act: Act) -> list[tuple[str, bool]]:
-        others = [other for other in self._under_way[agent] if other.domain.uuid == act.domain.uuid]
-        forcing = [other for other in self._under_way[agent] if other.verb is Verb.DESTROY]
+        at_s, under_way = Strand.current().sent_off.at_s, self._under_way[agent]
+        others = [other for _, other in under_way if other.domain.uuid == act.domain.uuid]
+        forced_s = [other_s for other_s, other in under_way if other.verb is Verb.DESTROY]
         return [
             ("an act on what nobody knows", act.domain.phase not in {Phase.UNKNOWN, Phase.POST_COPY_FAILED}),
             ("an act on a VM that is held", not vm.holds),
@@ -501,20 +504,25 @@ class Judge:
             ("an act of an agent that only watches", not Strand.current().sent_off.observe_only),
             ("an act during a job", act.domain.uuid not in Strand.current().sent_off.jobs),
             ("a second polite act", act.verb is Verb.DESTROY or not others),
-            ("two are forced at once", act.verb is not Verb.DESTROY or not forcing),
+            (
+                "two are forced at once, and neither hangs",
+                act.verb is not Verb.DESTROY or all(abs(at_s - other_s) > FORCE_HANGS_AFTER_S for other_s in forced_s),
+            ),
+            ("too many are forced at once", act.verb is not Verb.DESTROY or len(forced_s) < FORCED_AT_ONCE),
         ]
 
     def _start(self, agent: SimulatedAgent, vm: VirtualMachine, act: Act) -> list[tuple[str, bool]]:
         if not act.verb.starts:
             return []
         at_s, started_s = Strand.current().sent_off.at_s, self._started_s[agent]
-        starting = [other for other in self._under_way[agent] if other.verb.starts]
         operation = vm.status.operation
         asked = vm.desired != vm.status.desired or (operation and operation.type is OperationType.RESTART)
+        starts_s = [other_s for other_s, other in self._under_way[agent] if other.verb.starts]
+        recent = [other_s for other_s in starts_s if abs(at_s - other_s) <= HANGS_AFTER_S]
         started_s.append(at_s)
         return [
             ("it need not be on", vm.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}),
-            ("too many starts at once", len(starting) < STARTS_AT_ONCE),
+            ("too many starts at once", len(recent) < STARTS_AT_ONCE and len(starts_s) < 2 * STARTS_AT_ONCE),
             (
                 "starts too soon after each other",
                 all(b - a >= START_INTERVAL_S for a, b in pairwise(sorted(started_s))),
