@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
+import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from controller.model import LastStop, Now, Status, StopCause, VmKey
+from controller.model import LastStop, Now, PowerState, Status, StopCause, VmKey
 from controller.pacing import STARTS_AT_ONCE, Brake, Pace
 from controller.settings import Waits
 
@@ -95,6 +98,174 @@ def test_a_stop_that_no_longer_holds_is_not_counted(how: str) -> None:
     else:
         brake.note(key(1), Status(node_boot_id=BOOT) if how == "run again" else stopped(1, StopCause.CRASH), at(3))
     assert brake.until(at(3)) is None
+
+
+@pytest.mark.parametrize("step_s", [-3600, 3600])
+def test_the_wall_clock_is_asked_only_when_a_stop_is_first_seen(step_s: float) -> None:
+    brake = Brake(Waits(), BOOT)
+    for number in range(3):
+        brake.note(key(number), stopped(0), at(1))
+    for seconds in (2, 60, 119, 120):
+        stepped = Now(at(seconds + step_s).wall, at(seconds).monotonic_s)
+        for number in range(3):
+            brake.note(key(number), stopped(0, boot="boot-0"), stepped)
+            brake.note(key(number), stopped(0), stepped)
+        assert brake.until(stepped) == (at(120) if seconds < 120 else None)
+
+
+@pytest.mark.parametrize("ahead_s", [1, 7200, 20 * 365 * 86400])
+def test_stops_that_seem_to_come_yet_hold_starts_no_longer_than_any(ahead_s: float) -> None:
+    assert braked(*3 * [stopped(ahead_s)], now_s=0) == at(120)
+
+
+def test_a_stop_at_the_end_of_the_calendar_is_one_that_was_just_seen() -> None:
+    last = datetime.max.replace(tzinfo=UTC)
+    told = Status(node_boot_id=BOOT, last_stop=LastStop(StopCause.EXTERNAL, last, ""))
+    assert braked(told, told, told, now_s=0) == at(120)
+
+
+def runs(brake: Brake, number: int, at_s: float) -> None:
+    brake.note(key(number), Status(node_boot_id=BOOT, power_state=PowerState.RUNNING), at(at_s))
+
+
+def finishes(brake: Brake, number: int, at_s: float, cause: StopCause = StopCause.GUEST) -> None:
+    brake.note(key(number), replace(stopped(at_s, cause), power_state=PowerState.STOPPED), at(at_s))
+
+
+def runner(brake: Brake, number: int, at_s: float, times: int = 2) -> None:
+    """A VM that powers itself off after a job, and is started again, so many times."""
+    for job in range(times):
+        finishes(brake, number, at_s + 10 * job)
+        brake.answered(key(number), at(at_s + 10 * job + 5))
+        runs(brake, number, at_s + 10 * job + 6)
+
+
+def node_of(runners: int, others: int, *, times: int = 2) -> Brake:
+    """A brake that has seen so many VMs do their work, one after the other, until second 1000."""
+    brake = Brake(Waits(), BOOT)
+    for number in range(runners, runners + others):
+        runs(brake, number, 0)
+    for number in range(runners):
+        runner(brake, number, 1000 - 100 * (runners - number), times)
+    return brake
+
+
+def test_runners_that_go_off_together_are_no_host_that_shuts_down() -> None:
+    brake = node_of(runners=3, others=4)
+    for number in range(3):
+        finishes(brake, number, 1000 + number)
+    assert brake.until(at(1003)) is None
+
+
+@pytest.mark.parametrize("others_s", [(1000,), (1000, 1001)])
+def test_neither_do_they_count_together_with_one_or_two_others(others_s: tuple[float, ...]) -> None:
+    brake = node_of(runners=3, others=10)
+    for number in range(3):
+        finishes(brake, number, 1000 + number)
+    for number, at_s in enumerate(others_s, start=3):
+        finishes(brake, number, at_s)
+    assert brake.until(at(1003)) is None
+
+
+def test_once_answered_is_no_runner() -> None:
+    brake = node_of(runners=3, others=4, times=1)
+    for number in range(3):
+        finishes(brake, number, 1000 + number)
+    assert brake.until(at(1003)) == at(1122)
+
+
+def test_a_runner_that_has_not_been_one_for_an_hour_is_none() -> None:
+    brake = node_of(runners=3, others=4)
+    for number in range(3):
+        finishes(brake, number, 5000 + number)
+    assert brake.until(at(5003)) == at(5122)
+
+
+def test_an_object_that_is_gone_leaves_no_runner_behind() -> None:
+    brake = node_of(runners=3, others=4)
+    for number in range(3):
+        brake.forget(key(number))
+        brake.answered(key(number), at(999))
+        finishes(brake, number, 1000 + number)
+    assert brake.until(at(1003)) == at(1122)
+
+
+def test_three_others_brake_whatever_runners_do() -> None:
+    brake = node_of(runners=3, others=10)
+    for number in (3, 4, 5):
+        finishes(brake, number, 1000 + number, StopCause.EXTERNAL)
+    assert brake.until(at(1010)) == at(1125)
+
+
+@pytest.mark.parametrize(("others", "braked"), [(3, True), (4, False)])
+def test_half_of_the_running_vms_are_a_host_that_shuts_down_be_they_runners(others: int, *, braked: bool) -> None:
+    brake = node_of(runners=3, others=others)
+    for number in range(3):
+        finishes(brake, number, 1000 + 20 * number)
+    assert (brake.until(at(1050)) == at(1160)) is braked
+
+
+@pytest.mark.parametrize("apart_s", [1, 15, 25])
+def test_a_host_that_shuts_down_its_runners_one_after_the_other_is_braked_for_as_long_as_it_does(apart_s: int) -> None:
+    brake = node_of(runners=6, others=0)
+    for number in range(6):
+        finishes(brake, number, 1000 + apart_s * number)
+        if number >= 2:
+            assert brake.until(at(1000 + apart_s * number)) == at(1120 + apart_s * number)
+
+
+def test_half_that_go_off_within_more_than_the_window_are_no_host_that_shuts_down() -> None:
+    brake = node_of(runners=3, others=0)
+    for number in range(3):
+        finishes(brake, number, 1000 + 31 * number)
+    assert brake.until(at(1062)) is None
+
+
+def test_what_was_for_nothing_twice_within_an_hour_is_no_sign_any_more() -> None:
+    brake = node_of(runners=3, others=0)
+    for seconds in (1000, 2000, 3000):
+        for number in range(3):
+            finishes(brake, number, seconds + number)
+        assert brake.until(at(seconds + 3)) == (at(seconds + 122) if seconds < 3000 else None)
+        # Two threads look as it is released, and the one that began earlier comes later.
+        for released_s in (121, 122, 121, 122):
+            brake.until(at(seconds + released_s))
+        for number in range(3):
+            brake.answered(key(number), at(seconds + 130))
+            runs(brake, number, seconds + 131)
+
+
+def jobs_done(seed: int, brake_hold_s: float, *, runners: int = 6, seconds: float = 900) -> int:
+    """How many jobs so many runners do, each of 8 to 12 s, with a sixth of the default times."""
+    chance, pace, done = random.Random(seed), Pace(2, 1 / 6), 0  # noqa: S311 - chance that can be had again
+    brake = Brake(Waits(brake_window_s=10, brake_hold_s=brake_hold_s), BOOT)
+    due: list[tuple[float, int, str]] = [(chance.uniform(8, 12), number, "finishes") for number in range(runners)]
+    for number in range(runners):
+        runs(brake, number, 0)
+    heapq.heapify(due)
+    while due[0][0] < seconds:
+        now_s, number, what = heapq.heappop(due)
+        wait_s, then = 10 / 6, "is looked at"
+        if what == "finishes":
+            done += 1
+            finishes(brake, number, now_s)
+        elif what == "has started":
+            pace.give_back(key(number))
+            brake.answered(key(number), at(now_s))
+            runs(brake, number, now_s)
+            wait_s, then = chance.uniform(8, 12), "finishes"
+        elif released := brake.until(at(now_s)):
+            wait_s = at(now_s).until(released)
+        elif not (wait_s := pace.take(key(number), now_s, urgent=False)):
+            wait_s, then = 0.5, "has started"
+        heapq.heappush(due, (now_s + wait_s, number, then))
+    return done
+
+
+@pytest.mark.parametrize("runners", [6, 20])
+def test_runners_do_most_of_the_jobs_that_they_do_without_a_brake(runners: int) -> None:
+    for seed in range(5):
+        assert jobs_done(seed, 20, runners=runners) > 0.9 * jobs_done(seed, 0, runners=runners)
 
 
 def test_turns_come_one_each_interval_and_so_many_at_a_time() -> None:

@@ -45,7 +45,7 @@ from controller.model import (
     VirtualMachine,
     VmKey,
 )
-from controller.pacing import Brake, Pace
+from controller.pacing import USUAL_TIMES, Brake, Pace
 from controller.reconcile import Reconciler
 from controller.resync import Comparison
 from controller.settings import Waits
@@ -540,6 +540,7 @@ class Judge:
             and vm.status.node_boot_id == node.boot_id
             and vm.status.last_stop
             and vm.status.last_stop.cause in {StopCause.GUEST, StopCause.EXTERNAL, StopCause.SAVED}
+            and vm.status.restart_count < USUAL_TIMES  # else that may be its work
         )
         window, hold = timedelta(seconds=WAITS.brake_window_s), timedelta(seconds=WAITS.brake_hold_s)
         return any(
