@@ -1,17 +1,21 @@
 """The truth, asked for now and then: events only shorten the wait for it.
 
-libvirt is listed in one bulk call, and only VMs that differ from their report are looked at; the API server is listed
+libvirt is listed in bulk, and only VMs that differ from their report are looked at; the API server is listed
 with the field selector, and what is no longer there is forgotten.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 
 from controller.model import Domain, PowerState, Status, VirtualMachine
+
+JITTER = 0.1
+"""By how much of its period each is longer or shorter: agents that were started together must not list together."""
 
 log = structlog.get_logger()
 
@@ -75,9 +79,16 @@ def _matched(
 class Periodic:
     """A thread that does one thing now and then, and at once when asked. `nudge` may be called from any thread."""
 
-    def __init__(self, name: str, period_s: float, do: Callable[[], float | None]) -> None:
-        """`do` returns after how many seconds it wants to be called again, or None for the period."""
-        self.name, self._period_s, self._do = name, period_s, do
+    def __init__(
+        self,
+        name: str,
+        period_s: float,
+        do: Callable[[], float | None],
+        *,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        """`do` returns after how many seconds it wants to be called again, or None for the period, give or take."""
+        self.name, self._period_s, self._do, self._uniform = name, period_s, do, uniform
         self._wake, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -105,10 +116,15 @@ class Periodic:
 
     def _run(self) -> None:
         while not self._closed.is_set():
+            self._wake.wait(self._do_once())
+            # After the wait, and before what it was for: whoever wakes it later is heard.
             self._wake.clear()
-            try:
-                again_s = self._do()
-            except Exception:
-                log.exception(f"{self.name} failed inside virtsync")
-                again_s = None
-            self._wake.wait(self._period_s if again_s is None else again_s)
+
+    def _do_once(self) -> float:
+        """Do it; how long to wait then."""
+        try:
+            again_s = self._do()
+        except Exception:
+            log.exception(f"{self.name} failed inside virtsync")
+            again_s = None
+        return self._period_s * self._uniform(1 - JITTER, 1 + JITTER) if again_s is None else again_s
