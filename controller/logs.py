@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -62,6 +63,7 @@ class Complaints(logging.Filter):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
+        self._lock = threading.Lock()
         self._until_s: dict[tuple[str, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -70,11 +72,12 @@ class Complaints(logging.Filter):
         if record.levelno < logging.WARNING or (ours and ours.get("exc_info")):
             return True
         now_s, complaint = self._clock(), (record.name, ours["event"] if ours else record.levelname)
-        if self._until_s.get(complaint, now_s) > now_s:
-            return False
-        self._until_s = {one: until_s for one, until_s in self._until_s.items() if until_s > now_s}
-        self._until_s[complaint] = now_s + COMPLAIN_EVERY_S
-        return True
+        with self._lock:  # a handler filters before it takes its own
+            if self._until_s.get(complaint, now_s) > now_s:
+                return False
+            self._until_s = {one: until_s for one, until_s in self._until_s.items() if until_s > now_s}
+            self._until_s[complaint] = now_s + COMPLAIN_EVERY_S
+            return True
 
 
 def _rendering(log_format: str, stream: TextIO) -> list[Processor]:

@@ -4,8 +4,9 @@ import io
 import json
 import logging
 import re
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
@@ -115,3 +116,39 @@ def test_a_fault_of_ours_is_told_each_time() -> None:
         except ValueError:
             structlog.get_logger().exception("default/web: the pass failed")
     assert len(stream.getvalue().splitlines()) == 2
+
+
+class Interrupted(str):
+    """The name of a logger; when it is looked up, another thread comes in between."""
+
+    __slots__ = ("come_in",)
+    come_in: Callable[[], None]
+
+    def __hash__(self) -> int:
+        self.come_in()
+        return str.__hash__(self)
+
+    __eq__ = str.__eq__
+
+
+@pytest.mark.parametrize("look_up", [1, 2])
+def test_the_same_complaint_of_two_threads_is_one_line_whenever_they_meet(look_up: int) -> None:
+    complaints, told, name = logs.Complaints(), list[bool](), Interrupted("kopf")
+    look_ups = 0
+
+    def complain(name: str) -> None:
+        told.append(complaints.filter(logging.LogRecord(name, logging.WARNING, "", 0, "away", None, None)))
+
+    other = threading.Thread(target=complain, args=("kopf",))
+
+    def come_in() -> None:
+        nonlocal look_ups
+        look_ups += 1
+        if look_ups == look_up:
+            other.start()
+            other.join(0.2)  # it ends by then, unless it has to wait
+
+    name.come_in = come_in
+    complain(name)
+    other.join()
+    assert sorted(told) == [False, True]
