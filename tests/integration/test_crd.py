@@ -143,15 +143,22 @@ REFUSED_SPECS = [
         "spec.shutdown.gracePeriodSeconds in body should be less than or equal to 86400",
     ),
     ({"shutdown": {"gracePeriodSeconds": "3m"}}, "spec.shutdown.gracePeriodSeconds in body must be of type integer"),
-    ({"restartRequestTime": "tomorrow"}, "spec.restartRequestTime in body must be of type date-time"),
-    ({"restartRequestTime": "2026-03-01"}, "spec.restartRequestTime in body must be of type date-time"),
-    ({"restartRequestTime": "2026-03-01T02:00:00"}, "spec.restartRequestTime in body must be of type date-time"),
-    ({"restartRequestTime": "2026-02-30T02:00:00Z"}, "spec.restartRequestTime in body must be of type date-time"),
+    (
+        {"restartRequestTime": "tomorrow"},
+        (
+            'spec.restartRequestTime: Invalid value: "tomorrow": must be a time with its offset, '
+            "such as 2026-03-01T02:00:00Z or 2026-03-01T04:00:00+02:00"
+        ),
+    ),
+    ({"restartRequestTime": ""}, "must be a time with its offset"),
+    ({"restartRequestTime": "2026-03-01"}, "must be a time with its offset"),
+    ({"restartRequestTime": "2026-03-01T02:00:00"}, "must be a time with its offset"),
+    ({"restartRequestTime": "2026-02-30T02:00:00Z"}, "must be a time with its offset"),
     # These have the format date-time, and yet no client can read them all.
-    ({"restartRequestTime": "2026-03-01t02:00:00z"}, "spec.restartRequestTime in body should match"),
-    ({"restartRequestTime": "2026-03-01T02:00:00+24:00"}, "spec.restartRequestTime in body should match"),
-    ({"restartRequestTime": "2026-03-01T02:00:00x5Z"}, "spec.restartRequestTime in body should match"),
-    ({"restartRequestTime": "0000-03-01T02:00:00Z"}, "spec.restartRequestTime in body should match"),
+    ({"restartRequestTime": "2026-03-01t02:00:00z"}, "must be a time with its offset"),
+    ({"restartRequestTime": "2026-03-01T02:00:00+24:00"}, "must be a time with its offset"),
+    ({"restartRequestTime": "2026-03-01T02:00:00x5Z"}, "must be a time with its offset"),
+    ({"restartRequestTime": "0000-03-01T02:00:00Z"}, "must be a time with its offset"),
 ]
 
 ACCEPTED_SPECS: list[Json] = [
