@@ -64,7 +64,7 @@ class Namespace:
     def table(self, *args: str) -> dict[str, str]:
         """The columns of `kubectl get kvm` with what they hold in the only row, in the order shown."""
         header, row = self.kubectl("get", "kvm", *args).stdout.splitlines()
-        starts = [match.start() for match in re.finditer(r"\S+", header)]
+        starts = [match.start() for match in re.finditer(r"\S+( \S+)*", header)]
         ends = [*starts[1:], None]
         return {header[start:end].strip(): row[start:end].strip() for start, end in zip(starts, ends, strict=True)}
 
@@ -359,7 +359,7 @@ def test_columns_in_order(vms: Namespace) -> None:
         "AGE": ages["AGE"][1],
         "DOMAIN": "web-one",
         "UUID": "4dea22b3-1d52-48f3-8516-782e98ab3fa0",
-        "CAUSE": "Guest",
+        "LAST STOP": "Guest",
         "RESTARTS": "3",
         "MESSAGE": "It powered itself off.",
     }
