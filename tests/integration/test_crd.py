@@ -315,7 +315,9 @@ def test_a_new_object_never_looks_healthy(vms: Namespace) -> None:
     # kstatus (Flux, `kpt`) takes an observedGeneration other than the object's for InProgress.
     assert fresh["status"] == {"observedGeneration": -1, "powerState": "Unknown"}
     assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", "Unknown", "Pending")
-    assert "spec.nodeName" in ready["message"]
+    # A constant cannot know which of the two it is.
+    assert "If spec.nodeName is empty, no node is responsible" in ready["message"]
+    assert "If it is set, virtsync does not run on a node of that name" in ready["message"]
     row = vms.table()
     assert (row["POWER"], row["READY"], row["REASON"]) == ("Unknown", "Unknown", "Pending")
     assert vms.kubectl("wait", "kvm/web-1", "--for=condition=Ready", "--timeout=0", check=False).returncode != 0
