@@ -86,6 +86,12 @@ def fields(schema: Json, path: str = "") -> Iterator[tuple[str, Json]]:
         yield from fields(field.get("items", field), f"{path}.{name}")
 
 
+def wordings(message: str) -> tuple[str, str]:
+    """A refusal, and the same in the words of Kubernetes 1.32: the type of a value for the value, maps as in Go."""
+    older = re.sub(r'Invalid value: "[^"]*": must', 'Invalid value: "string": must', message)
+    return message, older.replace("Duplicate value: {", "Duplicate value: map[string]interface {}{")
+
+
 serial = itertools.count()
 
 
@@ -188,7 +194,7 @@ ACCEPTED_SPECS: list[Json] = [
 def test_a_wrong_spec_is_refused_with_a_sentence(crd: ControlPlane, spec: Json, message: str) -> None:
     said = Namespace(crd, "default").create("refused", spec, "--dry-run=server", check=False)
     assert 'The VirtualMachine "refused" is invalid' in said
-    assert message in said
+    assert any(wording in said for wording in wordings(message)), said
 
 
 @pytest.mark.parametrize("spec", ACCEPTED_SPECS, ids=str)
@@ -250,7 +256,18 @@ def test_whatever_was_wanted_may_be_taken_back(vms: Namespace, before: Json, cha
 )
 def test_a_wrong_status_is_refused(vms: Namespace, status: Json, message: str) -> None:
     vms.create("web-1")
-    assert message in vms.report("web-1", status, check=False)
+    said = vms.report("web-1", status, check=False)
+    assert any(wording in said for wording in wordings(message)), said
+
+
+def test_the_wordings_of_an_older_server_are_known() -> None:
+    assert wordings('spec.nodeName: Invalid value: "Node_A": must be the name of a node')[1] == (
+        'spec.nodeName: Invalid value: "string": must be the name of a node'
+    )
+    assert wordings('status.conditions[1]: Duplicate value: {"type":"Ready"}')[1] == (
+        'status.conditions[1]: Duplicate value: map[string]interface {}{"type":"Ready"}'
+    )
+    assert wordings("spec.nodeName: Too long")[1] == "spec.nodeName: Too long"
 
 
 @pytest.mark.parametrize(
