@@ -210,11 +210,13 @@ UNBOUND, GONE = "agent, token bound to no Pod", "agent, token of a Pod that is g
 IMPERSONATOR = "somebody who impersonates the agent"
 NEIGHBOUR = "another Pod on node-a"
 ROOT = "cluster administrator"
-OPERATOR, VM_ADMIN = "virtsync-vm-operator", "virtsync-vm-admin"
+VM_VIEWER, OPERATOR, VM_ADMIN = "virtsync-vm-viewer", "virtsync-vm-operator", "virtsync-vm-admin"
 VIEWER, EDITOR, OWNER, NOBODY = "view", "edit", "admin", "no role"
 AUTHOR, STATUS_WRITER = "create and update, no bind", "patch of status, no report"
 
 OWN = f"{VMS}/virtualmachines?fieldSelector=spec.nodeName%3Dnode-a"
+# `kubectl describe` asks for the former, `kubectl events` too; Events are one thing under two names.
+TOLD = {"": f"/api/v1/namespaces/{TEAM}/events", "events.k8s.io": f"{EVENTS}/namespaces/{TEAM}/events"}
 SPEC, LEASE, EVENT = ("virtsync-agent-spec", "virtsync-agent-lease", "virtsync-agent-events")
 BIND = "virtsync-bind"
 
@@ -402,6 +404,13 @@ CASES = (
     Case(OPERATOR, "binds a VM of no node", BIND, _spec("free", nodeName="node-b"), ("bind", TEAM)),
     Case(OPERATOR, "makes a VM", BY_RBAC, _create("new", nodeName="node-a"), ("create", '"virtualmachines"')),
     Case(OPERATOR, "deletes a VM", BY_RBAC, _delete("a"), ("delete", '"virtualmachines"')),
+    *(
+        Case(who, f"reads Events of {group or 'the core'}", ALLOWED, _get(path), first=_told("a", "node-a"), reads=True)
+        for who in (VM_VIEWER, OPERATOR, VM_ADMIN)
+        for group, path in TOLD.items()
+    ),
+    Case(OPERATOR, "tells an Event", BY_RBAC, _tell("a", "node-a"), ("create", '"events"')),
+    Case(VM_VIEWER, "switches a VM", BY_RBAC, _spec("a", powerState="Stopped"), ("patch", '"virtualmachines"')),
     Case(OPERATOR, "writes a status", BY_RBAC, _report("a"), ("patch", '"virtualmachines/status"')),
     Case(
         OPERATOR,
@@ -467,7 +476,14 @@ def cast(installed: ControlPlane) -> Iterator[dict[str, Caller]]:
         tokens[who] = pod_token(installed, namespace, account, "node-a")
     _custom_role(installed, "author", ["virtualmachines"], ["get", "create", "update", "patch"])
     _custom_role(installed, "status-writer", ["virtualmachines/status"], ["patch"])
-    roles = {OPERATOR: OPERATOR, VM_ADMIN: VM_ADMIN, VIEWER: "view", EDITOR: "edit", OWNER: "admin"}
+    roles = {
+        VM_VIEWER: VM_VIEWER,
+        OPERATOR: OPERATOR,
+        VM_ADMIN: VM_ADMIN,
+        VIEWER: "view",
+        EDITOR: "edit",
+        OWNER: "admin",
+    }
     roles |= {AUTHOR: "author", STATUS_WRITER: "status-writer", NOBODY: ""}
     for who, role in roles.items():
         account = role or "nobody"
@@ -517,6 +533,23 @@ def test_each_may_do_what_it_must_and_no_more(
             assert not changed
             assert (by != BY_RBAC) == (f"ValidatingAdmissionPolicy '{by}'" in answer.message), answer.message
             assert all(word in answer.message for word in case.words), answer.message
+
+
+@pytest.mark.parametrize("role", [VM_VIEWER, OPERATOR, VM_ADMIN])
+def test_whoever_may_see_a_vm_is_shown_its_events(
+    installed: ControlPlane, stage: Stage, role: str, tmp_path: Path
+) -> None:
+    vm = stage.admin.ask(Request("GET", stage.vm("a"))).body
+    about = {"apiVersion": vm["apiVersion"], "kind": vm["kind"]} | {
+        word: vm["metadata"][word] for word in ("namespace", "name", "uid")
+    }
+    stage.do("POST", f"{EVENTS}/namespaces/{TEAM}/events", _event("a", "node-a", regarding=about)(stage))
+    kubeconfig = tmp_path / "kubeconfig"
+    installed._write_kubeconfig(kubeconfig, token(installed, TEAM, role))
+    words = (f"--kubeconfig={kubeconfig}", f"--namespace={TEAM}")
+    described = installed.kubectl(*words, "describe", "kvm", stage.name("a")).stdout
+    assert "It was started." in described.partition("\nEvents:")[2]
+    assert "It was started." in installed.kubectl(*words, "events", "--for", f"kvm/{stage.name('a')}").stdout
 
 
 @pytest.fixture(scope="class")
