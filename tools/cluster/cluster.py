@@ -19,11 +19,14 @@ from cluster.image import busybox_image, pause_image
 from cluster.namespaces import Network
 from cluster.node import Node
 from lab import LabError
+from lab.binaries import CACHE
 from lab.processes import last_lines, sole_owner
 from lab.world import Watch
 
 JANITOR = Path(__file__).with_name("janitor.py")
 PROGRAMS = ("containerd", "ctr", "runc", "iptables", "ip", "nsenter", "unshare", "openssl")
+UNPACKED = CACHE / "containerd" / "usr" / "bin"
+"""Where `make cluster-setup` unpacks containerd and runc on a machine that has none: no service comes with them."""
 CNI_PLUGIN = Path("/usr/lib/cni/ptp")
 NODES = ("node-a", "node-b")
 # A node has its own of each.
@@ -135,6 +138,7 @@ class Cluster:
     def _check(self) -> None:
         if os.geteuid() != 0:
             raise LabError("A cluster needs root: its nodes have mounts, networks and cgroups of their own.")
+        _search_also(UNPACKED)
         missing = [name for name in PROGRAMS if not shutil.which(name)]
         missing += [] if CNI_PLUGIN.exists() else [str(CNI_PLUGIN)]
         if missing:
@@ -182,3 +186,10 @@ class Cluster:
         janitor.communicate(timeout=CLEAN_UP_LIMIT_S)
         if janitor.returncode:
             raise LabError(f"Something is left behind:\n{last_lines(self.folder / 'janitor.log')}")
+
+
+def _search_also(folder: Path) -> None:
+    """Look for programs in this folder too, after all others."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if str(folder) not in folders:
+        os.environ["PATH"] = os.pathsep.join([*folders, str(folder)])

@@ -4,6 +4,27 @@
 # As root it installs what is missing; for anybody else it prints the line to run, and fails.
 set -eu
 
+# Unpack packages into the cache, at once or not at all. Installed, they would enable and start a service of the machine.
+unpack() {
+    unpacked=${XDG_CACHE_HOME:-$HOME/.cache}/virtsync/$1
+    [ ! -d "$unpacked" ] || return 0
+    echo "Unpacking into $unpacked: $*"
+    mkdir -p "${unpacked%/*}"
+    partial=$(mktemp -d "$unpacked.XXXXXX")
+    trap 'rm -rf "$partial"' EXIT
+    (
+        cd "$partial"
+        # Root downloads as a user of apt's own, who may not write here.
+        set -- --quiet --option APT::Sandbox::User=root download "$@"
+        apt-get "$@" || { apt-get --quiet update && apt-get "$@"; }
+    )
+    mkdir "$partial/root"
+    for archive in "$partial"/*.deb; do
+        dpkg-deb --extract "$archive" "$partial/root"
+    done
+    mv -T "$partial/root" "$unpacked"
+}
+
 # libvirt-python comes as source only: compiler and headers are for it. binutils assemble the guest, openssl makes a key
 # for the control plane, util-linux and mount make namespaces.
 packages='
@@ -12,11 +33,8 @@ packages='
     binutils mount openssl util-linux
 '
 if [ "${1:-}" = cluster ]; then
-    packages="$packages containernetworking-plugins iptables iproute2 busybox-static"
-    # Docker's own packages have both of these, and Debian's would drive them out.
-    if ! command -v containerd >/dev/null || ! command -v runc >/dev/null; then
-        packages="$packages containerd runc"
-    fi
+    # The last is what Debian's runc needs, which is unpacked below.
+    packages="$packages containernetworking-plugins iptables iproute2 busybox-static libseccomp2"
 fi
 if [ "${1:-}" = image ]; then
     # Whoever has an engine needs neither, whatever the system is.
@@ -36,17 +54,21 @@ for package in $packages; do
     status=$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null) || status=unknown
     [ "$status" = installed ] || missing="$missing $package"
 done
-[ -n "$missing" ] || exit 0
-
-install="apt-get install --yes --no-install-recommends$missing"
-if [ "$(id -u)" -ne 0 ]; then
-    echo "System packages are missing. Run this, then make again:" >&2
-    echo "    sudo apt-get update && sudo $install" >&2
-    exit 1
+if [ -n "$missing" ]; then
+    install="apt-get install --yes --no-install-recommends$missing"
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "System packages are missing. Run this, then make again:" >&2
+        echo "    sudo apt-get update && sudo $install" >&2
+        exit 1
+    fi
+    echo "Installing system packages:$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    # The package lists are only as new as they must be: when what they name can be had, they will do.
+    $install --quiet --download-only >/dev/null 2>&1 || apt-get --quiet update
+    $install --quiet --option Dpkg::Use-Pty=0
 fi
 
-echo "Installing system packages:$missing"
-export DEBIAN_FRONTEND=noninteractive
-# The package lists are only as new as they must be: when what they name can be had, they will do.
-$install --quiet --download-only >/dev/null 2>&1 || apt-get --quiet update
-$install --quiet --option Dpkg::Use-Pty=0
+# A machine may have both, of Debian or of Docker: then its programs are used, and its service is not.
+if [ "${1:-}" = cluster ] && ! { command -v containerd && command -v runc; } >/dev/null; then
+    unpack containerd runc
+fi

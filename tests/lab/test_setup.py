@@ -1,0 +1,21 @@
+"""What the set-up does to a machine, and what it tells whoever has set something up."""
+
+import re
+from pathlib import Path
+
+from cluster.cluster import UNPACKED
+from lab.binaries import CACHE
+
+SCRIPT = Path(__file__).parents[2] / "tools/setup/system-packages.sh"
+
+
+def test_no_container_engine_is_installed() -> None:
+    """A package of Debian enables and starts the service that it brings; these two are only unpacked."""
+    text = SCRIPT.read_text()
+    installed = {name for names in re.findall(r"packages=['\"](.*?)['\"]", text, re.DOTALL) for name in names.split()}
+    # that the search finds any
+    assert {"qemu-system-x86", "iptables"} <= installed
+    assert installed.isdisjoint({"containerd", "runc", "docker.io", "podman"})
+    (unpacked,) = re.findall(r"^ +unpack (.+)$", text, re.MULTILINE)
+    assert unpacked == "containerd runc"
+    assert UNPACKED.is_relative_to(CACHE / unpacked.split()[0])
