@@ -1,8 +1,11 @@
 """What the set-up does to a machine, and what it tells whoever has set something up."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
+from cluster.__main__ import what_to_try
 from cluster.cluster import UNPACKED
 from lab.binaries import CACHE
 
@@ -19,3 +22,18 @@ def test_no_container_engine_is_installed() -> None:
     (unpacked,) = re.findall(r"^ +unpack (.+)$", text, re.MULTILINE)
     assert unpacked == "containerd runc"
     assert UNPACKED.is_relative_to(CACHE / unpacked.split()[0])
+
+
+def test_whoever_starts_a_cluster_is_told_how_to_end_it(tmp_path: Path) -> None:
+    told = what_to_try(tmp_path)
+    (command,) = re.findall(r"^PYTHONPATH=tools .venv/bin/(python -m cluster down .*)$", told, re.MULTILINE)
+    assert "Ctrl-C" in told
+    ended = subprocess.run(
+        [".venv/bin/" + command.split()[0], *command.split()[1:]],
+        cwd=SCRIPT.parents[2],
+        env=os.environ | {"PYTHONPATH": "tools"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"Nothing runs in {tmp_path}" in ended.stderr

@@ -39,7 +39,7 @@ def up(folder: Path, images: tuple[Path, ...]) -> None:
     """Start a cluster in the background with its state in DIR, and print how to use it."""
     words = [f"--image={image}" for image in images]
     processes.start_owner(folder, [sys.executable, "-m", "cluster", "run", str(folder), *words])
-    print(_what_to_try(folder))
+    print(what_to_try(folder))
 
 
 @cli.command()
@@ -50,7 +50,7 @@ def run(folder: Path, images: tuple[Path, ...]) -> None:
     with processes.terminating(), Cluster(folder, images=images) as cluster:
         for node in cluster.nodes.values():
             node.define("demo")
-        print(_what_to_try(folder), file=sys.stderr)
+        print(what_to_try(folder), file=sys.stderr)
         with suppress(KeyboardInterrupt):
             processes.own_until_asked()
 
@@ -70,10 +70,11 @@ def status(folder: Path) -> None:
     if not processes.owner_of(folder):
         print(f"Nothing runs in {folder}.", file=sys.stderr)
         sys.exit(1)
-    print(_what_to_try(folder))
+    print(what_to_try(folder))
 
 
-def _what_to_try(folder: Path) -> str:
+def what_to_try(folder: Path) -> str:
+    """How to use the cluster in this folder, as lines for a shell."""
     cluster = Cluster(folder)
     libvirts = "\n".join(
         f"virsh -c '{node.libvirtd.uri}' list --all    # {name}" for name, node in cluster.nodes.items()
@@ -97,6 +98,9 @@ kubectl --namespace=virtsync-system rollout status daemonset/virtsync-agent
 {libvirts}
 echo '{json.dumps(vm)}' | kubectl apply -f -
 kubectl get kvm --watch
+
+# To end the cluster with its pods and VMs: Ctrl-C where it runs in the foreground, or
+PYTHONPATH=tools .venv/bin/python -m cluster down {folder}
 """
 
 
