@@ -488,6 +488,11 @@ def test_a_status_computed_from_an_older_object_is_a_conflict(vms: Namespace) ->
 READY = {"observedGeneration": 3, "conditions": [condition(observedGeneration=3)]}
 COMMANDS: list[tuple[Json, str, str]] = [
     (
+        {},
+        "kubectl annotate --overwrite kvm web-1 virtsync.dev/confirmed-off='node-a 2026-11-26T08:20:13Z'",
+        r"{.metadata.annotations.virtsync\.dev/confirmed-off}=node-a 2026-11-26T08:20:13Z",
+    ),
+    (
         {"powerState": "Crashed"},
         "kubectl get kvm -A --field-selector status.powerState=Crashed",
         "{.status.powerState}=Crashed",
