@@ -47,6 +47,16 @@ def test_the_commands_of_make_that_they_name_are_there() -> None:
     assert {"demo", "chaos", "image-size"} <= named
 
 
+def test_each_decision_is_in_the_index_by_its_number() -> None:
+    folder = ROOT / "docs" / "adr"
+    indexed = re.findall(r"^\| \[(\d{3})\]\((\S+)\) \| .+ \|$", (folder / "README.md").read_text(), re.MULTILINE)
+    files = sorted(path.name for path in folder.glob("[0-9]*.md"))
+
+    assert [name for _, name in indexed] == files
+    assert [number for number, _ in indexed] == [name[:3] for name in files]
+    assert [(folder / name).read_text()[:7] for name in files] == [f"# {name[:3]}: " for name in files]
+
+
 def _tokens(document: Path) -> Iterator[Token]:
     for block in PARSER.parse(document.read_text()):
         yield block
