@@ -57,6 +57,12 @@ def test_every_rule_says_what_must_be() -> None:
     ] == []
 
 
+def test_no_wrong_spec_is_answered_with_a_pattern() -> None:
+    spec = SCHEMA["properties"]["spec"]
+    # `must be of type date-time` says no more than a pattern does.
+    assert [path for path, field in fields(spec) if "pattern" in field or field.get("format") == "date-time"] == []
+
+
 def test_every_column_has_a_description() -> None:
     columns = VERSION["additionalPrinterColumns"]
     assert [column["name"] for column in columns if not column.get("description")] == []
