@@ -74,7 +74,8 @@ class Agent:
         self._brake = Brake(settings.waits, settings.boot_id)
         self._hand = Hand.of(settings.libvirt_uri)
         self._api = config.load(settings.kubeconfig)
-        self._store = KubeStore(self._api, settings.node_name)
+        self._watch = Watch(self._api, settings.node_name, on_object=self._object_changed, on_gone=self._object_gone)
+        self._store = KubeStore(self._api, settings.node_name, on_rewound=self._watch.begin_anew)
         self._recorder = EventRecorder(self._api, instance=settings.node_name, dropped=self._metrics.event_dropped)
         self._hypervisor = Hypervisor(
             settings.libvirt_uri,
@@ -85,7 +86,6 @@ class Agent:
         )
         self._host = LibvirtHost(self._hypervisor, blocked=self._blocked)
         self._lease = self._lease_of_node()
-        self._watch = Watch(self._api, settings.node_name, on_object=self._object_changed, on_gone=self._object_gone)
         self._reconciler = Reconciler(
             host=self._host,
             store=self._store,

@@ -8,7 +8,7 @@ taken in where it is newer; where it is not, the API server is asked.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -58,8 +58,12 @@ class KubeStore:
     was sent, and what while it was under way.
     """
 
-    def __init__(self, api: Api, node_name: str) -> None:
-        self._api, self._node_name = api, node_name
+    def __init__(self, api: Api, node_name: str, *, on_rewound: Callable[[], None]) -> None:
+        """`on_rewound` is called when the API server shows older versions than before; it must not wait.
+
+        A watch that goes on from a version of the future is told nothing.
+        """
+        self._api, self._node_name, self._on_rewound = api, node_name, on_rewound
         self._lock = threading.Lock()
         self._objects: dict[VmKey, _Known] = {}
         self._moment = 0
@@ -199,16 +203,15 @@ class KubeStore:
             if self._doubts.get(key, 0) > sent or (changed > sent and not same):
                 return known.vm if known else None, self._doubt(key)
             self._doubts.pop(key, None)
-            if same:
-                return vm, News.KNOWN
-            if known and vm and _is_newer(known.vm, vm):
-                log.warning("the API server shows older versions than before, as after a restore; they count now")
-            if raw and vm:
+            if raw and vm and not same:
                 self._keep(raw, vm)
-            else:
+            elif known and not same:
                 del self._objects[key]
                 self._gone[key] = self._next_moment()
-            return vm, News.NEW
+        if known and vm and not same and _is_newer(known.vm, vm):
+            log.warning("the API server shows older versions than before, as after a restore; they count now")
+            self._on_rewound()
+        return vm, News.KNOWN if same else News.NEW
 
     def _own(self, raw: Json | None) -> VirtualMachine | None:
         """The object, if there is one and it is this node's."""

@@ -97,6 +97,16 @@ class Watch:
         self._api, self._node_name = api, node_name
         self._on_object, self._on_gone = on_object, on_gone
         self._beat_s = time.monotonic()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._again = asyncio.Event()
+
+    def begin_anew(self) -> None:
+        """List and watch again, as after a restore: from the version that it knows it would be told nothing.
+
+        Any thread may call it; nothing happens while nothing is watched.
+        """
+        if loop := self._loop:
+            loop.call_soon_threadsafe(self._again.set)
 
     def alive(self, max_age_s: float = 20.0) -> bool:
         """The asyncio thread runs; says nothing of the API server."""
@@ -105,6 +115,7 @@ class Watch:
     async def run(self, stop: asyncio.Event) -> None:
         """Watch until `stop`, anew after whatever ends kopf: a 410, a repeated 401, an ERROR in the stream."""
         self.settings()  # a kopf that would watch too much must not even begin
+        self._loop = asyncio.get_running_loop()
         # Made before kopf's own tasks: it cancels those that appear while it ends.
         beat = asyncio.create_task(self._beat())
         try:
@@ -118,9 +129,11 @@ class Watch:
                     await asyncio.sleep(HURRY_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
         finally:
             beat.cancel()
+            self._loop = None
 
     async def _operate(self, stop: asyncio.Event) -> None:
         others = asyncio.all_tasks()
+        self._again.clear()
         insights = Insights()
         tasks = await kopf.spawn_tasks(
             registry=self._registry(),
@@ -138,7 +151,7 @@ class Watch:
                 asyncio.get_running_loop().add_signal_handler(signum, stop.set)
         # kopf runs for as long as each of its tasks does. Its own `stop_flag` is one too many: whatever else ends kopf,
         # it leaves a task behind for which kopf then waits 5 s.
-        ours = (_insist(insights), stop.wait())
+        ours = (_insist(insights), self._again.wait(), stop.wait())
         await kopf.run_tasks([*tasks, *map(asyncio.create_task, ours)], ignored=others)
 
     def settings(self) -> kopf.OperatorSettings:

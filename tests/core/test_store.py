@@ -27,10 +27,11 @@ class Place:
     def __init__(self) -> None:
         self.api = SimulatedApi(lambda: datetime(2026, 1, 1, tzinfo=UTC))
         self.requests: list[str] = []
+        self.rewound: list[None] = []
         self.meanwhile: list[Callable[[], object]] = []
         """What happens after the API server has answered, before the answer is there; one for each request."""
         self.api.create(KEY, HERE)
-        self.store = KubeStore(cast("Api", self), "a")
+        self.store = KubeStore(cast("Api", self), "a", on_rewound=lambda: self.rewound.append(None))
         self.store.relist()
         self.requests.clear()
 
@@ -107,6 +108,7 @@ def test_after_a_restore_what_is_asked_for_is_believed(place: Place, how: str, m
             assert place.store.put(place.now()) is News.DOUBTFUL
             place.store.make_sure(KEY)
     assert place.agrees()
+    assert bool(place.rewound) is not bool(more), "told that the watch is in the future, where it is"
     place.store.report(place.vm(), Status(node_name="a"))
     assert place.vm().status.node_name == "a"
 

@@ -113,11 +113,13 @@ def test_a_restored_backup_gives_resource_versions_out_anew(tmp_path: Path) -> N
 
     with ControlPlane(tmp_path / "state") as controlplane:
         controlplane.kubectl("create", "namespace", "before")
-        controlplane.back_up(tmp_path / "backup")
+        with controlplane.down():
+            controlplane.back_up(tmp_path / "backup")
         for number in range(20):
             controlplane.kubectl("create", "namespace", f"after-{number}")
         last = version("after-19")
-        controlplane.restore(tmp_path / "backup")
+        with controlplane.down():
+            controlplane.restore(tmp_path / "backup")
         assert controlplane.kubectl("get", "namespace", "before", "after-19", check=False).returncode
         controlplane.kubectl("create", "namespace", "anew")
         assert version("before") < version("anew") < last

@@ -229,7 +229,7 @@ class SimulatedAgent:
         self.node = node
         self.queue: WorkQueue[VmKey] = WorkQueue(clock=node.clock, uniform=lambda _low, high: high)
         self.host = SimulatedHost(node.libvirtd)
-        self.objects = KubeStore(cast("Api", Wire(self)), node.name)
+        self.objects = KubeStore(cast("Api", Wire(self)), node.name, on_rewound=lambda: None)
         self.directory = Directory()
         self.brake = Brake(WAITS, node.boot_id)
         self.comparison = Comparison()

@@ -95,24 +95,22 @@ class ControlPlane:
         """Kill one component with -9, as a crash would; `start(name)` brings it back."""
         self._components[name].kill()
 
-    def back_up(self, folder: Path) -> None:
-        """Copy etcd's data to a folder that does not exist yet; both components are down meanwhile."""
-        with self._down():
-            shutil.copytree(self._etcd_data, folder)
-
-    def restore(self, folder: Path) -> None:
-        """Put back what `back_up` has copied: resource versions given out since are given out once more."""
-        with self._down():
-            shutil.rmtree(self._etcd_data)
-            shutil.copytree(folder, self._etcd_data)
-
     @contextmanager
-    def _down(self) -> Iterator[None]:
-        """Both components are stopped, and then run again, on the ports that they had."""
+    def down(self) -> Iterator[None]:
+        """Both components are stopped, and then run again on the ports that they had."""
         for component in reversed(self._components.values()):
             component.stop()
         yield
         self.start()
+
+    def back_up(self, folder: Path) -> None:
+        """Copy etcd's data to a folder that does not exist yet; only while it is down."""
+        shutil.copytree(self._etcd_data, folder)
+
+    def restore(self, folder: Path) -> None:
+        """Put back what `back_up` has copied, only while etcd is down: it gives resource versions out once more."""
+        shutil.rmtree(self._etcd_data)
+        shutil.copytree(folder, self._etcd_data)
 
     def pid(self, name: str) -> int:
         """The process id of a component."""
