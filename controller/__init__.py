@@ -15,7 +15,8 @@ Read in this order:
     decide.py      the policy: one row of a table for every look; with vetoes.py (nothing is done), patience.py (not
                    yet) and stopping.py (politely)
     situation.py   what a look means, in the light of the report before; with causes.py, why a VM stopped
-    status.py      from a verdict to the conditions that users read; with codec.py, to and from JSON
+    status.py      from a verdict to the conditions that users read; with codec.py, to and from JSON; words.py makes the
+                   words of others harmless
     workqueue.py   a key is never twice in the queue and never in two hands; directory.py: which object is which domain
     pacing.py      the brake and the pace of a node; resync.py: the truth, asked for now and then
     leasing.py     whose the Lease of a node is; kept by kube/lease.py
