@@ -10,7 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from operator import itemgetter
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,13 +27,15 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from controller import __version__
-from controller.model import PowerState, Result, Status, Verb, VirtualMachine, VmKey
+from controller.model import PowerState, Reason, Result, Status, Verb, VirtualMachine, VmKey
 
 CONTROLLER = "virtualmachine"
 EVENT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 PASS_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 RESYNC_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 RESYNCED = ("libvirt", "api")
+HELD = {Reason.HELD, Reason.OBSERVE_ONLY}
+"""Reasons of a VM that is not as its spec says, because somebody wants it so."""
 QUEUE_BUCKETS_S = (0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0, 10.0)
 
 
@@ -82,6 +87,13 @@ class Metrics:
         for verb in Verb:
             for result in Result:
                 self.power_operations.labels(verb.name.lower(), result.value)
+        hanging = Gauge(
+            "virtsync_power_operations_hanging",
+            "Acts on domains that have not returned for longer than they take: a start 30 s, a forced stop 10 s.",
+            ["operation"],
+            registry=registry,
+        )
+        self._hanging = {verb: hanging.labels(verb.name.lower()) for verb in Verb}
         resync = Histogram(
             "virtsync_resync_seconds",
             "From asking libvirt or the API server for everything until it is known what differs.",
@@ -135,6 +147,11 @@ class Metrics:
     def acted(self, verb: Verb, result: Result) -> None:
         """An act has ended."""
         self.power_operations.labels(verb.name.lower(), result.value).inc()
+
+    def watch_acts(self, hanging: Callable[[Verb], int]) -> None:
+        """Ask this for the number of acts that hang, when Prometheus asks."""
+        for verb, gauge in self._hanging.items():
+            gauge.set_function(partial(hanging, verb))
 
     @contextmanager
     def pass_timed(self) -> Iterator[None]:
@@ -226,18 +243,31 @@ class WorkQueueMetrics:
         self._retries.inc()
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    power_state: PowerState
+    off_spec_since: datetime | None
+    """Since when the VM is not as its spec says; None: it is, or nobody can tell."""
+    held: bool
+    """A hold, or an agent that only watches, keeps it so."""
+
+
 class VmCollector(Collector):
     """The series of each VM: its power state as a StateSet, and for how long it has not been as its spec says."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._shown: dict[VmKey, tuple[PowerState, datetime | None]] = {}
+        self._shown: dict[VmKey, _Shown] = {}
 
     def show(self, key: VmKey, status: Status) -> None:
         """From now on this VM is in this power state."""
-        entry = status.power_state, _drift_since(status)
+        since, held = _off_spec_since(status), status.reason in HELD
         with self._lock:
-            self._shown[key] = entry
+            former = self._shown.get(key)
+            if since and former and former.off_spec_since:
+                # A VM whose hold has ended begins to drift only now, and the other way about.
+                since = max(since, former.off_spec_since if former.held is held else datetime.now(UTC))
+            self._shown[key] = _Shown(status.power_state, since, held)
 
     def forget(self, key: VmKey) -> None:
         """End the VM's series."""
@@ -253,20 +283,29 @@ class VmCollector(Collector):
         )
         drift = GaugeMetricFamily(
             "virtsync_drift_seconds",
-            "For how long the VM has not been as its spec says; 0 while it is, or while nobody can tell.",
+            "For how long the VM has not been as its spec says; 0 while it is, is held, or while nobody can tell.",
+            labels=["namespace", "name"],
+        )
+        held = GaugeMetricFamily(
+            "virtsync_held_seconds",
+            "For how long a hold or an agent that only watches has kept the VM from being as its spec says.",
             labels=["namespace", "name"],
         )
         with self._lock:
-            shown = sorted(self._shown.items())
+            shown = sorted(self._shown.items(), key=itemgetter(0))
         now_s = time.time()
-        for key, (current, since) in shown:
+        for key, vm in shown:
             for state in PowerState:
-                states.add_metric([key.namespace, key.name, state], float(state is current))
-            drift.add_metric([key.namespace, key.name], max(0.0, now_s - since.timestamp()) if since else 0.0)
+                states.add_metric([key.namespace, key.name, state], float(state is vm.power_state))
+            off_spec_s = max(0.0, now_s - vm.off_spec_since.timestamp()) if vm.off_spec_since else 0.0
+            drift.add_metric([key.namespace, key.name], 0.0 if vm.held else off_spec_s)
+            if vm.held:
+                held.add_metric([key.namespace, key.name], off_spec_s)
         yield states
         yield drift
+        yield held
 
 
-def _drift_since(status: Status) -> datetime | None:
+def _off_spec_since(status: Status) -> datetime | None:
     ready = status.condition("Ready")
     return ready.last_transition_time if status.desired and ready and ready.status == "False" else None

@@ -53,8 +53,10 @@ def vm(status: Status | None = None) -> VirtualMachine:
     return VirtualMachine(WEB, "uid", 1, "1", created, "node-a", status=status or Status())
 
 
-def reported(power_state: PowerState, ready: str, since: datetime, desired: str | None = "Running") -> Status:
-    condition = Condition("Ready", ready, "Settling", "Wait.", since, 1)
+def reported(
+    power_state: PowerState, ready: str, since: datetime, desired: str | None = "Running", reason: str = "Settling"
+) -> Status:
+    condition = Condition("Ready", ready, reason, "Wait.", since, 1)
     wanted = DesiredPowerState(desired) if desired else None
     return Status(desired=wanted, power_state=power_state, conditions=(condition,))
 
@@ -163,6 +165,51 @@ def test_drift_is_counted_while_a_vm_is_not_as_wanted(
     assert found >= 3600 if drifts else found == 0
 
 
+def seconds(port: int) -> tuple[float | None, float | None]:
+    """For how long the VM has drifted, and for how long it has been held."""
+    labels, found = frozenset({("namespace", "default"), ("name", "web")}), samples(port)
+    return found.get(("virtsync_drift_seconds", labels)), found.get(("virtsync_held_seconds", labels))
+
+
+@pytest.mark.parametrize("reason", ["Held", "ObserveOnly"])
+def test_what_somebody_keeps_as_it_is_does_not_drift(health: Health, metrics: Metrics, reason: str) -> None:
+    port, since = health.start(), datetime.now(UTC) - timedelta(hours=1)
+    metrics.seen(vm(), reported(PowerState.PAUSED, "False", since, reason=reason))
+    drift_s, held_s = seconds(port)
+    assert drift_s == 0
+    assert held_s is not None
+    assert held_s >= 3600
+    # Released: from now on it drifts, though Ready has been False for an hour. Whatever is told of it next.
+    for reason_now in ("Settling", "Resuming"):
+        metrics.seen(vm(), reported(PowerState.PAUSED, "False", since, reason=reason_now))
+        drift_s, held_s = seconds(port)
+        assert drift_s is not None
+        assert 0 < drift_s < 1800
+        assert held_s is None
+    metrics.seen(vm(), reported(PowerState.PAUSED, "False", since, reason=reason))
+    assert (seconds(port)[1] or 3600) < 1800
+
+
+def test_a_drift_that_begins_anew_counts_anew(health: Health, metrics: Metrics) -> None:
+    port, began = health.start(), datetime.now(UTC) - timedelta(hours=2)
+    metrics.seen(vm(), reported(PowerState.STOPPED, "False", began))
+    metrics.seen(vm(), reported(PowerState.STOPPED, "False", began + timedelta(hours=1)))
+    assert 3600 <= (seconds(port)[0] or 0) < 7200
+
+
+def test_acts_that_hang_are_counted_when_they_are_asked_for(health: Health, metrics: Metrics) -> None:
+    port, hanging = health.start(), {Verb.START: 2}
+    metrics.watch_acts(lambda verb: hanging.get(verb, 0))
+    for starts in (2, 0):
+        hanging[Verb.START] = starts
+        found = {
+            dict(labels)["operation"]: value
+            for (name, labels), value in samples(port).items()
+            if name == "virtsync_power_operations_hanging"
+        }
+        assert found == {verb.name.lower(): starts if verb is Verb.START else 0 for verb in Verb}
+
+
 def test_what_happens_is_counted(health: Health, metrics: Metrics) -> None:
     port = health.start()
     before = samples(port)
@@ -202,7 +249,7 @@ def test_what_happens_is_counted(health: Health, metrics: Metrics) -> None:
 
 
 def test_each_metric_is_documented(health: Health, metrics: Metrics) -> None:
-    metrics.seen(vm(), Status())
+    metrics.seen(vm(), reported(PowerState.PAUSED, "False", datetime.now(UTC), reason="Held"))
     metrics.libvirt_event("lifecycle")
     parts = re.compile(r"_(bucket|sum|count)$")
     served = {parts.sub("", name) for name, _ in samples(health.start()) if not name.startswith("process_")}
