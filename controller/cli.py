@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
+from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ LONGEST_S = 365 * 24 * 3600.0
 LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 NODE_NAME = re.compile(rf"{LABEL}(\.{LABEL})*")
 LIBVIRT_URI = re.compile(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?:///[!-~]+")
+OURS = "VIRTSYNC_"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -378,9 +381,13 @@ def agent(**given: Any) -> None:
       virtsync agent --node-name "$(hostname)" --observe-only
     """
     # Imported here, so that --help and a wrong value answer at once.
+    import structlog  # noqa: PLC0415
+
     from controller import logs  # noqa: PLC0415
 
     logs.configure(given["log_format"], given["log_level"])
+    for sentence in misspelt(os.environ):
+        structlog.get_logger().warning(sentence)
     try:
         settings = settings_of(given)
         from controller import app  # noqa: PLC0415
@@ -388,6 +395,17 @@ def agent(**given: Any) -> None:
         sys.exit(app.run(settings))
     except Rejected as error:
         raise Refused(str(error)) from error
+
+
+def misspelt(variables: Iterable[str]) -> Iterator[str]:
+    """A sentence for each environment variable that looks like one of virtsync's and is none."""
+    known = {str(option.envvar) for option in agent.params}
+    by_end = {one.removeprefix(OURS): one for one in known}
+    for variable in sorted(set(variables) - known):
+        if variable.startswith(OURS):
+            near = get_close_matches(variable.removeprefix(OURS), by_end, n=1)
+            hint = f"did you mean {by_end[near[0]]}?" if near else "virtsync agent --help lists those that have."
+            yield f"The environment variable {variable} has no effect: {hint}"
 
 
 def settings_of(given: dict[str, Any]) -> Settings:

@@ -32,9 +32,9 @@ def settings() -> list[Setting]:
     return found
 
 
-def virtsync(*words: str, hang_s: float = 60) -> subprocess.CompletedProcess[str]:
+def virtsync(*words: str, hang_s: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
     known = {str(option.envvar) for option in settings()}
-    environment = {name: value for name, value in os.environ.items() if name not in known}
+    environment = {name: value for name, value in os.environ.items() if name not in known} | variables
     command = [sys.executable, "-m", "controller", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=hang_s, env=environment, check=False)
 
@@ -63,6 +63,7 @@ def refusal(*words: str) -> str:
         ("--node-name a --settle-power soon", "'soon' is not a duration like 500ms, 10s, 15m or 1h."),
         ("--node-name a --settle-pause soon", "'soon' is not a duration like 500ms, 10s, 15m or 1h, or never."),
         ("--node-name a --resync-libvirt 0", "'0' is out of bounds: it must be between 1s and 8760h."),
+        ("--node-name a --start-parallel 5", "5 is not in the range 1<=x<=4."),
         ("--node-name a --workers 9", "'--workers' (env var: 'VIRTSYNC_WORKERS'): 9 is not in the range 1<=x<=8."),
         ("--node-name a --http-address here", "'here' is not an IPv4 or IPv6 address, nor * for every one."),
         ("--node-name a --http-port 65536", "65536 is not in the range 0<=x<=65535."),
@@ -92,6 +93,19 @@ def test_a_port_that_is_taken_is_one_sentence_and_exit_2(tmp_path: Path) -> None
         flags = ["--node-name", "a", "--libvirt-uri", "test:///default", "--kubeconfig", str(kubeconfig)]
         told = refusal(*flags, "--observe-only", "--http-address", "127.0.0.1", "--http-port", port)
     assert told == f"Error: Cannot serve health and metrics on port {port} of 127.0.0.1: Address already in use."
+
+
+def test_a_misspelt_variable_is_one_line_before_anything_else(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(NOWHERE)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        flags = ["--node-name", "a", "--libvirt-uri", "test:///default", "--kubeconfig", str(kubeconfig)]
+        flags += ["--observe-only", "--http-address", "127.0.0.1", "--http-port", str(taken.getsockname()[1])]
+        ended = virtsync("agent", *flags, VIRTSYNC_SETLE_POWER="5s")
+    warning, *rest = ended.stderr.splitlines()
+    told = "The environment variable VIRTSYNC_SETLE_POWER has no effect: did you mean VIRTSYNC_SETTLE_POWER?"
+    assert re.fullmatch(rf"\S+ \[warning +\] {re.escape(told)}", warning)
+    assert "VIRTSYNC_SETLE_POWER" not in "".join(rest)
 
 
 def test_the_version_is_the_packages() -> None:

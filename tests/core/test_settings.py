@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import pytest
 
-from controller.cli import BOOT_ID, agent, durations, settings_of
+from controller.cli import BOOT_ID, agent, durations, misspelt, settings_of
 from controller.errors import Rejected
 from controller.settings import Settings, Waits
 
@@ -86,6 +86,23 @@ def test_the_environment_sets_what_no_flag_does(monkeypatch: pytest.MonkeyPatch)
         True,
         3,
     )
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("VIRTSYNC_SETLE_POWER", "did you mean VIRTSYNC_SETTLE_POWER?"),
+        ("VIRTSYNC_RESYNC_LIBVIRT_SECONDS", "did you mean VIRTSYNC_RESYNC_LIBVIRT?"),
+        ("VIRTSYNC_OBSERVEONLY", "did you mean VIRTSYNC_OBSERVE_ONLY?"),
+        ("VIRTSYNC_NODE_NAME", "did you mean NODE_NAME?"),
+        ("VIRTSYNC_LIBVIRT_URL", "did you mean LIBVIRT_URI?"),
+        ("VIRTSYNC_XYZZY", "virtsync agent --help lists those that have."),
+    ],
+)
+def test_a_variable_that_looks_like_ours_and_is_none_is_named_with_the_nearest(variable: str, hint: str) -> None:
+    known = [str(option.envvar) for option in agent.params]
+    told = misspelt([*known, variable, "PATH", "LIBVIRT_URL"])
+    assert list(told) == [f"The environment variable {variable} has no effect: {hint}"]
 
 
 @pytest.mark.parametrize(
