@@ -356,10 +356,10 @@ def _operation(  # noqa: PLR0911 - one rule a line
     history: Status, view: View, memory: Memory, start: Start
 ) -> Operation | None:
     """The operation that is still in flight after this look, or None when it is done, void or dropped."""
-    operation, vm, seen = history.operation, view.vm, view.seen
-    if operation is None or operation.starts:
-        return start.operation
-    if isinstance(seen, Unreadable):
+    vm, seen = view.vm, view.seen
+    starting = history.operation is not None and history.operation.starts
+    operation = start.operation if starting else history.operation
+    if operation is None or operation.starts or isinstance(seen, Unreadable):
         return operation
     unwanted = vm.holds or vm.desired in {None, DesiredPowerState.PAUSED}
     if unwanted or vm.status.node_boot_id != view.node.boot_id or not isinstance(seen, Domain):
@@ -535,6 +535,8 @@ def _drift_since(s: Situation, drift: Drift, wait_s: float, *, news: bool) -> No
         return None
     if s.asked or s.restart_due or s.operation or s.cause in {StopCause.AGENT, StopCause.CRASH}:
         return None
+    if s.start.ran:
+        return s.now
     if history.decided in UNSEEN:  # an older version wrote this: what it waited for before is not known
         return memory.drift_since if same and memory.drift_since else s.now
     started = history.decided == Reason.STARTING and history.was_off  # what is there now may have come of that

@@ -32,7 +32,7 @@ from controller.model import (
 
 OFF_CONFIRM_S = 10.0
 """Two looks so far apart confirm that a domain is off, where nothing else tells that a call on it is over."""
-RAN = {"SHUTDOWN", "DESTROYED", "CRASHED"}
+RAN = {"SHUTDOWN", "DESTROYED", "CRASHED", "SAVED", "MIGRATED"}
 """libvirt's reasons for off that only a domain has which has run."""
 
 
@@ -62,20 +62,26 @@ def follow(history: Status, view: View, memory: Memory) -> Start:
         return Start()
     if seen.phase is Phase.STARTING or view.call_starts:
         return Start(operation, pending=True, recheck_s=OFF_CONFIRM_S)
+    uncalled = operation == memory.start and _is_uncalled(memory)
     if not seen.phase.off:
-        return Start()
-    if operation == memory.start:
-        outcome = memory.outcome
-        if not memory.start_called or (outcome and outcome.result is Result.STALE):
-            return _uncalled(operation, memory)
-        if outcome and outcome.result is not Result.UNKNOWN:
-            return Start(ran=outcome.result is not Result.REFUSED)
+        return Start(withdrawn=uncalled)
+    if uncalled:
+        return _uncalled(operation, memory)
+    outcome = memory.outcome if operation == memory.start else None
+    if outcome and outcome.result is not Result.UNKNOWN:
+        return Start(ran=outcome.result is not Result.REFUSED)
     return _unanswered(history, seen, view, memory)
 
 
 def began_since(began: datetime | None, operation: Operation) -> bool:
     """Whether something began after this record was written, as far as times in whole seconds tell."""
     return began is not None and began >= operation.start_time + timedelta(seconds=1)
+
+
+def _is_uncalled(memory: Memory) -> bool:
+    """This process has not made the call that it recorded, or libvirt was not asked as the domain was not as expected."""
+    outcome = memory.outcome
+    return not memory.start_called or (outcome is not None and outcome.result is Result.STALE)
 
 
 def _uncalled(operation: Operation, memory: Memory) -> Start:

@@ -12,6 +12,7 @@ from uuid import UUID
 from controller.decide import decide
 from controller.handover import vouching
 from controller.model import (
+    Condition,
     DesiredPowerState,
     Domain,
     Evidence,
@@ -91,6 +92,23 @@ class Vm:
 
     def agent_restarts(self) -> None:
         self.memory = Memory()
+
+    def moves_to(self, node_name: str, **spec: object) -> None:
+        """The user wants it on another node, whose agent knows nothing but the report."""
+        self.change(node_name=node_name, **spec)
+        self.node = Node(node_name, f"boot of {node_name}")
+        self.agent_restarts()
+
+    def is_marked(self, reason: Reason = Reason.AGENT_UNREACHABLE) -> None:
+        """The manager has not heard of the agent, and says so in Ready alone."""
+        since = moment(self.at_s, self.wall_ahead_s).wall
+        mark = Condition("Ready", "Unknown", reason, "The agent has not been heard of.", since, self.vm.generation)
+        others = tuple(c for c in self.vm.status.conditions if c.type != "Ready")
+        self.vm = replace(self.vm, status=replace(self.vm.status, conditions=(mark, *others)))
+
+    def edit(self, **status: object) -> None:
+        """Somebody else, or an older version, wrote this into the status."""
+        self.vm = replace(self.vm, status=replace(self.vm.status, **status))  # type: ignore[arg-type]
 
     def look(
         self,
