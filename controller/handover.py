@@ -28,6 +28,9 @@ from controller.model import (
 SURVIVES = {Reason.HELD, Reason.SETTLING}
 """What the former host last decided and still holds here: the loss of a hold, or of a settle time, is no order."""
 
+AT_WORK = {Reason.HYPERVISOR_BUSY, Reason.SHUTDOWN_TIMED_OUT}
+"""Under these "off" is libvirt's word alone: somebody's call has the domain, or its QEMU has not ended."""
+
 
 class Elsewhere(Enum):
     """Why the report of another host forbids that the VM is started here."""
@@ -79,15 +82,17 @@ def memory_elsewhere(report: Status) -> bool:
     """The memory of the VM was saved, and nobody has removed or restored it since."""
     if report.power_state is PowerState.SAVED:
         return True
-    saved = report.last_stop is not None and report.last_stop.cause is StopCause.SAVED
-    return report.was_off and (report.libvirt_reason == "SAVED" or (saved and report.libvirt_reason == "UNKNOWN"))
+    cause = report.last_stop.cause if report.last_stop else None
+    if not report.was_off or cause not in {None, StopCause.SAVED}:
+        return False
+    return report.libvirt_reason == "SAVED" or (cause is StopCause.SAVED and report.libvirt_reason == "UNKNOWN")
 
 
 def taken_over(report: Status, view: View) -> Status:
     """The report of another host as far as it means something here; nothing that was in flight there is so here."""
     if isinstance(view.seen, Unreadable):
-        # Resolved, though this host cannot be seen yet: the next Ready=Unknown is not the former host's.
-        return replace(report, decided_reason=_surviving(report))
+        # Resolved, though this host cannot be seen yet: what Ready says next is not the former host's word.
+        return report if is_stale(report) else replace(report, decided_reason=Reason.PENDING)
     cause = report.last_stop.cause if report.last_stop else None
     return replace(
         report,
@@ -104,11 +109,14 @@ def taken_over(report: Status, view: View) -> Status:
 
 
 def is_stale(report: Status) -> bool:
-    """Its host could not be seen, or had not been heard of, when it last said that the VM is off."""
-    if Reason.HANDOVER_UNCONFIRMED in {report.reason, report.decided_reason}:
-        return True  # so it was found before; no agent of that host has written since
+    """Its host could not be seen, had not been heard of, or was at work on the VM, when it last said that it is off."""
+    if report.decided_reason == Reason.PENDING:
+        return False
+    # HandoverUnconfirmed: so it was found before; no agent of that host has written since.
+    if {Reason.HANDOVER_UNCONFIRMED, *AT_WORK} & {report.reason, report.decided}:
+        return True
     ready = report.condition("Ready")
-    return ready is not None and ready.status == "Unknown" and report.decided_reason != Reason.PENDING
+    return ready is not None and ready.status == "Unknown"
 
 
 def _is_other_machine(report: Status, node: Node) -> bool:
@@ -118,9 +126,12 @@ def _is_other_machine(report: Status, node: Node) -> bool:
 
 
 def _runs_here(view: View) -> bool:
-    """There is a QEMU of it here, and not one that only waits for the memory which a migration brings."""
+    """There is a QEMU of it here, and not one that only waits for the memory which a migration brings.
+
+    Such a one goes again when the migration fails; STARTING is how it begins.
+    """
     seen = view.seen
-    if not isinstance(seen, Domain) or not seen.phase.on:
+    if not isinstance(seen, Domain) or not seen.phase.on or seen.phase is Phase.STARTING:
         return False
     return not (seen.phase is Phase.PAUSED_BUSY and seen.reason in {"MIGRATION", "POSTCOPY"})
 

@@ -543,6 +543,8 @@ class Memory:
     """What only this process knows of a VM; a new process does well without it, a little later."""
 
     uid: str = ""
+    held: bool = False
+    """The last look that saw the domain left it to a hold, whether or not that could be reported."""
     drift: Drift | None = None
     """As of the last look that saw the domain."""
     drift_since: Now | None = None

@@ -77,11 +77,14 @@ def lives(s: Situation) -> Verdict | None:
         return Verdict(reason, message, recheck_s=5.0)
     if qemu is Qemu.GONE and not s.memory.off_doubted:
         return None
-    left_s = s.now.until(since.plus(OFF_CONFIRM_S))
+    confirmed_at = since.plus(OFF_CONFIRM_S)
+    left_s = s.now.until(confirmed_at)
     if left_s <= 0:
         return None
-    until = clock(s.now.plus(left_s))
-    message = f"It went off under a stop that this agent did not send, or cannot check: confirmed at {until}."
+    message = (
+        "Its last QEMU may not have ended: another process of virtsync stopped it, or its pid file cannot be read. "
+        f"It is started if it is still off at {clock(confirmed_at)}."
+    )
     return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=left_s)
 
 

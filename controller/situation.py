@@ -138,20 +138,23 @@ def assess(view: View, waits: Waits) -> Situation:
     """Understand one look."""
     vm, now = view.vm, view.now
     memory = view.memory if view.memory.uid == vm.uid else Memory(uid=vm.uid)
-    history = _history(vm)
+    history = vm.status
     if vm.misunderstood:
         return Situation(view, waits, history, history, memory)
     if elsewhere := handover.unresolved(history, view):
         status = replace(history, observed_generation=vm.generation)
         return Situation(view, waits, history, status, replace(memory, outcome=None), elsewhere=elsewhere)
+    history = _history(vm)
+    memory = replace(memory, held=memory.held or history.decided == Reason.HELD)
     if handover.is_foreign(history, view.node):
         history = handover.taken_over(history, view)
 
-    asked = vm.desired != history.desired
-    news = vm.generation != history.observed_generation
-    restart_due, recheck_s, memory = _restart_due(vm, history, memory, now, waits)
-
     start = _start(history, view, memory)
+    news = vm.generation != history.observed_generation
+    if start.ran and not news:  # so the wish that it was started for has been served
+        history = replace(history, desired=vm.desired)
+    asked = vm.desired != history.desired
+    restart_due, recheck_s, memory = _restart_due(vm, history, memory, now, waits)
     status = replace(history, observed_generation=vm.generation)
     status, notices = _seen(status, view, memory, ran=start.ran)
     memory = _watched(memory, status, view)
@@ -268,12 +271,13 @@ def _seen_domain(
     # libvirtd forgets why a domain is off when it restarts; the report remembers.
     forgotten = domain.state == status.libvirt_state == "SHUTOFF" and domain.reason == "UNKNOWN"
     bound = view.vm.bound_by
+    run = status.domain.id if status.domain and domain.lingers else domain.id
     return (
         replace(
             _in_power_state(status, domain.phase.power_state, view.now),
             libvirt_state=domain.state,
             libvirt_reason=status.libvirt_reason if forgotten else domain.reason,
-            domain=DomainRecord(domain.name, domain.uuid, bound, domain.id, domain.persistent, domain.autostart),
+            domain=DomainRecord(domain.name, domain.uuid, bound, run, domain.persistent, domain.autostart),
             last_stop=stop,
             # An acceptance belongs to the stop that it accepted.
             completion_time=status.completion_time if stop == status.last_stop else None,
@@ -428,12 +432,13 @@ def _watched(memory: Memory, status: Status, view: View) -> Memory:
     off = isinstance(seen, Domain) and seen.phase.off and view.call is None
     stop = before is not None and not before.starts and view.vm.status.node_boot_id == view.node.boot_id
     unsent = memory.pursuit is None or (before is not None and memory.pursuit.domain_id != before.domain_id)
+    doubted = memory.off_doubted and (off or isinstance(seen, Unreadable))
     unreported = memory.unreported_stop
     written = unreported and status.last_stop and status.last_stop.time >= unreported.time
     return replace(
         memory,
         off_since=(memory.off_since or view.now) if off else None,
-        off_doubted=off and (memory.off_doubted or (memory.off_since is None and stop and unsent)),
+        off_doubted=doubted or (off and memory.off_since is None and stop and unsent),
         unreported_stop=None if written else unreported,
         **_job(memory, view),
     )
@@ -502,7 +507,7 @@ def _settling(s: Situation, *, news: bool) -> Situation:
     drift = _drift(s.desired, s.phase)
     settle_s = _settle_s(s, drift)
     wait_s = settle_s or 0.0
-    released = s.history.decided == Reason.HELD and not s.vm.holds
+    released = s.memory.held and not s.vm.holds
     since = s.now if released else _drift_since(s, drift, wait_s, news=news)
     notices = s.notices
     if released:

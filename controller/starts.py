@@ -79,7 +79,7 @@ def began_since(began: datetime | None, operation: Operation) -> bool:
 
 
 def _is_uncalled(memory: Memory) -> bool:
-    """This process has not made the call that it recorded, or libvirt was not asked as the domain was not as expected."""
+    """This process has not made the call that it recorded, or has not as the domain was not as expected."""
     outcome = memory.outcome
     return not memory.start_called or (outcome is not None and outcome.result is Result.STALE)
 

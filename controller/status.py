@@ -109,10 +109,14 @@ def _decided(s: Situation, verdict: Verdict) -> str:
     """The reason that the next decision builds on."""
     if s.elsewhere:
         # The other host's word is not to be trusted, and the condition that says so is about to be replaced.
-        stale = verdict.reason in TOLD and is_stale(s.history)
+        stale = verdict.reason not in UNDECIDED and is_stale(s.history)
         return Reason.HANDOVER_UNCONFIRMED if stale else s.history.decided
-    seen = not isinstance(s.view.seen, Unreadable) and verdict.reason not in UNDECIDED
-    return verdict.reason if seen else s.status.decided
+    return verdict.reason if _sees(s, verdict) else s.status.decided
+
+
+def _sees(s: Situation, verdict: Verdict) -> bool:
+    """Whether this look decides about the domain."""
+    return not isinstance(s.view.seen, Unreadable) and verdict.reason not in UNDECIDED
 
 
 def _moved(status: Status, s: Situation) -> Status:
@@ -133,7 +137,10 @@ def _run(status: Status) -> tuple[object, ...]:
 
 def _remembered(s: Situation, verdict: Verdict, status: Status) -> Memory:
     """What this process knows after this look."""
-    memory = s.memory if s.elsewhere else replace(s.memory, pursuit=pursuit_of(status.operation, s.view, s.memory))
+    if s.elsewhere:
+        return s.memory
+    held = verdict.reason is Reason.HELD or (s.memory.held and not _sees(s, verdict))
+    memory = replace(s.memory, held=held, pursuit=pursuit_of(status.operation, s.view, s.memory))
     if not (verdict.verb and verdict.verb.starts):
         return memory
     counted = status.restart_count > s.status.restart_count

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from controller import causes
-from controller.handover import Elsewhere, vouching
+from controller.handover import AT_WORK, Elsewhere, vouching
 from controller.model import (
     Absent,
     Conflict,
@@ -191,6 +191,8 @@ def _doubt(s: Situation) -> str:
     """Why a report of "off" is not enough."""
     if s.history.operation and s.history.was_off:
         return " with a start on record whose end is not known"
+    if s.history.was_off and AT_WORK & {s.history.reason, s.history.decided}:
+        return " while libvirt there was still at work on it"
     return " and could not see it, or was not heard of, since" if s.history.was_off else ""
 
 

@@ -12,20 +12,34 @@ from uuid import UUID
 
 import pytest
 
+from controller.handover import vouching
 from controller.model import (
+    Absent,
+    Conflict,
     DesiredPowerState,
     Domain,
+    Evidence,
+    Facts,
+    Node,
     OperationType,
     Outcome,
     Phase,
     PowerState,
+    Qemu,
     Reason,
+    Replaced,
+    RestartPolicy,
     Result,
+    Shutdown,
+    ShutdownMode,
+    Sighting,
     Step,
+    StopCause,
     Unreadable,
     Verb,
+    VmKey,
 )
-from tests.core.views import PAUSED, RUNNING, STOPPED, T0, UID, Vm, domain, done, moment, verb
+from tests.core.views import PAUSED, RUNNING, STOPPED, T0, UID, Vm, domain, done, handed_over, moment, verb
 
 DESTROYED = domain(Phase.STOPPED, reason="DESTROYED")
 FORGOTTEN = domain(Phase.STOPPED, reason="UNKNOWN")
@@ -264,3 +278,334 @@ def test_a10_whatever_the_user_wants_next_a_restart_that_was_not_called_leaves_a
         step = vm.look(Phase.STOPPED, outcome=outcome)
         outcome = None
         assert verb(step) in {None, Verb.START_PAUSED}
+
+
+# --- rule 4: the report of another host is kept whole until it is resolved ------------------------------
+
+
+def stopped_on_a(**edit: object) -> Vm:
+    """Off on node-a in good order but for this, and wanted on node-b."""
+    vm = Vm(STOPPED).in_sync()
+    vm.edit(**edit)
+    return vm
+
+
+def test_a_report_of_off_in_good_order_is_believed() -> None:
+    vm = stopped_on_a()
+    vm.moves_to("node-b", desired=RUNNING)
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+
+
+HERE: list[Sighting] = [FORGOTTEN, Absent(), Replaced(UUID(int=9), "web"), Conflict(VmKey("default", "older"), UID)]
+HERE += [Unreadable("away"), Unreadable("its lock is held", busy=True), domain(Phase.SAVED), domain(Phase.STARTING)]
+
+
+@pytest.mark.parametrize("between", HERE, ids=lambda seen: f"{type(seen).__name__} {getattr(seen, 'phase', '')}")
+def test_a_report_of_off_that_was_not_seen_stays_one_whatever_is_seen_here_meanwhile(between: Sighting) -> None:
+    """Rule 4a: Ready=Unknown says it, and what this node finds replaces that condition."""
+    vm = stopped_on_a()
+    vm.is_marked()
+    vm.moves_to("node-b", desired=RUNNING)
+    for seen in (between, between, FORGOTTEN, between, FORGOTTEN):
+        step = vm.look(seen, after_s=60)
+        assert step.act is None
+        assert step.status.node_name == "node-a"
+    assert unconfirmed(step)
+
+
+@pytest.mark.parametrize("between", [Unreadable("away"), Unreadable("its lock is held", busy=True)], ids=str)
+@pytest.mark.parametrize("held", [False, True])
+def test_a_report_in_good_order_stays_in_good_order_though_this_node_cannot_look(
+    between: Sighting, *, held: bool
+) -> None:
+    vm = Vm(RUNNING if held else STOPPED, holds=(("ann", ""),) if held else ())
+    vm.look(Phase.STOPPED)
+    vm.moves_to("node-b", desired=RUNNING)
+    for _ in range(2):
+        assert vm.look(between, after_s=5).status.power_state is PowerState.STOPPED
+    step = vm.look(FORGOTTEN, after_s=5)
+    assert (step.reason, verb(step)) == ((Reason.HELD, None) if held else (Reason.STARTING, Verb.START))
+
+
+def test_a_hold_on_the_former_node_is_remembered_though_this_node_cannot_look() -> None:
+    vm = Vm(holds=(("ann", ""),))
+    assert vm.look(Phase.STOPPED).reason is Reason.HELD
+    vm.moves_to("node-b")
+    vm.look(Unreadable("away"))
+    vm.annotate(holds=())
+    vm.look(Unreadable("away"))
+    step = vm.look(FORGOTTEN)
+    assert (step.reason, [notice.reason for notice in step.notices]) == (Reason.SETTLING, ["HoldReleased"])
+
+
+def test_a_qemu_that_has_not_ended_on_the_former_node_is_no_off() -> None:
+    """Rule 5, on another node: libvirt's word "off" is not enough there either."""
+    vm = Vm()
+    assert vm.look(DESTROYED, facts=Facts(qemu=Qemu.ALIVE)).reason is Reason.HYPERVISOR_BUSY
+    vm.moves_to("node-b")
+    step = vm.look(FORGOTTEN)
+    assert unconfirmed(step)
+    assert "still at work on it" in step.message
+
+
+def test_a_call_of_somebody_else_on_the_former_node_is_no_off() -> None:
+    """What holds the lock of the domain there may be a start."""
+    vm = Vm(STOPPED).in_sync()
+    vm.look(Unreadable("its lock is held", busy=True))
+    vm.moves_to("node-b", desired=RUNNING)
+    assert unconfirmed(vm.look(FORGOTTEN))
+
+
+def test_a_domain_that_a_migration_is_about_to_bring_does_not_run_here_yet() -> None:
+    """When the migration fails it is gone from here, and has run there all the time."""
+    vm = handed_over(Phase.RUNNING)
+    for seen in (domain(Phase.STARTING), domain(Phase.PAUSED_BUSY, reason="MIGRATION")):
+        assert vm.look(seen).status.node_name == "node-a"
+    assert unconfirmed(vm.look(domain(Phase.CRASHED_OFF), events={Evidence.STOPPED_FAILED}))
+    assert unconfirmed(vm.look(Absent())) or vm.vm.status.reason == Reason.DOMAIN_NOT_FOUND
+    assert vm.look(domain(Phase.RUNNING, 4)).status.node_name == "node-b"
+
+
+def test_another_domain_on_another_node_does_not_resolve_the_report() -> None:
+    """The user names the domain anew in the same change: what ran on node-a is the same VM, as far as anybody knows."""
+    vm = Vm().in_sync()
+    vm.moves_to("node-b", domain_name="web-2")
+    other = Domain(UUID(int=8), "web-2", Phase.STOPPED, None, "SHUTOFF", "UNKNOWN")
+    for _ in range(2):
+        assert unconfirmed(vm.look(other))
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    assert verb(vm.look(other)) is Verb.START
+
+
+@pytest.mark.parametrize("word", ["SAVED", "UNKNOWN"])
+def test_rule_4b_memory_that_was_saved_there_stays_there(word: str) -> None:
+    """By a managed save, or to a file; libvirt there may have forgotten the word since."""
+    vm = Vm().in_sync()
+    vm.look(Phase.SAVED if word == "SAVED" else domain(Phase.STOPPED, reason="SAVED"))
+    vm.look(Phase.SAVED if word == "SAVED" else FORGOTTEN)
+    vm.moves_to("node-b")
+    for seen in (FORGOTTEN, Absent(), FORGOTTEN):
+        step = vm.look(seen)
+    assert (step.reason, step.act) == (Reason.SAVED_ELSEWHERE, None)
+    assert vouching(vm.vm.status) in step.message
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    vm.look(FORGOTTEN)
+    assert verb(vm.look(FORGOTTEN, after_s=10)) is Verb.START
+
+
+@pytest.mark.parametrize("word", ["SAVED", "UNKNOWN"])
+def test_rule_4b_memory_that_was_removed_there_is_in_nobodys_way(word: str) -> None:
+    """The message asks for it; libvirt goes on saying SHUTOFF/SAVED until it is restarted."""
+    vm = Vm().in_sync()
+    vm.look(Phase.SAVED)
+    vm.look(domain(Phase.STOPPED, reason=word))
+    vm.moves_to("node-b")
+    vm.look(FORGOTTEN)
+    assert verb(vm.look(FORGOTTEN, after_s=10)) is Verb.START
+
+
+def test_rule_4d_memory_here_is_not_restored_after_a_run_there_however_the_user_vouches() -> None:
+    vm = handed_over(Phase.RUNNING, vouched=True)
+    step = vm.look(Phase.SAVED)
+    assert (step.reason, step.act) == (Reason.SAVED_ELSEWHERE, None)
+    assert "managedsave-remove" in step.message
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+
+
+def test_rule_4d_memory_that_our_own_report_knows_is_restored_also_after_a_reboot() -> None:
+    vm = Vm().in_sync()
+    vm.look(Phase.SAVED)
+    vm.node = Node("node-a", "boot-2")
+    vm.agent_restarts()
+    step = vm.look(Phase.SAVED)
+    assert (verb(step) or step.reason) in {Verb.START, Reason.SETTLING}
+
+
+# --- A8: another node's words are not what libvirt says here ---------------------------------------------
+
+
+def migrated() -> Vm:
+    vm = Vm().in_sync()
+    assert vm.look(domain(Phase.STOPPED, reason="MIGRATED")).reason is Reason.MIGRATED_AWAY
+    vm.moves_to("node-b")
+    return vm
+
+
+def test_a8_where_it_was_migrated_to_it_is_started_once_it_has_been_seen_there() -> None:
+    vm = migrated()
+    assert vm.look(domain(Phase.RUNNING, 3)).reason is Reason.IN_SYNC
+    vm.agent_restarts()
+    vm.look(FORGOTTEN, after_s=60)
+    step = vm.look(FORGOTTEN, after_s=11)
+    assert (verb(step), step.status.libvirt_reason) == (Verb.START, "UNKNOWN")
+
+
+def test_a8_an_event_of_its_arrival_is_as_good() -> None:
+    step = migrated().look(FORGOTTEN, events={Evidence.STARTED_MIGRATED})
+    assert (verb(step), step.status.libvirt_reason, step.status.last_stop) == (Verb.START, "UNKNOWN", None)
+
+
+def test_a8_where_it_has_not_been_seen_it_may_be_on_anywhere() -> None:
+    vm = migrated()
+    for _ in range(2):
+        step = vm.look(FORGOTTEN)
+        assert unconfirmed(step)
+        assert "sent it to another host" in step.message
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+
+
+# --- A2, rule 2: a vouching names what it vouches for ----------------------------------------------------
+
+
+def test_a2_a_vouching_that_stays_in_git_does_not_vouch_for_a_later_handover() -> None:
+    vm = handed_over(Phase.RUNNING, vouched=True)
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+    vm.look(domain(Phase.RUNNING, 1), outcome=done(Verb.START))
+    vm.change(desired=STOPPED)
+    vm.look(domain(Phase.RUNNING, 1), after_s=60)
+    vm.look(DESTROYED)
+    vm.moves_to("node-a", desired=RUNNING)
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+    assert vm.look(domain(Phase.RUNNING, 1), outcome=done(Verb.START)).reason is Reason.IN_SYNC
+    vm.moves_to("node-b")
+    assert unconfirmed(vm.look(FORGOTTEN))
+
+
+def test_a2_every_run_has_a_time_of_its_own_however_the_wall_clock_jumps() -> None:
+    vm = Vm().in_sync()
+    seen = [vouching(vm.vm.status)]
+    for number, ahead_s in enumerate([0.0, -7200.0, 0.0, 7200.0, -86400.0], start=2):
+        vm.wall_ahead_s = ahead_s
+        vm.look(DESTROYED, after_s=0)
+        seen.append(vouching(vm.vm.status))
+        vm.look(domain(Phase.RUNNING, number), after_s=0)
+        seen.append(vouching(vm.vm.status))
+    assert sorted(set(seen)) == seen
+
+
+@pytest.mark.parametrize(
+    "written", ["node-a", "node-a ", "node-b 2026-01-01T00:00:00Z", "node-a 2026-01-01T00:00:01Z", ""]
+)
+def test_a2_what_names_another_report_or_none_vouches_for_nothing(written: str) -> None:
+    vm = handed_over(Phase.RUNNING)
+    assert vouching(vm.vm.status) == "node-a 2026-01-01T00:00:00Z"
+    vm.annotate(confirmed_off=written)
+    step = vm.look(FORGOTTEN)
+    assert unconfirmed(step)
+    assert "confirmed-off='node-a 2026-01-01T00:00:00Z'" in step.message
+    assert ("a node name alone" in step.message) == (written == "node-a")
+
+
+def test_a2_a_report_of_the_former_version_is_vouched_for_by_the_time_of_its_power_state() -> None:
+    vm = Vm(RUNNING).in_sync()
+    vm.edit(run_transition_time=None, decided_reason="")
+    vm.moves_to("node-b", confirmed_off="node-a 2026-01-01T00:00:00Z")
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+
+
+def test_a2_a_vouching_outlives_a_libvirt_that_is_away() -> None:
+    vm = handed_over(Phase.RUNNING, vouched=True)
+    vm.look(Unreadable("away"))
+    vm.look(Unreadable("away"), after_s=60)
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+
+
+# --- A6, rule 3: a node is a machine, not a name ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reported", "here", "boot", "other"),
+    [
+        (MACHINE_1, MACHINE_2, "boot-2", True),
+        (MACHINE_1, MACHINE_2, "boot-1", False),
+        (MACHINE_1, MACHINE_1, "boot-2", False),
+        (None, MACHINE_2, "boot-2", False),
+        (MACHINE_1, None, "boot-2", False),
+    ],
+)
+def test_a6_another_machine_under_the_same_name_is_another_host(
+    reported: UUID | None, here: UUID | None, boot: str, *, other: bool
+) -> None:
+    vm = Vm()
+    vm.node = Node("node-a", "boot-1", host_uuid=reported)
+    vm.look(Phase.RUNNING)
+    vm.node = Node("node-a", boot, host_uuid=here)
+    vm.agent_restarts()
+    step = vm.look(FORGOTTEN, after_s=60)
+    assert unconfirmed(step) == other
+    assert step.status.host_uuid == (reported if other else here)
+    if not other:
+        assert step.status.last_stop
+        expected = StopCause.NODE_REBOOT if boot == "boot-2" else StopCause.UNKNOWN
+        assert step.status.last_stop.cause is expected
+
+
+# --- B2, rule 5: a destroy is believed when QEMU is gone --------------------------------------------------
+
+
+def test_b2_nothing_is_started_while_the_last_qemu_has_not_ended() -> None:
+    vm = Vm(shutdown=Shutdown(ShutdownMode.FORCE, 60)).in_sync()
+    vm.change(restart_request=T0 + timedelta(seconds=1))
+    assert verb(vm.look(Phase.RUNNING, after_s=5)) is Verb.DESTROY
+    reasons = [vm.look(LINGERING, after_s=after_s, outcome=None).reason for after_s in (10, 20, 40)]
+    assert reasons == [Reason.RESTARTING, Reason.RESTARTING, Reason.SHUTDOWN_TIMED_OUT]
+    step = vm.look(DESTROYED)
+    assert verb(step) is Verb.START
+    assert step.status.last_stop
+    assert step.status.last_stop.cause is StopCause.AGENT
+
+
+def test_b2_a_qemu_that_libvirt_left_behind_stalls_the_start_after_the_grace() -> None:
+    vm = Vm(shutdown=Shutdown(grace_s=60))
+    alive = Facts(qemu=Qemu.ALIVE)
+    looks = [vm.look(DESTROYED, after_s=after_s, facts=alive) for after_s in (1, 30, 31)]
+    assert [step.reason for step in looks] == [
+        Reason.HYPERVISOR_BUSY,
+        Reason.HYPERVISOR_BUSY,
+        Reason.SHUTDOWN_TIMED_OUT,
+    ]
+    assert len({step.message for step in looks}) == 1
+    assert verb(vm.look(DESTROYED)) is Verb.START
+
+
+def test_b2_where_nobody_can_tell_two_looks_ten_seconds_apart_do() -> None:
+    vm = Vm()
+    unsure = Facts(qemu=Qemu.UNSURE)
+    first = vm.look(DESTROYED, facts=unsure)
+    assert (first.reason, first.act, first.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 10.0)
+    vm.wall_ahead_s = 7200
+    assert vm.look(DESTROYED, after_s=9, facts=unsure).message == first.message
+    assert verb(vm.look(DESTROYED, after_s=1, facts=unsure)) is Verb.START
+
+
+@pytest.mark.parametrize("kind", ["Stop", "Restart"])
+def test_b2_a_new_process_does_not_believe_at_once_in_a_stop_that_it_did_not_send(kind: str) -> None:
+    vm = Vm().in_sync()
+    vm.change(**({"desired": STOPPED} if kind == "Stop" else {"restart_request": T0 + timedelta(seconds=1)}))
+    assert verb(vm.look(Phase.RUNNING, after_s=5)) is Verb.SHUTDOWN
+    vm.agent_restarts()
+    vm.change(desired=RUNNING)
+    assert vm.look(DESTROYED, after_s=5).reason is Reason.HYPERVISOR_BUSY
+    vm.look(Unreadable("away"), after_s=5)
+    assert vm.look(DESTROYED, after_s=5).reason is Reason.HYPERVISOR_BUSY  # an outage is no look
+    assert verb(vm.look(DESTROYED, after_s=10)) is Verb.START
+
+
+def test_b2_a_stop_of_this_process_is_believed_when_its_call_has_returned() -> None:
+    vm = Vm().in_sync()
+    vm.change(desired=STOPPED)
+    vm.look(Phase.RUNNING, after_s=5)
+    vm.change(desired=RUNNING)
+    assert vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN)).reason is Reason.RESTARTING
+    assert verb(vm.look(Phase.STOPPED)) is Verb.START
+
+
+def test_a13_a_policy_judges_what_a_start_of_a_dead_agent_came_to() -> None:
+    vm = Vm(STOPPED, restart_policy=RestartPolicy.ON_FAILURE).in_sync()
+    vm.look(DESTROYED)
+    vm.change(desired=RUNNING)
+    assert verb(vm.look(DESTROYED)) is Verb.START
+    vm.agent_restarts()
+    vm.look(Phase.STOPPED, after_s=60)  # the guest has shut itself down since
+    assert vm.look(Phase.STOPPED, after_s=11).reason is Reason.COMPLETED
