@@ -25,14 +25,14 @@ def stop(s: Situation, status: Status, reason: Reason) -> Verdict:
     operation = status.operation or begun(OperationType.STOP, s.domain, s.vm.shutdown, s.now)
     status = replace(status, operation=operation)
     pursuit = pursued(operation, s.view, s.memory)
-    early = _lingers(s, pursuit, status, reason) or _never_ran(s, status, reason) or _waits_for_job(s, pursuit, status)
+    early = _lingers(s, pursuit, status, reason) or _left_to_its_tool(s) or _waits_for_job(s, pursuit, status)
     return early or _ask_or_force(s, pursuit, status, reason)
 
 
 def _ask_or_force(s: Situation, pursuit: Pursuit, status: Status, reason: Reason) -> Verdict:
     """Force it off where that is due; else ask the guest, or wait for it."""
-    if s.vm.shutdown.mode is ShutdownMode.FORCE:
-        return due(s, Verb.DESTROY, reason, "It is being forced off, as spec.shutdown.mode says.", status=status)
+    if why := _why_unasked(s):
+        return due(s, Verb.DESTROY, reason, f"It is being forced off{why}.", status=status)
     ends_at = _ends_at(s, pursuit)
     over = s.now.until(ends_at) <= 0
     graceful_only = s.vm.shutdown.mode is ShutdownMode.GRACEFUL
@@ -70,23 +70,30 @@ def _lingers(s: Situation, pursuit: Pursuit, status: Status, reason: Reason) -> 
     return Verdict(Reason.SHUTDOWN_TIMED_OUT if late else reason, LINGERS, status=status, recheck_s=LINGER_RECHECK_S)
 
 
-def _never_ran(s: Situation, status: Status, reason: Reason) -> Verdict | None:
-    """A tool has started it paused: there is nothing in it to save, so that it is never resumed in order to be stopped.
+def _why_unasked(s: Situation) -> str:
+    """Why it is forced off without asking the guest; empty: it is asked."""
+    if s.vm.shutdown.mode is ShutdownMode.FORCE:
+        return ", as spec.shutdown.mode says"
+    # It is never resumed in order to be stopped.
+    return "" if _has_run(s) else ": it was started paused and has not run"
 
-    It gets the patience of a pause, also after a change of the spec: that tool is at work with it.
-    """
-    if s.phase is not Phase.PAUSED or s.view.facts is None or not s.view.facts.never_ran:
+
+def _has_run(s: Situation) -> bool:
+    """There may be something in it to save: its CPUs have run since it was started, or nobody knows."""
+    return s.phase is not Phase.PAUSED or s.view.facts is None or not s.view.facts.never_ran
+
+
+def _left_to_its_tool(s: Situation) -> Verdict | None:
+    """A tool has started it paused, and is at work with it: it gets the patience of a pause, whatever is wanted."""
+    if _has_run(s) or forbidden(s):
         return None
-    if wait := forbidden(s) or busy(s, reason):
-        return wait
     if s.waits.settle_pause_s is None:
         message = "It was started paused and has not run; the agent's settings leave that to whoever did it."
         return Verdict(Reason.SETTLING, message)
     until = (s.memory.phase_since or s.now).plus(s.waits.settle_pause_s)
-    if (left_s := s.now.until(until)) > 0:
-        message = f"It was started paused and has not run; left alone until {clock(until)} in case somebody is at work."
-        return Verdict(Reason.SETTLING, message, recheck_s=left_s)
-    return due(s, Verb.DESTROY, reason, "It is being forced off: it was started paused and has not run.", status=status)
+    left_s = s.now.until(until)
+    message = f"It was started paused and has not run; left alone until {clock(until)} in case somebody is at work."
+    return Verdict(Reason.SETTLING, message, recheck_s=left_s) if left_s > 0 else None
 
 
 def _waits_for_job(s: Situation, pursuit: Pursuit, status: Status) -> Verdict | None:
@@ -105,14 +112,14 @@ def _waits_for_job(s: Situation, pursuit: Pursuit, status: Status) -> Verdict | 
 
 
 def _ends_at(s: Situation, pursuit: Pursuit) -> Now:
-    """When politeness is over: at the deadline, but force also needs that this very process has waited.
+    """When politeness is over: at the deadline, but not before this very process has waited, and has asked if it could.
 
-    A backup job has had the grace period for itself; the guest then has one of its own.
+    A backup job has had the grace period for itself; where force is forbidden the guest then has one of its own.
     """
-    first = _waits_since(s, pursuit) or s.now
-    if s.vm.shutdown.mode is ShutdownMode.GRACEFUL:
-        return first.plus(s.vm.shutdown.grace_s) if job_kind(s) else pursuit.deadline
-    patient = first.plus(min(s.vm.shutdown.grace_s, s.waits.force_wait_s))
+    least_s = min(s.vm.shutdown.grace_s, s.waits.force_wait_s)
+    if s.vm.shutdown.mode is ShutdownMode.GRACEFUL and job_kind(s):
+        least_s = s.vm.shutdown.grace_s
+    patient = (_waits_since(s, pursuit) or s.now).plus(least_s)
     return max(pursuit.deadline, patient, key=lambda moment: moment.monotonic_s)
 
 
