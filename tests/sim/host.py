@@ -147,7 +147,6 @@ class SimulatedLibvirtd:
         self._runs = 0
         for guest in self.guests.values():
             if guest.autostart and not guest.fails_to_start:
-                guest.start_s = 0.0
                 guest.do(Verb.START, By.AUTOSTART)
 
     def _begin_anew(self) -> None:
@@ -184,7 +183,7 @@ class SimulatedGuest:
         """The calls that wait for its QEMU, and since when."""
         self.autostart = False
         self.start_s = 0.0
-        """How long each start takes."""
+        """How long each start by an agent takes; whoever types waits for none here."""
         self.start_shows = "off"
         """What a look sees meanwhile: "off" (a hook works), "starting" (QEMU is there), "nothing" (it waits)."""
         self.starting: object | None = None
@@ -261,7 +260,7 @@ class SimulatedGuest:
 
     def do(self, verb: Verb, by: By = By.AGENT) -> None:
         """One call of libvirt. Raises NotNowError, Rejected (other words), Transient (no answer)."""
-        called_s = self.libvirtd.clock()
+        called_s = self.libvirtd.ledger.moment()
         self._wait_for_start()
         if self.on and verb is not Verb.DESTROY:
             with self._asked():
@@ -311,7 +310,7 @@ class SimulatedGuest:
         """Go on from such a file. Raises NotNowError."""
         if self.on or self.starting:
             raise NotNowError("Requested operation is not valid: domain is already active")
-        self._qemu_begins(By.RESTORE, self.libvirtd.clock())
+        self._qemu_begins(By.RESTORE, self.libvirtd.ledger.moment())
         self.emit("STARTED", "RESTORED")
         self._pass("RUNNING", "RESTORED", "RESUMED", "FROM_SNAPSHOT")
 
@@ -328,7 +327,7 @@ class SimulatedGuest:
             self.undefine()
 
     def _arrive(self) -> None:
-        self._qemu_begins(By.MIGRATION, self.libvirtd.clock())
+        self._qemu_begins(By.MIGRATION, self.libvirtd.ledger.moment())
         self.emit("STARTED", "MIGRATED")
         self._pass("RUNNING", "MIGRATED", "RESUMED", "MIGRATED")
 
@@ -410,7 +409,7 @@ class SimulatedGuest:
             self.reason = "FAILED"
             self.emit("STOPPED", "FAILED")
             raise Rejected(self.fails_to_start)
-        if self.start_s:
+        if self.start_s and by is By.AGENT:
             self._take_its_time(by, called_s)
         if not self.on:
             self._qemu_begins(by, called_s)

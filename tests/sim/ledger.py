@@ -53,14 +53,20 @@ class Ledger:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self._moments = 0
         self.runs: list[Run] = []
-        self.remade_s: dict[UUID, list[float]] = {}
-        """When the object of a domain was deleted and made anew under another nodeName."""
+        self._remade_s: dict[UUID, list[float]] = {}
+        """When the object of a domain was deleted and made anew."""
         self.told: Callable[[str], None] = lambda _line: None
+
+    def moment(self) -> float:
+        """The time, and a little more at each call: of two things in one instant it tells which was the first."""
+        self._moments += 1
+        return self._clock() + self._moments * 1e-6
 
     def begin(self, uuid: UUID, machine: str, by: By, called_s: float) -> Run:
         """A QEMU begins."""
-        run = Run(uuid, machine, by, called_s, self._clock())
+        run = Run(uuid, machine, by, called_s, self.moment())
         self.runs.append(run)
         self.told(f"{machine}: a QEMU of domain {uuid.int} begins, by {by.value}")
         return run
@@ -68,13 +74,24 @@ class Ledger:
     def end(self, run: Run) -> None:
         """A QEMU is gone."""
         if run.ended_s is None:
-            run.ended_s = self._clock()
+            run.ended_s = self.moment()
             self.told(f"{run.machine}: a QEMU of domain {run.uuid.int} ends")
 
     def lose(self, run: Run) -> None:
         """A QEMU lives on, and libvirt no longer knows of it."""
-        run.lost_s = self._clock()
+        run.lost_s = self.moment()
         self.told(f"{run.machine}: libvirt shows domain {run.uuid.int} off, but its QEMU lives")
+
+    def forget_history(self, uuid: UUID) -> None:
+        """The object of this domain was deleted and made anew: what was told of its QEMUs must be told again."""
+        self._remade_s.setdefault(uuid, []).append(self.moment())
+        for run in self.runs:
+            if run.uuid == uuid and run.ended_s is None:
+                run.tellable_s = None
+
+    def remade_between(self, uuid: UUID, first_s: float, last_s: float) -> bool:
+        """Whether its object was deleted and made anew between these times."""
+        return any(first_s <= at_s <= last_s for at_s in self._remade_s.get(uuid, ()))
 
     def wrongs(self) -> list[str]:
         """Each pair of runs that the agents must not have brought about."""
@@ -111,8 +128,7 @@ def _began_during_the_call(_ledger: Ledger, earlier: Run, later: Run) -> bool:
 
 def _nobody_looked(_ledger: Ledger, earlier: Run, later: Run) -> bool:
     """Somebody else made the other QEMU (a migration, a stranger, autostart) while no agent could tell of it."""
-    tellable_s = earlier.tellable_s
-    return earlier.by is not By.AGENT and (tellable_s is None or tellable_s > later.called_s)
+    return earlier.by is not By.AGENT and not _could_be_told(earlier, later)
 
 
 def _lost_by_another_libvirt(_ledger: Ledger, earlier: Run, later: Run) -> bool:
@@ -121,11 +137,27 @@ def _lost_by_another_libvirt(_ledger: Ledger, earlier: Run, later: Run) -> bool:
 
 
 def _has_no_history(ledger: Ledger, earlier: Run, later: Run) -> bool:
-    """The object was deleted and made anew under another nodeName in between."""
-    remade_s = ledger.remade_s.get(earlier.uuid, [])
-    return earlier.machine != later.machine and any(earlier.called_s <= at_s <= later.called_s for at_s in remade_s)
+    """The object was deleted and made anew for another machine, and nobody could tell of the other QEMU since."""
+    remade = ledger.remade_between(earlier.uuid, earlier.called_s, later.called_s)
+    return earlier.machine != later.machine and remade and not _could_be_told(earlier, later)
 
 
-EXEMPTIONS = (_began_during_the_call, _nobody_looked, _lost_by_another_libvirt, _has_no_history)
+def _ran_here_too(ledger: Ledger, earlier: Run, later: Run) -> bool:
+    """It ran here before beside the other, which was somebody else's doing, and the agent here had adopted it.
+
+    Where that was an agent's doing, those two are wrong already.
+    """
+    return any(
+        run.machine == later.machine and run.began_s < later.began_s and _overlap(run, earlier)
+        for run in ledger.runs
+        if run not in {earlier, later} and run.machine != earlier.machine
+    )
+
+
+def _could_be_told(earlier: Run, later: Run) -> bool:
+    return earlier.tellable_s is not None and earlier.tellable_s <= later.called_s
+
+
+EXEMPTIONS = (_began_during_the_call, _nobody_looked, _lost_by_another_libvirt, _has_no_history, _ran_here_too)
 """A start under a vouching is no exemption: the users of these worlds vouch for nothing that is not so, and what they
 vouched for once excuses nothing later."""

@@ -55,6 +55,8 @@ from tests.sim.host import HANGS_S, Heard, SimulatedHost, SimulatedLibvirtd
 from tests.sim.ledger import Ledger
 
 WAITS = Waits()
+GIVE_WAY_S = 5.0
+"""How long an agent that may not act lets stand what another has written."""
 STARTS_AT_ONCE, START_INTERVAL_S = 2, 1.0
 
 
@@ -294,7 +296,7 @@ class SimulatedAgent:
         """All that the API server has to tell; whether it was news."""
         news, gone = self.objects.relist()
         for key in sorted(news | gone):
-            self.queue.add(key)
+            self.queue.add_after(key, GIVE_WAY_S if self.node.blocked else 0.0)
         return bool(news | gone)
 
     def hears_event(self, index: int = 0) -> bool:

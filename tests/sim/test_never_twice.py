@@ -6,12 +6,19 @@ of chance; `SIM_WORLDS=5000 pytest tests/sim` plays more of them.
 
 from __future__ import annotations
 
+import os
+import random
+
 import pytest
 
 from controller.model import Phase, PowerState, Reason, StopCause
+from tests.sim.chance import play
 from tests.sim.ledger import By
 from tests.sim.world import World, world
 
+WORLDS = int(os.environ.get("SIM_WORLDS", "300"))
+WORLDS_A_TEST = 50
+FIRST_SEED = random.SystemRandom().randrange(10**9) if "SIM_WORLDS" in os.environ else 0
 TWO = {"one": "node-a", "two": "node-b"}
 THREE = {"one": "node-a", "two": "node-b", "three": "node-c"}
 REPLACED = {"old": "node-a", "new": "node-a"}
@@ -589,3 +596,47 @@ def test_memory_saved_on_another_node_may_be_given_up() -> None:
         w.works(1000)  # a save is left alone for a while
         assert w.runs_on() == {"two"}, w.account()
         assert w.vm().status.power_state is PowerState.RUNNING, w.account()
+
+
+# --- worlds of chance ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seed", "shows"),
+    [
+        (22, "A1: handed over during a start, the agent cut off before its report"),
+        (259, "A1: handed over during a start, its agent dead"),
+        (404, "the record that a change of the spec removes"),
+        (495, "the record that a powerState which is taken away removes"),
+        (385, "A2: an old vouching"),
+        (1343, "A2: an old vouching, and a restart that is due"),
+        (1103, "A6: another machine of this name takes the Lease"),
+        (161, "A6: the same, and the other's start is on record"),
+        (874, "A6: what the other machine of this name reports is taken for this one's"),
+        (1145, "B2: a destroy for a restart that is believed while QEMU lives"),
+        (981, "B2: a destroy by a stranger that is believed while QEMU lives"),
+        (1073, "the QEMU that a restarted libvirtd has forgotten"),
+        (473, "a migration with --undefinesource that the source has seen"),
+    ],
+)
+def test_a_world_that_went_wrong_once(seed: int, shows: str) -> None:
+    assert shows
+    play(seed).check()
+
+
+@pytest.mark.parametrize("first", range(FIRST_SEED, FIRST_SEED + WORLDS, WORLDS_A_TEST))
+def test_nothing_runs_twice(first: int) -> None:
+    last = min(first + WORLDS_A_TEST, FIRST_SEED + WORLDS)
+    wrong = [seed for seed in range(first, last) if play(seed).ledger.wrongs()]
+    for seed in wrong:  # the first is enough to be told in full
+        world = play(seed)
+        raise AssertionError(f"wrong seeds: {wrong}; seed {seed}: {world.ledger.wrongs()}\n{world.account()}")
+
+
+def test_worlds_of_chance_have_everything_in_them() -> None:
+    """Else nothing in them could go wrong."""
+    runs = [run for seed in range(40) for run in play(seed).ledger.runs]
+    assert {run.by for run in runs} == set(By)
+    assert sum(run.by is By.AGENT for run in runs) > 50
+    assert any(run.lost_s for run in runs)
+    assert {run.machine for run in runs if run.by is By.AGENT} >= {"one", "two", "new"}

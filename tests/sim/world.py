@@ -20,13 +20,15 @@ from controller.errors import Rejected, Transient
 from controller.model import Phase, VirtualMachine, VmKey
 from tests.sim.api import SimulatedApi
 from tests.sim.host import NotNowError, SimulatedGuest
-from tests.sim.ledger import By, Ledger, Run
+from tests.sim.ledger import Ledger, Run
 from tests.sim.node import Clock, SimulatedNode, Wire, vouching
 
 CONFIRMED_OFF = "virtsync.dev/confirmed-off"
 RELIST_S = 60.0
 ROUNDS = 60
 """More than any rest takes to be reached; two agents of one name may never reach it."""
+SAME_NAME_S = 61.0
+"""Longer than an agent lets stand what another of its name has written."""
 OTHER_LEASE = "another agent holds the Lease"
 
 
@@ -51,7 +53,12 @@ class World:
         """Machines without an agent."""
         self._relisted_s = self.clock()
         self._departures: dict[tuple[str, str], Run] = {}
-        """Migrations of which the agent of the source has the event, with the QEMU that came of each."""
+        """Where it was migrated from, and the QEMU that came of it."""
+        self._heard: set[tuple[str, str]] = set()
+        """Those of which the agent of the source has the event."""
+        self._visible_s: dict[Run, float] = {}
+        """Since when an agent has been able to see each."""
+        self._answer_s = SAME_NAME_S if len(set(machines.values())) < len(machines) else 0.0
         for node in self.nodes.values():
             node.tell = self.tell
             for number, name in enumerate(vms):
@@ -190,20 +197,23 @@ class World:
                 continue
             for machine in self._at_work():
                 node = self.nodes[machine]
-                sees = node.agent.host.reachable and not node.agent.api_away
+                sees = node.agent.host.reachable and not node.agent.api_away and not node.blocked
                 if sees and node.name == self.vm(name).node_name:
                     self._can_tell(machine, name)
 
     def _can_tell(self, machine: str, name: str) -> None:
         guest = self.nodes[machine].libvirtd.named(name)
-        run = guest.run if guest else self._departures.get((machine, name))
-        if guest and guest.reason == "MIGRATED" and not guest.on:
-            run = next(run for run in reversed(self.runs(name)) if run.by is By.MIGRATION)
-        if run and run.tellable_s is None:
-            run.tellable_s = self.clock()
+        run = guest.run if guest else None
+        departed = guest.reason == "MIGRATED" and not guest.on if guest else (machine, name) in self._heard
+        if departed:
+            run = self._departures[machine, name]
+        if run is None or run.tellable_s is not None:
+            return
+        if self.clock() >= self._visible_s.setdefault(run, self.clock()) + self._answer_s:
+            run.tellable_s = self.ledger.moment()
 
     def _lose_events(self, machine: str) -> None:
-        self._departures = {key: run for key, run in self._departures.items() if key[0] != machine}
+        self._heard = {heard for heard in self._heard if heard[0] != machine}
 
     # --- the user
 
@@ -235,8 +245,8 @@ class World:
         self.api.delete(key)
         self.clock.at_s += 1
         self.create(name, **(old | spec))
-        if spec.get("nodeName", old["nodeName"]) != old["nodeName"]:
-            self.ledger.remade_s.setdefault(UUID(int=self.vms.index(name) + 1), []).append(self.clock())
+        self.ledger.forget_history(UUID(int=self.vms.index(name) + 1))
+        self._visible_s.clear()
 
     # --- strangers and guests
 
@@ -265,8 +275,9 @@ class World:
             guest.migrate(self.nodes[target].libvirtd, undefine=undefine)
             how = " --undefinesource" if undefine else ""
             self.tell(f"virsh on {source}: migrate {name} to {target}{how}")
+            self._departures[source, name] = self.runs(name)[-1]
             if source not in self.absent and self.nodes[source].agent.host.reachable:
-                self._departures[source, name] = self.runs(name)[-1]
+                self._heard.add((source, name))
 
     def goes_off(self, machine: str, name: str = "web", how: str = "poweroff") -> None:
         """The guest powers off or panics, or its QEMU is killed."""
@@ -360,6 +371,19 @@ class World:
                 node.blocked = "" if other == machine else OTHER_LEASE
                 for key in node.agent.objects.known():
                     node.agent.queue.add(key)
+
+    def lose_lease(self, machine: str) -> None:
+        """Its agent may not act, nor may any other."""
+        self.tell(f"{machine}: the agent loses the Lease of its node")
+        node = self.nodes[machine]
+        node.blocked = OTHER_LEASE
+        for key in node.agent.objects.known():
+            node.agent.queue.add(key)
+
+    def lose_answers_of_libvirt(self, machine: str) -> None:
+        """What its agent asks libvirt to do is done, and the agent is not told."""
+        self.tell(f"{machine}: the agent gets no answers to its acts")
+        self.nodes[machine].agent.answers_lost = True
 
     def lose_answer(self, machine: str, *, silence: bool) -> None:
         """The answer to the agent's next PATCH is lost; with `silence` nobody answers its next try either."""
