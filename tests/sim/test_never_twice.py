@@ -235,12 +235,17 @@ def test_a_start_that_a_dead_agent_left_over_is_made_once() -> None:
     """It died between its record and its call: the next one makes that call, and counts no other attempt."""
     with world(TWO) as w:
         off_on_one(w)
+        w.slow("one", START_S)
         w.patch(powerState="Running")
         w.step("one", "watch")
         w.step("one", "pass")
         recorded = w.vm().status
         w.agent_dies("one")
         w.agent_starts("one")
+        w.works(10)
+        under_way = w.vm().status
+        assert under_way.operation, w.account()
+        assert under_way.operation == recorded.operation, w.account()
         w.works(30)
         status = w.vm().status
         assert status.reason == Reason.IN_SYNC, w.account()
@@ -260,6 +265,30 @@ def test_a_start_that_a_dead_agent_has_with_libvirt_is_made_once() -> None:
         assert w.vm().status.reason == Reason.IN_SYNC, w.account()
         assert [run.by for run in w.runs()] == [By.AGENT], w.account()
         assert w.vm().status.restart_count == 0, w.account()
+
+
+def test_a_start_that_its_libvirtd_took_with_it_is_made_again() -> None:
+    with world(TWO) as w:
+        off_on_one(w)
+        w.slow("one", START_S)
+        w.patch(powerState="Running")
+        w.works(3)
+        w.restart_libvirtd("one")
+        w.works(60)
+        assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+        assert len(w.runs()) == 1, w.account()
+
+
+def test_a_start_that_a_reboot_took_with_it_is_made_again() -> None:
+    with world(TWO) as w:
+        off_on_one(w)
+        w.slow("one", START_S)
+        w.patch(powerState="Running")
+        w.works(3)
+        w.reboot("one")
+        w.works(60)
+        assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+        assert len(w.runs()) == 1, w.account()
 
 
 # --- the answer to the report is lost --------------------------------------------------------------------------------
@@ -292,6 +321,22 @@ def test_a_record_whose_answer_was_lost_is_executed_once(silence: bool) -> None:
         assert len(w.runs()) == 2, w.account()
         assert status.restart_count == 1, w.account()
         assert status.backoff is None or status.backoff.failures == 1, w.account()
+
+
+# --- an "off" that is old --------------------------------------------------------------------------------------------
+
+
+def test_an_off_of_an_agent_that_is_away_is_stale() -> None:
+    """The manager has marked it; meanwhile somebody has started it there."""
+    with world(TWO) as w:
+        off_on_one(w)
+        w.cut("one")
+        w.virsh("start", "one")
+        w.works(60)
+        w.mark_unreachable()
+        w.patch(nodeName="node-b", powerState="Running")
+        w.works(60)
+        is_left_alone(w, {"one"})
 
 
 # --- vouching --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import yaml
 
 from controller.codec import parse
 from controller.errors import Rejected, Transient
+from controller.kube import GROUP, PLURAL, VERSION
 from controller.model import Phase, VirtualMachine, VmKey
 from tests.sim.api import SimulatedApi
 from tests.sim.host import NotNowError, SimulatedGuest
@@ -247,6 +248,26 @@ class World:
         self.create(name, **(old | spec))
         self.ledger.forget_history(UUID(int=self.vms.index(name) + 1))
         self._visible_s.clear()
+
+    def mark_unreachable(self, name: str = "web") -> None:
+        """What the manager writes when the agent of its node has not renewed its Lease: Ready is Unknown."""
+        self.tell(f"manager: marks {name} AgentUnreachable")
+        key = VmKey("default", name)
+        raw = self.api.objects[key]
+        conditions = [
+            condition | {"status": "Unknown", "reason": "AgentUnreachable", "message": "Its agent does not answer."}
+            for condition in raw["status"]["conditions"]
+            if condition["type"] == "Ready"
+        ]
+        self.api.request(
+            "PATCH",
+            f"/apis/{GROUP}/{VERSION}/namespaces/default/{PLURAL}/{name}/status",
+            {
+                "metadata": {"resourceVersion": raw["metadata"]["resourceVersion"]},
+                "status": {"conditions": conditions},
+            },
+            content_type="application/merge-patch+json",
+        )
 
     # --- strangers and guests
 
