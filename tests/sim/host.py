@@ -186,8 +186,8 @@ class SimulatedGuest:
         """How long each start by an agent takes; whoever types waits for none here."""
         self.start_shows = "off"
         """What a look sees meanwhile: "off" (a hook works), "starting" (QEMU is there), "nothing" (it waits)."""
-        self.starting: object | None = None
-        """The start under way."""
+        self.starting = False
+        """A start is under way."""
         self.frozen = False
         """Its QEMU answers nobody, and cannot be killed."""
         self.run: Run | None = None
@@ -346,19 +346,19 @@ class SimulatedGuest:
         """The machine under it goes down."""
         self.on_poweroff_now = self.on_poweroff
         self.frozen = self.stuck = self.job = self.deaf = False
-        self.starting = None
+        self.starting = False
         for run in [*self.lost, *([self.run] if self.run else [])]:
             self.libvirtd.ledger.end(run)
         self.lost.clear()
-        self.state, self.reason, self.id, self.run, self.run_since = "SHUTOFF", "UNKNOWN", None, None, None
+        self._goes_off("UNKNOWN")
 
     def forsake_start(self) -> None:
         """The libvirtd that was at its start is gone; a QEMU that was there lives on unknown."""
         if self.starting and self.run:
             self.libvirtd.ledger.lose(self.run)
             self.lost.append(self.run)
-            self.state, self.reason, self.id, self.run, self.run_since = "SHUTOFF", "UNKNOWN", None, None, None
-        self.starting = None
+            self._goes_off("UNKNOWN")
+        self.starting = False
 
     def rename(self, name: str) -> None:
         """Give it another name; only while it is off."""
@@ -382,8 +382,8 @@ class SimulatedGuest:
     def _wait_for_start(self) -> None:
         """A call waits until no start is under way."""
         given_up_s = self.libvirtd.clock() + LOCK_WAIT_S
-        self.libvirtd.wait(lambda: self.starting is None or self.libvirtd.clock() >= given_up_s)
-        if self.starting is not None:
+        self.libvirtd.wait(lambda: not self.starting or self.libvirtd.clock() >= given_up_s)
+        if self.starting:
             raise Transient("Timed out during operation: cannot acquire state change lock")
 
     def _qemu_begins(self, by: By, called_s: float) -> None:
@@ -393,16 +393,16 @@ class SimulatedGuest:
 
     def _take_its_time(self, by: By, called_s: float) -> None:
         """A slow start. Raises Transient when the libvirtd that is at it goes."""
-        libvirtd, process, start = self.libvirtd, self.libvirtd.processes, object()
+        libvirtd, process = self.libvirtd, self.libvirtd.processes
         ready_s = libvirtd.clock() + self.start_s
-        self.starting = start
+        self.starting = True
         if self.start_shows == "starting":
             self._qemu_begins(by, called_s)
             self.state, self.reason = "PAUSED", "STARTING_UP"
         libvirtd.wait(lambda: libvirtd.clock() >= ready_s or libvirtd.processes != process)
         if libvirtd.processes != process:
             raise Transient("End of file while reading data")
-        self.starting = None
+        self.starting = False
 
     def _start(self, by: By, called_s: float, *, paused: bool) -> None:
         if self.fails_to_start:
@@ -462,13 +462,16 @@ class SimulatedGuest:
         self.state, self.reason = state, reason
         self.emit(event, detail)
 
+    def _goes_off(self, reason: str) -> None:
+        self.state, self.reason, self.id, self.run, self.run_since = "SHUTOFF", reason, None, None, None
+
     def _end(self, reason: str, detail: str) -> None:
         if self.run and self.frozen:
             self.libvirtd.ledger.lose(self.run)
             self.lost.append(self.run)
         elif self.run:
             self.libvirtd.ledger.end(self.run)
-        self.state, self.reason, self.id, self.run, self.run_since = "SHUTOFF", reason, None, None, None
+        self._goes_off(reason)
         self.frozen = self.stuck = self.job = False
         if not self.persistent:
             del self.libvirtd.guests[self.uuid]

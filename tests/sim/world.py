@@ -116,7 +116,7 @@ class World:
         node = self.nodes[machine]
         guest = node.libvirtd.named(name)
         begun = any(not strand.ended for strand in [*node.left, *node.agent.calls])
-        return begun or (guest is not None and (guest.on or guest.starting is not None or bool(guest.lost)))
+        return begun or (guest is not None and (guest.on or guest.starting or bool(guest.lost)))
 
     # --- time
 
