@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from controller.model import (
+    BEYOND,
     Backoff,
     Condition,
     DesiredPowerState,
@@ -38,8 +39,6 @@ MISSPELT_HOLD = re.compile(
 )
 CONFIRMED_OFF = "virtsync.dev/confirmed-off"
 LAST_YEAR = 9000
-BEYOND = datetime(9999, 12, 31, tzinfo=UTC)
-"""What `status.lastRestartTime` counts as when it cannot be read: later than any request, so that none is repeated."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
 OWN_CONDITIONS = ("Ready", "Reconciling", "Stalled")

@@ -6,9 +6,12 @@ Values only. Every string that reaches the API is spelled here and nowhere else;
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
 from uuid import UUID
+
+BEYOND = datetime(9999, 12, 31, tzinfo=UTC)
+"""What `status.lastRestartTime` counts as when it cannot be read: later than any request, so that none is repeated."""
 
 
 class DesiredPowerState(StrEnum):

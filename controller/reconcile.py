@@ -38,6 +38,7 @@ from controller.model import (
     Sighting,
     Status,
     Step,
+    StopCause,
     Unreadable,
     Verb,
     View,
@@ -105,6 +106,9 @@ class Gauges(Protocol):
     def reported(self, vm: VirtualMachine, status: Status, since_s: float | None) -> None:
         """A status has been written; `since_s` is the monotonic time of the event that led to it, if one did."""
 
+    def seen(self, vm: VirtualMachine, status: Status) -> None:
+        """A look has found that this status, which is there, is right."""
+
     def acted(self, verb: Verb, result: Result) -> None:
         """An act has ended."""
 
@@ -158,7 +162,8 @@ class Reconciler:
         if vm is None or vm.deleting or vm.node_name != self._node().name:
             self.forget(key)
             return
-        self._wake(self._directory.enter(vm))
+        if not vm.misunderstood:  # else it may not mean what it seems to
+            self._wake(self._directory.enter(vm))
         view = self._observe(vm)
         step, release = self._decide(view)
         with ExitStack() as undo:
@@ -327,8 +332,11 @@ class Reconciler:
             self._memories[key] = step.memory
             self._conflicts.pop(key, None)
         self._brake.note(key, step.status, view.now)
-        self._wake(self._directory.enter(reported))
-        if reported is not vm:
+        if not vm.misunderstood:
+            self._wake(self._directory.enter(reported))
+        if reported is vm:
+            self._gauges.seen(vm, step.status)
+        else:
             self._gauges.reported(reported, step.status, since_s)
             if vm.status.reason != step.reason:
                 log.info(f"{key}: {step.reason} ({step.message})", vm=str(key), reason=str(step.reason))
@@ -363,6 +371,9 @@ class Reconciler:
     def _act_ended(self, vm: VirtualMachine, step: Step, outcome: Outcome) -> None:
         self._queue.add(vm.key)
         self._gauges.acted(outcome.verb, outcome.result)
+        stop = vm.status.last_stop
+        if outcome.verb.starts and outcome.result is Result.DONE and stop and stop.cause is StopCause.GUEST:
+            self._brake.answered(vm.key, self._clock())
         for notice in _notices(vm, step, outcome):
             self._recorder.record(vm, notice)
 
@@ -385,9 +396,12 @@ def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, 
     return (Notice("Restarted" if restarted else verb.event, why, action=verb.name.title()),)
 
 
-def _identity(vm: VirtualMachine) -> tuple[object, ...]:
-    """What must not have changed between a decision and its act."""
-    return vm.uid, vm.generation, vm.node_name, vm.holds, vm.deleting
+def _identity(vm: VirtualMachine) -> VirtualMachine:
+    """What must not have changed between a decision and its act: all but the status.
+
+    The generation alone is no proof of that: after a restore of etcd the API server gives it out a second time.
+    """
+    return replace(vm, resource_version="", status=Status())
 
 
 def _overdue(*, busy: bool) -> Unreadable:

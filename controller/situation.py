@@ -13,6 +13,7 @@ from typing import Any
 from controller import causes, handover, starts
 from controller.handover import Elsewhere
 from controller.model import (
+    BEYOND,
     Absent,
     Backoff,
     DesiredPowerState,
@@ -40,6 +41,7 @@ from controller.model import (
 )
 from controller.settings import Waits
 from controller.starts import Start
+from controller.words import untimed
 
 NO_START = Start()
 UNSEEN = {Reason.LIBVIRT_UNREACHABLE, Reason.AGENT_UNREACHABLE}
@@ -171,12 +173,14 @@ def assess(view: View, waits: Waits) -> Situation:
         first = memory.pursuit.asked_first or now
         memory = replace(memory, pursuit=replace(memory.pursuit, asked_first=first, asked_last=now))
 
+    if history.last_restart_time == BEYOND and vm.restart_request:  # nobody can tell whether it was served
+        status = replace(status, last_restart_time=vm.restart_request)
     if (asked and news) or (restart_due and news):
         status = replace(status, backoff=None)
     if asked or restart_due or (isinstance(view.seen, Domain) and view.seen.phase.on):
         status = replace(status, completion_time=None)
 
-    refusal = outcome.message if outcome and outcome.result is Result.REFUSED else start.refusal
+    refusal = untimed(outcome.message) if outcome and outcome.result is Result.REFUSED else start.refusal
     status, memory = _backed_off(status, memory, view, waits, refused=bool(refusal))
     situation = Situation(
         view=view,

@@ -20,9 +20,10 @@ from controller.model import (
     Verdict,
 )
 from controller.situation import Situation, pursuit_of, shown
+from controller.words import tamed
 
 MESSAGE_LIMIT = 32768
-"""Characters that the API takes in the message of a condition."""
+"""Characters that the API takes in the message of a condition; as a bound on bytes it keeps within that."""
 
 
 class Tone(Enum):
@@ -157,7 +158,7 @@ def _served(s: Situation, verdict: Verdict) -> bool:
 def _conditions(s: Situation, verdict: Verdict, generation: int) -> tuple[Condition, ...]:
     ready, abnormal = TONES[verdict.reason].value
     kinds = [("Ready", ready)] + ([(abnormal, "True")] if abnormal else [])
-    message = verdict.message if len(verdict.message) <= MESSAGE_LIMIT else verdict.message[: MESSAGE_LIMIT - 1] + "…"
+    message = tamed(verdict.message, MESSAGE_LIMIT)
     return tuple(
         Condition(kind, value, verdict.reason, message, _since(s, kind, value), max(generation, 0))
         for kind, value in kinds

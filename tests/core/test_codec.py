@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.codec import BEYOND, parse, parse_status, render_status, status_patch
+from controller.codec import parse, parse_status, render_status, status_patch
 from controller.model import (
+    BEYOND,
     Backoff,
     Condition,
     DesiredPowerState,
