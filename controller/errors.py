@@ -4,6 +4,11 @@
 class Transient(Exception):
     """No answer, or one that may be another later: try again."""
 
+    def __init__(self, message: str = "", *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """How long whoever answered asks to be left alone; 0 where that was not said."""
+
 
 class Rejected(Exception):
     """A clear no: trying again changes nothing until something else does."""

@@ -9,21 +9,29 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, TypeVar
 
+import aiohttp
 import kopf
 import structlog
 
 # kopf takes one of each from whoever runs it, and has no public name for them.
-from kopf._cogs.structs.credentials import KubeContext, Vault, VaultKey
+from kopf._cogs.structs.credentials import AiohttpSession, KubeContext, Vault, VaultKey
 from kopf._cogs.structs.references import Insights
 from kopf._core.engines.peering import Identity
+from yarl import URL
 
 from controller.kube import GROUP, KIND, PLURAL, VERSION
+from controller.kube.access import SOCKET_OPTIONS, Access
 from controller.kube.config import Api
+from controller.kube.credentials import Credentials
+from controller.kube.sight import Sight
 from controller.model import VmKey
 
 RESOURCE = (GROUP, VERSION, PLURAL)
@@ -34,6 +42,14 @@ HURRY_S = 1.0
 AT_ONCE, PACE_S = 10, 1.0
 """So many requests kopf may make in a row, which is more than it needs to begin; and then one each so many seconds."""
 BEAT_S = 1.0
+WATCH_S = 45.0, 50.0
+"""How long a watch is asked to last."""
+SILENCE_S = 55.0
+"""After so long without a word a watch is taken to be broken."""
+LONGEST_WAIT_S = 60.0
+"""So long kopf may take until its next request while no watch is open: longer than any request of its own, and than any
+backoff of ours."""
+COLLECTION = f"/apis/{GROUP}/{VERSION}/{PLURAL}"
 
 log = structlog.get_logger()
 
@@ -51,14 +67,22 @@ class Endless:
             delay_s = min(delay_s * 2, BACKOFF_MAX_S)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Login(AiohttpSession):
+    """A session of aiohttp, and what it was made from. No two are equal: kopf refuses the equal of one that failed."""
+
+    access: Access
+
+
 class Paced(Vault):
-    """Where kopf asks how to log in, before each request: there it can be made to wait.
+    """Where kopf asks how to log in, before each request: there it can be made to wait, and be told of a new login.
 
     By itself it begins a watch anew as soon as one has ended, and a broken proxy can end 690 of them a second.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: Credentials) -> None:
         super().__init__()
+        self._credentials = credentials
         self._full_s = float("-inf")
         """When, at that pace, all requests so far would have had their second."""
 
@@ -66,11 +90,22 @@ class Paced(Vault):
         self, factory: Callable[[KubeContext], T], purpose: str | None = None
     ) -> AsyncIterator[tuple[VaultKey, KubeContext, T]]:
         """The login and its session, when it is time for another request."""
-        now_s = time.monotonic()
-        self._full_s = max(self._full_s, now_s) + PACE_S
-        await asyncio.sleep(max(0.0, self._full_s - now_s - AT_ONCE * PACE_S))
-        async for login in super().extended(factory, purpose):
-            yield login
+        async for key, info, session in super().extended(factory, purpose):
+            now_s = time.monotonic()
+            self._full_s = max(self._full_s, now_s) + PACE_S
+            await asyncio.sleep(max(0.0, self._full_s - now_s - AT_ONCE * PACE_S))
+            # In a thread, for it reads files.
+            now = await asyncio.to_thread(self._credentials.current)
+            if isinstance(info, Login) and info.access is not now:
+                await super().invalidate(key, info)
+            else:
+                yield key, info, session
+
+    async def invalidate(self, key: VaultKey, info: KubeContext, *, exc: Exception | None = None) -> None:
+        """The API server has refused this login, or its session is closed."""
+        if isinstance(info, Login):
+            await asyncio.to_thread(self._credentials.renew, info.access)
+        await super().invalidate(key, info, exc=exc)
 
 
 class NothingKept(kopf.DiffBaseStorage):
@@ -99,6 +134,10 @@ class Watch:
         self._beat_s = time.monotonic()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._again = asyncio.Event()
+        self.sight = Sight()
+        self._undefined = asyncio.Event()
+        """The API server no longer knows what is watched."""
+        self._sessions: list[aiohttp.ClientSession] = []
 
     def begin_anew(self) -> None:
         """List and watch again, as after a restore: from the version that it knows it would be told nothing.
@@ -125,6 +164,8 @@ class Watch:
                     await self._operate(stop)
                 except Exception as error:  # noqa: BLE001 - whatever ends kopf, the watch must go on
                     log.warning(f"the watch begins anew: {_one_line(error)}")
+                    self.sight.failed(_one_line(error))
+                self.sight.ended("kopf has ended")
                 if not stop.is_set() and time.monotonic() - began_s < HURRY_S:
                     await asyncio.sleep(HURRY_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
         finally:
@@ -143,7 +184,7 @@ class Watch:
             # Else kopf asks for the name of the user, and a container may run as one that has none.
             identity=Identity(self._node_name),
             insights=insights,
-            vault=Paced(),
+            vault=Paced(self._api.credentials),
         )
         if threading.current_thread() is threading.main_thread():
             # kopf has just taken the signals for itself: it would end without us, and leave `stop` as it is.
@@ -151,8 +192,30 @@ class Watch:
                 asyncio.get_running_loop().add_signal_handler(signum, stop.set)
         # kopf runs for as long as each of its tasks does. Its own `stop_flag` is one too many: whatever else ends kopf,
         # it leaves a task behind for which kopf then waits 5 s.
-        ours = (_insist(insights), self._again.wait(), stop.wait())
-        await kopf.run_tasks([*tasks, *map(asyncio.create_task, ours)], ignored=others)
+        self._undefined.clear()
+        ours = (
+            _insist(insights),
+            self._notice_the_end_of_the_definition(),
+            self._give_up_waiting(),
+            self._again.wait(),
+            stop.wait(),
+        )
+        try:
+            await kopf.run_tasks([*tasks, *map(asyncio.create_task, ours)], ignored=others)
+        finally:
+            while self._sessions:
+                await self._sessions.pop().close()
+
+    async def _notice_the_end_of_the_definition(self) -> None:
+        await self._undefined.wait()
+        log.warning("the API server no longer knows VirtualMachine: install deploy/crds; nothing is watched until then")
+
+    async def _give_up_waiting(self) -> None:
+        """End if kopf waits for too long before it tries again: a Retry-After may ask for a day."""
+        began_s = time.monotonic()
+        while self.sight.open or time.monotonic() - max(began_s, self.sight.asked_s) < LONGEST_WAIT_S:
+            await asyncio.sleep(BEAT_S)
+        log.warning("the watch begins anew: it has waited for too long")
 
     def settings(self) -> kopf.OperatorSettings:
         """kopf, bounded and quiet. Raises RuntimeError when it would watch the objects of other nodes too."""
@@ -164,7 +227,10 @@ class Watch:
             raise RuntimeError("kopf does not keep the field selector: every agent would watch the whole cluster")
         settings.watching.initial_streaming = False  # it loses objects on a broken stream
         settings.watching.chunk_size = None
-        settings.watching.inactivity_timeout = 130
+        # The server ends each watch in order, and there is a word at the end of each: one that is silent for longer
+        # is broken. It goes on from where it was, without a list and on the same connection.
+        settings.watching.server_timeout = round(random.uniform(*WATCH_S))  # noqa: S311 - spreads load
+        settings.watching.inactivity_timeout = SILENCE_S
         settings.watching.connect_timeout = 5
         settings.watching.reconnect_backoff = 1
         settings.networking.request_timeout = 30
@@ -183,18 +249,11 @@ class Watch:
         registry = kopf.OperatorRegistry()
 
         @kopf.on.login(registry=registry)
-        def login(**_: Any) -> kopf.ConnectionInfo:
-            endpoint = self._api.endpoint()
-            return kopf.ConnectionInfo(
-                server=endpoint.server,
-                ca_path=endpoint.ca_path,
-                insecure=endpoint.insecure,
-                scheme="Bearer" if endpoint.token else None,
-                token=endpoint.token,
-                certificate_path=endpoint.certificate_path,
-                private_key_path=endpoint.private_key_path,
-                expiration=endpoint.expiration,
-            )
+        async def login(**_: Any) -> Login:
+            access = await asyncio.to_thread(self._api.credentials.current)
+            session = self._session(access)
+            self._sessions.append(session)
+            return Login(server=access.server, aiohttp_session=session, access=access)
 
         @kopf.on.event(*RESOURCE, registry=registry)
         async def changed(event: Any, **_: Any) -> None:  # else kopf has a thread call it
@@ -209,6 +268,44 @@ class Watch:
                 log.exception("an object of the watch could not be taken in")
 
         return registry
+
+    def _session(self, access: Access) -> aiohttp.ClientSession:
+        """A session that reaches the API server as all other requests do, and tells what it is answered."""
+        traces = aiohttp.TraceConfig()
+        traces.on_request_start.append(self._asks)
+        traces.on_request_end.append(self._answered)
+        traces.on_request_exception.append(self._unanswered)
+        connector = aiohttp.TCPConnector(limit=0, ssl=access.tls, socket_factory=_socket)
+        return aiohttp.ClientSession(
+            connector=connector, headers=access.headers, proxy=_proxy(access), trust_env=False, trace_configs=[traces]
+        )
+
+    async def _asks(self, _session: object, _context: object, _params: aiohttp.TraceRequestStartParams) -> None:
+        self.sight.asks()
+
+    async def _answered(self, _session: object, _context: object, params: aiohttp.TraceRequestEndParams) -> None:
+        status, collection = params.response.status, params.url.path.endswith(COLLECTION)
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS} or status >= 500:
+            self._api.heard(good=False)
+        if status != HTTPStatus.OK:
+            self.sight.failed(f"the API server answers {status}")
+        elif collection:
+            self._api.heard(good=True)
+            if params.url.query.get("watch"):
+                self.sight.opened()
+            else:
+                self.sight.listed()
+        if status == HTTPStatus.NOT_FOUND and collection:
+            self._undefined.set()
+            # kopf fails of it at length; it is ended meanwhile.
+            await asyncio.Event().wait()
+
+    async def _unanswered(
+        self, _session: object, _context: object, params: aiohttp.TraceRequestExceptionParams
+    ) -> None:
+        if not isinstance(params.exception, asyncio.CancelledError):
+            self._api.heard(good=False)
+            self.sight.failed(f"the API server does not answer: {_one_line(params.exception)}")
 
     async def _beat(self) -> None:
         while True:
@@ -225,6 +322,26 @@ async def _insist(insights: Insights) -> None:
     if any((known.group, known.plural) == (GROUP, PLURAL) for known in insights.watched_resources):
         await asyncio.Event().wait()
     await asyncio.sleep(BACKOFF_MAX_S * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """One that notices the end of its peer, as those of all other requests."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    for option in SOCKET_OPTIONS:
+        made.setsockopt(*option)
+    return made
+
+
+def _proxy(access: Access) -> URL | None:
+    """Its URL, with the user in it: a session has no other place for that."""
+    if not access.proxy:
+        return None
+    url = URL(access.proxy)
+    if access.proxy_login:
+        user, password = access.proxy_login
+        url = url.with_user(user).with_password(password)
+    return url
 
 
 def _one_line(error: BaseException) -> str:

@@ -223,13 +223,14 @@ def config(**changes: Json) -> Json:
 
 NO_PEM = base64.b64encode(b"no certificate").decode()
 UNUSABLE = [
-    ("", "is not usable: Invalid kube-config"),
-    ("[]", "is not usable: "),
-    (config(config={"current-context": "other"}), "Expected object with name other in"),
+    ("", "is not usable: it is not a mapping"),
+    ("{", "is not usable: it is not YAML: "),
+    ("[]", "is not usable: it is not a mapping"),
+    (config(config={"current-context": "other"}), "is not usable: it has no context 'other'"),
     (config(cluster={"server": ""}), "is not usable: its server '' is not a URL like https://10.0.0.1:6443"),
     (config(cluster={"server": "10.0.0.1"}), "its server '10.0.0.1' is not a URL like https://10.0.0.1:6443"),
     (config(cluster={"server": "https://10.0.0.1:99999"}), "is not usable: Failed to parse: https://10.0.0.1:99999"),
-    (config(cluster={"certificate-authority": "/nonexistent"}), "is not usable: File does not exist: /nonexistent"),
+    (config(cluster={"certificate-authority": "/nonexistent"}), "its file /nonexistent cannot be read: No such file"),
     (config(cluster={"certificate-authority-data": NO_PEM}), "its certificate-authority is not a certificate"),
     (
         config(user={"client-certificate-data": NO_PEM, "client-key-data": NO_PEM}),
@@ -237,7 +238,7 @@ UNUSABLE = [
     ),
     (
         config(config={"users": [{"name": "any", "user": {"tokenFile": "/nonexistent"}}]}),
-        "is not usable: [Errno 2] No such file or directory: '/nonexistent'",
+        "its file /nonexistent cannot be read: No such file",
     ),
 ]
 
@@ -264,7 +265,10 @@ def test_no_kubeconfig_at_all(tmp_path: Path) -> None:
 
 def test_a_pod_without_a_service_account() -> None:
     told = refusal(env={"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"})
-    assert told == "Error: the Pod's service account cannot be used: Service token file does not exist."
+    assert told == (
+        "Error: the Pod's service account cannot be used: "
+        "/var/run/secrets/kubernetes.io/serviceaccount/token: No such file or directory"
+    )
 
 
 def refusal(*words: str, by: tuple[str, ...] = (), env: Mapping[str, str] | None = None) -> str:

@@ -32,7 +32,7 @@ class Slow(Api):
     """Each answer takes so long on the clock; some are lost on their way."""
 
     def __init__(self, clock: Clock, api: Api) -> None:
-        super().__init__(api._configuration, anew=api._anew)
+        super().__init__(api.credentials)
         self._clock = clock
         self.takes_s = 0.0
         self.loses: set[str] = set()

@@ -1,0 +1,318 @@
+"""Reads a kubeconfig, a Pod's service account and the environment. Each field is honoured, or refused by name."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+import yaml
+
+from controller.errors import Rejected
+from controller.kube.access import Access, basic
+from controller.kube.proxies import proxy_of
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+EXEC_TIMEOUT_S = 30.0
+EXEC_MARGIN = timedelta(minutes=1)
+"""So long before the end of what a plugin has given it is asked again."""
+EXEC_API = "client.authentication.k8s.io/"
+
+CLUSTER = {
+    "server",
+    "certificate-authority",
+    "certificate-authority-data",
+    "insecure-skip-tls-verify",
+    "tls-server-name",
+    "proxy-url",
+    # Neither stack ever asks for compression.
+    "disable-compression",
+    "extensions",
+}
+USER = {
+    "client-certificate",
+    "client-certificate-data",
+    "client-key",
+    "client-key-data",
+    "token",
+    "tokenFile",
+    "username",
+    "password",
+    "exec",
+    "extensions",
+}
+EXEC = {"apiVersion", "command", "args", "env", "installHint", "provideClusterInfo", "interactiveMode"}
+IMPERSONATION = ("as", "as-uid", "as-groups", "as-user-extra")
+
+Json = dict[str, Any]
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True, slots=True)
+class _Credential:
+    """What an exec plugin has given."""
+
+    token: str | None
+    certificate: bytes | None
+    key: bytes | None
+    expires: datetime | None
+
+    def fresh(self) -> bool:
+        return self.expires is None or datetime.now(UTC) < self.expires - EXEC_MARGIN
+
+
+class Kubeconfig:
+    """A kubeconfig that may be read again and again; one thread at a time."""
+
+    def __init__(self, file: Path, environ: Mapping[str, str] = os.environ) -> None:
+        self._file, self._environ = file, environ
+        self._given: tuple[Json, _Credential] | None = None
+        """What a plugin has given, and for which command."""
+
+    def read(self, *, refused: bool) -> Access:
+        """What it says now. `refused`: the API server no longer takes what was read before.
+
+        Raises Rejected in one sentence.
+        """
+        try:
+            content = self._file.read_bytes()
+        except OSError as error:
+            raise Rejected(f"the kubeconfig {self._file} cannot be read: {error.strerror}") from error
+        try:
+            return self._access(content, refused=refused)
+        except Rejected as error:
+            raise Rejected(f"the kubeconfig {self._file} is not usable: {error}") from error
+
+    def _access(self, content: bytes, *, refused: bool) -> Access:
+        try:
+            config = yaml.load(content, Loader)  # noqa: S506 - a safe one, in C where there is one
+        except yaml.YAMLError as error:
+            raise Rejected(f"it is not YAML: {_first_line(error)}") from error
+        config = _mapping(config, "it")
+        context = _named(config, "context", _text(config, "current-context"))
+        cluster = _named(config, "cluster", _text(context, "cluster"))
+        name = _text(context, "user")
+        user = _named(config, "user", name) if name else {}
+        _refuse(cluster, "cluster", CLUSTER)
+        _refuse_user(user)
+        access = self._user(user, self._cluster(cluster))
+        if plugin := user.get("exec"):
+            access = self._logged_in(access, _mapping(plugin, "its exec"), cluster, refused=refused)
+        access.tls  # noqa: B018 - raises where it cannot be had
+        return access
+
+    def _cluster(self, cluster: Json) -> Access:
+        server = _server(_text(cluster, "server"))
+        ca, insecure = self._content(cluster, "certificate-authority"), _flag(cluster, "insecure-skip-tls-verify")
+        _flag(cluster, "disable-compression")
+        if ca and insecure:
+            raise Rejected("it has both certificate-authority and insecure-skip-tls-verify")
+        access = Access(server=server, ca=ca, insecure=insecure, server_name=_text(cluster, "tls-server-name") or None)
+        proxy = _text(cluster, "proxy-url")
+        return by_proxy(access, ("proxy-url", proxy) if proxy else proxy_of(server, self._environ))
+
+    def _user(self, user: Json, access: Access) -> Access:
+        certificate, key = self._content(user, "client-certificate"), self._content(user, "client-key")
+        if bool(certificate) != bool(key):
+            raise Rejected("its client-certificate and client-key do not go without each other")
+        username, password = _text(user, "username"), _text(user, "password")
+        if bool(username) != bool(password):
+            raise Rejected("its username and password do not go without each other")
+        token = self._token(user)
+        if sum(map(bool, (token, username, user.get("exec")))) > 1:
+            raise Rejected("it has more than one of token, username and exec")
+        authorization = f"Bearer {token}" if token else basic(username, password) if username else None
+        return replace(access, certificate=certificate, key=key, authorization=authorization)
+
+    def _token(self, user: Json) -> str:
+        """As client-go has it, a file wins over what stands in the kubeconfig."""
+        file = _text(user, "tokenFile")
+        token = self._file_content(file).decode(errors="replace").strip() if file else _text(user, "token")
+        if not token.isprintable() or not token.isascii():
+            raise Rejected("its token has characters that no header can have")
+        return token
+
+    def _content(self, section: Json, field: str) -> bytes | None:
+        """What a field of a file, or of data, holds; as kubectl has it, the data wins."""
+        if data := _text(section, f"{field}-data"):
+            try:
+                return base64.b64decode(data, validate=False)
+            except binascii.Error as error:
+                raise Rejected(f"its {field}-data is not base64") from error
+        path = _text(section, field)
+        return self._file_content(path) if path else None
+
+    def _file_content(self, path: str) -> bytes:
+        try:
+            return (self._file.parent / path).read_bytes()
+        except OSError as error:
+            raise Rejected(f"its file {path} cannot be read: {error.strerror}") from error
+
+    def _logged_in(self, access: Access, plugin: Json, cluster: Json, *, refused: bool) -> Access:
+        """With what the plugin gives; it is asked again before that ends, and when it is refused."""
+        if refused or not self._given or self._given[0] != plugin or not self._given[1].fresh():
+            self._given = plugin, _run(plugin, cluster, self._file.parent, self._environ)
+        given = self._given[1]
+        access = replace(access, authorization=f"Bearer {given.token}" if given.token else None, expires=given.expires)
+        return replace(access, certificate=given.certificate, key=given.key) if given.certificate else access
+
+
+def of_pod(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access:
+    """The API server of the cluster that this Pod runs in, as its service account. Raises Rejected."""
+    host, port = environ["KUBERNETES_SERVICE_HOST"], environ.get("KUBERNETES_SERVICE_PORT", "443")
+    try:
+        token = (folder / "token").read_text().strip()
+        ca = (folder / "ca.crt").read_bytes()
+        server = _server(f"https://{f'[{host}]' if ':' in host else host}:{port}")
+        access = Access(server=server, ca=ca, authorization=f"Bearer {token}")
+        access = by_proxy(access, proxy_of(server, environ))
+        access.tls  # noqa: B018 - raises where it cannot be had
+    except (OSError, Rejected) as error:
+        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        raise Rejected(f"the Pod's service account cannot be used: {why}") from error
+    return access
+
+
+def by_proxy(access: Access, named: tuple[str, str] | None) -> Access:
+    """The same by the proxy that this field or variable names. Raises Rejected."""
+    if not named:
+        return access
+    field, text = named
+    wrong = Rejected(f"its {field} is not the URL of a proxy like http://10.0.0.1:3128, and no other kind is served")
+    try:
+        url, port = urlsplit(text), urlsplit(text).port
+    except ValueError:
+        raise wrong from None
+    if url.scheme != "http" or not url.hostname:
+        # aiohttp knows no SOCKS, and would check the certificate of a proxy as that of the API server.
+        raise wrong
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    login = (unquote(url.username), unquote(url.password or "")) if url.username else None
+    return replace(access, proxy=f"http://{host}:{port or 80}", proxy_login=login)
+
+
+def _run(plugin: Json, cluster: Json, folder: Path, environ: Mapping[str, str]) -> _Credential:
+    """Ask an exec plugin. Raises Rejected."""
+    _refuse(plugin, "exec", EXEC)
+    command, api = _text(plugin, "command"), _text(plugin, "apiVersion")
+    if not command or not api.startswith(EXEC_API):
+        raise Rejected(f"its exec needs a command, and an apiVersion that begins with {EXEC_API}")
+    if plugin.get("interactiveMode") == "Always":
+        raise Rejected("its exec has interactiveMode Always, and nobody sits at the agent's terminal")
+    if "/" in command:
+        command = str(folder / command)
+    spec: Json = {"interactive": False}
+    if _flag(plugin, "provideClusterInfo"):
+        spec["cluster"] = _cluster_info(cluster)
+    told = json.dumps({"apiVersion": api, "kind": "ExecCredential", "spec": spec})
+    extra = {str(one["name"]): str(one["value"]) for one in plugin.get("env") or ()}
+    try:
+        ended = subprocess.run(  # noqa: S603 - whoever wrote the kubeconfig says what is run
+            [command, *map(str, plugin.get("args") or ())],
+            env={**environ, **extra, "KUBERNETES_EXEC_INFO": told},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=EXEC_TIMEOUT_S,
+            check=True,
+        )
+        return _credential(json.loads(ended.stdout), api)
+    except subprocess.CalledProcessError as error:
+        raise Rejected(f"its exec {command} failed: {_first_line(error.stderr.decode(errors='replace'))}") from error
+    except subprocess.TimeoutExpired as error:
+        raise Rejected(f"its exec {command} did not end within {EXEC_TIMEOUT_S:g} s") from error
+    except OSError as error:
+        hint = f" ({_first_line(plugin['installHint'])})" if plugin.get("installHint") else ""
+        raise Rejected(f"its exec {command} cannot be run: {error.strerror}{hint}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Rejected(f"its exec {command} did not answer with an ExecCredential of {api}") from error
+
+
+def _credential(answer: Json, api: str) -> _Credential:
+    status = answer["status"]
+    expires, certificate = status.get("expirationTimestamp"), status.get("clientCertificateData")
+    if answer["apiVersion"] != api or not (status.get("token") or certificate):
+        raise ValueError
+    return _Credential(
+        token=status.get("token"),
+        certificate=certificate.encode() if certificate else None,
+        key=status["clientKeyData"].encode() if certificate else None,
+        expires=datetime.fromisoformat(expires).astimezone(UTC) if expires else None,
+    )
+
+
+def _cluster_info(cluster: Json) -> Json:
+    """The cluster as a plugin is told of it."""
+    named = {one: cluster[one] for one in CLUSTER - {"certificate-authority", "extensions"} if cluster.get(one)}
+    extensions = cluster.get("extensions") or ()
+    config = next((one["extension"] for one in extensions if one["name"] == f"{EXEC_API}exec"), None)
+    return named | ({"config": config} if config else {})
+
+
+def _server(text: str) -> str:
+    try:
+        url = urllib3.util.parse_url(text)
+    except urllib3.exceptions.LocationParseError as error:
+        raise Rejected(_first_line(error)) from error
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise Rejected(f"its server {text!r} is not a URL like https://10.0.0.1:6443")
+    return text.rstrip("/")
+
+
+def _refuse_user(user: Json) -> None:
+    for field in IMPERSONATION:
+        if user.get(field):
+            raise Rejected(f"its {field} asks for impersonation, which virtsync does not do")
+    if user.get("auth-provider"):
+        raise Rejected("its auth-provider is of a kind that Kubernetes no longer has: use exec")
+    _refuse(user, "user", USER | {*IMPERSONATION, "auth-provider"})
+
+
+def _refuse(section: Json, what: str, known: set[str]) -> None:
+    """What is not known may change who this is, or whom it talks to."""
+    unknown = sorted(str(field) for field in section.keys() - known)
+    if unknown:
+        raise Rejected(f"its {what} has {unknown[0]}, which virtsync does not know")
+
+
+def _named(config: Json, kind: str, name: str) -> Json:
+    """The context, cluster or user of this name."""
+    listed = config.get(f"{kind}s")
+    for one in listed if isinstance(listed, list) else ():
+        if isinstance(one, dict) and one.get("name") == name:
+            return _mapping(one.get(kind) or {}, f"its {kind} {name}")
+    raise Rejected(f"it has no {kind} {name!r}" if name else f"it does not say which {kind} to use")
+
+
+def _mapping(value: object, what: str) -> Json:
+    if not isinstance(value, dict):
+        raise Rejected(f"{what} is not a mapping")
+    return value
+
+
+def _text(section: Json, field: str) -> str:
+    value = section.get(field)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise Rejected(f"its {field} is not a text")
+    return value
+
+
+def _flag(section: Json, field: str) -> bool:
+    value = section.get(field)
+    if value is not None and not isinstance(value, bool):
+        raise Rejected(f"its {field} is not true or false")
+    return bool(value)
+
+
+def _first_line(error: object) -> str:
+    return (str(error).strip().splitlines() or ["it said nothing"])[0][:300]
