@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import threading
 import time
@@ -28,6 +29,7 @@ from controller.kube.store import KubeStore, News
 from controller.kube.watch import Watch
 from controller.metrics import Metrics
 from controller.model import Node, Now, VmKey
+from controller.outage import HASTEN_SPREAD_S, Backoff, Outage
 from controller.pacing import Brake, Pace
 from controller.reconcile import Reconciler
 from controller.resync import Comparison, Periodic
@@ -50,7 +52,12 @@ GIVE_WAY_S = 5.0
 """How long an agent that may not act lets stand what another has written of a VM: two that see different libvirts would
 contradict each other forty times a second, for ever."""
 KNOCK_EVERY_S = 1.0
-"""How often an API server that is away is asked whether it is back."""
+"""How often it is seen to that an API server that is away is asked whether it is back; how often it is asked, see
+`Outage`."""
+UNLISTABLE_MAX_S = 30.0
+"""The longest wait before objects that could not be listed are listed again."""
+STALE_S, STALE_PERIODS = 600.0, 2
+"""How old the last list of objects may be, or how many periods of such lists if that is longer."""
 OVERDUE_EVERY_S = 1.0
 """How often it is seen to that looks return."""
 
@@ -104,6 +111,10 @@ class Agent:
         self._hand_keeper = Periodic("hand", HAND_RETRY_S, self._take_hand)
         self._overdue = Periodic("overdue", OVERDUE_EVERY_S, self._tell_overdue)
         self._knocker = Periodic("api-knocker", KNOCK_EVERY_S, self._knock)
+        self._outage = Outage(settings.relist_spread_s)
+        self._unlistable = Backoff(max_s=UNLISTABLE_MAX_S, uniform=random.uniform)
+        self._listed_s = float("-inf")
+        self._listings_of_the_watch = 0
         self._lease_keeper = Periodic("lease", HAND_RETRY_S, self._keep_lease)
         self._periodic = [self._api_resync, self._hand_keeper, self._knocker, self._libvirt_resync, self._overdue]
         if self._lease:
@@ -145,6 +156,8 @@ class Agent:
             self._health.alive(part.name, part.alive)
         self._health.ready("libvirt", self._libvirt_unready)
         self._health.ready("objects", self._objects_unready)
+        self._health.ready("watch", self._watch.sight.blind)
+        self._health.ready("credentials", lambda: self._api.credentials.trouble)
         self._health.ready("hand", self._hand_unready)
         self._health.ready("lease", self._lease_unready)
         port = self._health.start()
@@ -237,7 +250,10 @@ class Agent:
         except (Transient, Rejected) as error:
             log.warning(f"the API server could not be listed: {error}")
             self._unlisted = f": {error}"
-            return None if self._listed.is_set() else 1.0
+            asked_s = error.retry_after_s if isinstance(error, Transient) else 0.0
+            return max(self._unlistable.wait_s(), asked_s)
+        self._unlistable.reset()
+        self._listed_s = began_s
         for key in changed | gone:
             self._queue.add(key)
         self._metrics.resynced("api", time.monotonic() - began_s)
@@ -246,10 +262,24 @@ class Agent:
         return None
 
     def _knock(self) -> float | None:
-        if self._api.silent and self._api.knock():
-            self._queue.hasten()
-            self._api_resync.nudge()
+        """See whether the API server is back, and do then what its absence has left undone."""
+        if not self._api.silent:
+            self._outage.answered()
+        elif self._outage.knocks() and self._api.knock():
+            self._outage.missed()
+            self._outage.over()
+        if self._api.take_recovery():
+            self._outage.over()
+        if self._watch.sight.listings > self._listings_of_the_watch:
+            # Its list shows what there is, and not what was deleted while nobody watched.
+            if self._listings_of_the_watch:
+                self._outage.missed()
+            self._listings_of_the_watch = self._watch.sight.listings
+        if self._outage.hastens():
+            self._queue.hasten(HASTEN_SPREAD_S)
             self._lease_keeper.nudge()
+        if self._outage.relists():
+            self._api_resync.nudge()
         return None
 
     def _first_list(self) -> None:
@@ -285,7 +315,7 @@ class Agent:
                 self._reconciler.reconcile(key)
         except Transient as error:
             log.warning(f"{key}: will be tried again: {error}", vm=str(key))
-            self._queue.retry(key)
+            self._queue.retry(key, not_before_s=error.retry_after_s)
         except Rejected as error:
             log.warning(f"{key}: the API server refuses its status: {error}", vm=str(key))
             self._queue.retry(key)
@@ -373,8 +403,12 @@ class Agent:
     def _objects_unready(self) -> str | None:
         if not self._listed.is_set():
             return f"the VirtualMachines of this node have not been listed yet{self._unlisted}"
-        left = len(self._unpublished)
-        return f"{left} VirtualMachines have not been reported yet" if left else None
+        if left := len(self._unpublished):
+            return f"{left} VirtualMachines have not been reported yet"
+        old_s = time.monotonic() - max(self._listed_s, self._watch.sight.listed_s)
+        if old_s > max(STALE_S, STALE_PERIODS * self._settings.resync_api_s):
+            return f"the VirtualMachines of this node have not been listed for {old_s:.0f} s{self._unlisted}"
+        return None
 
     def _hand_unready(self) -> str | None:
         if self._settings.observe_only or self._hand.held:

@@ -310,6 +310,14 @@ def main() -> None:
     help="How often all objects of the node are listed; the watch tells sooner.",
 )
 @looking(
+    "--relist-spread",
+    "relist_spread_s",
+    "VIRTSYNC_RELIST_SPREAD",
+    type=durations(),
+    default="10s",
+    help="Within this time after an outage of the API server they are listed: the agents of a cluster not all at once.",
+)
+@looking(
     "--workers",
     "workers",
     "VIRTSYNC_WORKERS",

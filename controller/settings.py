@@ -53,6 +53,8 @@ class Settings:
     start_interval_s: float = 1.0
     resync_libvirt_s: float = 60.0
     resync_api_s: float = 600.0
+    relist_spread_s: float = 10.0
+    """Within this time after an outage the API server is listed."""
     workers: int = 8
     """Passes at a time: one that libvirt does not answer costs one of them."""
     http_address: str = "*"

@@ -19,6 +19,8 @@ K = TypeVar("K", bound=Hashable)
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 30.0
 """The longest wait before a retry. From each wait up to a half is taken off, so that keys do not come in step."""
+SPREAD = 1.2
+"""A wait that was asked for becomes longer by up to this factor, for the same reason."""
 
 
 class QueueMetrics(Protocol):
@@ -68,6 +70,8 @@ class WorkQueue(Generic[K]):
         """A heap of the same; an entry that `_due_at` does not confirm is void."""
         self._delays = 0
         self._failures: dict[K, int] = {}
+        self._barred: dict[K, float] = {}
+        """Until when a key that has failed is not to be hastened: whoever refused it asked for that."""
         self._closed = False
         if metrics:
             metrics.watch(self.__len__, self._unfinished_s, self._longest_running_s)
@@ -91,29 +95,38 @@ class WorkQueue(Generic[K]):
             if not self._closed and due_s < self._due_at.get(key, float("inf")):
                 self._delay(key, due_s)
 
-    def retry(self, key: K) -> None:
-        """Let the key have another pass, the later the more often it has failed since `forget`."""
+    def retry(self, key: K, *, not_before_s: float = 0.0) -> None:
+        """Let the key have another pass, the later the more often it has failed since `forget`.
+
+        `not_before_s`: how long whoever refused it asks to be left alone. An `add` does not wait for that.
+        """
         with self._lock:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
+            if not_before_s:
+                self._barred[key] = self._clock() + not_before_s
         longest_s = min(RETRY_FIRST_S * 2.0 ** min(failures - 1, 30), RETRY_MAX_S)
         if self._metrics:
             self._metrics.retried()
-        self.add_after(key, self._uniform(longest_s / 2, longest_s))
+        wait_s = self._uniform(longest_s / 2, longest_s)
+        self.add_after(key, max(wait_s, not_before_s * self._uniform(1.0, SPREAD)) if not_before_s else wait_s)
 
     def forget(self, key: K) -> None:
         """The key's pass went well: its failures are over."""
         with self._lock:
             self._failures.pop(key, None)
+            self._barred.pop(key, None)
 
-    def hasten(self) -> None:
-        """Let all keys whose last pass has failed have another one now: what hindered them is over."""
+    def hasten(self, spread_s: float) -> None:
+        """Let all keys whose last pass has failed have another one within `spread_s`: what hindered them is over.
+
+        A key that is to be left alone for a while stays so.
+        """
         with self._lock:
             now_s = self._clock()
-            hastened = sum(self._want(key, now_s) for key in self._failures)
-            self._available.notify_all()
-        if self._metrics:
-            for _ in range(hastened):
-                self._metrics.added()
+            for key in self._failures:
+                due_s = max(now_s, self._barred.get(key, now_s)) + self._uniform(0.0, spread_s)
+                if not self._closed and due_s < self._due_at.get(key, float("inf")) and key not in self._wanted:
+                    self._delay(key, due_s)
 
     def get(self) -> K | None:
         """The next key, as soon as there is one; None once the queue is closed. Give it back with `done`."""
@@ -158,7 +171,7 @@ class WorkQueue(Generic[K]):
         """Drop what waits, and let every `get` return None, now and from now on."""
         with self._lock:
             self._closed = True
-            for waiting in (self._wanted, self._ready, self._due_at, self._delayed, self._failures):
+            for waiting in (self._wanted, self._ready, self._due_at, self._delayed, self._failures, self._barred):
                 waiting.clear()
             self._available.notify_all()
             self._idle.notify_all()

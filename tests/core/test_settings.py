@@ -34,8 +34,8 @@ def test_each_flag_sets_its_own_field(tmp_path: Path) -> None:
     kubeconfig.touch()
     words = f"""
         --node-name a.example --boot-id b --libvirt-uri test:///default --kubeconfig {kubeconfig} --observe-only
-        --start-parallel 4 --start-interval 8s --resync-libvirt 9s --resync-api 10s --workers 6 --http-address ::1
-        --http-port 0 --log-format json --log-level error
+        --start-parallel 4 --start-interval 8s --resync-libvirt 9s --resync-api 10s --relist-spread 23s --workers 6
+        --http-address ::1 --http-port 0 --log-format json --log-level error
         --lease-namespace agents --identity pod-1 --lease-duration 22s
         --settle-power 11s --settle-pause 12s --acpi-resend 13s --force-wait 14s --backoff-first 15s --backoff-max 16s
         --backoff-forget 17s --brake-window 18s --brake-count 19 --brake-hold 20s --schedule-confirm 21s
@@ -53,6 +53,7 @@ def test_each_flag_sets_its_own_field(tmp_path: Path) -> None:
         start_interval_s=8,
         resync_libvirt_s=9,
         resync_api_s=10,
+        relist_spread_s=23,
         workers=6,
         http_address="::1",
         http_port=0,

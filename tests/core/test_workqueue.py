@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from prometheus_client import CollectorRegistry
 
 from controller.metrics import WorkQueueMetrics
-from controller.workqueue import RETRY_FIRST_S, RETRY_MAX_S, WorkQueue
+from controller.workqueue import RETRY_FIRST_S, RETRY_MAX_S, SPREAD, WorkQueue
 
 HANG_S = 60.0
 KEYS = st.integers(0, 4)
@@ -47,6 +48,7 @@ class QueueAgainstItsModel(RuleBasedStateMachine):
         self.again: set[int] = set()
         self.due: dict[int, float] = {}
         self.failures: Counter[int] = Counter()
+        self.barred: dict[int, float] = {}
         self.adds = 0
 
     def came(self, key: int, due_s: float = 0.0) -> None:
@@ -109,23 +111,27 @@ class QueueAgainstItsModel(RuleBasedStateMachine):
             self.waiting[key] = (self.turn, 0.0)
         self.queue.done(key)
 
-    @rule(key=KEYS)
-    def retry(self, key: int) -> None:
+    @rule(key=KEYS, not_before_s=st.sampled_from([0.0, 1.0, 30.0]))
+    def retry(self, key: int, not_before_s: float) -> None:
         self.failures[key] += 1
-        self.delay(key, min(RETRY_FIRST_S * 2 ** (self.failures[key] - 1), RETRY_MAX_S))
-        self.queue.retry(key)
+        wait_s = min(RETRY_FIRST_S * 2 ** (self.failures[key] - 1), RETRY_MAX_S)
+        self.delay(key, max(wait_s, not_before_s * SPREAD))
+        if not_before_s:
+            self.barred[key] = self.clock.now_s + not_before_s
+        self.queue.retry(key, not_before_s=not_before_s)
 
     @rule(key=KEYS)
     def forget(self, key: int) -> None:
         del self.failures[key]
+        self.barred.pop(key, None)
         self.queue.forget(key)
 
-    @rule()
-    def hasten(self) -> None:
-        self.turn += 1
+    @rule(spread_s=st.sampled_from([0.0, 5.0]))
+    def hasten(self, spread_s: float) -> None:
         for key in self.failures:
-            self.came(key)
-        self.queue.hasten()
+            if key not in self.waiting and key not in self.again:
+                self.delay(key, max(0.0, self.barred.get(key, 0.0) - self.clock.now_s) + spread_s)
+        self.queue.hasten(spread_s)
 
     @invariant()
     def the_depth_is_what_could_be_handed_out(self) -> None:
@@ -232,13 +238,46 @@ class Watched(Clock):
 
 
 def test_what_has_failed_need_not_wait_once_what_hindered_it_is_over() -> None:
-    queue: WorkQueue[str] = WorkQueue(clock=Clock())
-    for key in ("a", "b"):
+    clock = Clock()
+    queue: WorkQueue[int] = WorkQueue(clock=clock)
+    for _ in range(20):
+        for key in range(100):
+            queue.retry(key)
+        clock.now_s += 30
+        for _ in range(len(queue)):
+            queue.done(queue.get() or 0)
+    for key in range(100):
         queue.retry(key)
-    queue.add_after("settling", 1)
-    assert len(queue) == 0
-    queue.hasten()
-    assert [queue.get() for _ in range(len(queue))] == ["a", "b"]
+    queue.add_after(-1, 10)
+    queue.hasten(5.0)
+    came = []
+    for _ in range(10):
+        came.append(len(queue))
+        clock.now_s += 0.5
+    assert came[0] == 0
+    assert max(after - before for before, after in pairwise(came)) < 30, "they come all at once"
+    assert len(queue) == 100
+
+
+def test_who_was_asked_to_wait_waits_whatever_is_over() -> None:
+    clock = Clock()
+    queue: WorkQueue[str] = WorkQueue(clock=clock)
+    queue.retry("a", not_before_s=20)
+    queue.retry("b")
+    queue.hasten(5.0)
+    clock.now_s += 19.9
+    assert len(queue) == 1, "a waits"
+    clock.now_s += 0.1 + 20 * (SPREAD - 1)
+    assert len(queue) == 2
+    queue.add("a")
+    assert queue.get() in {"a", "b"}
+
+
+def test_news_of_a_key_do_not_wait_for_what_was_asked_of_it() -> None:
+    queue: WorkQueue[str] = WorkQueue(clock=Clock())
+    queue.retry("a", not_before_s=20)
+    queue.add("a")
+    assert queue.get() == "a"
 
 
 def test_whoever_takes_a_key_hands_on_what_is_due_next() -> None:
