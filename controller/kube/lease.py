@@ -25,7 +25,8 @@ from controller.leasing import Claim, Lease, Seen, claim, held_until_s, look
 RENEWALS = 4
 """So many fit into the time of a Lease."""
 ATTEMPTS, RETRY_MAX_S = 20, 2.0
-"""So many attempts do while it cannot be had, and they are never further apart than this."""
+"""So many attempts do while it cannot be had, and they are never further apart than this. Once it is lost, and cannot
+be asked for, they double up to the time between two renewals: all agents of a cluster lose it together."""
 LOCK = f"{GROUP}/lock"
 """The annotation that says under which lock its holder took it. It begins with the holder: who takes the Lease in
 another way, as with kubectl, leaves it as it is, and it then says nothing."""
@@ -75,6 +76,8 @@ class NodeLease:
         self._until_s = float("-inf")
         self._why = "it has not been asked for yet"
         self._over = False
+        self._failures = 0
+        """How often in a row the API server was asked in vain."""
 
     @property
     def held(self) -> bool:
@@ -91,16 +94,24 @@ class NodeLease:
 
     def keep(self) -> float:
         """Do what is due, and say after how many seconds to be called again."""
+        asked_s = 0.0
         try:
             self._why = self._hindrance() or self._attempt()
+            self._failures = 0
         except (Transient, Rejected, Vanished) as error:
             self._why = str(error)
+            self._failures += 1
+            asked_s = error.retry_after_s if isinstance(error, Transient) else 0.0
             log.debug(f"the Lease {self._namespace}/{self._name} could not be renewed: {error}")
+        renewal_s = self._duration_s / RENEWALS
         if not self._why:
-            return self._duration_s / RENEWALS * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load
+            return renewal_s * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load
         left_s = self._until_s - self._clock()
         again_s = min(self._duration_s / ATTEMPTS, RETRY_MAX_S)
-        return min(left_s, again_s) if left_s > 0 else again_s
+        if left_s > 0:
+            return min(left_s, max(again_s, min(asked_s, renewal_s)))
+        again_s = min(again_s * 2.0 ** min(self._failures, 10), renewal_s) if self._failures else again_s
+        return max(again_s, min(asked_s, renewal_s)) * random.uniform(0.7, 1.0)  # noqa: S311 - spreads load
 
     def release(self) -> None:
         """Let another have it at once; without an answer it runs out by itself. Any thread, once, at the end."""

@@ -98,6 +98,23 @@ def keeps(lease: NodeLease) -> bool:
     return lease.held
 
 
+def test_one_that_is_lost_is_asked_for_ever_more_rarely_while_nobody_answers(node: Node) -> None:
+    """All agents of a cluster lose theirs together."""
+    mine = node.agent("pod-1")
+    assert keeps(mine)
+    node.api.loses = {"PUT", "GET"}
+    held_s = [mine.keep() for _ in range(3)]
+    assert max(held_s) <= 2.0, "while it is held there is no time to lose"
+    node.pass_s(60)
+    waits_s = [mine.keep() for _ in range(10)]
+    assert max(waits_s) <= DURATION_S / 4
+    assert min(waits_s[-3:]) >= 0.7 * DURATION_S / 4
+    node.api.loses = set()
+    assert keeps(mine)
+    node.api.loses = {"PUT", "GET"}
+    assert mine.keep() <= 2.0
+
+
 def test_it_is_renewed_with_one_request_and_acted_upon_for_less_than_it_grants(node: Node) -> None:
     mine = node.agent("pod-1")
     assert "it has not been asked for yet" in mine.blocked
