@@ -85,6 +85,7 @@ class Paced(Vault):
         self._credentials = credentials
         self._full_s = float("-inf")
         """When, at that pace, all requests so far would have had their second."""
+        self._backoffs = iter(Endless())
 
     async def extended(
         self, factory: Callable[[KubeContext], T], purpose: str | None = None
@@ -102,9 +103,12 @@ class Paced(Vault):
                 yield key, info, session
 
     async def invalidate(self, key: VaultKey, info: KubeContext, *, exc: Exception | None = None) -> None:
-        """The API server has refused this login, or its session is closed."""
+        """The API server has refused this login, or its session is closed. Where there is no other it has to wait."""
         if isinstance(info, Login):
-            await asyncio.to_thread(self._credentials.renew, info.access)
+            if await asyncio.to_thread(self._credentials.renew, info.access) is info.access:
+                await asyncio.sleep(next(self._backoffs))
+            else:
+                self._backoffs = iter(Endless())
         await super().invalidate(key, info, exc=exc)
 
 
@@ -164,8 +168,9 @@ class Watch:
                     await self._operate(stop)
                 except Exception as error:  # noqa: BLE001 - whatever ends kopf, the watch must go on
                     log.warning(f"the watch begins anew: {_one_line(error)}")
+                    self.sight.ended(_one_line(error))
                     self.sight.failed(_one_line(error))
-                self.sight.ended("kopf has ended")
+                self.sight.ended("it was ended")
                 if not stop.is_set() and time.monotonic() - began_s < HURRY_S:
                     await asyncio.sleep(HURRY_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
         finally:
@@ -190,9 +195,9 @@ class Watch:
             # kopf has just taken the signals for itself: it would end without us, and leave `stop` as it is.
             for signum in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+        self._undefined.clear()
         # kopf runs for as long as each of its tasks does. Its own `stop_flag` is one too many: whatever else ends kopf,
         # it leaves a task behind for which kopf then waits 5 s.
-        self._undefined.clear()
         ours = (
             _insist(insights),
             self._notice_the_end_of_the_definition(),
@@ -252,7 +257,7 @@ class Watch:
         async def login(**_: Any) -> Login:
             access = await asyncio.to_thread(self._api.credentials.current)
             session = self._session(access)
-            self._sessions.append(session)
+            self._sessions = [*(one for one in self._sessions if not one.closed), session]
             return Login(server=access.server, aiohttp_session=session, access=access)
 
         @kopf.on.event(*RESOURCE, registry=registry)

@@ -5,12 +5,14 @@ import getpass
 import queue
 import selectors
 import threading
+from urllib.parse import urlsplit
 
 import pytest
 
 from controller.kube.config import load
 from controller.kube.watch import Watch
-from lab.world import HANG_LIMIT_S, Json, World
+from lab.proxy import Proxy
+from lab.world import HANG_LIMIT_S, Json, World, until
 
 
 def test_it_needs_no_name_of_the_user_and_leaves_nothing_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +41,38 @@ def test_it_needs_no_name_of_the_user_and_leaves_nothing_open(world: World, monk
         finally:
             loop.call_soon_threadsafe(stop.set)
             thread.join()
+
+
+def test_each_ends_after_a_while_and_the_next_needs_no_list_and_no_connection(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it ends shows that it lives: thousands of agents do so all the time."""
+    monkeypatch.setattr("controller.kube.watch.WATCH_S", (1.0, 1.0))
+    port = urlsplit(world.controlplane.url).port
+    assert port
+    with Proxy(port) as proxy:
+        api = load(proxy.kubeconfig(world.controlplane.kubeconfig))
+        seen: queue.Queue[Json] = queue.Queue()
+        watch = Watch(api, world.node, on_object=seen.put, on_gone=lambda _: None)
+        stop = asyncio.Event()
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            thread = threading.Thread(target=runner.run, args=(watch.run(stop),))
+            thread.start()
+            try:
+                until(lambda: watch.sight.open, "it does not begin")
+                accepted, asked = proxy.accepted, {watch.sight.asked_s}
+
+                def again() -> bool:
+                    asked.add(watch.sight.asked_s)
+                    return len(asked) > 5
+
+                until(again, "it does not end")
+                assert proxy.accepted == accepted
+                assert watch.sight.listings == 1
+                guest = world.define()
+                world.apply(guest)
+                assert seen.get(timeout=HANG_LIMIT_S)["metadata"]["name"] == guest.name
+            finally:
+                loop.call_soon_threadsafe(stop.set)
+                thread.join()
