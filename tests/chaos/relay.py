@@ -8,11 +8,12 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -59,6 +60,9 @@ class Relay:
         """When watches were answered as by a broken server, since it last broke."""
         self.before_patch: Callable[[str], None] = lambda _: None
         """Called with the path of a PATCH before it is passed on."""
+        self.lists = 0
+        """How many requests have listed VirtualMachines."""
+        self._refusal: tuple[Broken, dict[str, str]] | None = None
         relay = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -111,10 +115,16 @@ class Relay:
             assert self._changed.wait_for(lambda: self._watches, HANG_LIMIT_S), "nobody watches"
             self._silenced |= self._watches
 
+    def refuse_all(self, answer: Broken, **headers: str) -> None:
+        """End all watches, and answer everything so from now on; headers as keywords (`retry_after="1"`)."""
+        with self._changed:
+            self._refusal = answer, {name.replace("_", "-"): value for name, value in headers.items()}
+        self._end_watches()
+
     def mend(self) -> None:
         """Pass everything on."""
         with self._changed:
-            self._broken = None
+            self._broken = self._refusal = None
 
     def until_broken(self, times: int) -> float:
         """Wait until so many watches have been answered as by a broken server; how many that was a second."""
@@ -128,12 +138,17 @@ class Relay:
         if request.command == "PATCH":
             self.before_patch(request.path)
         with self._changed:
+            self.lists += not watching and urlsplit(request.path).path.endswith("/virtualmachines")
+            refusal = self._refusal
             broken = self._broken if watching else None
             if broken:
                 self._times_s.append(time.monotonic())
                 self._changed.notify_all()
         with suppress(OSError, http.client.HTTPException):  # either side has gone
-            if broken:
+            if refusal:
+                request.rfile.read(int(request.headers.get("Content-Length") or 0))
+                _answer(request, *refusal[0], refusal[1])
+            elif broken:
                 _answer(request, *broken)
             else:
                 self._pass_on(request, watching=watching)
@@ -181,9 +196,16 @@ class Relay:
                         watch.sock.shutdown(2)
 
 
-def _begin(request: BaseHTTPRequestHandler, status: HTTPStatus, length: int | None = None) -> None:
+def _begin(
+    request: BaseHTTPRequestHandler,
+    status: HTTPStatus,
+    length: int | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     request.send_response(status)
     request.send_header("Content-Type", "application/json")
+    for name, value in headers.items():
+        request.send_header(name, value)
     if length is None:
         # Its end is the end of the connection.
         request.send_header("Connection", "close")
@@ -192,6 +214,8 @@ def _begin(request: BaseHTTPRequestHandler, status: HTTPStatus, length: int | No
     request.end_headers()
 
 
-def _answer(request: BaseHTTPRequestHandler, status: HTTPStatus, body: bytes) -> None:
-    _begin(request, status, len(body))
+def _answer(
+    request: BaseHTTPRequestHandler, status: HTTPStatus, body: bytes, headers: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    _begin(request, status, len(body), headers)
     request.wfile.write(body)

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from chaos.judge import asked
+from lab.agent import Agent
 from lab.controlplane import ControlPlane
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
@@ -34,8 +35,12 @@ WATCHES_PER_S = 5
 """How often a broken watch may be begun anew; unguarded it is hundreds of times."""
 CONNECTIONS_PER_S = 10
 """How many an agent may try while nobody answers it; unguarded it is hundreds."""
-INACTIVITY_LIMIT_S = 200
-"""An API server that has nothing to tell sends a bookmark about once a minute; two that fail to come are too many."""
+INACTIVITY_LIMIT_S = 75
+"""A watch that says nothing is given up within a minute; the rest is for what follows, on a machine that is busy."""
+OUTAGE_S = 60
+"""By then all waits of an agent have become as long as they can be."""
+AFTER_OUTAGE_S = 15
+"""What an agent promises after the first good answer."""
 MARK = "mark.example/back"
 CONFLICTS = re.compile(
     r'^apiserver_request_total\{code="409",.*resource="virtualmachines",.*subresource="status",.*\} (\S+)$',
@@ -146,6 +151,73 @@ def failed_inside(line: dict[str, Any]) -> bool:
     return line["level"] == "error" and str(line.get("logger", "")).startswith("controller")
 
 
+@pytest.mark.long
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("answer", "headers"),
+    [
+        pytest.param(refused(HTTPStatus.TOO_MANY_REQUESTS, "TooManyRequests"), {"retry_after": "1"}, id="429"),
+        pytest.param(refused(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError"), {}, id="500"),
+        pytest.param(refused(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailable"), {}, id="503"),
+        pytest.param(refused(HTTPStatus.UNAUTHORIZED, "Unauthorized"), {}, id="401"),
+    ],
+)
+def test_after_an_outage_all_is_right_soon(world: World, relay: Relay, answer: Broken, headers: dict[str, str]) -> None:
+    """Each VM has its own backoff, and the watch has another: none of them is waited out."""
+    paused_ones = [world.start(f"paused-{number}") for number in range(3)]
+    changed = world.start("changed")
+    world.apply(*paused_ones)
+    world.apply(changed, powerState="Running")
+    agent = world.start_agent(kubeconfig=relay.kubeconfig())
+    for guest in paused_ones:
+        world.until(guest, lambda vm: power_of(vm) == "Running", "seen")
+    world.until(changed, runs, "running")
+
+    relay.refuse_all(answer, **headers)
+    for guest in paused_ones:
+        world.virsh("suspend", guest.name)
+    world.patch(changed, powerState="Stopped")
+    until(lambda: all(has_failed(world, guest) for guest in paused_ones), "nobody wants to report them")
+    time.sleep(OUTAGE_S)
+    relay.mend()
+    ended_s = time.monotonic()
+    for guest in paused_ones:
+        left_s = ended_s + AFTER_OUTAGE_S - time.monotonic()
+        until(lambda guest=guest: power_of(world.get(guest)) == "Paused", f"{guest.name} is told late", limit_s=left_s)  # type: ignore[misc]
+    left_s = ended_s + AFTER_OUTAGE_S - time.monotonic()
+    until(lambda: is_off(world.get(changed)), "the change of spec is served late", limit_s=left_s)
+    until(agent.ready, "it is not ready any more")
+
+
+@pytest.mark.timeout(300)
+def test_slow_is_not_away(world: World, relay: Relay) -> None:
+    """Writes hang, and all else is answered: nothing is listed for that, and the watch is heeded."""
+    guests = [world.start(f"slow-{number}") for number in range(6)]
+    world.apply(*guests)
+    agent = world.start_agent(kubeconfig=relay.kubeconfig())
+    for guest in guests:
+        world.until(guest, lambda vm: power_of(vm) == "Running", "seen")
+    over, hung = threading.Event(), list[str]()
+
+    def hang(path: str) -> None:
+        hung.append(path)
+        over.wait()
+
+    before = relay.lists
+    relay.before_patch = hang
+    try:
+        for guest in guests:
+            world.virsh("suspend", guest.name)
+        until(lambda: len(hung) >= 3 * len(guests), "it gives up", limit_s=3 * HANG_LIMIT_S)
+        assert relay.lists == before
+        assert agent.ready()
+    finally:
+        relay.before_patch = lambda _: None
+        over.set()
+    for guest in guests:
+        world.until(guest, lambda vm: power_of(vm) == "Paused", "told to be paused")
+
+
 def test_apiserver_down_while_the_wish_changes(world: World, libvirtd: Libvirtd, proxy: Proxy) -> None:
     """An agent that could not hear of it does not act on the old wish."""
     guest = world.start()
@@ -210,6 +282,49 @@ def test_watch_broken_silently(world: World, relay: Relay) -> None:
     until(lambda: is_off(world.get(guest)), "it does not hear of the change", limit_s=INACTIVITY_LIMIT_S)
     world.patch(guest, powerState="Running")
     world.until(guest, runs, "running again")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_an_agent_that_may_not_watch_is_not_ready(world: World, relay: Relay) -> None:
+    """Whatever the reason, rights included: users wait for it, and lists come rarely."""
+    guest = world.start()
+    world.apply(guest, powerState="Running")
+    agent = world.start_agent(kubeconfig=relay.kubeconfig())
+    world.until(guest, runs, "running")
+    relay.break_watches(refused(HTTPStatus.FORBIDDEN, "Forbidden"))
+    until(lambda: not agent.ready(), "it is ready, and deaf", limit_s=2 * HANG_LIMIT_S)
+    told = agent.ask("/readyz")[1]
+    assert "watch: changes of VirtualMachines are not seen for" in told
+    assert "the API server answers 403" in told
+    assert agent.ask("/livez")[0] == HTTPStatus.OK
+    relay.mend()
+    until(agent.ready, "it is not ready again")
+
+
+def test_the_definition_is_deleted_and_comes_back(world: World) -> None:
+    """One line says so, and the agent that was there all the time goes on."""
+    guest = world.start()
+    world.apply(guest, powerState="Running")
+    agent = world.start_agent()
+    world.until(guest, runs, "running")
+    before = len(agent.log_lines())
+    world.controlplane.kubectl("delete", "crd", "virtualmachines.virtsync.dev")
+    try:
+        until(lambda: said(agent, before, "no longer knows VirtualMachine"), "it says nothing")
+        until(lambda: not agent.ready(), "it is ready, and has nothing to look at", limit_s=2 * HANG_LIMIT_S)
+    finally:
+        world.controlplane.install_crds()
+    world.apply(guest, powerState="Stopped")
+    world.until(guest, is_off, "off")
+    until(agent.ready, "it is not ready again")
+    assert "Traceback" not in agent.log.read_text()
+    complaints = [line["event"] for line in agent.log_lines()[before:] if line["level"] in {"warning", "error"}]
+    assert len(complaints) <= 4, complaints
+
+
+def said(agent: Agent, before: int, words: str) -> bool:
+    return any(words in line["event"] for line in agent.log_lines()[before:])
 
 
 def test_watch_broken_by_cuts(world: World, proxy: Proxy) -> None:
