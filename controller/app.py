@@ -54,8 +54,8 @@ contradict each other forty times a second, for ever."""
 KNOCK_EVERY_S = 1.0
 """How often it is seen to that an API server that is away is asked whether it is back; how often it is asked, see
 `Outage`."""
-UNLISTABLE_MAX_S = 30.0
-"""The longest wait before objects that could not be listed are listed again."""
+UNLISTABLE_S = 30.0, 60.0
+"""The first and the longest wait after a list that failed, where there has been a good one."""
 STALE_S, STALE_PERIODS = 600.0, 2
 """How old the last list of objects may be, or how many periods of such lists if that is longer."""
 OVERDUE_EVERY_S = 1.0
@@ -112,7 +112,7 @@ class Agent:
         self._overdue = Periodic("overdue", OVERDUE_EVERY_S, self._tell_overdue)
         self._knocker = Periodic("api-knocker", KNOCK_EVERY_S, self._knock)
         self._outage = Outage(settings.relist_spread_s)
-        self._unlistable = Backoff(max_s=UNLISTABLE_MAX_S, uniform=random.uniform)
+        self._unlistable = Backoff(uniform=random.uniform)
         self._listed_s = float("-inf")
         self._listings_of_the_watch = 0
         self._lease_keeper = Periodic("lease", HAND_RETRY_S, self._keep_lease)
@@ -252,8 +252,8 @@ class Agent:
             self._unlisted = f": {error}"
             asked_s = error.retry_after_s if isinstance(error, Transient) else 0.0
             return max(self._unlistable.wait_s(), asked_s)
-        self._unlistable.reset()
-        self._listed_s = began_s
+        self._unlistable = Backoff(*UNLISTABLE_S, uniform=random.uniform)
+        self._listed_s, self._unlisted = began_s, ""
         for key in changed | gone:
             self._queue.add(key)
         self._metrics.resynced("api", time.monotonic() - began_s)

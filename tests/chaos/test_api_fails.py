@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -300,6 +301,30 @@ def test_an_agent_that_may_not_watch_is_not_ready(world: World, relay: Relay) ->
     assert agent.ask("/livez")[0] == HTTPStatus.OK
     relay.mend()
     until(agent.ready, "it is not ready again")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_a_kubeconfig_exchanged_for_one_that_is_refused(world: World, tmp_path: Path) -> None:
+    """The agent goes on with what it had, and says so."""
+    guest = world.start()
+    world.apply(guest, powerState="Running")
+    good = world.controlplane.kubeconfig.read_text()
+    mine = tmp_path / "kubeconfig"
+    mine.write_text(good)
+    agent = world.start_agent(kubeconfig=mine)
+    world.until(guest, runs, "running")
+    refused_one = json.loads(good)
+    refused_one["users"][0]["user"]["as"] = "ann"
+    mine.write_text(json.dumps(refused_one))
+    until(lambda: not agent.ready(), "it does not look at it", limit_s=2 * HANG_LIMIT_S)
+    told = agent.ask("/readyz")[1]
+    assert told.startswith("credentials: what was read before is used, for the kubeconfig ")
+    assert "its as asks for impersonation" in told
+    world.patch(guest, powerState="Stopped")
+    world.until(guest, is_off, "off")
+    mine.write_text(good)
+    until(agent.ready, "it is not ready again", limit_s=2 * HANG_LIMIT_S)
 
 
 def test_the_definition_is_deleted_and_comes_back(world: World) -> None:
