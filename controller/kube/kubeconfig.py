@@ -22,7 +22,8 @@ from controller.kube.access import Access, basic
 from controller.kube.proxies import proxy_of
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-EXEC_TIMEOUT_S = 30.0
+EXEC_TIMEOUT_S = 10.0
+"""How long a plugin may take: whoever keeps the Lease may be the one that waits for it."""
 EXEC_MARGIN = timedelta(minutes=1)
 """So long before the end of what a plugin has given it is asked again."""
 EXEC_API = "client.authentication.k8s.io/"
