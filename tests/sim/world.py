@@ -338,7 +338,7 @@ class World:
         """It does again."""
         self.tell(f"{machine}: the agent reaches the API server again")
         self.nodes[machine].agent.api_away = False
-        self.nodes[machine].agent.queue.hasten()
+        self.nodes[machine].agent.queue.hasten(spread_s=0.0)
 
     def agent_freezes(self, machine: str) -> None:
         """The agent is stopped where it stands."""
