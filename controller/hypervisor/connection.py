@@ -20,6 +20,7 @@ import structlog
 
 from controller.errors import Transient
 from controller.hypervisor.events import Changed, Evidences, Listener
+from controller.hypervisor.words import text
 
 KEEPALIVE_S, KEEPALIVE_COUNT = 5, 3
 """A hung libvirtd is given up after about 19 s (measured); without keepalive never."""
@@ -244,7 +245,7 @@ class Hypervisor:
             except libvirt.libvirtError as error:
                 if time.monotonic() - complained_s > COMPLAIN_EVERY_S:
                     complained_s = time.monotonic()
-                    log.warning(f"libvirt at {self.uri} does not answer: {error.get_error_message()}")
+                    log.warning(f"libvirt at {self.uri} does not answer: {text(error)}")
                 if _nobody_listens(error):
                     delay_s = min(delay_s, KNOCK_MAX_S)
             else:

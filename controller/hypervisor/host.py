@@ -12,6 +12,7 @@ import libvirt
 from controller.errors import Rejected, Transient, Vanished
 from controller.hypervisor import states
 from controller.hypervisor.connection import Hypervisor
+from controller.hypervisor.words import text
 from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Replaced, Result, Verb
 
 REBOOTS = re.compile(r"<on_poweroff>\s*restart\s*</on_poweroff>")
@@ -98,7 +99,7 @@ class LibvirtHost:
                     job="job" if job else "", hangs=hangs, reboots_on_poweroff=bool(REBOOTS.search(handle.XMLDesc(0)))
                 )
             except libvirt.libvirtError as error:
-                raise Transient(_text(error)) from error
+                raise Transient(text(error)) from error
 
     def act(self, act: Act) -> Result:
         """Do it, if the domain is still as it was seen. Raises Transient (no answer), Rejected (libvirt's words)."""
@@ -113,14 +114,14 @@ class LibvirtHost:
                 DOES[act.verb](connection.lookupByUUID(act.domain.uuid.bytes))
             except libvirt.libvirtError as error:
                 if _unanswered(error):
-                    raise Transient(_text(error)) from error
+                    raise Transient(text(error)) from error
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return Result.STALE
                 if error.get_error_code() in ALREADY:
                     seen = self._look(connection, address)
                     if isinstance(seen, Domain) and ACHIEVED[act.verb](seen.phase):
                         return Result.ALREADY
-                raise Rejected(_text(error)) from error
+                raise Rejected(text(error)) from error
             return Result.DONE
 
     def evidence(self, uuid: UUID) -> frozenset[Evidence]:
@@ -143,7 +144,7 @@ class LibvirtHost:
                     )
                 )
         except libvirt.libvirtError as error:
-            raise Transient(_text(error)) from error
+            raise Transient(text(error)) from error
         listed: dict[bytes, tuple[Listed, Domain]] = {}
         for handle, stat in stats:
             raw = handle.UUID()
@@ -194,7 +195,7 @@ class LibvirtHost:
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return Absent()
-            raise Transient(_text(error)) from error
+            raise Transient(text(error)) from error
         return self._seen(_domain(handle, uuid, words, managed_save=managed_save, traits=traits), asked_s)
 
     def _seen(self, domain: Domain, asked_s: float) -> Domain:
@@ -227,7 +228,7 @@ def _found(lookup: Callable[[], libvirt.virDomain]) -> libvirt.virDomain | None:
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
-        raise Transient(_text(error)) from error
+        raise Transient(text(error)) from error
 
 
 def _possible(name: str) -> bool:
@@ -280,7 +281,3 @@ def _has_job(handle: libvirt.virDomain) -> bool:
 
 def _unanswered(error: libvirt.libvirtError) -> bool:
     return error.get_error_code() in UNANSWERED or error.get_error_domain() in UNANSWERED_FROM
-
-
-def _text(error: libvirt.libvirtError) -> str:
-    return str(error.get_error_message() or error)

@@ -25,6 +25,7 @@ from controller.hypervisor.connection import ACTS_AT_ONCE, QUERIES_AT_ONCE, Hype
 from controller.hypervisor.events import REMEMBERED, Evidences
 from controller.hypervisor.host import LibvirtHost
 from controller.hypervisor.lock import Hand
+from controller.hypervisor.words import LIMIT, text
 from controller.model import Absent, Act, Address, Domain, Evidence, Phase, Replaced, Result, Verb
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
@@ -166,6 +167,17 @@ def sockets_to_libvirt() -> list[int]:
                 if str(one.getpeername()).endswith("/libvirt-sock"):
                     found.append(int(path.name))
     return sorted(found)
+
+
+def logged(capsys: pytest.CaptureFixture[str]) -> Callable[[str], bool]:
+    """Whether this has been logged since the first question."""
+    lines: list[str] = []
+
+    def told(what: str) -> bool:
+        lines.append(capsys.readouterr().out)
+        return what in "".join(lines)
+
+    return told
 
 
 def cut(descriptor: int) -> None:
@@ -333,24 +345,32 @@ def test_a_domain_that_is_defined_anew_has_no_past(eyes: Eyes, libvirtd: Libvirt
     libvirtd.define(guest.name, uuid=guest.uuid)
 
 
+@contextmanager
+def unheard(eyes: Eyes) -> Iterator[None]:
+    """The connection is lost meanwhile: no event is heard."""
+    done = threading.Event()
+
+    def stay_lost() -> None:
+        eyes.told.put("lost")
+        done.wait(HANG_LIMIT_S)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(eyes.hypervisor, "_on_lost", stay_lost)  # the keeper opens nothing before it returns
+        until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
+        cut(sockets_to_libvirt()[0])
+        eyes.until_told("lost")
+        yield
+        done.set()
+        eyes.until_told("connected")
+
+
 @pytest.mark.parametrize("by", ["look", "list"])
 def test_a_start_that_nobody_heard_makes_earlier_stops_void(eyes: Eyes, guest: Guest, by: str) -> None:
     guest.start()
     guest.kill()
     eyes.until_known(guest, Evidence.STOPPED_FAILED)
-    started = threading.Event()
-
-    def stay_lost() -> None:
-        eyes.told.put("lost")
-        started.wait(HANG_LIMIT_S)
-
-    eyes.hypervisor._on_lost = stay_lost  # the keeper opens nothing before it returns
-    until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
-    cut(sockets_to_libvirt()[0])
-    eyes.until_told("lost")
-    guest.start()
-    started.set()
-    eyes.until_told("connected")
+    with unheard(eyes):
+        guest.start()
     assert eyes.host.evidence(guest.uuid)
     if by == "look":
         assert eyes.look(guest).phase is Phase.RUNNING
@@ -392,12 +412,7 @@ def test_nothing_that_a_listener_raises_ends_the_loop(
         guest.libvirtd.virsh("destroy", guest.name)
         eyes.until_told(guest.uuid)
         assert eyes.hypervisor.alive()
-        logged: list[str] = []
-
-        def told(what: str) -> bool:
-            logged.append(capsys.readouterr().out)
-            return what in "".join(logged)
-
+        told = logged(capsys)
         until(lambda: told("SystemExit: from a callback"))
         until(lambda: told("ValueError: from a callback"))
 
@@ -555,6 +570,33 @@ def test_a_connection_in_use_is_closed_when_its_call_has_returned(own_libvirtd: 
         with eyes.hypervisor.query() as other:
             assert other.isAlive()
         until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
+
+
+# --- libvirt's words
+
+
+def test_what_qemu_says_twice_is_the_same_twice(eyes: Eyes, libvirtd: Libvirtd, guest: Guest) -> None:
+    xml = libvirtd.virsh("dumpxml", guest.name).stdout
+    namespace = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
+    nonsense = "<qemu:commandline><qemu:arg value='-nonsense'/></qemu:commandline>"
+    with libvirtd.connection() as direct:
+        direct.defineXML(
+            xml.replace("type='qemu'", f"type='qemu' {namespace}").replace("</domain>", f"{nonsense}</domain>")
+        )
+    said = []
+    for _ in range(2):
+        with pytest.raises(Rejected, match="-nonsense: invalid option") as refusal:
+            eyes.act(Verb.START, eyes.look(guest))
+        # libvirt itself has two ways to put it: it has seen the end of QEMU, or that of its monitor.
+        said.append(str(refusal.value).partition("monitor: ")[2])
+    assert said == ["qemu-system-i386: -nonsense: invalid option"] * 2
+
+
+def test_words_are_tamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libvirt.libvirtError, "get_error_message", lambda _: "a\x1b[31mb\r\nc\x00\x9b" + "d" * 5000)
+    said = text(libvirt.libvirtError("nothing"))
+    assert said.startswith("a [31mb c d")
+    assert len(said) == LIMIT
 
 
 # --- connections
