@@ -1,7 +1,7 @@
 """The connections to libvirt: opened, kept alive, listened to, and closed in order.
 
-Three threads meet here: libvirt's event loop, which only notes and names; the keeper, which opens and closes; and
-whoever asks for a connection. A connection belongs to a generation, so that news of an old one change nothing.
+Three threads meet here: libvirt's event loop, which only notes and names; the keeper, which connects and disconnects;
+and whoever asks for a connection. A connection belongs to a generation, so that news of an old one change nothing.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -20,10 +20,9 @@ import structlog
 
 from controller.errors import Transient
 from controller.hypervisor.events import Changed, Evidences, Listener
+from controller.hypervisor.lanes import OPEN_WITHIN_S, Lanes, Opener, close
 from controller.hypervisor.words import text
 
-KEEPALIVE_S, KEEPALIVE_COUNT = 5, 3
-"""A hung libvirtd is given up after about 19 s (measured); without keepalive never."""
 BEAT_MS = 1000
 LAST_MS = 10
 """What has just been closed is given back by the loop, when it has nothing else to do: it goes on for so long."""
@@ -34,7 +33,13 @@ COMPLAIN_EVERY_S = 30.0
 STABLE_S = 10.0
 """A connection that is lost earlier was none: the next try waits longer than the one before."""
 QUERIES_AT_ONCE, ACTS_AT_ONCE = 8, 8
-"""With a list they are 17 of the 20 calls that libvirtd serves at a time."""
+"""With a list they are 17 of the 20 calls that libvirtd serves at a time. One of each to begin with, more on demand."""
+FIRST_CONNECTIONS = 4
+"""For events, lists, queries and acts."""
+IDLE_S = 10.0
+"""A connection that was opened on demand is closed when nobody has used it for so long."""
+
+HANGS_OR_FULL = "either it hangs, or it has as many clients as max_clients in its configuration allows"
 
 log = structlog.get_logger()
 
@@ -78,70 +83,39 @@ class EventLoop:
         self._beat_s = time.monotonic()
 
 
-class Lanes:
-    """Connections for one use, each for one call at a time. Any thread may use it.
-
-    Threads that meet on a connection are a danger: before 10.4 libvirt then writes to the stack of one that has gone on
-    (CVE-2024-4418; with eight threads and a libvirtd that hung, the process died every time).
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free: list[libvirt.virConnect] = []
-        self._closed = False
-
-    def add(self, connection: libvirt.virConnect) -> None:
-        """One more."""
-        with self._lock:
-            self._free.append(connection)
-
-    @contextmanager
-    def take(self) -> Iterator[libvirt.virConnect]:
-        """A connection for one call. Raises Transient if as many calls as there are connections have not returned."""
-        with self._lock:
-            if self._closed or not self._free:
-                raise Transient("libvirt has not answered what was asked before")
-            connection = self._free.pop()
-        try:
-            yield connection
-        finally:
-            self._give_back(connection)
-
-    def _give_back(self, connection: libvirt.virConnect) -> None:
-        with self._lock:
-            closed = self._closed
-            if not closed:
-                self._free.append(connection)
-        if closed:
-            _close(connection)
-
-    def close(self) -> None:
-        """Close those that are free now, and each of the others when its call has returned."""
-        with self._lock:
-            self._closed = True
-            free, self._free = self._free, []
-        for connection in free:
-            _close(connection)
-
-
 @dataclass(eq=False)
 class Link:
     """One generation of connections, by use: a call that hangs must not hold up others."""
 
     generation: int
     events: libvirt.virConnect
+    bulk: Lanes
+    queries: Lanes
+    actions: Lanes
     callback_ids: list[int] = field(default_factory=list)
-    bulk: Lanes = field(default_factory=Lanes)
-    queries: Lanes = field(default_factory=Lanes)
-    actions: Lanes = field(default_factory=Lanes)
+
+    @property
+    def lanes(self) -> tuple[Lanes, ...]:
+        """All but that of the events."""
+        return self.bulk, self.queries, self.actions
+
+    @property
+    def count(self) -> int:
+        """How many connections it has."""
+        return 1 + sum(lanes.count for lanes in self.lanes)
+
+    def tidy(self, idle_s: float) -> None:
+        """Close what was opened on demand and has not been used for so long."""
+        for lanes in self.lanes:
+            lanes.tidy(idle_s)
 
     def close(self) -> None:
         """Give everything back in the order that leaves nothing behind: callbacks, then connections."""
         for callback_id in self.callback_ids:
             with suppress(libvirt.libvirtError):  # after a kill there is nobody to deregister from
                 self.events.domainEventDeregisterAny(callback_id)
-        _close(self.events)
-        for lanes in (self.bulk, self.queries, self.actions):
+        close(self.events)
+        for lanes in self.lanes:
             lanes.close()
 
 
@@ -160,6 +134,7 @@ class Hypervisor:
         """`changed` and `count` run on the event-loop thread and must not wait; the others on the keeper's."""
         self.uri = uri
         self.evidences = Evidences()
+        self._opener = Opener(uri)
         self._event_failures: deque[BaseException] = deque(maxlen=10)
         """What callbacks raised; the keeper logs it, for they may not."""
         self._traits_stale: list[Callable[[UUID], None]] = []
@@ -173,6 +148,8 @@ class Hypervisor:
         self._lost_generation = 0
         self._wake = threading.Event()
         self._closing = threading.Event()
+        self._crowded_s = float("-inf")
+        """When it was last told that libvirtd gives no more connections."""
         self._keeper = threading.Thread(target=self._keep, name="libvirt-keeper", daemon=True)
 
     def start(self) -> None:
@@ -242,10 +219,10 @@ class Hypervisor:
         while not self._closing.is_set():
             try:
                 self._connect()
-            except libvirt.libvirtError as error:
+            except (libvirt.libvirtError, TimeoutError, RuntimeError) as error:
                 if time.monotonic() - complained_s > COMPLAIN_EVERY_S:
                     complained_s = time.monotonic()
-                    log.warning(f"libvirt at {self.uri} does not answer: {text(error)}")
+                    log.warning(f"libvirt at {self.uri} does not answer: {_why(error)}")
                 if _nobody_listens(error):
                     delay_s = min(delay_s, KNOCK_MAX_S)
             else:
@@ -261,24 +238,37 @@ class Hypervisor:
         since_s = time.monotonic()
         self._on_connected()
         while self.connected and not self._closing.is_set():
-            self._wake.wait()
+            self._wake.wait(IDLE_S)
             self._wake.clear()
             while self._event_failures:
                 error = self._event_failures.popleft()
                 log.error("an event of libvirt was lost inside virtsync", exc_info=error)
                 del error  # its frames hold the event's domain, and a domain keeps its connection open
+            if self._link:
+                self._link.tidy(IDLE_S)
         return time.monotonic() - since_s
 
     def _connect(self) -> None:
-        """Listen first and list later: what happens in between is then told twice rather than never."""
+        """Listen first and list later: what happens in between is then told twice rather than never.
+
+        Raises libvirtError, TimeoutError, RuntimeError (no thread). What was opened before is given back then: who
+        holds some connections and waits for others keeps everybody else from libvirtd.
+        """
         self._generation += 1
-        link = Link(self._generation, self._opened())
+        until_s = time.monotonic() + OPEN_WITHIN_S
+        events = self._opened(self._generation, until_s)
+        link = Link(
+            self._generation, events, Lanes(1), Lanes(QUERIES_AT_ONCE, self._grow), Lanes(ACTS_AT_ONCE, self._grow)
+        )
         try:
-            link.callback_ids = self._listener.register(link.events)
-            for lanes, calls in ((link.bulk, 1), (link.queries, QUERIES_AT_ONCE), (link.actions, ACTS_AT_ONCE)):
-                for _ in range(calls):
-                    lanes.add(self._opened())
-        except libvirt.libvirtError:
+            link.callback_ids = self._listener.register(events)
+            for lanes in link.lanes:
+                lanes.add(self._opened(self._generation, until_s))
+        except TimeoutError:
+            had = link.count
+            link.close()
+            raise TimeoutError(_crowded(had, f"of the {FIRST_CONNECTIONS} connections that it begins with")) from None
+        except (libvirt.libvirtError, RuntimeError):
             link.close()
             raise
         self._link = link
@@ -293,21 +283,55 @@ class Hypervisor:
             self._on_lost()
         link.close()
 
-    def _opened(self) -> libvirt.virConnect:
-        connection = libvirt.open(self.uri)
-        with suppress(libvirt.libvirtError):  # a driver within this process has no wire to keep alive
-            connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
-        connection.registerCloseCallback(self._closed, self._generation)
+    def _opened(self, generation: int, until_s: float) -> libvirt.virConnect:
+        connection = self._opener.open(max(0.0, until_s - time.monotonic()))
+        try:
+            connection.registerCloseCallback(self._closed, generation)
+        except libvirt.libvirtError:
+            close(connection)
+            raise
         return connection
 
+    # --- a thread for each connection that is opened on demand
 
-def _nobody_listens(error: libvirt.libvirtError) -> bool:
+    def _grow(self, lanes: Lanes) -> None:
+        try:
+            threading.Thread(target=self._open_more, args=(lanes,), name="libvirt-growth", daemon=True).start()
+        except RuntimeError as error:
+            self._refuse(lanes, str(error))
+
+    def _open_more(self, lanes: Lanes) -> None:
+        link = self._link
+        if link is None or lanes not in link.lanes:
+            lanes.refuse()  # its link is gone
+            return
+        try:
+            lanes.add(self._opened(link.generation, time.monotonic() + OPEN_WITHIN_S))
+        except TimeoutError:
+            self._refuse(lanes, _crowded(link.count, "connections"))
+            link.tidy(0.0)  # let others have them
+        except (libvirt.libvirtError, RuntimeError) as error:
+            self._refuse(lanes, f"it has {link.count} connections, and another was refused: {_why(error)}")
+
+    def _refuse(self, lanes: Lanes, why: str) -> None:
+        lanes.refuse()
+        if time.monotonic() - self._crowded_s > COMPLAIN_EVERY_S:
+            self._crowded_s = time.monotonic()
+            log.warning(f"libvirt at {self.uri} gives the agent no more connections: {why}")
+
+
+def _crowded(count: int, of_which: str) -> str:
+    return f"it let the agent have {count} {of_which}, and not one more within {OPEN_WITHIN_S:g} s; {HANGS_OR_FULL}"
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, libvirt.libvirtError):
+        return text(error)
+    return str(error) or f"it has not let the agent in within {OPEN_WITHIN_S:g} s; {HANGS_OR_FULL}"
+
+
+def _nobody_listens(error: Exception) -> bool:
     """The socket is not there, or nobody takes a connection."""
+    if not isinstance(error, libvirt.libvirtError):
+        return isinstance(error, TimeoutError)
     return (error.get_error_domain(), error.get_error_code()) == (libvirt.VIR_FROM_RPC, libvirt.VIR_ERR_SYSTEM_ERROR)
-
-
-def _close(connection: libvirt.virConnect) -> None:
-    with suppress(libvirt.libvirtError):
-        connection.unregisterCloseCallback()
-    with suppress(libvirt.libvirtError):
-        connection.close()

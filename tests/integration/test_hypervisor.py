@@ -3,6 +3,7 @@
 import fcntl
 import os
 import queue
+import re
 import socket
 import subprocess
 import sys
@@ -20,10 +21,11 @@ import pytest
 
 from controller.acting import CALLS_AT_ONCE
 from controller.errors import Rejected, Transient
-from controller.hypervisor import connection
-from controller.hypervisor.connection import ACTS_AT_ONCE, QUERIES_AT_ONCE, Hypervisor
+from controller.hypervisor import connection, lanes
+from controller.hypervisor.connection import FIRST_CONNECTIONS, Hypervisor
 from controller.hypervisor.events import REMEMBERED, Evidences
 from controller.hypervisor.host import LibvirtHost
+from controller.hypervisor.lanes import Opener
 from controller.hypervisor.lock import Hand
 from controller.hypervisor.words import LIMIT, text
 from controller.model import Absent, Act, Address, Domain, Evidence, Phase, Replaced, Result, Verb
@@ -32,7 +34,7 @@ from lab.libvirtd import Libvirtd
 from lab.processes import paused
 
 HANG_LIMIT_S = 60
-CONNECTIONS = 2 + QUERIES_AT_ONCE + ACTS_AT_ONCE
+CONNECTIONS = FIRST_CONNECTIONS
 NODE = """
 <node>
   <domain type='test' xmlns:test='http://libvirt.org/schemas/domain/test/1.0'>
@@ -178,6 +180,15 @@ def logged(capsys: pytest.CaptureFixture[str]) -> Callable[[str], bool]:
         return what in "".join(lines)
 
     return told
+
+
+def configured(libvirtd: Libvirtd, **settings: object) -> None:
+    """Have libvirtd restarted with these lines in its configuration."""
+    conf = libvirtd.folder / "etc" / "libvirtd.conf"
+    names = "|".join(settings)
+    kept = re.sub(rf"(?m)^({names}) = .*\n", "", conf.read_text())
+    conf.write_text(kept + "".join(f"{name} = {value}\n" for name, value in settings.items()))
+    libvirtd.restart()
 
 
 def cut(descriptor: int) -> None:
@@ -558,6 +569,101 @@ def test_a_connection_serves_one_call_at_a_time(eyes: Eyes) -> None:
             pass
 
 
+def test_what_is_opened_on_demand_is_closed_when_idle(eyes: Eyes, monkeypatch: pytest.MonkeyPatch) -> None:
+    until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
+    with ExitStack() as under_way:
+        for _ in range(3):
+            under_way.enter_context(eyes.hypervisor.query())
+        assert len(sockets_to_libvirt()) == CONNECTIONS + 2
+    monkeypatch.setattr(connection, "IDLE_S", 0.0)
+    eyes.hypervisor._wake.set()
+    until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
+    with eyes.hypervisor.query() as left:
+        assert left.isAlive()
+
+
+def test_the_loss_of_a_connection_that_was_opened_on_demand_is_noticed(own_libvirtd: Libvirtd) -> None:
+    with looking_at(own_libvirtd.uri) as eyes:
+        with eyes.hypervisor.query(), eyes.hypervisor.query():
+            cut(sockets_to_libvirt()[-1])
+            eyes.until_told("lost")
+        eyes.until_told("connected")
+        until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
+
+
+# --- a libvirtd that serves few clients
+
+FEW = {"max_clients": 12, "max_anonymous_clients": 10}
+
+
+def virsh_works(libvirtd: Libvirtd) -> bool:
+    """It is let in within a while."""
+    command = ["virsh", "-q", "-c", libvirtd.uri, "list"]
+    return subprocess.run(["timeout", "5", *command], check=False, capture_output=True).returncode == 0
+
+
+def test_a_libvirtd_that_serves_few_clients_serves_others_too(own_libvirtd: Libvirtd) -> None:
+    configured(own_libvirtd, **FEW)
+    with looking_at(own_libvirtd.uri) as eyes, ExitStack() as others:
+        for _ in range(7):
+            others.enter_context(own_libvirtd.connection())
+        assert virsh_works(own_libvirtd)
+        assert eyes.host.relist() == []
+
+
+def test_who_gets_no_more_connections_lives_with_what_there_are(
+    own_libvirtd: Libvirtd, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "OPEN_WITHIN_S", 1.0)
+    monkeypatch.setattr(connection, "IDLE_S", 1.0)
+    configured(own_libvirtd, **FEW)
+    told = logged(capsys)
+    with looking_at(own_libvirtd.uri) as eyes, ExitStack() as others:
+        for _ in range(7):
+            others.enter_context(own_libvirtd.connection())
+        with eyes.hypervisor.query(), eyes.hypervisor.query():
+            with pytest.raises(Transient, match="has not answered"), eyes.hypervisor.query():
+                pass
+            until(lambda: told("it let the agent have 5 connections, and not one more within 1 s"))
+        assert eyes.host.relist() == []
+        # What it does not need it has given back.
+        until(lambda: virsh_works(own_libvirtd))
+
+
+def test_who_cannot_have_the_first_connections_gives_back_what_it_got(
+    own_libvirtd: Libvirtd, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "OPEN_WITHIN_S", 1.0)
+    configured(own_libvirtd, max_clients=3, max_anonymous_clients=3)
+    told, eyes = logged(capsys), Eyes(own_libvirtd.uri)
+    eyes.hypervisor.start()
+    try:
+        until(lambda: told("it let the agent have 3 of the 4 connections that it begins with"))
+        until(lambda: virsh_works(own_libvirtd))
+        assert not eyes.hypervisor.connected
+        configured(own_libvirtd, max_clients=12)
+        eyes.until_told("connected")
+    finally:
+        eyes.hypervisor.close(HANG_LIMIT_S)
+
+
+def test_an_open_that_hangs_is_the_only_one_and_comes_to_nothing(own_libvirtd: Libvirtd) -> None:
+    opener = Opener(own_libvirtd.uri)
+    with looking_at(own_libvirtd.uri):  # its event loop gives closed descriptors back
+        until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
+        threads = threading.active_count()
+        with paused(own_libvirtd.pid):
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    opener.open(0.1)
+            assert threading.active_count() == threads + 1
+        until(lambda: threading.active_count() == threads)
+        until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
+        opened = opener.open(HANG_LIMIT_S)
+        assert opened.isAlive()
+        lanes.close(opened)
+
+
 def test_a_connection_in_use_is_closed_when_its_call_has_returned(own_libvirtd: Libvirtd) -> None:
     with looking_at(own_libvirtd.uri) as eyes:
         until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
@@ -652,7 +758,7 @@ def test_late_news_of_an_old_connection_change_nothing(own_libvirtd: Libvirtd) -
         assert eyes.told.empty()
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 2 + QUERIES_AT_ONCE], ids=["events", "bulk", "query", "action"])
+@pytest.mark.parametrize("number", [0, 1, 2, 3], ids=["events", "bulk", "query", "action"])
 def test_the_loss_of_any_connection_is_noticed(own_libvirtd: Libvirtd, number: int) -> None:
     with looking_at(own_libvirtd.uri) as eyes:
         until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
