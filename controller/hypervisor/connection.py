@@ -7,6 +7,7 @@ and whoever asks for a connection. A connection belongs to a generation, so that
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections import deque
@@ -40,6 +41,7 @@ IDLE_S = 10.0
 """A connection that was opened on demand is closed when nobody has used it for so long."""
 
 HANGS_OR_FULL = "either it hangs, or it has as many clients as max_clients in its configuration allows"
+HOST_UUID = re.compile(r"<host>\s*<uuid>([0-9a-fA-F-]{36})</uuid>")
 
 log = structlog.get_logger()
 
@@ -119,6 +121,44 @@ class Link:
             lanes.close()
 
 
+class HostUuid:
+    """libvirt's UUID of this machine, as long as it lasts. Any thread may use it.
+
+    Where the firmware has none, libvirt invents one at each of its starts (seen): such a UUID tells nothing.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: UUID | None = None
+        self._lasting = True
+        self.asked = False
+        """A connection has told what it knows: before that nothing may be looked at."""
+
+    @property
+    def value(self) -> UUID | None:
+        """The UUID; None: not known, or not one that lasts."""
+        return self._known if self._lasting else None
+
+    def note(self, uuid: UUID | None) -> None:
+        """Take in what one connection said."""
+        with self._lock:
+            self.asked = True
+            changed = None not in {self._known, uuid} and self._known != uuid
+            self._known = uuid or self._known
+        if changed:
+            self.forget()
+
+    def forget(self) -> None:
+        """It has been another one within this boot of the machine: use it no longer, and say so once."""
+        with self._lock:
+            told, self._lasting = not self._lasting, False
+        if not told:
+            log.warning(
+                "the UUID of this host changes when libvirtd starts, so it cannot tell machines apart: set host_uuid in"
+                " libvirtd.conf (virtqemud.conf) to a UUID of its own, then restart libvirtd and the agent"
+            )
+
+
 class Hypervisor:
     """libvirt on this node: connected whenever it can be. Any thread may use it."""
 
@@ -135,6 +175,7 @@ class Hypervisor:
         self.uri = uri
         self.evidences = Evidences()
         self._opener = Opener(uri)
+        self._host_uuid = HostUuid()
         self._event_failures: deque[BaseException] = deque(maxlen=10)
         """What callbacks raised; the keeper logs it, for they may not."""
         self._traits_stale: list[Callable[[UUID], None]] = []
@@ -174,6 +215,18 @@ class Hypervisor:
     def alive(self, max_age_s: float = 20.0) -> bool:
         """The event loop beats and the keeper lives; says nothing of libvirtd."""
         return self._loop.alive(max_age_s) and self._keeper.is_alive()
+
+    @property
+    def host_uuid(self) -> UUID | None:
+        """libvirt's UUID of this machine, known before the first `on_connected`; None: it tells none that lasts.
+
+        Source: `<host><uuid>` of virConnectGetCapabilities, read once a connection.
+        """
+        return self._host_uuid.value
+
+    def forget_host_uuid(self) -> None:
+        """A status that was written in this boot of the machine has another UUID: it is none that lasts."""
+        self._host_uuid.forget()
 
     def when_redefined(self, stale: Callable[[UUID], None]) -> None:
         """Call this, on the event-loop thread, with the domain whose definition has changed."""
@@ -237,6 +290,9 @@ class Hypervisor:
         """Be connected; returns when that is over, with the seconds that it lasted."""
         since_s = time.monotonic()
         self._on_connected()
+        if self._link:
+            with suppress(libvirt.libvirtError, Transient):
+                _ask_host_uuid(self._link, self._host_uuid)
         while self.connected and not self._closing.is_set():
             self._wake.wait(IDLE_S)
             self._wake.clear()
@@ -264,6 +320,8 @@ class Hypervisor:
             link.callback_ids = self._listener.register(events)
             for lanes in link.lanes:
                 lanes.add(self._opened(self._generation, until_s))
+            if not self._host_uuid.asked:
+                _ask_host_uuid(link, self._host_uuid)
         except TimeoutError:
             had = link.count
             link.close()
@@ -328,6 +386,21 @@ def _why(error: Exception) -> str:
     if isinstance(error, libvirt.libvirtError):
         return text(error)
     return str(error) or f"it has not let the agent in within {OPEN_WITHIN_S:g} s; {HANGS_OR_FULL}"
+
+
+def _ask_host_uuid(link: Link, known: HostUuid) -> None:
+    """What libvirt calls this machine, if the driver has a word for it.
+
+    It answers within milliseconds, or a second after its first start with another QEMU, for it tries each out then.
+    """
+    with link.actions.take() as connection:
+        try:
+            found = HOST_UUID.search(connection.getCapabilities())
+        except libvirt.libvirtError:
+            if not connection.isAlive():
+                raise
+            found = None
+    known.note(UUID(found[1]) if found else None)
 
 
 def _nobody_listens(error: Exception) -> bool:

@@ -22,7 +22,7 @@ import pytest
 from controller.acting import CALLS_AT_ONCE
 from controller.errors import Rejected, Transient
 from controller.hypervisor import connection, lanes
-from controller.hypervisor.connection import FIRST_CONNECTIONS, Hypervisor
+from controller.hypervisor.connection import FIRST_CONNECTIONS, HostUuid, Hypervisor
 from controller.hypervisor.events import REMEMBERED, Evidences
 from controller.hypervisor.host import LibvirtHost
 from controller.hypervisor.lanes import Opener
@@ -703,6 +703,50 @@ def test_words_are_tamed(monkeypatch: pytest.MonkeyPatch) -> None:
     said = text(libvirt.libvirtError("nothing"))
     assert said.startswith("a [31mb c d")
     assert len(said) == LIMIT
+
+
+# --- the UUID of the host
+
+
+def test_the_uuid_of_the_host_is_known_when_it_is_connected(own_libvirtd: Libvirtd) -> None:
+    known: list[UUID | None] = []
+    with looking_at(own_libvirtd.uri) as eyes:
+        known.append(eyes.hypervisor.host_uuid)
+    assert str(known[0]) in (own_libvirtd.folder / "etc" / "libvirtd.conf").read_text()
+
+
+def test_a_uuid_that_changes_when_libvirtd_is_restarted_is_none(
+    own_libvirtd: Libvirtd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = logged(capsys)
+    with looking_at(own_libvirtd.uri) as eyes:
+        first = eyes.hypervisor.host_uuid
+        own_libvirtd.restart()
+        eyes.until_told("connected")
+        assert eyes.hypervisor.host_uuid == first
+        for uuid in (uuid4(), first):
+            configured(own_libvirtd, host_uuid=f'"{uuid}"')
+            eyes.until_told("connected")
+            until(lambda: eyes.hypervisor.host_uuid is None)
+        until(lambda: told("set host_uuid in libvirtd.conf"))
+
+
+def test_a_uuid_that_another_agent_found_changed_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    known, uuid = HostUuid(), uuid4()
+    known.note(uuid)
+    known.note(None)
+    known.note(uuid)
+    values = [known.value]
+    known.forget()
+    known.forget()
+    known.note(uuid)
+    assert [*values, known.value] == [uuid, None]
+    assert capsys.readouterr().out.count("host_uuid") == 1
+
+
+def test_the_test_driver_tells_no_uuid() -> None:
+    with looking_at("test:///default") as eyes:
+        assert eyes.hypervisor.host_uuid is None
 
 
 # --- connections
