@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -39,7 +40,9 @@ EVIDENCE = {
     ("SHUTDOWN", "HOST"): Evidence.SHUTDOWN_HOST,
     ("SHUTDOWN", "GUEST"): Evidence.SHUTDOWN_GUEST,
     ("STARTED", "RESTORED"): Evidence.STARTED_RESTORED,
+    ("STARTED", "MIGRATED"): Evidence.STARTED_MIGRATED,
 }
+OF_THE_START = {Evidence.STARTED_RESTORED, Evidence.STARTED_MIGRATED}
 
 
 def _numbers() -> dict[tuple[int, int], Evidence]:
@@ -53,26 +56,44 @@ def _numbers() -> dict[tuple[int, int], Evidence]:
 
 
 EVIDENCE_NUMBERS = _numbers()
+DEFINED_ADDED = (libvirt.VIR_DOMAIN_EVENT_DEFINED, libvirt.VIR_DOMAIN_EVENT_DEFINED_ADDED)
+UNDEFINED_REMOVED = (libvirt.VIR_DOMAIN_EVENT_UNDEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED_REMOVED)
+
+
+@dataclass(slots=True)
+class Past:
+    """What events said of one domain."""
+
+    noted: dict[Evidence, float] = field(default_factory=dict)
+    """With the monotonic seconds at which the event came."""
+    gone_s: float | None = None
+    """Since when libvirt no longer knows the domain; None: it does, or nobody said otherwise."""
 
 
 class Evidences:
-    """What events said of each domain since it was last started. Any thread may use it."""
+    """What events said of each domain since it was last started. Any thread may use it.
+
+    It outlives the domain: a migration may undefine it, and one without a definition ends with its run. It ends when
+    the domain is defined or started anew.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[UUID, dict[Evidence, float]] = OrderedDict()
-        """With the monotonic seconds at which the event came."""
+        self._known: OrderedDict[UUID, Past] = OrderedDict()
 
-    def note(self, uuid: UUID, event: int, detail: int, at_s: float) -> None:
-        """Take in one lifecycle event."""
+    def note(self, uuid: UUID, event: int, detail: int, at_s: float, *, run: int = -1) -> None:
+        """Take in one lifecycle event; `run` is the id that the domain had then."""
         evidence = EVIDENCE_NUMBERS.get((event, detail))
         with self._lock:
-            if event == libvirt.VIR_DOMAIN_EVENT_STARTED:
+            defined_anew = (event, detail) == DEFINED_ADDED and run < 0
+            if event == libvirt.VIR_DOMAIN_EVENT_STARTED or defined_anew:
                 self._known.pop(uuid, None)
             if evidence:
-                self._known.setdefault(uuid, {})[evidence] = at_s
-                if len(self._known) > REMEMBERED:
-                    self._known.popitem(last=False)
+                past = self._known.setdefault(uuid, Past())
+                past.noted[evidence], past.gone_s = at_s, None
+                _bound(self._known)
+            elif (event, detail) == UNDEFINED_REMOVED and run < 0:  # one that runs is still there
+                self._mark_gone(uuid, at_s)
 
     def runs(self, uuid: UUID, asked_s: float) -> None:
         """Forget the stops before this moment of a domain that was seen to run after it: they were of earlier runs.
@@ -82,20 +103,41 @@ class Evidences:
         if uuid not in self._known:
             return
         with self._lock:
-            noted = self._known.pop(uuid, {})
-            kept = {e: at_s for e, at_s in noted.items() if at_s >= asked_s or e is Evidence.STARTED_RESTORED}
+            past = self._known.pop(uuid, Past())
+            kept = {e: at_s for e, at_s in past.noted.items() if at_s >= asked_s or e in OF_THE_START}
             if kept:
-                self._known[uuid] = kept
+                self._known[uuid] = Past(kept)
 
-    def forget(self, uuid: UUID) -> None:
-        """The domain is gone."""
+    def absent(self, uuid: UUID, asked_s: float) -> None:
+        """A look that began at this moment has not found the domain: another one of this UUID inherits nothing."""
+        if uuid in self._known:
+            with self._lock:
+                self._mark_gone(uuid, asked_s)
+
+    def off(self, uuid: UUID, asked_s: float) -> None:
+        """A look that began at this moment has found the domain, off: if it was gone before, this is another one."""
+        past = self._known.get(uuid)
+        if past is None or past.gone_s is None:
+            return
         with self._lock:
-            self._known.pop(uuid, None)
+            if past.gone_s < asked_s and self._known.get(uuid) is past:
+                del self._known[uuid]
+
+    def _mark_gone(self, uuid: UUID, at_s: float) -> None:
+        past = self._known.get(uuid)
+        if past and past.gone_s is None:
+            past.gone_s = at_s
 
     def of(self, uuid: UUID) -> frozenset[Evidence]:
         """What is known of this domain."""
         with self._lock:
-            return frozenset(self._known.get(uuid, ()))
+            past = self._known.get(uuid)
+            return frozenset(past.noted) if past else frozenset()
+
+
+def _bound(known: OrderedDict[UUID, Any]) -> None:
+    if len(known) > REMEMBERED:
+        known.popitem(last=False)
 
 
 class Listener:
@@ -133,12 +175,9 @@ class Listener:
         now_s = time.monotonic()
         try:
             uuid = UUID(bytes=domain.UUID())
-            self._evidences.note(uuid, event, detail, now_s)
+            self._evidences.note(uuid, event, detail, now_s, run=domain.ID())  # the id that the event tells: no call
             if event in {libvirt.VIR_DOMAIN_EVENT_DEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED}:
                 self._redefined(uuid)
-            removed = (libvirt.VIR_DOMAIN_EVENT_UNDEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED_REMOVED)
-            if (event, detail) == removed and domain.ID() < 0:  # the event tells the id; one that runs is still there
-                self._evidences.forget(uuid)
             self._changed(uuid, domain.name(), now_s)
             self._count("lifecycle")
         except BaseException as error:  # noqa: BLE001 - see above

@@ -171,9 +171,11 @@ class LibvirtHost:
     def _look(self, connection: libvirt.virConnect, address: Address) -> Domain | Absent | Replaced:
         uuid, name = address.uuid, address.name
         if uuid:
+            asked_s = time.monotonic()
             handle = _found(lambda: connection.lookupByUUID(uuid.bytes))
             if handle is not None:
                 return self._see(handle, uuid)
+            self._hypervisor.evidences.absent(uuid, asked_s)
         if name is None or not _possible(name):
             return Absent()
         handle = _found(lambda: connection.lookupByName(name))
@@ -201,6 +203,8 @@ class LibvirtHost:
     def _seen(self, domain: Domain, asked_s: float) -> Domain:
         if domain.phase is Phase.RUNNING:
             self._hypervisor.evidences.runs(domain.uuid, asked_s)
+        elif domain.phase.off:
+            self._hypervisor.evidences.off(domain.uuid, asked_s)
         return domain
 
 

@@ -448,6 +448,22 @@ def test_evidence_tells_why_it_is_off(place: Place) -> None:
         place.until_known(guest)
 
 
+@pytest.mark.parametrize("defined", [True, False], ids=["defined", "transient"])
+def test_evidence_outlives_the_domain_and_is_not_inherited(place: Place, *, defined: bool) -> None:
+    guest = place.start()
+    if not defined:
+        place.virsh("undefine", guest)
+    guest.panic()
+    place.until_known(guest, Evidence.STOPPED_CRASHED)
+    if defined:
+        place.until_seen(guest, Phase.CRASHED_OFF)
+        place.virsh("undefine", guest)
+    until(lambda: place.host.look(Address(uuid=guest.uuid)) == Absent(), lambda: str(place.look(guest)))
+    place.until_known(guest, Evidence.STOPPED_CRASHED)
+    place.define(uuid=guest.uuid)
+    place.until_known(guest)
+
+
 def test_memory_that_is_saved_is_restored_by_a_start(place: Place) -> None:
     guest = place.start()
     place.virsh("managedsave", guest)

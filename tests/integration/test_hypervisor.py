@@ -352,8 +352,40 @@ def test_a_domain_that_is_defined_anew_has_no_past(eyes: Eyes, libvirtd: Libvirt
     guest.kill()
     eyes.until_known(guest, Evidence.STOPPED_FAILED)
     libvirtd.virsh("undefine", guest.name)
-    eyes.until_known(guest)
     libvirtd.define(guest.name, uuid=guest.uuid)
+    eyes.until_known(guest)
+
+
+def test_a_definition_that_nobody_heard_of_inherits_nothing(eyes: Eyes, libvirtd: Libvirtd, guest: Guest) -> None:
+    guest.start()
+    guest.kill()
+    eyes.until_known(guest, Evidence.STOPPED_FAILED)
+    libvirtd.virsh("undefine", guest.name)
+    until(lambda: eyes.host.look(Address(uuid=guest.uuid)) == Absent())
+    with unheard(eyes):
+        libvirtd.define(guest.name, uuid=guest.uuid)
+    assert eyes.host.evidence(guest.uuid)
+    assert eyes.look(guest).phase is Phase.STOPPED
+    assert not eyes.host.evidence(guest.uuid)
+
+
+def test_a_look_that_began_before_the_domain_went_does_not_bring_it_back() -> None:
+    evidences, uuid = Evidences(), uuid4()
+    evidences.note(uuid, libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED, at_s=1.0)
+    evidences.note(uuid, libvirt.VIR_DOMAIN_EVENT_UNDEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED_REMOVED, at_s=2.0)
+    evidences.off(uuid, asked_s=1.5)
+    assert evidences.of(uuid) == {Evidence.STOPPED_MIGRATED}
+    evidences.off(uuid, asked_s=2.5)
+    assert not evidences.of(uuid)
+
+
+def test_a_definition_does_not_end_what_a_running_domain_is_known_for() -> None:
+    evidences, uuid, added = Evidences(), uuid4(), libvirt.VIR_DOMAIN_EVENT_DEFINED_ADDED
+    started = libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_MIGRATED
+    evidences.note(uuid, *started, at_s=1.0, run=3)
+    evidences.note(uuid, libvirt.VIR_DOMAIN_EVENT_DEFINED, added, at_s=2.0, run=3)
+    evidences.runs(uuid, asked_s=3.0)
+    assert evidences.of(uuid) == {Evidence.STARTED_MIGRATED}
 
 
 @contextmanager

@@ -62,6 +62,8 @@ class Heard:
     name: str
     event: str
     detail: str
+    run: int = -1
+    """The id that the domain has then."""
 
 
 class SimulatedLibvirtd:
@@ -377,7 +379,7 @@ class SimulatedGuest:
     def emit(self, event: str, detail: str) -> None:
         """Tell all who listen."""
         for listener in self.libvirtd.listeners:
-            listener(Heard(self.uuid, self.name, event, detail))
+            listener(Heard(self.uuid, self.name, event, detail, -1 if self.id is None else self.id))
 
     def _wait_for_start(self) -> None:
         """A call waits until no start is under way."""
@@ -510,15 +512,15 @@ class SimulatedHost:
         """Take in an event, whenever it comes."""
         number = int(getattr(libvirt, f"VIR_DOMAIN_EVENT_{heard.event}"))
         detail = int(getattr(libvirt, f"VIR_DOMAIN_EVENT_{heard.event}_{heard.detail}"))
-        self._evidences.note(heard.uuid, number, detail, self.libvirtd.clock())
-        if (heard.event, heard.detail) == ("UNDEFINED", "REMOVED") and heard.uuid not in self.libvirtd.guests:
-            self._evidences.forget(heard.uuid)
+        self._evidences.note(heard.uuid, number, detail, self.libvirtd.clock(), run=heard.run)
 
     def look(self, address: Address) -> Domain | Absent | Replaced:
         """See one domain as it is now. Raises Transient."""
         self._reach()
         if address.uuid and (guest := self.libvirtd.guests.get(address.uuid)):
             return self._see(guest)
+        if address.uuid:
+            self._evidences.absent(address.uuid, self.libvirtd.clock())
         guest = self.libvirtd.named(address.name) if address.name else None
         if guest is None:
             return Absent()
@@ -533,8 +535,9 @@ class SimulatedHost:
         if guest is None:
             raise Vanished(f"domain {domain.name} is gone")
         waited_s = max((self.libvirtd.clock() - since_s for since_s in guest.calls.values()), default=-1.0)
+        call = "job" if 0 <= waited_s < HANGS_S else ""
         return Facts(
-            job="job" if guest.job or 0 <= waited_s < HANGS_S else "",
+            job="job" if guest.job else call,
             hangs=not guest.job and waited_s >= HANGS_S,
             reboots_on_poweroff=guest.on_poweroff_now == "restart",
         )
@@ -569,6 +572,8 @@ class SimulatedHost:
     def _see(self, guest: SimulatedGuest) -> Domain:
         if guest.phase is Phase.RUNNING:
             self._evidences.runs(guest.uuid, self.libvirtd.clock())
+        elif guest.phase.off:
+            self._evidences.off(guest.uuid, self.libvirtd.clock())
         return Domain(
             uuid=guest.uuid,
             name=guest.name,
