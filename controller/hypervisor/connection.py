@@ -317,6 +317,7 @@ class Hypervisor:
             self._generation, events, Lanes(1), Lanes(QUERIES_AT_ONCE, self._grow), Lanes(ACTS_AT_ONCE, self._grow)
         )
         try:
+            self.evidences.connected()
             link.callback_ids = self._listener.register(events)
             for lanes in link.lanes:
                 lanes.add(self._opened(self._generation, until_s))

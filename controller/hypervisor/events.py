@@ -80,11 +80,22 @@ class Evidences:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: OrderedDict[UUID, Past] = OrderedDict()
+        self._begun_paused: OrderedDict[UUID, int] = OrderedDict()
+        """The run of each domain whose CPUs have not run, as far as one connection has heard."""
+        self._resumed: OrderedDict[UUID, int] = OrderedDict()
+        """The run of each domain that was last resumed: in an ordinary start that comes before STARTED (measured)."""
+
+    def connected(self) -> None:
+        """A new connection begins to listen: what was resumed before has not been heard."""
+        with self._lock:
+            self._begun_paused.clear()
+            self._resumed.clear()
 
     def note(self, uuid: UUID, event: int, detail: int, at_s: float, *, run: int = -1) -> None:
         """Take in one lifecycle event; `run` is the id that the domain had then."""
         evidence = EVIDENCE_NUMBERS.get((event, detail))
         with self._lock:
+            self._note_run(uuid, event, detail, run)
             defined_anew = (event, detail) == DEFINED_ADDED and run < 0
             if event == libvirt.VIR_DOMAIN_EVENT_STARTED or defined_anew:
                 self._known.pop(uuid, None)
@@ -94,6 +105,25 @@ class Evidences:
                 _bound(self._known)
             elif (event, detail) == UNDEFINED_REMOVED and run < 0:  # one that runs is still there
                 self._mark_gone(uuid, at_s)
+
+    def _note_run(self, uuid: UUID, event: int, detail: int, run: int) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_RESUMED:
+            self._resumed[uuid] = run
+            self._begun_paused.pop(uuid, None)
+        elif event == libvirt.VIR_DOMAIN_EVENT_STARTED:
+            self._begun_paused.pop(uuid, None)
+            if self._resumed.pop(uuid, None) != run and detail == libvirt.VIR_DOMAIN_EVENT_STARTED_BOOTED:
+                self._begun_paused[uuid] = run
+        elif event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
+            self._begun_paused.pop(uuid, None)
+            self._resumed.pop(uuid, None)
+        _bound(self._begun_paused)
+        _bound(self._resumed)
+
+    def begun_paused(self, uuid: UUID, run: int | None) -> bool:
+        """This run was started paused and not resumed since, and nothing of that can have been missed."""
+        with self._lock:
+            return run is not None and self._begun_paused.get(uuid) == run
 
     def runs(self, uuid: UUID, asked_s: float) -> None:
         """Forget the stops before this moment of a domain that was seen to run after it: they were of earlier runs.

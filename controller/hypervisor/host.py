@@ -13,7 +13,7 @@ from controller.errors import Rejected, Transient, Vanished
 from controller.hypervisor import states
 from controller.hypervisor.connection import Hypervisor
 from controller.hypervisor.words import text
-from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Replaced, Result, Verb
+from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, PowerState, Replaced, Result, Verb
 
 REBOOTS = re.compile(r"<on_poweroff>\s*restart\s*</on_poweroff>")
 NAME_BYTES = 255
@@ -96,10 +96,30 @@ class LibvirtHost:
             try:
                 job, hangs = _occupied(handle)
                 return Facts(
-                    job="job" if job else "", hangs=hangs, reboots_on_poweroff=bool(REBOOTS.search(handle.XMLDesc(0)))
+                    job="job" if job else "",
+                    never_ran=self._never_ran(handle, domain),
+                    hangs=hangs,
+                    reboots_on_poweroff=bool(REBOOTS.search(handle.XMLDesc(0))),
                 )
             except libvirt.libvirtError as error:
                 raise Transient(text(error)) from error
+
+    def _never_ran(self, handle: libvirt.virDomain, domain: Domain) -> bool:
+        """By the events of one connection and by the time that its CPUs have had: the one may be lost, the other 0.
+
+        To ask for that time does not disturb QEMU, and waits for none of its jobs.
+        """
+        if domain.phase.power_state is not PowerState.PAUSED:
+            return False
+        if not self._hypervisor.evidences.begun_paused(domain.uuid, domain.id):
+            return False
+        try:
+            cpus, _ = handle.vcpus()
+        except libvirt.libvirtError as error:
+            if _unanswered(error):
+                raise
+            return False  # not known
+        return bool(cpus) and all(time_ns == 0 for _, _, time_ns, *_ in cpus)
 
     def act(self, act: Act) -> Result:
         """Do it, if the domain is still as it was seen. Raises Transient (no answer), Rejected (libvirt's words)."""

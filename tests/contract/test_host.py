@@ -550,6 +550,23 @@ def test_facts_tell_of_a_job(place: Place, tmp_path: Path) -> None:
     assert place.host.facts(running) == Facts()
 
 
+def test_facts_tell_that_a_guest_has_not_run_since_it_was_started(place: Place) -> None:
+    guest = place.define()
+    assert place.act(Verb.START_PAUSED, place.look(guest)) is Result.DONE
+    until(lambda: place.host.facts(place.look(guest)) == Facts(never_ran=True), lambda: "it has not run")
+    place.virsh("resume", guest)
+    guest.wait_until_booted()
+    place.virsh("suspend", guest)
+    until(lambda: place.host.facts(place.look(guest)) == Facts(), lambda: "it has run")
+    place.virsh("destroy", guest)
+    guest.start()
+    place.virsh("suspend", guest)
+    assert place.host.facts(place.look(guest)) == Facts(), "it has run since an ordinary start"
+    place.virsh("managedsave", guest)
+    assert place.act(Verb.START_PAUSED, place.look(guest)) is Result.DONE
+    assert place.host.facts(place.look(guest)) == Facts(), "it has run before its memory was saved"
+
+
 # --- a QEMU that hangs
 
 

@@ -28,7 +28,7 @@ from controller.hypervisor.host import LibvirtHost
 from controller.hypervisor.lanes import Opener
 from controller.hypervisor.lock import Hand
 from controller.hypervisor.words import LIMIT, text
-from controller.model import Absent, Act, Address, Domain, Evidence, Phase, Replaced, Result, Verb
+from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Replaced, Result, Verb
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
 from lab.processes import paused
@@ -708,6 +708,33 @@ def test_a_connection_in_use_is_closed_when_its_call_has_returned(own_libvirtd: 
         with eyes.hypervisor.query() as other:
             assert other.isAlive()
         until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
+
+
+# --- what has not run has nothing to lose
+
+
+def test_a_backup_tool_has_started_it_paused(eyes: Eyes, libvirtd: Libvirtd, guest: Guest) -> None:
+    flags = libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY
+    with libvirtd.connection() as tool:
+        tool.lookupByUUID(guest.uuid.bytes).createWithFlags(flags)
+        eyes.until_told(guest.uuid)
+        until(lambda: eyes.host.facts(eyes.look(guest)) == Facts(never_ran=True))
+    eyes.until_seen(guest, Phase.STOPPED)
+
+
+def test_who_was_away_does_not_know_that_it_has_not_run(eyes: Eyes, guest: Guest) -> None:
+    assert eyes.act(Verb.START_PAUSED, eyes.look(guest)) is Result.DONE
+    until(lambda: eyes.host.facts(eyes.look(guest)).never_ran)
+    with unheard(eyes):
+        pass
+    assert not eyes.host.facts(eyes.look(guest)).never_ran
+
+
+def test_what_events_do_not_tell_its_cpus_do(eyes: Eyes, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eyes.hypervisor.evidences, "begun_paused", lambda *_: True)
+    guest.start()
+    guest.libvirtd.virsh("suspend", guest.name)
+    assert not eyes.host.facts(eyes.look(guest)).never_ran
 
 
 # --- libvirt's words

@@ -179,6 +179,8 @@ class SimulatedGuest:
         """A libvirt job owns it."""
         self.stuck = False
         """Its QEMU answers nobody."""
+        self.ran = False
+        """The CPUs of this run have run."""
         self.fails_to_start = ""
         """libvirt's words for why it cannot be started."""
         self.calls: dict[int, float] = {}
@@ -416,18 +418,22 @@ class SimulatedGuest:
         if not self.on:
             self._qemu_begins(by, called_s)
         saved_as, self.saved_as = self.saved_as, ""
+        self.ran = bool(saved_as) or not paused
         if saved_as:
             self.state, self.reason = "PAUSED", "MIGRATION"
             self.emit("STARTED", "RESTORED")
             if saved_as == "RUNNING" and not paused:
                 self._pass("RUNNING", "RESTORED", "RESUMED", "MIGRATED")
         else:
+            if not paused:
+                self.emit("RESUMED", "UNPAUSED")
             self.emit("STARTED", "BOOTED")
             self.state, self.reason = ("PAUSED", "USER") if paused else ("RUNNING", "BOOTED")
             if paused:
                 self.emit("SUSPENDED", "PAUSED")
 
     def _resume(self) -> None:
+        self.ran = True
         self._pass("RUNNING", "UNPAUSED", "RESUMED", "UNPAUSED")
         if self.disk_full:
             self._pass("PAUSED", "IOERROR", "SUSPENDED", "IOERROR")
@@ -505,8 +511,19 @@ class SimulatedHost:
 
     def __init__(self, libvirtd: SimulatedLibvirtd) -> None:
         self.libvirtd = libvirtd
-        self.reachable = True
+        self._reachable = True
         self._evidences = Evidences()
+
+    @property
+    def reachable(self) -> bool:
+        """The agent is connected to libvirtd."""
+        return self._reachable
+
+    @reachable.setter
+    def reachable(self, reachable: bool) -> None:
+        if reachable and not self._reachable:
+            self._evidences.connected()
+        self._reachable = reachable
 
     def hear(self, heard: Heard) -> None:
         """Take in an event, whenever it comes."""
@@ -536,8 +553,10 @@ class SimulatedHost:
             raise Vanished(f"domain {domain.name} is gone")
         waited_s = max((self.libvirtd.clock() - since_s for since_s in guest.calls.values()), default=-1.0)
         call = "job" if 0 <= waited_s < HANGS_S else ""
+        begun_paused = guest.state == "PAUSED" and self._evidences.begun_paused(guest.uuid, guest.id)
         return Facts(
             job="job" if guest.job else call,
+            never_ran=begun_paused and not guest.ran,
             hangs=not guest.job and waited_s >= HANGS_S,
             reboots_on_poweroff=guest.on_poweroff_now == "restart",
         )
