@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from uuid import UUID
 
 import libvirt
@@ -27,6 +28,28 @@ UNANSWERED = {
 }
 UNANSWERED_FROM = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
 """Errors of the wire: the daemon may or may not have done what was asked."""
+
+JOBS = {
+    "BACKUP": "backup",
+    "DUMP": "dump",
+    "MIGRATION_IN": "migration",
+    "MIGRATION_OUT": "migration",
+    "SAVE": "save",
+    "SNAPSHOT": "snapshot",
+    "SNAPSHOT_DELETE": "snapshot",
+    "SNAPSHOT_REVERT": "snapshot",
+}
+ANY_JOB = "job"
+"""Of a kind that cannot be told without waiting, or that virtsync has no word for."""
+
+
+def _kinds() -> dict[int, str]:
+    """By libvirt's numbers; older builds of libvirt-python lack some."""
+    named = {getattr(libvirt, f"VIR_DOMAIN_JOB_OPERATION_{name}", None): kind for name, kind in JOBS.items()}
+    return {number: kind for number, kind in named.items() if number is not None}
+
+
+KINDS_OF_JOBS = _kinds()
 
 # The test driver says "internal error" where QEMU's says that the operation is invalid in this state.
 ALREADY = {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_INTERNAL_ERROR}
@@ -96,7 +119,7 @@ class LibvirtHost:
             try:
                 job, hangs = _occupied(handle)
                 return Facts(
-                    job="job" if job else "",
+                    job=job,
                     never_ran=self._never_ran(handle, domain),
                     hangs=hangs,
                     reboots_on_poweroff=bool(REBOOTS.search(handle.XMLDesc(0))),
@@ -269,38 +292,50 @@ def _has_managed_save(handle: libvirt.virDomain) -> bool:
         raise
 
 
-def _occupied(handle: libvirt.virDomain) -> tuple[bool, bool]:
-    """(a job owns the domain, its QEMU hangs).
+def _occupied(handle: libvirt.virDomain) -> tuple[str, bool]:
+    """(the kind of the job that owns the domain, or nothing; whether its QEMU hangs).
 
-    The control interface answers at once; jobInfo waits, for 30 s, while anybody's call on the domain has not returned,
-    and one may have begun between the two.
+    The control interface answers at once; jobStats waits, for 30 s, while anybody's call on the domain has not
+    returned, and one may have begun between the two.
     """
     try:
         control, _, for_ms = handle.controlInfo(0)
         if control == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED:
             hangs = for_ms >= HANGS_MS
-            return not hangs, hangs
+            return "" if hangs else ANY_JOB, hangs
+        if _has_backup(handle):
+            return "backup", False
         if control == libvirt.VIR_DOMAIN_CONTROL_JOB:
-            return True, False
+            return ANY_JOB, False
     except libvirt.libvirtError as error:
         if error.get_error_code() not in {libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_INVALID}:
             raise
     try:
-        return _has_job(handle), False
+        return _job(handle), False
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT:
-            return False, True
+            return "", True
         raise
 
 
-def _has_job(handle: libvirt.virDomain) -> bool:
+def _has_backup(handle: libvirt.virDomain) -> bool:
+    """Asked without QEMU: of a backup, jobStats asks QEMU itself, and waits for one that hangs until it wakes."""
+    with suppress(libvirt.libvirtError):
+        return bool(handle.backupGetXMLDesc(0))
+    return False
+
+
+def _job(handle: libvirt.virDomain) -> str:
     try:
-        return bool(handle.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+        stats = handle.jobStats(0)
     except libvirt.libvirtError as error:
         # A driver without jobs has none; a domain that went off meanwhile has none either.
         if error.get_error_code() in {libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_INVALID}:
-            return False
+            return ""
         raise
+    if stats["type"] == libvirt.VIR_DOMAIN_JOB_NONE:
+        return ""
+    return KINDS_OF_JOBS.get(stats.get("operation"), ANY_JOB)
 
 
 def _unanswered(error: libvirt.libvirtError) -> bool:

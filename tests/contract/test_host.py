@@ -545,9 +545,17 @@ def test_facts_tell_of_a_job(place: Place, tmp_path: Path) -> None:
     guest = place.start(disk=True)
     running = place.look(guest)
     with place.job(guest, tmp_path):
-        assert place.host.facts(running) == Facts(job="job")
+        assert place.host.facts(running) == Facts(job="backup")
         assert place.look(guest) == running
     assert place.host.facts(running) == Facts()
+
+
+def test_facts_tell_of_a_backup_of_a_qemu_that_hangs(place: Place, tmp_path: Path) -> None:
+    guest = place.start(disk=True)
+    running = place.look(guest)
+    with place.job(guest, tmp_path), place.hanging(guest):
+        assert place.host.facts(running) == Facts(job="backup"), "libvirt was not made to ask it"
+        assert place.host.facts(running) == Facts(job="backup")
 
 
 def test_facts_tell_that_a_guest_has_not_run_since_it_was_started(place: Place) -> None:

@@ -555,7 +555,7 @@ class SimulatedHost:
         call = "job" if 0 <= waited_s < HANGS_S else ""
         begun_paused = guest.state == "PAUSED" and self._evidences.begun_paused(guest.uuid, guest.id)
         return Facts(
-            job="job" if guest.job else call,
+            job="backup" if guest.job else call,
             never_ran=begun_paused and not guest.ran,
             hangs=not guest.job and waited_s >= HANGS_S,
             reboots_on_poweroff=guest.on_poweroff_now == "restart",
