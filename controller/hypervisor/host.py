@@ -6,6 +6,8 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
 from uuid import UUID
 
 import libvirt
@@ -13,8 +15,22 @@ import libvirt
 from controller.errors import Rejected, Transient, Vanished
 from controller.hypervisor import states
 from controller.hypervisor.connection import Hypervisor
+from controller.hypervisor.pidfiles import PidFiles
 from controller.hypervisor.words import text
-from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, PowerState, Replaced, Result, Verb
+from controller.model import (
+    Absent,
+    Act,
+    Address,
+    Domain,
+    Evidence,
+    Facts,
+    Phase,
+    PowerState,
+    Qemu,
+    Replaced,
+    Result,
+    Verb,
+)
 
 REBOOTS = re.compile(r"<on_poweroff>\s*restart\s*</on_poweroff>")
 NAME_BYTES = 255
@@ -94,6 +110,7 @@ class LibvirtHost:
     def __init__(self, hypervisor: Hypervisor, *, blocked: Callable[[], str] = lambda: "") -> None:
         """`blocked` says why nothing may be done now, or nothing; it is asked last of all."""
         self._hypervisor, self._blocked = hypervisor, blocked
+        self._pid_files = PidFiles.of(hypervisor.uri)
         self._traits: dict[UUID, tuple[bool, bool]] = {}
         """(persistent, autostart): two calls that most looks can do without."""
         self._listed: dict[bytes, tuple[Listed, Domain]] = {}
@@ -109,9 +126,9 @@ class LibvirtHost:
             return self._look(connection, address)
 
     def facts(self, domain: Domain) -> Facts:
-        """Learn what only an act needs to know. Raises Transient, Vanished."""
+        """Learn what only an act needs to know; of a domain that is off without a call. Raises Transient, Vanished."""
         if domain.phase.off:
-            return Facts()
+            return Facts(qemu=self._pid_files.qemu(domain.uuid, domain.name))
         with self._hypervisor.query() as connection:
             handle = _found(lambda: connection.lookupByUUID(domain.uuid.bytes))
             if handle is None:
@@ -153,8 +170,10 @@ class LibvirtHost:
                 return Result.STALE
             if self._blocked():  # since it was decided on: libvirt may have let the look wait for long
                 return Result.STALE
+            if act.verb.starts and seen.phase.off and self._pid_files.qemu(seen.uuid, seen.name) is Qemu.ALIVE:
+                return Result.STALE
             try:
-                DOES[act.verb](connection.lookupByUUID(act.domain.uuid.bytes))
+                self._do(act.verb, connection, seen)
             except libvirt.libvirtError as error:
                 if _unanswered(error):
                     raise Transient(text(error)) from error
@@ -166,6 +185,24 @@ class LibvirtHost:
                         return Result.ALREADY
                 raise Rejected(text(error)) from error
             return Result.DONE
+
+    def _do(self, verb: Verb, connection: libvirt.virConnect, domain: Domain) -> None:
+        handle = connection.lookupByUUID(domain.uuid.bytes)
+        if verb is Verb.DESTROY:
+            self._pid_files.watch(domain.uuid, domain.name)
+        try:
+            DOES[verb](handle)
+        finally:
+            self._pid_files.release(domain.uuid)
+        if verb.starts:
+            self._pid_files.started(domain.uuid)
+
+    def libvirtd_since(self) -> datetime | None:
+        """When libvirtd was started, by the wall clock of this host; None: not known. No call of libvirt.
+
+        Source: the time of driver.pid, which libvirtd and virtqemud write anew at each start (measured: 9.0).
+        """
+        return self._pid_files.libvirtd_since()
 
     def evidence(self, uuid: UUID) -> frozenset[Evidence]:
         """What events said of this domain since it was last started. No call."""
@@ -241,7 +278,10 @@ class LibvirtHost:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return Absent()
             raise Transient(text(error)) from error
-        return self._seen(_domain(handle, uuid, words, managed_save=managed_save, traits=traits), asked_s)
+        domain = _domain(handle, uuid, words, managed_save=managed_save, traits=traits)
+        if domain.phase.on:
+            domain = replace(domain, run_since=self._pid_files.run_since(domain.name))
+        return self._seen(domain, asked_s)
 
     def _seen(self, domain: Domain, asked_s: float) -> Domain:
         if domain.phase is Phase.RUNNING:

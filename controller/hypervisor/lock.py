@@ -26,16 +26,7 @@ class Hand:
     @classmethod
     def of(cls, uri: str) -> Hand:
         """The hand on the libvirt of this URI."""
-        parts = urlsplit(uri)
-        socket = parse_qs(parts.query).get("socket")
-        if socket:
-            return cls(Path(socket[0]).parent)
-        if parts.scheme == "test":
-            return cls(None)
-        if parts.path == "/session":
-            runtime = os.environ.get("XDG_RUNTIME_DIR") or f"{Path.home()}/.cache"
-            return cls(Path(runtime) / "libvirt")
-        return cls(Path("/run/libvirt"))
+        return cls(socket_folder(uri))
 
     def hold(self) -> bool:
         """Take it if it is free, without waiting; whether it is ours now."""
@@ -71,6 +62,20 @@ class Hand:
         if self._file is not None:
             os.close(self._file)
             self._file, self.lock, self.held = None, "", False
+
+
+def socket_folder(uri: str) -> Path | None:
+    """The folder of the socket of the libvirt of this URI; None: it is within this process."""
+    parts = urlsplit(uri)
+    socket = parse_qs(parts.query).get("socket")
+    if socket:
+        return Path(socket[0]).parent
+    if parts.scheme == "test":
+        return None
+    if parts.path == "/session":
+        runtime = os.environ.get("XDG_RUNTIME_DIR") or f"{Path.home()}/.cache"
+        return Path(runtime) / "libvirt"
+    return Path("/run/libvirt")
 
 
 def _lock(file: int) -> str:

@@ -15,7 +15,7 @@ import pytest
 from controller.errors import Rejected, Transient, Vanished
 from controller.hypervisor.connection import Hypervisor
 from controller.hypervisor.host import LibvirtHost
-from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Replaced, Result, Verb
+from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Qemu, Replaced, Result, Verb
 from controller.reconcile import Host
 from lab.guest import Guest as RealGuest
 from lab.libvirtd import Libvirtd
@@ -120,6 +120,10 @@ class Place:
         """Its QEMU is there and answers nobody."""
         return paused(guest.qemu_pid) if isinstance(guest, RealGuest) else stuck(guest)
 
+    def frozen(self, guest: Guest) -> AbstractContextManager[None]:
+        """Its QEMU is there, and not even SIGKILL ends it."""
+        return guest.frozen() if isinstance(guest, RealGuest) else frozen(guest)
+
     def job(self, guest: Guest, folder: Path) -> AbstractContextManager[None]:
         """Somebody makes a backup of it."""
         return backup(guest, folder) if isinstance(guest, RealGuest) else busy(guest)
@@ -131,6 +135,14 @@ def stuck(guest: Guest) -> Iterator[None]:
     guest.stuck = True
     yield
     guest.stuck = False
+
+
+@contextmanager
+def frozen(guest: Guest) -> Iterator[None]:
+    assert isinstance(guest, SimulatedGuest)
+    guest.freeze()
+    yield
+    guest.thaw()
 
 
 @contextmanager
@@ -616,3 +628,20 @@ def test_force_overtakes_what_a_qemu_that_hangs_has_not_answered(place: Place) -
         with pytest.raises(Rejected, match="monitor"):
             asked.result(HANG_LIMIT_S)
     assert place.look(guest).phase.off
+
+
+@pytest.mark.long  # libvirt gives a real QEMU 80 s
+@pytest.mark.timeout(400)
+def test_a_qemu_that_not_even_sigkill_ends_is_not_taken_for_gone(place: Place) -> None:
+    guest = place.start()
+    with place.frozen(guest):
+        assert place.act(Verb.DESTROY, place.look(guest)) is Result.DONE
+        off = place.look(guest)
+        assert (off.phase, off.reason) == (Phase.STOPPED, "DESTROYED"), "that is what libvirt says"
+        assert place.host.facts(off) == Facts(qemu=Qemu.ALIVE)
+        assert place.act(Verb.START, off) is Result.STALE
+    until(lambda: place.host.facts(off) == Facts(), lambda: str(place.host.facts(off)))
+    assert place.act(Verb.START, off) is Result.DONE
+    guest.wait_until_booted()
+    assert place.act(Verb.DESTROY, place.look(guest)) is Result.DONE
+    assert place.host.facts(place.look(guest)) == Facts()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -27,8 +28,9 @@ from controller.hypervisor.events import REMEMBERED, Evidences
 from controller.hypervisor.host import LibvirtHost
 from controller.hypervisor.lanes import Opener
 from controller.hypervisor.lock import Hand
+from controller.hypervisor.pidfiles import PidFiles
 from controller.hypervisor.words import LIMIT, text
-from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Replaced, Result, Verb
+from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Qemu, Replaced, Result, Verb
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
 from lab.processes import paused
@@ -50,6 +52,26 @@ from pathlib import Path
 from controller.hypervisor.lock import Hand
 print(Hand(Path(sys.argv[1])).hold(), flush=True)
 sys.stdin.read()
+"""
+
+# Asks of a QEMU's end for each line that it gets, with nothing but what the agent's Pod has.
+AGENT_IN_A_POD = """
+import sys
+from pathlib import Path
+from uuid import UUID
+from controller.hypervisor.pidfiles import PidFiles
+files, uuid, name = PidFiles(Path(sys.argv[1])), UUID(sys.argv[2]), sys.argv[3]
+files.watch(uuid, name)
+for _ in sys.stdin:
+    print(files.qemu(uuid, name).name, flush=True)
+"""
+# A mount of the folder that is read-only, and no process of the host in sight.
+POD = """
+set -e
+mount --bind "$0" /mnt
+mount -o remount,bind,ro /mnt
+mount -t proc proc /proc
+exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
 """
 
 
@@ -708,6 +730,134 @@ def test_a_connection_in_use_is_closed_when_its_call_has_returned(own_libvirtd: 
         with eyes.hypervisor.query() as other:
             assert other.isAlive()
         until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
+
+
+# --- a QEMU's pid file
+
+
+def test_the_pid_file_tells_since_when_it_runs_and_libvirtd_does(own_libvirtd: Libvirtd) -> None:
+    guest = own_libvirtd.define("vm")
+    with looking_at(own_libvirtd.uri) as eyes:
+        assert eyes.look(guest).run_since is None
+        before = datetime.now(UTC)
+        guest.start()
+        since = eyes.look(guest).run_since
+        assert since
+        assert before <= since <= datetime.now(UTC)
+        began = eyes.host.libvirtd_since()
+        assert began
+        assert began < before
+        own_libvirtd.kill()  # it leaves its own file behind
+        eyes.until_told("lost")
+        restarted = datetime.now(UTC)
+        own_libvirtd.start()
+        eyes.until_told("connected")
+        assert eyes.look(guest).run_since == since
+        began = eyes.host.libvirtd_since()
+        assert began
+        assert restarted <= began <= datetime.now(UTC)
+        guest.libvirtd.virsh("destroy", guest.name)
+        assert eyes.look(guest).run_since is None
+
+
+def test_a_session_libvirtd_keeps_its_pid_files_elsewhere(folder: Path) -> None:
+    folder.chmod(0o755)
+    with Libvirtd(folder, user="nobody") as libvirtd:
+        guest = libvirtd.define("vm")
+        guest.start()
+        files = PidFiles.of(libvirtd.uri)
+        assert files.run_since("vm")
+        assert files.libvirtd_since()
+        assert files.qemu(guest.uuid, "vm") is Qemu.ALIVE
+
+
+def test_a_libvirt_without_qemus_has_no_pid_files() -> None:
+    for uri in ("test:///default", "test+unix:///default?socket=/a/libvirt-sock", "lxc:///system"):
+        files, uuid = PidFiles.of(uri), uuid4()
+        files.watch(uuid, "vm")
+        assert files.qemu(uuid, "vm") is Qemu.GONE
+        assert files.run_since("vm") is files.libvirtd_since() is None
+
+
+def test_the_end_of_a_qemu_is_seen_from_within_a_pod(libvirtd: Libvirtd, guest: Guest) -> None:
+    guest.start()
+    files = libvirtd.folder / "run" / "qemu"
+    agent = [sys.executable, "-c", AGENT_IN_A_POD, "/mnt/qemu", str(guest.uuid), guest.name]
+    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", POD, str(files.parent), *agent]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as pod:
+        assert pod.stdin
+        assert pod.stdout
+
+        def answer() -> str:
+            assert pod.stdin
+            assert pod.stdout
+            pod.stdin.write("\n")
+            pod.stdin.flush()
+            return pod.stdout.readline().strip()
+
+        with paused(guest.qemu_pid):
+            assert answer() == "ALIVE"
+            (files / f"{guest.name}.pid").unlink()  # as libvirt does
+            assert answer() == "ALIVE"
+        guest.kill()
+        assert answer() == "GONE"
+        pod.stdin.close()
+
+
+def test_a_qemu_that_libvirtd_has_lost_keeps_its_domain_from_being_started(own_libvirtd: Libvirtd) -> None:
+    guest = own_libvirtd.define("vm")
+    guest.start()
+    own_libvirtd.kill()
+    (own_libvirtd.folder / "run" / "qemu" / "vm.xml").unlink()  # as if it had been killed before it wrote that
+    own_libvirtd.start()
+    with looking_at(own_libvirtd.uri) as eyes:
+        off = eyes.look(guest)
+        assert off.phase is Phase.STOPPED
+        assert eyes.host.facts(off) == Facts(qemu=Qemu.ALIVE)
+        assert eyes.act(Verb.START, off) is Result.STALE
+        guest.kill()
+        assert eyes.host.facts(off) == Facts()
+        assert eyes.act(Verb.START, off) is Result.DONE
+
+
+def test_who_could_not_open_the_file_before_is_not_sure(libvirtd: Libvirtd, guest: Guest) -> None:
+    guest.start()
+    pid_file, uuid = libvirtd.folder / "run" / "qemu" / f"{guest.name}.pid", guest.uuid
+    with_eyes, blind = PidFiles(pid_file.parent), PidFiles(pid_file.parent / "missing")
+    unlocked = PidFiles(libvirtd.folder / "etc")
+    (libvirtd.folder / "etc" / pid_file.name).touch()
+    for files in (with_eyes, blind, unlocked):
+        assert files.qemu(uuid, guest.name) is (Qemu.ALIVE if files is with_eyes else Qemu.GONE)
+        files.watch(uuid, guest.name)
+    libvirtd.virsh("destroy", guest.name)
+    for files, ended in ((with_eyes, Qemu.GONE), (blind, Qemu.UNSURE), (unlocked, Qemu.UNSURE)):
+        assert files.qemu(uuid, guest.name) is ended
+        assert files.qemu(uuid, guest.name) is ended
+        files.started(uuid)
+        assert files.qemu(uuid, guest.name) is Qemu.GONE
+    (libvirtd.folder / "etc" / pid_file.name).unlink()
+
+
+def test_a_file_that_may_not_be_opened_leaves_one_unsure(tmp_path: Path) -> None:
+    (tmp_path / "vm.pid").symlink_to(tmp_path / "vm.pid")
+    assert PidFiles(tmp_path).qemu(uuid4(), "vm") is Qemu.UNSURE
+
+
+def test_no_descriptor_is_kept_of_a_qemu_that_has_ended(eyes: Eyes, guest: Guest) -> None:
+    def of_pid_files() -> list[str]:
+        links = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+        return [str(link) for link in links if str(link).startswith(str(folder))]
+
+    files, folder = PidFiles.of(guest.libvirtd.uri), guest.libvirtd.folder / "run" / "qemu"
+    guest.start()
+    for _ in range(3):
+        files.watch(guest.uuid, guest.name)
+        files.release(guest.uuid)
+        assert len(of_pid_files()) == 1, "it lives"
+    assert eyes.act(Verb.DESTROY, eyes.look(guest)) is Result.DONE
+    files.release(guest.uuid)
+    assert of_pid_files() == []
 
 
 # --- what has not run has nothing to lose

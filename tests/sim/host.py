@@ -546,7 +546,7 @@ class SimulatedHost:
     def facts(self, domain: Domain) -> Facts:
         """Learn what only an act needs to know. Raises Transient, Vanished."""
         if domain.phase.off:
-            return Facts()
+            return Facts(qemu=self._qemu(domain.uuid))
         self._reach()
         guest = self.libvirtd.guests.get(domain.uuid)
         if guest is None:
@@ -567,6 +567,8 @@ class SimulatedHost:
         if not isinstance(seen, Domain) or (seen.phase, seen.id) != (act.domain.phase, act.domain.id):
             return Result.STALE
         guest = self.libvirtd.guests[act.domain.uuid]
+        if act.verb.starts and seen.phase.off and self._qemu(guest.uuid) is Qemu.ALIVE:
+            return Result.STALE
         try:
             guest.do(act.verb)
         except NotNowError as error:
@@ -574,6 +576,10 @@ class SimulatedHost:
                 return Result.ALREADY
             raise Rejected(str(error)) from error
         return Result.DONE
+
+    def _qemu(self, uuid: UUID) -> Qemu:
+        guest = self.libvirtd.guests.get(uuid)
+        return Qemu.ALIVE if guest and guest.lost else Qemu.GONE
 
     def evidence(self, uuid: UUID) -> frozenset[Evidence]:
         """What events said of this domain since it was last started. No call."""

@@ -35,7 +35,6 @@ from controller.model import (
     OperationType,
     Phase,
     PowerState,
-    Qemu,
     Replaced,
     Result,
     ShutdownMode,
@@ -364,9 +363,7 @@ class Watched:
         return seen
 
     def facts(self, domain: Domain) -> Facts:
-        facts = self._host.facts(domain)
-        guest = self._agent.node.libvirtd.guests.get(domain.uuid)
-        return replace(facts, qemu=Qemu.ALIVE) if domain.phase.off and guest and guest.lost else facts
+        return self._host.facts(domain)
 
     def evidence(self, uuid: UUID) -> frozenset[Evidence]:
         return self._host.evidence(uuid)
