@@ -1,12 +1,13 @@
 """QEMUs hang: calls about them never return, and every other VM is looked after as ever."""
 
+import subprocess
 from contextlib import AbstractContextManager
 
 import pytest
 
 from lab.guest import Guest
 from lab.processes import paused
-from lab.world import World, is_off, power_of, ready_of, reason_of, runs
+from lab.world import World, is_off, moment, power_of, ready_of, reason_of, runs, until
 
 GRACE_S = 6
 """Longer than it takes to be told of a call that has not returned."""
@@ -98,3 +99,29 @@ def test_six_stuck(world: World) -> None:
     for guest in stuck:
         world.until_act(guest, "DESTROY done")
         assert world.acts(guest).count("DESTROY done") == 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_not_even_killed(world: World) -> None:
+    """libvirt takes a QEMU for gone that SIGKILL does not end, as with dead storage: none is started beside it."""
+    stuck, other = running(world, "stuck", "other")
+    first = stuck.qemu_pid
+    world.patch(stuck, shutdown={"mode": "Force"})
+    with stuck.frozen():
+        world.patch(stuck, restartRequestTime=moment(in_s=0))
+        until(lambda: "DESTROY done" in world.acts(stuck), "libvirt does not believe it", limit_s=180)
+        assert world.virsh("domstate", stuck.name) == "shut off"
+        is_served(world, other)
+        world.outlast_settling()
+        assert qemus(stuck) == [first]
+    until(lambda: "START done" in world.acts(stuck), "it is not started when its QEMU has ended")
+    world.until(stuck, runs, "running")
+    assert len(qemus(stuck)) == 1
+    assert first not in qemus(stuck)
+
+
+def qemus(guest: Guest) -> list[int]:
+    """All QEMUs of a guest, whatever libvirt knows of them."""
+    found = subprocess.run(["pgrep", "-f", f"guest={guest.name},"], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
