@@ -133,6 +133,15 @@ def test_a_vm_is_forced_off_beside_one_that_takes_longer_than_ten_seconds_and_at
     assert node.acting.hanging(Verb.DESTROY) == FORCED_AT_ONCE - 1
 
 
+def test_who_is_being_forced_off_waits_no_longer() -> None:
+    node = Node()
+    assert node.begin("first", Verb.DESTROY) is None
+    wait_s = node.begin("second", Verb.DESTROY)
+    node.returns()
+    assert node.begin("second", Verb.DESTROY) is None
+    assert node.begin("third", Verb.DESTROY) == wait_s
+
+
 def test_who_waits_to_be_forced_off_moves_up_when_others_no_longer_want_it() -> None:
     node = Node()
     assert node.begin("first", Verb.DESTROY) is None

@@ -124,8 +124,10 @@ def test_a_stop_at_the_end_of_the_calendar_is_one_that_was_just_seen() -> None:
     assert braked(told, told, told, now_s=0) == at(120)
 
 
-def runs(brake: Brake, number: int, at_s: float) -> None:
-    brake.note(key(number), Status(node_boot_id=BOOT, power_state=PowerState.RUNNING), at(at_s))
+def runs(brake: Brake, number: int, at_s: float, *, after_s: float | None = None) -> None:
+    """It is on; its report goes on telling of its last stop, if it had one."""
+    status = Status(node_boot_id=BOOT) if after_s is None else stopped(after_s, StopCause.GUEST)
+    brake.note(key(number), replace(status, power_state=PowerState.RUNNING), at(at_s))
 
 
 def finishes(brake: Brake, number: int, at_s: float, cause: StopCause = StopCause.GUEST) -> None:
@@ -137,7 +139,7 @@ def runner(brake: Brake, number: int, at_s: float, times: int = 2) -> None:
     for job in range(times):
         finishes(brake, number, at_s + 10 * job)
         brake.answered(key(number), at(at_s + 10 * job + 5))
-        runs(brake, number, at_s + 10 * job + 6)
+        runs(brake, number, at_s + 10 * job + 6, after_s=at_s + 10 * job)
 
 
 def node_of(runners: int, others: int, *, times: int = 2) -> Brake:
@@ -185,7 +187,8 @@ def test_an_object_that_is_gone_leaves_no_runner_behind() -> None:
     brake = node_of(runners=3, others=4)
     for number in range(3):
         brake.forget(key(number))
-        brake.answered(key(number), at(999))
+        for seconds in (998, 999):
+            brake.answered(key(number), at(seconds))
         finishes(brake, number, 1000 + number)
     assert brake.until(at(1003)) == at(1122)
 
@@ -221,6 +224,40 @@ def test_half_that_go_off_within_more_than_the_window_are_no_host_that_shuts_dow
     assert brake.until(at(1062)) is None
 
 
+def test_a_runner_that_is_started_again_within_the_window_has_gone_off_all_the_same() -> None:
+    brake = node_of(runners=3, others=3)
+    for number in range(3):
+        finishes(brake, number, 1000 + 20 * number)
+        if number < 2:
+            runs(brake, number, 1011 + 20 * number, after_s=1000 + 20 * number)
+    assert brake.until(at(1041)) == at(1160)
+
+
+@pytest.mark.parametrize("how", ["gone", "off before"])
+def test_half_is_of_those_that_ran(how: str) -> None:
+    brake = node_of(runners=3, others=5)
+    for number in (3, 4):
+        if how == "gone":
+            brake.forget(key(number))
+        else:
+            finishes(brake, number, 500)
+    for number in range(3):
+        finishes(brake, number, 1000 + number)
+    assert brake.until(at(1003)) == at(1122)
+
+
+def test_a_crash_is_none_of_the_half_and_does_not_prolong_the_brake() -> None:
+    brake = node_of(runners=3, others=3)
+    finishes(brake, 3, 1000, StopCause.CRASH)
+    for number in range(2):
+        finishes(brake, number, 1001 + number)
+    assert brake.until(at(1003)) is None
+    finishes(brake, 2, 1003)
+    assert brake.until(at(1003)) == at(1123)
+    finishes(brake, 4, 1050, StopCause.CRASH)
+    assert brake.until(at(1050)) == at(1123)
+
+
 def test_what_was_for_nothing_twice_within_an_hour_is_no_sign_any_more() -> None:
     brake = node_of(runners=3, others=0)
     for seconds in (1000, 2000, 3000):
@@ -232,13 +269,14 @@ def test_what_was_for_nothing_twice_within_an_hour_is_no_sign_any_more() -> None
             brake.until(at(seconds + released_s))
         for number in range(3):
             brake.answered(key(number), at(seconds + 130))
-            runs(brake, number, seconds + 131)
+            runs(brake, number, seconds + 131, after_s=seconds + number)
 
 
 def jobs_done(seed: int, brake_hold_s: float, *, runners: int = 6, seconds: float = 900) -> int:
     """How many jobs so many runners do, each of 8 to 12 s, with a sixth of the default times."""
     chance, pace, done = random.Random(seed), Pace(2, 1 / 6), 0  # noqa: S311 - chance that can be had again
     brake = Brake(Waits(brake_window_s=10, brake_hold_s=brake_hold_s), BOOT)
+    went_off_s: dict[int, float] = {}
     due: list[tuple[float, int, str]] = [(chance.uniform(8, 12), number, "finishes") for number in range(runners)]
     for number in range(runners):
         runs(brake, number, 0)
@@ -248,11 +286,12 @@ def jobs_done(seed: int, brake_hold_s: float, *, runners: int = 6, seconds: floa
         wait_s, then = 10 / 6, "is looked at"
         if what == "finishes":
             done += 1
+            went_off_s[number] = now_s
             finishes(brake, number, now_s)
         elif what == "has started":
             pace.give_back(key(number))
             brake.answered(key(number), at(now_s))
-            runs(brake, number, now_s)
+            runs(brake, number, now_s, after_s=went_off_s[number])
             wait_s, then = chance.uniform(8, 12), "finishes"
         elif released := brake.until(at(now_s)):
             wait_s = at(now_s).until(released)
