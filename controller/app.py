@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
+from controller.contest import Contest
 from controller.directory import Directory
 from controller.errors import Rejected, Transient
 from controller.health import Health
@@ -92,6 +93,7 @@ class Agent:
             count=self._metrics.libvirt_event,
         )
         self._host = LibvirtHost(self._hypervisor, blocked=self._blocked)
+        self._contest = Contest(temporary=self._hypervisor.forget_host_uuid)
         self._lease = self._lease_of_node()
         self._reconciler = Reconciler(
             host=self._host,
@@ -105,6 +107,7 @@ class Agent:
             node=self._node,
             waits=settings.waits,
         )
+        self._metrics.watch_acts(self._reconciler.hanging)
         self._comparison = Comparison()
         self._libvirt_resync = Periodic("libvirt-resync", settings.resync_libvirt_s, self._relist_libvirt)
         self._api_resync = Periodic("api-resync", settings.resync_api_s, self._relist_api)
@@ -207,7 +210,8 @@ class Agent:
     def _object_changed(self, raw: dict[str, Any]) -> None:
         if self._store.put(raw) is not News.KNOWN:
             key = VmKey(raw["metadata"]["namespace"], raw["metadata"]["name"])
-            self._queue.add_after(key, GIVE_WAY_S if self._blocked() else 0.0)
+            contested_s = self._contest.wait_s(vm, self._node()) if (vm := self._store.read(key)) else 0.0
+            self._queue.add_after(key, max(GIVE_WAY_S if self._blocked() else 0.0, contested_s))
 
     def _object_gone(self, key: VmKey) -> None:
         self._store.doubt(key)
@@ -290,6 +294,7 @@ class Agent:
             self._directory.enter(vm)
             self._brake.note(vm.key, vm.status, now)
             self._metrics.seen(vm, vm.status)
+            self._contest.check(vm, self._node())
         self._unpublished = {vm.key for vm in vms}
         self._listed.set()
 
@@ -303,10 +308,7 @@ class Agent:
             self._pass(key)
 
     def _tell_overdue(self) -> None:
-        try:
-            self._reconciler.tell_overdue()
-        except (Transient, Rejected) as error:
-            log.warning(f"a VM that libvirt does not answer for could not be reported: {error}")
+        self._reconciler.tell_overdue()
 
     def _pass(self, key: VmKey) -> None:
         try:
@@ -333,7 +335,14 @@ class Agent:
 
     def _node(self) -> Node:
         settings = self._settings
-        return Node(settings.node_name, settings.boot_id, settings.observe_only, self._blocked())
+        return Node(
+            settings.node_name,
+            settings.boot_id,
+            settings.observe_only,
+            self._blocked(),
+            host_uuid=self._hypervisor.host_uuid,
+            libvirtd_since=self._host.libvirtd_since(),
+        )
 
     def _blocked(self) -> str:
         """Why nothing may be done, in a sentence; empty where something may, or where nothing is done anyway."""

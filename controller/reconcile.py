@@ -217,6 +217,10 @@ class Reconciler:
                 except (Transient, Rejected) as error:
                     log.warning(f"{key}: could not be reported while libvirt does not answer: {error}", vm=str(key))
 
+    def hanging(self, verb: Verb) -> int:
+        """How many acts of this kind hang in libvirt."""
+        return self._acting.hanging(verb)
+
     def stop_acting(self) -> None:
         """From now on only report."""
         self._stopping = True
@@ -371,8 +375,7 @@ class Reconciler:
     def _act_ended(self, vm: VirtualMachine, step: Step, outcome: Outcome) -> None:
         self._queue.add(vm.key)
         self._gauges.acted(outcome.verb, outcome.result)
-        stop = vm.status.last_stop
-        if outcome.verb.starts and outcome.result is Result.DONE and stop and stop.cause is StopCause.GUEST:
+        if outcome.verb.starts and outcome.result is Result.DONE and _answers_guest(vm):
             self._brake.answered(vm.key, self._clock())
         for notice in _notices(vm, step, outcome):
             self._recorder.record(vm, notice)
@@ -394,6 +397,12 @@ def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, 
     operation = step.status.operation
     restarted = verb is Verb.START and operation is not None and operation.type is OperationType.RESTART
     return (Notice("Restarted" if restarted else verb.event, why, action=verb.name.title()),)
+
+
+def _answers_guest(vm: VirtualMachine) -> bool:
+    """A start of this VM answers that its guest powered itself off, and no change of the spec."""
+    stop = vm.status.last_stop
+    return stop is not None and stop.cause is StopCause.GUEST and vm.desired == vm.status.desired
 
 
 def _identity(vm: VirtualMachine) -> VirtualMachine:

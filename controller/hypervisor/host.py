@@ -127,7 +127,7 @@ class LibvirtHost:
 
     def facts(self, domain: Domain) -> Facts:
         """Learn what only an act needs to know; of a domain that is off without a call. Raises Transient, Vanished."""
-        if domain.phase.off:
+        if domain.phase.off or domain.lingers:
             return Facts(qemu=self._pid_files.qemu(domain.uuid, domain.name))
         with self._hypervisor.query() as connection:
             handle = _found(lambda: connection.lookupByUUID(domain.uuid.bytes))
@@ -170,7 +170,7 @@ class LibvirtHost:
                 return Result.STALE
             if self._blocked():  # since it was decided on: libvirt may have let the look wait for long
                 return Result.STALE
-            if act.verb.starts and seen.phase.off and self._pid_files.qemu(seen.uuid, seen.name) is Qemu.ALIVE:
+            if seen.lingers or (act.verb.starts and self._pid_files.qemu(seen.uuid, seen.name) is Qemu.ALIVE):
                 return Result.STALE
             try:
                 self._do(act.verb, connection, seen)
@@ -281,6 +281,8 @@ class LibvirtHost:
         domain = _domain(handle, uuid, words, managed_save=managed_save, traits=traits)
         if domain.phase.on:
             domain = replace(domain, run_since=self._pid_files.run_since(domain.name))
+        elif domain.phase.off and self._pid_files.lives_on(uuid):
+            domain = replace(domain, phase=Phase.SHUTTING_DOWN)  # whatever libvirt takes it for
         return self._seen(domain, asked_s)
 
     def _seen(self, domain: Domain, asked_s: float) -> Domain:

@@ -83,6 +83,14 @@ class PidFiles:
         with self._lock, suppress(OSError):
             self._release(uuid)
 
+    def lives_on(self, uuid: UUID) -> bool:
+        """Whether a QEMU of this domain that was killed has not ended, as far as its file is kept hold of."""
+        if uuid not in self._kept:  # as good as always, and then this costs a look nothing
+            return False
+        with self._lock, suppress(OSError):
+            return self._release(uuid)
+        return True
+
     def started(self, uuid: UUID) -> None:
         """A new QEMU runs: how sure one can be of the end of the last is of no interest any more."""
         with self._lock:

@@ -637,10 +637,13 @@ def test_a_qemu_that_not_even_sigkill_ends_is_not_taken_for_gone(place: Place) -
     with place.frozen(guest):
         assert place.act(Verb.DESTROY, place.look(guest)) is Result.DONE
         off = place.look(guest)
-        assert (off.phase, off.reason) == (Phase.STOPPED, "DESTROYED"), "that is what libvirt says"
+        assert (off.phase, off.reason) == (Phase.SHUTTING_DOWN, "DESTROYED"), "libvirt says that it is off"
+        assert off.lingers
         assert place.host.facts(off) == Facts(qemu=Qemu.ALIVE)
         assert place.act(Verb.START, off) is Result.STALE
-    until(lambda: place.host.facts(off) == Facts(), lambda: str(place.host.facts(off)))
+    until(lambda: place.look(guest).phase is Phase.STOPPED, lambda: str(place.look(guest)))
+    off = place.look(guest)
+    assert place.host.facts(off) == Facts()
     assert place.act(Verb.START, off) is Result.DONE
     guest.wait_until_booted()
     assert place.act(Verb.DESTROY, place.look(guest)) is Result.DONE

@@ -19,7 +19,7 @@ import libvirt
 from controller.errors import Rejected, Transient, Vanished
 from controller.hypervisor import states
 from controller.hypervisor.events import Evidences
-from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Replaced, Result, Verb
+from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Qemu, Replaced, Result, Verb
 from tests.sim.ledger import By, Ledger, Run
 
 HANGS_S = 5.0
@@ -513,6 +513,8 @@ class SimulatedHost:
         self.libvirtd = libvirtd
         self._reachable = True
         self._evidences = Evidences()
+        self._killed: set[UUID] = set()
+        """Domains that this agent has destroyed: it holds the pid file of their QEMU, and sees its lock."""
 
     @property
     def reachable(self) -> bool:
@@ -545,7 +547,7 @@ class SimulatedHost:
 
     def facts(self, domain: Domain) -> Facts:
         """Learn what only an act needs to know. Raises Transient, Vanished."""
-        if domain.phase.off:
+        if domain.phase.off or domain.lingers:
             return Facts(qemu=self._qemu(domain.uuid))
         self._reach()
         guest = self.libvirtd.guests.get(domain.uuid)
@@ -567,8 +569,10 @@ class SimulatedHost:
         if not isinstance(seen, Domain) or (seen.phase, seen.id) != (act.domain.phase, act.domain.id):
             return Result.STALE
         guest = self.libvirtd.guests[act.domain.uuid]
-        if act.verb.starts and seen.phase.off and self._qemu(guest.uuid) is Qemu.ALIVE:
+        if seen.lingers or (act.verb.starts and seen.phase.off and self._qemu(guest.uuid) is Qemu.ALIVE):
             return Result.STALE
+        if act.verb is Verb.DESTROY:
+            self._killed.add(guest.uuid)
         try:
             guest.do(act.verb)
         except NotNowError as error:
@@ -599,10 +603,11 @@ class SimulatedHost:
             self._evidences.runs(guest.uuid, self.libvirtd.clock())
         elif guest.phase.off:
             self._evidences.off(guest.uuid, self.libvirtd.clock())
+        lives_on = guest.phase.off and guest.uuid in self._killed and guest.lost
         return Domain(
             uuid=guest.uuid,
             name=guest.name,
-            phase=guest.phase,
+            phase=Phase.SHUTTING_DOWN if lives_on else guest.phase,
             id=guest.id,
             state=guest.state,
             reason=guest.reason,
