@@ -475,7 +475,7 @@ def test_nothing_is_started_beside_a_frozen_qemu_that_was_destroyed_for_a_restar
         w.works(200)
         w.check()
         assert len(w.runs()) == 1, w.account()
-        assert w.vm().status.reason == Reason.HYPERVISOR_BUSY, w.account()
+        assert w.vm().status.reason == Reason.SHUTDOWN_TIMED_OUT, w.account()
         w.thaw("one")
         w.works(60)
         assert len(w.runs()) == 2, w.account()
