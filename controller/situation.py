@@ -27,6 +27,7 @@ from controller.model import (
     Now,
     Operation,
     OperationType,
+    Outcome,
     Phase,
     PowerState,
     Pursuit,
@@ -164,7 +165,7 @@ def assess(view: View, waits: Waits) -> Situation:
         memory = _timed(memory, history, view.seen, now, waits)
         memory = replace(memory, jobless_since=_jobless_since(memory, view, view.seen))
 
-    outcome, memory = memory.outcome, replace(memory, outcome=None)
+    outcome, memory = _outcome(memory, view)
     status = replace(status, operation=_operation(history, view, memory, start))
     if start.withdrawn and memory.start_counted:
         status = replace(status, restart_count=max(status.restart_count - 1, 0))
@@ -360,6 +361,13 @@ def _start(history: Status, view: View, memory: Memory) -> Start:
     return starts.follow(history, view, memory)
 
 
+def _outcome(memory: Memory, view: View) -> tuple[Outcome | None, Memory]:
+    """What came of the last act; that of a start waits for a look that sees what it has led to."""
+    if isinstance(view.seen, Unreadable) and memory.outcome and memory.outcome.verb.starts:
+        return None, memory
+    return memory.outcome, replace(memory, outcome=None)
+
+
 def _operation(  # noqa: PLR0911 - one rule a line
     history: Status, view: View, memory: Memory, start: Start
 ) -> Operation | None:
@@ -537,17 +545,22 @@ def _drift_since(s: Situation, drift: Drift, wait_s: float, *, news: bool) -> No
         if same:  # None: what waits is not this, it is the brake
             return memory.drift_since
         if reconciling and memory.drift is None:
-            return s.now.recall(reconciling.last_transition_time, at_most_s=wait_s)
+            # Something else may have been reconciled before.
+            stop, changed = s.status.last_stop if s.off else None, s.status.power_state_transition_time
+            times = (reconciling.last_transition_time, changed, stop and stop.time)
+            return s.now.recall(max(time for time in times if time), at_most_s=wait_s)
         return s.now
     # Nobody is at work on what has crashed, or what an I/O error paused; only the backoff asks for patience.
     if s.phase is Phase.PAUSED_IO_ERROR:
         return None
-    if s.asked or s.restart_due or s.operation or s.cause in {StopCause.AGENT, StopCause.CRASH}:
+    if s.operation or s.cause in {StopCause.AGENT, StopCause.CRASH}:
+        return None
+    if history.decided in UNSEEN:  # an older version wrote this: what it waited for before is not known
+        return memory.drift_since if same and memory.drift_since else s.now
+    if s.asked or s.restart_due:
         return None
     if s.start.ran:
         return s.now
-    if history.decided in UNSEEN:  # an older version wrote this: what it waited for before is not known
-        return memory.drift_since if same and memory.drift_since else s.now
     started = history.decided == Reason.STARTING and history.was_off  # what is there now may have come of that
     if started or history.power_state in {PowerState.UNKNOWN, PowerState.ABSENT}:
         return None

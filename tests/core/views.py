@@ -148,6 +148,18 @@ class Vm:
         self.vm, self.memory = replace(self.vm, status=step.status), step.memory
         return step
 
+    def look_unreported(
+        self, seen: Sighting | Phase, *, after_s: float = 0.1, events: set[Evidence] | None = None
+    ) -> Step:
+        """A look whose report the API server does not take: nothing is done, and the agent remembers what it must."""
+        reported, memory = self.vm.status, self.memory
+        step = self.look(seen, after_s=after_s, events=events)
+        stop = step.status.last_stop
+        first = memory.unreported_stop or (stop if stop != reported.last_stop else None)
+        self.vm = replace(self.vm, status=reported)
+        self.memory = replace(step.memory, outcome=memory.outcome, unreported_stop=first)
+        return step
+
     def in_sync(self) -> Vm:
         start = {RUNNING: Phase.RUNNING, STOPPED: Phase.STOPPED, PAUSED: Phase.PAUSED, None: Phase.RUNNING}
         step = self.look(start[self.vm.desired])
