@@ -119,8 +119,8 @@ class Gauges(Protocol):
 class Reconciler:
     """Passes over VMs. Any thread may call `reconcile`, never two with one key at a time: the queue sees to it.
 
-    `tell_overdue` reports beside a pass of the same key that hangs; the version that each report is written onto, and
-    the lock on what is remembered, keep the two apart.
+    `tell_overdue` reports beside a pass of the same key that hangs. The version that each report is written onto keeps
+    the two apart, and only the pass remembers anything.
     """
 
     def __init__(
@@ -212,8 +212,11 @@ class Reconciler:
         for key, since_s in overdue.items():
             if vm := self._store.read(key):
                 view = self._view(vm, _overdue(busy=answered_s > since_s))
+                step = decide(view, self._waits)
                 try:
-                    self._report(view, decide(view, self._waits), None)
+                    self._tell(view, step, self._store.report(vm, step.status), None)
+                except (Conflicted, Vanished):
+                    continue  # its pass has gone on, or the watch tells what has been written in between
                 except (Transient, Rejected) as error:
                     log.warning(f"{key}: could not be reported while libvirt does not answer: {error}", vm=str(key))
 
@@ -335,6 +338,12 @@ class Reconciler:
         with self._lock:
             self._memories[key] = step.memory
             self._conflicts.pop(key, None)
+        self._tell(view, step, reported, since_s)
+        return reported
+
+    def _tell(self, view: View, step: Step, reported: VirtualMachine, since_s: float | None) -> None:
+        """Tell whoever else wants to know of a report that has gone out."""
+        vm, key = view.vm, view.vm.key
         self._brake.note(key, step.status, view.now)
         if not vm.misunderstood:
             self._wake(self._directory.enter(reported))
@@ -346,7 +355,6 @@ class Reconciler:
                 log.info(f"{key}: {step.reason} ({step.message})", vm=str(key), reason=str(step.reason))
         for notice in step.notices:
             self._recorder.record(reported, notice)
-        return reported
 
     def _remember_unreported(self, view: View, step: Step) -> None:
         """Keep what nobody could be told: the first stop, and what came of the last act."""

@@ -2,9 +2,13 @@
 
 from dataclasses import replace
 
-from controller.model import Reason, Verb, VmKey
+import pytest
+
+from controller.errors import Conflicted, Rejected
+from controller.model import Domain, Facts, Reason, Status, Verb, VirtualMachine, VmKey
+from controller.reconcile import LOOK_PATIENCE_S
 from tests.sim.api import SimulatedApi
-from tests.sim.node import WAITS, Clock, SimulatedNode
+from tests.sim.node import WAITS, Clock, SimulatedNode, Watched, Written
 
 
 def key(name: str) -> VmKey:
@@ -80,3 +84,96 @@ def test_an_agent_that_may_no_longer_act_once_its_report_has_gone_out_does_not()
     node.agent.queue.add(key("web"))
     works(node)
     assert [verb for _, verb in node.judge.done] == [Verb.SHUTDOWN]
+
+
+# --- what hangs, and who tells of it ---------------------------------------------------------------------
+
+
+def reason_of(node: SimulatedNode, name: str) -> str:
+    """What the API server has of it."""
+    conditions = node.api.objects[key(name)]["status"]["conditions"]
+    return next(str(condition["reason"]) for condition in conditions if condition["type"] == "Ready")
+
+
+def test_8_11_a_vm_whose_facts_libvirt_does_not_tell_is_told_unreachable_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = node_with("web", powerState="Running")
+    told: list[str] = []
+    facts = Watched.facts
+
+    def hangs(host: Watched, domain: Domain) -> Facts:
+        if not told:
+            node.clock.at_s += LOOK_PATIENCE_S + 1
+            node.agent.reconciler.tell_overdue()
+            told.append(reason_of(node, "web"))
+        return facts(host, domain)
+
+    monkeypatch.setattr(Watched, "facts", hangs)
+    node.api.edit(key("web"), {"powerState": "Stopped"})
+    works(node)
+    assert told == [Reason.LIBVIRT_UNREACHABLE]
+    assert [verb for _, verb in node.judge.done] == [Verb.SHUTDOWN]
+
+
+def test_8_10_a_report_beside_a_pass_does_not_forget_the_call_that_the_pass_has_made() -> None:
+    """The pass was answered and has started the VM while the report about its silence was on its way."""
+    node = node_with("web", powerState="Running")
+    node.api.edit(key("web"), {"powerState": "Stopped"})
+    works(node)
+    guest = node.libvirtd.named("web")
+    assert guest
+    guest.poweroff()
+    works(node)
+    agent = node.agent
+    node.api.edit(key("web"), {"powerState": "Running"})
+    agent.hears_watch()
+    agent.reconciler._looks[key("web")] = node.clock() - LOOK_PATIENCE_S - 1
+
+    def goes_on() -> None:
+        assert agent.passes()
+
+    agent.meanwhile["before the report"] = goes_on
+    agent.reconciler.tell_overdue()
+    assert agent.reconciler._memories[key("web")].start_called
+    works(node)
+    assert [verb for _, verb in node.judge.done].count(Verb.START) == 1
+
+
+def test_8_4_one_vm_whose_report_is_refused_keeps_no_other_from_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = node_with("first", "second", powerState="Running")
+    report = Written.report
+
+    def refuses(store: Written, vm: VirtualMachine, status: Status) -> VirtualMachine:
+        if vm.key == key("first"):
+            raise Rejected("the status is not valid")
+        return report(store, vm, status)
+
+    monkeypatch.setattr(Written, "report", refuses)
+    for name in ("first", "second"):
+        node.agent.reconciler._looks[key(name)] = node.clock() - LOOK_PATIENCE_S - 1
+    node.agent.reconciler.tell_overdue()
+    assert reason_of(node, "second") == Reason.HYPERVISOR_BUSY
+
+
+def test_a4_from_the_second_conflict_in_a_row_there_is_backoff() -> None:
+    node = node_with("web", powerState="Running")
+    agent = node.agent
+
+    def somebody_writes() -> None:
+        node.api.edit(key("web"), {"powerState": "Stopped"}, {"at": str(node.clock())})
+
+    for conflicts in (1, 2, 3):
+        node.clock.at_s += 1
+        node.api.edit(key("web"), {"powerState": "Stopped"}, {"before": str(conflicts)})
+        agent.hears_watch()
+        agent.meanwhile["before the report"] = somebody_writes
+        if conflicts == 1:
+            agent.reconciler.reconcile(key("web"))
+        else:
+            with pytest.raises(Conflicted):
+                agent.reconciler.reconcile(key("web"))
+    assert not node.judge.done
+    works(node)
+    assert [verb for _, verb in node.judge.done] == [Verb.SHUTDOWN]
+    assert not agent.reconciler._conflicts
