@@ -73,7 +73,10 @@ def lives(s: Situation) -> Verdict | None:
     if qemu is Qemu.ALIVE:
         late = s.now.until(since.plus(s.vm.shutdown.grace_s)) <= 0
         reason = Reason.SHUTDOWN_TIMED_OUT if late else Reason.HYPERVISOR_BUSY
-        message = f"libvirt shows it off, but its QEMU has not ended, since {clock(since)}: is its storage stuck?"
+        message = (
+            f"libvirt has shown it off since {clock(since)}, but its QEMU has not ended (is its storage stuck?): "
+            "it is not started before that."
+        )
         return Verdict(reason, message, recheck_s=5.0)
     if qemu is Qemu.GONE and not s.memory.off_doubted:
         return None

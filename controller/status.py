@@ -150,7 +150,8 @@ def _remembered(s: Situation, verdict: Verdict, status: Status) -> Memory:
 
 def _served(s: Situation, verdict: Verdict) -> bool:
     """Whether the spec's wish needs no more looking after; until then a change of it stays a change."""
-    if s.elsewhere or s.vm.misunderstood:
+    waits_for_qemu = s.wants_on and s.off and verdict.reason is Reason.SHUTDOWN_TIMED_OUT
+    if s.elsewhere or s.vm.misunderstood or waits_for_qemu:
         return False
     return TONES[verdict.reason] in {Tone.GOOD, Tone.STUCK} and verdict.reason not in NOT_SERVED
 

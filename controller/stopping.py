@@ -107,7 +107,7 @@ def _waits_for_job(s: Situation, pursuit: Pursuit, status: Status) -> Verdict | 
         return Verdict(Reason.HYPERVISOR_BUSY, message, status=status, recheck_s=min(left_s, 2.0))
     if kind in BESIDE:
         return None
-    message = f"{job_owns(s)}: it is not stopped beside that. End the job."
+    message = f"{job_owns(s)}, and virtsync does not stop a VM during such a job. End the job, or wait for its end."
     return Verdict(Reason.SHUTDOWN_TIMED_OUT, message, status=status, recheck_s=10.0)
 
 

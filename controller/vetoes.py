@@ -21,7 +21,7 @@ from controller.model import (
 from controller.patience import CALL_PATIENCE_S, braked, holders, settling
 from controller.situation import UNSEEN, Situation, shown
 
-LINGERS = "libvirt shows it off, but its QEMU has not ended: is its storage stuck? It is not started until then."
+LINGERS = "libvirt shows it off, but its QEMU has not ended (is its storage stuck?): it is not started before that."
 LINGER_RECHECK_S = 10.0
 """No event tells when such a QEMU ends."""
 
@@ -70,7 +70,7 @@ def start_in_flight(s: Situation) -> Verdict:
         return Verdict(Reason.STARTING, ready.message, recheck_s=left_s)
     then = "" if s.wants_on else "; it is stopped as soon as it is on"
     message = (
-        f"libvirt has been asked to start it, and has not answered, since {s.operation.start_time:%H:%M:%SZ}{then}."
+        f"It has been starting since {s.operation.start_time:%H:%M:%SZ}, and libvirt has not told the result{then}."
     )
     return Verdict(Reason.STARTING, message, recheck_s=s.start.recheck_s)
 
@@ -165,7 +165,7 @@ def elsewhere_by_report(s: Situation) -> Verdict:
     if s.elsewhere is Elsewhere.MEMORY_THERE:
         message = (
             f"Its memory was saved on {old}: set spec.nodeName back to {old}, start it or remove the save there, and "
-            f"wait for its report. If {old} is lost, this gives that memory up: {_vouch(s)}"
+            f"wait for its report. If {old} is lost, this gives that memory up{_vouch(s)}"
         )
         return Verdict(Reason.SAVED_ELSEWHERE, message)
     if s.elsewhere is Elsewhere.SENT_AWAY:
@@ -174,26 +174,26 @@ def elsewhere_by_report(s: Situation) -> Verdict:
     else:
         what = f"{old} last reported it {s.history.power_state}{_doubt(s)}"
         how = f"set spec.nodeName back to {old}, stop it there and wait for its report"
-    message = (
-        f"{what}: it is not started here. Waiting does not help: {how}. If you are sure that it is off: {_vouch(s)}"
-    )
+    message = f"{what}: it is not started here. Waiting does not help: {how}. If you are sure that it is off{_vouch(s)}"
     return Verdict(Reason.HANDOVER_UNCONFIRMED, message)
 
 
 def _vouch(s: Situation) -> str:
-    """The command that vouches for the report of the former host."""
+    """The command that vouches for the report of the former host, last in the message for those who copy it."""
     key, value = s.vm.key, vouching(s.history)
     bare = " (a node name alone does not say which run is meant)" if s.vm.confirmed_off == s.history.node_name else ""
-    return f"kubectl annotate kvm -n {key.namespace} {key.name} --overwrite virtsync.dev/confirmed-off='{value}'{bare}"
+    return (
+        f"{bare}: kubectl annotate kvm -n {key.namespace} {key.name} --overwrite virtsync.dev/confirmed-off='{value}'"
+    )
 
 
 def _doubt(s: Situation) -> str:
     """Why a report of "off" is not enough."""
     if s.history.operation and s.history.was_off:
-        return " with a start on record whose end is not known"
+        return ", with a start on record whose result is not known"
     if s.history.was_off and AT_WORK & {s.history.reason, s.history.decided}:
-        return " while libvirt there was still at work on it"
-    return " and could not see it, or was not heard of, since" if s.history.was_off else ""
+        return ", while libvirt there was still at work on it"
+    return ", but could not see it then or has not been heard of since" if s.history.was_off else ""
 
 
 def observed(_s: Situation) -> Verdict:

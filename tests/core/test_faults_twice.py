@@ -100,7 +100,7 @@ def test_a1_a_handover_during_a_start_is_unconfirmed(begin: object) -> None:
     for _ in range(3):
         step = vm.look(Phase.STOPPED, after_s=60)
         assert unconfirmed(step)
-        assert "start on record" in step.message
+        assert "with a start on record" in step.message
     assert vm.look(Phase.RUNNING).reason in {Reason.IN_SYNC, Reason.PAUSING}
 
 
@@ -567,6 +567,18 @@ def test_b2_a_qemu_that_libvirt_left_behind_stalls_the_start_after_the_grace() -
     ]
     assert len({step.message for step in looks}) == 1
     assert verb(vm.look(DESTROYED)) is Verb.START
+
+
+def test_b2_a_start_that_the_user_asked_for_is_not_forgotten_while_a_qemu_is_in_the_way() -> None:
+    vm = Vm(restart_policy=RestartPolicy.NEVER, shutdown=Shutdown(grace_s=60)).in_sync()
+    vm.look(Phase.STOPPED, events={Evidence.SHUTDOWN_GUEST})
+    vm.change(desired=STOPPED)
+    assert vm.look(Phase.STOPPED, after_s=60).reason is Reason.IN_SYNC
+    vm.change(desired=RUNNING)
+    for _ in range(3):
+        vm.look(Phase.STOPPED, after_s=60, facts=Facts(qemu=Qemu.ALIVE))
+    assert vm.vm.status.reason == Reason.SHUTDOWN_TIMED_OUT
+    assert verb(vm.look(Phase.STOPPED)) is Verb.START
 
 
 def test_b2_where_nobody_can_tell_two_looks_ten_seconds_apart_do() -> None:

@@ -57,7 +57,7 @@ def test_what_was_said_of_an_act_holds_for_the_five_seconds_that_libvirt_has_to_
     late = vm.look(phase, after_s=0.1, call=act, call_began_s=0.1)
     if act.starts:
         assert (late.reason, late.act) == (Reason.STARTING, None)
-        assert late.message == "libvirt has been asked to start it, and has not answered, since 00:00:00Z."
+        assert late.message == "It has been starting since 00:00:00Z, and libvirt has not told the result."
     else:
         assert (late.reason, late.act, late.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 2.0)
         assert late.message == f"libvirt has not answered the last request ({act.name}) yet."

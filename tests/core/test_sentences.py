@@ -14,15 +14,18 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
+from controller.handover import vouching
 from controller.model import (
     Absent,
     Conflict,
+    Domain,
     Evidence,
     Facts,
     Node,
     Now,
     Outcome,
     Phase,
+    Qemu,
     Replaced,
     RestartPolicy,
     Result,
@@ -36,6 +39,7 @@ from controller.model import (
 )
 from tests.core.views import PAUSED, RUNNING, STOPPED, T0, Vm, domain, done, handed_over
 
+FORGOTTEN = domain(Phase.STOPPED, reason="UNKNOWN")
 EXPECTED = Path(__file__).with_name("sentences.txt")
 
 
@@ -89,7 +93,9 @@ def stories() -> Iterator[tuple[str, list[Step]]]:
         off = Phase.CRASHED_OFF if evidence in {Evidence.STOPPED_CRASHED, Evidence.STOPPED_FAILED} else Phase.STOPPED
         seen = domain(off, reason="UNKNOWN" if off is Phase.STOPPED else "")
         steps = [vm.look(seen, after_s=a, events={evidence}) for a in (20.4, 9, 1.5, 40)]
-        steps += [vm.look(domain(Phase.RUNNING, 2), after_s=a) for a in (1, 599, 2)]
+        outcome = done(Verb.START) if steps[-1].act else None
+        steps += [vm.look(domain(Phase.RUNNING, 2), after_s=1, outcome=outcome)]
+        steps += [vm.look(domain(Phase.RUNNING, 2), after_s=a) for a in (599, 2)]
         yield f"{policy}, {evidence.value}", steps
     for verb, phase, desired in [(Verb.START, Phase.STOPPED, RUNNING), (Verb.SUSPEND, Phase.RUNNING, PAUSED)]:
         vm = Vm(desired)
@@ -100,7 +106,16 @@ def stories() -> Iterator[tuple[str, list[Step]]]:
     yield "no domain, another, a claimed one, none to be seen", _without_a_domain()
     yield "held, watched, blocked, busy, crowded, in turn, braked", _forbidden()
     yield "handed over", _handed_over()
+    yield "handed over with a doubt", _doubtful()
+    yield "another machine under the same name", _other_machine()
+    yield "memory here, and a run there since", _old_memory()
     yield "a call that does not return", _unanswered()
+    yield "a start on record", _starting()
+    yield "a QEMU that does not end", _lingering()
+    yield "a job beside a stop", _beside_a_job()
+    yield "started paused by a tool", _never_ran()
+    yield "an unknown word in the spec", _misunderstood()
+    yield "in sync, and what will change that", _scheduled()
     yield "a guest that would reboot", _reboots()
     yield "a leftover pause", _left_over()
 
@@ -143,6 +158,100 @@ def _handed_over() -> list[Step]:
         vm = handed_over(last)
         steps += [vm.look(here), vm.look(here, after_s=2)]
     return steps
+
+
+def _doubtful() -> list[Step]:
+    """Each way in which a report of "off" from node-a is not enough, and what vouching for it says."""
+    steps = []
+    for doubt in ("marked", "starting", "alive", "saved", "migrated", "bare"):
+        vm = Vm(STOPPED) if doubt in {"marked", "starting"} else Vm()
+        vm.look(Phase.STOPPED if vm.vm.desired is STOPPED or doubt == "alive" else Phase.RUNNING)
+        if doubt == "starting":
+            vm.change(desired=RUNNING)
+            vm.look(Phase.STOPPED)
+        if doubt == "alive":
+            vm.look(Phase.STOPPED, facts=Facts(qemu=Qemu.ALIVE))
+        if doubt in {"saved", "migrated"}:
+            vm.look(Phase.SAVED if doubt == "saved" else domain(Phase.STOPPED, reason="MIGRATED"))
+        if doubt == "marked":
+            vm.is_marked()
+        vm.moves_to("node-b", desired=RUNNING, confirmed_off="node-a" if doubt == "bare" else "")
+        steps += [vm.look(FORGOTTEN, after_s=2), vm.look(Unreadable("gone")), vm.look(FORGOTTEN, after_s=2)]
+        vm.annotate(confirmed_off=vouching(vm.vm.status))
+        steps += [vm.look(FORGOTTEN, after_s=2)]
+    return steps
+
+
+def _other_machine() -> list[Step]:
+    vm = Vm()
+    vm.node = Node("node-a", "boot-1", host_uuid=UUID(int=1))
+    vm.look(Phase.RUNNING)
+    vm.node = Node("node-a", "boot-2", host_uuid=UUID(int=2))
+    return [vm.look(FORGOTTEN, after_s=2)]
+
+
+def _old_memory() -> list[Step]:
+    vm = handed_over(Phase.RUNNING)
+    return [vm.look(Phase.SAVED), vm.look(Phase.SAVED, after_s=2)]
+
+
+def _starting() -> list[Step]:
+    steps = []
+    for spec in ({"desired": RUNNING}, {"desired": STOPPED}, {"desired": None}, {"holds": (("ann", ""),)}):
+        vm = Vm(STOPPED).in_sync()
+        vm.change(desired=RUNNING)
+        vm.look(Phase.STOPPED)
+        began_s = vm.at_s
+        vm.change(**spec)
+        steps += [vm.look(Phase.STOPPED, after_s=a, call=Verb.START, call_began_s=began_s) for a in (2, 20)]
+        vm.agent_restarts()
+        steps += [vm.look(Phase.STOPPED, after_s=a) for a in (1, 10)]
+    return steps
+
+
+def _lingering() -> list[Step]:
+    steps = []
+    lingering = Domain(UUID(int=7), "web", Phase.SHUTTING_DOWN, None, "SHUTOFF", "DESTROYED")
+    for desired in (RUNNING, STOPPED):
+        vm = Vm(shutdown=Shutdown(ShutdownMode.FORCE, 60)).in_sync()
+        vm.change(desired=STOPPED)
+        vm.look(Phase.RUNNING)
+        vm.change(desired=desired)
+        steps += [vm.look(lingering, after_s=a) for a in (1, 60)]
+    vm = Vm(shutdown=Shutdown(grace_s=60))
+    for qemu in (Qemu.ALIVE, Qemu.UNSURE):
+        steps += [vm.look(Phase.STOPPED, after_s=a, facts=Facts(qemu=qemu)) for a in (1, 60)]
+        vm = Vm()
+    return steps
+
+
+def _beside_a_job() -> list[Step]:
+    steps = []
+    for mode, job in itertools.product(ShutdownMode, ("backup", "save")):
+        vm = Vm(shutdown=Shutdown(mode, 60)).in_sync()
+        vm.change(desired=STOPPED)
+        steps += [vm.look(Phase.RUNNING, after_s=a, facts=Facts(job=job)) for a in (1, 30, 31)]
+    return steps
+
+
+def _never_ran() -> list[Step]:
+    steps = []
+    for pause_s in (900.0, None):
+        vm = Vm(STOPPED).in_sync()
+        vm.waits = replace(vm.waits, settle_pause_s=pause_s)
+        steps += [vm.look(Phase.PAUSED, after_s=a, facts=Facts(never_ran=True)) for a in (1, 901)]
+    return steps
+
+
+def _misunderstood() -> list[Step]:
+    vm = Vm().in_sync()
+    vm.change(misunderstood="powerState 'Hibernated'")
+    return [vm.look(Phase.RUNNING), vm.look(Phase.STOPPED, after_s=60)]
+
+
+def _scheduled() -> list[Step]:
+    vm = Vm(restart_request=T0 + timedelta(hours=22), holds=(("ann", "backup"),))
+    return [vm.look(Phase.RUNNING)]
 
 
 def _unanswered() -> list[Step]:
