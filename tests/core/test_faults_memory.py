@@ -349,8 +349,8 @@ class Done:
     at_s: float
     verb: Verb
     desired: DesiredPowerState | None
-    ordered: bool = False
-    """The user has set spec.powerState just before."""
+    owed: bool
+    """The user has set spec.powerState just before; or it went off by a stop of the agent's own."""
 
 
 POLITE = {Verb.SHUTDOWN, Verb.RESUME, Verb.WAKE}
@@ -406,7 +406,10 @@ def run(desired: DesiredPowerState, policy: RestartPolicy, story: list[Look], *,
             steps.append(vm.look(seen, after_s=LAST_S[look.outage], events=GUEST))
         steps.append(vm.look(seen, after_s=max(next_s - vm.at_s, 0.0), events=GUEST))
         ordered = any(name == "desired" for name, _ in look.change)
-        acts += [Done(vm.at_s, step.act.verb, vm.vm.desired, ordered) for step in steps if step.act]
+        for step in steps:
+            own = step.status.last_stop is not None and step.status.last_stop.cause is StopCause.AGENT
+            if step.act:
+                acts.append(Done(vm.at_s, step.act.verb, vm.vm.desired, ordered or (own and step.act.verb.starts)))
     return acts
 
 
@@ -427,4 +430,4 @@ def test_an_outage_leads_to_the_same_act_or_to_a_wait(
     for act in run(desired, policy, story, disturbed=True):
         allowed = {act.verb, *POLITE, Verb.DESTROY} if act.verb in POLITE else {act.verb}
         then = [other for other in plain if other.at_s <= act.at_s + 0.01 and other.desired is act.desired]
-        assert act.ordered or allowed & {other.verb for other in then}, (act, plain)
+        assert act.owed or allowed & {other.verb for other in then}, (act, plain)
