@@ -138,8 +138,9 @@ def _lost_by_another_libvirt(_ledger: Ledger, earlier: Run, later: Run) -> bool:
 
 def _has_no_history(ledger: Ledger, earlier: Run, later: Run) -> bool:
     """The object was deleted and made anew for another machine, and nobody could tell of the other QEMU since."""
-    remade = ledger.remade_between(earlier.uuid, earlier.called_s, later.called_s)
-    return earlier.machine != later.machine and remade and not _could_be_told(earlier, later)
+    first, second = sorted((earlier, later), key=lambda run: run.called_s)  # a slow start may begin after the other
+    remade = ledger.remade_between(first.uuid, first.called_s, second.called_s)
+    return first.machine != second.machine and remade and not _could_be_told(first, second)
 
 
 def _ran_here_too(ledger: Ledger, earlier: Run, later: Run) -> bool:
