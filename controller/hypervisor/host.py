@@ -338,14 +338,15 @@ def _occupied(handle: libvirt.virDomain) -> tuple[str, bool]:
     """(the kind of the job that owns the domain, or nothing; whether its QEMU hangs).
 
     The control interface answers at once; jobStats waits, for 30 s, while anybody's call on the domain has not
-    returned, and one may have begun between the two.
+    returned, and one may have begun between the two: so nothing else is asked in between.
     """
+    has_backup = _has_backup(handle)
     try:
         control, _, for_ms = handle.controlInfo(0)
         if control == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED:
             hangs = for_ms >= HANGS_MS
             return "" if hangs else ANY_JOB, hangs
-        if _has_backup(handle):
+        if has_backup:
             return "backup", False
         if control == libvirt.VIR_DOMAIN_CONTROL_JOB:
             return ANY_JOB, False

@@ -420,7 +420,7 @@ def run(desired: DesiredPowerState, policy: RestartPolicy, story: list[Look], *,
     st.lists(looks, min_size=1, max_size=7),
 )
 def test_an_outage_leads_to_the_same_act_or_to_a_wait(
-    desired: object, policy: RestartPolicy, story: list[Look]
+    desired: DesiredPowerState, policy: RestartPolicy, story: list[Look]
 ) -> None:
     """An act that the undisturbed run does not do, neither then nor before, would be an order that nobody gave.
 
