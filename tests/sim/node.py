@@ -403,7 +403,7 @@ class Written:
         before = self._agent.node.api.objects.get(vm.key)
         reported = self._store.report(vm, status)
         if before:
-            self._agent.node.judge.reported(parse(before), reported, self._agent.saw)
+            self._agent.node.judge.reported(before, reported, self._agent.saw)
         if reported is not vm:
             node, told = self._agent.node, reported.status
             operation = f", {told.operation.type} is open" if told.operation else ""
@@ -479,8 +479,9 @@ class Judge:
             self._count_restart(vm, act)
         return result
 
-    def reported(self, before: VirtualMachine, after: VirtualMachine, saw: object) -> None:
-        """A report has been written over another."""
+    def reported(self, raw: dict[str, Any], after: VirtualMachine, saw: object) -> None:
+        """A report has been written over that of this object."""
+        before = parse(raw)
         former, node = before.status, self._node.name
         if former.node_name in {"", node} or after.status.node_name != node:
             return
@@ -488,7 +489,7 @@ class Judge:
             former.power_state is PowerState.CRASHED and former.libvirt_state == "SHUTOFF"
         )
         on_here = isinstance(saw, Domain) and saw.phase.on
-        vouched = before.confirmed_off in {former.node_name, vouching(self._node.api.objects[before.key])}
+        vouched = before.confirmed_off == vouching(raw)
         if not (off or on_here or vouched):
             self.wrongs.append(f"{before.key}: taken from {former.node_name}, where it may be on: {before}")
 
