@@ -89,7 +89,7 @@ class Walk:
 
     def look(self, after_s: float) -> Step:
         """The act that was sent off before has been answered, if it is at all."""
-        outcome = Outcome(self.sent, self.answer, "no") if self.sent and self.answer else None
+        outcome = Outcome(self.sent, self.answer, "no") if self.sent and self.answer is not None else None
         step = self.vm.look(self.seen, after_s=after_s, outcome=outcome, facts=self.facts)
         self.sent = step.act.verb if step.act else None
         return step
@@ -128,6 +128,8 @@ class Walk:
             case ("call out",):
                 if self.sent:
                     vm.look(self.seen, call=self.sent, facts=None)
+            case _:
+                raise AssertionError(what)
 
 
 walks = st.lists(HAPPENINGS, min_size=1, max_size=14)

@@ -466,6 +466,20 @@ def test_the_same_machine_after_a_reboot_needs_no_vouching() -> None:
 # --- a destroy that is not to be believed ----------------------------------------------------------------------------
 
 
+def test_a_frozen_qemu_that_was_destroyed_is_no_off_to_another_node() -> None:
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.patch(shutdown={"mode": "Force"})
+        w.freeze("one")
+        w.patch(powerState="Stopped")
+        w.works(300)
+        assert w.vm().status.power_state is PowerState.SHUTTING_DOWN, w.account()
+        w.patch(nodeName="node-b", powerState="Running")
+        w.works(60)
+        assert w.vm().status.reason == Reason.HANDOVER_UNCONFIRMED, w.account()
+        assert len(w.runs()) == 1, w.account()
+
+
 def test_nothing_is_started_beside_a_frozen_qemu_that_was_destroyed_for_a_restart() -> None:
     with world(TWO) as w:
         runs_on_one(w)
