@@ -213,6 +213,56 @@ def test_a1_a_start_that_failed_without_its_agent_is_a_refusal() -> None:
     assert step.status.backoff
 
 
+def test_a1_another_boot_of_the_host_ends_the_record() -> None:
+    vm = starting()
+    vm.node = Node("node-a", "boot-2")
+    vm.agent_restarts()
+    vm.change(desired=STOPPED)
+    step = vm.look(FORGOTTEN)
+    assert (step.reason, step.status.operation) == (Reason.IN_SYNC, None)
+
+
+@pytest.mark.parametrize("sight", [Absent(), Replaced(UUID(int=9), "web"), Conflict(VmKey("default", "older"), UID)])
+def test_a1_without_the_domain_there_is_nothing_that_could_have_been_started(sight: Sighting) -> None:
+    vm = starting()
+    vm.agent_restarts()
+    assert vm.look(sight).status.operation is None
+
+
+@pytest.mark.parametrize("word", ["FAILED", "DESTROYED"])
+def test_a1_a_word_that_was_there_before_says_nothing_of_this_start(word: str) -> None:
+    vm = Vm(STOPPED).in_sync()
+    off = domain(Phase.STOPPED, reason=word)
+    vm.look(off)
+    vm.change(desired=RUNNING)
+    vm.look(off)
+    vm.agent_restarts()
+    step = vm.look(off, after_s=60)
+    assert (verb(step), step.status.last_stop) == (Verb.START, None)
+
+
+@pytest.mark.parametrize("result", [Result.DONE, Result.REFUSED, Result.UNKNOWN, Result.STALE])
+def test_a1_what_came_of_the_call_decides(result: Result) -> None:
+    """Off after the call: it ran and ended, it was refused, nobody knows, or it was not made."""
+    vm = starting()
+    step = vm.look(DESTROYED, outcome=Outcome(Verb.START, result, "no"))
+    expected = {
+        Result.DONE: Reason.SETTLING,
+        Result.REFUSED: Reason.START_FAILED,
+        Result.UNKNOWN: Reason.SETTLING,
+        Result.STALE: Reason.STARTING,
+    }
+    assert step.reason is expected[result]
+    assert (step.status.last_stop is not None) == (result in {Result.DONE, Result.UNKNOWN})
+
+
+def test_a1_a_call_without_an_answer_is_made_again_with_the_same_record() -> None:
+    vm = starting()
+    recorded = vm.vm.status.operation
+    step = vm.look(Phase.STOPPED, outcome=Outcome(Verb.START, Result.UNKNOWN, "the connection was lost"))
+    assert (verb(step), step.status.operation) == (Verb.START, recorded)
+
+
 # --- A10: the record is not the act -----------------------------------------------------------------------
 
 
