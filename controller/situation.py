@@ -540,16 +540,8 @@ def _drift_since(s: Situation, drift: Drift, wait_s: float, *, news: bool) -> No
     if news and (s.asked or s.restart_due):
         return None
     same = memory.drift is drift
-    if history.decided == Reason.SETTLING and history.was_on != s.off:
-        reconciling = history.condition("Reconciling")
-        if same:  # None: what waits is not this, it is the brake
-            return memory.drift_since
-        if reconciling and memory.drift is None:
-            # Something else may have been reconciled before.
-            stop, changed = s.status.last_stop if s.off else None, s.status.power_state_transition_time
-            times = (reconciling.last_transition_time, changed, stop and stop.time)
-            return s.now.recall(max(time for time in times if time), at_most_s=wait_s)
-        return s.now
+    if history.decided == Reason.SETTLING and history.was_on != s.off and not _pauses_anew(s):
+        return _settling_since(s, drift, wait_s)
     # Nobody is at work on what has crashed, or what an I/O error paused; only the backoff asks for patience.
     if s.phase is Phase.PAUSED_IO_ERROR:
         return None
@@ -571,6 +563,24 @@ def _drift_since(s: Situation, drift: Drift, wait_s: float, *, news: bool) -> No
     if watched or changed is None or history.power_state is not s.status.power_state:
         return s.now
     return s.now.recall(changed, at_most_s=wait_s)
+
+
+def _pauses_anew(s: Situation) -> bool:
+    """An I/O error pauses it, and it was paused by something else before: so it has run in between."""
+    return s.phase is Phase.PAUSED_IO_ERROR and s.view.memory.phase not in {None, s.phase}
+
+
+def _settling_since(s: Situation, drift: Drift, wait_s: float) -> Now | None:
+    """Since when what the last look decided to leave alone settles."""
+    memory, reconciling = s.memory, s.history.condition("Reconciling")
+    if memory.drift is drift:  # None: what waits is not this, it is the brake
+        return memory.drift_since
+    if not reconciling or memory.drift is not None:
+        return s.now
+    # A new process; and something else may have been reconciled before.
+    stop, changed = s.status.last_stop if s.off else None, s.status.power_state_transition_time
+    times = (reconciling.last_transition_time, changed, stop and stop.time)
+    return s.now.recall(max(time for time in times if time), at_most_s=wait_s)
 
 
 def _drift(desired: DesiredPowerState, phase: Phase) -> Drift:

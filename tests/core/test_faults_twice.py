@@ -263,6 +263,57 @@ def test_a1_a_call_without_an_answer_is_made_again_with_the_same_record() -> Non
     assert (verb(step), step.status.operation) == (Verb.START, recorded)
 
 
+def test_a1_a_domain_that_is_starting_is_not_yet_on() -> None:
+    """Nobody of this process has called it, and libvirt has not ended the call of whoever did."""
+    vm = starting()
+    vm.agent_restarts()
+    vm.change(desired=STOPPED)
+    step = vm.look(domain(Phase.STARTING, 2))
+    assert (step.reason, step.act) == (Reason.STARTING, None)
+    assert step.status.operation
+
+
+def test_a1_a_libvirtd_that_was_started_in_the_same_second_may_have_the_call() -> None:
+    vm = starting()
+    vm.agent_restarts()
+    vm.change(desired=STOPPED)
+    assert vm.vm.status.operation
+    vm.node = replace(vm.node, libvirtd_since=vm.vm.status.operation.start_time + timedelta(seconds=0.9))
+    assert vm.look(FORGOTTEN).reason is Reason.STARTING
+
+
+def test_a1_a_start_that_was_not_made_and_is_still_due_keeps_its_failures_and_waits_for_them() -> None:
+    vm = unwanted_stop()
+    step = vm.look(DESTROYED, outcome=Outcome(Verb.START, Result.STALE))
+    assert (step.act, step.status.restart_count) == (None, 0)
+    assert step.status.backoff
+    assert step.status.backoff.failures == 1
+    again = vm.look(DESTROYED, after_s=11)
+    assert (verb(again), again.status.restart_count) == (Verb.START, 1)
+
+
+def test_a1_a_wish_that_is_new_is_not_served_by_what_ran_before() -> None:
+    """It ran and is off again, and the user has changed the spec meanwhile."""
+    vm = starting()
+    vm.agent_restarts()
+    vm.change(desired=PAUSED)
+    assert verb(vm.look(DESTROYED, after_s=60)) is Verb.START_PAUSED
+
+
+def test_rule_8_the_same_id_in_a_younger_process_is_another_run() -> None:
+    """libvirtd gives out its ids anew when it restarts while nothing runs: what was to be stopped is over."""
+    vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
+    vm.change(restart_request=T0 + timedelta(seconds=1))
+    assert verb(vm.look(Phase.RUNNING, after_s=5)) is Verb.SHUTDOWN
+    operation = vm.vm.status.operation
+    assert operation
+    vm.agent_restarts()
+    same = replace(domain(Phase.RUNNING, 1), run_since=operation.start_time - timedelta(seconds=60))
+    assert vm.look(same).status.operation
+    step = vm.look(replace(same, run_since=operation.start_time + timedelta(seconds=1)))
+    assert (step.reason, step.act, step.status.operation) == (Reason.IN_SYNC, None, None)
+
+
 # --- A10: the record is not the act -----------------------------------------------------------------------
 
 
@@ -308,6 +359,18 @@ def test_a10_a_start_that_found_another_domain_than_expected_counts_nothing(seen
     vm = unwanted_stop()
     step = vm.look(seen, outcome=Outcome(Verb.START, Result.STALE))
     assert step.status.restart_count == (1 if step.act and step.act.verb is Verb.START else 0)
+
+
+def test_a10_only_what_was_counted_is_given_back() -> None:
+    vm = unwanted_stop()
+    vm.look(domain(Phase.RUNNING, 2), outcome=done(Verb.START))
+    vm.change(desired=STOPPED)
+    vm.look(domain(Phase.RUNNING, 2))
+    vm.look(DESTROYED)
+    vm.change(desired=RUNNING)
+    assert vm.look(DESTROYED, after_s=60).status.restart_count == 1
+    vm.node = replace(vm.node, blocked="The agent is stopping.")
+    assert vm.look(DESTROYED).status.restart_count == 1
 
 
 def test_a10_a_restart_that_is_not_wanted_any_more_ends_though_its_start_was_not_called() -> None:
@@ -452,6 +515,24 @@ def test_rule_4b_memory_that_was_removed_there_is_in_nobodys_way(word: str) -> N
     vm.moves_to("node-b")
     vm.look(FORGOTTEN)
     assert verb(vm.look(FORGOTTEN, after_s=10)) is Verb.START
+
+
+def test_rule_4b_memory_in_a_file_of_a_vm_that_was_never_seen_on_stays_there_too() -> None:
+    vm = Vm()
+    assert vm.look(domain(Phase.STOPPED, reason="SAVED")).reason is Reason.SAVED_ELSEWHERE
+    assert vm.vm.status.last_stop is None
+    vm.moves_to("node-b")
+    assert vm.look(FORGOTTEN).reason is Reason.SAVED_ELSEWHERE
+
+
+def test_a_doubt_is_not_forgotten_though_it_was_vouched_for_while_this_node_could_not_look() -> None:
+    vm = stopped_on_a()
+    vm.is_marked()
+    vm.moves_to("node-b", desired=RUNNING)
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    vm.look(Unreadable("away"))
+    vm.annotate(confirmed_off="")
+    assert unconfirmed(vm.look(FORGOTTEN))
 
 
 def test_rule_4d_memory_here_is_not_restored_after_a_run_there_however_the_user_vouches() -> None:

@@ -416,6 +416,13 @@ def test_a13_an_io_error_is_nobody_at_work() -> None:
     assert step.reason is Reason.PAUSED_BY_IO_ERROR
 
 
+def test_a13_nor_is_one_that_follows_a_pause_which_settles() -> None:
+    vm = Vm().in_sync()
+    assert vm.look(Phase.PAUSED, after_s=60).reason is Reason.SETTLING
+    step = vm.look(Phase.PAUSED_IO_ERROR, after_s=5)
+    assert (step.reason, verb(step)) == (Reason.PAUSED_BY_IO_ERROR, Verb.RESUME)
+
+
 def test_a13_an_unknown_word_in_the_spec_costs_nothing_that_was_known() -> None:
     """Rule 10."""
     vm = Vm().in_sync()
