@@ -175,6 +175,14 @@ def test_memory_survives_a_mark(reason: Reason, mark: Reason) -> None:
         assert told[0] == told[1], desired
 
 
+@outages
+def test_a_domain_that_is_not_there_is_one_event_whatever_comes_between(outage: Outage) -> None:
+    vm = Vm().in_sync()
+    assert [notice.reason for notice in vm.look(Absent()).notices] == ["DomainNotFound"]
+    outage(vm, Absent())
+    assert not vm.look(Absent()).notices
+
+
 # --- statuses of the former version ----------------------------------------------------------------------
 
 

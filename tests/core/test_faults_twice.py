@@ -175,6 +175,15 @@ def test_a1_an_outage_between_the_two_looks_begins_the_wait_anew() -> None:
     assert vm.look(Phase.STOPPED, after_s=10).reason is Reason.IN_SYNC
 
 
+def test_a1_a_look_while_a_call_is_out_confirms_nothing() -> None:
+    vm = starting()
+    vm.agent_restarts()
+    vm.change(desired=STOPPED)
+    vm.look(Phase.STOPPED, call=Verb.SUSPEND)
+    assert vm.look(Phase.STOPPED, after_s=11).reason is Reason.STARTING
+    assert vm.look(Phase.STOPPED, after_s=10).reason is Reason.IN_SYNC
+
+
 def test_a1_a_libvirtd_that_was_started_since_knows_of_no_call() -> None:
     vm = starting()
     vm.agent_restarts()
@@ -451,6 +460,19 @@ def test_a_hold_on_the_former_node_is_remembered_though_this_node_cannot_look() 
     assert (step.reason, [notice.reason for notice in step.notices]) == (Reason.SETTLING, ["HoldReleased"])
 
 
+def test_a_hold_on_the_former_node_is_remembered_though_its_report_forbids_the_start() -> None:
+    vm = Vm(holds=(("ann", ""),))
+    vm.look(domain(Phase.RUNNING))
+    assert vm.look(Phase.SAVED).reason is Reason.HELD
+    vm.moves_to("node-b")
+    assert vm.look(FORGOTTEN).reason is Reason.SAVED_ELSEWHERE
+    vm.annotate(holds=())
+    assert vm.look(FORGOTTEN).reason is Reason.SAVED_ELSEWHERE
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    step = vm.look(FORGOTTEN)
+    assert (step.reason, [notice.reason for notice in step.notices]) == (Reason.SETTLING, ["HoldReleased"])
+
+
 def test_a_qemu_that_has_not_ended_on_the_former_node_is_no_off() -> None:
     """Rule 5, on another node: libvirt's word "off" is not enough there either."""
     vm = Vm()
@@ -613,6 +635,25 @@ def test_a2_every_run_has_a_time_of_its_own_however_the_wall_clock_jumps() -> No
         vm.look(domain(Phase.RUNNING, number), after_s=0)
         seen.append(vouching(vm.vm.status))
     assert sorted(set(seen)) == seen
+
+
+@pytest.mark.parametrize(
+    ("node", "number"),
+    [
+        (Node("node-a", "boot-2", host_uuid=MACHINE_1), 1),
+        (Node("node-a", "boot-1", host_uuid=MACHINE_2), 1),
+        (Node("node-a", "boot-1", host_uuid=MACHINE_1), 2),
+    ],
+    ids=["another boot", "another UUID", "another run"],
+)
+def test_a2_whatever_tells_one_run_from_another_moves_the_time(node: Node, number: int) -> None:
+    vm = Vm()
+    vm.node = Node("node-a", "boot-1", host_uuid=MACHINE_1)
+    vm.look(domain(Phase.RUNNING, 1))
+    before = vouching(vm.vm.status)
+    assert vouching(vm.look(domain(Phase.RUNNING, 1), after_s=60).status) == before
+    vm.node = node
+    assert vouching(vm.look(domain(Phase.RUNNING, number), after_s=60).status) > before
 
 
 @pytest.mark.parametrize(
