@@ -35,11 +35,13 @@ class ControlPlane:
     Whatever uses the folder's kubeconfig is an administrator (group system:masters). `stop` ends the processes and
     leaves the folder. A component can be killed and started again alone; ports and data stay the same. With `audited`,
     every read and write of a single VirtualMachine is in `audit_log`, a line of JSON each, with the object answered.
+    Whoever shows a certificate of the authority `client_ca` is the user and the group that it names.
     """
 
-    def __init__(self, folder: Path, *, audited: bool = False) -> None:
+    def __init__(self, folder: Path, *, audited: bool = False, client_ca: Path | None = None) -> None:
         self.folder = folder.resolve()
         self.audited = audited
+        self.client_ca = client_ca
         self.audit_log = self.folder / "audit.log"
         self.assets = find_assets()
         self.kubeconfig = self.folder / "kubeconfig"
@@ -197,6 +199,7 @@ class ControlPlane:
     def _apiserver_arguments(self, key: Path) -> list[str]:
         return [
             *(self._audit_arguments() if self.audited else ()),
+            *((f"--client-ca-file={self.client_ca}",) if self.client_ca else ()),
             f"--etcd-servers=http://127.0.0.1:{self._ports['etcd']}",
             "--bind-address=127.0.0.1",
             f"--secure-port={self._ports['kube-apiserver']}",
