@@ -191,6 +191,16 @@ class Libvirtd:
                 return pid
         return None
 
+    def orphans(self) -> list[int]:
+        """The processes that libvirtd has left to its supervisor, QEMUs among them, and libvirtd itself.
+
+        To be asked often: one may be left out while another ends.
+        """
+        try:
+            return [int(pid) for pid in Path(f"/proc/{self._reaper}/task/{self._reaper}/children").read_text().split()]
+        except (FileNotFoundError, ProcessLookupError, LabError):  # its end
+            return []
+
     def run_inside(self, *command: str) -> None:
         """Run a command that sees the mounts libvirtd sees, which nobody else does; only for a system libvirtd."""
         if self.user or self._supervisor is None:
