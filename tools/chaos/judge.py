@@ -2,22 +2,31 @@
 
 Before an act on a domain the agent must have been answered by the API server about the domain's object, just now: that
 it is bound to the agent's node, not held, not being deleted, and wants what the act brings about.
+
+And whatever was asked and answered: an agent must never start a QEMU of a domain of which another QEMU lives, here or
+on another node. Whether one lives is seen in the kernel's table of processes.
 """
 
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from chaos.runs import DoubleRun
+
 FRESH_S = 5.0
 """How long before its act an agent may have asked; it is milliseconds, but for a machine that is overloaded."""
 RECORDED_S = 0.2
 """kube-apiserver writes its record when it has answered, so that what follows may have begun."""
+STARTED_S = 0.1
+"""A process may seem to be older than the call that started it by as much: the kernel counts in hundredths of one."""
+DOUBT_S = 90.0
+"""For so long a start that was asked for may be the one that a process comes from; none hangs longer here."""
 HOLD = "hold.virtsync.dev/"
 
 CALL = re.compile(
@@ -43,6 +52,9 @@ BY_AGENT = {
         ("virDomainDestroyFlags", "0x0"): "DESTROY",
     },
 }
+STARTS = {"START", "START_PAUSED"}
+# After these the CPUs of a domain have run, or may have: libvirt's record has no other way to let them.
+LETS_RUN = {"virDomainCreate", "virDomainResume", "virDomainReset"}
 # What the spec must want.
 SERVES = {
     "START": {"Running"},
@@ -96,9 +108,26 @@ class Verdict:
     why_not: str | None
 
 
+class Unrun:
+    """Which domains of a node have been started paused and not run since: nobody loses anything by their end."""
+
+    def __init__(self) -> None:
+        self._uuids: set[str] = set()
+
+    def note(self, call: Call) -> None:
+        """The next call in the record."""
+        if call.signature == ("virDomainCreateWithFlags", "0x1"):
+            self._uuids.add(call.uuid)
+        elif call.signature[0] in LETS_RUN or call.signature[0] == "virDomainCreateWithFlags":
+            self._uuids.discard(call.uuid)
+
+    def __contains__(self, uuid: str) -> bool:
+        return uuid in self._uuids
+
+
 def calls(log: Path, offset: int = 0) -> tuple[list[Call], int]:
     """The calls that libvirtd has recorded from this offset on, and the offset after the last of them."""
-    lines, end = _lines(log, offset)
+    lines, end = whole_lines(log, offset)
     matches = filter(None, map(CALL.match, lines))
     return [
         Call(_time(match["time"].replace(" ", "T")), match["name"], match["uuid"], (match["call"], match["flags"]))
@@ -113,25 +142,52 @@ def asked(log: Path, uuid: UUID) -> list[str]:
     return [verb for verb in verbs if verb]
 
 
-def answers(log: Path, users: Iterable[str], offset: int = 0) -> tuple[list[Answer], int]:
-    """What these users were answered about objects, in kube-apiserver's record from this offset on; and its end."""
-    lines, end = _lines(log, offset)
+def answers(
+    log: Path, users: Iterable[str], offset: int = 0, *, lost: Collection[str] = ()
+) -> tuple[list[Answer], int]:
+    """What these users were answered about objects, in kube-apiserver's record from this offset on; and its end.
+
+    Those whose audit ids are in `lost` never came to them.
+    """
+    lines, end = whole_lines(log, offset)
     records = (json.loads(line) for line in lines if line.startswith("{"))
     return [
         Answer(_time(r["requestReceivedTimestamp"]), _time(r["stageTimestamp"]), user, r["responseObject"])
         for r in records
-        if (user := r["user"]["username"]) in users
+        if (user := r["user"].get("username")) in users
         and r["verb"] in {"get", "patch"}
         and r.get("responseStatus", {}).get("code") == 200
         and r.get("responseObject", {}).get("kind") == "VirtualMachine"
+        and r["auditID"] not in lost
     ], end
 
 
+def by_whom(double: DoubleRun, made: Iterable[Call], verdicts: Iterable[Verdict]) -> Verdict | None:
+    """The act of an agent that started the second QEMU of a double run; None: it was nobody's, or may be another's.
+
+    `made` are all calls on that node, and `verdicts` those on the acts of its agent. The last start that was asked for
+    before the process began is the one that started it; if anybody else asked for one lately the agent gets the doubt.
+    """
+    run = double.second
+    by_agent = {one.call: one for one in verdicts if one.verb in STARTS}
+    asked_for = [
+        call
+        for call in made
+        if call.uuid == run.uuid
+        and call.signature[0].startswith("virDomainCreate")
+        and run.begin_s - DOUBT_S <= call.at_s <= run.begin_s + STARTED_S
+    ]
+    if not asked_for or any(call not in by_agent for call in asked_for):
+        return None
+    return by_agent[max(asked_for, key=lambda call: call.at_s)]
+
+
 class Judge:
-    """Judges acts on the domains of one node, whose objects are named after them."""
+    """Judges acts on the domains of one node, whose objects are named after them; calls come in the order of time."""
 
     def __init__(self, node: str, driver: str) -> None:
         self._node, self._acts = node, BY_AGENT[driver]
+        self._unrun = Unrun()
 
     def verdicts(
         self,
@@ -153,6 +209,8 @@ class Judge:
         for answer in sorted(told, key=lambda one: one.asked_s):
             by_name.setdefault(answer.vm["metadata"]["name"], []).append(answer)
         for call in made:
+            unrun = call.uuid in self._unrun
+            self._unrun.note(call)
             verb = self._acts.get(call.signature)
             if verb is None or _taken(call, own.get((call.signature[0], call.uuid), [])):
                 continue
@@ -161,7 +219,7 @@ class Judge:
             age_s = call.at_s - known[-1].answered_s if known else float("inf")
             age_s -= _overlap_s(Span(call.at_s - age_s, call.at_s), frozen) if known else 0
             why_not = self._why_not(verb, known[-1].vm if known else None, age_s)
-            if verb == "DESTROY" and not why_not:
+            if verb == "DESTROY" and not why_not and not unrun:
                 why_not = _too_early(call, known, jumped)
             yield Verdict(call, verb, age_s, why_not)
 
@@ -204,7 +262,9 @@ def _too_early(call: Call, known: list[Answer], jumped: list[Span]) -> str | Non
     begin_s = next(one.asked_s for one in known if _operation(one.vm).get("startTime") == operation["startTime"])
     if _overlap_s(Span(begin_s, call.at_s), jumped):
         return None  # a new agent believes the wall clock
-    grace_s = _time(operation["deadline"]) - _time(operation["startTime"])
+    # A grace that was changed meanwhile counts at once, also where the record still has the old one.
+    recorded_s = _time(operation["deadline"]) - _time(operation["startTime"])
+    grace_s = min(recorded_s, shutdown.get("gracePeriodSeconds", recorded_s))
     waited_s = call.at_s - begin_s
     return f"its grace of {grace_s:g} s was not over, but {waited_s:.1f} s of it" if waited_s < grace_s - 1 else None
 
@@ -228,7 +288,7 @@ def _overlap_s(span: Span, others: list[Span]) -> float:
     return sum(max(0.0, min(span.end_s, one.end_s) - max(span.begin_s, one.begin_s)) for one in others)
 
 
-def _lines(log: Path, offset: int) -> tuple[list[str], int]:
+def whole_lines(log: Path, offset: int) -> tuple[list[str], int]:
     """The whole lines from this offset on, and where they end."""
     if not log.exists():
         return [], offset

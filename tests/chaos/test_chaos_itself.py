@@ -1,0 +1,268 @@
+"""What chaos does to agents is really done, and its judge sees what there is to be seen: each part on real parts."""
+
+import http.client
+import json
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http import HTTPStatus
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
+from uuid import UUID, uuid4
+
+import libvirt
+import pytest
+
+from chaos.certificates import Certificates
+from chaos.judge import Call, Verdict, by_whom, calls
+from chaos.relay import Refusal, Relay
+from chaos.runs import DoubleRun, Run, Runs
+from chaos.starts import Starts
+from chaos.wire import Wire
+from lab.controlplane import COMPONENTS, ControlPlane
+from lab.libvirtd import Libvirtd
+from lab.processes import paused
+
+HANG_LIMIT_S = 60
+LIFE_S = 6.0
+VMS = "/apis/virtsync.dev/v1alpha1/namespaces/default/virtualmachines"
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + HANG_LIMIT_S
+    while not true():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates") / "authority", "somebody", LIFE_S)
+
+
+@pytest.fixture(scope="module")
+def controlplane(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[ControlPlane]:
+    with ControlPlane(tmp_path_factory.mktemp("controlplane"), audited=True, client_ca=certificates.ca) as running:
+        running.install_crds()
+        yield running
+
+
+@pytest.fixture
+def relay(controlplane: ControlPlane, certificates: Certificates) -> Iterator[Relay]:
+    port = int(controlplane.url.rpartition(":")[2])
+    with Relay(port, controlplane.ca.parent, certificates.ca, certificates.by_content) as relay:
+        yield relay
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[dict[str, Libvirtd]]:
+    with ExitStack() as ends:
+        folders = {name: Path(ends.enter_context(TemporaryDirectory(prefix="virtsync-"))) for name in ("a", "b")}
+        Starts(folders["a"]).install()
+        yield {name: ends.enter_context(Libvirtd(folder, logged=True)) for name, folder in folders.items()}
+
+
+class Client:
+    """One who asks the API server by way of a relay, by a token or by a certificate."""
+
+    def __init__(self, controlplane: ControlPlane, relay: Relay, pem: Path | None = None) -> None:
+        context = ssl.create_default_context(cafile=controlplane.ca)
+        self.headers = {"Authorization": f"Bearer {controlplane.token}"}
+        if pem:
+            self.headers = {}
+            context.load_cert_chain(pem)
+        self.connection = http.client.HTTPSConnection("127.0.0.1", relay.port, context=context, timeout=HANG_LIMIT_S)
+        self.retry_after: str | None = None
+
+    def ask(self, method: str = "GET", path: str = "", body: object = None, content_type: str = "") -> int:
+        headers = self.headers | {"Content-Type": content_type or "application/json"}
+        self.connection.request(method, VMS + path, None if body is None else json.dumps(body).encode(), headers)
+        response = self.connection.getresponse()
+        response.read()
+        self.retry_after = response.headers["Retry-After"]
+        return response.status
+
+
+@pytest.fixture
+def client(controlplane: ControlPlane, relay: Relay) -> Iterator[Client]:
+    client = Client(controlplane, relay)
+    yield client
+    client.connection.close()
+
+
+def vm(name: str) -> dict[str, object]:
+    return {"apiVersion": "virtsync.dev/v1alpha1", "kind": "VirtualMachine", "metadata": {"name": name}, "spec": {}}
+
+
+def test_a_report_whose_answer_is_lost_is_written(controlplane: ControlPlane, relay: Relay, client: Client) -> None:
+    assert client.ask("POST", "", vm("lost")) == HTTPStatus.CREATED
+    relay.losing = True
+    number = 0
+    while not relay.lost:
+        number += 1
+        patch = {"status": {"restartCount": number}}
+        try:
+            client.ask("PATCH", "/lost/status", patch, "application/merge-patch+json")
+        except (OSError, http.client.HTTPException):
+            break
+    assert len(relay.lost) == 1
+    stored = json.loads(controlplane.kubectl("get", "kvm", "lost", "-o", "json").stdout)
+    assert stored["status"]["restartCount"] == number
+    recorded = [json.loads(line)["auditID"] for line in controlplane.audit_log.read_text().splitlines()]
+    assert relay.lost <= set(recorded)
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_after_s"), [(HTTPStatus.TOO_MANY_REQUESTS, 3), (HTTPStatus.SERVICE_UNAVAILABLE, None)]
+)
+def test_a_storm_refuses_and_tells_when_to_come_again(
+    relay: Relay, client: Client, status: HTTPStatus, retry_after_s: int | None
+) -> None:
+    relay.refusal = Refusal(status, retry_after_s)
+    until(lambda: client.ask() == status)
+    assert client.retry_after == (str(retry_after_s) if retry_after_s else None)
+    relay.refusal = None
+    assert client.ask() == HTTPStatus.OK
+
+
+def test_a_certificate_ends_for_the_api_server_and_its_successor_counts(
+    controlplane: ControlPlane, relay: Relay, certificates: Certificates
+) -> None:
+    with certificates:
+        first = Client(controlplane, relay, certificates.pem)
+        assert first.ask() == HTTPStatus.OK
+        until(lambda: certificates.ended)
+        second = Client(controlplane, relay, certificates.pem)
+        assert first.ask() == HTTPStatus.UNAUTHORIZED  # on the connection that it has had from the beginning
+        assert second.ask() == HTTPStatus.OK
+    for client in (first, second):
+        client.connection.close()
+
+
+def test_a_backup_of_a_frozen_etcd_takes_the_objects_back(controlplane: ControlPlane, tmp_path: Path) -> None:
+    controlplane.kubectl("create", "-f", "-", input=json.dumps(vm("before")))
+    with paused(controlplane.pid("etcd")):
+        controlplane.back_up(tmp_path / "copy")
+    controlplane.kubectl("create", "-f", "-", input=json.dumps(vm("after")))
+    for name in reversed(COMPONENTS):
+        controlplane.kill(name)
+    controlplane.restore(tmp_path / "copy")
+    controlplane.start()
+    names = controlplane.kubectl("get", "kvm", "-o", "name").stdout
+    assert "/before" in names
+    assert "/after" not in names
+
+
+def test_an_act_whose_answer_is_lost_is_done(nodes: dict[str, Libvirtd]) -> None:
+    libvirtd = nodes["b"]
+    guest = libvirtd.define("lost-answer")
+    with Wire(libvirtd.socket) as wire:
+        connection = libvirt.open(libvirtd.uri.replace(str(libvirtd.socket), str(wire.socket)))
+        domain = connection.lookupByName(guest.name)
+        wire.losing = True
+        assert not domain.isActive()  # what is not an act is answered
+        with pytest.raises(libvirt.libvirtError):
+            domain.create()
+        assert wire.lost == 1
+    assert libvirtd.qemu_pid(guest.name)
+    del domain
+    connection.close()
+    guest.remove()
+
+
+def test_a_wire_without_libvirtd_refuses_as_a_dead_one_does(nodes: dict[str, Libvirtd]) -> None:
+    libvirtd = nodes["b"]
+    with Wire(libvirtd.socket) as wire:
+        uri = libvirtd.uri.replace(str(libvirtd.socket), str(wire.socket))
+        wire.down()
+        with pytest.raises(libvirt.libvirtError, match="Connection refused"):
+            libvirt.open(uri)
+        wire.up()
+        libvirt.open(uri).close()
+
+
+def test_a_slow_start_waits_until_it_is_let_go(nodes: dict[str, Libvirtd]) -> None:
+    libvirtd = nodes["a"]
+    guest, starts = libvirtd.define("slow"), Starts(libvirtd.folder)
+    with Runs(nodes) as runs, ExitStack() as ends:
+        with starts.slow(guest.name):
+            ends.enter_context(Called(libvirtd, guest.name))
+            until(lambda: guest.name in starts.waiting())
+            assert not runs.of(guest.uuid)
+        until(lambda: runs.of(guest.uuid))
+        assert not starts.waiting()
+        assert starts.waited() == 1
+    guest.remove()
+
+
+class Called:
+    """A start that somebody else waits for."""
+
+    def __init__(self, libvirtd: Libvirtd, name: str) -> None:
+        self.thread = Thread(target=libvirtd.virsh, args=("start", name))
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.thread.join()
+
+
+def test_two_qemus_of_one_vm_at_a_time_are_a_double_run(nodes: dict[str, Libvirtd]) -> None:
+    uuid = uuid4()
+    guests = {name: libvirtd.define("twice", uuid=uuid) for name, libvirtd in nodes.items()}
+    with Runs(nodes) as runs:
+        guests["a"].start()
+        until(lambda: [run.node for run in runs.of(uuid)] == ["a"])
+        guests["a"].kill()
+        until(lambda: not runs.of(uuid))
+        guests["b"].start()
+        until(lambda: [run.node for run in runs.of(uuid)] == ["b"])
+        assert not runs.doubles()  # one after the other
+        before_s = time.time()
+        guests["a"].start()
+        until(lambda: len(runs.of(uuid)) == len(nodes))
+        time.sleep(0.2)
+        (double,) = runs.doubles()
+        assert (double.first.node, double.second.node) == ("b", "a")
+        assert before_s - 1 < double.second.begin_s < time.time()
+        assert not runs.doubles()  # told once
+    made, _ = calls(nodes["a"].calls_log)
+    last = [call for call in made if call.uuid == str(uuid)][-1]
+    assert last.signature[0].startswith("virDomainCreate")
+    acts = [Verdict(call, "START", 0.0, None) for call in made if call.uuid == str(uuid)]
+    found = by_whom(double, made, acts)
+    assert found is not None
+    assert found.call is last
+    for guest in guests.values():
+        guest.remove()
+
+
+RUN = DoubleRun(Run("a", str(UUID(int=1)), 10, 100.0), Run("b", str(UUID(int=1)), 11, 200.0), 200.5)
+
+
+def create(at_s: float, uuid: int = 1) -> Call:
+    return Call(at_s, "vm", str(UUID(int=uuid)), ("virDomainCreate", None))
+
+
+@pytest.mark.parametrize(
+    ("by_agent", "by_others", "guilty"),
+    [
+        ([create(199)], [], True),
+        ([create(150), create(199)], [], True),
+        ([create(200.05)], [], True),  # the kernel counts in hundredths of a second
+        ([create(201)], [], False),  # called after the process had begun
+        ([create(199, uuid=2)], [], False),
+        ([], [create(199)], False),
+        ([create(199)], [create(190)], False),  # one of the two, and nobody knows which
+        ([create(199)], [create(90)], True),  # too long ago to be it
+    ],
+)
+def test_a_double_run_is_the_agents_if_its_call_alone_can_have_begun_it(
+    by_agent: list[Call], by_others: list[Call], *, guilty: bool
+) -> None:
+    acts = [Verdict(call, "START", 0.0, None) for call in by_agent]
+    found = by_whom(RUN, sorted([*by_agent, *by_others], key=lambda call: call.at_s), acts)
+    assert (found is not None) is guilty
