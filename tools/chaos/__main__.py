@@ -1,19 +1,19 @@
 """Random faults, seeded: rounds of chaos, each followed by quiet in which all must become right again.
 
-Exit code 0: all was right after each round, each act was justified, nothing leaked. A run with the same seed does the
-same in the same order; how it falls together with what the machine does is another matter.
+Exit code 0: all was right after each round, each act was justified, no VM ran twice, nothing leaked. A run with the
+same seed does the same in the same order; how it falls together with what the machine does is another matter.
 """
 
 import random
 import shutil
-import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -22,137 +22,221 @@ import urllib3
 from kubernetes.client import ApiException
 
 from chaos.checks import NotRightError, heal, leaks, until_right
-from chaos.deeds import DEEDS, GUEST_DEEDS, TROUBLES, Deed, Trouble
-from chaos.judge import Verdict
-from chaos.stage import Footprint, Stage, Vm
+from chaos.deeds import DEEDS, Deed
+from chaos.report import Figures, summary
+from chaos.stage import Stage, Vm
+from chaos.stories import NotReachedError
+from chaos.troubles import TROUBLES, Trouble
 from lab import LabError, processes
 
-ROUND_S = 20.0
-DEEDS_PER_S = 6.0
-TROUBLES_PER_ROUND = 3
-REFUSED = (libvirt.libvirtError, ApiException, urllib3.exceptions.HTTPError, LabError)
+ROUND_S = 25.0
+DEEDS_PER_S = 4.0
+TROUBLES_PER_ROUND = (8, 12)
+MOST_AT_ONE_THING = 3
+"""How many faults of a round may hit the same: they come one after another."""
+REFUSED = (libvirt.libvirtError, ApiException, urllib3.exceptions.HTTPError, NotReachedError)
+FOR_EVER_S = 86400.0
+CERTIFICATE_ENDED = "client certificate ended, after it was renewed"
 
 
 @dataclass
-class Figures:
-    """What the run has shown."""
+class Deck:
+    """The faults as a deck of cards, shuffled anew when it is used up: so each comes as often as the others."""
 
-    deeds: Counter[str] = field(default_factory=Counter)
-    troubles: Counter[str] = field(default_factory=Counter)
-    acts: Counter[str] = field(default_factory=Counter)
-    unjustified: list[Verdict] = field(default_factory=list)
-    ages_s: list[float] = field(default_factory=list)
-    """How long before each act the API server had been asked."""
-    right_after_s: list[float] = field(default_factory=list)
-    footprints: dict[int, list[Footprint]] = field(default_factory=dict)
-    """By process id of the agent."""
+    dice: random.Random
+    kinds: tuple[Trouble, ...]
+    _cards: list[Trouble] = field(default_factory=list)
 
+    def deal(self) -> list[Trouble]:
+        """The faults of a round; those that cannot be in it together stay in the deck, on top."""
+        count = min(self.dice.randint(*TROUBLES_PER_ROUND), len(self.kinds))
+        while len(self._cards) < 2 * count:
+            fresh = [kind for kind in self.kinds for _ in range(kind.share)]
+            self.dice.shuffle(fresh)
+            self._cards += fresh
+        dealt: list[Trouble] = []
+        for card in list(self._cards):
+            if len(dealt) < count and _goes_with(card, dealt):
+                self._cards.remove(card)
+                dealt.append(card)
+        return dealt
 
-def play(stage: Stage, dice: random.Random, figures: Figures) -> None:
-    """One round of chaos; returns when each fault is over and each deed has been done or refused."""
-    vms = {True: [vm for vm in stage.vms if vm.guest], False: [vm for vm in stage.vms if not vm.guest]}
-    plan: list[tuple[float, Deed, Vm, random.Random]] = []
-    for _ in range(int(ROUND_S * DEEDS_PER_S)):
-        real = dice.random() < 0.4
-        deeds = DEEDS | GUEST_DEEDS if real else DEEDS
-        deed = dice.choices(list(deeds), list(deeds.values()))[0]
-        plan.append((dice.uniform(0, ROUND_S), deed, dice.choice(vms[real]), random.Random(dice.random())))
-    troubles = planned(dice)
-    begin_s = time.monotonic()
-    with ThreadPoolExecutor(8) as hands, ThreadPoolExecutor(len(TROUBLES)) as faults:
-        ends = [
-            faults.submit(suffer, stage, trouble, begin_s + at_s, lasts_s, random.Random(dice.random()))
-            for at_s, lasts_s, trouble in troubles
-        ]
-        figures.troubles.update(trouble.name for _, _, trouble in troubles)
-        for at_s, deed, vm, own_dice in sorted(plan, key=lambda one: one[0]):
-            time.sleep(max(0.0, begin_s + at_s - time.monotonic()))
-            hands.submit(attempt, stage, deed, vm, own_dice, figures)
-        for end in ends:
-            end.result()
+    def put_back(self, trouble: Trouble) -> None:
+        """It could not be done; let it come soon."""
+        self._cards.insert(0, trouble)
 
 
-def planned(dice: random.Random) -> list[tuple[float, float, Trouble]]:
-    """When which faults come and how long they last; none hits what another hits at that time."""
-    chosen: dict[str, tuple[float, float, Trouble]] = {}
-    for _ in range(dice.randint(0, TROUBLES_PER_ROUND)):
-        trouble = dice.choices(TROUBLES, [one.weight for one in TROUBLES])[0]
-        chosen.setdefault(trouble.hits, (dice.uniform(0, ROUND_S), dice.uniform(0.1, trouble.longest_s), trouble))
-    return list(chosen.values())
+def _goes_with(card: Trouble, dealt: list[Trouble]) -> bool:
+    if card.rewrites and any(one.moves or one.rewrites for one in dealt):
+        return False
+    if card.moves and any(one.rewrites for one in dealt):
+        return False
+    hits = Counter(hit for one in dealt for hit in one.hits)
+    return all(hits[hit] < MOST_AT_ONE_THING for hit in card.hits)
 
 
-def suffer(stage: Stage, trouble: Trouble, at_s: float, lasts_s: float, dice: random.Random) -> None:
-    """Let a fault begin and end."""
-    time.sleep(max(0.0, at_s - time.monotonic()))
-    with trouble.begin(stage, dice):
-        time.sleep(lasts_s)
+class Play:
+    """Rounds on a stage."""
 
+    def __init__(self, stage: Stage, dice: random.Random, deck: Deck, figures: Figures) -> None:
+        self.stage, self.figures = stage, figures
+        self._dice, self._deck = dice, deck
+        self._begin_s = time.monotonic()
+        self._turns = {hit: threading.Lock() for trouble in TROUBLES for hit in trouble.hits}
+        """Who holds the lock of a thing is the one that hits it."""
 
-def attempt(stage: Stage, deed: Deed, vm: Vm, dice: random.Random, figures: Figures) -> None:
-    """Do it, if it can be done."""
-    try:
-        deed(stage, vm, dice)
-    except REFUSED:
-        figures.deeds["refused"] += 1
-    else:
-        figures.deeds["done"] += 1
+    def settle(self) -> None:
+        """Wait until all is right, and judge what was done. Raises NotRightError."""
+        try:
+            self.figures.right_after_s.append(until_right(self.stage))
+        finally:
+            self._judge()
 
-
-def judge(stage: Stage, figures: Figures) -> None:
-    """Judge the acts of the round."""
-    for verdict in stage.verdicts():
-        figures.acts[verdict.verb] += 1
-        figures.ages_s.append(verdict.age_s)
-        if verdict.why_not:
-            figures.unjustified.append(verdict)
-
-
-def summary(figures: Figures) -> str:
-    """The figures, for people."""
-    times, ages_s = figures.right_after_s or [0.0], figures.ages_s or [0.0]
-    longest = max(figures.footprints.values(), key=len, default=[])
-    lived = f"{longest[0]} -> {longest[-1]}" if longest else "-"
-    return "\n".join(
-        (
-            f"deeds: {figures.deeds['done']} done, {figures.deeds['refused']} refused",
-            f"faults: {', '.join(f'{name} {n}' for name, n in figures.troubles.most_common())}",
-            f"acts of the agents: {', '.join(f'{verb} {n}' for verb, n in figures.acts.most_common())}",
-            f"the API server's answer before an act: {median_ms(ages_s)} ms old as a rule, {max(ages_s):.2f} s at most",
-            f"unjustified: {len(figures.unjustified)}",
-            f"right after: {statistics.median(times):.1f} s as a rule, {max(times):.1f} s at most, of quiet",
-            f"footprint of the agent that lived longest, {len(longest)} rounds: {lived}",
+    def round(self, number: int) -> None:
+        """Chaos, quiet, and what is seen then. Raises NotRightError."""
+        dealt = self._deck.deal()
+        self._chaos(dealt)
+        heal(self.stage)
+        self.settle()
+        for node, agent in self.stage.agents.items():
+            seen = time.monotonic() - self._begin_s, self.stage.footprint(node)
+            self.figures.footprints.setdefault(agent.pid, []).append(seen)
+        click.echo(
+            f"round {number} ({', '.join(sorted(one.name for one in dealt))}): "
+            f"right after {self.figures.right_after_s[-1]:.1f} s; {self.figures.acts.total()} acts so far, "
+            f"{len(self.figures.unjustified)} unjustified, {len(self.figures.guilty)} double runs",
+            err=True,
         )
-    )
+
+    def _chaos(self, dealt: list[Trouble]) -> None:
+        """Returns when each fault is over and each deed has been done or refused."""
+        for node in self.stage.agents:
+            self.stage.set_clock(node, 0)
+        plan: list[tuple[float, Deed, Vm, random.Random]] = []
+        for _ in range(int(ROUND_S * DEEDS_PER_S)):
+            real = self._dice.random() < 0.5
+            vm = self._dice.choice([vm for vm in self.stage.vms if bool(vm.guests) is real])
+            deeds = [deed for deed in DEEDS if deed.suits(vm)]
+            deed = self._dice.choices(deeds, [deed.weight for deed in deeds])[0]
+            plan.append((self._dice.uniform(0, ROUND_S), deed, vm, random.Random(self._dice.random())))
+        begin_s = time.monotonic()
+        with ThreadPoolExecutor(8) as hands, ThreadPoolExecutor(len(dealt) + 1) as faults:
+            ends = [
+                faults.submit(
+                    self._suffer, one, begin_s + self._dice.uniform(0, ROUND_S), random.Random(self._dice.random())
+                )
+                for one in dealt
+            ]
+            for at_s, deed, vm, dice in sorted(plan, key=lambda one: one[0]):
+                time.sleep(max(0.0, begin_s + at_s - time.monotonic()))
+                hands.submit(self._attempt, deed, vm, dice)
+            for end in ends:
+                end.result()
+
+    def _suffer(self, trouble: Trouble, at_s: float, dice: random.Random) -> None:
+        """Let a fault begin and end, when nothing else hits the same."""
+        time.sleep(max(0.0, at_s - time.monotonic()))
+        with ExitStack() as held, ExitStack() as fault:
+            for hit in sorted(trouble.hits):
+                held.enter_context(self._turns[hit])
+            try:
+                fault.enter_context(trouble.begin(self.stage, dice))
+            except REFUSED:
+                self.figures.note(trouble.name, done=False)
+                self._deck.put_back(trouble)
+                return
+            self.figures.note(trouble.name, done=True)
+            time.sleep(dice.uniform(trouble.shortest_s, trouble.longest_s))
+
+    def _attempt(self, deed: Deed, vm: Vm, dice: random.Random) -> None:
+        """Do it, if it can be done."""
+        try:
+            deed.do(self.stage, vm, dice)
+        except (*REFUSED, LabError):
+            self.figures.note(deed.name, done=False)
+        else:
+            self.figures.note(deed.name, done=True)
+
+    def _judge(self) -> None:
+        """Judge the acts of the round."""
+        figures, stage = self.figures, self.stage
+        verdicts, guilt = stage.verdicts()
+        for verdict in verdicts:
+            figures.acts[verdict.verb] += 1
+            figures.ages_s.append(verdict.age_s)
+            if verdict.why_not:
+                figures.unjustified.append(verdict)
+        figures.double_runs += guilt
+        figures.runs = stage.runs.count
+        figures.minutes = (time.monotonic() - self._begin_s) / 60
+        figures.done[CERTIFICATE_ENDED] = stage.certificates.ended
+        figures.effects = effects(stage)
 
 
-def median_ms(times_s: list[float]) -> int:
-    """Their median in whole milliseconds."""
-    return round(1000 * statistics.median(times_s))
+def effects(stage: Stage) -> Counter[str]:
+    """How much of the faults has reached the agents."""
+    found: Counter[str] = Counter()
+    for relay in stage.relays.values():
+        found["answers to reports lost"] += len(relay.lost)
+        for words, count in relay.refused.items():
+            found[f"requests refused with {words}"] += count
+    found["answers of libvirt lost"] = sum(wire.lost for wire in stage.wires.values())
+    found["starts that waited"] = sum(starts.waited() for starts in stage.starts.values())
+    return found
 
 
 @click.command()
 @click.option("--seed", default=1, show_default=True, help="What happens, and in which order.")
 @click.option("--minutes", default=5.0, show_default=True, help="For how long; the round under way is ended.")
-@click.option("--qemu-vms", default=20, show_default=True, help="VMs on QEMU.")
-@click.option("--test-vms", default=200, show_default=True, help="VMs on libvirt's test driver.")
-@click.option("--agent", "module", default="controller", show_default=True, help="The Python module of the agent.")
-def main(seed: int, minutes: float, qemu_vms: int, test_vms: int, module: str) -> None:
-    """Random faults on a real libvirtd, QEMU and kube-apiserver, and whether all is right afterwards."""
+@click.option("--qemu-vms", default=14, show_default=True, help="VMs on QEMU that stay on the first node.")
+@click.option("--moving-vms", default=8, show_default=True, help="VMs on QEMU that move between two nodes.")
+@click.option("--test-vms", default=150, show_default=True, help="VMs on libvirt's test driver, on the third node.")
+@click.option("--agent", "module", default="controller", show_default=True, help="The Python module of the agents.")
+@click.option("--without", multiple=True, metavar="FAULT", help="A fault that is not to come; may be repeated.")
+@click.option("--until-found", is_flag=True, help="End when an act was unjustified or a VM has run twice.")
+def main(
+    *,
+    seed: int,
+    minutes: float,
+    qemu_vms: int,
+    moving_vms: int,
+    test_vms: int,
+    module: str,
+    without: tuple[str, ...],
+    until_found: bool,
+) -> None:
+    """Random faults on real parts, and whether all is right afterwards.
+
+    Starts etcd and kube-apiserver, three nodes with a libvirtd and an agent each, and their VMs: QEMUs on two nodes,
+    domains of libvirt's test driver on the third. Needs root. Then come rounds of chaos, each followed by quiet, in
+    which all must become right within a minute. The report counts each deed and each fault.
+
+    Exit code 0: all was right after each round, each act of an agent was justified, no agent started a VM that ran
+    elsewhere, and no agent grew.
+
+    To see that the judge can find somebody guilty: --agent chaos.reckless acts without asking, and --agent
+    chaos.forgetful forgets which starts it has begun.
+    """
+    names = [one.name for one in TROUBLES] + [CERTIFICATE_ENDED]
+    if unknown := set(without) - set(names):
+        raise click.BadParameter(f"{', '.join(unknown)}; faults are: {'; '.join(names)}", param_hint="--without")
     folder = Path(tempfile.mkdtemp(prefix="virtsync-chaos-"))
     figures, dice = Figures(), random.Random(seed)
     found: list[str] = []
     libvirt.registerErrorHandler(lambda *_: None, None)  # what is refused is counted
     try:
         with processes.terminating():
-            run(Stage(folder, module, qemu_vms, test_vms), dice, minutes, figures)
+            stage = Stage(folder, module, qemu_vms, moving_vms, test_vms)
+            if CERTIFICATE_ENDED in without:
+                stage.certificate_life_s = FOR_EVER_S
+            deck = Deck(dice, tuple(one for one in TROUBLES if one.name not in without))
+            run(Play(stage, dice, deck, figures), minutes, until_found=until_found)
     except NotRightError as error:
         found.append(str(error))
-    found += [
-        f"unjustified: {one.verb} of {one.call.name} at {datetime.fromtimestamp(one.call.at_s, UTC)}: {one.why_not}"
-        for one in figures.unjustified
-    ]
+    found += figures.accusations()
     found += leaks(figures.footprints)
-    click.echo(summary(figures))
+    expected = [*(name for name in names if name not in without), *(deed.name for deed in DEEDS)]
+    click.echo(summary(figures, expected))
     if found:
         again = f"again: make chaos SEED={seed} MINUTES={minutes:g}; all logs are in {folder}"
         click.echo("\n".join((*found, again)))
@@ -160,34 +244,16 @@ def main(seed: int, minutes: float, qemu_vms: int, test_vms: int, module: str) -
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(stage: Stage, dice: random.Random, minutes: float, figures: Figures) -> None:
-    """Rounds, until the time is over. Raises NotRightError."""
-    click.echo("starting a control plane, a libvirtd, two agents and the VMs", err=True)
-    with stage:
+def run(play: Play, minutes: float, *, until_found: bool) -> None:
+    """Rounds, until the time is over, or somebody was found guilty if that is enough. Raises NotRightError."""
+    click.echo("starting a control plane, three nodes and their VMs", err=True)
+    with play.stage:
         end_s = time.monotonic() + minutes * 60
-        figures.right_after_s.append(until_right(stage))
-        judge(stage, figures)
+        play.settle()
         number = 0
-        while time.monotonic() < end_s:
+        while time.monotonic() < end_s and not (until_found and play.figures.accusations()):
             number += 1
-            one_round(stage, dice, figures, number)
-
-
-def one_round(stage: Stage, dice: random.Random, figures: Figures, number: int) -> None:
-    """Chaos, quiet, and what is seen then."""
-    troubles = Counter(figures.troubles)
-    play(stage, dice, figures)
-    heal(stage)
-    figures.right_after_s.append(until_right(stage))
-    judge(stage, figures)
-    for node, agent in stage.agents.items():
-        figures.footprints.setdefault(agent.pid, []).append(stage.footprint(node))
-    told = ", ".join((figures.troubles - troubles).elements()) or "no fault"
-    click.echo(
-        f"round {number} ({told}): right after {figures.right_after_s[-1]:.1f} s; "
-        f"{figures.acts.total()} acts so far, {len(figures.unjustified)} unjustified",
-        err=True,
-    )
+            play.round(number)
 
 
 if __name__ == "__main__":

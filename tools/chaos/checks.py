@@ -1,10 +1,14 @@
 """What must hold when the chaos is over, seen from outside the agents."""
 
+import os
+import signal
 import time
+from collections import Counter
+from contextlib import suppress
 
 import libvirt
 
-from chaos.stage import Footprint, Json, Stage, condition
+from chaos.stage import Footprint, Json, Stage, Vm, condition
 from lab.processes import last_lines
 
 QUIET_LIMIT_S = 60.0
@@ -24,6 +28,10 @@ SHOWN = {
 }
 # Reasons that last, by what is wanted: there is nothing to wait for.
 LASTING = {"Completed", "Failed", "Held", "SuspendedByGuest", "CrashedPreserved", "ShutdownTimedOut"}
+# Reasons for which a VM is started nowhere until somebody says where.
+NOWHERE = {"HandoverUnconfirmed", "SavedElsewhere", "MigratedAway"}
+LEFT_BEHIND_LOOKS = 3
+"""A QEMU that lives while libvirt says that its domain is off, in so many looks, is one that libvirt has lost."""
 MEANS = {"Running": {"Running"}, "Paused": {"Paused"}, "Stopped": {"Stopped", "Saved", "Crashed"}}
 
 
@@ -34,8 +42,9 @@ class NotRightError(Exception):
 def heal(stage: Stage) -> None:
     """What outlasts the faults and cannot become right by itself."""
     for vm in stage.vms:
-        if vm.guest and vm.guest.has_disk:
-            vm.guest.free_disk()
+        for guest in vm.guests.values():
+            if guest.has_disk:
+                guest.free_disk()
     objects = stage.objects()
     for vm in stage.vms:
         if vm.name not in objects:  # its deletion succeeded, its creation did not
@@ -44,68 +53,139 @@ def heal(stage: Stage) -> None:
             stage.patch(vm, {"spec": {"nodeName": vm.node}})
 
 
+class Host:
+    """One who looks after the hosts in the quiet, as an administrator does who knows where everything runs."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._lost: Counter[int] = Counter()
+
+    def look_after(self, objects: dict[str, Json], domains: dict[tuple[str, str], tuple[int, int, bool]]) -> None:
+        """Bind each VM to the node where it runs, or was last, and end the QEMUs that are too many."""
+        names = {str(vm.uuid): vm.name for vm in self._stage.vms}
+        for run in self._stage.runs.alive():
+            known = domains.get((run.node, names[run.uuid]))
+            off = known is not None and known[0] == libvirt.VIR_DOMAIN_SHUTOFF
+            self._lost[run.pid] = self._lost[run.pid] + 1 if off else 0
+            if self._lost[run.pid] >= LEFT_BEHIND_LOOKS:
+                _kill(run.pid)
+        for vm in self._stage.vms:
+            if vm.moves:
+                self._look_after(vm, objects[vm.name], domains)
+
+    def _look_after(self, vm: Vm, known: Json, domains: dict[tuple[str, str], tuple[int, int, bool]]) -> None:
+        runs = self._stage.runs.of(vm.uuid)
+        if len(runs) > 1:
+            for run in sorted(runs, key=lambda run: (run.node == vm.node, -run.begin_s))[:-1]:
+                _kill(run.pid)
+        elif runs and runs[0].node != vm.node:
+            self._bind(vm, runs[0].node)
+        elif not runs and (reason := condition(known).get("reason")) in NOWHERE:
+            self._resolve(vm, str(reason), known["status"].get("nodeName", ""), domains)
+
+    def _resolve(
+        self, vm: Vm, reason: str, reporter: str, domains: dict[tuple[str, str], tuple[int, int, bool]]
+    ) -> None:
+        """Somebody must say where it is to be started, for it is off on both nodes."""
+        saved = [node for node in vm.guests if domains.get((node, vm.name), (0, 0, False))[2]]
+        if reason == "SavedElsewhere" and vm.node in saved:
+            with self._stage.domain(vm, vm.node) as domain:
+                domain.managedSaveRemove()
+        elif reason == "SavedElsewhere" and saved:
+            self._bind(vm, saved[0])
+        elif reporter in vm.guests and reporter != vm.node:
+            self._bind(vm, reporter)
+        elif reason == "SavedElsewhere":  # whoever removes a save does not thereby say that it may be started
+            by_hand = self._stage.own_call("virDomainCreateWithFlags", vm, vm.node)
+            with self._stage.domain(vm, vm.node) as domain, by_hand:
+                domain.createWithFlags(0)
+
+    def _bind(self, vm: Vm, node: str) -> None:
+        if node != vm.node:
+            vm.node = node
+            self._stage.patch(vm, {"spec": {"nodeName": node}})
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def until_right(stage: Stage) -> float:
     """Wait until all is right and nothing is written any more; after how many seconds. Raises NotRightError."""
     for node, agent in stage.agents.items():
-        if failed := [
-            line["event"]
-            for line in agent.log_lines()
-            if line["level"] == "error" and line["logger"].startswith("controller")
-        ]:
+        if failed := stage.errors(node):
             raise NotRightError(f"the agent of {node} has failed, {len(failed)} times; first: {failed[0]}")
         if not agent.running:
             raise NotRightError(
                 f"the agent of {node} has ended by itself; the end of {agent.log}:\n{last_lines(agent.log)}"
             )
+    host = Host(stage)
     begin_s = time.monotonic()
     before: dict[str, str] = {}
     right_s: float | None = None
     while True:
         objects, domains = stage.objects(), stage.domains()
-        wrong = {vm.name: why for vm in stage.vms if (why := what_is_wrong(objects[vm.name], domains.get(vm.name)))}
+        wrong = {vm.name: why for vm in stage.vms if (why := _wrong(vm, objects[vm.name], domains))}
         versions = {name: vm["metadata"]["resourceVersion"] for name, vm in objects.items()}
         now_s = time.monotonic() - begin_s
         right_s = None if wrong else right_s if right_s is not None else now_s
         if right_s is not None and versions == before:
             return right_s
         if now_s > QUIET_LIMIT_S:
-            told = (
-                "\n".join(f"  {name}: {why}" for name, why in sorted(wrong.items())) or "  something is still written"
-            )
+            told = "\n".join(f"  {name}: {why}" for name, why in sorted(wrong.items()))
             raise NotRightError(f"after {QUIET_LIMIT_S:g} s of quiet:\n{told or '  something is still written'}")
         before = versions
+        host.look_after(objects, domains)
         time.sleep(POLL_S)
+
+
+def _wrong(vm: Vm, known: Json, domains: dict[tuple[str, str], tuple[int, int, bool]]) -> str | None:
+    if known["spec"].get("nodeName") != vm.node:
+        return f"it is bound to {known['spec'].get('nodeName')}, and not to {vm.node}"
+    if vm.moves and domains[vm.other_node, vm.name][0] != libvirt.VIR_DOMAIN_SHUTOFF:
+        return f"it runs on {vm.other_node}, and is bound to {vm.node}"
+    return what_is_wrong(known, domains.get((vm.node, vm.name)))
 
 
 def what_is_wrong(vm: Json, domain: tuple[int, int, bool] | None) -> str | None:
     """What is wrong with what an object tells; None when it is true and needs no more to be done."""
     if domain is None:
         return "its domain is not defined"
-    state, reason, saved = domain
-    shown = "Saved" if saved and state == libvirt.VIR_DOMAIN_SHUTOFF else SHOWN[state]
-    if (state, reason) in {
-        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_CRASHED),
-        (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED),
-    }:
-        shown = "Crashed"
-    status, ready, wanted = vm["status"], condition(vm), vm["spec"].get("powerState")
+    status, ready, shown = vm.get("status", {}), condition(vm), _shown(*domain)
+    if not ready:
+        return f"libvirt says {shown}, and there is no status yet"
     told = f"{status['powerState']}, {ready.get('reason')}: {ready.get('message')}"
     if status["powerState"] != shown:
         return f"libvirt says {shown}, the status {told}"
     if not status["observedGeneration"] == ready["observedGeneration"] == vm["metadata"]["generation"]:
         return f"generation {vm['metadata']['generation']}, but told is {status['observedGeneration']}: {told}"
-    if ready["reason"] == "Observed" and wanted is None:
-        return None
-    if ready["reason"] == "InSync" and shown in MEANS.get(str(wanted), set()):
-        return None
-    return None if wanted and ready["reason"] in LASTING else f"{wanted} is wanted: {told}"
+    wanted = vm["spec"].get("powerState")
+    return None if _is_rest(wanted, ready["reason"], shown) else f"{wanted} is wanted: {told}"
 
 
-def leaks(footprints: dict[int, list[Footprint]]) -> list[str]:
+def _shown(state: int, reason: int, saved: bool) -> str:  # noqa: FBT001 - it is one of three that libvirt tells
+    """What a status must call this state of a domain."""
+    if (state, reason) in {
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_CRASHED),
+        (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED),
+    }:
+        return "Crashed"
+    return "Saved" if saved and state == libvirt.VIR_DOMAIN_SHUTOFF else SHOWN[state]
+
+
+def _is_rest(wanted: str | None, reason: str, shown: str) -> bool:
+    """Whether nothing more is to come of this."""
+    if wanted is None:
+        return reason == "Observed"
+    return (reason == "InSync" and shown in MEANS[wanted]) or reason in LASTING
+
+
+def leaks(footprints: dict[int, list[tuple[float, Footprint]]]) -> list[str]:
     """What has grown in agents (by process id) that have been seen at least three times."""
     found = []
     for pid, prints in footprints.items():
-        first, last = prints[0], prints[-1]
+        first, last = prints[0][1], prints[-1][1]
         grown = Footprint(
             last.threads - first.threads, last.descriptors - first.descriptors, last.rss_mib - first.rss_mib
         )

@@ -1,5 +1,8 @@
-"""The stage of the chaos: a control plane, two nodes with a libvirtd and an agent each, VMs and their objects."""
+"""The stage of the chaos: a control plane, three nodes with a libvirtd and an agent each, VMs and their objects."""
 
+import json
+import shutil
+import signal
 import struct
 import subprocess
 import threading
@@ -7,13 +10,19 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from os import kill
 from pathlib import Path
 from typing import Any, Self
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import libvirt
 
-from chaos.judge import RECORDED_S, Answer, Judge, Span, Verdict, answers, calls
+from chaos.certificates import LIFE_S, Certificates
+from chaos.judge import RECORDED_S, Answer, Call, Judge, Span, Verdict, answers, by_whom, calls, whole_lines
+from chaos.relay import Relay
+from chaos.runs import DoubleRun, Runs
+from chaos.starts import Starts
+from chaos.wire import Wire
 from kubernetes import client, config
 from lab.agent import Agent
 from lab.controlplane import ControlPlane
@@ -26,7 +35,9 @@ CRDS = Path(__file__).parents[2] / "deploy" / "crds"
 NAMESPACE = "chaos"
 Json = dict[str, Any]
 
-DRIVERS = {"node-qemu": "qemu", "node-test": "test"}
+DRIVERS = {"node-a": "qemu", "node-b": "qemu", "node-test": "test"}
+QEMU_NODES = ("node-a", "node-b")
+LOGS_IN_BY_CERTIFICATE = "node-b"
 GROUP = ("virtsync.dev", "v1alpha1", NAMESPACE, "virtualmachines")
 HANG_LIMIT_S = 60
 # As short as an answer to chaos that goes on for seconds must be, and relists often enough to be part of it.
@@ -45,7 +56,7 @@ SETTINGS = {
     "schedule-confirm": "1s",
     "resync-libvirt": "15s",
     "resync-api": "30s",
-    "boot-id": "chaos",
+    "boot-id": "boot-0",
 }
 CLOCK = Path(__file__).with_name("clock.c")
 TEST_DOMAIN = """
@@ -54,14 +65,41 @@ TEST_DOMAIN = """
 </domain>"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Vm:
     """A domain and the object of the same name."""
 
     name: str
     node: str
+    """The node that its object is bound to, or is to be bound to when all is quiet."""
     uuid: UUID
-    guest: Guest | None = None
+    guests: dict[str, Guest] = field(default_factory=dict)
+    """By the node that it is defined on; none on the test driver."""
+    vouched: str = ""
+    """The node that somebody vouched for last; the annotation stays."""
+
+    @property
+    def guest(self) -> Guest | None:
+        """Its guest on the node that it is bound to."""
+        return self.guests.get(self.node)
+
+    @property
+    def moves(self) -> bool:
+        """Whether it is defined on both nodes, as on storage that they share; nobody but agents starts it."""
+        return len(self.guests) > 1
+
+    @property
+    def other_node(self) -> str:
+        """Where it may move to."""
+        return next(node for node in self.guests if node != self.node)
+
+
+@dataclass(frozen=True, slots=True)
+class Guilt:
+    """A double run, and the act that began it; None: no agent's."""
+
+    double: DoubleRun
+    act: Verdict | None
 
 
 @dataclass(slots=True)
@@ -80,31 +118,51 @@ class Stage:
     folder: Path
     module: str = "controller"
     """What the agents run."""
-    qemu_vms: int = 20
-    test_vms: int = 200
+    qemu_vms: int = 14
+    """Of node-a alone."""
+    moving_vms: int = 8
+    """Defined on node-a and on node-b, under one UUID."""
+    test_vms: int = 150
+    certificate_life_s: float = LIFE_S
+    """Of the client certificate that one of the agents logs in by."""
     vms: list[Vm] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         with ExitStack() as ends:
-            self.controlplane = ends.enter_context(ControlPlane(self.folder / "controlplane", audited=True))
-            self.libvirtds = {
-                node: ends.enter_context(Libvirtd(self.folder / driver, logged=True))
-                for node, driver in DRIVERS.items()
-            }
+            self.certificates = ends.enter_context(
+                Certificates(
+                    self.folder / "certificates", f"virtsync-{LOGS_IN_BY_CERTIFICATE}", self.certificate_life_s
+                )
+            )
+            self.controlplane = ends.enter_context(
+                ControlPlane(self.folder / "controlplane", audited=True, client_ca=self.certificates.ca)
+            )
+            self.starts = {node: Starts(self.folder / node) for node in QEMU_NODES}
+            for starts in self.starts.values():
+                starts.install()
+            self.libvirtds = {node: ends.enter_context(Libvirtd(self.folder / node, logged=True)) for node in DRIVERS}
+            self.wires = {node: ends.enter_context(Wire(libvirtd.socket)) for node, libvirtd in self.libvirtds.items()}
+            self.runs = ends.enter_context(Runs({node: self.libvirtds[node] for node in QEMU_NODES}))
             self._lock = threading.Lock()
             self._told: list[Answer] = []
-            self._own: dict[tuple[str, str], list[Span]] = {}
+            self._own: dict[str, dict[tuple[str, str], list[Span]]] = {node: {} for node in DRIVERS}
             self._frozen: list[Span] = []
             self._jumped: dict[str, list[Span]] = {node: [] for node in DRIVERS}
+            self._wrong_since_s: dict[str, float] = {}
+            self._judges = {node: Judge(node, driver) for node, driver in DRIVERS.items()}
+            self._made: dict[str, list[Call]] = {node: [] for node in DRIVERS}
+            self._acts: dict[str, list[Verdict]] = {node: [] for node in DRIVERS}
             self._offsets = dict.fromkeys(("audit", *DRIVERS), 0)
+            self._logs_read = dict.fromkeys(DRIVERS, 0)
+            self._boots = dict.fromkeys(DRIVERS, 0)
             self._clock = self.folder / "clock.so"
             subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", self._clock, CLOCK], check=True)
             self._prepare_api()
-            self._uris = {"node-qemu": self.qemu.uri, "node-test": self.libvirtds["node-test"].test_uri}
             ends.callback(self._close_books)
             self._books: libvirt.virConnect | None = None
             self._define()
             self.proxies: dict[str, Proxy] = {}
+            self.relays: dict[str, Relay] = {}
             self.agents: dict[str, Agent] = {}
             self.users: dict[str, str] = {}
             for node in DRIVERS:
@@ -115,11 +173,6 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         self._ends.close()
-
-    @property
-    def qemu(self) -> Libvirtd:
-        """The libvirtd whose domains are QEMUs."""
-        return self.libvirtds["node-qemu"]
 
     # --- objects
 
@@ -152,34 +205,47 @@ class Stage:
 
     # --- domains
 
+    def uri(self, node: str) -> str:
+        """The libvirt of a node, for anybody but its agent."""
+        libvirtd = self.libvirtds[node]
+        return libvirtd.uri if DRIVERS[node] == "qemu" else libvirtd.test_uri
+
+    def where(self, vm: Vm) -> str:
+        """The node that it runs on, or else the one that it is bound to."""
+        return next((run.node for run in self.runs.of(vm.uuid)), vm.node) if vm.guests else vm.node
+
+    def qemu_pids(self, vm: Vm) -> list[int]:
+        """The processes of its QEMUs."""
+        return [run.pid for run in self.runs.of(vm.uuid)]
+
     @contextmanager
-    def domain(self, vm: Vm) -> Iterator[libvirt.virDomain]:
-        """The domain of a VM, on a connection of its own."""
-        connection = libvirt.open(self._uris[vm.node])
+    def domain(self, vm: Vm, node: str) -> Iterator[libvirt.virDomain]:
+        """The domain of a VM on a node, on a connection of its own."""
+        connection = libvirt.open(self.uri(node))
         try:
             yield connection.lookupByUUID(vm.uuid.bytes)
         finally:
             connection.close()
 
     @contextmanager
-    def own_call(self, name: str, vm: Vm) -> Iterator[None]:
+    def own_call(self, name: str, vm: Vm, node: str) -> Iterator[None]:
         """Within it, one call of libvirt by this name about this domain is ours, if libvirtd has heard of it."""
         begin_s = time.time()
         try:
             yield
         finally:
             with self._lock:
-                self._own.setdefault((name, str(vm.uuid)), []).append(Span(begin_s, time.time()))
+                self._own[node].setdefault((name, str(vm.uuid)), []).append(Span(begin_s, time.time()))
 
-    def domains(self) -> dict[str, tuple[int, int, bool]]:
-        """State, reason and whether memory is saved, of each domain by its name."""
+    def domains(self) -> dict[tuple[str, str], tuple[int, int, bool]]:
+        """State, reason and whether memory is saved, of each domain by its node and name."""
         seen = {}
-        for uri in self._uris.values():
-            connection = libvirt.open(uri)
+        for node in DRIVERS:
+            connection = libvirt.open(self.uri(node))
             try:
                 for domain, stats in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE):
                     saved = bool(domain.hasManagedSaveImage())
-                    seen[domain.name()] = (stats["state.state"], stats["state.reason"], saved)
+                    seen[node, domain.name()] = (stats["state.state"], stats["state.reason"], saved)
             finally:
                 connection.close()
         return seen
@@ -187,13 +253,43 @@ class Stage:
     def define_test_domains(self) -> None:
         """Define those that the test driver does not know: it forgets with its last connection."""
         self._close_books()
-        self._books = libvirt.open(self._uris["node-test"])
+        self._books = libvirt.open(self.uri("node-test"))
         known = {domain.UUIDString() for domain in self._books.listAllDomains()}
         for vm in self.vms:
             if vm.node == "node-test" and str(vm.uuid) not in known:
                 self._books.defineXML(TEST_DOMAIN.format(name=vm.name, uuid=vm.uuid))
 
     # --- faults
+
+    def kill_libvirtd(self, node: str) -> None:
+        """Kill a libvirtd; its QEMUs live on."""
+        self.libvirtds[node].kill()
+        self.wires[node].down()
+
+    def start_libvirtd(self, node: str) -> None:
+        """Start it again; all that the test driver knew is lost, and defined anew."""
+        self.libvirtds[node].start()
+        self.wires[node].up()
+        if DRIVERS[node] == "test":
+            self.define_test_domains()
+
+    def cut_power(self, node: str) -> None:
+        """Kill the agent, libvirtd and all QEMUs of a node; when this returns, nothing runs there."""
+        self.agents[node].kill()
+        self.kill_libvirtd(node)
+        while pids := self.libvirtds[node].orphans():
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    kill(pid, signal.SIGKILL)
+            time.sleep(RECORDED_S)
+        self.starts[node].forget()
+
+    def boot(self, node: str) -> None:
+        """Start libvirtd and the agent of a node that had no power: /run is empty, and the boot is another."""
+        self._boots[node] += 1
+        shutil.rmtree(self.libvirtds[node].socket.parent / "qemu", ignore_errors=True)
+        self.start_libvirtd(node)
+        self.agents[node].launch(boot_id=f"boot-{self._boots[node]}")
 
     @contextmanager
     def freezing(self, *pids: int) -> Iterator[None]:
@@ -209,17 +305,25 @@ class Stage:
     @contextmanager
     def jumping(self, node: str, by_s: int) -> Iterator[None]:
         """The wall clock of a node's agent is wrong by so much."""
-        begin_s = time.time()
-        self._put_clock(node, by_s)
+        self.set_clock(node, by_s)
         try:
             yield
         finally:
-            self._put_clock(node, 0)
-            with self._lock:
-                self._jumped[node].append(Span(begin_s, time.time()))
+            self.set_clock(node, 0)
+
+    def set_clock(self, node: str, wrong_by_s: int) -> None:
+        """Let the wall clock of a node's agent be wrong by so much from now on."""
+        self._put_clock(node, wrong_by_s)
+        with self._lock:
+            since_s = self._wrong_since_s.pop(node, None)
+            if since_s is not None:
+                self._jumped[node].append(Span(since_s, time.time()))
+            if wrong_by_s:
+                self._wrong_since_s[node] = time.time()
 
     def _put_clock(self, node: str, wrong_by_s: int) -> None:
         # In place: the agent has it mapped.
+        self._clock_of(node).touch()
         with self._clock_of(node).open("r+b") as clock:
             clock.write(struct.pack("q", wrong_by_s))
 
@@ -228,32 +332,58 @@ class Stage:
 
     # --- what is judged
 
+    def errors(self, node: str) -> list[str]:
+        """What the agent of a node has logged as an error of its own since the last time."""
+        lines, self._logs_read[node] = whole_lines(self.agents[node].log, self._logs_read[node])
+        told = [json.loads(line) for line in lines if line.startswith("{") and '"error"' in line]
+        return [line["event"] for line in told if line["level"] == "error" and line["logger"].startswith("controller")]
+
     def footprint(self, node: str) -> Footprint:
         """What the agent of a node has now."""
         proc = Path(f"/proc/{self.agents[node].pid}")
         rss_kib = next(line.split()[1] for line in (proc / "status").read_text().splitlines() if "VmRSS" in line)
         return Footprint(len(list((proc / "task").iterdir())), len(list((proc / "fd").iterdir())), int(rss_kib) / 1024)
 
-    def verdicts(self) -> list[Verdict]:
-        """A verdict on each act of the agents since the last time; to be called when all is quiet."""
+    def verdicts(self) -> tuple[list[Verdict], list[Guilt]]:
+        """A verdict on each act of the agents, and the double runs, since the last time; to be called in quiet."""
+        doubles = self.runs.doubles()
         # The calls first: what an agent was answered before each of them is then on record, or will be in a moment.
         made = {}
         for node, libvirtd in self.libvirtds.items():
             made[node], self._offsets[node] = calls(libvirtd.calls_log, self._offsets[node])
         time.sleep(RECORDED_S)
-        told, self._offsets["audit"] = answers(self.controlplane.audit_log, self.users.values(), self._offsets["audit"])
+        lost = {audit_id for relay in self.relays.values() for audit_id in relay.lost}
+        told, self._offsets["audit"] = answers(
+            self.controlplane.audit_log, self.users.values(), self._offsets["audit"], lost=lost
+        )
         with self._lock:
-            own, self._own = self._own, {}
+            own, self._own = self._own, {node: {} for node in DRIVERS}
             frozen = list(self._frozen)
-        verdicts: list[Verdict] = []
-        for node, driver in DRIVERS.items():
+        acts = {}
+        for node, judge in self._judges.items():
             answered = [answer for answer in (*self._told, *told) if answer.user == self.users[node]]
-            verdicts += Judge(node, driver).verdicts(
-                made[node], own, answered, frozen=frozen, jumped=self._jumped[node]
+            acts[node] = list(
+                judge.verdicts(made[node], own[node], answered, frozen=frozen, jumped=self._jumps_of(node))
             )
-        # Acts that came meanwhile are judged the next time, by these as well.
-        self._told = told
-        return verdicts
+        guilt = [
+            Guilt(
+                double,
+                by_whom(
+                    double,
+                    [*self._made[double.second.node], *made[double.second.node]],
+                    [*self._acts[double.second.node], *acts[double.second.node]],
+                ),
+            )
+            for double in doubles
+        ]
+        # What came meanwhile is judged the next time, by these as well.
+        self._told, self._made, self._acts = told, made, acts
+        return [verdict for verdicts in acts.values() for verdict in verdicts], guilt
+
+    def _jumps_of(self, node: str) -> list[Span]:
+        with self._lock:
+            since_s = self._wrong_since_s.get(node)
+            return [*self._jumped[node], *([Span(since_s, time.time())] if since_s is not None else [])]
 
     # --- setting it up
 
@@ -268,28 +398,44 @@ class Stage:
     def _define(self) -> None:
         for number in range(self.qemu_vms):
             # A few preserve what crashed, a few reboot where others go off, a few have a disk that is too small.
-            guest = self.qemu.define(
+            guest = self.libvirtds["node-a"].define(
                 f"qemu-{number}", on_crash="preserve" if number % 7 == 3 else "destroy", disk=number % 10 == 5
             )
-            self.vms.append(Vm(guest.name, "node-qemu", guest.uuid, guest))
+            self.vms.append(Vm(guest.name, "node-a", guest.uuid, {"node-a": guest}))
+        for number in range(self.moving_vms):
+            name = f"moving-{number}"
+            uuid = uuid5(NAMESPACE_URL, name)
+            guests = {node: self.libvirtds[node].define(name, uuid=uuid) for node in QEMU_NODES}
+            self.vms.append(Vm(name, QEMU_NODES[number % 2], uuid, guests))
         for number in range(self.test_vms):
             name = f"test-{number}"
             self.vms.append(Vm(name, "node-test", uuid5(NAMESPACE_URL, name)))
         self.define_test_domains()
 
     def _add_agent(self, node: str, ends: ExitStack) -> None:
-        port = int(self.controlplane.url.rpartition(":")[2])
-        self.proxies[node] = proxy = ends.enter_context(Proxy(port))
-        account = self.controlplane.service_account("virtsync", node, cluster_role="cluster-admin")
-        self._clock_of(node).write_bytes(struct.pack("q", 0))
+        controlplane = self.controlplane
+        port = int(controlplane.url.rpartition(":")[2])
+        certificates = controlplane.ca.parent
+        self.relays[node] = relay = ends.enter_context(
+            Relay(port, certificates, self.certificates.ca, self.certificates.by_content)
+        )
+        self.proxies[node] = proxy = ends.enter_context(Proxy(relay.port))
+        kubeconfig = controlplane.service_account("virtsync", node, cluster_role="cluster-admin")
         self.users[node] = f"system:serviceaccount:virtsync:{node}"
+        if node == LOGS_IN_BY_CERTIFICATE:
+            self.users[node] = f"virtsync-{node}"
+            words = json.loads(kubeconfig.read_text())
+            pem = str(self.certificates.pem)
+            words["users"][0]["user"] = {"client-certificate": pem, "client-key": pem}
+            kubeconfig.write_text(json.dumps(words))
+        self._put_clock(node, 0)
         agent = Agent(
-            self.controlplane,
-            self._uris[node],
+            controlplane,
+            self.uri(node).replace(str(self.libvirtds[node].socket), str(self.wires[node].socket)),
             node,
             log=self.folder / f"agent-{node}.log",
             settings=SETTINGS,
-            kubeconfig=proxy.kubeconfig(account),
+            kubeconfig=proxy.kubeconfig(kubeconfig),
             module=self.module,
             env={"LD_PRELOAD": str(self._clock), "CHAOS_CLOCK": str(self._clock_of(node))},
         )

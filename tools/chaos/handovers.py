@@ -1,0 +1,106 @@
+"""Hand-overs of VMs that are defined on two nodes under one UUID, as on storage that the nodes share."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from chaos.deeds import HOLD
+from chaos.stage import Stage, Vm
+from chaos.stories import NotReachedError, until
+
+CONFIRMED_OFF = "virtsync.dev/confirmed-off"
+OFF = {"Stopped", "Saved", "Crashed"}
+
+
+@contextmanager
+def in_order(stage: Stage, dice: random.Random) -> Iterator[None]:
+    """A VM is stopped, handed over and started again; best one that goes back where it was once vouched for."""
+    vm = _choose(stage, dice, lambda vm: vm.vouched not in {"", vm.node})
+    _stop(stage, vm)
+    _hand_over(stage, vm, powerState="Running")
+    yield
+
+
+@contextmanager
+def careless(stage: Stage, dice: random.Random) -> Iterator[None]:
+    """A VM that runs is handed over; best one whose node was once vouched for, and the annotation is still there."""
+    vm = _choose(stage, dice, lambda vm: vm.vouched == vm.node)
+    stage.patch(vm, {"spec": {"powerState": "Running"}})
+    until(lambda: bool(stage.qemu_pids(vm)), f"{vm.name} does not run")
+    _hand_over(stage, vm)
+    yield
+
+
+def while_starting(*, cut: bool) -> Callable[[Stage, random.Random], AbstractContextManager[None]]:
+    """A VM is handed over while its start takes long; whether the agent is then cut off before it can report."""
+
+    @contextmanager
+    def begin(stage: Stage, dice: random.Random) -> Iterator[None]:
+        vm = _choose(stage, dice, lambda _: True)
+        _stop(stage, vm)
+        node, proxy = vm.node, stage.proxies[vm.node]
+        try:
+            with stage.starts[node].slow(vm.name):
+                stage.patch(vm, {"spec": {"powerState": "Running"}})
+                until(lambda: vm.name in stage.starts[node].waiting(), f"{vm.name} is not being started")
+                if cut:
+                    proxy.cut()
+                _hand_over(stage, vm)
+                yield
+        finally:
+            if cut:
+                proxy.pass_on()
+
+    return begin
+
+
+@contextmanager
+def power_cut(stage: Stage, dice: random.Random) -> Iterator[None]:
+    """A node loses power; one who has seen it vouches for its VMs and hands them over; the node comes back later."""
+    node = dice.choice([vm.node for vm in stage.vms if vm.moves])
+    stage.cut_power(node)
+    try:
+        vms = [vm for vm in stage.vms if vm.moves and vm.node == node]
+        for vm in dice.sample(vms, min(2, len(vms))):
+            if not stage.qemu_pids(vm):
+                _vouch_and_hand_over(stage, vm)
+        yield
+    finally:
+        stage.boot(node)
+
+
+def _vouch_and_hand_over(stage: Stage, vm: Vm) -> None:
+    status = stage.get(vm).get("status", {})
+    if status.get("nodeName") != vm.node:
+        raise NotReachedError(f"{vm.node} has not reported {vm.name}")
+    # The node, and the moment of its last report that is vouched for, where the agents tell it.
+    words = " ".join(word for word in (vm.node, status.get("runTransitionTime")) if word)
+    node, vm.vouched = vm.other_node, vm.node
+    vouched = {"annotations": {CONFIRMED_OFF: words}}
+    stage.patch(vm, {"metadata": vouched, "spec": {"nodeName": node, "powerState": "Running"}})
+    vm.node = node
+
+
+def _choose(stage: Stage, dice: random.Random, best: Callable[[Vm], bool]) -> Vm:
+    vms = [vm for vm in stage.vms if vm.moves and stage.where(vm) == vm.node]
+    if not vms:
+        raise NotReachedError("each VM that moves runs elsewhere than it is bound to")
+    return dice.choice([vm for vm in vms if best(vm)] or vms)
+
+
+def _stop(stage: Stage, vm: Vm) -> None:
+    """Let it be off by its spec, and reported so by its node."""
+    by_force = {"powerState": "Stopped", "shutdown": {"mode": "Force"}}
+    stage.patch(vm, {"metadata": {"annotations": {HOLD: None}}, "spec": by_force})
+
+    def off() -> bool:
+        status = stage.get(vm).get("status", {})
+        return status.get("nodeName") == vm.node and status["powerState"] in OFF and not stage.qemu_pids(vm)
+
+    until(off, f"{vm.name} is not off")
+
+
+def _hand_over(stage: Stage, vm: Vm, **spec: str) -> None:
+    node = vm.other_node
+    stage.patch(vm, {"spec": {"nodeName": node} | spec})
+    vm.node = node
