@@ -22,17 +22,34 @@ def chaos(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_all_is_right_after_random_faults() -> None:
-    done = chaos("--seed=3", "--minutes=0.5", "--qemu-vms=8", "--test-vms=40")
+    done = chaos("--seed=3", "--minutes=0.5", "--qemu-vms=4", "--moving-vms=4", "--test-vms=40")
     assert done.returncode == 0, done.stdout
     assert re.search(r"^unjustified: 0$", done.stdout, re.MULTILINE)
+    assert re.search(r"^double runs: 0 begun by agents", done.stdout, re.MULTILINE)
     assert int(re.findall(r"START (\d+)", done.stdout)[0]) >= 48
+    assert re.search(r"^virsh destroy +[1-9]", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_an_agent_that_acts_without_asking_is_found_out() -> None:
-    done = chaos("--seed=1", "--minutes=3", "--agent=chaos.reckless")
+    done = chaos("--seed=1", "--minutes=10", "--agent=chaos.reckless", "--until-found")
     assert done.returncode == 1
     assert "unjustified: 0" not in done.stdout
     assert "its object was last asked for" in done.stdout
-    assert "again: make chaos SEED=1 MINUTES=3" in done.stdout
+    assert "again: make chaos SEED=1 MINUTES=10" in done.stdout
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_an_agent_that_forgets_its_starts_is_found_out() -> None:
+    done = chaos("--seed=1", "--minutes=10", "--agent=chaos.forgetful", "--until-found")
+    assert done.returncode == 1
+    assert "double runs: 0 begun by agents" not in done.stdout
+    assert re.search(r"^double run: START of moving-\d", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_a_fault_that_does_not_exist_is_refused() -> None:
+    done = chaos("--without=rain")
+    assert done.returncode == 2
+    assert "rain; faults are: libvirtd killed;" in done.stderr

@@ -1,0 +1,25 @@
+"""An agent that keeps no record of a start: to show that the chaos finds it out (`--agent chaos.forgetful`)."""
+
+from dataclasses import replace
+
+from controller.cli import main
+from controller.kube.store import KubeStore
+from controller.model import OperationType, Status, VirtualMachine
+
+careful = KubeStore.report
+
+
+def forget_starts(self: KubeStore, vm: VirtualMachine, status: Status) -> VirtualMachine:
+    """Report, but for a start that is about to be called."""
+    operation = status.operation
+    if operation and operation.type is OperationType.START:
+        status = replace(status, operation=None)
+    elif operation and operation.attempt is not None:  # a restart, past its stop
+        status = replace(status, operation=replace(operation, attempt=None))
+    return careful(self, vm, status)
+
+
+KubeStore.report = forget_starts  # type: ignore[method-assign]
+
+if __name__ == "__main__":
+    main()
