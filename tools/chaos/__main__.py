@@ -50,7 +50,7 @@ class Deck:
     def deal(self) -> list[Trouble]:
         """The faults of a round; those that cannot be in it together stay in the deck, on top."""
         count = min(self.dice.randint(*TROUBLES_PER_ROUND), len(self.kinds))
-        while len(self._cards) < 2 * count:
+        while self.kinds and len(self._cards) < 2 * count:
             fresh = [kind for kind in self.kinds for _ in range(kind.share)]
             self.dice.shuffle(fresh)
             self._cards += fresh
@@ -193,6 +193,7 @@ def effects(stage: Stage) -> Counter[str]:
 @click.option("--test-vms", default=150, show_default=True, help="VMs on libvirt's test driver, on the third node.")
 @click.option("--agent", "module", default="controller", show_default=True, help="The Python module of the agents.")
 @click.option("--without", multiple=True, metavar="FAULT", help="A fault that is not to come; may be repeated.")
+@click.option("--only", multiple=True, metavar="FAULT", help="No other faults than this; may be repeated.")
 @click.option("--until-found", is_flag=True, help="End when an act was unjustified or a VM has run twice.")
 def main(
     *,
@@ -203,6 +204,7 @@ def main(
     test_vms: int,
     module: str,
     without: tuple[str, ...],
+    only: tuple[str, ...],
     until_found: bool,
 ) -> None:
     """Random faults on real parts, and whether all is right afterwards.
@@ -218,8 +220,9 @@ def main(
     chaos.forgetful forgets which starts it has begun.
     """
     names = [one.name for one in TROUBLES] + [CERTIFICATE_ENDED]
-    if unknown := set(without) - set(names):
-        raise click.BadParameter(f"{', '.join(unknown)}; faults are: {'; '.join(names)}", param_hint="--without")
+    if unknown := {*without, *only} - set(names):
+        raise click.BadParameter(f"{', '.join(unknown)}; faults are: {'; '.join(names)}")
+    faults = [name for name in names if name in (only or names) and name not in without]
     folder = Path(tempfile.mkdtemp(prefix="virtsync-chaos-"))
     figures, dice = Figures(), random.Random(seed)
     found: list[str] = []
@@ -227,16 +230,15 @@ def main(
     try:
         with processes.terminating():
             stage = Stage(folder, module, qemu_vms, moving_vms, test_vms)
-            if CERTIFICATE_ENDED in without:
+            if CERTIFICATE_ENDED not in faults:
                 stage.certificate_life_s = FOR_EVER_S
-            deck = Deck(dice, tuple(one for one in TROUBLES if one.name not in without))
+            deck = Deck(dice, tuple(one for one in TROUBLES if one.name in faults))
             run(Play(stage, dice, deck, figures), minutes, until_found=until_found)
     except NotRightError as error:
         found.append(str(error))
     found += figures.accusations()
     found += leaks(figures.footprints)
-    expected = [*(name for name in names if name not in without), *(deed.name for deed in DEEDS)]
-    click.echo(summary(figures, expected))
+    click.echo(summary(figures, [*faults, *(deed.name for deed in DEEDS)]))
     if found:
         again = f"again: make chaos SEED={seed} MINUTES={minutes:g}; all logs are in {folder}"
         click.echo("\n".join((*found, again)))

@@ -153,7 +153,7 @@ DEEDS = (
     Deed("virsh start", 4, start, staying=True),
     Deed("virsh destroy", 5, destroy),
     Deed("virsh suspend", 4, suspend),
-    Deed("virsh resume", 3, resume),
+    Deed("virsh resume", 8, resume),
     Deed("virsh managedsave", 2, save),
     Deed("virsh shutdown", 3, shutdown),
     Deed("virsh destroy and start", 2, bounce, staying=True),
