@@ -16,7 +16,7 @@ import libvirt
 import pytest
 
 from chaos.certificates import Certificates
-from chaos.judge import Call, Verdict, by_whom, calls
+from chaos.judge import Answer, Call, Judge, Verdict, answers, by_whom, calls
 from chaos.relay import Refusal, Relay
 from chaos.runs import DoubleRun, Run, Runs
 from chaos.starts import Starts
@@ -266,3 +266,63 @@ def test_a_double_run_is_the_agents_if_its_call_alone_can_have_begun_it(
     acts = [Verdict(call, "START", 0.0, None) for call in by_agent]
     found = by_whom(RUN, sorted([*by_agent, *by_others], key=lambda call: call.at_s), acts)
     assert (found is not None) is guilty
+
+
+def call(at_s: float, name: str, flags: str | None = None) -> Call:
+    return Call(at_s, "vm", str(UUID(int=1)), (name, flags))
+
+
+def answer(at_s: float, *, grace_s: int = 60, mode: str = "GracefulThenForce") -> Answer:
+    """Bound to node-a, to be off, and its stop, with a grace of a minute, on record since the beginning."""
+    spec = {
+        "nodeName": "node-a",
+        "powerState": "Stopped",
+        "shutdown": {"mode": mode, "gracePeriodSeconds": grace_s},
+    }
+    stop = {"type": "Stop", "startTime": "2026-11-26T00:00:00Z", "deadline": "2026-11-26T00:01:00Z"}
+    object_ = {"metadata": {"name": "vm"}, "spec": spec, "status": {"operation": stop}}
+    return Answer(at_s, at_s, "agent", object_)
+
+
+def why_not(made: list[Call], told: list[Answer]) -> str | None:
+    *_, last = Judge("node-a", "qemu").verdicts(made, {}, told, frozen=[], jumped=[])
+    return last.why_not
+
+
+FORCE = call(130.0, "virDomainDestroyFlags", "0x0")
+START_PAUSED = call(90.0, "virDomainCreateWithFlags", "0x1")
+
+
+def test_force_before_the_grace_is_over_is_found() -> None:
+    told = [answer(100.0), answer(129.9)]
+    assert why_not([FORCE], told) == "its grace of 60 s was not over, but 30.0 s of it"
+    assert why_not([FORCE], [answer(60.0), answer(129.9)]) is None
+
+
+def test_a_grace_that_was_shortened_meanwhile_counts_at_once() -> None:
+    assert why_not([FORCE], [answer(100.0), answer(129.9, grace_s=20)]) is None
+    assert why_not([FORCE], [answer(100.0), answer(129.9, grace_s=40)]) is not None
+
+
+def test_a_domain_that_has_never_run_may_be_ended_at_once() -> None:
+    told = [answer(100.0), answer(129.9, mode="Graceful")]
+    assert why_not([START_PAUSED, FORCE], told) is None
+    assert why_not([START_PAUSED, call(95.0, "virDomainResume"), FORCE], told) == "its object forbids force"
+    assert why_not([FORCE], told) == "its object forbids force"
+
+
+def test_an_answer_that_was_lost_was_none(tmp_path: Path) -> None:
+    record = {
+        "auditID": "lost-one",
+        "verb": "patch",
+        "user": {"username": "agent"},
+        "requestReceivedTimestamp": "2026-11-26T00:00:00Z",
+        "stageTimestamp": "2026-11-26T00:00:01Z",
+        "responseStatus": {"code": 200},
+        "responseObject": {"kind": "VirtualMachine"},
+    }
+    nobody = record | {"user": {}}  # whoever could not log in
+    log = tmp_path / "audit.log"
+    log.write_text("".join(f"{json.dumps(line)}\n" for line in (record, nobody)))
+    assert len(answers(log, ["agent"])[0]) == 1
+    assert not answers(log, ["agent"], lost={"lost-one"})[0]
