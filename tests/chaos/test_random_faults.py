@@ -21,6 +21,7 @@ def chaos(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.timeout(400)
 def test_all_is_right_after_random_faults() -> None:
     done = chaos("--seed=3", "--minutes=0.5", "--qemu-vms=4", "--moving-vms=4", "--test-vms=40")
     assert done.returncode == 0, done.stdout

@@ -26,7 +26,7 @@ from chaos.deeds import DEEDS, Deed
 from chaos.report import Figures, summary
 from chaos.stage import Stage, Vm
 from chaos.stories import NotReachedError
-from chaos.troubles import TROUBLES, Trouble
+from chaos.troubles import CARELESS, TROUBLES, Trouble
 from lab import LabError, processes
 
 ROUND_S = 25.0
@@ -36,6 +36,7 @@ MOST_AT_ONE_THING = 3
 """How many faults of a round may hit the same: they come one after another."""
 REFUSED = (libvirt.libvirtError, ApiException, urllib3.exceptions.HTTPError, NotReachedError)
 FOR_EVER_S = 86400.0
+OLD_VOUCHING = "  of these under a vouching that had stayed"
 CERTIFICATE_ENDED = "client certificate ended, after it was renewed"
 
 
@@ -170,6 +171,7 @@ class Play:
         figures.runs = stage.runs.count
         figures.minutes = (time.monotonic() - self._begin_s) / 60
         figures.done[CERTIFICATE_ENDED] = stage.certificates.ended
+        figures.done[OLD_VOUCHING] = stage.old_vouchings
         figures.effects = effects(stage)
 
 
@@ -238,6 +240,8 @@ def main(
         found.append(str(error))
     found += figures.accusations()
     found += leaks(figures.footprints)
+    if CARELESS in faults:
+        faults.insert(faults.index(CARELESS) + 1, OLD_VOUCHING)
     click.echo(summary(figures, [*faults, *(deed.name for deed in DEEDS)]))
     if found:
         again = f"again: make chaos SEED={seed} MINUTES={minutes:g}; all logs are in {folder}"

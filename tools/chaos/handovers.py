@@ -27,7 +27,9 @@ def careless(stage: Stage, dice: random.Random) -> Iterator[None]:
     vm = _choose(stage, dice, lambda vm: vm.vouched == vm.node)
     stage.patch(vm, {"spec": {"powerState": "Running"}})
     until(lambda: bool(stage.qemu_pids(vm)), f"{vm.name} does not run")
+    vouched = vm.vouched == vm.node
     _hand_over(stage, vm)
+    stage.old_vouchings += vouched
     yield
 
 

@@ -11,6 +11,7 @@ from chaos.judge import Verdict
 from chaos.stage import Footprint, Guilt
 
 ENOUGH_AN_HOUR = 20
+ACCUSATIONS_SHOWN = 20
 FOOTPRINT_EVERY_S = 300.0
 
 
@@ -46,18 +47,20 @@ class Figures:
         return [one for one in self.double_runs if one.act]
 
     def accusations(self) -> list[str]:
-        """Whatever agents must not have done, in a line each."""
-        return [
-            *(f"unjustified: {_told(one)}: {one.why_not}" for one in self.unjustified),
+        """Whatever agents must not have done, in a line each; of very many, the first ones."""
+        found = [
             *(f"double run: {_told(one.act)} on {_double(one)}" for one in self.double_runs if one.act),
+            *(f"unjustified: {_told(one)}: {one.why_not}" for one in self.unjustified),
         ]
+        more = len(found) - ACCUSATIONS_SHOWN
+        return [*found[:ACCUSATIONS_SHOWN], *([f"and {more} more"] if more > 0 else [])]
 
 
 def summary(figures: Figures, expected: list[str]) -> str:
     """The figures; `expected` are the names of all that was to come."""
     times, ages_s = figures.right_after_s or [0.0], figures.ages_s or [0.0]
     enough = math.ceil(ENOUGH_AN_HOUR * figures.minutes / 60)
-    few = [f"{name} ({figures.done[name]})" for name in expected if figures.done[name] < enough]
+    few = [f"{name.strip()} ({figures.done[name]})" for name in expected if figures.done[name] < enough]
     return "\n".join(
         (
             "",

@@ -126,6 +126,8 @@ class Stage:
     certificate_life_s: float = LIFE_S
     """Of the client certificate that one of the agents logs in by."""
     vms: list[Vm] = field(default_factory=list)
+    old_vouchings: int = 0
+    """How many VMs were handed over while they ran, under a vouching for their node that had stayed in place."""
 
     def __enter__(self) -> Self:
         with ExitStack() as ends:

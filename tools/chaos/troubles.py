@@ -17,6 +17,7 @@ from chaos.stories import until
 from lab.controlplane import COMPONENTS
 from lab.processes import paused
 
+CARELESS = "hand-over of a VM that runs"
 CLOCK_STEPS_S = (-1800, 7200)
 KILLED_NODES = QEMU_NODES
 """The agent of the third node is never ended, so that there is one that lives as long as the run."""
@@ -260,7 +261,7 @@ TROUBLES = (
     Trouble("storm of 503 with Retry-After", _hits("relay"), 1, 6, storm(HTTPStatus.SERVICE_UNAVAILABLE, told=True)),
     Trouble("answers to reports lost", _hits("relay"), 3, 8, status_answers_lost, share=2),
     Trouble("hand-over in good order", _hits("moving"), 0, 1, in_order, share=2, moves=True),
-    Trouble("hand-over of a VM that runs", _hits("moving"), 1, 5, careless, moves=True),
+    Trouble(CARELESS, _hits("moving"), 1, 5, careless, moves=True),
     Trouble(
         "hand-over with an open start", _hits("moving", "starts"), 1, 6, while_starting(cut=False), share=2, moves=True
     ),
