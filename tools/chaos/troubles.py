@@ -261,7 +261,7 @@ TROUBLES = (
     Trouble("storm of 503 with Retry-After", _hits("relay"), 1, 6, storm(HTTPStatus.SERVICE_UNAVAILABLE, told=True)),
     Trouble("answers to reports lost", _hits("relay"), 3, 8, status_answers_lost, share=2),
     Trouble("hand-over in good order", _hits("moving"), 0, 1, in_order, share=2, moves=True),
-    Trouble(CARELESS, _hits("moving"), 1, 5, careless, moves=True),
+    Trouble(CARELESS, _hits("moving"), 1, 5, careless, share=2, moves=True),
     Trouble(
         "hand-over with an open start", _hits("moving", "starts"), 1, 6, while_starting(cut=False), share=2, moves=True
     ),
