@@ -219,6 +219,9 @@ class Reconciler:
                     continue  # its pass has gone on, or the watch tells what has been written in between
                 except (Transient, Rejected) as error:
                     log.warning(f"{key}: could not be reported while libvirt does not answer: {error}", vm=str(key))
+                finally:
+                    # Its own pass may have ended while this was written, and then has found nothing to write.
+                    self._queue.add(key)
 
     def hanging(self, verb: Verb) -> int:
         """How many acts of this kind hang in libvirt."""

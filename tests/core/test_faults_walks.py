@@ -94,7 +94,7 @@ class Walk:
         self.sent = step.act.verb if step.act else None
         return step
 
-    def happens(self, what: str, *how: object) -> None:
+    def happens(self, what: str, *how: object) -> None:  # noqa: PLR0912 - one happening a case
         vm = self.vm
         match what, *how:
             case (("look" | "off"), seen, float(after_s)):

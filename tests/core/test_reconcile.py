@@ -177,3 +177,15 @@ def test_a4_from_the_second_conflict_in_a_row_there_is_backoff() -> None:
     works(node)
     assert [verb for _, verb in node.judge.done] == [Verb.SHUTDOWN]
     assert not agent.reconciler._conflicts
+
+
+def test_a_vm_that_was_reported_beside_its_pass_is_looked_at_again() -> None:
+    """Its pass may have ended while that report was on its way, and then has found nothing to write."""
+    node = node_with("web", powerState="Running")
+    node.agent.reconciler._looks[key("web")] = node.clock() - LOOK_PATIENCE_S - 1
+    node.agent.reconciler.tell_overdue()
+    assert reason_of(node, "web") == Reason.HYPERVISOR_BUSY
+    node.agent.reconciler._looks.clear()
+    while node.agent.passes():
+        pass
+    assert reason_of(node, "web") == Reason.IN_SYNC
