@@ -170,7 +170,7 @@ class LibvirtHost:
                 return Result.STALE
             if self._blocked():  # since it was decided on: libvirt may have let the look wait for long
                 return Result.STALE
-            if seen.lingers or (act.verb.starts and self._pid_files.qemu(seen.uuid, seen.name) is Qemu.ALIVE):
+            if seen.lingers or (act.verb.starts and seen.phase.off and self._lives(seen)):
                 return Result.STALE
             try:
                 self._do(act.verb, connection, seen)
@@ -185,6 +185,10 @@ class LibvirtHost:
                         return Result.ALREADY
                 raise Rejected(text(error)) from error
             return Result.DONE
+
+    def _lives(self, domain: Domain) -> bool:
+        """A QEMU of this domain, which libvirt shows off, is still there."""
+        return self._pid_files.qemu(domain.uuid, domain.name) is Qemu.ALIVE
 
     def _do(self, verb: Verb, connection: libvirt.virConnect, domain: Domain) -> None:
         handle = connection.lookupByUUID(domain.uuid.bytes)
