@@ -1,4 +1,7 @@
-"""The three ways in which the world says no; adapters raise nothing else."""
+"""The three ways in which the world says no: Transient, with two kinds of its own, Rejected and Vanished.
+
+Adapters raise nothing else.
+"""
 
 
 class Transient(Exception):

@@ -75,7 +75,7 @@ class OperationType(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why Ready is as it is: the same word in the condition, the log and the metric label."""
+    """Why Ready is as it is: the same word in the condition, in the notes of Events and in the log."""
 
     IN_SYNC = "InSync"
     OBSERVED = "Observed"

@@ -25,7 +25,8 @@ from controller.starts import OFF_CONFIRM_S
 BESIDE = {"backup"}
 """Jobs beside which libvirt lets a domain be shut down or destroyed, and that lose nothing but themselves by it."""
 CALL_PATIENCE_S = 5.0
-"""An act that has not returned for so long is told as HypervisorBusy; a start takes about half a second."""
+"""An act that has not returned for so long is told as HypervisorBusy; a start, which takes about half a second, as
+Starting and since when."""
 
 
 def due(

@@ -1,7 +1,7 @@
 """One pass over one VM: observe, decide, report, act.
 
 The report goes out before the act: it tells users, it records what is about to be done, and its success proves that
-the object is current. At most one act a pass; then look again. The adapters are behind three protocols in our words.
+the object is current. At most one act a pass; then look again. The adapters are behind protocols in our words.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ from controller.pacing import Brake, Pace
 from controller.settings import Waits
 
 LOOK_PATIENCE_S = 5.0
-"""A look that libvirt has not answered for so long is told as LibvirtUnreachable, for that VM alone."""
+"""A look that libvirt has not answered for so long is told, for that VM alone: as HypervisorBusy if libvirt has
+answered about another VM since, else as LibvirtUnreachable."""
 
 log = structlog.get_logger()
 

@@ -3,12 +3,12 @@
 A stop is an intent, and can be dropped. A start is a fact about a call: once libvirt may have it, nothing but the end
 of that call ends the record, whatever the user wants meanwhile. The record ends when
 
-- the domain is seen on;
+- the domain is seen on, and no call of this process is out;
 - libvirt's refusal is known;
 - nothing was called: this process knows that it did not, or that the domain was not as expected;
-- the host has booted since;
+- the host has booted since, or there is no such domain any more;
 - the domain is seen off after the call is over: it returned, or libvirtd was started since, or two looks some seconds
-  apart on one connection show it off.
+  apart on one connection show it off. Only an agent that may act ends it by the last two.
 
 A record that was left over by a dead agent, or whose call got no answer, is executed again while the VM is wanted on:
 libvirt starts a domain once, however often it is asked.

@@ -1,7 +1,8 @@
 """The connections to libvirt: opened, kept alive, listened to, and closed in order.
 
-Three threads meet here: libvirt's event loop, which only notes and names; the keeper, which connects and disconnects;
-and whoever asks for a connection. A connection belongs to a generation, so that news of an old one change nothing.
+Threads of four kinds meet here: libvirt's event loop, which only notes and names; the keeper, which connects and
+disconnects; one for each connection that is opened on demand; and whoever asks for a connection. A connection belongs
+to a generation, so that news of an old one change nothing.
 """
 
 from __future__ import annotations

@@ -121,7 +121,10 @@ class LibvirtHost:
         self._traits.pop(uuid, None)
 
     def look(self, address: Address) -> Domain | Absent | Replaced:
-        """See one domain as it is now: two calls, and one more of a domain that is off. Raises Transient."""
+        """See one domain as it is now. Raises Transient.
+
+        Two calls, one more of a domain that is off, and two more of one whose definition is not known yet.
+        """
         with self._hypervisor.query() as connection:
             return self._look(connection, address)
 

@@ -13,7 +13,8 @@ from controller.errors import Rejected
 from controller.kube.access import Access
 
 REREAD_S = 30.0
-"""How often everything is read again. What is exchanged so long before the old one ends is taken up without a 401."""
+"""Whoever asks when what was read is older has everything read again. What is exchanged so long before the old one ends
+is taken up without a 401."""
 RENEW_PAUSE_S = 1.0
 """How often a refusal makes it be read again at most: each may start an exec plugin."""
 
