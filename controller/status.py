@@ -145,7 +145,8 @@ def _remembered(s: Situation, verdict: Verdict, status: Status) -> Memory:
     if not (verdict.verb and verdict.verb.starts):
         return memory
     counted = status.restart_count > s.status.restart_count
-    return replace(memory, start=status.operation, start_called=False, start_counted=counted)
+    # What was seen of it before the call says nothing of how the call ends.
+    return replace(memory, start=status.operation, start_called=False, start_counted=counted, off_since=None)
 
 
 def _served(s: Situation, verdict: Verdict) -> bool:

@@ -18,6 +18,7 @@ from controller.codec import parse_status, render_status
 from controller.model import (
     Absent,
     DesiredPowerState,
+    Domain,
     Evidence,
     Outcome,
     Phase,
@@ -390,6 +391,10 @@ def lasts_s(outage: Outage) -> float:
 LAST_S = [lasts_s(outage) for outage in OUTAGES]
 
 
+def is_off(seen: Sighting) -> bool:
+    return isinstance(seen, Domain) and seen.phase.off
+
+
 def run(desired: DesiredPowerState, policy: RestartPolicy, story: list[Look], *, disturbed: bool) -> list[Done]:
     """What the agent does, and when: with the outages, or with as much time and no look in their place.
 
@@ -402,7 +407,8 @@ def run(desired: DesiredPowerState, policy: RestartPolicy, story: list[Look], *,
     acts: list[Done] = []
     for look in story:
         next_s = vm.at_s + max(look.after_s, LAST_S[look.outage])
-        seen = look.seen or seen
+        if look.seen and not (is_off(seen) and is_off(look.seen)):  # what is off stays as it is
+            seen = look.seen
         for name, value in look.change:
             (vm.annotate if name == "holds" else vm.change)(**{name: value})
         steps = []
@@ -415,6 +421,7 @@ def run(desired: DesiredPowerState, policy: RestartPolicy, story: list[Look], *,
         for step in steps:
             own = step.status.last_stop is not None and step.status.last_stop.cause is StopCause.AGENT
             if step.act:
+                vm.memory = replace(vm.memory, start_called=step.act.verb.starts)
                 acts.append(Done(vm.at_s, step.act.verb, vm.vm.desired, ordered or (own and step.act.verb.starts)))
     return acts
 

@@ -175,6 +175,19 @@ def test_a1_an_outage_between_the_two_looks_begins_the_wait_anew() -> None:
     assert vm.look(Phase.STOPPED, after_s=10).reason is Reason.IN_SYNC
 
 
+def test_a1_looks_from_before_the_call_confirm_nothing() -> None:
+    """It has been off for long; the connection was lost in the call, and was there again before the next look."""
+    vm = Vm(STOPPED).in_sync()
+    vm.change(desired=RUNNING)
+    assert verb(vm.look(Phase.STOPPED, after_s=60)) is Verb.START
+    vm.change(desired=STOPPED)
+    lost = Outcome(Verb.START, Result.UNKNOWN, "the connection was lost")
+    step = vm.look(Phase.STOPPED, outcome=lost)
+    assert (step.reason, step.recheck_s) == (Reason.STARTING, 10.0)
+    assert vm.look(Phase.STOPPED, after_s=9).status.operation
+    assert vm.look(Phase.STOPPED, after_s=1).reason is Reason.IN_SYNC
+
+
 def test_a1_a_look_while_a_call_is_out_confirms_nothing() -> None:
     vm = starting()
     vm.agent_restarts()
