@@ -59,6 +59,8 @@ UNLISTABLE_S = 30.0, 60.0
 """The first and the longest wait after a list that failed, where there has been a good one."""
 STALE_S, STALE_PERIODS = 600.0, 2
 """How old the last list of objects may be, or how many periods of such lists if that is longer."""
+LISTED_WITHIN_PERIODS = 3
+"""A libvirt that has not been listed for so many periods is not looked after: events alone are no proof."""
 OVERDUE_EVERY_S = 1.0
 """How often it is seen to that looks return."""
 
@@ -117,6 +119,8 @@ class Agent:
         self._outage = Outage(settings.relist_spread_s)
         self._unlistable = Backoff(uniform=random.uniform)
         self._listed_s = float("-inf")
+        self._relisted_s = time.monotonic()
+        """When libvirt was last listed; the first listing has its time too."""
         self._listings_of_the_watch = 0
         self._lease_keeper = Periodic("lease", HAND_RETRY_S, self._keep_lease)
         self._periodic = [self._api_resync, self._hand_keeper, self._knocker, self._libvirt_resync, self._overdue]
@@ -244,6 +248,7 @@ class Agent:
             return 5.0
         for vm in self._comparison.out_of_step(self._store.vms(), domains):
             self._queue.add(vm.key)
+        self._relisted_s = began_s
         self._metrics.resynced("libvirt", time.monotonic() - began_s)
         return None
 
@@ -407,7 +412,11 @@ class Agent:
     # --- readiness: None, or a sentence why not
 
     def _libvirt_unready(self) -> str | None:
-        return None if self._hypervisor.connected else f"libvirt at {self._settings.libvirt_uri} does not answer"
+        if not self._hypervisor.connected:
+            return f"libvirt at {self._settings.libvirt_uri} does not answer"
+        old_s = time.monotonic() - self._relisted_s
+        late = old_s > LISTED_WITHIN_PERIODS * self._settings.resync_libvirt_s
+        return f"libvirt has not been listed for {LISTED_WITHIN_PERIODS} periods of --resync-libvirt" if late else None
 
     def _objects_unready(self) -> str | None:
         if not self._listed.is_set():
@@ -422,7 +431,7 @@ class Agent:
     def _hand_unready(self) -> str | None:
         if self._settings.observe_only or self._hand.held:
             return None
-        return f"Another process acts on this libvirt: {self._hand.holder}."
+        return f"{self._hand.hindrance}."
 
     def _lease_unready(self) -> str | None:
         return (self._lease.blocked or None) if self._lease else None

@@ -288,7 +288,7 @@ def _time(text: object) -> datetime | None:
         time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         return None
-    return time if time.year <= LAST_YEAR else None
+    return time if EPOCH.year <= time.year <= LAST_YEAR else None
 
 
 def _uuid(text: object) -> UUID | None:
@@ -365,7 +365,10 @@ def _operation(raw: Json) -> Operation | None:
     kind = _word(OperationType, raw.get("type"))
     start, deadline = _time(raw.get("startTime")), _time(raw.get("deadline"))
     attempt = _whole(raw.get("attempt"), 1)
-    if kind is None or start is None or (deadline is None and attempt is None):
+    starts = kind is OperationType.START or attempt is not None
+    if starts and start is None:
+        start = EPOCH  # a start that was called stays a fact, whatever became of its time
+    if kind is None or start is None or (deadline is None and not starts):
         return None
     return Operation(kind, start, deadline, _whole(raw.get("domainID"), 0), attempt)
 

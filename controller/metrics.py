@@ -89,7 +89,7 @@ class Metrics:
                 self.power_operations.labels(verb.name.lower(), result.value)
         hanging = Gauge(
             "virtsync_power_operations_hanging",
-            "Acts on domains that have not returned for longer than they take: a start 30 s, a forced stop 10 s.",
+            "Acts on domains out for longer than they take: a start 30 s, a restore 300 s, a forced stop 10 s.",
             ["operation"],
             registry=registry,
         )

@@ -12,14 +12,15 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class Hand:
-    """The right to act on a libvirt. One thread asks for it; any may read `held` and `holder`."""
+    """The right to act on a libvirt. One thread asks for it; any may read `held` and `hindrance`."""
 
     def __init__(self, folder: Path | None) -> None:
         """`folder` is that of the socket; None for a libvirt within this process, which nobody else can reach."""
         self._folder = folder
         self._file: int | None = None
         self.held = folder is None
-        self.holder = "nobody has answered yet"
+        self.hindrance = "This agent has not asked yet whether another process acts on this libvirt"
+        """Why it is not held, as a sentence without its full stop."""
         self.lock = ""
         """The name of the lock while it is held: on this machine, in this boot, it is that of no other."""
 
@@ -36,12 +37,17 @@ class Hand:
         try:
             file = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            self.holder = f"{self._folder} cannot be opened ({error.strerror})"
+            self.hindrance = (
+                f"Nobody can tell whether another process acts on this libvirt: {self._folder} cannot be opened "
+                f"({error.strerror})"
+            )
             return False
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self.holder = f"process {_holder(file)} has the lock on {self._folder}"
+            self.hindrance = (
+                f"Another process acts on this libvirt: process {_holder(file)} has the lock on {self._folder}"
+            )
             os.close(file)
             return False
         self._file, self.lock, self.held = file, _lock(file), True

@@ -13,7 +13,6 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -53,8 +52,6 @@ class Access:
     certificate: bytes | None = field(default=None, repr=False)
     key: bytes | None = field(default=None, repr=False)
     """Those of the user, as PEM."""
-    expires: datetime | None = field(default=None, compare=False)
-    """When the login ends, as far as its source says."""
 
     @cached_property
     def headers(self) -> dict[str, str]:

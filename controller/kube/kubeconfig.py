@@ -163,7 +163,7 @@ class Kubeconfig:
         if refused or not self._given or self._given[0] != plugin or not self._given[1].fresh():
             self._given = plugin, _run(plugin, cluster, self._file.parent, self._environ)
         given = self._given[1]
-        access = replace(access, authorization=f"Bearer {given.token}" if given.token else None, expires=given.expires)
+        access = replace(access, authorization=f"Bearer {given.token}" if given.token else None)
         return replace(access, certificate=given.certificate, key=given.key) if given.certificate else access
 
 

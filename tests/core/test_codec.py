@@ -416,3 +416,10 @@ def test_a_label_that_means_a_hold_is_one() -> None:
 @pytest.mark.parametrize("key", ["virtsync.dev/confirmed-off", "virtsync.dev/holdover", "hold.example.com/ann", "hold"])
 def test_what_does_not_mean_a_hold_is_none(key: str) -> None:
     assert held(annotations={key: "x"}).holds == ()
+
+
+@pytest.mark.parametrize("time", [None, "soon", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"])
+def test_a_start_on_record_is_a_fact_whatever_its_time_says(time: str | None) -> None:
+    operation = parse_status({"operation": {"type": "Start", "startTime": time}}).operation
+    assert operation
+    assert operation.starts

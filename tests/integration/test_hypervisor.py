@@ -1059,7 +1059,7 @@ def test_the_hand_is_one_until_its_process_dies(tmp_path: Path) -> None:
         assert other.stdout.readline() == "True\n"
         hand = Hand(tmp_path)
         assert not hand.hold()
-        assert f"process {other.pid} (" in hand.holder
+        assert f"process {other.pid} (" in hand.hindrance
         other.kill()
         other.wait()
         assert hand.hold()
@@ -1075,7 +1075,7 @@ def test_the_hand_is_one_until_its_process_dies(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_yet_is_no_hand(tmp_path: Path) -> None:
     hand = Hand(tmp_path / "missing")
     assert not hand.hold()
-    assert "No such file" in hand.holder
+    assert "No such file" in hand.hindrance
     (tmp_path / "missing").mkdir()
     assert hand.hold()
     hand.release()
