@@ -112,6 +112,8 @@ def is_stale(report: Status) -> bool:
     """Its host could not be seen, had not been heard of, or was at work on the VM, when it last said that it is off."""
     if report.decided_reason == Reason.PENDING:
         return False
+    if not report.decided_reason and report.reason == Reason.STARTING:  # an older version kept no record of a start
+        return True
     # HandoverUnconfirmed: so it was found before; no agent of that host has written since.
     if {Reason.HANDOVER_UNCONFIRMED, *AT_WORK} & {report.reason, report.decided}:
         return True

@@ -191,7 +191,7 @@ def _doubt(s: Situation) -> str:
     """Why a report of "off" is not enough."""
     if s.history.operation and s.history.was_off:
         return ", with a start on record whose result is not known"
-    if s.history.was_off and AT_WORK & {s.history.reason, s.history.decided}:
+    if s.history.was_off and (AT_WORK | {Reason.STARTING}) & {s.history.reason, s.history.decided}:
         return ", while libvirt there was still at work on it"
     return ", but could not see it then or has not been heard of since" if s.history.was_off else ""
 

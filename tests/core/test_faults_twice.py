@@ -486,6 +486,24 @@ def test_a_hold_on_the_former_node_is_remembered_though_its_report_forbids_the_s
     assert (step.reason, [notice.reason for notice in step.notices]) == (Reason.SETTLING, ["HoldReleased"])
 
 
+@pytest.mark.parametrize("between", HERE, ids=lambda seen: f"{type(seen).__name__} {getattr(seen, 'phase', '')}")
+def test_a1_a_start_by_the_former_version_is_no_off_though_it_has_no_record(between: Sighting) -> None:
+    vm = Vm(STOPPED).in_sync()
+    vm.change(desired=RUNNING)
+    assert vm.look(Phase.STOPPED).reason is Reason.STARTING
+    vm.edit(run_transition_time=None, decided_reason="", host_uuid=None, operation=None)
+    vm.moves_to("node-b")
+    step = vm.look(FORGOTTEN)
+    assert unconfirmed(step)
+    assert "Stopped, while libvirt there was still at work on it" in step.message
+    for seen in (FORGOTTEN, between, FORGOTTEN, between, FORGOTTEN):
+        step = vm.look(seen, after_s=60)
+        assert step.act is None
+    assert unconfirmed(step)
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+
+
 def test_a_qemu_that_has_not_ended_on_the_former_node_is_no_off() -> None:
     """Rule 5, on another node: libvirt's word "off" is not enough there either."""
     vm = Vm()
