@@ -18,7 +18,7 @@ import pytest
 from chaos.judge import asked
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
-from lab.world import Json, World, moment, ready_of, reason_of, runs, until
+from lab.world import Json, World, cause_of, moment, power_of, ready_of, reason_of, runs, until
 
 REPOSITORY = Path(__file__).parents[2]
 BEFORE = "d2d1f1e1a5cc7cc42de576e3689f00816a99bd97"
@@ -152,6 +152,38 @@ def test_stops_in_flight_are_taken_over(world: World, older: Env) -> None:
     assert asked_since(acts) == {stopping: ["SHUTDOWN"], restarting: ["SHUTDOWN"], gone: ["START"]}
 
 
+def test_reboot_between_the_versions(world: World, older: Env) -> None:
+    on, held, done, stopping = started(world, "on", "held", "done", "stopping")
+    world.apply(on, held, powerState="Running")
+    world.apply(done, powerState="Running", restartPolicy="Never")
+    world.apply(stopping, powerState="Running", shutdown=NEVER_DUE)
+    hold(world, held)
+    old = world.start_agent(env=older)
+    until_told(world, "InSync", on, held, done, stopping)
+    done.poweroff()
+    until_told(world, "Completed", done)
+    stopping.ignore_power_button()
+    world.patch(stopping, powerState="Stopped")
+    world.until_act(stopping, "SHUTDOWN done")
+    old.stop()
+    acts = asked_so_far(on, held, done, stopping)
+    world.libvirtd.halt()
+    for guest in (on, held, stopping):
+        guest.kill()
+    world.libvirtd.start()
+
+    # It knows the host's UUID and the former report tells none: the same host, in another boot.
+    world.start_agent(boot_id="second-boot")
+
+    for guest, reason in {held: "Held", done: "Completed", stopping: "InSync"}.items():
+        assert ready_of(until_present(world, guest))["reason"] == reason, guest.name
+    for guest, cause in {on: "NodeReboot", held: "NodeReboot", done: "Guest", stopping: "NodeReboot"}.items():
+        assert cause_of(until_present(world, guest)) == cause, guest.name
+    world.until(on, runs, "started")
+    world.outlast_settling()
+    assert asked_since(acts) == {on: ["START"]}
+
+
 @pytest.mark.parametrize("libvirt_away", [False, True], ids=["held", "unreachable"])
 def test_hold_released_between_the_versions(world: World, older: Env, *, libvirt_away: bool) -> None:
     to_stop, to_start, to_accept = guests = started(world, "to-stop", "to-start", "to-accept")
@@ -214,6 +246,36 @@ def test_node_handover_from_the_version_before(world: World, libvirtd_b: Libvirt
     world.until(on_a, lambda vm: runs(vm) and vm["status"]["nodeName"] == b, "running on b")
     assert asked_of(on_b) == ["START"]
     assert asked_of(on_a) == ["START"]  # by this test
+
+
+def test_node_handover_during_a_start_by_the_version_before(world: World, libvirtd_b: Libvirtd, older: Env) -> None:
+    a, b = world.node, f"{world.node}-b"
+    on_a = world.define()
+    on_b = world.define(libvirtd=libvirtd_b, uuid=on_a.uuid)
+    world.apply(on_a, powerState="Stopped")
+    old = world.start_agent(env=older)
+    until_told(world, "InSync", on_a)
+    world.start_agent(node=b, uri=libvirtd_b.uri)
+    with hanging_starts(on_a):
+        world.patch(on_a, powerState="Running")
+        until_hanging(on_a)
+        old.kill()
+        # All that it has told of its start: it keeps no record of one.
+        report = world.get(on_a)
+        assert (power_of(report), reason_of(report)) == ("Stopped", "Starting")
+        assert not report["status"].keys() & {*NEW_FIELDS, "operation"}
+        world.patch(on_a, nodeName=b)
+        unconfirmed = world.until_ready(on_a, "HandoverUnconfirmed")
+        assert (
+            f"{a} last reported it Stopped, while libvirt there was still at work on it"
+            in ready_of(unconfirmed)["message"]
+        )
+    # Not only the first look finds that in the report.
+    world.patch(on_a, restartPolicy="OnFailure")
+    until_told(world, "HandoverUnconfirmed", on_a)
+    on_a.wait_until_booted()
+    assert asked_of(on_a) == ["START"]
+    assert asked_of(on_b) == []
 
 
 @pytest.mark.timeout(400)
