@@ -86,9 +86,9 @@ def dead(world: World, proxy: Proxy, witness: Guest) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("fault", "unanswered"),
     [
-        pytest.param("dead", 15, id="dead"),
+        pytest.param("dead", 5, id="dead"),
         pytest.param("hangs", 2, id="hangs"),
-        pytest.param("dead", 80, id="dead-for-a-minute", marks=pytest.mark.long),
+        pytest.param("dead", 15, id="dead-for-a-minute", marks=pytest.mark.long),
     ],
 )
 def test_apiserver_down(world: World, libvirtd: Libvirtd, proxy: Proxy, fault: str, unanswered: int) -> None:
