@@ -387,8 +387,9 @@ def _operation(  # noqa: PLR0911 - one rule a line
     if seen.lingers:
         return operation
     # libvirtd gives out its ids anew when it restarts while nothing runs.
-    other_run = seen.id != operation.domain_id or starts.began_since(seen.run_since, operation)
-    if other_run or _recalled_and_over(operation, view, memory):
+    watched = memory.pursuit is not None and memory.pursuit.start_time == operation.start_time
+    other_run = not watched and starts.began_since(seen.run_since, operation, view.now)
+    if seen.id != operation.domain_id or other_run or _recalled_and_over(operation, view, memory):
         return None
     if history.reason in UNSEEN:
         return begun(operation.type, seen, vm.shutdown, view.now)

@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from controller.model import (
     Domain,
     Memory,
+    Now,
     Operation,
     OperationType,
     Phase,
@@ -73,9 +74,12 @@ def follow(history: Status, view: View, memory: Memory) -> Start:
     return _unanswered(history, seen, view, memory)
 
 
-def began_since(began: datetime | None, operation: Operation) -> bool:
-    """Whether something began after this record was written, as far as times in whole seconds tell."""
-    return began is not None and began >= operation.start_time + timedelta(seconds=1)
+def began_since(began: datetime | None, operation: Operation, now: Now) -> bool:
+    """Whether something began after this record was written, as far as times in whole seconds tell.
+
+    A beginning that is yet to come was written while the clock was ahead, and tells nothing.
+    """
+    return began is not None and operation.start_time + timedelta(seconds=1) <= began <= now.wall
 
 
 def _is_uncalled(memory: Memory) -> bool:
@@ -104,7 +108,7 @@ def _unanswered(history: Status, seen: Domain, view: View, memory: Memory) -> St
         return pending
     if view.vm.wants_on and not view.vm.holds:
         return Start(operation, again=operation)
-    restarted = began_since(view.node.libvirtd_since, operation)
+    restarted = began_since(view.node.libvirtd_since, operation, view.now)
     since = memory.off_since or view.now
     left_s = view.now.until(since.plus(OFF_CONFIRM_S))
     return Start() if restarted or left_s <= 0 else replace(pending, recheck_s=left_s)

@@ -332,8 +332,26 @@ def test_rule_8_the_same_id_in_a_younger_process_is_another_run() -> None:
     vm.agent_restarts()
     same = replace(domain(Phase.RUNNING, 1), run_since=operation.start_time - timedelta(seconds=60))
     assert vm.look(same).status.operation
-    step = vm.look(replace(same, run_since=operation.start_time + timedelta(seconds=1)))
+    vm.agent_restarts()
+    step = vm.look(replace(same, run_since=operation.start_time + timedelta(seconds=1)), after_s=2)
     assert (step.reason, step.act, step.status.operation) == (Reason.IN_SYNC, None, None)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_rule_8_a_run_that_began_while_the_clock_was_ahead_is_stopped_with_one_grace(*, restarts: bool) -> None:
+    """As after a boot with an RTC that holds local time: its pid file is of the future, and for a while of the past."""
+    vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
+    began = replace(domain(Phase.RUNNING, 1), run_since=T0 + timedelta(seconds=40))
+    vm.change(desired=STOPPED)
+    assert verb(vm.look(began, after_s=5)) is Verb.SHUTDOWN
+    operation = vm.vm.status.operation
+    if restarts:
+        vm.agent_restarts()
+        assert verb(vm.look(began)) is Verb.SHUTDOWN
+    vm.look(began, outcome=done(Verb.SHUTDOWN))
+    for _ in range(5):
+        assert vm.look(began, after_s=11).status.operation == operation
+    assert verb(vm.look(began, after_s=11)) is Verb.DESTROY
 
 
 # --- A10: the record is not the act -----------------------------------------------------------------------
