@@ -239,10 +239,13 @@ class Reconciler:
     # --- observe
 
     def _observe(self, vm: VirtualMachine) -> View:
-        seen = self._look(vm)
-        view = self._view(vm, seen)
+        locked = self._acting.locked(vm.address.uuid)
+        seen = locked or self._look(vm)
         uuid = seen.uuid if isinstance(seen, Domain) else vm.address.uuid
         outcome, call = self._acting.news(vm.key, uuid)
+        if locked and not self._acting.locked(uuid):  # it has returned meanwhile
+            seen = self._look(vm)
+        view = self._view(vm, seen)
         return replace(
             view,
             memory=replace(view.memory, outcome=outcome) if outcome else view.memory,
@@ -252,8 +255,6 @@ class Reconciler:
         )
 
     def _look(self, vm: VirtualMachine) -> Sighting:
-        if locked := self._acting.locked(vm.address.uuid):
-            return locked
         try:
             with self._asking(vm.key):
                 seen = self._host.look(vm.address)

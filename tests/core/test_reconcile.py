@@ -1,6 +1,7 @@
 """What a pass does between its ends, which are simulated: found by the simulation, and kept."""
 
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
@@ -189,3 +190,26 @@ def test_a_vm_that_was_reported_beside_its_pass_is_looked_at_again() -> None:
     while node.agent.passes():
         pass
     assert reason_of(node, "web") == Reason.IN_SYNC
+
+
+def test_a_forced_stop_that_returns_during_a_look_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the domain was like when the call began is no news of it once the call has returned."""
+    node = node_with("web", powerState="Running")
+    node.api.edit(key("web"), {"powerState": "Stopped", "shutdown": {"mode": "Force"}})
+    agent = node.agent
+    agent.hears_watch()
+    assert agent.passes()
+    locked = agent.reconciler._acting.locked
+
+    def returns(uuid: UUID | None) -> Domain | None:
+        domain = locked(uuid)
+        while node.calls_go_on():
+            pass
+        return domain
+
+    monkeypatch.setattr(agent.reconciler._acting, "locked", returns)
+    agent.queue.add(key("web"))
+    assert agent.passes()
+    assert [call for call in agent.calls if not call.begun] == []
+    works(node)
+    assert [verb for _, verb in node.judge.done] == [Verb.DESTROY]
