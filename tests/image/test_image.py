@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cluster.cluster import search_unpacked
 from controller import __version__
 
 pytestmark = pytest.mark.e2e
@@ -116,6 +117,7 @@ class Image:
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     assert ARCHIVE.exists(), f"{ARCHIVE} is missing: run `make image`."
+    search_unpacked()
     folder = tmp_path_factory.mktemp("image")
     try:
         yield Image(ARCHIVE, folder)

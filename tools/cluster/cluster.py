@@ -138,7 +138,7 @@ class Cluster:
     def _check(self) -> None:
         if os.geteuid() != 0:
             raise LabError("A cluster needs root: its nodes have mounts, networks and cgroups of their own.")
-        _search_also(UNPACKED)
+        search_unpacked()
         missing = [name for name in PROGRAMS if not shutil.which(name)]
         missing += [] if CNI_PLUGIN.exists() else [str(CNI_PLUGIN)]
         if missing:
@@ -188,8 +188,7 @@ class Cluster:
             raise LabError(f"Something is left behind:\n{last_lines(self.folder / 'janitor.log')}")
 
 
-def _search_also(folder: Path) -> None:
-    """Look for programs in this folder too, after all others."""
+def search_unpacked() -> None:
+    """Look for programs also where `make cluster-setup` unpacks them, after all other places."""
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    if str(folder) not in folders:
-        os.environ["PATH"] = os.pathsep.join([*folders, str(folder)])
+    os.environ["PATH"] = os.pathsep.join(dict.fromkeys([*folders, str(UNPACKED)]))
