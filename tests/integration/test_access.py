@@ -4,7 +4,6 @@ Each case is tried with both on a real API server. What one of them does not do 
 tests/core/test_kubeconfig.py.
 """
 
-import asyncio
 import base64
 import json
 import queue
@@ -12,7 +11,6 @@ import secrets
 import shutil
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +34,7 @@ from lab.connect import ConnectProxy
 from lab.controlplane import ControlPlane
 from lab.world import HANG_LIMIT_S, until
 from tests.chaos.relay import Relay
+from tests.integration.watching import running
 
 Json = dict[str, Any]
 
@@ -143,16 +142,8 @@ def watching(api: Api) -> Iterator[tuple[Watch, "queue.Queue[Json]"]]:
     """A watch that runs, and what it tells."""
     seen: queue.Queue[Json] = queue.Queue()
     watch = Watch(api, NODE, on_object=seen.put, on_gone=lambda _: None)
-    stop = asyncio.Event()
-    with asyncio.Runner() as runner:
-        thread = threading.Thread(target=runner.run, args=(watch.run(stop),))
-        loop = runner.get_loop()
-        thread.start()
-        try:
-            yield watch, seen
-        finally:
-            loop.call_soon_threadsafe(stop.set)
-            thread.join()
+    with running(watch):
+        yield watch, seen
 
 
 def make(server: ControlPlane) -> str:

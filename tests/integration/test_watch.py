@@ -1,10 +1,7 @@
 """The watch by itself, on a real API server."""
 
-import asyncio
 import getpass
 import queue
-import selectors
-import threading
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,34 +10,20 @@ from controller.kube.config import load
 from controller.kube.watch import Watch
 from lab.proxy import Proxy
 from lab.world import HANG_LIMIT_S, Json, World, until
+from tests.integration.watching import running
 
 
 def test_it_needs_no_name_of_the_user_and_leaves_nothing_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown() -> str:
         raise KeyError("getpwuid(): uid not found: 65532")
 
-    async def run() -> None:
-        await watch.run(stop)
-        # A TLS connection is closed when its peer has answered the goodbye, which is after the watch has ended.
-        async with asyncio.timeout(HANG_LIMIT_S):
-            while len(selector.get_map()) > 1:  # the loop's own
-                await asyncio.sleep(0.01)
-
     monkeypatch.setattr(getpass, "getuser", unknown)
     seen: queue.Queue[Json] = queue.Queue()
     watch = Watch(load(world.controlplane.kubeconfig), world.node, on_object=seen.put, on_gone=lambda _: None)
-    stop, selector = asyncio.Event(), selectors.DefaultSelector()
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
-        loop = runner.get_loop()
-        thread = threading.Thread(target=runner.run, args=(run(),))
-        thread.start()
-        try:
-            guest = world.define()
-            world.apply(guest)
-            assert seen.get(timeout=HANG_LIMIT_S)["metadata"]["name"] == guest.name
-        finally:
-            loop.call_soon_threadsafe(stop.set)
-            thread.join()
+    with running(watch):
+        guest = world.define()
+        world.apply(guest)
+        assert seen.get(timeout=HANG_LIMIT_S)["metadata"]["name"] == guest.name
 
 
 def test_each_ends_after_a_while_and_the_next_needs_no_list_and_no_connection(
@@ -54,25 +37,17 @@ def test_each_ends_after_a_while_and_the_next_needs_no_list_and_no_connection(
         api = load(proxy.kubeconfig(world.controlplane.kubeconfig))
         seen: queue.Queue[Json] = queue.Queue()
         watch = Watch(api, world.node, on_object=seen.put, on_gone=lambda _: None)
-        stop = asyncio.Event()
-        with asyncio.Runner() as runner:
-            loop = runner.get_loop()
-            thread = threading.Thread(target=runner.run, args=(watch.run(stop),))
-            thread.start()
-            try:
-                until(lambda: watch.sight.open, "it does not begin")
-                accepted, asked = proxy.accepted, {watch.sight.asked_s}
+        with running(watch):
+            until(lambda: watch.sight.open, "it does not begin")
+            accepted, asked = proxy.accepted, {watch.sight.asked_s}
 
-                def again() -> bool:
-                    asked.add(watch.sight.asked_s)
-                    return len(asked) > 5
+            def again() -> bool:
+                asked.add(watch.sight.asked_s)
+                return len(asked) > 5
 
-                until(again, "it does not end")
-                assert proxy.accepted == accepted
-                assert watch.sight.listings == 1
-                guest = world.define()
-                world.apply(guest)
-                assert seen.get(timeout=HANG_LIMIT_S)["metadata"]["name"] == guest.name
-            finally:
-                loop.call_soon_threadsafe(stop.set)
-                thread.join()
+            until(again, "it does not end")
+            assert proxy.accepted == accepted
+            assert watch.sight.listings == 1
+            guest = world.define()
+            world.apply(guest)
+            assert seen.get(timeout=HANG_LIMIT_S)["metadata"]["name"] == guest.name
