@@ -182,6 +182,8 @@ def _told(s: Situation, verdict: Verdict) -> tuple[Notice, ...]:
 def _forget_in_s(s: Situation) -> float | None:
     """When a backoff will be forgotten, if the domain runs on until then."""
     since = s.memory.phase_since
-    if not (s.status.backoff and s.phase is Phase.RUNNING and since):
+    # A look that decides nothing forgets nothing either, however late it is: it must not ask to be repeated at once.
+    decides = not s.vm.misunderstood and s.elsewhere is None
+    if not (decides and s.status.backoff and s.phase is Phase.RUNNING and since):
         return None
     return s.now.until(since.plus(s.waits.backoff_forget_s))

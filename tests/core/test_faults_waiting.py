@@ -434,3 +434,15 @@ def test_a13_an_unknown_word_in_the_spec_costs_nothing_that_was_known() -> None:
     assert replace(step.status, conditions=()) == replace(before, conditions=())
     vm.change(misunderstood="")
     assert vm.look(Phase.RUNNING).reason is Reason.IN_SYNC
+
+
+def test_a_spec_that_is_not_understood_is_not_looked_at_without_end() -> None:
+    """Its VM has failures on record and has run for long: they are forgotten when the spec is understood again."""
+    vm = Vm().in_sync()
+    vm.look(Phase.CRASHED_OFF, events=CRASH)
+    vm.look(domain(Phase.RUNNING, 2), outcome=done(Verb.START))
+    assert vm.vm.status.backoff
+    vm.change(misunderstood='spec.powerState "Hibernated"')
+    for _ in range(3):
+        step = vm.look(domain(Phase.RUNNING, 2), after_s=1000)
+        assert (step.reason, step.recheck_s) == (Reason.SPEC_NOT_UNDERSTOOD, None)

@@ -212,7 +212,7 @@ class World(RuleBasedStateMachine):
         desired=st.sampled_from([None, *DesiredPowerState]),
         policy=st.sampled_from(RestartPolicy),
         mode=st.sampled_from(ShutdownMode),
-        grace_s=st.sampled_from([0, 20, 180]),
+        grace_s=st.sampled_from([1, 20, 180]),
     )
     def user_commits(
         self, name: str, desired: DesiredPowerState | None, policy: RestartPolicy, mode: ShutdownMode, grace_s: int
