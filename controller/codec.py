@@ -30,6 +30,7 @@ from controller.model import (
     StopCause,
     VirtualMachine,
     VmKey,
+    api_time,
 )
 from controller.words import tamed
 
@@ -275,8 +276,7 @@ def _plain(value: Any) -> Any:
 
 
 def _text(time: datetime | None) -> str | None:
-    """RFC 3339 in UTC; fractions of a second only where they are not 0."""
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z") if time else None
+    return api_time(time) if time else None
 
 
 def _time(text: object) -> datetime | None:

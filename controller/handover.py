@@ -8,7 +8,6 @@ when the user vouches for this very report.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from enum import Enum
 
 from controller.model import (
@@ -23,6 +22,7 @@ from controller.model import (
     StopCause,
     Unreadable,
     View,
+    api_time,
 )
 
 SURVIVES = {Reason.HELD, Reason.SETTLING}
@@ -71,11 +71,6 @@ def vouching(report: Status) -> str:
     """
     moved = report.run_transition_time or report.power_state_transition_time
     return f"{report.node_name} {api_time(moved)}" if moved else report.node_name
-
-
-def api_time(time: datetime) -> str:
-    """A time as the API shows it: RFC 3339 in UTC."""
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def memory_elsewhere(report: Status) -> bool:

@@ -14,6 +14,11 @@ BEYOND = datetime(9999, 12, 31, tzinfo=UTC)
 """What `status.lastRestartTime` counts as when it cannot be read: later than any request, so that none is repeated."""
 
 
+def api_time(time: datetime) -> str:
+    """A time as the API shows it: RFC 3339 in UTC; fractions of a second only where they are not 0."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
 class DesiredPowerState(StrEnum):
     """`spec.powerState`."""
 

@@ -162,7 +162,7 @@ def assess(view: View, waits: Waits) -> Situation:
     status, notices = _seen(status, view, memory, ran=start.ran)
     memory = _watched(memory, status, view)
     if isinstance(view.seen, Domain):
-        memory = _timed(memory, history, view.seen, now, waits)
+        memory = _timed(memory, history, view.seen.phase, now, waits)
         memory = replace(memory, jobless_since=_jobless_since(memory, view, view.seen))
 
     outcome, memory = _outcome(memory, view)
@@ -464,9 +464,8 @@ def _job(memory: Memory, view: View) -> dict[str, Any]:
     return {"job": view.facts.job, "job_since": view.now if view.facts.job else None}
 
 
-def _timed(memory: Memory, history: Status, domain: Domain, now: Now, waits: Waits) -> Memory:
+def _timed(memory: Memory, history: Status, phase: Phase, now: Now, waits: Waits) -> Memory:
     """Remember since when the domain is in this phase."""
-    phase = domain.phase
     if memory.phase is phase and memory.phase_since:
         return memory
     since = now
