@@ -106,6 +106,7 @@ class Agent:
             brake=self._brake,
             pace=Pace(settings.start_parallel, settings.start_interval_s),
             gauges=self._metrics,
+            node_name=settings.node_name,
             node=self._node,
             waits=settings.waits,
         )

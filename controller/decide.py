@@ -7,7 +7,7 @@ vetoes in order (vetoes.py), then exactly one row. Pure and total: no clock, no 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from controller import vetoes
 from controller.model import (
@@ -28,6 +28,7 @@ from controller.settings import Waits
 from controller.situation import Situation, assess, begun, grown, shown
 from controller.status import conclude
 from controller.stopping import stop
+from controller.values import replace
 
 RUNNING, STOPPED, PAUSED = DesiredPowerState
 

@@ -7,7 +7,6 @@ when the user vouches for this very report.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import Enum
 
 from controller.model import (
@@ -24,6 +23,7 @@ from controller.model import (
     View,
     api_time,
 )
+from controller.values import replace
 
 SURVIVES = {Reason.HELD, Reason.SETTLING}
 """What the former host last decided and still holds here: the loss of a hold, or of a settle time, is no order."""

@@ -7,8 +7,6 @@ settle time, brake and backoff do not ask for more.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from controller.model import (
     Now,
     Phase,
@@ -21,6 +19,7 @@ from controller.model import (
 )
 from controller.situation import Situation, restored, shown
 from controller.starts import OFF_CONFIRM_S
+from controller.values import replace
 
 BESIDE = {"backup"}
 """Jobs beside which libvirt lets a domain be shut down or destroyed, and that lose nothing but themselves by it."""

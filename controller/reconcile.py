@@ -135,6 +135,7 @@ class Reconciler:
         brake: Brake,
         pace: Pace,
         gauges: Gauges,
+        node_name: str,
         node: Callable[[], Node],
         waits: Waits,
         spawn: Callable[[Callable[[], None]], None] | None = None,
@@ -143,7 +144,7 @@ class Reconciler:
         """`spawn` runs an act; left out, on a daemon thread of its own."""
         self._host, self._store, self._recorder, self._queue = host, store, recorder, queue
         self._directory, self._brake, self._gauges = directory, brake, gauges
-        self._node, self._waits, self._clock = node, waits, clock
+        self._node_name, self._node, self._waits, self._clock = node_name, node, waits, clock
         self._acting = Acting(host, pace, ended=self._act_ended, spawn=spawn, clock=clock)
         self._lock = threading.Lock()
         self._memories: dict[VmKey, Memory] = {}
@@ -160,7 +161,7 @@ class Reconciler:
         """Look at one VM, report it, and do at most one thing about it. Raises Transient, Rejected."""
         since_s = self._event_at_s.pop(key, None)
         vm = self._store.read(key)
-        if vm is None or vm.deleting or vm.node_name != self._node().name:
+        if vm is None or vm.deleting or vm.node_name != self._node_name:
             self.forget(key)
             return
         if not vm.misunderstood:  # else it may not mean what it seems to

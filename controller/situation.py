@@ -6,7 +6,7 @@ still in flight, why a domain went off, since when it is as it is. Pure; `assess
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -42,6 +42,7 @@ from controller.model import (
 )
 from controller.settings import Waits
 from controller.starts import Start
+from controller.values import replace
 from controller.words import untimed
 
 NO_START = Start()

@@ -16,7 +16,7 @@ libvirt starts a domain once, however often it is asked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from controller.model import (
@@ -30,6 +30,7 @@ from controller.model import (
     Status,
     View,
 )
+from controller.values import replace
 
 OFF_CONFIRM_S = 10.0
 """Two looks so far apart confirm that a domain is off, where nothing else tells that a call on it is over."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -20,6 +19,7 @@ from controller.model import (
     Verdict,
 )
 from controller.situation import Situation, pursuit_of, shown
+from controller.values import replace
 from controller.words import tamed
 
 MESSAGE_LIMIT = 32768

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from controller.model import (
     Now,
     OperationType,
@@ -17,6 +15,7 @@ from controller.model import (
 )
 from controller.patience import BESIDE, busy, clock, due, forbidden, job_kind, job_owns, overdue, settling
 from controller.situation import Situation, begun, pursued
+from controller.values import replace
 from controller.vetoes import LINGER_RECHECK_S, LINGERS
 
 

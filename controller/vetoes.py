@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from controller import causes
 from controller.handover import AT_WORK, Elsewhere, vouching
 from controller.model import (
@@ -20,6 +18,7 @@ from controller.model import (
 )
 from controller.patience import CALL_PATIENCE_S, braked, holders, settling
 from controller.situation import UNSEEN, Situation, shown
+from controller.values import replace
 
 LINGERS = "libvirt shows it off, but its QEMU has not ended (is its storage stuck?): it is not started before that."
 LINGER_RECHECK_S = 10.0

@@ -254,6 +254,7 @@ class SimulatedAgent:
             brake=self.brake,
             pace=Pace(STARTS_AT_ONCE, START_INTERVAL_S),
             gauges=Nobody(),
+            node_name=node.name,
             node=node.as_node,
             waits=WAITS,
             spawn=lambda do: self.calls.append(Strand(do, node.as_it_is())),
