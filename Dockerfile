@@ -31,7 +31,7 @@ RUN /uv/bin/uv sync --locked --no-dev --no-editable \
     && rm -r /opt/virtsync/.lock /opt/virtsync/lib/python3*/site-packages/kubernetes/aio \
     && find /opt/virtsync -name '*.so' -exec strip --strip-unneeded {} + \
     && /opt/virtsync/bin/python -m compileall -q -x 'kubernetes/client/(api|models)/' /opt/virtsync/lib \
-    && /opt/virtsync/bin/python -c 'import controller.app'
+    && /opt/virtsync/bin/python -c 'import controller.agent.app'
 
 FROM ${BASE}
 # No setuid program is left: nothing in here needs to become anybody else.

@@ -20,10 +20,10 @@ from uuid import UUID
 import libvirt
 import structlog
 
-from controller.errors import Transient
 from controller.hypervisor.events import Changed, Evidences, Listener
-from controller.hypervisor.lanes import OPEN_WITHIN_S, Lanes, Opener, close
-from controller.hypervisor.words import text
+from controller.hypervisor.pool import OPEN_WITHIN_S, Lanes, Opener, close
+from controller.hypervisor.text import text
+from controller.runtime.errors import Transient
 
 BEAT_MS = 1000
 LAST_MS = 10

@@ -12,12 +12,7 @@ from uuid import UUID
 
 import libvirt
 
-from controller.errors import Rejected, Transient, Vanished
-from controller.hypervisor import states
-from controller.hypervisor.connection import Hypervisor
-from controller.hypervisor.pidfiles import PidFiles
-from controller.hypervisor.words import text
-from controller.model import (
+from controller.api.virtualmachine import (
     Absent,
     Act,
     Address,
@@ -31,6 +26,11 @@ from controller.model import (
     Result,
     Verb,
 )
+from controller.hypervisor import states
+from controller.hypervisor.connection import Hypervisor
+from controller.hypervisor.pidfiles import PidFiles
+from controller.hypervisor.text import text
+from controller.runtime.errors import Rejected, Transient, Vanished
 
 REBOOTS = re.compile(r"<on_poweroff>\s*restart\s*</on_poweroff>")
 NAME_BYTES = 255

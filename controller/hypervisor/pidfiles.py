@@ -17,8 +17,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from controller.hypervisor.lock import socket_folder
-from controller.model import Qemu
+from controller.api.virtualmachine import Qemu
+from controller.hypervisor.host_lock import socket_folder
 
 FLOCK = "hhqqi4x"
 """struct flock of 64-bit Linux: type, whence, start, length, process id."""

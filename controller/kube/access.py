@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from controller import __version__
-from controller.errors import Rejected
+from controller.runtime.errors import Rejected
 
 KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import structlog
 
-from controller.errors import Rejected
 from controller.kube.access import Access
+from controller.runtime.errors import Rejected
 
 REREAD_S = 30.0
 """Whoever asks when what was read is older has everything read again. What is exchanged so long before the old one ends

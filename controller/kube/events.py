@@ -15,11 +15,11 @@ from typing import Any
 
 import structlog
 
-from controller.errors import Rejected, Transient, Vanished
+from controller.api.text import gist, tamed, untimed
+from controller.api.virtualmachine import Notice, VirtualMachine
 from controller.kube import GROUP, KIND, VERSION
-from controller.kube.config import Api
-from controller.model import Notice, VirtualMachine
-from controller.words import gist, tamed, untimed
+from controller.kube.client import Api
+from controller.runtime.errors import Rejected, Transient, Vanished
 
 CONTROLLER = "virtsync.dev/agent"
 NOTE_LIMIT = 1024

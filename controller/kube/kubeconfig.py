@@ -17,9 +17,9 @@ from urllib.parse import unquote, urlsplit
 import urllib3
 import yaml
 
-from controller.errors import Rejected
 from controller.kube.access import Access, basic
 from controller.kube.proxies import proxy_of
+from controller.runtime.errors import Rejected
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 EXEC_TIMEOUT_S = 10.0

@@ -15,12 +15,12 @@ from urllib.parse import quote
 
 import structlog
 
-from controller import retry
-from controller.errors import Conflicted, Rejected, Transient, Vanished
 from controller.kube import GROUP
-from controller.kube.config import Api
+from controller.kube.client import Api
 from controller.kube.store import FIELD_MANAGER
-from controller.leasing import Claim, Lease, Seen, claim, held_until_s, look
+from controller.policy.leases import Claim, Lease, Seen, claim, held_until_s, look
+from controller.runtime import retry
+from controller.runtime.errors import Conflicted, Rejected, Transient, Vanished
 
 RENEWALS = 4
 """So many fit into the time of a Lease."""

@@ -17,12 +17,12 @@ from urllib.parse import quote
 
 import structlog
 
-from controller import retry
-from controller.codec import parse, status_patch
-from controller.errors import Conflicted, Transient, Vanished
+from controller.api.codec import parse, status_patch
+from controller.api.virtualmachine import Status, VirtualMachine, VmKey
 from controller.kube import GROUP, PLURAL, VERSION
-from controller.kube.config import Api
-from controller.model import Status, VirtualMachine, VmKey
+from controller.kube.client import Api
+from controller.runtime import retry
+from controller.runtime.errors import Conflicted, Transient, Vanished
 
 FIELD_MANAGER = "virtsync-agent"
 MERGE_PATCH = "application/merge-patch+json"

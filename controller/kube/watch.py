@@ -27,12 +27,12 @@ from kopf._cogs.structs.references import Insights
 from kopf._core.engines.peering import Identity
 from yarl import URL
 
+from controller.api.virtualmachine import VmKey
 from controller.kube import GROUP, KIND, PLURAL, VERSION
 from controller.kube.access import SOCKET_OPTIONS, Access
-from controller.kube.config import Api
+from controller.kube.client import Api
 from controller.kube.credentials import Credentials
-from controller.kube.sight import Sight
-from controller.model import VmKey
+from controller.kube.watch_health import Sight
 
 RESOURCE = (GROUP, VERSION, PLURAL)
 THE_RESOURCE = kopf.Resource(GROUP, VERSION, PLURAL, kind=KIND, namespaced=True, preferred=True)

@@ -14,10 +14,10 @@ from lab.libvirtd import Libvirtd
 LOST_AND_FOUND = """
 import sys, threading
 from uuid import uuid4
-from controller.errors import Transient
+from controller.runtime.errors import Transient
 from controller.hypervisor.connection import QUERIES_AT_ONCE, Hypervisor
 from controller.hypervisor.host import LibvirtHost
-from controller.model import Address
+from controller.api.virtualmachine import Address
 
 def ask():
     while True:

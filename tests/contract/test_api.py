@@ -9,11 +9,11 @@ from typing import Any, Protocol, cast
 
 import pytest
 
-from controller.errors import Conflicted, Vanished
+from controller.api.virtualmachine import Condition, DesiredPowerState, PowerState, Status, VmKey
 from controller.kube import GROUP, KIND, VERSION
-from controller.kube.config import Api, load
+from controller.kube.client import Api, load
 from controller.kube.store import KubeStore
-from controller.model import Condition, DesiredPowerState, PowerState, Status, VmKey
+from controller.runtime.errors import Conflicted, Vanished
 from lab.controlplane import ControlPlane
 from tests.sim.api import SimulatedApi
 

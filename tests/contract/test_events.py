@@ -6,12 +6,12 @@ from typing import Any, cast
 
 import pytest
 
-from controller.codec import parse
-from controller.errors import Rejected
+from controller.api.codec import parse
+from controller.api.virtualmachine import Notice, VirtualMachine
 from controller.kube import GROUP, KIND, VERSION
-from controller.kube.config import Api, load
+from controller.kube.client import Api, load
 from controller.kube.events import EventRecorder
-from controller.model import Notice, VirtualMachine
+from controller.runtime.errors import Rejected
 from lab.controlplane import ControlPlane
 
 NAMESPACE = "events-of-vms"

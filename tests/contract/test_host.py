@@ -12,11 +12,23 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from controller.errors import Rejected, Transient, Vanished
+from controller.agent.reconcile import Host
+from controller.api.virtualmachine import (
+    Absent,
+    Act,
+    Address,
+    Domain,
+    Evidence,
+    Facts,
+    Phase,
+    Qemu,
+    Replaced,
+    Result,
+    Verb,
+)
 from controller.hypervisor.connection import Hypervisor
 from controller.hypervisor.host import LibvirtHost
-from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Qemu, Replaced, Result, Verb
-from controller.reconcile import Host
+from controller.runtime.errors import Rejected, Transient, Vanished
 from lab.guest import Guest as RealGuest
 from lab.libvirtd import Libvirtd
 from lab.processes import paused

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from controller import __version__
-from controller.cli import main
-from controller.metrics import Metrics
+from controller.agent.metrics import Metrics
+from controller.cli.agent import main
 from lab.controlplane import ControlPlane
 from tests.deploy.callers import AGENTS, REPOSITORY
 

@@ -1,7 +1,7 @@
 """What a kubeconfig and the environment say of the way to the API server holds for requests and for the watch alike.
 
 Each case is tried with both on a real API server. What one of them does not do is refused: see
-tests/core/test_kubeconfig.py.
+tests/kube/test_kubeconfig.py.
 """
 
 import base64
@@ -23,13 +23,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from cluster.certificates import Authority
-from controller.errors import Transient
 from controller.kube import kubeconfig
 from controller.kube.access import SOCKET_OPTIONS
-from controller.kube.config import Api
+from controller.kube.client import Api
 from controller.kube.credentials import Credentials
 from controller.kube.kubeconfig import Kubeconfig, of_pod
 from controller.kube.watch import COLLECTION, Watch
+from controller.runtime.errors import Transient
 from lab.connect import ConnectProxy
 from lab.controlplane import ControlPlane
 from lab.world import HANG_LIMIT_S, until

@@ -20,17 +20,29 @@ from uuid import UUID, uuid4
 import libvirt
 import pytest
 
-from controller.acting import CALLS_AT_ONCE
-from controller.errors import Rejected, Transient
-from controller.hypervisor import connection, lanes
+from controller.agent.acting import CALLS_AT_ONCE
+from controller.api.virtualmachine import (
+    Absent,
+    Act,
+    Address,
+    Domain,
+    Evidence,
+    Facts,
+    Phase,
+    Qemu,
+    Replaced,
+    Result,
+    Verb,
+)
+from controller.hypervisor import connection, pool
 from controller.hypervisor.connection import FIRST_CONNECTIONS, HostUuid, Hypervisor
 from controller.hypervisor.events import REMEMBERED, Evidences
 from controller.hypervisor.host import LibvirtHost
-from controller.hypervisor.lanes import Opener
-from controller.hypervisor.lock import Hand
+from controller.hypervisor.host_lock import Hand
 from controller.hypervisor.pidfiles import PidFiles
-from controller.hypervisor.words import LIMIT, text
-from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Qemu, Replaced, Result, Verb
+from controller.hypervisor.pool import Opener
+from controller.hypervisor.text import LIMIT, text
+from controller.runtime.errors import Rejected, Transient
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
 from lab.processes import paused
@@ -49,7 +61,7 @@ NODE = """
 OTHER_AGENT = """
 import sys
 from pathlib import Path
-from controller.hypervisor.lock import Hand
+from controller.hypervisor.host_lock import Hand
 print(Hand(Path(sys.argv[1])).hold(), flush=True)
 sys.stdin.read()
 """
@@ -715,7 +727,7 @@ def test_an_open_that_hangs_is_the_only_one_and_comes_to_nothing(own_libvirtd: L
         until(lambda: len(sockets_to_libvirt()) == CONNECTIONS)
         opened = opener.open(HANG_LIMIT_S)
         assert opened.isAlive()
-        lanes.close(opened)
+        pool.close(opened)
 
 
 def test_a_connection_in_use_is_closed_when_its_call_has_returned(own_libvirtd: Libvirtd) -> None:

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from chaos.judge import asked
-from controller.app import GIVE_WAY_S
-from controller.kube import config
+from controller.agent.app import GIVE_WAY_S
+from controller.kube import client
 from controller.kube.lease import LOCK
 from lab.agent import Agent
 from lab.controlplane import ControlPlane
@@ -41,7 +41,7 @@ class Leases:
 
     def __init__(self, world: World, watch: Watch) -> None:
         self._node, self._watch = world.node, watch
-        self._api = config.load(world.controlplane.kubeconfig)
+        self._api = client.load(world.controlplane.kubeconfig)
         self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{world.name}/leases"
         self._path = f"{self._collection}/{self._node}"
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from controller.errors import Transient
-from controller.kube import config
-from controller.kube.config import Api
+from controller.kube import client
+from controller.kube.client import Api
 from controller.kube.lease import LOCK, NodeLease
+from controller.runtime.errors import Transient
 from lab.controlplane import ControlPlane
 from lab.world import Json
 
@@ -58,7 +58,7 @@ class Node:
         self.controlplane, self.name = controlplane, name
         controlplane.kubectl("create", "namespace", name)
         self.clock = Clock()
-        self.api = Slow(self.clock, config.load(controlplane.kubeconfig))
+        self.api = Slow(self.clock, client.load(controlplane.kubeconfig))
         self.dead: list[str] = []
 
     def agent(self, identity: str, lock: str | None = OURS, namespace: str = "") -> NodeLease:
@@ -234,7 +234,7 @@ def test_a_namespace_that_is_not_there_is_told(node: Node) -> None:
 
 def test_a_right_that_is_lacking_is_told(node: Node) -> None:
     kubeconfig = node.controlplane.service_account(node.name, "nobody")
-    node.api = Slow(node.clock, config.load(kubeconfig))
+    node.api = Slow(node.clock, client.load(kubeconfig))
     mine = node.agent("pod-1")
     assert not keeps(mine)
     assert "the agent lacks a right" in mine.blocked

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from controller.kube.config import load
+from controller.kube.client import load
 from controller.kube.watch import Watch
 from lab.proxy import Proxy
 from lab.world import HANG_LIMIT_S, Json, World, until

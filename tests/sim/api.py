@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from controller.errors import Conflicted, Vanished
+from controller.api.virtualmachine import VmKey
 from controller.kube import PLURAL
-from controller.model import VmKey
+from controller.runtime.errors import Conflicted, Vanished
 
 Json = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from controller.model import VmKey
+from controller.api.virtualmachine import VmKey
 from tests.sim.node import DiedError
 from tests.sim.world import CONFIRMED_OFF, World
 

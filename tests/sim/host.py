@@ -16,10 +16,22 @@ from uuid import UUID, uuid4
 
 import libvirt
 
-from controller.errors import Rejected, Transient, Vanished
+from controller.api.virtualmachine import (
+    Absent,
+    Act,
+    Address,
+    Domain,
+    Evidence,
+    Facts,
+    Phase,
+    Qemu,
+    Replaced,
+    Result,
+    Verb,
+)
 from controller.hypervisor import states
 from controller.hypervisor.events import Evidences
-from controller.model import Absent, Act, Address, Domain, Evidence, Facts, Phase, Qemu, Replaced, Result, Verb
+from controller.runtime.errors import Rejected, Transient, Vanished
 from tests.sim.ledger import By, Ledger, Run
 
 HANGS_S = 5.0

@@ -15,13 +15,13 @@ from itertools import pairwise
 from typing import Any, cast
 from uuid import NAMESPACE_DNS, UUID, uuid5
 
-from controller.acting import FORCE_HANGS_AFTER_S, FORCED_AT_ONCE, HANGS_AFTER_S
-from controller.codec import parse
-from controller.directory import Directory
-from controller.errors import Conflicted, Rejected, Transient, Unasked
-from controller.kube.config import Api
-from controller.kube.store import KubeStore
-from controller.model import (
+from controller.agent.acting import FORCE_HANGS_AFTER_S, FORCED_AT_ONCE, HANGS_AFTER_S
+from controller.agent.domain_index import Directory
+from controller.agent.pacing import USUAL_TIMES, Brake, Pace
+from controller.agent.reconcile import Reconciler
+from controller.agent.settings import Waits
+from controller.api.codec import parse
+from controller.api.virtualmachine import (
     Absent,
     Act,
     Address,
@@ -44,11 +44,11 @@ from controller.model import (
     VirtualMachine,
     VmKey,
 )
-from controller.pacing import USUAL_TIMES, Brake, Pace
-from controller.reconcile import Reconciler
-from controller.resync import Comparison
-from controller.settings import Waits
-from controller.workqueue import WorkQueue
+from controller.kube.client import Api
+from controller.kube.store import KubeStore
+from controller.runtime.errors import Conflicted, Rejected, Transient, Unasked
+from controller.runtime.periodic import Comparison
+from controller.runtime.workqueue import WorkQueue
 from tests.sim.api import SimulatedApi
 from tests.sim.host import HANGS_S, Heard, SimulatedHost, SimulatedLibvirtd
 from tests.sim.ledger import Ledger

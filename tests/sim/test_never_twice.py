@@ -11,7 +11,7 @@ import random
 
 import pytest
 
-from controller.model import Phase, PowerState, Reason, StopCause
+from controller.api.virtualmachine import Phase, PowerState, Reason, StopCause
 from tests.sim.chance import play
 from tests.sim.ledger import By
 from tests.sim.world import World, world

@@ -18,10 +18,19 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from controller.codec import parse
-from controller.errors import Rejected, Transient
-from controller.model import DesiredPowerState, Phase, Reason, RestartPolicy, ShutdownMode, Verb, VirtualMachine, VmKey
-from controller.status import TONES, Tone
+from controller.api.codec import parse
+from controller.api.virtualmachine import (
+    DesiredPowerState,
+    Phase,
+    Reason,
+    RestartPolicy,
+    ShutdownMode,
+    Verb,
+    VirtualMachine,
+    VmKey,
+)
+from controller.policy.conclusion import TONES, Tone
+from controller.runtime.errors import Rejected, Transient
 from tests.sim.api import SimulatedApi
 from tests.sim.host import NotNowError, SimulatedGuest
 from tests.sim.node import Clock, DiedError, SimulatedNode, vouching

@@ -15,10 +15,10 @@ from uuid import UUID
 import structlog
 import yaml
 
-from controller.codec import parse
-from controller.errors import Rejected, Transient
+from controller.api.codec import parse
+from controller.api.virtualmachine import Phase, VirtualMachine, VmKey
 from controller.kube import GROUP, PLURAL, VERSION
-from controller.model import Phase, VirtualMachine, VmKey
+from controller.runtime.errors import Rejected, Transient
 from tests.sim.api import SimulatedApi
 from tests.sim.host import NotNowError, SimulatedGuest
 from tests.sim.ledger import Ledger, Run

@@ -40,7 +40,7 @@ from bench.parts import (
     step,
     until,
 )
-from controller.settings import Settings
+from controller.agent.settings import Settings
 from lab.agent import Agent
 from lab.processes import Process
 from lab.proxy import Proxy

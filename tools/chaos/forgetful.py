@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from controller.cli import main
+from controller.api.virtualmachine import OperationType, Status, VirtualMachine
+from controller.cli.agent import main
 from controller.kube.store import KubeStore
-from controller.model import OperationType, Status, VirtualMachine
 
 careful = KubeStore.report
 

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from controller.cli import main
-from controller.errors import Rejected, Transient
-from controller.model import Step, View, VirtualMachine
-from controller.reconcile import Reconciler
+from controller.agent.reconcile import Reconciler
+from controller.api.virtualmachine import Step, View, VirtualMachine
+from controller.cli.agent import main
+from controller.runtime.errors import Rejected, Transient
 
 careful = Reconciler._report
 

@@ -1,0 +1,72 @@
+"""Which objects speak of a domain: for an event that names one, and to settle who has it when several do."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from datetime import datetime
+from uuid import UUID
+
+from controller.api.virtualmachine import Address, Domain, VirtualMachine, VmKey
+
+
+class Directory:
+    """An index of the objects of this node by the domain that each means. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[VmKey, tuple[datetime, Address]] = {}
+        self._by_uuid: defaultdict[UUID, set[VmKey]] = defaultdict(set)
+        self._by_name: defaultdict[str, set[VmKey]] = defaultdict(set)
+
+    def enter(self, vm: VirtualMachine) -> set[VmKey]:
+        """Note what the object means now; returns the others that its coming, or its leaving of a domain, concerns."""
+        entry = (vm.created, vm.address)
+        with self._lock:
+            if self._entries.get(vm.key) == entry:
+                return set()
+            touched = self._remove(vm.key)
+            self._entries[vm.key] = entry
+            if vm.address.uuid:
+                self._by_uuid[vm.address.uuid].add(vm.key)
+            if vm.address.name:
+                self._by_name[vm.address.name].add(vm.key)
+            return (touched | self._same(vm.address.uuid, vm.address.name)) - {vm.key}
+
+    def leave(self, key: VmKey) -> set[VmKey]:
+        """Forget the object; returns the others that speak of its domain."""
+        with self._lock:
+            return self._remove(key)
+
+    def keys(self, uuid: UUID, name: str) -> set[VmKey]:
+        """The objects that an event of this domain concerns."""
+        with self._lock:
+            return self._same(uuid, name)
+
+    def owner(self, domain: Domain) -> VmKey | None:
+        """The oldest object that means this domain; it has it, whatever it wants with it."""
+        with self._lock:
+            claims = [
+                (self._entries[key][0], key)
+                for key in self._same(domain.uuid, domain.name)
+                if self._entries[key][1].uuid in {None, domain.uuid}
+            ]
+        return min(claims)[1] if claims else None
+
+    def _same(self, uuid: UUID | None, name: str | None) -> set[VmKey]:
+        # .get: a look-up in a defaultdict would keep an empty set for every domain ever named.
+        by_uuid = self._by_uuid.get(uuid, set()) if uuid else set()
+        return by_uuid | (self._by_name.get(name, set()) if name else set())
+
+    def _remove(self, key: VmKey) -> set[VmKey]:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return set()
+        address = entry[1]
+        for index, value in ((self._by_uuid, address.uuid), (self._by_name, address.name)):
+            if value is not None:
+                keys = index[value]  # type: ignore[index]
+                keys.discard(key)
+                if not keys:
+                    del index[value]  # type: ignore[arg-type]
+        return self._same(address.uuid, address.name)

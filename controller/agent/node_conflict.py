@@ -1,0 +1,55 @@
+"""One node name, two machines: what another machine has reported under the name of this node.
+
+The Lease of the node keeps two agents apart. Without one they would answer each other at once, and for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from controller.api.virtualmachine import Node, VirtualMachine, VmKey
+
+FIRST_S, MAX_S = 5.0, 60.0
+"""How long the report of another machine is left as it is: doubled each time, up to a minute."""
+
+log = structlog.get_logger()
+
+
+class Contest:
+    """The reports of another machine under the name of this node. Any thread may use it; nothing waits."""
+
+    def __init__(self, *, temporary: Callable[[], None]) -> None:
+        """`temporary` is told that the UUID of this machine is another one than before in the same boot."""
+        self._temporary = temporary
+        self._lock = threading.Lock()
+        self._waits: dict[VmKey, float] = {}
+
+    def check(self, vm: VirtualMachine, node: Node) -> bool:
+        """Whether another machine has written this status under the name of this node."""
+        status = vm.status
+        known = None not in {status.host_uuid, node.host_uuid}
+        if not known or status.node_name != node.name or status.host_uuid == node.host_uuid:
+            return False
+        if status.node_boot_id == node.boot_id:  # within one boot a machine is the same, whatever its UUID
+            self._temporary()
+            return False
+        return True
+
+    def wait_s(self, vm: VirtualMachine, node: Node) -> float:
+        """After how many seconds to look at a VM whose status somebody has just written; 0: at once."""
+        contested = self.check(vm, node)
+        with self._lock:
+            if not contested:
+                self._waits.pop(vm.key, None)
+                return 0.0
+            wait_s = self._waits[vm.key] = min(2 * self._waits.get(vm.key, FIRST_S / 2), MAX_S)
+        log.warning(
+            f"another machine (UUID {vm.status.host_uuid}) reports under the name of this node, {node.name}: give each "
+            "agent a --node-name of its own, and let it keep a Lease (--lease-namespace)",
+            node=node.name,
+            vm=str(vm.key),
+        )
+        return wait_s

@@ -1,0 +1,438 @@
+"""One pass over one VM: observe, decide, report, act.
+
+The report goes out before the act: it tells users, it records what is about to be done, and its success proves that
+the object is current. At most one act a pass; then look again. The adapters are behind protocols in our words.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from controller.agent.acting import Acting, Hands, now
+from controller.agent.domain_index import Directory
+from controller.agent.pacing import Brake, Pace
+from controller.agent.settings import Waits
+from controller.api.virtualmachine import (
+    Absent,
+    Act,
+    Address,
+    Conflict,
+    Domain,
+    Evidence,
+    Facts,
+    Memory,
+    Node,
+    Notice,
+    Now,
+    OperationType,
+    Outcome,
+    Replaced,
+    Result,
+    Sighting,
+    Status,
+    Step,
+    StopCause,
+    Unreadable,
+    Verb,
+    View,
+    VirtualMachine,
+    VmKey,
+)
+from controller.policy.decide import decide
+from controller.runtime.errors import Conflicted, Rejected, Transient, Vanished
+
+LOOK_PATIENCE_S = 5.0
+"""A look that libvirt has not answered for so long is told, for that VM alone: as HypervisorBusy if libvirt has
+answered about another VM since, else as LibvirtUnreachable."""
+
+log = structlog.get_logger()
+
+
+class Host(Hands, Protocol):
+    """The hypervisor of this node, to look at as well. Any thread may call it, for as long as libvirt takes."""
+
+    def look(self, address: Address) -> Domain | Absent | Replaced:
+        """See one domain as it is now. Raises Transient."""
+
+    def facts(self, domain: Domain) -> Facts:
+        """Learn what only an act needs to know. Raises Transient, Vanished."""
+
+    def evidence(self, uuid: UUID) -> frozenset[Evidence]:
+        """What events said of this domain since it was last started. No call."""
+
+
+class Store(Protocol):
+    """The objects of this node. Any thread may call it."""
+
+    def read(self, key: VmKey) -> VirtualMachine | None:
+        """The object as it was last heard of. No request."""
+
+    def refresh(self, key: VmKey) -> VirtualMachine | None:
+        """The object as it is now; None: it is gone. Raises Transient, Rejected."""
+
+    def report(self, vm: VirtualMachine, status: Status) -> VirtualMachine:
+        """Write what differs, onto this very version; without a request when nothing does, and then returns `vm`.
+
+        Raises Conflicted, Vanished, Transient, Rejected.
+        """
+
+
+class Recorder(Protocol):
+    """Where Kubernetes Events go."""
+
+    def record(self, vm: VirtualMachine, notice: Notice) -> None:
+        """Write it in a while. Never raises, never waits."""
+
+
+class Queue(Protocol):
+    """Where keys wait."""
+
+    def add(self, key: VmKey) -> None:
+        """Look at it as soon as may be."""
+
+    def add_after(self, key: VmKey, seconds: float) -> None:
+        """Look at it then, or before."""
+
+
+class Gauges(Protocol):
+    """What a pass tells the metrics."""
+
+    def reported(self, vm: VirtualMachine, status: Status, since_s: float | None) -> None:
+        """A status has been written; `since_s` is the monotonic time of the event that led to it, if one did."""
+
+    def seen(self, vm: VirtualMachine, status: Status) -> None:
+        """A look has found that this status, which is there, is right."""
+
+    def acted(self, verb: Verb, result: Result) -> None:
+        """An act has ended."""
+
+    def forgotten(self, key: VmKey) -> None:
+        """The object is no longer this node's."""
+
+
+class Reconciler:
+    """Passes over VMs. Any thread may call `reconcile`, never two with one key at a time: the queue sees to it.
+
+    `tell_overdue` reports beside a pass of the same key that hangs. The version that each report is written onto keeps
+    the two apart, and only the pass remembers anything.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: Host,
+        store: Store,
+        recorder: Recorder,
+        queue: Queue,
+        directory: Directory,
+        brake: Brake,
+        pace: Pace,
+        gauges: Gauges,
+        node_name: str,
+        node: Callable[[], Node],
+        waits: Waits,
+        spawn: Callable[[Callable[[], None]], None] | None = None,
+        clock: Callable[[], Now] = now,
+    ) -> None:
+        """`spawn` runs an act; left out, on a daemon thread of its own."""
+        self._host, self._store, self._recorder, self._queue = host, store, recorder, queue
+        self._directory, self._brake, self._gauges = directory, brake, gauges
+        self._node_name, self._node, self._waits, self._clock = node_name, node, waits, clock
+        self._acting = Acting(host, pace, ended=self._act_ended, spawn=spawn, clock=clock)
+        self._lock = threading.Lock()
+        self._memories: dict[VmKey, Memory] = {}
+        self._looks: dict[VmKey, float] = {}
+        """The VMs about which libvirt is being asked, and since when."""
+        self._answered_s = float("-inf")
+        """When libvirt last answered about any domain."""
+        self._conflicts: dict[VmKey, int] = {}
+        """How many reports in a row somebody else's write has made void."""
+        self._event_at_s: dict[VmKey, float] = {}
+        self._stopping = False
+
+    def reconcile(self, key: VmKey) -> None:
+        """Look at one VM, report it, and do at most one thing about it. Raises Transient, Rejected."""
+        since_s = self._event_at_s.pop(key, None)
+        vm = self._store.read(key)
+        if vm is None or vm.deleting or vm.node_name != self._node_name:
+            self.forget(key)
+            return
+        if not vm.misunderstood:  # else it may not mean what it seems to
+            self._wake(self._directory.enter(vm))
+        view = self._observe(vm)
+        step, release = self._decide(view)
+        with ExitStack() as undo:
+            undo.callback(release)
+            reported = self._report(view, step, since_s)
+            if reported is None:
+                return
+            if step.recheck_s is not None:
+                self._queue.add_after(key, step.recheck_s)
+            # A write has just proved the object current; where none was needed it is asked for.
+            if not step.act or not (reported is not vm or self._is_current(vm)):
+                return
+            # Meanwhile: the report of an act that does not come is written anew.
+            if self._stopping or self._node().blocked:
+                self._queue.add(key)
+            else:
+                self._acting.begin(reported, step, step.act, undo.pop_all().close)
+                self._note_called(key, step.act)
+
+    def forget(self, key: VmKey) -> None:
+        """The object is gone, or another node's: nothing is written and nothing is done, whatever was in flight."""
+        with self._lock:
+            self._memories.pop(key, None)
+            self._conflicts.pop(key, None)
+        self._acting.forget(key)
+        self._event_at_s.pop(key, None)
+        self._brake.forget(key)
+        self._gauges.forgotten(key)
+        self._wake(self._directory.leave(key))
+
+    def event(self, key: VmKey, at_s: float) -> None:
+        """An event named this VM, at this monotonic time. For the event thread: takes only the queue's lock."""
+        self._event_at_s.setdefault(key, at_s)
+        self._queue.add(key)
+
+    def tell_overdue(self) -> None:
+        """Report of VMs about which libvirt has not answered: their own pass is what waits for it.
+
+        To be called now and then, from one thread. Nothing is done about such a VM, and its own pass finds its report
+        outdated and starts again. One VM that cannot be reported hinders no other.
+        """
+        now_s = self._clock().monotonic_s
+        with self._lock:
+            overdue = {key: since_s for key, since_s in self._looks.items() if now_s - since_s > LOOK_PATIENCE_S}
+            answered_s = self._answered_s
+        for key, since_s in overdue.items():
+            if vm := self._store.read(key):
+                view = self._view(vm, _overdue(busy=answered_s > since_s))
+                step = decide(view, self._waits)
+                try:
+                    self._tell(view, step, self._store.report(vm, step.status), None)
+                except (Conflicted, Vanished):
+                    continue  # its pass has gone on, or the watch tells what has been written in between
+                except (Transient, Rejected) as error:
+                    log.warning(f"{key}: could not be reported while libvirt does not answer: {error}", vm=str(key))
+                finally:
+                    # Its own pass may have ended while this was written, and then has found nothing to write.
+                    self._queue.add(key)
+
+    def hanging(self, verb: Verb) -> int:
+        """How many acts of this kind hang in libvirt."""
+        return self._acting.hanging(verb)
+
+    def stop_acting(self) -> None:
+        """From now on only report."""
+        self._stopping = True
+
+    def outlast_acts(self, timeout_s: float) -> None:
+        """Wait so long for acts that are with libvirt, then leave them to it."""
+        self._acting.wait(timeout_s)
+
+    # --- observe
+
+    def _observe(self, vm: VirtualMachine) -> View:
+        locked = self._acting.locked(vm.address.uuid)
+        seen = locked or self._look(vm)
+        uuid = seen.uuid if isinstance(seen, Domain) else vm.address.uuid
+        outcome, call = self._acting.news(vm.key, uuid)
+        if locked and not self._acting.locked(uuid):  # it has returned meanwhile
+            seen = self._look(vm)
+        view = self._view(vm, seen)
+        return replace(
+            view,
+            memory=replace(view.memory, outcome=outcome) if outcome else view.memory,
+            evidence=self._host.evidence(uuid) if uuid else frozenset(),
+            call=call[0] if call else None,
+            call_since=call[1] if call else None,
+        )
+
+    def _look(self, vm: VirtualMachine) -> Sighting:
+        try:
+            with self._asking(vm.key):
+                seen = self._host.look(vm.address)
+        except Transient as error:
+            return Unreadable(str(error))
+        owner = self._directory.owner(seen) if isinstance(seen, Domain) else None
+        if isinstance(seen, Domain) and owner not in {None, vm.key}:
+            assert owner is not None  # noqa: S101 - for the type checker
+            return Conflict(owner, seen.uuid)
+        return seen
+
+    @contextmanager
+    def _asking(self, key: VmKey) -> Iterator[None]:
+        """libvirt is being asked about the domain of this VM, which `tell_overdue` watches."""
+        with self._lock:
+            self._looks[key] = self._clock().monotonic_s
+        try:
+            yield
+            with self._lock:
+                self._answered_s = self._clock().monotonic_s
+        finally:
+            with self._lock:
+                del self._looks[key]
+
+    def _view(self, vm: VirtualMachine, seen: Sighting) -> View:
+        node, now = self._node(), self._clock()
+        if self._stopping:
+            node = replace(node, blocked="The agent is stopping.")
+        with self._lock:
+            memory = self._memories.get(vm.key, Memory())
+        return View(vm, seen, replace(node, braked_until=self._brake.until(now)), now, memory)
+
+    # --- decide
+
+    def _decide(self, view: View) -> tuple[Step, Callable[[], None]]:
+        """What to do; and what to call when it is not done after all."""
+        step = decide(view, self._waits)
+        if step.act is None:
+            return step, _nothing
+        # Its own stop, which this look may be the first to see, is one of those that put the brake on.
+        self._brake.note(view.vm.key, step.status, view.now)
+        view = replace(view, node=replace(view.node, braked_until=self._brake.until(view.now)))
+        # Most looks end without an act, so that what only an act needs is asked now.
+        view = self._informed(view, step.act)
+        step = decide(view, self._waits)
+        if step.act is None:
+            return step, _nothing
+        urgent = view.vm.desired != view.vm.status.desired
+        turn = self._acting.turn(view.vm.key, step.act.verb, view.now.monotonic_s, urgent=urgent)
+        if turn.granted:
+            return step, turn.release
+        return decide(replace(view, crowded=turn.wait_s == 0, turn_in_s=turn.wait_s), self._waits), _nothing
+
+    def _informed(self, view: View, act: Act) -> View:
+        if view.call:  # the answer would wait for that call to return
+            return view
+        try:
+            with self._asking(view.vm.key):
+                return replace(view, facts=self._host.facts(act.domain))
+        except (Transient, Vanished) as error:
+            return replace(view, seen=Unreadable(str(error)))
+
+    # --- report
+
+    def _report(self, view: View, step: Step, since_s: float | None) -> VirtualMachine | None:
+        """Write the report; None when it could not be, and then nothing may be done."""
+        vm, key = view.vm, view.vm.key
+        try:
+            reported = self._store.report(vm, step.status)
+        except Conflicted:
+            self._remember_unreported(view, step)
+            self._store.refresh(key)
+            with self._lock:
+                self._conflicts[key] = self._conflicts.get(key, 0) + 1
+            if self._conflicts[key] > 1:  # somebody writes as often as this agent does, or versions run backwards
+                raise
+            self._queue.add(key)
+            return None
+        except Vanished:
+            self._store.refresh(key)
+            self._queue.add(key)
+            return None
+        except (Transient, Rejected):
+            self._remember_unreported(view, step)
+            raise
+        with self._lock:
+            self._memories[key] = step.memory
+            self._conflicts.pop(key, None)
+        self._tell(view, step, reported, since_s)
+        return reported
+
+    def _tell(self, view: View, step: Step, reported: VirtualMachine, since_s: float | None) -> None:
+        """Tell whoever else wants to know of a report that has gone out."""
+        vm, key = view.vm, view.vm.key
+        self._brake.note(key, step.status, view.now)
+        if not vm.misunderstood:
+            self._wake(self._directory.enter(reported))
+        if reported is vm:
+            self._gauges.seen(vm, step.status)
+        else:
+            self._gauges.reported(reported, step.status, since_s)
+            if vm.status.reason != step.reason:
+                log.info(f"{key}: {step.reason} ({step.message})", vm=str(key), reason=str(step.reason))
+        for notice in step.notices:
+            self._recorder.record(reported, notice)
+
+    def _remember_unreported(self, view: View, step: Step) -> None:
+        """Keep what nobody could be told: the first stop, and what came of the last act."""
+        stop, known = step.status.last_stop, view.vm.status.last_stop
+        first = view.memory.unreported_stop or (stop if stop != known else None)
+        with self._lock:
+            self._memories[view.vm.key] = replace(step.memory, outcome=view.memory.outcome, unreported_stop=first)
+
+    def _note_called(self, key: VmKey, act: Act) -> None:
+        """The start that is on record is with libvirt: from now on it is a fact."""
+        if act.verb.starts:
+            with self._lock:
+                if key in self._memories:
+                    self._memories[key] = replace(self._memories[key], start_called=True)
+
+    def _is_current(self, vm: VirtualMachine) -> bool:
+        """Whether the object is still what was decided on, asked of the API server itself."""
+        fresh = self._store.refresh(vm.key)
+        if fresh is not None and _identity(fresh) == _identity(vm):
+            return True
+        self._queue.add(vm.key)
+        return False
+
+    # --- act
+
+    def _act_ended(self, vm: VirtualMachine, step: Step, outcome: Outcome) -> None:
+        self._queue.add(vm.key)
+        self._gauges.acted(outcome.verb, outcome.result)
+        if outcome.verb.starts and outcome.result is Result.DONE and _answers_guest(vm):
+            self._brake.answered(vm.key, self._clock())
+        for notice in _notices(vm, step, outcome):
+            self._recorder.record(vm, notice)
+
+    def _wake(self, keys: set[VmKey]) -> None:
+        for key in keys:
+            self._queue.add(key)
+
+
+def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, ...]:
+    """The Event of an act: one for each that was done, and for each start that was refused."""
+    verb = outcome.verb
+    did = step.message.replace(" is being ", " was ", 1)
+    why = f"{did} Reason: {step.reason}; spec generation {vm.generation}."
+    if outcome.result is Result.REFUSED and verb.starts:
+        return (Notice("StartFailed", f"libvirt refused: {outcome.message}", warning=True, action=verb.name.title()),)
+    if outcome.result is not Result.DONE:
+        return ()
+    operation = step.status.operation
+    restarted = verb is Verb.START and operation is not None and operation.type is OperationType.RESTART
+    return (Notice("Restarted" if restarted else verb.event, why, action=verb.name.title()),)
+
+
+def _answers_guest(vm: VirtualMachine) -> bool:
+    """A start of this VM answers that its guest powered itself off, and no change of the spec."""
+    stop = vm.status.last_stop
+    return stop is not None and stop.cause is StopCause.GUEST and vm.desired == vm.status.desired
+
+
+def _identity(vm: VirtualMachine) -> VirtualMachine:
+    """What must not have changed between a decision and its act: all but the status.
+
+    The generation alone is no proof of that: after a restore of etcd the API server gives it out a second time.
+    """
+    return replace(vm, resource_version="", status=Status())
+
+
+def _overdue(*, busy: bool) -> Unreadable:
+    """What is known of a domain about which libvirt has not answered; `busy`: it has answered about others since."""
+    if busy:
+        return Unreadable("Another call on the domain has not returned, so that libvirt does not tell its state.", busy)
+    return Unreadable("libvirt has not answered what was asked of this domain")
+
+
+def _nothing() -> None:
+    """There is nothing to give back."""

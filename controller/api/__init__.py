@@ -1,0 +1,1 @@
+"""The contract: what users, agents and tools mean by a VirtualMachine. Pure."""

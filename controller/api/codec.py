@@ -1,0 +1,398 @@
+"""Between the API's JSON and our words, in both directions, with nothing lost.
+
+Pure, and total: no JSON makes it raise. What cannot be read in a status is treated as not being there, for a status
+that somebody damaged must heal. What cannot be read in a spec is told, for a newer version may have meant something.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+from uuid import UUID
+
+from controller.api.text import tamed
+from controller.api.virtualmachine import (
+    BEYOND,
+    Backoff,
+    Condition,
+    DesiredPowerState,
+    DomainRecord,
+    LastStop,
+    Operation,
+    OperationType,
+    PowerState,
+    RestartPolicy,
+    Shutdown,
+    ShutdownMode,
+    Status,
+    StopCause,
+    VirtualMachine,
+    VmKey,
+    api_time,
+)
+
+HOLD_PREFIX = "hold.virtsync.dev/"
+MISSPELT_HOLD = re.compile(
+    r"(?:holds?[./_-]virtsync\.dev|virtsync\.dev[./_-]holds?)(?:[./_-](?P<who>.*))?", re.IGNORECASE
+)
+CONFIRMED_OFF = "virtsync.dev/confirmed-off"
+LAST_YEAR = 9000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
+OWN_CONDITIONS = ("Ready", "Reconciling", "Stalled")
+CONDITIONS_LIMIT = 16
+"""How many conditions the API takes."""
+QUOTE_LIMIT = 80
+"""Bytes that are shown of a value that is not understood."""
+
+Json = dict[str, Any]
+W = TypeVar("W", bound=StrEnum)
+
+
+def parse(raw: Json) -> VirtualMachine:
+    """The object that the API server shows. Never raises: what it does not understand is in `misunderstood`."""
+    meta, spec = _map(raw.get("metadata")), SpecReader(raw.get("spec"))
+    annotations = _map(meta.get("annotations"))
+    domain_name, domain_uuid = spec.domain()
+    return VirtualMachine(
+        key=VmKey(_str(meta.get("namespace")), _str(meta.get("name"))),
+        uid=_str(meta.get("uid")),
+        generation=_whole(meta.get("generation"), 0, INT64_MAX) or 0,
+        resource_version=_str(meta.get("resourceVersion")),
+        created=_time(meta.get("creationTimestamp")) or EPOCH,
+        node_name=_str(spec.raw.get("nodeName")),
+        deleting="deletionTimestamp" in meta,
+        domain_name=domain_name,
+        domain_uuid=domain_uuid,
+        desired=spec.word(DesiredPowerState, "powerState"),
+        restart_policy=spec.word(RestartPolicy, "restartPolicy") or RestartPolicy.ALWAYS,
+        shutdown=spec.shutdown(),
+        restart_request=spec.restart_request(),
+        holds=_holds(annotations, _map(meta.get("labels"))),
+        confirmed_off=_str(annotations.get(CONFIRMED_OFF)),
+        misunderstood=" and ".join(spec.misunderstood),
+        status=parse_status(raw.get("status")),
+    )
+
+
+class SpecReader:
+    """Reads the fields of one spec, and gathers those that this version does not understand."""
+
+    def __init__(self, raw: object) -> None:
+        self.misunderstood: list[str] = []
+        """A phrase for each, such as `spec.powerState "Hibernated"`."""
+        self.raw = self._map({"spec": raw}, "spec", "spec")
+
+    def word(self, words: type[W], field: str) -> W | None:
+        """The word in this field of the spec; None where there is none that is understood."""
+        return self._word(words, self.raw, field, f"spec.{field}")
+
+    def shutdown(self) -> Shutdown:
+        """`spec.shutdown`, with the defaults for what is not understood."""
+        raw, default = self._map(self.raw, "shutdown", "spec.shutdown"), Shutdown()
+        grace_s = _whole(raw.get("gracePeriodSeconds"), 1, INT32_MAX)
+        if grace_s is None:
+            self._note_if_there(raw.get("gracePeriodSeconds"), "spec.shutdown.gracePeriodSeconds")
+        mode = self._word(ShutdownMode, raw, "mode", "spec.shutdown.mode")
+        return Shutdown(mode or default.mode, grace_s or default.grace_s)
+
+    def restart_request(self) -> datetime | None:
+        """`spec.restartRequestTime`."""
+        text = self.raw.get("restartRequestTime")
+        time = _time(text)
+        if time is None:
+            self._note_if_there(text, "spec.restartRequestTime")
+        return time
+
+    def domain(self) -> tuple[str | None, UUID | None]:
+        """The name and the UUID in `spec.domain`."""
+        raw = self._map(self.raw, "domain", "spec.domain")
+        name, uuid = raw.get("name"), _uuid(raw.get("uuid"))
+        if not isinstance(name, str):
+            self._note_if_there(name, "spec.domain.name")
+        if uuid is None:
+            self._note_if_there(raw.get("uuid"), "spec.domain.uuid")
+        if raw.keys().isdisjoint({"name", "uuid"}):  # what names it here is something new, not the object's name
+            self._note_if_there(raw, "spec.domain")
+        return name if isinstance(name, str) else None, uuid
+
+    def _word(self, words: type[W], raw: Json, field: str, where: str) -> W | None:
+        word = _word(words, raw.get(field))
+        if word is None:
+            self._note_if_there(raw.get(field), where)
+        return word
+
+    def _map(self, raw: Json, field: str, where: str) -> Json:
+        value = raw.get(field)
+        if not isinstance(value, dict):
+            self._note_if_there(value, where)
+        return _map(value)
+
+    def _note_if_there(self, value: object, where: str) -> None:
+        if value not in (None, "", {}):
+            self.misunderstood.append(f"{where} {tamed(json.dumps(value, ensure_ascii=False), QUOTE_LIMIT)}")
+
+
+def parse_status(raw: object) -> Status:
+    """What the last report says. Never raises."""
+    raw = _map(raw)
+    libvirt = _map(raw.get("libvirt"))
+    restarted = raw.get("lastRestartTime")
+    observed = _whole(raw.get("observedGeneration"), -1, INT64_MAX)
+    return Status(
+        observed_generation=-1 if observed is None else observed,
+        node_name=_str(raw.get("nodeName")),
+        node_boot_id=_str(raw.get("nodeBootID")),
+        host_uuid=_uuid(raw.get("hostUUID")),
+        desired=_word(DesiredPowerState, raw.get("desiredPowerState")),
+        power_state=_word(PowerState, raw.get("powerState")) or PowerState.UNKNOWN,
+        power_state_transition_time=_time(raw.get("powerStateTransitionTime")),
+        run_transition_time=_time(raw.get("runTransitionTime")),
+        decided_reason=_str(raw.get("decidedReason")),
+        libvirt_state=_str(libvirt.get("state")),
+        libvirt_reason=_str(libvirt.get("reason")),
+        domain=_domain(_map(raw.get("domain"))),
+        last_stop=_last_stop(_map(raw.get("lastStop"))),
+        completion_time=_time(raw.get("completionTime")),
+        restart_count=_count(raw.get("restartCount")),
+        last_restart_time=_time(restarted) or (BEYOND if restarted else None),
+        operation=_operation(_map(raw.get("operation"))),
+        backoff=_backoff(_map(raw.get("backoff"))),
+        conditions=_conditions(raw.get("conditions")),
+    )
+
+
+def render_status(status: Status) -> Json:
+    """The status as JSON; what is not there is left out."""
+    return _without_nothing(_every_key(status))
+
+
+def status_patch(raw: Json, new: Status) -> Json | None:
+    """The merge patch from the status that is there to the new one, or None when nothing changed.
+
+    It names only keys of ours, at each level: those of a newer agent or of another writer stay as they are. A key of
+    ours that ended is null, for a merge patch never removes what is merely absent. Lists are replaced whole, so the
+    conditions of others are carried over.
+    """
+    wanted = _every_key(new)
+    wanted["conditions"] = _with_those_of_others(raw.get("conditions"), wanted["conditions"])
+    return _difference(raw, wanted) or None
+
+
+def _every_key(status: Status) -> Json:
+    """The status with every key that an agent owns; None or empty where there is nothing."""
+    domain, stop, operation, backoff = status.domain, status.last_stop, status.operation, status.backoff
+    return {
+        "observedGeneration": status.observed_generation,
+        "nodeName": status.node_name,
+        "nodeBootID": status.node_boot_id,
+        "hostUUID": str(status.host_uuid) if status.host_uuid else None,
+        "desiredPowerState": status.desired,
+        "powerState": status.power_state,
+        "powerStateTransitionTime": _text(status.power_state_transition_time),
+        "runTransitionTime": _text(status.run_transition_time),
+        "decidedReason": status.decided_reason,
+        "libvirt": {"state": status.libvirt_state, "reason": status.libvirt_reason},
+        "domain": domain
+        and {
+            "name": domain.name,
+            "uuid": str(domain.uuid) if domain.uuid else None,
+            "boundBy": domain.bound_by,
+            "id": domain.id,
+            "persistent": domain.persistent,
+            "autostart": domain.autostart,
+        },
+        "lastStop": stop and {"cause": stop.cause, "time": _text(stop.time), "message": stop.message},
+        "completionTime": _text(status.completion_time),
+        "restartCount": min(status.restart_count, INT32_MAX),
+        "lastRestartTime": _text(status.last_restart_time),
+        "operation": operation
+        and {
+            "type": operation.type,
+            "startTime": _text(operation.start_time),
+            "deadline": _text(operation.deadline),
+            "domainID": operation.domain_id,
+            "attempt": operation.attempt and min(operation.attempt, INT32_MAX),
+        },
+        "backoff": backoff
+        and {
+            "failures": min(backoff.failures, INT32_MAX),
+            "nextAttemptTime": _text(backoff.next_attempt_time),
+        },
+        "conditions": [
+            {
+                "type": c.type,
+                "status": c.status,
+                "reason": c.reason,
+                "message": c.message,
+                "lastTransitionTime": _text(c.last_transition_time),
+                "observedGeneration": c.observed_generation,
+            }
+            for c in status.conditions
+        ],
+    }
+
+
+def _with_those_of_others(old: object, ours: list[Json]) -> list[Json]:
+    """Our conditions and, unchanged, those of types that are not ours; in the old order if they are all there."""
+    found = old if isinstance(old, list) else []
+    others = [c for c in found if isinstance(c, dict) and _str(c.get("type")) not in {"", *OWN_CONDITIONS}]
+    wanted = [*ours, *others[: CONDITIONS_LIMIT - len(ours)]]
+    same = len(found) == len(wanted) and all(condition in found for condition in wanted)
+    return found if same else wanted
+
+
+def _difference(old: Json, new: Json) -> Json:
+    """The merge patch that gives the keys of the new one their values, and touches no other key."""
+    patch: Json = {}
+    for key, value in new.items():
+        before, after = old.get(key), _without_nothing(value) if isinstance(value, dict) else value
+        if after in (None, "", {}):
+            if before is not None:
+                patch[key] = None
+        elif isinstance(value, dict) and isinstance(before, dict):
+            if inner := _difference(before, value):
+                patch[key] = inner
+        elif before != after:
+            patch[key] = _plain(after)
+    return patch
+
+
+def _without_nothing(value: Json) -> Json:
+    """Without what is None or empty text; a map that holds nothing is nothing too."""
+    kept: Json = {}
+    for key, item in value.items():
+        cleaned = _without_nothing(item) if isinstance(item, dict) else item
+        if cleaned not in (None, "", {}):
+            kept[key] = _plain(cleaned)
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, str) else value
+
+
+def _text(time: datetime | None) -> str | None:
+    return api_time(time) if time else None
+
+
+def _time(text: object) -> datetime | None:
+    """The time in UTC, or None: one that UTC cannot carry, or too far off to reckon with, is none."""
+    if not isinstance(text, str):
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+        time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+    return time if EPOCH.year <= time.year <= LAST_YEAR else None
+
+
+def _uuid(text: object) -> UUID | None:
+    try:
+        return UUID(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def _holds(annotations: Json, labels: Json) -> tuple[tuple[str, str], ...]:
+    """Who holds it and why. Whoever misspells it wants to be left alone too, and is told how it is spelt."""
+    right = [(key.removeprefix(HOLD_PREFIX), why) for key, why in annotations.items() if key.startswith(HOLD_PREFIX)]
+    others = [*labels.items(), *((key, why) for key, why in annotations.items() if not key.startswith(HOLD_PREFIX))]
+    wrong = [(_misspelt(found["who"]), why) for key, why in others if (found := MISSPELT_HOLD.fullmatch(key))]
+    return tuple(sorted((who, _str(why)) for who, why in (*right, *wrong)))
+
+
+def _misspelt(who: str | None) -> str:
+    spelt = f"write it as the annotation {HOLD_PREFIX}{who or '<your name>'}"
+    return f"{who or 'nobody named'}; {spelt}"
+
+
+def _str(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _map(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _whole(value: object, least: int, most: int = INT32_MAX) -> int | None:
+    """The number, or None where it is none, or not one of those that the API takes in this place."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most else None
+
+
+def _count(value: object) -> int:
+    return _whole(value, 0) or 0
+
+
+def _word(words: type[W], text: object) -> W | None:
+    """The word, or None: a newer agent may have written one that this one does not know."""
+    try:
+        return words(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def _domain(raw: Json) -> DomainRecord | None:
+    name, uuid = _str(raw.get("name")), _uuid(raw.get("uuid"))
+    if not name and not uuid:
+        return None
+    return DomainRecord(
+        name=name,
+        uuid=uuid,
+        bound_by=_str(raw.get("boundBy")),
+        id=_whole(raw.get("id"), 0),
+        persistent=_flag(raw.get("persistent")),
+        autostart=_flag(raw.get("autostart")),
+    )
+
+
+def _last_stop(raw: Json) -> LastStop | None:
+    time = _time(raw.get("time"))
+    if not time:
+        return None
+    return LastStop(_word(StopCause, raw.get("cause")) or StopCause.UNKNOWN, time, _str(raw.get("message")))
+
+
+def _operation(raw: Json) -> Operation | None:
+    kind = _word(OperationType, raw.get("type"))
+    start, deadline = _time(raw.get("startTime")), _time(raw.get("deadline"))
+    attempt = _whole(raw.get("attempt"), 1)
+    starts = kind is OperationType.START or attempt is not None
+    if starts and start is None:
+        start = EPOCH  # a start that was called stays a fact, whatever became of its time
+    if kind is None or start is None or (deadline is None and not starts):
+        return None
+    return Operation(kind, start, deadline, _whole(raw.get("domainID"), 0), attempt)
+
+
+def _backoff(raw: Json) -> Backoff | None:
+    time = _time(raw.get("nextAttemptTime"))
+    return Backoff(_count(raw.get("failures")), time) if time else None
+
+
+def _conditions(raw: object) -> tuple[Condition, ...]:
+    """Those that an agent owns."""
+    read = [_condition(_map(condition)) for condition in (raw if isinstance(raw, list) else [])]
+    return tuple(condition for condition in read if condition)
+
+
+def _condition(raw: Json) -> Condition | None:
+    time = _time(raw.get("lastTransitionTime"))
+    if not time or raw.get("type") not in OWN_CONDITIONS:
+        return None
+    return Condition(
+        type=_str(raw.get("type")),
+        status=_str(raw.get("status")) or "Unknown",
+        reason=_str(raw.get("reason")),
+        message=_str(raw.get("message")),
+        last_transition_time=time,
+        observed_generation=_whole(raw.get("observedGeneration"), 0, INT64_MAX) or 0,
+    )

@@ -1,0 +1,1 @@
+"""Decisions about one VM and one Lease, from values alone. Pure."""

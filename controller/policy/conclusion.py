@@ -1,0 +1,189 @@
+"""From a verdict to the report: the conditions, and what the report remembers for the next look. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import Enum
+
+from controller.api.text import tamed
+from controller.api.values import replace
+from controller.api.virtualmachine import (
+    Act,
+    Condition,
+    Memory,
+    Notice,
+    Phase,
+    Reason,
+    Status,
+    Step,
+    Unreadable,
+    Verdict,
+)
+from controller.policy.handover import is_stale
+from controller.policy.situation import Situation, pursuit_of, shown
+
+MESSAGE_LIMIT = 32768
+"""Characters that the API takes in the message of a condition; as a bound on bytes it keeps within that."""
+
+
+class Tone(Enum):
+    """What a reason means to kstatus: (Ready, and which of the abnormal conditions is True)."""
+
+    GOOD = ("True", "")
+    BUSY = ("False", "Reconciling")
+    STUCK = ("False", "Stalled")
+    WAITING = ("False", "")
+    UNKNOWN = ("Unknown", "")
+
+
+TONES = {
+    Reason.IN_SYNC: Tone.GOOD,
+    Reason.OBSERVED: Tone.GOOD,
+    Reason.COMPLETED: Tone.GOOD,
+    Reason.SUSPENDED_BY_GUEST: Tone.GOOD,
+    Reason.SETTLING: Tone.BUSY,
+    Reason.STARTING: Tone.BUSY,
+    Reason.SHUTTING_DOWN: Tone.BUSY,
+    Reason.PAUSING: Tone.BUSY,
+    Reason.RESUMING: Tone.BUSY,
+    Reason.WAKING: Tone.BUSY,
+    Reason.RESTARTING: Tone.BUSY,
+    Reason.HYPERVISOR_BUSY: Tone.BUSY,
+    Reason.START_FAILED: Tone.BUSY,
+    Reason.CRASH_LOOP_BACK_OFF: Tone.BUSY,
+    Reason.PAUSED_BY_IO_ERROR: Tone.BUSY,
+    Reason.ACTION_FAILED: Tone.BUSY,
+    Reason.ACTION_BLOCKED: Tone.BUSY,
+    Reason.FAILED: Tone.STUCK,
+    Reason.DOMAIN_NOT_FOUND: Tone.STUCK,
+    Reason.DOMAIN_REPLACED: Tone.STUCK,
+    Reason.DOMAIN_CONFLICT: Tone.STUCK,
+    Reason.SHUTDOWN_TIMED_OUT: Tone.STUCK,
+    Reason.PAUSED_BY_WATCHDOG: Tone.STUCK,
+    Reason.CRASHED_PRESERVED: Tone.STUCK,
+    Reason.POST_COPY_FAILED: Tone.STUCK,
+    Reason.MIGRATED_AWAY: Tone.STUCK,
+    Reason.SAVED_ELSEWHERE: Tone.STUCK,
+    Reason.HANDOVER_UNCONFIRMED: Tone.STUCK,
+    Reason.HELD: Tone.WAITING,
+    Reason.OBSERVE_ONLY: Tone.WAITING,
+    Reason.UNKNOWN_STATE: Tone.UNKNOWN,
+    Reason.SPEC_NOT_UNDERSTOOD: Tone.UNKNOWN,
+    Reason.LIBVIRT_UNREACHABLE: Tone.UNKNOWN,
+    Reason.AGENT_UNREACHABLE: Tone.UNKNOWN,
+    Reason.PENDING: Tone.UNKNOWN,
+}
+
+TOLD = {Reason.DOMAIN_NOT_FOUND, Reason.DOMAIN_REPLACED, Reason.DOMAIN_CONFLICT}
+"""Reasons whose beginning is an Event of its own."""
+
+NOT_SERVED = {Reason.HANDOVER_UNCONFIRMED} | TOLD
+"""Reasons that end no Reconciling, and still leave a change of the spec to be served later."""
+
+UNDECIDED = {Reason.LIBVIRT_UNREACHABLE, Reason.HANDOVER_UNCONFIRMED, Reason.SPEC_NOT_UNDERSTOOD}
+"""Reasons of looks that decided nothing about the domain: what was decided before is remembered."""
+
+
+def conclude(s: Situation, verdict: Verdict) -> Step:
+    """The report of this look, with the act that it records."""
+    status = verdict.status or s.status
+    if _served(s, verdict):
+        status = replace(status, desired=s.desired)
+    if verdict.reason is Reason.IN_SYNC and s.phase is not Phase.RUNNING:
+        status = replace(status, backoff=None)
+    status = replace(status, decided_reason=_decided(s, verdict))
+    status = replace(_moved(status, s), conditions=_conditions(s, verdict, status.observed_generation))
+    act = Act(verdict.verb, s.domain) if verdict.verb else None
+    waits = [wait for wait in (verdict.recheck_s, s.recheck_s, _forget_in_s(s)) if wait is not None]
+    return Step(
+        reason=verdict.reason,
+        message=verdict.message,
+        status=status,
+        memory=_remembered(s, verdict, status),
+        act=act,
+        recheck_s=min(waits, default=None),
+        notices=(*s.notices, *_told(s, verdict)),
+    )
+
+
+def _decided(s: Situation, verdict: Verdict) -> str:
+    """The reason that the next decision builds on."""
+    if s.elsewhere:
+        # The other host's word is not to be trusted, and the condition that says so is about to be replaced.
+        stale = verdict.reason not in UNDECIDED and is_stale(s.history)
+        return Reason.HANDOVER_UNCONFIRMED if stale else s.history.decided
+    return verdict.reason if _sees(s, verdict) else s.status.decided
+
+
+def _sees(s: Situation, verdict: Verdict) -> bool:
+    """Whether this look decides about the domain."""
+    return not isinstance(s.view.seen, Unreadable) and verdict.reason not in UNDECIDED
+
+
+def _moved(status: Status, s: Situation) -> Status:
+    """The report with `run_transition_time` moved on where a vouching for the former report must not hold for it."""
+    before = s.vm.status
+    started = status.operation is not None and status.operation.starts and status.operation != before.operation
+    if not started and _run(status) == _run(before):
+        return status
+    least = before.run_transition_time + timedelta(seconds=1) if before.run_transition_time else shown(s.now)
+    return replace(status, run_transition_time=max(shown(s.now), least))
+
+
+def _run(status: Status) -> tuple[object, ...]:
+    """What tells one report of a run from another."""
+    run = status.domain.id if status.domain else None
+    return status.node_name, status.host_uuid, status.node_boot_id, run, status.power_state
+
+
+def _remembered(s: Situation, verdict: Verdict, status: Status) -> Memory:
+    """What this process knows after this look."""
+    if s.elsewhere:
+        return s.memory
+    held = verdict.reason is Reason.HELD or (s.memory.held and not _sees(s, verdict))
+    memory = replace(s.memory, held=held, pursuit=pursuit_of(status.operation, s.view, s.memory))
+    if not (verdict.verb and verdict.verb.starts):
+        return memory
+    counted = status.restart_count > s.status.restart_count
+    # What was seen of it before the call says nothing of how the call ends.
+    return replace(memory, start=status.operation, start_called=False, start_counted=counted, off_since=None)
+
+
+def _served(s: Situation, verdict: Verdict) -> bool:
+    """Whether the spec's wish needs no more looking after; until then a change of it stays a change."""
+    waits_for_qemu = s.wants_on and s.off and verdict.reason is Reason.SHUTDOWN_TIMED_OUT
+    if s.elsewhere or s.vm.misunderstood or waits_for_qemu:
+        return False
+    return TONES[verdict.reason] in {Tone.GOOD, Tone.STUCK} and verdict.reason not in NOT_SERVED
+
+
+def _conditions(s: Situation, verdict: Verdict, generation: int) -> tuple[Condition, ...]:
+    ready, abnormal = TONES[verdict.reason].value
+    kinds = [("Ready", ready)] + ([(abnormal, "True")] if abnormal else [])
+    message = tamed(verdict.message, MESSAGE_LIMIT)
+    return tuple(
+        Condition(kind, value, verdict.reason, message, _since(s, kind, value), max(generation, 0))
+        for kind, value in kinds
+    )
+
+
+def _since(s: Situation, kind: str, value: str) -> datetime:
+    """Since when the condition has this status."""
+    before = s.vm.status.condition(kind)
+    return before.last_transition_time if before and before.status == value else shown(s.now)
+
+
+def _told(s: Situation, verdict: Verdict) -> tuple[Notice, ...]:
+    if verdict.reason not in TOLD or verdict.reason in {s.vm.status.reason, s.vm.status.decided_reason}:
+        return ()
+    return (Notice(str(verdict.reason), verdict.message, warning=True),)
+
+
+def _forget_in_s(s: Situation) -> float | None:
+    """When a backoff will be forgotten, if the domain runs on until then."""
+    since = s.memory.phase_since
+    # A look that decides nothing forgets nothing either, however late it is: it must not ask to be repeated at once.
+    decides = not s.vm.misunderstood and s.elsewhere is None
+    if not (decides and s.status.backoff and s.phase is Phase.RUNNING and since):
+        return None
+    return s.now.until(since.plus(s.waits.backoff_forget_s))

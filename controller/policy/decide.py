@@ -1,0 +1,210 @@
+"""The whole policy: one look in, one report and at most one act out.
+
+`decide` reads a situation against the table in docs/decisions.md, which a test compares with the one below: the
+vetoes in order (vetoes.py), then exactly one row. Pure and total: no clock, no network, no catch-all but an assertion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from controller.agent.settings import Waits
+from controller.api.values import replace
+from controller.api.virtualmachine import (
+    DesiredPowerState,
+    Operation,
+    OperationType,
+    Phase,
+    Reason,
+    Status,
+    Step,
+    StopCause,
+    Verb,
+    Verdict,
+    View,
+)
+from controller.policy import vetoes
+from controller.policy.conclusion import conclude
+from controller.policy.gates import clock, due, forbidden, power
+from controller.policy.situation import Situation, assess, begun, grown, shown
+from controller.policy.stopping import stop
+
+RUNNING, STOPPED, PAUSED = DesiredPowerState
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    number: int
+    title: str
+    applies: Callable[[Situation], bool]
+    says: Callable[[Situation], Verdict]
+
+
+def decide(view: View, waits: Waits) -> Step:
+    """What to report of this look, and what to do about it."""
+    s = assess(view, waits)
+    return conclude(s, row_of(s).says(s))
+
+
+def row_of(s: Situation) -> Row:
+    """The one line of the table that fits."""
+    for veto in VETOES:
+        if veto.applies(s):
+            return veto
+    rows = [row for row in ROWS if row.applies(s)]
+    assert len(rows) == 1, f"{len(rows)} rows fit {s}"  # noqa: S101 - a hole in the table must not pass unseen
+    return rows[0]
+
+
+VETOES = (
+    Row(1, "spec not understood", vetoes.is_misunderstood, vetoes.misunderstood),
+    Row(2, "libvirt not readable", vetoes.is_unreachable, vetoes.unreachable),
+    Row(3, "absent, replaced, claimed", vetoes.has_no_domain, vetoes.no_domain),
+    Row(8, "the report of another host forbids it", vetoes.is_elsewhere_by_report, vetoes.elsewhere_by_report),
+    Row(12, "a start on record", vetoes.is_starting, vetoes.start_in_flight),
+    Row(4, "power state unset", vetoes.is_observed, vetoes.observed),
+    Row(5, "unknown state", vetoes.is_unknown, vetoes.unknown_state),
+    Row(6, "in sync", vetoes.is_in_sync, vetoes.in_sync),
+    Row(7, "post-copy failed", vetoes.post_copy_failed, vetoes.torn),
+    Row(8, "migrated, saved to a file", vetoes.is_elsewhere, vetoes.elsewhere),
+    Row(9, "stop accepted", vetoes.is_accepted, vetoes.accept),
+    Row(10, "suspended by the guest", vetoes.sleeps_by_right, vetoes.asleep),
+    Row(11, "kept for somebody to look at", vetoes.is_kept, vetoes.kept),
+    Row(12, "passing", vetoes.is_passing, vetoes.passing),
+)
+
+
+def should_run(s: Situation, *phases: Phase) -> bool:
+    """Desired Running and in one of these phases, with no restart and no stop that cannot be recalled in the way."""
+    return s.desired is RUNNING and not s.cycling and not s.stopping and s.phase in phases
+
+
+def should(s: Situation, desired: DesiredPowerState, *phases: Phase) -> bool:
+    """So desired, and in one of these phases."""
+    return s.desired is desired and s.phase in phases
+
+
+def stop_in_flight(s: Situation) -> bool:
+    """Desired Running again, after the guest was asked to shut down."""
+    return s.desired is RUNNING and not s.cycling and s.stopping
+
+
+def restart(s: Situation) -> bool:
+    """A restart is asked for or under way."""
+    return s.desired is RUNNING and s.cycling
+
+
+def let_it_stop(s: Situation) -> Verdict:
+    """The guest was asked to shut down and is wanted again: an ACPI request cannot be taken back."""
+    assert s.memory.pursuit  # noqa: S101 - every stop in flight is pursued
+    deadline = s.memory.pursuit.deadline
+    message = (
+        "It was asked to shut down before it was wanted again: "
+        f"it is started once it is off, or left as it is at {clock(deadline)}."
+    )
+    return forbidden(s) or Verdict(Reason.RESTARTING, message, recheck_s=s.now.until(deadline))
+
+
+def cycle(s: Situation) -> Verdict:
+    """A requested restart: recorded first, then a stop as any other, then a start."""
+    status = s.status
+    if s.restart_due:
+        # A stop that is in flight already becomes the first half of it.
+        operation = (
+            replace(s.operation, type=OperationType.RESTART)
+            if s.operation
+            else begun(OperationType.RESTART, s.domain, s.vm.shutdown, s.now)
+        )
+        status = replace(status, operation=operation, last_restart_time=s.vm.restart_request)
+    if s.off:
+        status = recorded(s, status, OperationType.RESTART)
+        return due(s, Verb.START, Reason.STARTING, "It is being started, as a restart was asked for.", status=status)
+    return stop(s, status, Reason.RESTARTING)
+
+
+def start(s: Situation) -> Verdict:
+    """It is off and wanted on."""
+    verb = Verb.START if s.desired is RUNNING else Verb.START_PAUSED
+    how = "Its saved memory is being restored" if s.phase is Phase.SAVED else "It is being started"
+    status = s.status
+    if s.start.again:  # it has been counted
+        status = replace(status, restart_count=s.history.restart_count, backoff=s.history.backoff)
+    else:
+        status = _counted(s, status)
+    status = recorded(s, status, OperationType.START)
+    why = f"it was {power(s)}" + (f", cause {s.cause}" if s.cause else "")
+    return due(s, verb, Reason.STARTING, f"{how}: {why}.", status=status)
+
+
+def _counted(s: Situation, status: Status) -> Status:
+    """What a start counts, when it follows an unwanted stop or another start."""
+    unwanted = s.cause not in {None, StopCause.AGENT} and not s.asked
+    again = s.status.backoff is not None or s.history.decided in {Reason.STARTING, Reason.START_FAILED}
+    if unwanted or again:
+        status = replace(status, backoff=grown(status.backoff, s.now, s.waits)[0])
+    return replace(status, restart_count=status.restart_count + 1) if unwanted else status
+
+
+def recorded(s: Situation, status: Status, kind: OperationType) -> Status:
+    """With the start on record that is about to be called; one that is on record already stays as it is."""
+    attempt = status.backoff.failures if status.backoff else 1
+    former = status.operation if kind is OperationType.RESTART else None
+    since = former or Operation(kind, shown(s.now))
+    return replace(status, operation=s.start.again or replace(since, attempt=attempt))
+
+
+def resume_after_io_error(s: Situation) -> Verdict:
+    """It is resumed, and pauses again at once while the error lasts."""
+    status = replace(s.status, backoff=grown(s.status.backoff, s.now, s.waits)[0])
+    return due(
+        s,
+        Verb.RESUME,
+        Reason.PAUSED_BY_IO_ERROR,
+        "An I/O error paused it (is its disk full?); it is being resumed.",
+        status=status,
+        backs_off=True,
+    )
+
+
+def resume(s: Situation) -> Verdict:
+    """Somebody paused it."""
+    return due(s, Verb.RESUME, Reason.RESUMING, "It is being resumed: somebody paused it.")
+
+
+def wake(s: Situation) -> Verdict:
+    """The guest suspended itself, and restartPolicy Always wants it awake."""
+    return due(s, Verb.WAKE, Reason.WAKING, "It is being woken: the guest suspended itself (S3).")
+
+
+def suspend(s: Situation) -> Verdict:
+    """It runs and is wanted paused."""
+    return due(s, Verb.SUSPEND, Reason.PAUSING, "It is being paused, as spec.powerState says.")
+
+
+def stop_as_wanted(s: Situation) -> Verdict:
+    """It is on and not wanted."""
+    return stop(s, s.status, Reason.SHUTTING_DOWN)
+
+
+OFF = (Phase.STOPPED, Phase.SAVED, Phase.CRASHED_OFF)
+PAUSES = (Phase.PAUSED, Phase.PAUSED_BUSY)
+ALIVE = (Phase.RUNNING, Phase.STARTING, Phase.SHUTTING_DOWN)
+DEAF = (Phase.PAUSED_IO_ERROR, Phase.PAUSED_WATCHDOG, Phase.CRASHED_KEPT)
+
+ROWS = (
+    Row(13, "a stop in flight", stop_in_flight, let_it_stop),
+    Row(14, "restart", restart, cycle),
+    Row(15, "paused by I/O error", lambda s: should_run(s, Phase.PAUSED_IO_ERROR), resume_after_io_error),
+    Row(16, "paused", lambda s: should_run(s, *PAUSES), resume),
+    Row(17, "suspended, Always", lambda s: should_run(s, Phase.SUSPENDED), wake),
+    Row(18, "off", lambda s: should_run(s, *OFF), start),
+    Row(19, "running", lambda s: should(s, STOPPED, *ALIVE), stop_as_wanted),
+    Row(20, "paused", lambda s: should(s, STOPPED, *PAUSES), stop_as_wanted),
+    Row(21, "suspended", lambda s: should(s, STOPPED, Phase.SUSPENDED), stop_as_wanted),
+    Row(22, "cannot be asked", lambda s: should(s, STOPPED, *DEAF), stop_as_wanted),
+    Row(23, "running", lambda s: should(s, PAUSED, Phase.RUNNING), suspend),
+    Row(24, "off", lambda s: should(s, PAUSED, *OFF), start),
+)

@@ -1,0 +1,208 @@
+"""Before something that is due is done: what forbids it, and what asks for patience. Pure.
+
+In this order: a hold, observe-only, no right to act, a busy libvirt, a QEMU that may live, the settle time, the brake,
+the backoff, the turn. Each says why, and until when. A start that is on record and was not called has waited already:
+settle time, brake and backoff do not ask for more.
+"""
+
+from __future__ import annotations
+
+from controller.api.values import replace
+from controller.api.virtualmachine import (
+    Now,
+    Phase,
+    PowerState,
+    Qemu,
+    Reason,
+    Status,
+    Verb,
+    Verdict,
+)
+from controller.policy.situation import Situation, restored, shown
+from controller.policy.starts import OFF_CONFIRM_S
+
+BESIDE = {"backup"}
+"""Jobs beside which libvirt lets a domain be shut down or destroyed, and that lose nothing but themselves by it."""
+CALL_PATIENCE_S = 5.0
+"""An act that has not returned for so long is told as HypervisorBusy; a start, which takes about half a second, as
+Starting and since when."""
+
+
+def due(
+    s: Situation, verb: Verb, reason: Reason, message: str, *, status: Status | None = None, backs_off: bool = False
+) -> Verdict:
+    """An act that is due: done now, unless something forbids it or asks for patience."""
+    again = verb.starts and s.start.again is not None
+    wait = forbidden(s) or busy(s, reason, verb)
+    if wait is None and verb.starts:
+        wait = lives(s)
+    if wait is None and not again:
+        wait = settling(s) or (braked(s) if verb.starts else None)
+        wait = wait or _backing_off(s, verb, always=verb.starts or backs_off)
+    if wait is None and s.view.turn_in_s > 0:
+        pace = "start a few at a time" if verb.starts else "are forced off a few at a time"
+        wait = Verdict(reason, f"It waits for its turn: VMs of a node {pace}.", recheck_s=s.view.turn_in_s)
+    if wait and again and not forbidden(s):
+        wait = replace(wait, status=status)
+    # Nothing wakes the VM of a call that never returns but another look.
+    return wait or Verdict(reason, message, verb, status=status or s.status, recheck_s=CALL_PATIENCE_S)
+
+
+def forbidden(s: Situation) -> Verdict | None:
+    """Somebody, or the agent's own standing, forbids every act."""
+    if s.vm.holds:
+        return Verdict(Reason.HELD, f"It is {power(s)} and should be {s.desired}; held by {holders(s)}.")
+    if s.view.node.observe_only:
+        return Verdict(
+            Reason.OBSERVE_ONLY, f"It is {power(s)} and should be {s.desired}; the agent of this node only watches."
+        )
+    if s.view.node.blocked:
+        return Verdict(Reason.ACTION_BLOCKED, s.view.node.blocked)
+    return None
+
+
+def holders(s: Situation) -> str:
+    """Who holds it, and why."""
+    return ", ".join(f"{who} ({why})" if why else who for who, why in s.vm.holds)
+
+
+def lives(s: Situation) -> Verdict | None:
+    """Before a start: its last QEMU may not have ended, though libvirt shows the domain off."""
+    qemu = s.view.facts.qemu if s.view.facts else Qemu.GONE
+    since = s.memory.off_since or s.now
+    if qemu is Qemu.ALIVE:
+        late = s.now.until(since.plus(s.vm.shutdown.grace_s)) <= 0
+        reason = Reason.SHUTDOWN_TIMED_OUT if late else Reason.HYPERVISOR_BUSY
+        message = (
+            f"libvirt has shown it off since {clock(since)}, but its QEMU has not ended (is its storage stuck?): "
+            "it is not started before that."
+        )
+        return Verdict(reason, message, recheck_s=5.0)
+    if qemu is Qemu.GONE and not s.memory.off_doubted:
+        return None
+    confirmed_at = since.plus(OFF_CONFIRM_S)
+    left_s = s.now.until(confirmed_at)
+    if left_s <= 0:
+        return None
+    message = (
+        "Its last QEMU may not have ended: another process of virtsync stopped it, or its pid file cannot be read. "
+        f"It is started if it is still off at {clock(confirmed_at)}."
+    )
+    return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=left_s)
+
+
+def busy(s: Situation, reason: Reason, verb: Verb | None = None) -> Verdict | None:
+    """libvirt is at work on the domain, or has not answered. Force does not wait for what hangs: it is the cure."""
+    view, force = s.view, verb is Verb.DESTROY
+    if answer_in_s := _answer_in_s(s):
+        # What was said when the act was decided on still holds; another sentence would be another write.
+        ready = s.history.condition("Ready")
+        said = ready.message if ready and ready.reason == reason else "libvirt has not answered yet."
+        return Verdict(reason, said, recheck_s=answer_in_s)
+    if view.call and (not force or view.call is Verb.DESTROY):
+        message = f"libvirt has not answered the last request ({view.call.name}) yet."
+        return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=2.0)
+    if view.crowded:
+        message = "As many requests as its libvirt bears at a time have not been answered."
+        return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=1.0)
+    if view.facts and view.facts.hangs and not force:
+        return Verdict(Reason.HYPERVISOR_BUSY, "Its QEMU does not answer libvirt.", recheck_s=2.0)
+    return _job(s)
+
+
+def _job(s: Situation) -> Verdict | None:
+    """A libvirt job owns the domain, and has not had its time."""
+    kind, pursuit = job_kind(s), s.memory.pursuit
+    if not kind or (kind in BESIDE and pursuit and s.now.until(pursuit.deadline) <= 0):
+        return None
+    return Verdict(Reason.HYPERVISOR_BUSY, f"{job_owns(s)}.", recheck_s=2.0)
+
+
+def job_owns(s: Situation) -> str:
+    """Which job owns the domain, and since when; a moment, and not a time that runs."""
+    known = s.view.facts is not None and s.view.facts.job
+    since = (s.memory.job_since if known else s.memory.phase_since) or s.now
+    return f"A libvirt job ({job_kind(s)}) owns the domain, since {clock(since)}"
+
+
+def job_kind(s: Situation) -> str:
+    """Which libvirt job owns the domain; empty: none."""
+    if s.view.facts and s.view.facts.job:
+        return s.view.facts.job
+    return s.domain.reason.lower() if s.phase is Phase.PAUSED_BUSY and not _left_over(s) else ""
+
+
+def overdue(s: Situation) -> bool:
+    """A call on the domain has not returned for longer than calls take."""
+    return _answer_in_s(s) == 0
+
+
+def _answer_in_s(s: Situation) -> float | None:
+    """Seconds that libvirt still has to answer the call on the domain; None: there is no call."""
+    since = s.view.call_since
+    return s.now.until(since.plus(CALL_PATIENCE_S)) if since else None
+
+
+def _left_over(s: Situation) -> bool:
+    """PAUSED/MIGRATION that no job explains, seen twice: libvirt 9 shows it for ever of a domain saved while paused."""
+    if s.domain.reason != "MIGRATION" or not restored(s.view.evidence) or s.waits.settle_pause_s is None:
+        return False
+    since = s.memory.jobless_since
+    return since is None or s.now.until(since.plus(s.waits.settle_pause_s)) <= 0
+
+
+def settling(s: Situation) -> Verdict | None:
+    """Somebody may be at work on it: its settle time runs."""
+    if s.settled_at is None:
+        return None
+    if s.settles_forever:
+        return Verdict(Reason.SETTLING, f"It is {power(s)}; the agent's settings leave that to whoever did it.")
+    left_s = s.now.until(s.settled_at)
+    if left_s <= 0:
+        return None
+    until = clock(s.settled_at)
+    message = f"It is {power(s)} and should be {s.desired}; left alone until {until} in case somebody is at work."
+    return Verdict(Reason.SETTLING, message, recheck_s=left_s)
+
+
+def braked(s: Situation) -> Verdict | None:
+    """The host may be going down: nothing is started but what the user has just asked for."""
+    until = s.view.node.braked_until
+    if s.asked or s.cycling or until is None or s.now.until(until) <= 0:
+        return None
+    return Verdict(
+        Reason.SETTLING,
+        f"Several VMs stopped together on {s.view.node.name}: nothing is started before {clock(until)}.",
+        recheck_s=s.now.until(until),
+    )
+
+
+def _backing_off(s: Situation, verb: Verb, *, always: bool) -> Verdict | None:
+    """Patience after failures: for every start and resume, and for any other act that libvirt has refused."""
+    next_attempt = s.memory.next_attempt
+    failed = s.history.decided in {Reason.START_FAILED, Reason.ACTION_FAILED}
+    if next_attempt is None or not (always or s.refusal or failed) or (left_s := s.now.until(next_attempt)) <= 0:
+        return None
+    at = f"next attempt at {clock(next_attempt)}"
+    if s.refusal:
+        reason = Reason.START_FAILED if verb.starts else Reason.ACTION_FAILED
+        return Verdict(reason, f"libvirt refused: {s.refusal}; {at}.", recheck_s=left_s)
+    if failed:
+        ready = s.history.condition("Ready")
+        said = ready.message if ready and ready.reason == s.history.decided else f"libvirt refused before; {at}."
+        return Verdict(Reason(s.history.decided), said, recheck_s=left_s)
+    if s.phase is Phase.PAUSED_IO_ERROR:
+        return Verdict(
+            Reason.PAUSED_BY_IO_ERROR, f"An I/O error pauses it (is its disk full?); {at}.", recheck_s=left_s
+        )
+    return Verdict(Reason.CRASH_LOOP_BACK_OFF, f"It keeps going off; {at}.", recheck_s=left_s)
+
+
+def power(s: Situation) -> PowerState:
+    """The power state that is reported."""
+    return s.status.power_state
+
+
+def clock(moment: Now) -> str:
+    """A moment as messages tell it."""
+    return f"{shown(moment):%H:%M:%SZ}"

@@ -1,0 +1,143 @@
+"""Whose report this is, and whether the report of another host says that the VM is off there. Pure.
+
+A report of another host is history: it is kept whole until it is resolved, so that the second look finds in it what the
+first look found. It is resolved when the domain runs here, when that host's agent reported it off in good order, or
+when the user vouches for this very report.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from controller.api.values import replace
+from controller.api.virtualmachine import (
+    Domain,
+    Evidence,
+    Node,
+    OperationType,
+    Phase,
+    PowerState,
+    Reason,
+    Status,
+    StopCause,
+    Unreadable,
+    View,
+    api_time,
+)
+
+SURVIVES = {Reason.HELD, Reason.SETTLING}
+"""What the former host last decided and still holds here: the loss of a hold, or of a settle time, is no order."""
+
+AT_WORK = {Reason.HYPERVISOR_BUSY, Reason.SHUTDOWN_TIMED_OUT}
+"""Under these "off" is libvirt's word alone: somebody's call has the domain, or its QEMU has not ended."""
+
+
+class Elsewhere(Enum):
+    """Why the report of another host forbids that the VM is started here."""
+
+    MAY_RUN = "it was on there, or nobody knows"
+    SENT_AWAY = "it was migrated from there to some host"
+    MEMORY_THERE = "its memory was saved there"
+    OLD_MEMORY_HERE = "the memory that is saved here is older than that report"
+
+
+def is_foreign(report: Status, node: Node) -> bool:
+    """Another node wrote this report, or another machine under the name of this node."""
+    return bool(report.node_name) and (report.node_name != node.name or _is_other_machine(report, node))
+
+
+def unresolved(report: Status, view: View) -> Elsewhere | None:  # noqa: PLR0911 - one rule a line
+    """Why this report forbids a start here; None: it does not, or it is of this host."""
+    seen = view.seen
+    if not is_foreign(report, view.node) or _runs_here(view):
+        return None
+    if isinstance(seen, Domain) and seen.phase is Phase.SAVED:
+        return Elsewhere.OLD_MEMORY_HERE
+    if view.vm.confirmed_off == vouching(report):
+        return None
+    if _in_flight(report) or not report.was_off:
+        return Elsewhere.MAY_RUN
+    if memory_elsewhere(report):
+        return Elsewhere.MEMORY_THERE
+    if report.last_stop and report.last_stop.cause is StopCause.MIGRATED:
+        return None if Evidence.STARTED_MIGRATED in view.evidence else Elsewhere.SENT_AWAY
+    return Elsewhere.MAY_RUN if is_stale(report) else None
+
+
+def vouching(report: Status) -> str:
+    """The value of `virtsync.dev/confirmed-off` that vouches for this report, and for no other.
+
+    No clock is compared: the user repeats a time that the report shows.
+    """
+    moved = report.run_transition_time or report.power_state_transition_time
+    return f"{report.node_name} {api_time(moved)}" if moved else report.node_name
+
+
+def memory_elsewhere(report: Status) -> bool:
+    """The memory of the VM was saved, and nobody has removed or restored it since."""
+    if report.power_state is PowerState.SAVED:
+        return True
+    cause = report.last_stop.cause if report.last_stop else None
+    if not report.was_off or cause not in {None, StopCause.SAVED}:
+        return False
+    return report.libvirt_reason == "SAVED" or (cause is StopCause.SAVED and report.libvirt_reason == "UNKNOWN")
+
+
+def taken_over(report: Status, view: View) -> Status:
+    """The report of another host as far as it means something here; nothing that was in flight there is so here."""
+    if isinstance(view.seen, Unreadable):
+        # Resolved, though this host cannot be seen yet: what Ready says next is not the former host's word.
+        return report if is_stale(report) else replace(report, decided_reason=Reason.PENDING)
+    cause = report.last_stop.cause if report.last_stop else None
+    return replace(
+        report,
+        desired=report.desired if report.completion_time else None,
+        power_state=PowerState.UNKNOWN,
+        libvirt_state="",
+        libvirt_reason="",
+        domain=report.domain and replace(report.domain, id=None),
+        last_stop=None if cause in {StopCause.MIGRATED, StopCause.SAVED} else report.last_stop,
+        operation=None,
+        backoff=None,
+        decided_reason=_surviving(report),
+    )
+
+
+def is_stale(report: Status) -> bool:
+    """Its host could not be seen, had not been heard of, or was at work on the VM, when it last said that it is off."""
+    if report.decided_reason == Reason.PENDING:
+        return False
+    if not report.decided_reason and report.reason == Reason.STARTING:  # an older version kept no record of a start
+        return True
+    # HandoverUnconfirmed: so it was found before; no agent of that host has written since.
+    if {Reason.HANDOVER_UNCONFIRMED, *AT_WORK} & {report.reason, report.decided}:
+        return True
+    ready = report.condition("Ready")
+    return ready is not None and ready.status == "Unknown"
+
+
+def _is_other_machine(report: Status, node: Node) -> bool:
+    """Another machine took over the name of this node. Within one boot a machine is the same, whatever its UUID."""
+    known = report.host_uuid is not None and node.host_uuid is not None
+    return known and report.host_uuid != node.host_uuid and report.node_boot_id != node.boot_id
+
+
+def _runs_here(view: View) -> bool:
+    """There is a QEMU of it here, and not one that only waits for the memory which a migration brings.
+
+    Such a one goes again when the migration fails; STARTING is how it begins.
+    """
+    seen = view.seen
+    if not isinstance(seen, Domain) or not seen.phase.on or seen.phase is Phase.STARTING:
+        return False
+    return not (seen.phase is Phase.PAUSED_BUSY and seen.reason in {"MIGRATION", "POSTCOPY"})
+
+
+def _in_flight(report: Status) -> bool:
+    """A start was called there, or may have been: a restart that is past its stop does not tell in older reports."""
+    operation = report.operation
+    return operation is not None and (operation.starts or operation.type is OperationType.RESTART)
+
+
+def _surviving(report: Status) -> str:
+    return report.decided if report.decided in SURVIVES else Reason.PENDING

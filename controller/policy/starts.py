@@ -1,0 +1,115 @@
+"""What has become of a start that is on record. Pure.
+
+A stop is an intent, and can be dropped. A start is a fact about a call: once libvirt may have it, nothing but the end
+of that call ends the record, whatever the user wants meanwhile. The record ends when
+
+- the domain is seen on, and no call of this process is out;
+- libvirt's refusal is known;
+- nothing was called: this process knows that it did not, or that the domain was not as expected;
+- the host has booted since, or there is no such domain any more;
+- the domain is seen off after the call is over: it returned, or libvirtd was started since, or two looks some seconds
+  apart on one connection show it off. Only an agent that may act ends it by the last two.
+
+A record that was left over by a dead agent, or whose call got no answer, is executed again while the VM is wanted on:
+libvirt starts a domain once, however often it is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from controller.api.values import replace
+from controller.api.virtualmachine import (
+    Domain,
+    Memory,
+    Now,
+    Operation,
+    OperationType,
+    Phase,
+    Result,
+    Status,
+    View,
+)
+
+OFF_CONFIRM_S = 10.0
+"""Two looks so far apart confirm that a domain is off, where nothing else tells that a call on it is over."""
+RAN = {"SHUTDOWN", "DESTROYED", "CRASHED", "SAVED", "MIGRATED"}
+"""libvirt's reasons for off that only a domain has which has run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A recorded start after this look."""
+
+    operation: Operation | None = None
+    """What stays on record."""
+    pending: bool = False
+    """Nobody knows how it ends: nothing else is done."""
+    again: Operation | None = None
+    """The record to be executed now, if the VM is still wanted on."""
+    ran: bool = False
+    """The domain has run since the record was written, and is off again."""
+    refusal: str = ""
+    withdrawn: bool = False
+    """Nothing was called; what it counted is given back."""
+    recheck_s: float | None = None
+
+
+def follow(history: Status, view: View, memory: Memory) -> Start:
+    """What has become of the recorded start, at a look that saw this host."""
+    operation, seen = history.operation, view.seen
+    assert operation is not None  # noqa: S101 - asked only where one is on record
+    if view.vm.status.node_boot_id != view.node.boot_id or not isinstance(seen, Domain):
+        return Start()
+    if seen.phase is Phase.STARTING or view.call_starts:
+        return Start(operation, pending=True, recheck_s=OFF_CONFIRM_S)
+    uncalled = operation == memory.start and _is_uncalled(memory)
+    if not seen.phase.off:
+        return Start(withdrawn=uncalled)
+    if uncalled:
+        return _uncalled(operation, memory)
+    outcome = memory.outcome if operation == memory.start else None
+    if outcome and outcome.result is not Result.UNKNOWN:
+        return Start(ran=outcome.result is not Result.REFUSED)
+    return _unanswered(history, seen, view, memory)
+
+
+def began_since(began: datetime | None, operation: Operation, now: Now) -> bool:
+    """Whether something began after this record was written, as far as times in whole seconds tell.
+
+    A beginning that is yet to come was written while the clock was ahead, and tells nothing.
+    """
+    return began is not None and operation.start_time + timedelta(seconds=1) <= began <= now.wall
+
+
+def _is_uncalled(memory: Memory) -> bool:
+    """This process has not made the call that it recorded, or has not as the domain was not as expected."""
+    outcome = memory.outcome
+    return not memory.start_called or (outcome is not None and outcome.result is Result.STALE)
+
+
+def _uncalled(operation: Operation, memory: Memory) -> Start:
+    """This process wrote the record and called nothing: it still may, and owes nobody the call."""
+    intent = replace(operation, attempt=None) if operation.type is OperationType.RESTART else None
+    return Start(intent, again=None if memory.start_called else operation, withdrawn=True)
+
+
+def _unanswered(history: Status, seen: Domain, view: View, memory: Memory) -> Start:
+    """A dead agent left it over, or its call got no answer."""
+    operation = history.operation
+    assert operation is not None  # noqa: S101 - asked only where one is on record
+    news = seen.reason != history.libvirt_reason
+    if news and seen.reason in RAN:
+        return Start(ran=True)
+    if news and seen.reason == "FAILED":
+        return Start(refusal="the start that is on record has failed")
+    pending = Start(operation, pending=True)
+    if view.node.blocked or view.node.observe_only:
+        return pending
+    if view.vm.wants_on and not view.vm.holds:
+        return Start(operation, again=operation)
+    restarted = began_since(view.node.libvirtd_since, operation, view.now)
+    since = memory.off_since or view.now
+    left_s = view.now.until(since.plus(OFF_CONFIRM_S))
+    return Start() if restarted or left_s <= 0 else replace(pending, recheck_s=left_s)

@@ -1,0 +1,154 @@
+"""One step of a stop, polite for as long as it may be. Pure."""
+
+from __future__ import annotations
+
+from controller.api.values import replace
+from controller.api.virtualmachine import (
+    Now,
+    OperationType,
+    Phase,
+    Pursuit,
+    Reason,
+    ShutdownMode,
+    Status,
+    Verb,
+    Verdict,
+)
+from controller.policy.gates import BESIDE, busy, clock, due, forbidden, job_kind, job_owns, overdue, settling
+from controller.policy.situation import Situation, begun, pursued
+from controller.policy.vetoes import LINGER_RECHECK_S, LINGERS
+
+
+def stop(s: Situation, status: Status, reason: Reason) -> Verdict:
+    """One step of a stop, polite for as long as it may be; `reason` tells a restart from a stop."""
+    operation = status.operation or begun(OperationType.STOP, s.domain, s.vm.shutdown, s.now)
+    status = replace(status, operation=operation)
+    pursuit = pursued(operation, s.view, s.memory)
+    early = _lingers(s, pursuit, status, reason) or _left_to_its_tool(s) or _waits_for_job(s, pursuit, status)
+    return early or _ask_or_force(s, pursuit, status, reason)
+
+
+def _ask_or_force(s: Situation, pursuit: Pursuit, status: Status, reason: Reason) -> Verdict:
+    """Force it off where that is due; else ask the guest, or wait for it."""
+    if why := _why_unasked(s):
+        return due(s, Verb.DESTROY, reason, f"It is being forced off{why}.", status=status)
+    ends_at = _ends_at(s, pursuit)
+    over = s.now.until(ends_at) <= 0
+    graceful_only = s.vm.shutdown.mode is ShutdownMode.GRACEFUL
+    if over and not graceful_only and _waits_since(s, pursuit):
+        return due(s, Verb.DESTROY, reason, "It is being forced off: its grace period is over.", status=status)
+    wait = busy(s, reason)
+    if wait and (_hangs(s) or overdue(s)):  # its grace runs, though it could not be asked
+        wait = replace(wait, status=status)
+    if wait := forbidden(s) or wait or settling(s):
+        return wait
+    if graceful_only and (over or _reboots(s)):
+        why = (
+            "its on_poweroff turns every shutdown into a reboot"
+            if _reboots(s)
+            else f"it did not shut down by {clock(ends_at)}"
+        )
+        return Verdict(
+            Reason.SHUTDOWN_TIMED_OUT,
+            f"It still runs: {why}, and spec.shutdown.mode Graceful forbids force.",
+            status=status,
+        )
+    how = "Every shutdown of it would be a reboot (on_poweroff)" if _reboots(s) else "It is being asked to shut down"
+    message = f"{how}." if graceful_only else f"{how}, forced off at {clock(ends_at)}."
+    if verb := _polite(s):
+        return due(s, verb, reason, message, status=status)
+    waits = (s.now.until(ends_at), _press_in_s(s))
+    return Verdict(reason, message, status=status, recheck_s=min(wait for wait in waits if wait))
+
+
+def _lingers(s: Situation, pursuit: Pursuit, status: Status, reason: Reason) -> Verdict | None:
+    """It was forced off, and its QEMU has not ended: nothing more can be done to it."""
+    if not s.domain.lingers:
+        return None
+    late = s.now.until(pursuit.deadline) <= 0
+    return Verdict(Reason.SHUTDOWN_TIMED_OUT if late else reason, LINGERS, status=status, recheck_s=LINGER_RECHECK_S)
+
+
+def _why_unasked(s: Situation) -> str:
+    """Why it is forced off without asking the guest; empty: it is asked."""
+    if s.vm.shutdown.mode is ShutdownMode.FORCE:
+        return ", as spec.shutdown.mode says"
+    # It is never resumed in order to be stopped.
+    return "" if _has_run(s) else ": it was started paused and has not run"
+
+
+def _has_run(s: Situation) -> bool:
+    """There may be something in it to save: its CPUs have run since it was started, or nobody knows."""
+    return s.phase is not Phase.PAUSED or s.view.facts is None or not s.view.facts.never_ran
+
+
+def _left_to_its_tool(s: Situation) -> Verdict | None:
+    """A tool has started it paused, and is at work with it: it gets the patience of a pause, whatever is wanted."""
+    if _has_run(s) or forbidden(s):
+        return None
+    if s.waits.settle_pause_s is None:
+        message = "It was started paused and has not run; the agent's settings leave that to whoever did it."
+        return Verdict(Reason.SETTLING, message)
+    until = (s.memory.phase_since or s.now).plus(s.waits.settle_pause_s)
+    left_s = s.now.until(until)
+    message = f"It was started paused and has not run; left alone until {clock(until)} in case somebody is at work."
+    return Verdict(Reason.SETTLING, message, recheck_s=left_s) if left_s > 0 else None
+
+
+def _waits_for_job(s: Situation, pursuit: Pursuit, status: Status) -> Verdict | None:
+    """A libvirt job owns it: one grace period is for the job, and only a backup is not waited for any longer."""
+    kind = job_kind(s)
+    if not kind or forbidden(s) or settling(s):
+        return None
+    left_s = s.now.until(pursuit.deadline)
+    if left_s > 0:
+        message = f"{job_owns(s)}; virtsync waits for it until {clock(pursuit.deadline)}."
+        return Verdict(Reason.HYPERVISOR_BUSY, message, status=status, recheck_s=min(left_s, 2.0))
+    if kind in BESIDE:
+        return None
+    message = f"{job_owns(s)}, and virtsync does not stop a VM during such a job. End the job, or wait for its end."
+    return Verdict(Reason.SHUTDOWN_TIMED_OUT, message, status=status, recheck_s=10.0)
+
+
+def _ends_at(s: Situation, pursuit: Pursuit) -> Now:
+    """When politeness is over: at the deadline, but not before this very process has waited, and has asked if it could.
+
+    A backup job has had the grace period for itself; where force is forbidden the guest then has one of its own.
+    """
+    least_s = min(s.vm.shutdown.grace_s, s.waits.force_wait_s)
+    if s.vm.shutdown.mode is ShutdownMode.GRACEFUL and job_kind(s):
+        least_s = s.vm.shutdown.grace_s
+    patient = (_waits_since(s, pursuit) or s.now).plus(least_s)
+    return max(pursuit.deadline, patient, key=lambda moment: moment.monotonic_s)
+
+
+def _waits_since(s: Situation, pursuit: Pursuit) -> Now | None:
+    """Since when this process waits for it to go off; None: the guest could be asked, and has not been."""
+    if s.phase is not Phase.RUNNING or _reboots(s) or _hangs(s):
+        return pursuit.since
+    return pursuit.asked_first or s.view.call_since
+
+
+def _polite(s: Situation) -> Verb | None:
+    """What asks the guest to shut down, or brings it where it can be asked; None while it is being waited for."""
+    if s.phase in {Phase.PAUSED, Phase.PAUSED_BUSY}:
+        return Verb.RESUME
+    if s.phase is Phase.SUSPENDED:
+        return Verb.WAKE
+    return Verb.SHUTDOWN if _press_in_s(s) == 0 else None
+
+
+def _press_in_s(s: Situation) -> float | None:
+    """Seconds to the next press of the power button, repeated because a boot loses it; None where it is no use."""
+    if s.phase is not Phase.RUNNING or _reboots(s):
+        return None
+    last = s.memory.pursuit.asked_last if s.memory.pursuit else None
+    return s.now.until(last.plus(s.waits.acpi_resend_s)) if last else 0.0
+
+
+def _hangs(s: Situation) -> bool:
+    return s.view.facts is not None and s.view.facts.hangs
+
+
+def _reboots(s: Situation) -> bool:
+    return s.view.facts is not None and s.view.facts.reboots_on_poweroff

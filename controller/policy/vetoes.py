@@ -1,0 +1,298 @@
+"""The rows of the table in which nothing is done, and what they say instead. Pure."""
+
+from __future__ import annotations
+
+from controller.api.values import replace
+from controller.api.virtualmachine import (
+    Absent,
+    Conflict,
+    DesiredPowerState,
+    Phase,
+    PowerState,
+    Reason,
+    Replaced,
+    StopCause,
+    Unreadable,
+    Verdict,
+)
+from controller.policy import stops as causes
+from controller.policy.gates import CALL_PATIENCE_S, braked, holders, settling
+from controller.policy.handover import AT_WORK, Elsewhere, vouching
+from controller.policy.situation import UNSEEN, Situation, shown
+
+LINGERS = "libvirt shows it off, but its QEMU has not ended (is its storage stuck?): it is not started before that."
+LINGER_RECHECK_S = 10.0
+"""No event tells when such a QEMU ends."""
+
+
+def is_misunderstood(s: Situation) -> bool:
+    """The spec has a word that this version does not know."""
+    return bool(s.vm.misunderstood)
+
+
+def misunderstood(s: Situation) -> Verdict:
+    """Say which word, and do nothing."""
+    return Verdict(
+        Reason.SPEC_NOT_UNDERSTOOD,
+        f"This version of virtsync does not understand {s.vm.misunderstood}: nothing is done until the agent of "
+        f"{s.view.node.name} is upgraded or the spec is changed.",
+    )
+
+
+def is_unreachable(s: Situation) -> bool:
+    """libvirt gave no answer."""
+    return isinstance(s.view.seen, Unreadable)
+
+
+def has_no_domain(s: Situation) -> bool:
+    """There is no domain for this object: none at all, another one, or one that an older object has."""
+    return isinstance(s.view.seen, (Absent, Replaced, Conflict))
+
+
+def is_elsewhere_by_report(s: Situation) -> bool:
+    """The report of the host that had it before forbids that it is started here."""
+    return s.elsewhere is not None
+
+
+def is_starting(s: Situation) -> bool:
+    """A start is on record, and nobody knows yet how it ends."""
+    return s.start.pending
+
+
+def start_in_flight(s: Situation) -> Verdict:
+    """Whatever is wanted meanwhile: libvirt may have the call."""
+    assert s.operation  # noqa: S101 - it is what pends
+    ready, since = s.history.condition("Ready"), s.view.call_since
+    left_s = s.now.until(since.plus(CALL_PATIENCE_S)) if since else 0.0
+    if left_s > 0 and ready and ready.reason == Reason.STARTING:
+        # What was said when the start was recorded still holds; another sentence would be another write.
+        return Verdict(Reason.STARTING, ready.message, recheck_s=left_s)
+    then = "" if s.wants_on else "; it is stopped as soon as it is on"
+    message = (
+        f"It has been starting since {s.operation.start_time:%H:%M:%SZ}, and libvirt has not told the result{then}."
+    )
+    return Verdict(Reason.STARTING, message, recheck_s=s.start.recheck_s)
+
+
+def is_observed(s: Situation) -> bool:
+    """The user wants nothing of it."""
+    return s.desired is None
+
+
+def is_unknown(s: Situation) -> bool:
+    """libvirt shows a state that this version does not know."""
+    return s.phase is Phase.UNKNOWN
+
+
+def post_copy_failed(s: Situation) -> bool:
+    """Its memory is on two hosts."""
+    return s.phase is Phase.POST_COPY_FAILED
+
+
+def is_kept(s: Situation) -> bool:
+    """Somebody has configured that it stays for a look at it."""
+    return s.wants_on and not s.cycling and s.phase in {Phase.PAUSED_WATCHDOG, Phase.CRASHED_KEPT}
+
+
+def is_passing(s: Situation) -> bool:
+    """It is on its way from off to on or from on to off."""
+    return s.wants_on and not s.cycling and s.phase in {Phase.STARTING, Phase.SHUTTING_DOWN}
+
+
+def is_in_sync(s: Situation) -> bool:
+    """It is as wanted, and nothing is under way."""
+    if s.cycling or s.operation is not None or s.phase is None:
+        return False
+    if s.desired is DesiredPowerState.STOPPED:
+        return s.phase.off
+    if s.desired is DesiredPowerState.PAUSED:
+        return s.phase.power_state is PowerState.PAUSED
+    return s.phase is Phase.RUNNING
+
+
+def in_sync(s: Situation) -> Verdict:
+    """All is as wanted; and what will change that, or is kept from being changed."""
+    notes = [f"restart scheduled for {s.vm.restart_request:%Y-%m-%dT%H:%M:%SZ}"] if s.restart_scheduled else []
+    notes += [f"held by {holders(s)}"] if s.vm.holds else []
+    return Verdict(Reason.IN_SYNC, "; ".join([f"It is {s.status.power_state}, as wanted", *notes]) + ".")
+
+
+def torn(_s: Situation) -> Verdict:
+    """Neither copy may be touched."""
+    return Verdict(Reason.POST_COPY_FAILED, "Its post-copy migration failed: neither copy may be started or stopped.")
+
+
+def asleep(_s: Situation) -> Verdict:
+    """The guest's own suspend is left alone."""
+    return Verdict(Reason.SUSPENDED_BY_GUEST, "The guest suspended itself (S3), and nothing here wants it woken.")
+
+
+def unreachable(s: Situation) -> Verdict:
+    """libvirt does not answer."""
+    assert isinstance(s.view.seen, Unreadable)  # noqa: S101
+    if s.view.seen.busy:
+        return Verdict(Reason.HYPERVISOR_BUSY, s.view.seen.message, recheck_s=5.0)
+    return Verdict(
+        Reason.LIBVIRT_UNREACHABLE,
+        f"libvirt on {s.view.node.name} does not answer: {s.view.seen.message}",
+        recheck_s=5.0,
+    )
+
+
+def no_domain(s: Situation) -> Verdict:
+    """Say why there is no domain for this object."""
+    name, seen = s.vm.bound_by, s.view.seen
+    if isinstance(seen, Replaced):
+        message = f"The domain {name!r} is another one now (UUID {seen.uuid}): set spec.domain or recreate this."
+        return Verdict(Reason.DOMAIN_REPLACED, message)
+    if isinstance(seen, Conflict):
+        return Verdict(
+            Reason.DOMAIN_CONFLICT, f"The older VirtualMachine {seen.owner} has the domain with UUID {seen.uuid}."
+        )
+    return Verdict(Reason.DOMAIN_NOT_FOUND, f"libvirt on {s.view.node.name} has no domain {name!r}.")
+
+
+def elsewhere_by_report(s: Situation) -> Verdict:
+    """Say what the former host reported, and ask the user to vouch for that very report, or to go back."""
+    old, here = s.history.node_name, s.view.node.name
+    if s.elsewhere is Elsewhere.OLD_MEMORY_HERE:
+        message = (
+            f"The memory that is saved on {here} is older than the run of this VM on {old}; restoring it would damage "
+            "its disks. Remove it on this host with virsh managedsave-remove."
+        )
+        return Verdict(Reason.SAVED_ELSEWHERE, message)
+    if s.elsewhere is Elsewhere.MEMORY_THERE:
+        message = (
+            f"Its memory was saved on {old}: set spec.nodeName back to {old}, start it or remove the save there, and "
+            f"wait for its report. If {old} is lost, this gives that memory up{_vouch(s)}"
+        )
+        return Verdict(Reason.SAVED_ELSEWHERE, message)
+    if s.elsewhere is Elsewhere.SENT_AWAY:
+        what = f"{old} sent it to another host by a migration"
+        how = "set spec.nodeName to the node that it runs on"
+    else:
+        what = f"{old} last reported it {s.history.power_state}{_doubt(s)}"
+        how = f"set spec.nodeName back to {old}, stop it there and wait for its report"
+    message = f"{what}: it is not started here. Waiting does not help: {how}. If you are sure that it is off{_vouch(s)}"
+    return Verdict(Reason.HANDOVER_UNCONFIRMED, message)
+
+
+def _vouch(s: Situation) -> str:
+    """The command that vouches for the report of the former host, last in the message for those who copy it."""
+    key, value = s.vm.key, vouching(s.history)
+    bare = " (a node name alone does not say which run is meant)" if s.vm.confirmed_off == s.history.node_name else ""
+    return (
+        f"{bare}: kubectl annotate kvm -n {key.namespace} {key.name} --overwrite virtsync.dev/confirmed-off='{value}'"
+    )
+
+
+def _doubt(s: Situation) -> str:
+    """Why a report of "off" is not enough."""
+    if s.history.operation and s.history.was_off:
+        return ", with a start on record whose result is not known"
+    if s.history.was_off and (AT_WORK | {Reason.STARTING}) & {s.history.reason, s.history.decided}:
+        return ", while libvirt there was still at work on it"
+    return ", but could not see it then or has not been heard of since" if s.history.was_off else ""
+
+
+def observed(_s: Situation) -> Verdict:
+    """Only watched."""
+    return Verdict(Reason.OBSERVED, "spec.powerState is not set: virtsync only watches.")
+
+
+def unknown_state(s: Situation) -> Verdict:
+    """Passed through."""
+    return Verdict(
+        Reason.UNKNOWN_STATE, f"libvirt reports {s.domain.state}/{s.domain.reason}, which virtsync does not know."
+    )
+
+
+def is_elsewhere(s: Situation) -> bool:
+    """Its memory is somewhere else: on another host, or in a file."""
+    return s.wants_on and s.off and (_migrated(s) or _saved_elsewhere(s))
+
+
+def _migrated(s: Situation) -> bool:
+    return s.status.libvirt_reason == "MIGRATED" or (s.cause is StopCause.MIGRATED and _silent(s))
+
+
+def _saved_elsewhere(s: Situation) -> bool:
+    if s.phase is Phase.SAVED or s.cause not in {None, StopCause.SAVED}:
+        return False
+    return s.status.libvirt_reason == "SAVED" or (s.cause is StopCause.SAVED and _silent(s))
+
+
+def _silent(s: Situation) -> bool:
+    """libvirt does not say why the domain is off, so that the report of before stands."""
+    return s.status.libvirt_reason == "UNKNOWN"
+
+
+def elsewhere(s: Situation) -> Verdict:
+    """Say where its memory is, and how to go on."""
+    if _migrated(s):
+        return Verdict(
+            Reason.MIGRATED_AWAY, "It was migrated to another host and is never started here: set spec.nodeName."
+        )
+    return Verdict(
+        Reason.SAVED_ELSEWHERE,
+        "Somebody saved its memory to a file (virsh save): a start would make that file useless; use virsh restore.",
+    )
+
+
+def is_accepted(s: Situation) -> bool:
+    """The restartPolicy leaves it off, and the user has asked for nothing since."""
+    if not s.wants_on or s.asked or s.cycling or s.start.again:
+        return False
+    if s.status.completion_time:
+        return True
+    # A policy speaks once, of a stop that came by itself: not of a start that was decided on already.
+    fresh = s.history.decided not in {Reason.STARTING, Reason.START_FAILED, Reason.CRASH_LOOP_BACK_OFF} | UNSEEN
+    fresh = fresh or s.status.last_stop != s.history.last_stop
+    return fresh and s.cause is not None and causes.answer(s.cause, s.vm.restart_policy) is not causes.Answer.START
+
+
+def accept(s: Situation) -> Verdict:
+    """The restartPolicy speaks, once."""
+    if not s.status.completion_time and (wait := settling(s) or braked(s)):
+        return wait
+    status = replace(s.status, completion_time=s.status.completion_time or shown(s.now))
+    if s.cause is StopCause.CRASH:
+        return Verdict(
+            Reason.FAILED, f"It crashed, and restartPolicy {s.vm.restart_policy} leaves it off.", status=status
+        )
+    sentence = f"{s.status.last_stop.message} " if s.status.last_stop else ""
+    message = f"{sentence}restartPolicy {s.vm.restart_policy} leaves it off."
+    return Verdict(Reason.COMPLETED, message, status=status)
+
+
+def sleeps_by_right(s: Situation) -> bool:
+    """The guest suspended itself, and nothing wants it woken."""
+    if s.phase is not Phase.SUSPENDED or s.cycling:
+        return False
+    return s.desired is DesiredPowerState.PAUSED or (
+        s.desired is DesiredPowerState.RUNNING and s.vm.restart_policy != "Always"
+    )
+
+
+def kept(s: Situation) -> Verdict:
+    """Say for whom it is kept."""
+    if s.phase is Phase.PAUSED_WATCHDOG:
+        return Verdict(
+            Reason.PAUSED_BY_WATCHDOG, "Its watchdog paused it for somebody to look at; virtsync leaves it so."
+        )
+    return Verdict(Reason.CRASHED_PRESERVED, "The guest crashed and QEMU keeps it for somebody to look at (on_crash).")
+
+
+def passing(s: Situation) -> Verdict:
+    """Wait; say so when it takes too long."""
+    if s.phase is Phase.STARTING:
+        return Verdict(Reason.STARTING, "It is starting.")
+    left_s = s.now.until((s.memory.phase_since or s.now).plus(s.vm.shutdown.grace_s))
+    if s.domain.lingers:
+        reason = Reason.SHUTTING_DOWN if left_s > 0 else Reason.SHUTDOWN_TIMED_OUT
+        return Verdict(reason, LINGERS, recheck_s=LINGER_RECHECK_S)
+    if left_s > 0:
+        return Verdict(Reason.SHUTTING_DOWN, "It is shutting down by itself.", recheck_s=left_s)
+    return Verdict(
+        Reason.SHUTDOWN_TIMED_OUT, "Its QEMU does not end; it should run, so virtsync does not force it off."
+    )

@@ -1,0 +1,1 @@
+"""Machinery that knows no VM: any controller of ours could run on it."""

@@ -1,0 +1,76 @@
+"""Which objects speak of a domain, and which of them has it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from controller.agent.domain_index import Directory
+from controller.api.virtualmachine import Domain, DomainRecord, Phase, Status, VirtualMachine, VmKey
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+UID, OTHER = UUID(int=7), UUID(int=8)
+WEB = Domain(UID, "web", Phase.RUNNING, 1)
+
+
+def vm(name: str, *, age_s: float = 0, domain: str | None = "web", uuid: UUID | None = None) -> VirtualMachine:
+    key = VmKey("default", name)
+    created = T0 - timedelta(seconds=age_s)
+    return VirtualMachine(key, name, 1, "1", created, "node-a", domain_name=domain, domain_uuid=uuid)
+
+
+def pinned(machine: VirtualMachine, uuid: UUID) -> VirtualMachine:
+    return replace(machine, status=Status(domain=DomainRecord("web", uuid, machine.bound_by)))
+
+
+def test_an_event_finds_the_objects_by_name_and_by_uuid() -> None:
+    directory = Directory()
+    by_name, by_uuid = vm("a"), vm("b", domain=None, uuid=UID)
+    for machine in (by_name, by_uuid, vm("c", domain="db")):
+        directory.enter(machine)
+    assert directory.keys(UID, "web") == {by_name.key, by_uuid.key}
+    assert directory.keys(OTHER, "web") == {by_name.key}
+    assert directory.keys(OTHER, "nobody's") == set()
+
+
+def test_the_oldest_object_has_the_domain_and_age_of_equal_ones_is_settled_by_name() -> None:
+    directory = Directory()
+    assert directory.owner(WEB) is None
+    directory.enter(vm("young"))
+    directory.enter(vm("old", age_s=9, domain=None, uuid=UID))
+    assert directory.owner(WEB) == VmKey("default", "old")
+    directory.enter(vm("ancient", age_s=9))
+    assert directory.owner(WEB) == VmKey("default", "ancient")
+
+
+def test_an_object_that_means_another_domain_of_that_name_does_not_have_this_one() -> None:
+    directory = Directory()
+    directory.enter(pinned(vm("old", age_s=9), OTHER))
+    directory.enter(vm("young"))
+    assert directory.owner(WEB) == VmKey("default", "young")
+
+
+def test_coming_and_leaving_concern_the_others_that_mean_the_domain() -> None:
+    directory = Directory()
+    first, second = vm("first"), vm("second")
+    assert directory.enter(first) == set()
+    assert directory.enter(second) == {first.key}
+    assert directory.enter(second) == set()
+    assert directory.enter(replace(second, domain_name="db")) == {first.key}
+    assert directory.keys(UID, "web") == {first.key}
+    directory.enter(second)
+    assert directory.leave(first.key) == {second.key}
+    assert directory.leave(first.key) == set()
+    assert directory.owner(WEB) == second.key
+
+
+def test_nothing_is_kept_of_objects_that_left() -> None:
+    directory = Directory()
+    machine = pinned(vm("a"), UID)
+    directory.enter(machine)
+    directory.keys(OTHER, "nobody's")
+    directory.leave(machine.key)
+    assert not directory._entries
+    assert not directory._by_uuid
+    assert not directory._by_name

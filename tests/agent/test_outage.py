@@ -1,0 +1,102 @@
+"""What N agents do at once when the API server goes and comes has a bound."""
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from controller.agent.outage import Backoff, Outage
+
+SPREAD_S = 10.0
+
+
+class Clock:
+    """A clock that goes when it is told to."""
+
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def longest(_least: float, most: float) -> float:
+    return most
+
+
+def test_knocking_backs_off_from_1_to_8_seconds_and_begins_anew_after_an_answer(clock: Clock) -> None:
+    outage = Outage(SPREAD_S, clock=clock, uniform=longest)
+
+    knocked_s = []
+    for _ in range(60):
+        if outage.knocks():
+            knocked_s.append(clock.now_s)
+        clock.now_s += 0.5
+    waits_s = [after - before for before, after in pairwise(knocked_s)]
+    assert waits_s == [1.0, 2.0, 4.0, 8.0, 8.0]
+    outage.answered()
+    assert outage.knocks()
+    clock.now_s += 0.9
+    assert not outage.knocks()
+    clock.now_s += 0.1
+    assert outage.knocks()
+
+
+def test_agents_do_not_knock_in_step() -> None:
+    waits = {Backoff(uniform=random.uniform).wait_s() for _ in range(100)}
+    assert len(waits) == 100
+    assert all(0.5 <= wait_s <= 1.0 for wait_s in waits)
+
+
+def test_what_failed_is_hastened_at_once_and_then_once_in_10_seconds(clock: Clock) -> None:
+    outage = Outage(SPREAD_S, clock=clock)
+    assert not outage.hastens()
+    hastened = []
+    for _ in range(35):
+        outage.over()
+        if outage.hastens():
+            hastened.append(clock.now_s)
+        clock.now_s += 1
+    assert hastened == [1000.0, 1010.0, 1020.0, 1030.0]
+
+
+def test_a_comeback_in_the_pause_is_not_forgotten(clock: Clock) -> None:
+    outage = Outage(SPREAD_S, clock=clock)
+    outage.over()
+    assert outage.hastens()
+    clock.now_s += 1
+    outage.over()
+    assert not outage.hastens()
+    clock.now_s += 9
+    assert outage.hastens()
+    clock.now_s += 100
+    assert not outage.hastens()
+
+
+def test_the_list_comes_once_within_the_spread_and_at_most_once_a_minute(clock: Clock) -> None:
+    outage = Outage(SPREAD_S, clock=clock)
+    listed = []
+    for _ in range(400):
+        outage.missed()
+        if outage.relists():
+            listed.append(clock.now_s)
+        clock.now_s += 0.5
+    assert 1000.0 <= listed[0] <= 1000.0 + SPREAD_S + 0.5
+    assert all(after - before >= 60 for before, after in pairwise(listed))
+    assert len(listed) >= 3
+
+
+def test_lists_of_many_agents_are_spread(clock: Clock) -> None:
+    agents = [Outage(SPREAD_S, clock=clock) for _ in range(100)]
+    for one in agents:
+        one.missed()
+    counts = []
+    for _ in range(10):
+        clock.now_s += 1
+        counts.append(sum(one.relists() for one in agents))
+    assert sum(counts) == 100
+    assert max(counts) < 40

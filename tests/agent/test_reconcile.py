@@ -1,0 +1,215 @@
+"""What a pass does between its ends, which are simulated: found by the simulation, and kept."""
+
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from controller.agent.reconcile import LOOK_PATIENCE_S
+from controller.api.virtualmachine import Domain, Facts, Reason, Status, Verb, VirtualMachine, VmKey
+from controller.runtime.errors import Conflicted, Rejected
+from tests.sim.api import SimulatedApi
+from tests.sim.node import WAITS, Clock, SimulatedNode, Watched, Written
+
+
+def key(name: str) -> VmKey:
+    return VmKey("default", name)
+
+
+def node_with(*names: str, **spec: str) -> SimulatedNode:
+    """A node where these run, as their objects say, and have been looked at."""
+    clock = Clock()
+    api = SimulatedApi(clock.wall)
+    node = SimulatedNode("node-a", api, clock)
+    for name in names:
+        guest = node.libvirtd.define(name)
+        node.judge.keys[guest.uuid] = key(name)
+        guest.start()
+        api.create(key(name), {"nodeName": "node-a", **spec})
+    works(node)
+    return node
+
+
+def works(node: SimulatedNode) -> None:
+    """The agent does all that is to be done now."""
+    agent = node.agent
+    while agent.hears_watch() or agent.hears_event() or agent.passes() or node.calls_go_on():
+        pass
+    assert not node.judge.wrongs
+
+
+def test_the_stop_that_a_look_is_the_first_to_see_puts_the_brake_on() -> None:
+    """Without a settle time the look that sees the third stop is the one that would start it again."""
+    node = node_with("first", "second", "third", powerState="Running")
+    node.agent.reconciler._waits = replace(WAITS, settle_power_s=0.0)
+    for name in ("first", "second"):
+        guest = node.libvirtd.named(name)
+        assert guest
+        guest.poweroff()
+    works(node)
+    third = node.libvirtd.named("third")
+    assert third
+    node.judge.done.clear()
+    third.poweroff()
+    works(node)
+    vm = node.agent.objects.read(key("third"))
+    assert vm
+    assert vm.status.reason == Reason.SETTLING
+    assert "Several VMs" in vm.status.conditions[0].message
+    assert not node.judge.done
+    node.clock.at_s += WAITS.brake_hold_s
+    works(node)
+    node.clock.at_s += 1
+    works(node)
+    assert (key("third"), Verb.START) in node.judge.done
+
+
+def test_an_agent_that_may_no_longer_act_once_its_report_has_gone_out_does_not() -> None:
+    """A report may take long, and the Lease of the node has run out meanwhile."""
+    node = node_with("web")
+    standing, may_not = node.agent.reconciler._node, ""
+    node.agent.reconciler._node = lambda: replace(standing(), blocked=may_not)
+
+    def runs_out() -> None:
+        nonlocal may_not
+        may_not = "The Lease is not held."
+
+    node.agent.meanwhile["after the report"] = runs_out
+    node.api.edit(key("web"), {"powerState": "Stopped"})
+    works(node)
+    vm = node.agent.objects.read(key("web"))
+    assert vm
+    assert vm.status.reason == Reason.ACTION_BLOCKED
+    assert not node.judge.done
+    may_not = ""
+    node.agent.queue.add(key("web"))
+    works(node)
+    assert [verb for _, verb in node.judge.done] == [Verb.SHUTDOWN]
+
+
+# --- what hangs, and who tells of it ---------------------------------------------------------------------
+
+
+def reason_of(node: SimulatedNode, name: str) -> str:
+    """What the API server has of it."""
+    conditions = node.api.objects[key(name)]["status"]["conditions"]
+    return next(str(condition["reason"]) for condition in conditions if condition["type"] == "Ready")
+
+
+def test_8_11_a_vm_whose_facts_libvirt_does_not_tell_is_told_unreachable_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = node_with("web", powerState="Running")
+    told: list[str] = []
+    facts = Watched.facts
+
+    def hangs(host: Watched, domain: Domain) -> Facts:
+        if not told:
+            node.clock.at_s += LOOK_PATIENCE_S + 1
+            node.agent.reconciler.tell_overdue()
+            told.append(reason_of(node, "web"))
+        return facts(host, domain)
+
+    monkeypatch.setattr(Watched, "facts", hangs)
+    node.api.edit(key("web"), {"powerState": "Stopped"})
+    works(node)
+    assert told == [Reason.LIBVIRT_UNREACHABLE]
+    assert [verb for _, verb in node.judge.done] == [Verb.SHUTDOWN]
+
+
+def test_8_10_a_report_beside_a_pass_does_not_forget_the_call_that_the_pass_has_made() -> None:
+    """The pass was answered and has started the VM while the report about its silence was on its way."""
+    node = node_with("web", powerState="Running")
+    node.api.edit(key("web"), {"powerState": "Stopped"})
+    works(node)
+    guest = node.libvirtd.named("web")
+    assert guest
+    guest.poweroff()
+    works(node)
+    agent = node.agent
+    node.api.edit(key("web"), {"powerState": "Running"})
+    agent.hears_watch()
+    agent.reconciler._looks[key("web")] = node.clock() - LOOK_PATIENCE_S - 1
+
+    def goes_on() -> None:
+        assert agent.passes()
+
+    agent.meanwhile["before the report"] = goes_on
+    agent.reconciler.tell_overdue()
+    assert agent.reconciler._memories[key("web")].start_called
+    works(node)
+    assert [verb for _, verb in node.judge.done].count(Verb.START) == 1
+
+
+def test_8_4_one_vm_whose_report_is_refused_keeps_no_other_from_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = node_with("first", "second", powerState="Running")
+    report = Written.report
+
+    def refuses(store: Written, vm: VirtualMachine, status: Status) -> VirtualMachine:
+        if vm.key == key("first"):
+            raise Rejected("the status is not valid")
+        return report(store, vm, status)
+
+    monkeypatch.setattr(Written, "report", refuses)
+    for name in ("first", "second"):
+        node.agent.reconciler._looks[key(name)] = node.clock() - LOOK_PATIENCE_S - 1
+    node.agent.reconciler.tell_overdue()
+    assert reason_of(node, "second") == Reason.HYPERVISOR_BUSY
+
+
+def test_a4_from_the_second_conflict_in_a_row_there_is_backoff() -> None:
+    node = node_with("web", powerState="Running")
+    agent = node.agent
+
+    def somebody_writes() -> None:
+        node.api.edit(key("web"), {"powerState": "Stopped"}, {"at": str(node.clock())})
+
+    for conflicts in (1, 2, 3):
+        node.clock.at_s += 1
+        node.api.edit(key("web"), {"powerState": "Stopped"}, {"before": str(conflicts)})
+        agent.hears_watch()
+        agent.meanwhile["before the report"] = somebody_writes
+        if conflicts == 1:
+            agent.reconciler.reconcile(key("web"))
+        else:
+            with pytest.raises(Conflicted):
+                agent.reconciler.reconcile(key("web"))
+    assert not node.judge.done
+    works(node)
+    assert [verb for _, verb in node.judge.done] == [Verb.SHUTDOWN]
+    assert not agent.reconciler._conflicts
+
+
+def test_a_vm_that_was_reported_beside_its_pass_is_looked_at_again() -> None:
+    """Its pass may have ended while that report was on its way, and then has found nothing to write."""
+    node = node_with("web", powerState="Running")
+    node.agent.reconciler._looks[key("web")] = node.clock() - LOOK_PATIENCE_S - 1
+    node.agent.reconciler.tell_overdue()
+    assert reason_of(node, "web") == Reason.HYPERVISOR_BUSY
+    node.agent.reconciler._looks.clear()
+    while node.agent.passes():
+        pass
+    assert reason_of(node, "web") == Reason.IN_SYNC
+
+
+def test_a_forced_stop_that_returns_during_a_look_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the domain was like when the call began is no news of it once the call has returned."""
+    node = node_with("web", powerState="Running")
+    node.api.edit(key("web"), {"powerState": "Stopped", "shutdown": {"mode": "Force"}})
+    agent = node.agent
+    agent.hears_watch()
+    assert agent.passes()
+    locked = agent.reconciler._acting.locked
+
+    def returns(uuid: UUID | None) -> Domain | None:
+        domain = locked(uuid)
+        while node.calls_go_on():
+            pass
+        return domain
+
+    monkeypatch.setattr(agent.reconciler._acting, "locked", returns)
+    agent.queue.add(key("web"))
+    assert agent.passes()
+    assert [call for call in agent.calls if not call.begun] == []
+    works(node)
+    assert [verb for _, verb in node.judge.done] == [Verb.DESTROY]

@@ -1,0 +1,67 @@
+"""The alerts, asked of what the agent serves. A comparison with a number is evaluated; Prometheus knows the rest."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from controller.agent.metrics import Metrics
+from controller.api.virtualmachine import (
+    Condition,
+    DesiredPowerState,
+    PowerState,
+    Reason,
+    Status,
+    Verb,
+    VirtualMachine,
+    VmKey,
+)
+from controller.policy.conclusion import TONES, Tone
+
+RULES = Path(__file__).parents[2] / "deploy/overlays/prometheus/rules.yaml"
+VM = VirtualMachine(VmKey("default", "web"), "uid", 1, "1", datetime(2026, 1, 1, tzinfo=UTC), "node-a")
+
+
+def fires(alert: str, metrics: Metrics) -> bool:
+    """Whether the comparison that is the alert's expression holds for any series."""
+    (group,) = yaml.safe_load(RULES.read_text())["spec"]["groups"]
+    (rule,) = (rule for rule in group["rules"] if rule["alert"] == alert)
+    compared = re.fullmatch(r"(\w+) > (\d+)", rule["expr"])
+    assert compared, rule["expr"]
+    return any(
+        sample.value > float(compared[2])
+        for metric in metrics.registry.collect()
+        for sample in metric.samples
+        if sample.name == compared[1]
+    )
+
+
+def told(reason: Reason, since: datetime) -> Status:
+    ready, _ = TONES[reason].value
+    condition = Condition("Ready", ready, reason, "", since, 1)
+    return Status(desired=DesiredPowerState.RUNNING, power_state=PowerState.PAUSED, conditions=(condition,))
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_the_drift_alert_is_about_what_virtsync_should_mend_and_does_not(reason: Reason) -> None:
+    metrics = Metrics()
+    metrics.seen(VM, told(reason, datetime.now(UTC) - timedelta(minutes=31)))
+    assert fires("VirtsyncVirtualMachineDrift", metrics) is (TONES[reason] in {Tone.BUSY, Tone.STUCK})
+
+
+def test_the_drift_alert_comes_half_an_hour_after_a_hold_is_released_and_not_at_once() -> None:
+    metrics, held_since = Metrics(), datetime.now(UTC) - timedelta(hours=2)
+    for reason in (Reason.HELD, Reason.SETTLING):
+        metrics.seen(VM, told(reason, held_since))
+        assert not fires("VirtsyncVirtualMachineDrift", metrics)
+
+
+@pytest.mark.parametrize("hanging", [0, 1])
+def test_an_alert_is_about_acts_that_hang(hanging: int) -> None:
+    metrics = Metrics()
+    metrics.watch_acts(lambda verb: hanging if verb is Verb.START else 0)
+    assert fires("VirtsyncPowerOperationHangs", metrics) is bool(hanging)

@@ -1,0 +1,173 @@
+"""An API server that answers nobody is left in peace, and found again when it is back; a slow one is not away."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from controller.kube import client
+from controller.kube.client import SILENT_AFTER, Api
+from controller.runtime import retry
+from controller.runtime.errors import Transient, Unasked
+
+OBJECT = "/apis/virtsync.dev/v1alpha1/namespaces/default/virtualmachines/web"
+
+
+class Answers(BaseHTTPRequestHandler):
+    asked: ClassVar[list[str]]
+    status: ClassVar[int] = 200
+    retry_after: ClassVar[str] = ""
+    slow: ClassVar[threading.Event | None] = None
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        if self.slow and self.path != "/version":
+            self.slow.wait()
+        self.send_response(self.status)
+        self.send_header("Content-Length", "2")
+        if self.retry_after:
+            self.send_header("Retry-After", self.retry_after)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def port() -> Iterator[socket.socket]:
+    """A port of our own where nobody listens yet."""
+    with closing(socket.socket()) as held:
+        held.bind(("127.0.0.1", 0))
+        yield held
+
+
+@pytest.fixture
+def api(port: socket.socket, tmp_path: Path) -> Api:
+    return client.load(kubeconfig_of(f"http://127.0.0.1:{port.getsockname()[1]}", tmp_path))
+
+
+def kubeconfig_of(server: str, folder: Path) -> Path:
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_text(
+        json.dumps(
+            {
+                "current-context": "any",
+                "contexts": [{"name": "any", "context": {"cluster": "any", "user": "any"}}],
+                "clusters": [{"name": "any", "cluster": {"server": server}}],
+                "users": [{"name": "any", "user": {"token": "any"}}],
+            }
+        )
+    )
+    return kubeconfig
+
+
+@contextmanager
+def server_at(port: socket.socket, **how: Any) -> Iterator[type[Answers]]:
+    """Somebody answers there, as `Answers` says with these changes."""
+    handler = type("Handler", (Answers,), {"asked": [], **how})
+    port.listen()
+    server = ThreadingHTTPServer(port.getsockname(), handler, bind_and_activate=False)
+    server.daemon_threads = True
+    server.socket.close()
+    server.socket = port
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield handler
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+def fall_silent(api: Api) -> None:
+    for _ in range(SILENT_AFTER):
+        assert not api.silent
+        with pytest.raises(Transient) as raised:
+            api.request("GET", OBJECT)
+        assert not isinstance(raised.value, Unasked)
+    assert api.silent
+
+
+def test_who_answers_nobody_is_not_asked_and_the_reason_is_told_all_the_same(api: Api) -> None:
+    fall_silent(api)
+    assert not api.knock()
+    with pytest.raises(Unasked, match=r"does not answer: .*refused"):
+        api.request("GET", OBJECT)
+
+
+def test_only_a_knock_goes_through_and_finds_it_back(api: Api, port: socket.socket) -> None:
+    fall_silent(api)
+    with server_at(port) as server:
+        with pytest.raises(Unasked):
+            api.request("GET", OBJECT)
+        assert server.asked == []
+        assert api.knock()
+        assert not api.silent
+        assert api.request("GET", OBJECT) == {}
+        assert server.asked == ["/version", OBJECT]
+
+
+def test_answers_that_do_not_come_are_no_silence(
+    api: Api, port: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "TIMEOUT_S", (3.0, 0.05))
+    over = threading.Event()
+    with server_at(port, slow=over) as server:
+        for _ in range(2 * SILENT_AFTER):
+            with pytest.raises(Transient, match=r"does not answer: .*Read timed out"):
+                api.request("GET", OBJECT)
+        assert not api.silent
+        assert len(server.asked) == 2 * SILENT_AFTER, "each was asked"
+        assert not api.take_recovery()
+        over.set()
+        monkeypatch.setattr(client, "TIMEOUT_S", (3.0, 10.0))
+        api.request("GET", OBJECT)
+        assert api.take_recovery()
+
+
+def test_a_handshake_that_does_not_end_is_silence(
+    port: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is with a process that is stopped: the kernel goes on taking connections."""
+    monkeypatch.setattr(client, "TIMEOUT_S", (0.05, 10.0))
+    port.listen()
+    fall_silent(client.load(kubeconfig_of(f"https://127.0.0.1:{port.getsockname()[1]}", tmp_path)))
+
+
+@pytest.mark.parametrize("status", [401, 429, 500, 503])
+def test_the_first_good_answer_after_trouble_is_told_once(api: Api, port: socket.socket, status: int) -> None:
+    with server_at(port) as server:
+        api.request("GET", OBJECT)
+        assert not api.take_recovery(), "there was no trouble"
+        server.status = status
+        for _ in range(3):
+            with pytest.raises(Transient):
+                api.request("GET", OBJECT)
+        assert api.knock(), "it is there"
+        assert not api.take_recovery(), "that it is there does not mean that it works"
+        server.status = 200
+        api.request("GET", OBJECT)
+        api.request("GET", OBJECT)
+        assert api.take_recovery()
+        assert not api.take_recovery()
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_after", "wait_s"),
+    [(429, "7", 7.0), (503, "2", 2.0), (500, "", 0.0), (429, "3600", 30.0), (429, "soon", 0.0), (429, "-1", 0.0)],
+)
+def test_who_asks_for_a_wait_is_not_asked_again_at_once(
+    api: Api, port: socket.socket, status: int, retry_after: str, wait_s: float
+) -> None:
+    with server_at(port, status=status, retry_after=retry_after) as server:
+        with pytest.raises(Transient) as raised:
+            retry.call(api.request, "GET", OBJECT)
+        assert raised.value.retry_after_s == wait_s
+        assert len(server.asked) == (1 if wait_s else 3)

@@ -1,0 +1,274 @@
+"""What the store believes when answers and events overtake each other; resource versions are no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+from controller.api.codec import parse
+from controller.api.virtualmachine import DesiredPowerState, Status, VirtualMachine, VmKey
+from controller.kube.client import Api
+from controller.kube.store import KubeStore, News
+from controller.runtime.errors import Conflicted, Transient
+from tests.sim.api import SimulatedApi
+
+KEY = VmKey("default", "web")
+HERE = {"nodeName": "a"}
+
+Json = dict[str, Any]
+
+
+class Place:
+    """An API server with one object, an agent's store, and the requests that it made."""
+
+    def __init__(self) -> None:
+        self.api = SimulatedApi(lambda: datetime(2026, 1, 1, tzinfo=UTC))
+        self.requests: list[str] = []
+        self.rewound: list[None] = []
+        self.meanwhile: list[Callable[[], object]] = []
+        """What happens after the API server has answered, before the answer is there; one for each request."""
+        self.api.create(KEY, HERE)
+        self.store = KubeStore(cast("Api", self), "a", on_rewound=lambda: self.rewound.append(None))
+        self.store.relist()
+        self.requests.clear()
+
+    def request(self, method: str, path: str, body: Json | None = None, **more: str) -> Json:
+        answer = self.api.request(method, path, body, **more)
+        self.requests.append(method)
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+        return answer
+
+    def now(self) -> Json:
+        """The object as the API server has it."""
+        return self.api.objects[KEY]
+
+    def vm(self) -> VirtualMachine:
+        vm = self.store.read(KEY)
+        assert vm
+        return vm
+
+    def switch(self, state: str) -> Json:
+        """The user changes it; what the watch will tell."""
+        self.api.edit(KEY, {"powerState": state})
+        return self.now()
+
+    def go_back(self, raw: Json, **spec: str) -> None:
+        """The API server is restored from a backup: an old object, and versions that are given out once more."""
+        self.api.restore({KEY: raw})
+        if spec:
+            self.api.edit(KEY, spec)
+
+    def agrees(self) -> bool:
+        """Whether the store has what the API server has."""
+        return self.vm() == parse(self.now())
+
+
+@pytest.fixture
+def place() -> Place:
+    return Place()
+
+
+def test_a_newer_version_of_the_watch_is_news_without_a_request(place: Place) -> None:
+    assert place.store.put(place.switch("Running")) is News.NEW
+    assert place.store.put(place.now()) is News.KNOWN
+    place.store.make_sure(KEY)
+    assert place.agrees()
+    assert not place.requests
+
+
+def test_a_late_event_is_asked_about(place: Place) -> None:
+    late = place.switch("Running")
+    place.switch("Stopped")
+    place.store.refresh(KEY)
+    place.requests.clear()
+    assert place.store.put(late) is News.DOUBTFUL
+    assert place.agrees()
+    place.store.make_sure(KEY)
+    place.store.make_sure(KEY)
+    assert place.requests == ["GET"]
+    assert place.agrees()
+
+
+@pytest.mark.parametrize("more", [{}, {"powerState": "Stopped"}], ids=["older", "the same number"])
+@pytest.mark.parametrize("how", ["relist", "refresh", "make_sure"])
+def test_after_a_restore_what_is_asked_for_is_believed(place: Place, how: str, more: dict[str, str]) -> None:
+    backup = place.now()
+    place.store.put(place.switch("Running"))
+    place.go_back(backup, **more)
+    match how:
+        case "relist":
+            assert place.store.relist() == ({KEY}, set())
+        case "refresh":
+            place.store.refresh(KEY)
+        case _:
+            assert place.store.put(place.now()) is News.DOUBTFUL
+            place.store.make_sure(KEY)
+    assert place.agrees()
+    assert bool(place.rewound) is not bool(more), "told that the watch is in the future, where it is"
+    place.store.report(place.vm(), Status(node_name="a"))
+    assert place.vm().status.node_name == "a"
+
+
+def test_a_report_decided_on_what_a_restore_has_replaced_is_not_written(place: Place) -> None:
+    """Though the new object may have the very number of the old."""
+    backup = place.now()
+    place.store.put(place.switch("Running"))
+    decided_on = place.vm()
+    place.go_back(backup, powerState="Stopped")
+    place.store.relist()
+    assert place.vm().resource_version == decided_on.resource_version
+    with pytest.raises(Conflicted):
+        place.store.report(decided_on, Status(node_name="a"))
+
+
+def test_a_conflict_after_a_restore_is_over_with_one_read(place: Place) -> None:
+    backup = place.now()
+    place.store.put(place.switch("Running"))
+    place.go_back(backup)
+    with pytest.raises(Conflicted):
+        place.store.report(place.vm(), Status(node_name="a"))
+    place.store.refresh(KEY)
+    place.store.report(place.vm(), Status(node_name="a"))
+    assert place.requests == ["GET", "PATCH"]
+
+
+# --- what comes in while a request is under way
+
+
+def remade(place: Place) -> None:
+    """It is deleted and made anew, and the watch tells both."""
+    place.api.delete(KEY)
+    place.store.doubt(KEY)
+    place.api.create(KEY, {**HERE, "powerState": "Stopped"})
+    place.store.put(place.now())
+
+
+def made(place: Place) -> None:
+    place.api.create(KEY, HERE)
+    place.store.put(place.now())
+
+
+def changed(place: Place) -> None:
+    place.store.put(place.switch("Stopped"))
+
+
+def deleted(place: Place) -> None:
+    place.api.delete(KEY)
+    place.store.doubt(KEY)
+    place.store.make_sure(KEY)
+
+
+@pytest.mark.parametrize("happens", [changed, remade])
+def test_what_comes_in_during_a_list_is_not_touched_by_it(place: Place, happens: Callable[[Place], None]) -> None:
+    place.meanwhile.append(lambda: happens(place))
+    news, gone = place.store.relist()
+    assert news | gone <= {KEY}
+    place.store.make_sure(KEY)
+    assert place.agrees()
+    assert place.vm().desired is DesiredPowerState.STOPPED
+
+
+def test_an_object_made_during_a_list_is_not_forgotten(place: Place) -> None:
+    """8.5: gone when the list was made, and there again before its answer has come."""
+    place.api.delete(KEY)
+    place.meanwhile.append(lambda: made(place))
+    news, gone = place.store.relist()
+    assert (news, gone) == ({KEY}, set())
+    assert place.store.read(KEY)
+    place.store.make_sure(KEY)
+    assert place.agrees()
+
+
+def test_an_object_deleted_during_a_list_does_not_come_back(place: Place) -> None:
+    place.meanwhile.append(lambda: deleted(place))
+    news, _ = place.store.relist()
+    assert place.store.read(KEY) is None
+    assert news == {KEY}
+    place.store.make_sure(KEY)
+    assert place.store.read(KEY) is None
+
+
+def test_what_went_is_remembered_only_while_an_answer_may_have_it(place: Place) -> None:
+    place.meanwhile.append(lambda: deleted(place))
+    place.store.relist()
+    assert not place.store._gone
+    assert not place.store._under_way
+
+
+@pytest.mark.parametrize("happens", [changed, remade])
+def test_a_read_that_is_overtaken_is_made_again(place: Place, happens: Callable[[Place], None]) -> None:
+    place.meanwhile.append(lambda: happens(place))
+    vm = place.store.refresh(KEY)
+    assert vm
+    assert vm.desired is DesiredPowerState.STOPPED
+    assert place.requests == ["GET", "GET"]
+    assert place.agrees()
+
+
+def test_a_read_that_is_overtaken_again_and_again_is_given_up(place: Place) -> None:
+    states = iter(["Running", "Stopped"] * 5)
+    place.meanwhile.extend([lambda: place.store.put(place.switch(next(states)))] * 10)
+    with pytest.raises(Transient, match="changes each time"):
+        place.store.refresh(KEY)
+    assert place.requests == ["GET"] * 3
+
+
+def test_a_change_that_overtakes_the_answer_to_a_report_stays(place: Place) -> None:
+    place.meanwhile.append(lambda: changed(place))
+    reported = place.store.report(place.vm(), Status(node_name="a"))
+    assert reported.desired is None
+    assert place.vm().desired is DesiredPowerState.STOPPED
+    place.store.make_sure(KEY)
+    assert place.agrees()
+
+
+def test_our_own_write_that_overtakes_its_answer_is_no_doubt(place: Place) -> None:
+    place.meanwhile.append(lambda: place.store.put(place.now()))
+    reported = place.store.report(place.vm(), Status(node_name="a"))
+    assert reported is place.vm()
+    place.store.make_sure(KEY)
+    assert place.requests == ["PATCH"]
+
+
+def test_a_doubt_is_not_ended_by_an_answer_that_was_on_its_way_before(place: Place) -> None:
+    place.meanwhile.append(lambda: place.store.doubt(KEY))
+    place.store.relist()
+    place.store.make_sure(KEY)
+    assert place.requests == ["GET", "GET"]
+
+
+# --- whose it is
+
+
+def test_the_end_of_a_former_object_does_not_take_its_successor_away(place: Place) -> None:
+    """The watch may tell of two objects of one name in any order."""
+    place.api.delete(KEY)
+    place.api.create(KEY, HERE)
+    assert place.store.put(place.now()) is News.DOUBTFUL
+    place.store.doubt(KEY)
+    place.store.make_sure(KEY)
+    assert place.agrees()
+    assert place.vm().uid == place.now()["metadata"]["uid"]
+
+
+def test_an_object_of_another_node_is_not_kept(place: Place) -> None:
+    place.api.edit(KEY, {"nodeName": "b"})
+    assert place.store.put(place.now()) is News.DOUBTFUL
+    assert place.store.refresh(KEY) is None
+    assert place.store.known() == []
+
+
+# --- what cannot be read
+
+
+def test_one_object_that_is_not_understood_does_not_keep_the_others_away(place: Place) -> None:
+    other = VmKey("default", "other")
+    place.api.edit(KEY, {"powerState": "Hibernated"})
+    place.api.create(other, {**HERE, "powerState": "Running"})
+    assert place.store.relist() == ({KEY, other}, set())
+    assert place.vm().misunderstood == 'spec.powerState "Hibernated"'
+    assert [vm.misunderstood for vm in place.store.vms() if vm.key == other] == [""]

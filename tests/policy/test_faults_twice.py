@@ -1,0 +1,844 @@
+"""Faults that ran a VM twice, or would have: each test is named after the fault that it is about.
+
+A start is a fact about a call, and a report of another host is history: both are kept until it is known what became of
+them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from controller.api.virtualmachine import (
+    Absent,
+    Conflict,
+    DesiredPowerState,
+    Domain,
+    Evidence,
+    Facts,
+    Node,
+    OperationType,
+    Outcome,
+    Phase,
+    PowerState,
+    Qemu,
+    Reason,
+    Replaced,
+    RestartPolicy,
+    Result,
+    Shutdown,
+    ShutdownMode,
+    Sighting,
+    Step,
+    StopCause,
+    Unreadable,
+    Verb,
+    VmKey,
+)
+from controller.policy.handover import vouching
+from tests.policy.views import PAUSED, RUNNING, STOPPED, T0, UID, Vm, domain, done, handed_over, moment, verb
+
+DESTROYED = domain(Phase.STOPPED, reason="DESTROYED")
+FORGOTTEN = domain(Phase.STOPPED, reason="UNKNOWN")
+"""As a libvirtd shows it that has been started anew."""
+LINGERING = Domain(UID, "web", Phase.SHUTTING_DOWN, None, "SHUTOFF", "DESTROYED")
+"""libvirt shows it off, and its QEMU has not ended."""
+MACHINE_1, MACHINE_2 = UUID(int=101), UUID(int=102)
+
+
+def unconfirmed(step: Step) -> bool:
+    return step.reason is Reason.HANDOVER_UNCONFIRMED and step.act is None
+
+
+def starting(desired: DesiredPowerState = RUNNING) -> Vm:
+    """A VM whose start has just been recorded."""
+    vm = Vm(STOPPED).in_sync()
+    vm.change(desired=desired)
+    step = vm.look(Phase.STOPPED)
+    assert step.act
+    assert step.act.verb.starts
+    assert step.status.operation
+    assert step.status.operation.type is OperationType.START
+    return vm
+
+
+def restarting() -> Vm:
+    """A VM whose restart is about to start it again."""
+    vm = Vm().in_sync()
+    vm.change(restart_request=T0 + timedelta(seconds=1))
+    assert verb(vm.look(Phase.RUNNING, after_s=5)) is Verb.SHUTDOWN
+    vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN))
+    step = vm.look(Phase.STOPPED)
+    assert verb(step) is Verb.START
+    assert step.status.operation
+    assert step.status.operation.attempt == 1
+    return vm
+
+
+def unwanted_stop() -> Vm:
+    """A VM that somebody destroyed, whose restart by policy is on record and counted."""
+    vm = Vm().in_sync()
+    vm.look(DESTROYED)
+    step = vm.look(DESTROYED, after_s=11)
+    assert (verb(step), step.status.restart_count) == (Verb.START, 1)
+    return vm
+
+
+# --- A1: a hand-over during a start ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begin", [starting, lambda: starting(PAUSED), restarting, unwanted_stop])
+def test_a1_a_handover_during_a_start_is_unconfirmed(begin: object) -> None:
+    """The report of node-a says Stopped, as libvirt does until the start has done its work."""
+    assert callable(begin)
+    vm = begin()
+    assert vm.vm.status.power_state is PowerState.STOPPED
+    vm.moves_to("node-b")
+    for _ in range(3):
+        step = vm.look(Phase.STOPPED, after_s=60)
+        assert unconfirmed(step)
+        assert "with a start on record" in step.message
+    assert vm.look(Phase.RUNNING).reason in {Reason.IN_SYNC, Reason.PAUSING}
+
+
+def test_a1_a_slow_start_whose_node_is_marked_is_unconfirmed() -> None:
+    vm = starting()
+    vm.look(Phase.STOPPED, call=Verb.START, after_s=20, call_began_s=vm.at_s)
+    vm.is_marked()
+    vm.moves_to("node-b")
+    assert unconfirmed(vm.look(Phase.STOPPED))
+
+
+def test_a1_a_start_that_is_over_is_no_longer_in_the_way() -> None:
+    vm = starting()
+    vm.look(domain(Phase.RUNNING, 2), outcome=done(Verb.START))
+    vm.change(desired=STOPPED)
+    vm.look(domain(Phase.RUNNING, 2))
+    assert vm.look(DESTROYED).reason is Reason.IN_SYNC
+    vm.moves_to("node-b", desired=RUNNING)
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+
+
+SPECS = [{"desired": STOPPED}, {"desired": None}, {"holds": (("ann", ""),)}]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("phase", [Phase.STOPPED, Phase.STARTING])
+def test_a1_no_change_of_the_spec_removes_the_record_of_a_call_that_is_out(
+    spec: dict[str, object], phase: Phase
+) -> None:
+    vm = starting()
+    began_s = vm.at_s
+    vm.change(**spec)
+    for _ in range(4):
+        step = vm.look(phase, after_s=20, call=Verb.START, call_began_s=began_s)
+        assert (step.reason, step.act) == (Reason.STARTING, None)
+        assert step.status.operation
+    assert ("stopped as soon as it is on" in step.message) == (spec.get("desired", RUNNING) is not RUNNING)
+
+
+@pytest.mark.parametrize("standing", [{"observe_only": True}, {"blocked": "The Lease is not held."}], ids=str)
+def test_a1_an_agent_that_may_not_act_leaves_the_record_of_another_process_alone(standing: dict[str, object]) -> None:
+    vm = starting()
+    vm.agent_restarts()
+    vm.node = replace(vm.node, **standing)  # type: ignore[arg-type]
+    for _ in range(4):
+        step = vm.look(Phase.STOPPED, after_s=60)
+        assert (step.reason, step.act) == (Reason.STARTING, None)
+        assert step.status.operation
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_a1_a_record_that_was_left_over_and_is_not_wanted_ends_after_two_looks(spec: dict[str, object]) -> None:
+    """Rule 1: a living agent that may act finds out; Starting does not last."""
+    vm = starting()
+    vm.agent_restarts()
+    vm.change(**spec)
+    first = vm.look(Phase.STOPPED, after_s=60)
+    assert (first.reason, first.act, first.recheck_s) == (Reason.STARTING, None, 10.0)
+    step = vm.look(Phase.STOPPED, after_s=10)
+    assert step.act is None
+    assert step.status.operation is None
+    assert step.reason in {Reason.IN_SYNC, Reason.OBSERVED, Reason.HELD}
+
+
+def test_a1_an_outage_between_the_two_looks_begins_the_wait_anew() -> None:
+    vm = starting()
+    vm.agent_restarts()
+    vm.change(desired=STOPPED)
+    assert vm.look(Phase.STOPPED).reason is Reason.STARTING
+    assert vm.look(Unreadable("away"), after_s=5).status.operation
+    assert vm.look(Phase.STOPPED, after_s=6).reason is Reason.STARTING
+    assert vm.look(Phase.STOPPED, after_s=10).reason is Reason.IN_SYNC
+
+
+def test_a1_looks_from_before_the_call_confirm_nothing() -> None:
+    """It has been off for long; the connection was lost in the call, and was there again before the next look."""
+    vm = Vm(STOPPED).in_sync()
+    vm.change(desired=RUNNING)
+    assert verb(vm.look(Phase.STOPPED, after_s=60)) is Verb.START
+    vm.change(desired=STOPPED)
+    lost = Outcome(Verb.START, Result.UNKNOWN, "the connection was lost")
+    step = vm.look(Phase.STOPPED, outcome=lost)
+    assert (step.reason, step.recheck_s) == (Reason.STARTING, 10.0)
+    assert vm.look(Phase.STOPPED, after_s=9).status.operation
+    assert vm.look(Phase.STOPPED, after_s=1).reason is Reason.IN_SYNC
+
+
+def test_a1_a_look_while_a_call_is_out_confirms_nothing() -> None:
+    vm = starting()
+    vm.agent_restarts()
+    vm.change(desired=STOPPED)
+    vm.look(Phase.STOPPED, call=Verb.SUSPEND)
+    assert vm.look(Phase.STOPPED, after_s=11).reason is Reason.STARTING
+    assert vm.look(Phase.STOPPED, after_s=10).reason is Reason.IN_SYNC
+
+
+def test_a1_a_libvirtd_that_was_started_since_knows_of_no_call() -> None:
+    vm = starting()
+    vm.agent_restarts()
+    vm.change(desired=STOPPED)
+    vm.node = replace(vm.node, libvirtd_since=moment(vm.at_s + 30).wall)
+    assert vm.look(FORGOTTEN, after_s=60).reason is Reason.IN_SYNC
+
+
+def test_a1_what_a_dead_agent_left_over_is_executed_once_and_counted_once() -> None:
+    vm = unwanted_stop()
+    recorded = vm.vm.status.operation
+    vm.agent_restarts()
+    step = vm.look(DESTROYED)
+    assert (verb(step), step.status.restart_count, step.status.operation) == (Verb.START, 1, recorded)
+
+
+@pytest.mark.parametrize("word", ["SHUTDOWN", "CRASHED", "SAVED", "MIGRATED"])
+def test_a1_what_a_dead_agent_started_and_somebody_ended_since_has_run(word: str) -> None:
+    """It is judged like any other stop: memory that somebody saved to a file is not thrown away by a second start."""
+    vm = unwanted_stop()
+    vm.agent_restarts()
+    step = vm.look(domain(Phase.STOPPED, reason=word), after_s=60, events=set())
+    assert step.act is None
+    assert step.status.operation is None
+    assert step.status.last_stop
+    assert step.status.last_stop.time == moment(vm.at_s).wall.replace(microsecond=0)
+    expected = {"SAVED": Reason.SAVED_ELSEWHERE, "MIGRATED": Reason.MIGRATED_AWAY}
+    assert step.reason is expected.get(word, Reason.SETTLING)
+
+
+def test_a1_a_start_that_failed_without_its_agent_is_a_refusal() -> None:
+    vm = starting()
+    vm.agent_restarts()
+    step = vm.look(domain(Phase.STOPPED, reason="FAILED"))
+    assert (step.reason, step.act, step.status.operation) == (Reason.START_FAILED, None, None)
+    assert step.status.backoff
+
+
+def test_a1_another_boot_of_the_host_ends_the_record() -> None:
+    vm = starting()
+    vm.node = Node("node-a", "boot-2")
+    vm.agent_restarts()
+    vm.change(desired=STOPPED)
+    step = vm.look(FORGOTTEN)
+    assert (step.reason, step.status.operation) == (Reason.IN_SYNC, None)
+
+
+@pytest.mark.parametrize("sight", [Absent(), Replaced(UUID(int=9), "web"), Conflict(VmKey("default", "older"), UID)])
+def test_a1_without_the_domain_there_is_nothing_that_could_have_been_started(sight: Sighting) -> None:
+    vm = starting()
+    vm.agent_restarts()
+    assert vm.look(sight).status.operation is None
+
+
+@pytest.mark.parametrize("word", ["FAILED", "DESTROYED"])
+def test_a1_a_word_that_was_there_before_says_nothing_of_this_start(word: str) -> None:
+    vm = Vm(STOPPED).in_sync()
+    off = domain(Phase.STOPPED, reason=word)
+    vm.look(off)
+    vm.change(desired=RUNNING)
+    vm.look(off)
+    vm.agent_restarts()
+    step = vm.look(off, after_s=60)
+    assert (verb(step), step.status.last_stop) == (Verb.START, None)
+
+
+@pytest.mark.parametrize("result", [Result.DONE, Result.REFUSED, Result.UNKNOWN, Result.STALE])
+def test_a1_what_came_of_the_call_decides(result: Result) -> None:
+    """Off after the call: it ran and ended, it was refused, nobody knows, or it was not made."""
+    vm = starting()
+    step = vm.look(DESTROYED, outcome=Outcome(Verb.START, result, "no"))
+    expected = {
+        Result.DONE: Reason.SETTLING,
+        Result.REFUSED: Reason.START_FAILED,
+        Result.UNKNOWN: Reason.SETTLING,
+        Result.STALE: Reason.STARTING,
+    }
+    assert step.reason is expected[result]
+    assert (step.status.last_stop is not None) == (result in {Result.DONE, Result.UNKNOWN})
+
+
+def test_a1_a_call_without_an_answer_is_made_again_with_the_same_record() -> None:
+    vm = starting()
+    recorded = vm.vm.status.operation
+    step = vm.look(Phase.STOPPED, outcome=Outcome(Verb.START, Result.UNKNOWN, "the connection was lost"))
+    assert (verb(step), step.status.operation) == (Verb.START, recorded)
+
+
+def test_a1_a_domain_that_is_starting_is_not_yet_on() -> None:
+    """Nobody of this process has called it, and libvirt has not ended the call of whoever did."""
+    vm = starting()
+    vm.agent_restarts()
+    vm.change(desired=STOPPED)
+    step = vm.look(domain(Phase.STARTING, 2))
+    assert (step.reason, step.act) == (Reason.STARTING, None)
+    assert step.status.operation
+
+
+def test_a1_a_libvirtd_that_was_started_in_the_same_second_may_have_the_call() -> None:
+    vm = starting()
+    vm.agent_restarts()
+    vm.change(desired=STOPPED)
+    assert vm.vm.status.operation
+    vm.node = replace(vm.node, libvirtd_since=vm.vm.status.operation.start_time + timedelta(seconds=0.9))
+    assert vm.look(FORGOTTEN).reason is Reason.STARTING
+
+
+def test_a1_a_start_that_was_not_made_and_is_still_due_keeps_its_failures_and_waits_for_them() -> None:
+    vm = unwanted_stop()
+    step = vm.look(DESTROYED, outcome=Outcome(Verb.START, Result.STALE))
+    assert (step.act, step.status.restart_count) == (None, 0)
+    assert step.status.backoff
+    assert step.status.backoff.failures == 1
+    again = vm.look(DESTROYED, after_s=11)
+    assert (verb(again), again.status.restart_count) == (Verb.START, 1)
+
+
+def test_a1_a_wish_that_is_new_is_not_served_by_what_ran_before() -> None:
+    """It ran and is off again, and the user has changed the spec meanwhile."""
+    vm = starting()
+    vm.agent_restarts()
+    vm.change(desired=PAUSED)
+    assert verb(vm.look(DESTROYED, after_s=60)) is Verb.START_PAUSED
+
+
+def test_rule_8_the_same_id_in_a_younger_process_is_another_run() -> None:
+    """libvirtd gives out its ids anew when it restarts while nothing runs: what was to be stopped is over."""
+    vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
+    vm.change(restart_request=T0 + timedelta(seconds=1))
+    assert verb(vm.look(Phase.RUNNING, after_s=5)) is Verb.SHUTDOWN
+    operation = vm.vm.status.operation
+    assert operation
+    vm.agent_restarts()
+    same = replace(domain(Phase.RUNNING, 1), run_since=operation.start_time - timedelta(seconds=60))
+    assert vm.look(same).status.operation
+    vm.agent_restarts()
+    step = vm.look(replace(same, run_since=operation.start_time + timedelta(seconds=1)), after_s=2)
+    assert (step.reason, step.act, step.status.operation) == (Reason.IN_SYNC, None, None)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_rule_8_a_run_that_began_while_the_clock_was_ahead_is_stopped_with_one_grace(*, restarts: bool) -> None:
+    """As after a boot with an RTC that holds local time: its pid file is of the future, and for a while of the past."""
+    vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
+    began = replace(domain(Phase.RUNNING, 1), run_since=T0 + timedelta(seconds=40))
+    vm.change(desired=STOPPED)
+    assert verb(vm.look(began, after_s=5)) is Verb.SHUTDOWN
+    operation = vm.vm.status.operation
+    if restarts:
+        vm.agent_restarts()
+        assert verb(vm.look(began)) is Verb.SHUTDOWN
+    vm.look(began, outcome=done(Verb.SHUTDOWN))
+    for _ in range(5):
+        assert vm.look(began, after_s=11).status.operation == operation
+    assert verb(vm.look(began, after_s=11)) is Verb.DESTROY
+
+
+# --- A10: the record is not the act -----------------------------------------------------------------------
+
+
+def test_a10_a_record_whose_answer_was_lost_is_executed_and_counted_once() -> None:
+    vm = unwanted_stop()  # and nothing was called, as the answer to the report was lost
+    recorded = vm.vm.status
+    step = vm.look(DESTROYED)
+    assert (verb(step), step.status.restart_count, step.status.backoff) == (Verb.START, 1, recorded.backoff)
+    assert step.status.operation == recorded.operation
+
+
+def test_a10_a_record_that_waits_again_waits_for_no_settle_time_brake_or_backoff() -> None:
+    vm = unwanted_stop()
+    vm.node = replace(vm.node, braked_until=moment(vm.at_s + 100))
+    assert verb(vm.look(DESTROYED)) is Verb.START
+
+
+def test_a10_a_record_that_must_wait_for_its_turn_stays_and_is_counted_once() -> None:
+    vm = unwanted_stop()
+    for _ in range(3):
+        step = vm.look(DESTROYED, turn_in_s=1.0)
+        assert (step.act, step.status.restart_count) == (None, 1)
+        assert step.status.operation
+    assert vm.look(DESTROYED).status.restart_count == 1
+
+
+@pytest.mark.parametrize("standing", [{"observe_only": True}, {"blocked": "The agent is stopping."}], ids=str)
+def test_a10_a_record_that_may_not_be_executed_is_withdrawn_once(standing: dict[str, object]) -> None:
+    """SIGTERM after the record: the next process is not to find a start that nobody has called."""
+    vm = unwanted_stop()
+    vm.node = replace(vm.node, **standing)  # type: ignore[arg-type]
+    for _ in range(3):
+        step = vm.look(DESTROYED)
+        assert (step.act, step.status.operation, step.status.restart_count) == (None, None, 0)
+        assert step.status.backoff  # the attempts are not forgotten
+
+
+@pytest.mark.parametrize(
+    "seen", [DESTROYED, domain(Phase.RUNNING, 2), domain(Phase.PAUSED, 2)], ids=lambda d: d.phase.name
+)
+def test_a10_a_start_that_found_another_domain_than_expected_counts_nothing(seen: Domain) -> None:
+    """Somebody else was quicker, as a rule: then it runs, and virtsync did not start it."""
+    vm = unwanted_stop()
+    step = vm.look(seen, outcome=Outcome(Verb.START, Result.STALE))
+    assert step.status.restart_count == (1 if step.act and step.act.verb is Verb.START else 0)
+
+
+def test_a10_only_what_was_counted_is_given_back() -> None:
+    vm = unwanted_stop()
+    vm.look(domain(Phase.RUNNING, 2), outcome=done(Verb.START))
+    vm.change(desired=STOPPED)
+    vm.look(domain(Phase.RUNNING, 2))
+    vm.look(DESTROYED)
+    vm.change(desired=RUNNING)
+    assert vm.look(DESTROYED, after_s=60).status.restart_count == 1
+    vm.node = replace(vm.node, blocked="The agent is stopping.")
+    assert vm.look(DESTROYED).status.restart_count == 1
+
+
+def test_a10_a_restart_that_is_not_wanted_any_more_ends_though_its_start_was_not_called() -> None:
+    vm = restarting()
+    vm.change(desired=STOPPED)
+    step = vm.look(Phase.STOPPED)
+    assert (step.reason, step.act, step.status.operation) == (Reason.IN_SYNC, None, None)
+
+
+@pytest.mark.parametrize("spec", [*SPECS, {"desired": PAUSED}], ids=str)
+@pytest.mark.parametrize("outcome", [None, Outcome(Verb.START, Result.STALE)], ids=["uncalled", "stale"])
+def test_a10_whatever_the_user_wants_next_a_restart_that_was_not_called_leaves_a_sentence(
+    spec: dict[str, object], outcome: Outcome | None
+) -> None:
+    vm = restarting()
+    vm.change(**spec)
+    for _ in range(2):
+        step = vm.look(Phase.STOPPED, outcome=outcome)
+        outcome = None
+        assert verb(step) in {None, Verb.START_PAUSED}
+
+
+# --- rule 4: the report of another host is kept whole until it is resolved ------------------------------
+
+
+def stopped_on_a(**edit: object) -> Vm:
+    """Off on node-a in good order but for this, and wanted on node-b."""
+    vm = Vm(STOPPED).in_sync()
+    vm.edit(**edit)
+    return vm
+
+
+def test_a_report_of_off_in_good_order_is_believed() -> None:
+    vm = stopped_on_a()
+    vm.moves_to("node-b", desired=RUNNING)
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+
+
+HERE: list[Sighting] = [FORGOTTEN, Absent(), Replaced(UUID(int=9), "web"), Conflict(VmKey("default", "older"), UID)]
+HERE += [Unreadable("away"), Unreadable("its lock is held", busy=True), domain(Phase.SAVED), domain(Phase.STARTING)]
+
+
+@pytest.mark.parametrize("between", HERE, ids=lambda seen: f"{type(seen).__name__} {getattr(seen, 'phase', '')}")
+def test_a_report_of_off_that_was_not_seen_stays_one_whatever_is_seen_here_meanwhile(between: Sighting) -> None:
+    """Rule 4a: Ready=Unknown says it, and what this node finds replaces that condition."""
+    vm = stopped_on_a()
+    vm.is_marked()
+    vm.moves_to("node-b", desired=RUNNING)
+    for seen in (between, between, FORGOTTEN, between, FORGOTTEN):
+        step = vm.look(seen, after_s=60)
+        assert step.act is None
+        assert step.status.node_name == "node-a"
+    assert unconfirmed(step)
+
+
+@pytest.mark.parametrize("between", [Unreadable("away"), Unreadable("its lock is held", busy=True)], ids=str)
+@pytest.mark.parametrize("held", [False, True])
+def test_a_report_in_good_order_stays_in_good_order_though_this_node_cannot_look(
+    between: Sighting, *, held: bool
+) -> None:
+    vm = Vm(RUNNING if held else STOPPED, holds=(("ann", ""),) if held else ())
+    vm.look(Phase.STOPPED)
+    vm.moves_to("node-b", desired=RUNNING)
+    for _ in range(2):
+        assert vm.look(between, after_s=5).status.power_state is PowerState.STOPPED
+    step = vm.look(FORGOTTEN, after_s=5)
+    assert (step.reason, verb(step)) == ((Reason.HELD, None) if held else (Reason.STARTING, Verb.START))
+
+
+def test_a_hold_on_the_former_node_is_remembered_though_this_node_cannot_look() -> None:
+    vm = Vm(holds=(("ann", ""),))
+    assert vm.look(Phase.STOPPED).reason is Reason.HELD
+    vm.moves_to("node-b")
+    vm.look(Unreadable("away"))
+    vm.annotate(holds=())
+    vm.look(Unreadable("away"))
+    step = vm.look(FORGOTTEN)
+    assert (step.reason, [notice.reason for notice in step.notices]) == (Reason.SETTLING, ["HoldReleased"])
+
+
+def test_a_hold_on_the_former_node_is_remembered_though_its_report_forbids_the_start() -> None:
+    vm = Vm(holds=(("ann", ""),))
+    vm.look(domain(Phase.RUNNING))
+    assert vm.look(Phase.SAVED).reason is Reason.HELD
+    vm.moves_to("node-b")
+    assert vm.look(FORGOTTEN).reason is Reason.SAVED_ELSEWHERE
+    vm.annotate(holds=())
+    assert vm.look(FORGOTTEN).reason is Reason.SAVED_ELSEWHERE
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    step = vm.look(FORGOTTEN)
+    assert (step.reason, [notice.reason for notice in step.notices]) == (Reason.SETTLING, ["HoldReleased"])
+
+
+@pytest.mark.parametrize("between", HERE, ids=lambda seen: f"{type(seen).__name__} {getattr(seen, 'phase', '')}")
+def test_a1_a_start_by_the_former_version_is_no_off_though_it_has_no_record(between: Sighting) -> None:
+    vm = Vm(STOPPED).in_sync()
+    vm.change(desired=RUNNING)
+    assert vm.look(Phase.STOPPED).reason is Reason.STARTING
+    vm.edit(run_transition_time=None, decided_reason="", host_uuid=None, operation=None)
+    vm.moves_to("node-b")
+    step = vm.look(FORGOTTEN)
+    assert unconfirmed(step)
+    assert "Stopped, while libvirt there was still at work on it" in step.message
+    for seen in (FORGOTTEN, between, FORGOTTEN, between, FORGOTTEN):
+        step = vm.look(seen, after_s=60)
+        assert step.act is None
+    assert unconfirmed(step)
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+
+
+def test_a_qemu_that_has_not_ended_on_the_former_node_is_no_off() -> None:
+    """Rule 5, on another node: libvirt's word "off" is not enough there either."""
+    vm = Vm()
+    assert vm.look(DESTROYED, facts=Facts(qemu=Qemu.ALIVE)).reason is Reason.HYPERVISOR_BUSY
+    vm.moves_to("node-b")
+    step = vm.look(FORGOTTEN)
+    assert unconfirmed(step)
+    assert "still at work on it" in step.message
+
+
+def test_a_call_of_somebody_else_on_the_former_node_is_no_off() -> None:
+    """What holds the lock of the domain there may be a start."""
+    vm = Vm(STOPPED).in_sync()
+    vm.look(Unreadable("its lock is held", busy=True))
+    vm.moves_to("node-b", desired=RUNNING)
+    assert unconfirmed(vm.look(FORGOTTEN))
+
+
+def test_a_domain_that_a_migration_is_about_to_bring_does_not_run_here_yet() -> None:
+    """When the migration fails it is gone from here, and has run there all the time."""
+    vm = handed_over(Phase.RUNNING)
+    for seen in (domain(Phase.STARTING), domain(Phase.PAUSED_BUSY, reason="MIGRATION")):
+        assert vm.look(seen).status.node_name == "node-a"
+    assert unconfirmed(vm.look(domain(Phase.CRASHED_OFF), events={Evidence.STOPPED_FAILED}))
+    assert unconfirmed(vm.look(Absent())) or vm.vm.status.reason == Reason.DOMAIN_NOT_FOUND
+    assert vm.look(domain(Phase.RUNNING, 4)).status.node_name == "node-b"
+
+
+def test_another_domain_on_another_node_does_not_resolve_the_report() -> None:
+    """The user names the domain anew in the same change: what ran on node-a is the same VM, as far as anybody knows."""
+    vm = Vm().in_sync()
+    vm.moves_to("node-b", domain_name="web-2")
+    other = Domain(UUID(int=8), "web-2", Phase.STOPPED, None, "SHUTOFF", "UNKNOWN")
+    for _ in range(2):
+        assert unconfirmed(vm.look(other))
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    assert verb(vm.look(other)) is Verb.START
+
+
+@pytest.mark.parametrize("word", ["SAVED", "UNKNOWN"])
+def test_rule_4b_memory_that_was_saved_there_stays_there(word: str) -> None:
+    """By a managed save, or to a file; libvirt there may have forgotten the word since."""
+    vm = Vm().in_sync()
+    vm.look(Phase.SAVED if word == "SAVED" else domain(Phase.STOPPED, reason="SAVED"))
+    vm.look(Phase.SAVED if word == "SAVED" else FORGOTTEN)
+    vm.moves_to("node-b")
+    for seen in (FORGOTTEN, Absent(), FORGOTTEN):
+        step = vm.look(seen)
+    assert (step.reason, step.act) == (Reason.SAVED_ELSEWHERE, None)
+    assert vouching(vm.vm.status) in step.message
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    vm.look(FORGOTTEN)
+    assert verb(vm.look(FORGOTTEN, after_s=10)) is Verb.START
+
+
+@pytest.mark.parametrize("word", ["SAVED", "UNKNOWN"])
+def test_rule_4b_memory_that_was_removed_there_is_in_nobodys_way(word: str) -> None:
+    """The message asks for it; libvirt goes on saying SHUTOFF/SAVED until it is restarted."""
+    vm = Vm().in_sync()
+    vm.look(Phase.SAVED)
+    vm.look(domain(Phase.STOPPED, reason=word))
+    vm.moves_to("node-b")
+    vm.look(FORGOTTEN)
+    assert verb(vm.look(FORGOTTEN, after_s=10)) is Verb.START
+
+
+def test_rule_4b_memory_in_a_file_of_a_vm_that_was_never_seen_on_stays_there_too() -> None:
+    vm = Vm()
+    assert vm.look(domain(Phase.STOPPED, reason="SAVED")).reason is Reason.SAVED_ELSEWHERE
+    assert vm.vm.status.last_stop is None
+    vm.moves_to("node-b")
+    assert vm.look(FORGOTTEN).reason is Reason.SAVED_ELSEWHERE
+
+
+def test_a_doubt_is_not_forgotten_though_it_was_vouched_for_while_this_node_could_not_look() -> None:
+    vm = stopped_on_a()
+    vm.is_marked()
+    vm.moves_to("node-b", desired=RUNNING)
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    vm.look(Unreadable("away"))
+    vm.annotate(confirmed_off="")
+    assert unconfirmed(vm.look(FORGOTTEN))
+
+
+def test_rule_4d_memory_here_is_not_restored_after_a_run_there_however_the_user_vouches() -> None:
+    vm = handed_over(Phase.RUNNING, vouched=True)
+    step = vm.look(Phase.SAVED)
+    assert (step.reason, step.act) == (Reason.SAVED_ELSEWHERE, None)
+    assert "managedsave-remove" in step.message
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+
+
+def test_rule_4d_memory_that_our_own_report_knows_is_restored_also_after_a_reboot() -> None:
+    vm = Vm().in_sync()
+    vm.look(Phase.SAVED)
+    vm.node = Node("node-a", "boot-2")
+    vm.agent_restarts()
+    step = vm.look(Phase.SAVED)
+    assert (verb(step) or step.reason) in {Verb.START, Reason.SETTLING}
+
+
+# --- A8: another node's words are not what libvirt says here ---------------------------------------------
+
+
+def migrated() -> Vm:
+    vm = Vm().in_sync()
+    assert vm.look(domain(Phase.STOPPED, reason="MIGRATED")).reason is Reason.MIGRATED_AWAY
+    vm.moves_to("node-b")
+    return vm
+
+
+def test_a8_where_it_was_migrated_to_it_is_started_once_it_has_been_seen_there() -> None:
+    vm = migrated()
+    assert vm.look(domain(Phase.RUNNING, 3)).reason is Reason.IN_SYNC
+    vm.agent_restarts()
+    vm.look(FORGOTTEN, after_s=60)
+    step = vm.look(FORGOTTEN, after_s=11)
+    assert (verb(step), step.status.libvirt_reason) == (Verb.START, "UNKNOWN")
+
+
+def test_a8_an_event_of_its_arrival_is_as_good() -> None:
+    step = migrated().look(FORGOTTEN, events={Evidence.STARTED_MIGRATED})
+    assert (verb(step), step.status.libvirt_reason, step.status.last_stop) == (Verb.START, "UNKNOWN", None)
+
+
+def test_a8_where_it_has_not_been_seen_it_may_be_on_anywhere() -> None:
+    vm = migrated()
+    for _ in range(2):
+        step = vm.look(FORGOTTEN)
+        assert unconfirmed(step)
+        assert "sent it to another host" in step.message
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+
+
+# --- A2, rule 2: a vouching names what it vouches for ----------------------------------------------------
+
+
+def test_a2_a_vouching_that_stays_in_git_does_not_vouch_for_a_later_handover() -> None:
+    vm = handed_over(Phase.RUNNING, vouched=True)
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+    vm.look(domain(Phase.RUNNING, 1), outcome=done(Verb.START))
+    vm.change(desired=STOPPED)
+    vm.look(domain(Phase.RUNNING, 1), after_s=60)
+    vm.look(DESTROYED)
+    vm.moves_to("node-a", desired=RUNNING)
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+    assert vm.look(domain(Phase.RUNNING, 1), outcome=done(Verb.START)).reason is Reason.IN_SYNC
+    vm.moves_to("node-b")
+    assert unconfirmed(vm.look(FORGOTTEN))
+
+
+def test_a2_every_run_has_a_time_of_its_own_however_the_wall_clock_jumps() -> None:
+    vm = Vm().in_sync()
+    seen = [vouching(vm.vm.status)]
+    for number, ahead_s in enumerate([0.0, -7200.0, 0.0, 7200.0, -86400.0], start=2):
+        vm.wall_ahead_s = ahead_s
+        vm.look(DESTROYED, after_s=0)
+        seen.append(vouching(vm.vm.status))
+        vm.look(domain(Phase.RUNNING, number), after_s=0)
+        seen.append(vouching(vm.vm.status))
+    assert sorted(set(seen)) == seen
+
+
+@pytest.mark.parametrize(
+    ("node", "number"),
+    [
+        (Node("node-a", "boot-2", host_uuid=MACHINE_1), 1),
+        (Node("node-a", "boot-1", host_uuid=MACHINE_2), 1),
+        (Node("node-a", "boot-1", host_uuid=MACHINE_1), 2),
+    ],
+    ids=["another boot", "another UUID", "another run"],
+)
+def test_a2_whatever_tells_one_run_from_another_moves_the_time(node: Node, number: int) -> None:
+    vm = Vm()
+    vm.node = Node("node-a", "boot-1", host_uuid=MACHINE_1)
+    vm.look(domain(Phase.RUNNING, 1))
+    before = vouching(vm.vm.status)
+    assert vouching(vm.look(domain(Phase.RUNNING, 1), after_s=60).status) == before
+    vm.node = node
+    assert vouching(vm.look(domain(Phase.RUNNING, number), after_s=60).status) > before
+
+
+@pytest.mark.parametrize(
+    "written", ["node-a", "node-a ", "node-b 2026-01-01T00:00:00Z", "node-a 2026-01-01T00:00:01Z", ""]
+)
+def test_a2_what_names_another_report_or_none_vouches_for_nothing(written: str) -> None:
+    vm = handed_over(Phase.RUNNING)
+    assert vouching(vm.vm.status) == "node-a 2026-01-01T00:00:00Z"
+    vm.annotate(confirmed_off=written)
+    step = vm.look(FORGOTTEN)
+    assert unconfirmed(step)
+    assert "confirmed-off='node-a 2026-01-01T00:00:00Z'" in step.message
+    assert ("a node name alone" in step.message) == (written == "node-a")
+
+
+def test_a2_a_report_of_the_former_version_is_vouched_for_by_the_time_of_its_power_state() -> None:
+    vm = Vm(RUNNING).in_sync()
+    vm.edit(run_transition_time=None, decided_reason="")
+    vm.moves_to("node-b", confirmed_off="node-a 2026-01-01T00:00:00Z")
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+
+
+def test_a2_a_vouching_outlives_a_libvirt_that_is_away() -> None:
+    vm = handed_over(Phase.RUNNING, vouched=True)
+    vm.look(Unreadable("away"))
+    vm.look(Unreadable("away"), after_s=60)
+    assert verb(vm.look(FORGOTTEN)) is Verb.START
+
+
+# --- A6, rule 3: a node is a machine, not a name ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reported", "here", "boot", "other"),
+    [
+        (MACHINE_1, MACHINE_2, "boot-2", True),
+        (MACHINE_1, MACHINE_2, "boot-1", False),
+        (MACHINE_1, MACHINE_1, "boot-2", False),
+        (None, MACHINE_2, "boot-2", False),
+        (MACHINE_1, None, "boot-2", False),
+    ],
+)
+def test_a6_another_machine_under_the_same_name_is_another_host(
+    reported: UUID | None, here: UUID | None, boot: str, *, other: bool
+) -> None:
+    vm = Vm()
+    vm.node = Node("node-a", "boot-1", host_uuid=reported)
+    vm.look(Phase.RUNNING)
+    vm.node = Node("node-a", boot, host_uuid=here)
+    vm.agent_restarts()
+    step = vm.look(FORGOTTEN, after_s=60)
+    assert unconfirmed(step) == other
+    assert step.status.host_uuid == (reported if other else here)
+    if not other:
+        assert step.status.last_stop
+        expected = StopCause.NODE_REBOOT if boot == "boot-2" else StopCause.UNKNOWN
+        assert step.status.last_stop.cause is expected
+
+
+# --- B2, rule 5: a destroy is believed when QEMU is gone --------------------------------------------------
+
+
+def test_b2_nothing_is_started_while_the_last_qemu_has_not_ended() -> None:
+    vm = Vm(shutdown=Shutdown(ShutdownMode.FORCE, 60)).in_sync()
+    vm.change(restart_request=T0 + timedelta(seconds=1))
+    assert verb(vm.look(Phase.RUNNING, after_s=5)) is Verb.DESTROY
+    reasons = [vm.look(LINGERING, after_s=after_s, outcome=None).reason for after_s in (10, 20, 40)]
+    assert reasons == [Reason.RESTARTING, Reason.RESTARTING, Reason.SHUTDOWN_TIMED_OUT]
+    step = vm.look(DESTROYED)
+    assert verb(step) is Verb.START
+    assert step.status.last_stop
+    assert step.status.last_stop.cause is StopCause.AGENT
+
+
+def test_b2_a_qemu_that_libvirt_left_behind_stalls_the_start_after_the_grace() -> None:
+    vm = Vm(shutdown=Shutdown(grace_s=60))
+    alive = Facts(qemu=Qemu.ALIVE)
+    looks = [vm.look(DESTROYED, after_s=after_s, facts=alive) for after_s in (1, 30, 31)]
+    assert [step.reason for step in looks] == [
+        Reason.HYPERVISOR_BUSY,
+        Reason.HYPERVISOR_BUSY,
+        Reason.SHUTDOWN_TIMED_OUT,
+    ]
+    assert len({step.message for step in looks}) == 1
+    assert verb(vm.look(DESTROYED)) is Verb.START
+
+
+def test_b2_a_start_that_the_user_asked_for_is_not_forgotten_while_a_qemu_is_in_the_way() -> None:
+    vm = Vm(restart_policy=RestartPolicy.NEVER, shutdown=Shutdown(grace_s=60)).in_sync()
+    vm.look(Phase.STOPPED, events={Evidence.SHUTDOWN_GUEST})
+    vm.change(desired=STOPPED)
+    assert vm.look(Phase.STOPPED, after_s=60).reason is Reason.IN_SYNC
+    vm.change(desired=RUNNING)
+    for _ in range(3):
+        vm.look(Phase.STOPPED, after_s=60, facts=Facts(qemu=Qemu.ALIVE))
+    assert vm.vm.status.reason == Reason.SHUTDOWN_TIMED_OUT
+    assert verb(vm.look(Phase.STOPPED)) is Verb.START
+
+
+def test_b2_where_nobody_can_tell_two_looks_ten_seconds_apart_do() -> None:
+    vm = Vm()
+    unsure = Facts(qemu=Qemu.UNSURE)
+    first = vm.look(DESTROYED, facts=unsure)
+    assert (first.reason, first.act, first.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 10.0)
+    vm.wall_ahead_s = 7200
+    assert vm.look(DESTROYED, after_s=9, facts=unsure).message == first.message
+    assert verb(vm.look(DESTROYED, after_s=1, facts=unsure)) is Verb.START
+
+
+@pytest.mark.parametrize("kind", ["Stop", "Restart"])
+def test_b2_a_new_process_does_not_believe_at_once_in_a_stop_that_it_did_not_send(kind: str) -> None:
+    vm = Vm().in_sync()
+    vm.change(**({"desired": STOPPED} if kind == "Stop" else {"restart_request": T0 + timedelta(seconds=1)}))
+    assert verb(vm.look(Phase.RUNNING, after_s=5)) is Verb.SHUTDOWN
+    vm.agent_restarts()
+    vm.change(desired=RUNNING)
+    assert vm.look(DESTROYED, after_s=5).reason is Reason.HYPERVISOR_BUSY
+    vm.look(Unreadable("away"), after_s=5)
+    assert vm.look(DESTROYED, after_s=5).reason is Reason.HYPERVISOR_BUSY  # an outage is no look
+    assert verb(vm.look(DESTROYED, after_s=10)) is Verb.START
+
+
+def test_b2_a_stop_of_this_process_is_believed_when_its_call_has_returned() -> None:
+    vm = Vm().in_sync()
+    vm.change(desired=STOPPED)
+    vm.look(Phase.RUNNING, after_s=5)
+    vm.change(desired=RUNNING)
+    assert vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN)).reason is Reason.RESTARTING
+    assert verb(vm.look(Phase.STOPPED)) is Verb.START
+
+
+def test_a13_a_policy_judges_what_a_start_of_a_dead_agent_came_to() -> None:
+    vm = Vm(STOPPED, restart_policy=RestartPolicy.ON_FAILURE).in_sync()
+    vm.look(DESTROYED)
+    vm.change(desired=RUNNING)
+    assert verb(vm.look(DESTROYED)) is Verb.START
+    vm.agent_restarts()
+    vm.look(Phase.STOPPED, after_s=60)  # the guest has shut itself down since
+    assert vm.look(Phase.STOPPED, after_s=11).reason is Reason.COMPLETED

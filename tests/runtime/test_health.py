@@ -1,0 +1,267 @@
+"""What kubelet and Prometheus are answered, over a real socket."""
+
+import http.client
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from controller.agent.metrics import Metrics
+from controller.api.virtualmachine import (
+    Condition,
+    DesiredPowerState,
+    PowerState,
+    Result,
+    Status,
+    Verb,
+    VirtualMachine,
+    VmKey,
+)
+from controller.runtime.errors import Rejected
+from controller.runtime.health import Health
+
+CONFIGURATION = Path(__file__).parents[2] / "docs" / "configuration.md"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+WEB = VmKey("default", "web")
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def health(metrics: Metrics) -> Iterator[Health]:
+    with closing(Health("127.0.0.1", 0, metrics.registry)) as one:
+        yield one
+
+
+def ask(port: int, path: str, *, address: str = "127.0.0.1", accept: str = "*/*") -> tuple[int, str, str]:
+    with closing(http.client.HTTPConnection(address, port, timeout=60)) as connection:
+        connection.request("GET", path, headers={"Accept": accept})
+        response = connection.getresponse()
+        return response.status, response.headers["Content-Type"], response.read().decode()
+
+
+def samples(port: int) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Every sample, read as Prometheus reads it."""
+    status, content_type, text = ask(port, "/metrics", accept=OPENMETRICS)
+    assert status == 200
+    assert content_type.startswith(OPENMETRICS)
+    families = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+
+
+def vm(status: Status | None = None) -> VirtualMachine:
+    created = datetime(2026, 1, 1, tzinfo=UTC)
+    return VirtualMachine(WEB, "uid", 1, "1", created, "node-a", status=status or Status())
+
+
+def reported(
+    power_state: PowerState, ready: str, since: datetime, desired: str | None = "Running", reason: str = "Settling"
+) -> Status:
+    condition = Condition("Ready", ready, reason, "Wait.", since, 1)
+    wanted = DesiredPowerState(desired) if desired else None
+    return Status(desired=wanted, power_state=power_state, conditions=(condition,))
+
+
+def test_alive_means_that_all_threads_live(health: Health) -> None:
+    dead: set[str] = set()
+    health.alive("event loop", lambda: "event loop" not in dead)
+    health.alive("watch", lambda: "watch" not in dead)
+    health.alive("workers", lambda: "workers" not in dead)
+    port = health.start()
+    assert ask(port, "/livez")[::2] == (200, "ok\n")
+    dead |= {"event loop", "workers"}
+    assert ask(port, "/livez") == (500, "text/plain; charset=utf-8", "dead: event loop\ndead: workers\n")
+
+
+def test_not_ready_says_why_and_is_alive_all_the_same(health: Health) -> None:
+    faults = {"libvirt": "libvirt does not answer."}
+    health.ready("libvirt", lambda: faults.get("libvirt"))
+    health.ready("objects", lambda: None)
+    port = health.start()
+    assert ask(port, "/readyz?verbose")[::2] == (500, "libvirt: libvirt does not answer.\n")
+    assert ask(port, "/livez")[0] == 200
+    faults.clear()
+    assert ask(port, "/readyz")[::2] == (200, "ok\n")
+
+
+def test_a_check_that_fails_is_not_taken_for_health(health: Health) -> None:
+    def check() -> bool:
+        raise ValueError
+
+    health.alive("watch", check)
+    assert ask(health.start(), "/livez")[0] == 500
+
+
+def test_other_paths_are_told_which_there_are(health: Health) -> None:
+    assert ask(health.start(), "/")[::2] == (404, "There are /livez, /readyz and /metrics.\n")
+
+
+def test_every_address_is_both_kinds(metrics: Metrics) -> None:
+    with closing(Health("*", 0, metrics.registry)) as health:
+        port = health.start()
+        kinds = ["127.0.0.1", "::1"] if socket.has_dualstack_ipv6() else ["127.0.0.1"]
+        assert [ask(port, "/livez", address=one)[0] for one in kinds] == [200] * len(kinds)
+
+
+def test_one_ipv6_address(metrics: Metrics) -> None:
+    with closing(Health("::1", 0, metrics.registry)) as health:
+        port = health.start()
+        assert ask(port, "/livez", address="::1")[0] == 200
+        with pytest.raises(ConnectionRefusedError):
+            ask(port, "/livez")
+
+
+def test_a_port_that_is_taken_is_refused_and_one_that_was_given_back_is_not(health: Health, metrics: Metrics) -> None:
+    port = health.start()
+    other = Health("127.0.0.1", port, metrics.registry)
+    with pytest.raises(Rejected, match=rf"port {port} of 127\.0\.0\.1: Address already in use\.$"):
+        other.start()
+    assert ask(port, "/livez")[0] == 200
+    health.close()
+    with closing(other):
+        assert other.start() == port
+
+
+def test_closing_one_that_never_served_is_nothing(metrics: Metrics) -> None:
+    Health("127.0.0.1", 0, metrics.registry).close()
+
+
+def test_old_scrapers_get_the_old_format(health: Health) -> None:
+    status, content_type, text = ask(health.start(), "/metrics", accept="text/plain;version=0.0.4")
+    assert (status, content_type) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert "# EOF" not in text
+
+
+def test_who_asks_for_some_metrics_gets_those(health: Health, metrics: Metrics) -> None:
+    metrics.libvirt_event("lifecycle")
+    text = ask(health.start(), "/metrics?name[]=virtsync_libvirt_events_total&name[]=workqueue_depth")[2]
+    names = {line.split("{")[0] for line in text.splitlines() if not line.startswith("#")}
+    assert names == {"virtsync_libvirt_events_total", "workqueue_depth"}
+
+
+def test_a_vm_has_one_power_state_until_it_is_forgotten(health: Health, metrics: Metrics) -> None:
+    port, now = health.start(), datetime.now(UTC)
+    metrics.seen(vm(), reported(PowerState.STOPPED, "False", now))
+    metrics.reported(vm(), reported(PowerState.RUNNING, "True", now), None)
+    states = {
+        dict(labels)["power_state"]: value
+        for (name, labels), value in samples(port).items()
+        if name == "virtsync_virtualmachine_power_state" and ("name", "web") in labels
+    }
+    assert states == {state: float(state == "Running") for state in PowerState}
+    metrics.forgotten(WEB)
+    assert not [labels for _, labels in samples(port) if ("name", "web") in labels]
+
+
+@pytest.mark.parametrize(
+    ("ready", "desired", "drifts"),
+    [("False", "Running", True), ("True", "Running", False), ("Unknown", "Running", False), ("False", None, False)],
+)
+def test_drift_is_counted_while_a_vm_is_not_as_wanted(
+    health: Health, metrics: Metrics, ready: str, desired: str | None, *, drifts: bool
+) -> None:
+    since = datetime.now(UTC) - timedelta(hours=1)
+    metrics.seen(vm(), reported(PowerState.STOPPED, ready, since, desired))
+    found = samples(health.start())["virtsync_drift_seconds", frozenset({("namespace", "default"), ("name", "web")})]
+    assert found >= 3600 if drifts else found == 0
+
+
+def seconds(port: int) -> tuple[float | None, float | None]:
+    """For how long the VM has drifted, and for how long it has been held."""
+    labels, found = frozenset({("namespace", "default"), ("name", "web")}), samples(port)
+    return found.get(("virtsync_drift_seconds", labels)), found.get(("virtsync_held_seconds", labels))
+
+
+@pytest.mark.parametrize("reason", ["Held", "ObserveOnly"])
+def test_what_somebody_keeps_as_it_is_does_not_drift(health: Health, metrics: Metrics, reason: str) -> None:
+    port, since = health.start(), datetime.now(UTC) - timedelta(hours=1)
+    metrics.seen(vm(), reported(PowerState.PAUSED, "False", since, reason=reason))
+    drift_s, held_s = seconds(port)
+    assert drift_s == 0
+    assert held_s is not None
+    assert held_s >= 3600
+    # Released: from now on it drifts, though Ready has been False for an hour. Whatever is told of it next.
+    for reason_now in ("Settling", "Resuming"):
+        metrics.seen(vm(), reported(PowerState.PAUSED, "False", since, reason=reason_now))
+        drift_s, held_s = seconds(port)
+        assert drift_s is not None
+        assert 0 < drift_s < 1800
+        assert held_s is None
+    metrics.seen(vm(), reported(PowerState.PAUSED, "False", since, reason=reason))
+    assert (seconds(port)[1] or 3600) < 1800
+
+
+def test_a_drift_that_begins_anew_counts_anew(health: Health, metrics: Metrics) -> None:
+    port, began = health.start(), datetime.now(UTC) - timedelta(hours=2)
+    metrics.seen(vm(), reported(PowerState.STOPPED, "False", began))
+    metrics.seen(vm(), reported(PowerState.STOPPED, "False", began + timedelta(hours=1)))
+    assert 3600 <= (seconds(port)[0] or 0) < 7200
+
+
+def test_acts_that_hang_are_counted_when_they_are_asked_for(health: Health, metrics: Metrics) -> None:
+    port, hanging = health.start(), {Verb.START: 2}
+    metrics.watch_acts(lambda verb: hanging.get(verb, 0))
+    for starts in (2, 0):
+        hanging[Verb.START] = starts
+        found = {
+            dict(labels)["operation"]: value
+            for (name, labels), value in samples(port).items()
+            if name == "virtsync_power_operations_hanging"
+        }
+        assert found == {verb.name.lower(): starts if verb is Verb.START else 0 for verb in Verb}
+
+
+def test_what_happens_is_counted(health: Health, metrics: Metrics) -> None:
+    port = health.start()
+    before = samples(port)
+    metrics.libvirt_up()
+    metrics.libvirt_down()
+    metrics.libvirt_up()
+    metrics.libvirt_event("lifecycle")
+    metrics.acted(Verb.START, Result.REFUSED)
+    metrics.reported(vm(), Status(), 0.0)
+    metrics.reported(vm(), Status(), None)
+    with metrics.pass_timed():
+        pass
+    with pytest.raises(ValueError, match="a bug"), metrics.pass_timed():
+        raise ValueError("a bug")
+    metrics.pass_failed()
+    after = samples(port)
+    changed = {
+        (name, *sorted(value for _, value in labels)): after[name, labels] - before.get((name, labels), 0)
+        for name, labels in after
+        if after[name, labels] != before.get((name, labels), 0)
+        and not name.startswith("process_")
+        and not name.endswith(("_bucket", "_sum", "_power_state"))
+    }
+    assert changed == {
+        ("virtsync_libvirt_connected",): 1,
+        ("virtsync_libvirt_reconnects_total",): 1,
+        ("virtsync_libvirt_events_total", "lifecycle"): 1,
+        ("virtsync_power_operations_total", "refused", "start"): 1,
+        ("virtsync_status_writes_total",): 2,
+        ("virtsync_event_to_status_seconds_count",): 1,
+        ("controller_runtime_reconcile_total", "success", "virtualmachine"): 1,
+        ("controller_runtime_reconcile_total", "error", "virtualmachine"): 1,
+        ("controller_runtime_reconcile_errors_total", "virtualmachine"): 1,
+        ("controller_runtime_reconcile_time_seconds_count", "virtualmachine"): 2,
+        ("virtsync_pass_errors_total",): 1,
+    }
+
+
+def test_each_metric_is_documented(health: Health, metrics: Metrics) -> None:
+    metrics.seen(vm(), reported(PowerState.PAUSED, "False", datetime.now(UTC), reason="Held"))
+    metrics.libvirt_event("lifecycle")
+    parts = re.compile(r"_(bucket|sum|count)$")
+    served = {parts.sub("", name) for name, _ in samples(health.start()) if not name.startswith("process_")}
+    table = CONFIGURATION.read_text().partition("| Metric |")[2].partition("\n\n")[0]
+    documented = {word for row in table.splitlines() for word in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert documented == served
