@@ -18,7 +18,9 @@ from uuid import UUID
 import structlog
 
 from controller.agent.pacing import Line, Pace
-from controller.api.virtualmachine import Act, Domain, Now, Outcome, Phase, Result, Step, Verb, VirtualMachine, VmKey
+from controller.api.clock import Now
+from controller.api.virtualmachine import VirtualMachine, VmKey
+from controller.policy.view import Act, Domain, Outcome, Phase, Result, Step, Verb
 from controller.runtime.errors import Rejected, Transient, Vanished
 
 CALLS_AT_ONCE = 8

@@ -22,8 +22,10 @@ from controller.agent.node_conflict import Contest
 from controller.agent.outage import HASTEN_SPREAD_S, Backoff, Outage
 from controller.agent.pacing import Brake, Pace
 from controller.agent.reconcile import Reconciler
+from controller.agent.relist import Comparison
 from controller.agent.settings import Settings
-from controller.api.virtualmachine import Node, Now, VmKey
+from controller.api.clock import Now
+from controller.api.virtualmachine import VmKey
 from controller.hypervisor.connection import Hypervisor
 from controller.hypervisor.host import LibvirtHost
 from controller.hypervisor.host_lock import Hand
@@ -32,9 +34,10 @@ from controller.kube.events import EventRecorder
 from controller.kube.lease import NodeLease
 from controller.kube.store import KubeStore, News
 from controller.kube.watch import Watch
+from controller.policy.view import Node
 from controller.runtime.errors import Rejected, Transient
 from controller.runtime.health import Health
-from controller.runtime.periodic import Comparison, Periodic
+from controller.runtime.periodic import Periodic
 from controller.runtime.workqueue import WorkQueue
 
 FLUSH_S = 5.0

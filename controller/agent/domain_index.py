@@ -7,7 +7,8 @@ from collections import defaultdict
 from datetime import datetime
 from uuid import UUID
 
-from controller.api.virtualmachine import Address, Domain, VirtualMachine, VmKey
+from controller.api.virtualmachine import Address, VirtualMachine, VmKey
+from controller.policy.view import Domain
 
 
 class Directory:

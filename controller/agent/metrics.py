@@ -27,7 +27,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from controller import __version__
-from controller.api.virtualmachine import PowerState, Reason, Result, Status, Verb, VirtualMachine, VmKey
+from controller.api.virtualmachine import PowerState, Reason, Status, VirtualMachine, VmKey
+from controller.policy.view import Result, Verb
 
 CONTROLLER = "virtualmachine"
 EVENT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import structlog
 
-from controller.api.virtualmachine import Node, VirtualMachine, VmKey
+from controller.api.virtualmachine import VirtualMachine, VmKey
+from controller.policy.view import Node
 
 FIRST_S, MAX_S = 5.0, 60.0
 """How long the report of another machine is left as it is: doubled each time, up to a minute."""

@@ -8,8 +8,9 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
 
-from controller.agent.settings import Waits
-from controller.api.virtualmachine import LastStop, Now, PowerState, Status, StopCause, VmKey
+from controller.api.clock import Now
+from controller.api.virtualmachine import LastStop, PowerState, Status, StopCause, VmKey
+from controller.policy.waits import Waits
 
 STARTS_AT_ONCE = 4
 """Starts that hold a call at a time, hanging ones too: half of the calls that libvirtd bears, the rest is for stops."""

@@ -18,11 +18,12 @@ import structlog
 from controller.agent.acting import Acting, Hands, now
 from controller.agent.domain_index import Directory
 from controller.agent.pacing import Brake, Pace
-from controller.agent.settings import Waits
-from controller.api.virtualmachine import (
+from controller.api.clock import Now
+from controller.api.virtualmachine import Address, OperationType, Status, StopCause, VirtualMachine, VmKey
+from controller.policy.decide import decide
+from controller.policy.view import (
     Absent,
     Act,
-    Address,
     Conflict,
     Domain,
     Evidence,
@@ -30,22 +31,16 @@ from controller.api.virtualmachine import (
     Memory,
     Node,
     Notice,
-    Now,
-    OperationType,
     Outcome,
     Replaced,
     Result,
     Sighting,
-    Status,
     Step,
-    StopCause,
     Unreadable,
     Verb,
     View,
-    VirtualMachine,
-    VmKey,
 )
-from controller.policy.decide import decide
+from controller.policy.waits import Waits
 from controller.runtime.errors import Conflicted, Rejected, Transient, Vanished
 
 LOOK_PATIENCE_S = 5.0

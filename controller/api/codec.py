@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 from uuid import UUID
 
+from controller.api.clock import api_time
 from controller.api.text import tamed
 from controller.api.virtualmachine import (
     BEYOND,
@@ -31,7 +32,6 @@ from controller.api.virtualmachine import (
     StopCause,
     VirtualMachine,
     VmKey,
-    api_time,
 )
 
 HOLD_PREFIX = "hold.virtsync.dev/"

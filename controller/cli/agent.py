@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import click
 
 from controller import __version__
-from controller.agent.settings import Settings, Waits
+from controller.agent.settings import Settings
+from controller.policy.waits import Waits
 from controller.runtime.errors import Rejected
 
 UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import libvirt
 
-from controller.api.virtualmachine import Evidence
+from controller.policy.view import Evidence
 
 Changed = Callable[[UUID, str, float], None]
 """(uuid, name, monotonic seconds of the callback); called on the event-loop thread."""

@@ -12,24 +12,12 @@ from uuid import UUID
 
 import libvirt
 
-from controller.api.virtualmachine import (
-    Absent,
-    Act,
-    Address,
-    Domain,
-    Evidence,
-    Facts,
-    Phase,
-    PowerState,
-    Qemu,
-    Replaced,
-    Result,
-    Verb,
-)
+from controller.api.virtualmachine import Address, PowerState
 from controller.hypervisor import states
 from controller.hypervisor.connection import Hypervisor
 from controller.hypervisor.pidfiles import PidFiles
 from controller.hypervisor.text import text
+from controller.policy.view import Absent, Act, Domain, Evidence, Facts, Phase, Qemu, Replaced, Result, Verb
 from controller.runtime.errors import Rejected, Transient, Vanished
 
 REBOOTS = re.compile(r"<on_poweroff>\s*restart\s*</on_poweroff>")

@@ -17,8 +17,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from controller.api.virtualmachine import Qemu
 from controller.hypervisor.host_lock import socket_folder
+from controller.policy.view import Qemu
 
 FLOCK = "hhqqi4x"
 """struct flock of 64-bit Linux: type, whence, start, length, process id."""

@@ -6,7 +6,7 @@ read from libvirt-python: it mixes them with flags (VIR_DOMAIN_SHUTDOWN_SIGNAL),
 
 from __future__ import annotations
 
-from controller.api.virtualmachine import Phase
+from controller.policy.view import Phase
 
 REASONS = {
     "NOSTATE": ("UNKNOWN",),

@@ -16,9 +16,10 @@ from typing import Any
 import structlog
 
 from controller.api.text import gist, tamed, untimed
-from controller.api.virtualmachine import Notice, VirtualMachine
+from controller.api.virtualmachine import VirtualMachine
 from controller.kube import GROUP, KIND, VERSION
 from controller.kube.client import Api
+from controller.policy.view import Notice
 from controller.runtime.errors import Rejected, Transient, Vanished
 
 CONTROLLER = "virtsync.dev/agent"

@@ -7,20 +7,10 @@ from enum import Enum
 
 from controller.api.text import tamed
 from controller.api.values import replace
-from controller.api.virtualmachine import (
-    Act,
-    Condition,
-    Memory,
-    Notice,
-    Phase,
-    Reason,
-    Status,
-    Step,
-    Unreadable,
-    Verdict,
-)
+from controller.api.virtualmachine import Condition, Reason, Status
 from controller.policy.handover import is_stale
 from controller.policy.situation import Situation, pursuit_of, shown
+from controller.policy.view import Act, Memory, Notice, Phase, Step, Unreadable, Verdict
 
 MESSAGE_LIMIT = 32768
 """Characters that the API takes in the message of a condition; as a bound on bytes it keeps within that."""

@@ -9,26 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from controller.agent.settings import Waits
 from controller.api.values import replace
-from controller.api.virtualmachine import (
-    DesiredPowerState,
-    Operation,
-    OperationType,
-    Phase,
-    Reason,
-    Status,
-    Step,
-    StopCause,
-    Verb,
-    Verdict,
-    View,
-)
+from controller.api.virtualmachine import DesiredPowerState, Operation, OperationType, Reason, Status, StopCause
 from controller.policy import vetoes
 from controller.policy.conclusion import conclude
 from controller.policy.gates import clock, due, forbidden, power
 from controller.policy.situation import Situation, assess, begun, grown, shown
 from controller.policy.stopping import stop
+from controller.policy.view import Phase, Step, Verb, Verdict, View
+from controller.policy.waits import Waits
 
 RUNNING, STOPPED, PAUSED = DesiredPowerState
 

@@ -7,19 +7,12 @@ settle time, brake and backoff do not ask for more.
 
 from __future__ import annotations
 
+from controller.api.clock import Now
 from controller.api.values import replace
-from controller.api.virtualmachine import (
-    Now,
-    Phase,
-    PowerState,
-    Qemu,
-    Reason,
-    Status,
-    Verb,
-    Verdict,
-)
+from controller.api.virtualmachine import PowerState, Reason, Status
 from controller.policy.situation import Situation, restored, shown
 from controller.policy.starts import OFF_CONFIRM_S
+from controller.policy.view import Phase, Qemu, Verb, Verdict
 
 BESIDE = {"backup"}
 """Jobs beside which libvirt lets a domain be shut down or destroyed, and that lose nothing but themselves by it."""

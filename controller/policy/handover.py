@@ -9,21 +9,10 @@ from __future__ import annotations
 
 from enum import Enum
 
+from controller.api.clock import api_time
 from controller.api.values import replace
-from controller.api.virtualmachine import (
-    Domain,
-    Evidence,
-    Node,
-    OperationType,
-    Phase,
-    PowerState,
-    Reason,
-    Status,
-    StopCause,
-    Unreadable,
-    View,
-    api_time,
-)
+from controller.api.virtualmachine import OperationType, PowerState, Reason, Status, StopCause
+from controller.policy.view import Domain, Evidence, Node, Phase, Unreadable, View
 
 SURVIVES = {Reason.HELD, Reason.SETTLING}
 """What the former host last decided and still holds here: the loss of a hold, or of a settle time, is no order."""

@@ -10,41 +10,43 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from controller.agent.settings import Waits
+from controller.api.clock import Now
 from controller.api.text import untimed
 from controller.api.values import replace
 from controller.api.virtualmachine import (
     BEYOND,
-    Absent,
     Backoff,
     DesiredPowerState,
-    Domain,
     DomainRecord,
-    Drift,
-    Evidence,
     LastStop,
-    Memory,
-    Notice,
-    Now,
     Operation,
     OperationType,
-    Outcome,
-    Phase,
     PowerState,
-    Pursuit,
     Reason,
-    Result,
     Shutdown,
     Status,
     StopCause,
-    Unreadable,
-    View,
     VirtualMachine,
 )
 from controller.policy import handover, starts
 from controller.policy import stops as causes
 from controller.policy.handover import Elsewhere
 from controller.policy.starts import Start
+from controller.policy.view import (
+    Absent,
+    Domain,
+    Drift,
+    Evidence,
+    Memory,
+    Notice,
+    Outcome,
+    Phase,
+    Pursuit,
+    Result,
+    Unreadable,
+    View,
+)
+from controller.policy.waits import Waits
 
 NO_START = Start()
 UNSEEN = {Reason.LIBVIRT_UNREACHABLE, Reason.AGENT_UNREACHABLE}

@@ -19,18 +19,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from controller.api.clock import Now
 from controller.api.values import replace
-from controller.api.virtualmachine import (
-    Domain,
-    Memory,
-    Now,
-    Operation,
-    OperationType,
-    Phase,
-    Result,
-    Status,
-    View,
-)
+from controller.api.virtualmachine import Operation, OperationType, Status
+from controller.policy.view import Domain, Memory, Phase, Result, View
 
 OFF_CONFIRM_S = 10.0
 """Two looks so far apart confirm that a domain is off, where nothing else tells that a call on it is over."""

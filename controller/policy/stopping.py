@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
+from controller.api.clock import Now
 from controller.api.values import replace
-from controller.api.virtualmachine import (
-    Now,
-    OperationType,
-    Phase,
-    Pursuit,
-    Reason,
-    ShutdownMode,
-    Status,
-    Verb,
-    Verdict,
-)
+from controller.api.virtualmachine import OperationType, Reason, ShutdownMode, Status
 from controller.policy.gates import BESIDE, busy, clock, due, forbidden, job_kind, job_owns, overdue, settling
 from controller.policy.situation import Situation, begun, pursued
 from controller.policy.vetoes import LINGER_RECHECK_S, LINGERS
+from controller.policy.view import Phase, Pursuit, Verb, Verdict
 
 
 def stop(s: Situation, status: Status, reason: Reason) -> Verdict:

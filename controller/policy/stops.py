@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from controller.api.virtualmachine import Domain, Evidence, Phase, RestartPolicy, Status, StopCause, View
+from controller.api.virtualmachine import RestartPolicy, Status, StopCause
+from controller.policy.view import Domain, Evidence, Phase, View
 
 
 class Answer(Enum):

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from controller.api.values import replace
-from controller.api.virtualmachine import (
-    Absent,
-    Conflict,
-    DesiredPowerState,
-    Phase,
-    PowerState,
-    Reason,
-    Replaced,
-    StopCause,
-    Unreadable,
-    Verdict,
-)
+from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, StopCause
 from controller.policy import stops as causes
 from controller.policy.gates import CALL_PATIENCE_S, braked, holders, settling
 from controller.policy.handover import AT_WORK, Elsewhere, vouching
 from controller.policy.situation import UNSEEN, Situation, shown
+from controller.policy.view import Absent, Conflict, Phase, Replaced, Unreadable, Verdict
 
 LINGERS = "libvirt shows it off, but its QEMU has not ended (is its storage stuck?): it is not started before that."
 LINGER_RECHECK_S = 10.0

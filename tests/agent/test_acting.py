@@ -21,21 +21,9 @@ from controller.agent.acting import (
     Acting,
 )
 from controller.agent.pacing import STARTS_AT_ONCE, Pace
-from controller.api.virtualmachine import (
-    Act,
-    Domain,
-    Memory,
-    Now,
-    Outcome,
-    Phase,
-    Reason,
-    Result,
-    Status,
-    Step,
-    Verb,
-    VirtualMachine,
-    VmKey,
-)
+from controller.api.clock import Now
+from controller.api.virtualmachine import Reason, Status, VirtualMachine, VmKey
+from controller.policy.view import Act, Domain, Memory, Outcome, Phase, Result, Step, Verb
 from controller.runtime.errors import Rejected
 
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from controller.agent.domain_index import Directory
-from controller.api.virtualmachine import Domain, DomainRecord, Phase, Status, VirtualMachine, VmKey
+from controller.api.virtualmachine import DomainRecord, Status, VirtualMachine, VmKey
+from controller.policy.view import Domain, Phase
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 UID, OTHER = UUID(int=7), UUID(int=8)

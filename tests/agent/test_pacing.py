@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from controller.agent.pacing import STARTS_AT_ONCE, Brake, Pace
-from controller.agent.settings import Waits
-from controller.api.virtualmachine import LastStop, Now, PowerState, Status, StopCause, VmKey
+from controller.api.clock import Now
+from controller.api.virtualmachine import LastStop, PowerState, Status, StopCause, VmKey
+from controller.policy.waits import Waits
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 BOOT = "boot-1"

@@ -6,7 +6,8 @@ from uuid import UUID
 import pytest
 
 from controller.agent.reconcile import LOOK_PATIENCE_S
-from controller.api.virtualmachine import Domain, Facts, Reason, Status, Verb, VirtualMachine, VmKey
+from controller.api.virtualmachine import Reason, Status, VirtualMachine, VmKey
+from controller.policy.view import Domain, Facts, Verb
 from controller.runtime.errors import Conflicted, Rejected
 from tests.sim.api import SimulatedApi
 from tests.sim.node import WAITS, Clock, SimulatedNode, Watched, Written

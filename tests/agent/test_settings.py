@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 import pytest
 
-from controller.agent.settings import Settings, Waits
+from controller.agent.settings import Settings
 from controller.cli.agent import BOOT_ID, agent, durations, misspelt, settings_of
+from controller.policy.waits import Waits
 from controller.runtime.errors import Rejected
 
 

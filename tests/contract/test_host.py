@@ -13,21 +13,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from controller.agent.reconcile import Host
-from controller.api.virtualmachine import (
-    Absent,
-    Act,
-    Address,
-    Domain,
-    Evidence,
-    Facts,
-    Phase,
-    Qemu,
-    Replaced,
-    Result,
-    Verb,
-)
+from controller.api.virtualmachine import Address
 from controller.hypervisor.connection import Hypervisor
 from controller.hypervisor.host import LibvirtHost
+from controller.policy.view import Absent, Act, Domain, Evidence, Facts, Phase, Qemu, Replaced, Result, Verb
 from controller.runtime.errors import Rejected, Transient, Vanished
 from lab.guest import Guest as RealGuest
 from lab.libvirtd import Libvirtd

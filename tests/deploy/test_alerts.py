@@ -16,11 +16,11 @@ from controller.api.virtualmachine import (
     PowerState,
     Reason,
     Status,
-    Verb,
     VirtualMachine,
     VmKey,
 )
 from controller.policy.conclusion import TONES, Tone
+from controller.policy.view import Verb
 
 RULES = Path(__file__).parents[2] / "deploy/overlays/prometheus/rules.yaml"
 VM = VirtualMachine(VmKey("default", "web"), "uid", 1, "1", datetime(2026, 1, 1, tzinfo=UTC), "node-a")

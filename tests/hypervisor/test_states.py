@@ -3,8 +3,8 @@
 import libvirt
 import pytest
 
-from controller.api.virtualmachine import Phase
 from controller.hypervisor import states
+from controller.policy.view import Phase
 
 # The other way round than the code has it, and without "the others".
 TABLE = {

@@ -21,19 +21,7 @@ import libvirt
 import pytest
 
 from controller.agent.acting import CALLS_AT_ONCE
-from controller.api.virtualmachine import (
-    Absent,
-    Act,
-    Address,
-    Domain,
-    Evidence,
-    Facts,
-    Phase,
-    Qemu,
-    Replaced,
-    Result,
-    Verb,
-)
+from controller.api.virtualmachine import Address
 from controller.hypervisor import connection, pool
 from controller.hypervisor.connection import FIRST_CONNECTIONS, HostUuid, Hypervisor
 from controller.hypervisor.events import REMEMBERED, Evidences
@@ -42,6 +30,7 @@ from controller.hypervisor.host_lock import Hand
 from controller.hypervisor.pidfiles import PidFiles
 from controller.hypervisor.pool import Opener
 from controller.hypervisor.text import LIMIT, text
+from controller.policy.view import Absent, Act, Domain, Evidence, Facts, Phase, Qemu, Replaced, Result, Verb
 from controller.runtime.errors import Rejected, Transient
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd

@@ -10,40 +10,42 @@ from uuid import UUID
 
 import pytest
 
+from controller.api.clock import Now
 from controller.api.codec import render_status, status_patch
 from controller.api.virtualmachine import (
-    Absent,
     Condition,
-    Conflict,
     DesiredPowerState,
     DomainRecord,
-    Evidence,
-    Facts,
     LastStop,
-    Node,
-    Now,
     Operation,
     OperationType,
-    Outcome,
-    Phase,
     PowerState,
     Reason,
-    Replaced,
     RestartPolicy,
-    Result,
     Shutdown,
     ShutdownMode,
-    Sighting,
     Status,
     StopCause,
-    Unreadable,
-    Verb,
-    View,
     VmKey,
 )
 from controller.policy.conclusion import TONES
 from controller.policy.decide import ROWS, VETOES, row_of
 from controller.policy.situation import assess
+from controller.policy.view import (
+    Absent,
+    Conflict,
+    Evidence,
+    Facts,
+    Node,
+    Outcome,
+    Phase,
+    Replaced,
+    Result,
+    Sighting,
+    Unreadable,
+    Verb,
+    View,
+)
 from tests.policy.views import (
     CRASH,
     GUEST,

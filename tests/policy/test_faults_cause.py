@@ -10,7 +10,8 @@ from datetime import timedelta
 
 import pytest
 
-from controller.api.virtualmachine import Absent, Evidence, Node, Phase, Reason, RestartPolicy, Step, StopCause, Verb
+from controller.api.virtualmachine import Reason, RestartPolicy, StopCause
+from controller.policy.view import Absent, Evidence, Node, Phase, Step, Verb
 from tests.policy.views import RUNNING, STOPPED, T0, Vm, domain, moment, verb
 
 FORGOTTEN = domain(Phase.STOPPED, reason="UNKNOWN")

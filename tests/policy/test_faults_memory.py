@@ -15,24 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from controller.api.codec import parse_status, render_status
-from controller.api.virtualmachine import (
-    Absent,
-    DesiredPowerState,
-    Domain,
-    Evidence,
-    Outcome,
-    Phase,
-    Reason,
-    RestartPolicy,
-    Result,
-    Shutdown,
-    ShutdownMode,
-    Sighting,
-    StopCause,
-    Unreadable,
-    Verb,
-)
+from controller.api.virtualmachine import DesiredPowerState, Reason, RestartPolicy, Shutdown, ShutdownMode, StopCause
 from controller.policy.conclusion import TONES, Tone
+from controller.policy.view import Absent, Domain, Evidence, Outcome, Phase, Result, Sighting, Unreadable, Verb
 from tests.policy.views import GUEST, PAUSED, RUNNING, STOPPED, T0, Vm, domain, done, verb
 
 DESTROYED = domain(Phase.STOPPED, reason="DESTROYED")

@@ -13,32 +13,34 @@ from uuid import UUID
 import pytest
 
 from controller.api.virtualmachine import (
+    DesiredPowerState,
+    OperationType,
+    PowerState,
+    Reason,
+    RestartPolicy,
+    Shutdown,
+    ShutdownMode,
+    StopCause,
+    VmKey,
+)
+from controller.policy.handover import vouching
+from controller.policy.view import (
     Absent,
     Conflict,
-    DesiredPowerState,
     Domain,
     Evidence,
     Facts,
     Node,
-    OperationType,
     Outcome,
     Phase,
-    PowerState,
     Qemu,
-    Reason,
     Replaced,
-    RestartPolicy,
     Result,
-    Shutdown,
-    ShutdownMode,
     Sighting,
     Step,
-    StopCause,
     Unreadable,
     Verb,
-    VmKey,
 )
-from controller.policy.handover import vouching
 from tests.policy.views import PAUSED, RUNNING, STOPPED, T0, UID, Vm, domain, done, handed_over, moment, verb
 
 DESTROYED = domain(Phase.STOPPED, reason="DESTROYED")

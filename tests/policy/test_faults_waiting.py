@@ -12,21 +12,8 @@ from datetime import timedelta
 
 import pytest
 
-from controller.api.virtualmachine import (
-    Backoff,
-    Facts,
-    Node,
-    Outcome,
-    Phase,
-    Reason,
-    RestartPolicy,
-    Result,
-    Shutdown,
-    ShutdownMode,
-    Step,
-    Unreadable,
-    Verb,
-)
+from controller.api.virtualmachine import Backoff, Reason, RestartPolicy, Shutdown, ShutdownMode
+from controller.policy.view import Facts, Node, Outcome, Phase, Result, Step, Unreadable, Verb
 from tests.policy.views import CRASH, GUEST, PAUSED, RUNNING, STOPPED, T0, Vm, domain, done, moment, verb
 
 DESTROYED = domain(Phase.STOPPED, reason="DESTROYED")

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.api.codec import render_status
-from controller.api.virtualmachine import (
+from controller.api.virtualmachine import Reason, RestartPolicy, Shutdown, ShutdownMode, VmKey
+from controller.policy.view import (
     Absent,
     Conflict,
     Domain,
@@ -21,17 +22,12 @@ from controller.api.virtualmachine import (
     Outcome,
     Phase,
     Qemu,
-    Reason,
     Replaced,
-    RestartPolicy,
     Result,
-    Shutdown,
-    ShutdownMode,
     Sighting,
     Step,
     Unreadable,
     Verb,
-    VmKey,
 )
 from tests.policy.views import PAUSED, RUNNING, STOPPED, T0, UID, Vm, domain
 

@@ -6,20 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from controller.api.virtualmachine import (
-    DesiredPowerState,
-    Evidence,
-    Facts,
-    Node,
-    Outcome,
-    Phase,
-    Reason,
-    RestartPolicy,
-    Result,
-    Shutdown,
-    ShutdownMode,
-    Verb,
-)
+from controller.api.virtualmachine import DesiredPowerState, Reason, RestartPolicy, Shutdown, ShutdownMode
+from controller.policy.view import Evidence, Facts, Node, Outcome, Phase, Result, Verb
 from tests.policy.views import CRASH, GUEST, PAUSED, RUNNING, STOPPED, WAITS, Vm, domain, done, moment, verb
 
 HANGS = Facts(hangs=True)

@@ -14,29 +14,26 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
-from controller.api.virtualmachine import (
+from controller.api.clock import Now
+from controller.api.virtualmachine import RestartPolicy, Shutdown, ShutdownMode, VmKey
+from controller.policy.handover import vouching
+from controller.policy.view import (
     Absent,
     Conflict,
     Domain,
     Evidence,
     Facts,
     Node,
-    Now,
     Outcome,
     Phase,
     Qemu,
     Replaced,
-    RestartPolicy,
     Result,
-    Shutdown,
-    ShutdownMode,
     Sighting,
     Step,
     Unreadable,
     Verb,
-    VmKey,
 )
-from controller.policy.handover import vouching
 from tests.policy.views import PAUSED, RUNNING, STOPPED, T0, Vm, domain, done, handed_over
 
 FORGOTTEN = domain(Phase.STOPPED, reason="UNKNOWN")

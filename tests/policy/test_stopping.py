@@ -6,19 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from controller.api.virtualmachine import (
-    Evidence,
-    Facts,
-    OperationType,
-    Outcome,
-    Phase,
-    Reason,
-    Result,
-    Shutdown,
-    ShutdownMode,
-    Step,
-    Verb,
-)
+from controller.api.virtualmachine import OperationType, Reason, Shutdown, ShutdownMode
+from controller.policy.view import Evidence, Facts, Outcome, Phase, Result, Step, Verb
 from tests.policy.views import PAUSED, STOPPED, T0, Vm, domain, done, verb
 
 HANGS = Facts(hangs=True)

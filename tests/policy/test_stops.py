@@ -7,21 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from controller.api.virtualmachine import (
-    Absent,
-    Domain,
-    DomainRecord,
-    Evidence,
-    Node,
-    Operation,
-    OperationType,
-    Phase,
-    Sighting,
-    Status,
-    StopCause,
-    View,
-)
+from controller.api.virtualmachine import DomainRecord, Operation, OperationType, Status, StopCause
 from controller.policy.stops import MESSAGES, cause_of_end, cause_of_stop
+from controller.policy.view import Absent, Domain, Evidence, Node, Phase, Sighting, View
 from tests.policy.views import T0, UID, Vm, moment
 
 BOOT = "boot-1"

@@ -8,21 +8,16 @@ from datetime import timedelta
 import pytest
 
 from controller.api.virtualmachine import (
-    Absent,
     DesiredPowerState,
-    Node,
-    Outcome,
-    Phase,
     Reason,
     RestartPolicy,
-    Result,
     Shutdown,
     ShutdownMode,
     StopCause,
-    Verb,
     VirtualMachine,
 )
 from controller.policy.conclusion import MESSAGE_LIMIT
+from controller.policy.view import Absent, Node, Outcome, Phase, Result, Verb
 from tests.policy.views import CRASH, GUEST, PAUSED, RUNNING, STOPPED, T0, WAITS, Vm, domain, done, verb
 
 FORGOTTEN = domain(Phase.STOPPED, reason="UNKNOWN")

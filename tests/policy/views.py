@@ -9,29 +9,25 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from controller.agent.settings import Waits
-from controller.api.virtualmachine import (
-    Condition,
-    DesiredPowerState,
+from controller.api.clock import Now
+from controller.api.virtualmachine import Condition, DesiredPowerState, Reason, VirtualMachine, VmKey
+from controller.policy.decide import decide
+from controller.policy.handover import vouching
+from controller.policy.view import (
     Domain,
     Evidence,
     Facts,
     Memory,
     Node,
-    Now,
     Outcome,
     Phase,
-    Reason,
     Result,
     Sighting,
     Step,
     Verb,
     View,
-    VirtualMachine,
-    VmKey,
 )
-from controller.policy.decide import decide
-from controller.policy.handover import vouching
+from controller.policy.waits import Waits
 
 RUNNING, STOPPED, PAUSED = DesiredPowerState
 T0 = datetime(2026, 1, 1, tzinfo=UTC)

@@ -12,16 +12,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from controller.agent.metrics import Metrics
-from controller.api.virtualmachine import (
-    Condition,
-    DesiredPowerState,
-    PowerState,
-    Result,
-    Status,
-    Verb,
-    VirtualMachine,
-    VmKey,
-)
+from controller.api.virtualmachine import Condition, DesiredPowerState, PowerState, Status, VirtualMachine, VmKey
+from controller.policy.view import Result, Verb
 from controller.runtime.errors import Rejected
 from controller.runtime.health import Health
 

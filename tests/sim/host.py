@@ -16,21 +16,10 @@ from uuid import UUID, uuid4
 
 import libvirt
 
-from controller.api.virtualmachine import (
-    Absent,
-    Act,
-    Address,
-    Domain,
-    Evidence,
-    Facts,
-    Phase,
-    Qemu,
-    Replaced,
-    Result,
-    Verb,
-)
+from controller.api.virtualmachine import Address
 from controller.hypervisor import states
 from controller.hypervisor.events import Evidences
+from controller.policy.view import Absent, Act, Domain, Evidence, Facts, Phase, Qemu, Replaced, Result, Verb
 from controller.runtime.errors import Rejected, Transient, Vanished
 from tests.sim.ledger import By, Ledger, Run
 

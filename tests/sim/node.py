@@ -19,35 +19,25 @@ from controller.agent.acting import FORCE_HANGS_AFTER_S, FORCED_AT_ONCE, HANGS_A
 from controller.agent.domain_index import Directory
 from controller.agent.pacing import USUAL_TIMES, Brake, Pace
 from controller.agent.reconcile import Reconciler
-from controller.agent.settings import Waits
+from controller.agent.relist import Comparison
+from controller.api.clock import Now
 from controller.api.codec import parse
 from controller.api.virtualmachine import (
-    Absent,
-    Act,
     Address,
     DesiredPowerState,
-    Domain,
-    Evidence,
-    Facts,
-    Node,
-    Notice,
-    Now,
     OperationType,
-    Phase,
     PowerState,
-    Replaced,
-    Result,
     ShutdownMode,
     Status,
     StopCause,
-    Verb,
     VirtualMachine,
     VmKey,
 )
 from controller.kube.client import Api
 from controller.kube.store import KubeStore
+from controller.policy.view import Absent, Act, Domain, Evidence, Facts, Node, Notice, Phase, Replaced, Result, Verb
+from controller.policy.waits import Waits
 from controller.runtime.errors import Conflicted, Rejected, Transient, Unasked
-from controller.runtime.periodic import Comparison
 from controller.runtime.workqueue import WorkQueue
 from tests.sim.api import SimulatedApi
 from tests.sim.host import HANGS_S, Heard, SimulatedHost, SimulatedLibvirtd

@@ -11,7 +11,8 @@ import random
 
 import pytest
 
-from controller.api.virtualmachine import Phase, PowerState, Reason, StopCause
+from controller.api.virtualmachine import PowerState, Reason, StopCause
+from controller.policy.view import Phase
 from tests.sim.chance import play
 from tests.sim.ledger import By
 from tests.sim.world import World, world

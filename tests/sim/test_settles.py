@@ -19,17 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from controller.api.codec import parse
-from controller.api.virtualmachine import (
-    DesiredPowerState,
-    Phase,
-    Reason,
-    RestartPolicy,
-    ShutdownMode,
-    Verb,
-    VirtualMachine,
-    VmKey,
-)
+from controller.api.virtualmachine import DesiredPowerState, Reason, RestartPolicy, ShutdownMode, VirtualMachine, VmKey
 from controller.policy.conclusion import TONES, Tone
+from controller.policy.view import Phase, Verb
 from controller.runtime.errors import Rejected, Transient
 from tests.sim.api import SimulatedApi
 from tests.sim.host import NotNowError, SimulatedGuest

@@ -16,8 +16,9 @@ import structlog
 import yaml
 
 from controller.api.codec import parse
-from controller.api.virtualmachine import Phase, VirtualMachine, VmKey
+from controller.api.virtualmachine import VirtualMachine, VmKey
 from controller.kube import GROUP, PLURAL, VERSION
+from controller.policy.view import Phase
 from controller.runtime.errors import Rejected, Transient
 from tests.sim.api import SimulatedApi
 from tests.sim.host import NotNowError, SimulatedGuest

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from controller.agent.reconcile import Reconciler
-from controller.api.virtualmachine import Step, View, VirtualMachine
+from controller.api.virtualmachine import VirtualMachine
 from controller.cli.agent import main
+from controller.policy.view import Step, View
 from controller.runtime.errors import Rejected, Transient
 
 careful = Reconciler._report

@@ -1,0 +1,35 @@
+"""One moment on two clocks, and how the API writes a time. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+
+def api_time(time: datetime) -> str:
+    """A time as the API shows it: RFC 3339 in UTC; fractions of a second only where they are not 0."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """One moment on both clocks: the wall's for users, the monotonic one for waiting."""
+
+    wall: datetime
+    monotonic_s: float
+
+    def plus(self, seconds: float) -> Now:
+        """The moment so many seconds later."""
+        return Now(self.wall + timedelta(seconds=seconds), self.monotonic_s + seconds)
+
+    def until(self, later: Now) -> float:
+        """Seconds from here to there, by the clock that nobody sets; never less than 0."""
+        return max(0.0, later.monotonic_s - self.monotonic_s)
+
+    def recall(self, then: datetime, *, at_most_s: float) -> Now:
+        """The moment of a time in the past that status tells, never further back than the wait that it seeds."""
+        return Now(then, self.monotonic_s - min(max((self.wall - then).total_seconds(), 0.0), at_most_s))
+
+    def expect(self, then: datetime, *, at_most_s: float) -> Now:
+        """The moment of a time in the future that status tells, never further off than the wait that it ends."""
+        return Now(then, self.monotonic_s + min(max((then - self.wall).total_seconds(), 0.0), at_most_s))
