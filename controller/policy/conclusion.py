@@ -9,7 +9,8 @@ from controller.api.text import tamed
 from controller.api.values import replace
 from controller.api.virtualmachine import Condition, Reason, Status
 from controller.policy.handover import is_stale
-from controller.policy.situation import Situation, pursuit_of, shown
+from controller.policy.operations import pursuit_of
+from controller.policy.situation import Situation, shown
 from controller.policy.view import Act, Memory, Notice, Phase, Step, Unreadable, Verdict
 
 MESSAGE_LIMIT = 32768

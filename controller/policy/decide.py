@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, Operation, OperationType, Reason, Status, StopCause
 from controller.policy import vetoes
+from controller.policy.assess import assess
+from controller.policy.backoff import grown
 from controller.policy.conclusion import conclude
 from controller.policy.gates import clock, due, forbidden, power
-from controller.policy.situation import Situation, assess, begun, grown, shown
+from controller.policy.operations import begun
+from controller.policy.situation import Situation, shown
 from controller.policy.stopping import stop
 from controller.policy.view import Phase, Step, Verb, Verdict, View
 from controller.policy.waits import Waits

@@ -10,8 +10,9 @@ from __future__ import annotations
 from controller.api.clock import Now
 from controller.api.values import replace
 from controller.api.virtualmachine import PowerState, Reason, Status
-from controller.policy.situation import Situation, restored, shown
+from controller.policy.situation import Situation, shown
 from controller.policy.starts import OFF_CONFIRM_S
+from controller.policy.stops import restored
 from controller.policy.view import Phase, Qemu, Verb, Verdict
 
 BESIDE = {"backup"}

@@ -6,7 +6,8 @@ from controller.api.clock import Now
 from controller.api.values import replace
 from controller.api.virtualmachine import OperationType, Reason, ShutdownMode, Status
 from controller.policy.gates import BESIDE, busy, clock, due, forbidden, job_kind, job_owns, overdue, settling
-from controller.policy.situation import Situation, begun, pursued
+from controller.policy.operations import begun, pursued
+from controller.policy.situation import Situation
 from controller.policy.vetoes import LINGER_RECHECK_S, LINGERS
 from controller.policy.view import Phase, Pursuit, Verb, Verdict
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 
-from controller.api.virtualmachine import RestartPolicy, Status, StopCause
-from controller.policy.view import Domain, Evidence, Phase, View
+from controller.api.clock import Now
+from controller.api.values import replace
+from controller.api.virtualmachine import LastStop, PowerState, RestartPolicy, Status, StopCause
+from controller.policy.situation import shown
+from controller.policy.view import Domain, Evidence, Memory, Notice, Phase, View
 
 
 class Answer(Enum):
@@ -92,3 +95,61 @@ MESSAGES = {
     StopCause.UNKNOWN: "It went off while nobody watched.",
 }
 """One sentence for each cause; `status.lastStop.message`."""
+
+
+def last_stop_of(
+    history: Status, view: View, domain: Domain, memory: Memory, *, ran: bool
+) -> tuple[LastStop | None, tuple[Notice, ...]]:
+    """Why it is off, found once and kept until it has run again; better evidence may still replace Unknown."""
+    stop, unreported = history.last_stop, memory.unreported_stop
+    if not domain.phase.off:
+        newer = unreported and (stop is None or stop.time < unreported.time)
+        return (unreported if newer else stop), ()
+    # `history` is already told of this boot; the report that was there knows the boot in which it ran.
+    before = replace(history, node_boot_id=view.vm.status.node_boot_id)
+    if before.was_on or ran:
+        cause = cause_of_stop(domain, before, view)
+        if unreported and unreported.cause is not StopCause.UNKNOWN:
+            return unreported, _stop_notices(view, unreported)
+        found = new_stop(cause, view.now)
+        return found, _stop_notices(view, found)
+    if stop is None:
+        return None, ()
+    return _reconsidered(stop, before, view, domain), ()
+
+
+def _reconsidered(stop: LastStop, before: Status, view: View, domain: Domain) -> LastStop:
+    """What is learnt of a stop while the domain is still off."""
+    if stop.cause is StopCause.SAVED and before.power_state is PowerState.SAVED and domain.phase is Phase.STOPPED:
+        # Somebody threw the saved memory away: that is no memory which waits elsewhere.
+        return replace(stop, cause=StopCause.EXTERNAL, message="Somebody removed its saved memory.")
+    rebooted = before.node_boot_id != view.node.boot_id
+    may_be_host = stop.cause in {StopCause.GUEST, StopCause.EXTERNAL, StopCause.UNKNOWN} or (
+        stop.cause is StopCause.SAVED and domain.phase is Phase.SAVED
+    )
+    if rebooted and may_be_host and before.completion_time is None and view.vm.desired == before.desired:
+        return replace(stop, cause=StopCause.NODE_REBOOT, message=MESSAGES[StopCause.NODE_REBOOT])
+    if stop.cause is StopCause.UNKNOWN and not rebooted:
+        cause = cause_of_stop(domain, before, view)
+        return replace(stop, cause=cause, message=MESSAGES[cause])
+    return stop
+
+
+def new_stop(cause: StopCause, now: Now) -> LastStop:
+    """A stop that this look has found."""
+    return LastStop(cause, shown(now), MESSAGES[cause])
+
+
+def _stop_notices(view: View, stop: LastStop) -> tuple[Notice, ...]:
+    """The Event of a stop that virtsync did not cause; its own acts have Events of their own."""
+    if stop.cause is StopCause.AGENT:
+        return ()
+    vm = view.vm
+    unwanted = vm.wants_on and answer(stop.cause, vm.restart_policy) is not Answer.COMPLETED
+    note = f"{stop.message} Cause: {stop.cause}; spec generation {vm.generation}."
+    return (Notice("StoppedUnexpectedly" if unwanted else "Stopped", note, warning=unwanted),)
+
+
+def restored(evidence: frozenset[Evidence]) -> bool:
+    """The last start brought memory back."""
+    return Evidence.STARTED_RESTORED in evidence

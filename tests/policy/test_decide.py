@@ -28,9 +28,9 @@ from controller.api.virtualmachine import (
     StopCause,
     VmKey,
 )
+from controller.policy.assess import assess
 from controller.policy.conclusion import TONES
 from controller.policy.decide import ROWS, VETOES, row_of
-from controller.policy.situation import assess
 from controller.policy.view import (
     Absent,
     Conflict,

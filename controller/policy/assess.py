@@ -1,0 +1,252 @@
+"""From a view to a situation, step by step. Pure; `assess` reads top to bottom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controller.api.clock import Now
+from controller.api.text import untimed
+from controller.api.values import replace
+from controller.api.virtualmachine import (
+    BEYOND,
+    DesiredPowerState,
+    DomainRecord,
+    PowerState,
+    Reason,
+    Status,
+    VirtualMachine,
+)
+from controller.policy import handover, starts
+from controller.policy import stops as causes
+from controller.policy.backoff import backed_off
+from controller.policy.operations import in_flight, pursuit_of
+from controller.policy.settling import settled
+from controller.policy.situation import NO_START, Situation, shown
+from controller.policy.starts import Start
+from controller.policy.stops import last_stop_of, new_stop
+from controller.policy.view import Absent, Domain, Memory, Notice, Outcome, Phase, Result, Unreadable, View
+from controller.policy.waits import Waits
+
+
+def assess(view: View, waits: Waits) -> Situation:
+    """Understand one look."""
+    vm, now = view.vm, view.now
+    memory = view.memory if view.memory.uid == vm.uid else Memory(uid=vm.uid)
+    history = vm.status
+    if vm.misunderstood:
+        return Situation(view, waits, history, history, memory)
+    if elsewhere := handover.unresolved(history, view):
+        status = replace(history, observed_generation=vm.generation)
+        return Situation(view, waits, history, status, replace(memory, outcome=None), elsewhere=elsewhere)
+    history = _history(vm)
+    memory = replace(memory, held=memory.held or history.decided == Reason.HELD)
+    if handover.is_foreign(history, view.node):
+        history = handover.taken_over(history, view)
+
+    start = _start(history, view, memory)
+    news = vm.generation != history.observed_generation
+    if start.ran and not news:  # so the wish that it was started for has been served
+        history = replace(history, desired=vm.desired)
+    asked = vm.desired != history.desired
+    restart_due, recheck_s, memory = _restart_due(vm, history, memory, now, waits)
+    status = replace(history, observed_generation=vm.generation)
+    status, notices = _seen(status, view, memory, ran=start.ran)
+    memory = _watched(memory, status, view)
+    if isinstance(view.seen, Domain):
+        memory = _timed(memory, history, view.seen.phase, now, waits)
+        memory = replace(memory, jobless_since=_jobless_since(memory, view, view.seen))
+
+    outcome, memory = _outcome(memory, view)
+    status = replace(status, operation=in_flight(history, view, memory, start))
+    if start.withdrawn and memory.start_counted:
+        status = replace(status, restart_count=max(status.restart_count - 1, 0))
+    memory = replace(memory, pursuit=pursuit_of(status.operation, view, memory))
+    if outcome and outcome.result is not Result.STALE and outcome.verb.name == "SHUTDOWN" and memory.pursuit:
+        first = memory.pursuit.asked_first or now
+        memory = replace(memory, pursuit=replace(memory.pursuit, asked_first=first, asked_last=now))
+
+    if history.last_restart_time == BEYOND and vm.restart_request:  # nobody can tell whether it was served
+        status = replace(status, last_restart_time=vm.restart_request)
+    if (asked and news) or (restart_due and news):
+        status = replace(status, backoff=None)
+    if asked or restart_due or (isinstance(view.seen, Domain) and view.seen.phase.on):
+        status = replace(status, completion_time=None)
+
+    refusal = untimed(outcome.message) if outcome and outcome.result is Result.REFUSED else start.refusal
+    status, memory = backed_off(status, memory, view, waits, refused=bool(refusal))
+    situation = Situation(
+        view=view,
+        waits=waits,
+        history=history,
+        status=status,
+        memory=memory,
+        asked=asked,
+        restart_due=restart_due,
+        refusal=refusal,
+        start=start,
+        recheck_s=recheck_s,
+        notices=notices,
+    )
+    return settled(situation, news=news)
+
+
+# --- whose history this is -------------------------------------------------------------------------------------------
+
+
+def _history(vm: VirtualMachine) -> Status:
+    """The last report; a new one when the user has bound the object to another domain.
+
+    The same domain in other words, as by its UUID instead of its name, is no other: what is known of it stays.
+    """
+    record = vm.status.domain
+    if not record or not record.bound_by or record.bound_by == vm.bound_by:
+        return vm.status
+    same = record.uuid == vm.domain_uuid if vm.domain_uuid else record.name == vm.bound_by
+    return vm.status if same else Status(conditions=vm.status.conditions)
+
+
+# --- what the user asks for ------------------------------------------------------------------------------------------
+
+
+def _restart_due(
+    vm: VirtualMachine, history: Status, memory: Memory, now: Now, waits: Waits
+) -> tuple[bool, float | None, Memory]:
+    """Whether a requested restart is to begin now, and else when to look again for it.
+
+    A time that this process has seen in the future counts as come only when two looks some seconds apart agree: one
+    jump of the wall clock must not restart a fleet.
+    """
+    request = vm.restart_request
+    if vm.desired is not DesiredPowerState.RUNNING or request is None or request <= vm.created:
+        return False, None, memory
+    if history.last_restart_time and request <= history.last_restart_time:
+        return False, None, memory
+    if request > now.wall:
+        ahead_s = (request - now.wall).total_seconds()
+        return False, ahead_s, replace(memory, scheduled=request, scheduled_passed=None)
+    if memory.scheduled != request:
+        return True, None, memory
+    passed = memory.scheduled_passed or now
+    left_s = waits.schedule_confirm_s - (now.monotonic_s - passed.monotonic_s)
+    # What is due looks again by itself; while it may not be served a wait of no time would be no wait.
+    return left_s <= 0, left_s if left_s > 0 else None, replace(memory, scheduled_passed=passed)
+
+
+# --- what was seen ---------------------------------------------------------------------------------------------------
+
+
+def _seen(status: Status, view: View, memory: Memory, *, ran: bool) -> tuple[Status, tuple[Notice, ...]]:
+    """The report with the sight written into it; `ran`: it has run since the report, and is off again."""
+    if isinstance(view.seen, Unreadable):
+        return status, ()
+    status = replace(status, node_name=view.node.name, node_boot_id=view.node.boot_id, host_uuid=view.node.host_uuid)
+    if isinstance(view.seen, Domain):
+        return _seen_domain(status, view, view.seen, memory, ran=ran)
+    gone = PowerState.ABSENT if isinstance(view.seen, Absent) else PowerState.UNKNOWN
+    # It has run since the stop that is on record, and only events tell how that ended.
+    unseen = isinstance(view.seen, Absent) and (status.was_on or ran)
+    before = replace(status, node_boot_id=view.vm.status.node_boot_id)
+    return (
+        replace(
+            _in_power_state(status, gone, view.now),
+            desired=None,
+            libvirt_state="",
+            libvirt_reason="",
+            domain=status.domain and replace(status.domain, id=None),
+            last_stop=new_stop(causes.cause_of_end(before, view), view.now) if unseen else status.last_stop,
+            completion_time=None,
+        ),
+        (),
+    )
+
+
+def _seen_domain(
+    status: Status, view: View, domain: Domain, memory: Memory, *, ran: bool
+) -> tuple[Status, tuple[Notice, ...]]:
+    stop, notices = last_stop_of(status, view, domain, memory, ran=ran)
+    # libvirtd forgets why a domain is off when it restarts; the report remembers.
+    forgotten = domain.state == status.libvirt_state == "SHUTOFF" and domain.reason == "UNKNOWN"
+    bound = view.vm.bound_by
+    run = status.domain.id if status.domain and domain.lingers else domain.id
+    return (
+        replace(
+            _in_power_state(status, domain.phase.power_state, view.now),
+            libvirt_state=domain.state,
+            libvirt_reason=status.libvirt_reason if forgotten else domain.reason,
+            domain=DomainRecord(domain.name, domain.uuid, bound, run, domain.persistent, domain.autostart),
+            last_stop=stop,
+            # An acceptance belongs to the stop that it accepted.
+            completion_time=status.completion_time if stop == status.last_stop else None,
+        ),
+        notices,
+    )
+
+
+def _in_power_state(status: Status, power_state: PowerState, now: Now) -> Status:
+    if power_state is status.power_state:
+        return status
+    return replace(status, power_state=power_state, power_state_transition_time=shown(now))
+
+
+# --- what is in flight -----------------------------------------------------------------------------------------------
+
+
+def _start(history: Status, view: View, memory: Memory) -> Start:
+    """What has become of the start that is on record, if one is and this host can be seen."""
+    if history.operation is None or not history.operation.starts:
+        return NO_START
+    if isinstance(view.seen, Unreadable):
+        return Start(history.operation)
+    return starts.follow(history, view, memory)
+
+
+def _outcome(memory: Memory, view: View) -> tuple[Outcome | None, Memory]:
+    """What came of the last act; that of a start waits for a look that sees what it has led to."""
+    if isinstance(view.seen, Unreadable) and memory.outcome and memory.outcome.verb.starts:
+        return None, memory
+    return memory.outcome, replace(memory, outcome=None)
+
+
+# --- since when ------------------------------------------------------------------------------------------------------
+
+
+def _watched(memory: Memory, status: Status, view: View) -> Memory:
+    """Remember since when it is off without doubt, which job it has, and what is now on record of its stop."""
+    seen, before = view.seen, view.vm.status.operation
+    off = isinstance(seen, Domain) and seen.phase.off and view.call is None
+    stop = before is not None and not before.starts and view.vm.status.node_boot_id == view.node.boot_id
+    unsent = memory.pursuit is None or (before is not None and memory.pursuit.domain_id != before.domain_id)
+    doubted = memory.off_doubted and (off or isinstance(seen, Unreadable))
+    unreported = memory.unreported_stop
+    written = unreported and status.last_stop and status.last_stop.time >= unreported.time
+    return replace(
+        memory,
+        off_since=(memory.off_since or view.now) if off else None,
+        off_doubted=doubted or (off and memory.off_since is None and stop and unsent),
+        unreported_stop=None if written else unreported,
+        **_job(memory, view),
+    )
+
+
+def _job(memory: Memory, view: View) -> dict[str, Any]:
+    """The libvirt job that owns the domain, and since when; only an act that is due asks for it."""
+    if view.facts is None or view.facts.job == memory.job:
+        return {}
+    return {"job": view.facts.job, "job_since": view.now if view.facts.job else None}
+
+
+def _timed(memory: Memory, history: Status, phase: Phase, now: Now, waits: Waits) -> Memory:
+    """Remember since when the domain is in this phase."""
+    if memory.phase is phase and memory.phase_since:
+        return memory
+    since = now
+    if history.power_state is phase.power_state and history.power_state_transition_time:
+        since = now.recall(history.power_state_transition_time, at_most_s=waits.backoff_forget_s)
+    return replace(memory, phase=phase, phase_since=since)
+
+
+def _jobless_since(memory: Memory, view: View, domain: Domain) -> Now | None:
+    """Since when a pause that looks like a job's is known to have no job behind it."""
+    if domain.phase is not Phase.PAUSED_BUSY or (view.facts and view.facts.job):
+        return None
+    return memory.jobless_since or (view.now if view.facts else None)

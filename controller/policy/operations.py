@@ -1,0 +1,81 @@
+"""The stop or restart that is in flight, and its deadline. Pure."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from controller.api.clock import Now
+from controller.api.values import replace
+from controller.api.virtualmachine import DesiredPowerState, Operation, OperationType, Shutdown, Status
+from controller.policy import starts
+from controller.policy.situation import UNSEEN, shown
+from controller.policy.starts import Start
+from controller.policy.view import Domain, Memory, Pursuit, Unreadable, View
+
+
+def in_flight(  # noqa: PLR0911 - one rule a line
+    history: Status, view: View, memory: Memory, start: Start
+) -> Operation | None:
+    """The operation that is still in flight after this look, or None when it is done, void or dropped."""
+    vm, seen = view.vm, view.seen
+    starting = history.operation is not None and history.operation.starts
+    operation = start.operation if starting else history.operation
+    if operation is None or operation.starts or isinstance(seen, Unreadable):
+        return operation
+    unwanted = vm.holds or vm.desired in {None, DesiredPowerState.PAUSED}
+    if unwanted or vm.status.node_boot_id != view.node.boot_id or not isinstance(seen, Domain):
+        return None
+    if vm.desired is DesiredPowerState.STOPPED:
+        operation = replace(operation, type=OperationType.STOP)
+    if seen.phase.off:
+        return operation if operation.type is OperationType.RESTART else None
+    if seen.lingers:
+        return operation
+    # libvirtd gives out its ids anew when it restarts while nothing runs.
+    watched = memory.pursuit is not None and memory.pursuit.start_time == operation.start_time
+    other_run = not watched and starts.began_since(seen.run_since, operation, view.now)
+    if seen.id != operation.domain_id or other_run or _recalled_and_over(operation, view, memory):
+        return None
+    if history.reason in UNSEEN:
+        return begun(operation.type, seen, vm.shutdown, view.now)
+    return replace(operation, deadline=operation.start_time + timedelta(seconds=vm.shutdown.grace_s))
+
+
+def _recalled_and_over(operation: Operation, view: View, memory: Memory) -> bool:
+    """The user wants it on again after all, and the guest has let its old grace period pass."""
+    if view.vm.desired is not DesiredPowerState.RUNNING or operation.type is not OperationType.STOP:
+        return False
+    return view.now.until(deadline_of(operation, memory.pursuit, view.vm.shutdown, view.now)) <= 0
+
+
+def begun(kind: OperationType, domain: Domain, shutdown: Shutdown, now: Now) -> Operation:
+    """A new operation on this run of the domain, with its whole grace period."""
+    start = shown(now)
+    return Operation(kind, start, start + timedelta(seconds=shutdown.grace_s), domain.id)
+
+
+def deadline_of(operation: Operation, pursuit: Pursuit | None, shutdown: Shutdown, now: Now) -> Now:
+    """When an operation's grace is over; what status tells only seeds it, whatever the wall clock does later.
+
+    A change of the grace period counts for the stop in flight: it moves the deadline by as much.
+    """
+    told = operation.deadline or operation.start_time
+    if pursuit and pursuit.domain_id == operation.domain_id and pursuit.start_time == operation.start_time:
+        return pursuit.deadline.plus((told - pursuit.deadline.wall).total_seconds())
+    return now.expect(told, at_most_s=shutdown.grace_s)
+
+
+def pursuit_of(operation: Operation | None, view: View, memory: Memory) -> Pursuit | None:
+    """What this process knows of the stop in flight; ends with it, and with any look that could not see."""
+    if operation is None or operation.starts or isinstance(view.seen, Unreadable):
+        return None
+    return pursued(operation, view, memory)
+
+
+def pursued(operation: Operation, view: View, memory: Memory) -> Pursuit:
+    """The pursuit of this operation: the one that is known, or a new one."""
+    known = memory.pursuit
+    deadline = deadline_of(operation, known, view.vm.shutdown, view.now)
+    if known and (known.domain_id, known.start_time) == (operation.domain_id, operation.start_time):
+        return replace(known, deadline=deadline)
+    return Pursuit(operation.domain_id, operation.start_time, since=view.now, deadline=deadline)

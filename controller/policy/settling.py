@@ -1,0 +1,97 @@
+"""Since when a domain has not been as it is wanted, and until when that is left alone. Pure."""
+
+from __future__ import annotations
+
+from controller.api.clock import Now
+from controller.api.values import replace
+from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, StopCause
+from controller.policy.situation import UNSEEN, Situation
+from controller.policy.view import Drift, Notice, Phase
+
+
+def settled(s: Situation, *, news: bool) -> Situation:
+    """Find when the settle time is over, counted from the first sign that somebody changed the domain."""
+    if s.phase is None or s.desired is None:
+        return s
+    drift = _drift(s.desired, s.phase)
+    settle_s = _settle_s(s, drift)
+    wait_s = settle_s or 0.0
+    released = s.memory.held and not s.vm.holds
+    since = s.now if released else _drift_since(s, drift, wait_s, news=news)
+    notices = s.notices
+    if released:
+        note = "The last hold is gone; what is due begins after the settle time, with a new grace period."
+        notices = (*notices, Notice("HoldReleased", note))
+    return replace(
+        s,
+        memory=replace(s.memory, drift=drift, drift_since=since),
+        notices=notices,
+        settled_at=since.plus(wait_s) if since else None,
+        settles_forever=settle_s is None,
+    )
+
+
+def _drift_since(s: Situation, drift: Drift, wait_s: float, *, news: bool) -> Now | None:  # noqa: PLR0911 - one rule a line
+    """Since when the domain is what nobody asked for; None where no settle time applies."""
+    history, memory = s.history, s.memory
+    if news and (s.asked or s.restart_due):
+        return None
+    same = memory.drift is drift
+    if history.decided == Reason.SETTLING and history.was_on != s.off and not _pauses_anew(s):
+        return _settling_since(s, drift, wait_s)
+    # Nobody is at work on what has crashed, or what an I/O error paused; only the backoff asks for patience.
+    if s.phase is Phase.PAUSED_IO_ERROR:
+        return None
+    if s.operation or s.cause in {StopCause.AGENT, StopCause.CRASH}:
+        return None
+    if history.decided in UNSEEN:  # an older version wrote this: what it waited for before is not known
+        return memory.drift_since if same and memory.drift_since else s.now
+    if s.asked or s.restart_due:
+        return None
+    if s.start.ran:
+        return s.now
+    started = history.decided == Reason.STARTING and history.was_off  # what is there now may have come of that
+    if started or history.power_state in {PowerState.UNKNOWN, PowerState.ABSENT}:
+        return None
+    if same and memory.drift_since:
+        return memory.drift_since
+    changed = s.status.power_state_transition_time
+    watched = history.decided == Reason.OBSERVE_ONLY
+    if watched or changed is None or history.power_state is not s.status.power_state:
+        return s.now
+    return s.now.recall(changed, at_most_s=wait_s)
+
+
+def _pauses_anew(s: Situation) -> bool:
+    """An I/O error pauses it, and it was paused by something else before: so it has run in between."""
+    return s.phase is Phase.PAUSED_IO_ERROR and s.view.memory.phase not in {None, s.phase}
+
+
+def _settling_since(s: Situation, drift: Drift, wait_s: float) -> Now | None:
+    """Since when what the last look decided to leave alone settles."""
+    memory, reconciling = s.memory, s.history.condition("Reconciling")
+    if memory.drift is drift:  # None: what waits is not this, it is the brake
+        return memory.drift_since
+    if not reconciling or memory.drift is not None:
+        return s.now
+    # A new process; and something else may have been reconciled before.
+    stop, changed = s.status.last_stop if s.off else None, s.status.power_state_transition_time
+    times = (reconciling.last_transition_time, changed, stop and stop.time)
+    return s.now.recall(max(time for time in times if time), at_most_s=wait_s)
+
+
+def _drift(desired: DesiredPowerState, phase: Phase) -> Drift:
+    """What sort of drift this is; a domain that only goes through a start or a shutdown has not changed sorts."""
+    if phase.off:
+        return Drift.OFF
+    if desired is DesiredPowerState.STOPPED:
+        return Drift.ON
+    if phase.power_state is PowerState.PAUSED:
+        return Drift.PAUSED
+    return Drift.SUSPENDED if phase is Phase.SUSPENDED else Drift.RUNNING
+
+
+def _settle_s(s: Situation, drift: Drift) -> float | None:
+    """How long this sort of drift is left alone; None: for ever."""
+    patient = drift in {Drift.PAUSED, Drift.SUSPENDED}
+    return s.waits.settle_pause_s if patient or s.cause is StopCause.SAVED else s.waits.settle_power_s
