@@ -27,6 +27,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from controller import __version__
+from controller.api.names import ConditionType
 from controller.api.virtualmachine import PowerState, Reason, Status, VirtualMachine, VmKey
 from controller.policy.view import Result, Verb
 
@@ -308,5 +309,5 @@ class VmCollector(Collector):
 
 
 def _off_spec_since(status: Status) -> datetime | None:
-    ready = status.condition("Ready")
+    ready = status.condition(ConditionType.READY)
     return ready.last_transition_time if status.desired and ready and ready.status == "False" else None

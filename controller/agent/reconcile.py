@@ -19,7 +19,8 @@ from controller.agent.acting import Acting, Hands, now
 from controller.agent.domain_index import Directory
 from controller.agent.pacing import Brake, Pace
 from controller.api.clock import Now
-from controller.api.virtualmachine import Address, OperationType, Status, StopCause, VirtualMachine, VmKey
+from controller.api.names import EventReason
+from controller.api.virtualmachine import Address, OperationType, Reason, Status, StopCause, VirtualMachine, VmKey
 from controller.policy.decide import decide
 from controller.policy.view import (
     Absent,
@@ -400,12 +401,14 @@ def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, 
     did = step.message.replace(" is being ", " was ", 1)
     why = f"{did} Reason: {step.reason}; spec generation {vm.generation}."
     if outcome.result is Result.REFUSED and verb.starts:
-        return (Notice("StartFailed", f"libvirt refused: {outcome.message}", warning=True, action=verb.name.title()),)
+        return (
+            Notice(Reason.START_FAILED, f"libvirt refused: {outcome.message}", warning=True, action=verb.name.title()),
+        )
     if outcome.result is not Result.DONE:
         return ()
     operation = step.status.operation
     restarted = verb is Verb.START and operation is not None and operation.type is OperationType.RESTART
-    return (Notice("Restarted" if restarted else verb.event, why, action=verb.name.title()),)
+    return (Notice(EventReason.RESTARTED if restarted else verb.event, why, action=verb.name.title()),)
 
 
 def _answers_guest(vm: VirtualMachine) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from controller.api.clock import api_time
+from controller.api.names import CONFIRMED_OFF, HOLD_PREFIX, ConditionType
 from controller.api.text import tamed
 from controller.api.virtualmachine import (
     BEYOND,
@@ -34,15 +35,12 @@ from controller.api.virtualmachine import (
     VmKey,
 )
 
-HOLD_PREFIX = "hold.virtsync.dev/"
 MISSPELT_HOLD = re.compile(
     r"(?:holds?[./_-]virtsync\.dev|virtsync\.dev[./_-]holds?)(?:[./_-](?P<who>.*))?", re.IGNORECASE
 )
-CONFIRMED_OFF = "virtsync.dev/confirmed-off"
 LAST_YEAR = 9000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
-OWN_CONDITIONS = ("Ready", "Reconciling", "Stalled")
 CONDITIONS_LIMIT = 16
 """How many conditions the API takes."""
 QUOTE_LIMIT = 80
@@ -239,7 +237,7 @@ def _every_key(status: Status) -> Json:
 def _with_those_of_others(old: object, ours: list[Json]) -> list[Json]:
     """Our conditions and, unchanged, those of types that are not ours; in the old order if they are all there."""
     found = old if isinstance(old, list) else []
-    others = [c for c in found if isinstance(c, dict) and _str(c.get("type")) not in {"", *OWN_CONDITIONS}]
+    others = [c for c in found if isinstance(c, dict) and _str(c.get("type")) not in {"", *ConditionType}]
     wanted = [*ours, *others[: CONDITIONS_LIMIT - len(ours)]]
     same = len(found) == len(wanted) and all(condition in found for condition in wanted)
     return found if same else wanted
@@ -386,7 +384,7 @@ def _conditions(raw: object) -> tuple[Condition, ...]:
 
 def _condition(raw: Json) -> Condition | None:
     time = _time(raw.get("lastTransitionTime"))
-    if not time or raw.get("type") not in OWN_CONDITIONS:
+    if not time or _word(ConditionType, raw.get("type")) is None:
         return None
     return Condition(
         type=_str(raw.get("type")),

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from uuid import UUID
 
+from controller.api.names import ConditionType
+
 BEYOND = datetime(9999, 12, 31, tzinfo=UTC)
 """What `status.lastRestartTime` counts as when it cannot be read: later than any request, so that none is repeated."""
 
@@ -229,7 +231,7 @@ class Status:
     @property
     def reason(self) -> str:
         """The reason of Ready."""
-        ready = self.condition("Ready")
+        ready = self.condition(ConditionType.READY)
         return ready.reason if ready else Reason.PENDING
 
     @property

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from controller import __version__
+from controller.api.names import AGENT
 from controller.runtime.errors import Rejected
 
 KEEPALIVE = (
@@ -56,7 +57,7 @@ class Access:
     @cached_property
     def headers(self) -> dict[str, str]:
         """What each request carries."""
-        always = {"User-Agent": f"virtsync-agent/{__version__}", "Accept-Encoding": "identity"}
+        always = {"User-Agent": f"{AGENT}/{__version__}", "Accept-Encoding": "identity"}
         return always | ({"Authorization": self.authorization} if self.authorization else {})
 
     @cached_property

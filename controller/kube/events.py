@@ -15,14 +15,13 @@ from typing import Any
 
 import structlog
 
+from controller.api.names import AGENT_CONTROLLER, GROUP, KIND, VERSION
 from controller.api.text import gist, tamed, untimed
 from controller.api.virtualmachine import VirtualMachine
-from controller.kube import GROUP, KIND, VERSION
 from controller.kube.client import Api
 from controller.policy.view import Notice
 from controller.runtime.errors import Rejected, Transient, Vanished
 
-CONTROLLER = "virtsync.dev/agent"
 NOTE_LIMIT = 1024
 """Bytes that the API takes in a note."""
 SERIES_S = 360.0
@@ -119,7 +118,7 @@ class EventRecorder:
             "reason": notice.reason,
             "action": notice.action or "Observe",
             "note": tamed(untimed(notice.note), NOTE_LIMIT),
-            "reportingController": CONTROLLER,
+            "reportingController": AGENT_CONTROLLER,
             "reportingInstance": self._instance[:128],
             "regarding": {
                 "apiVersion": f"{GROUP}/{VERSION}",

@@ -15,9 +15,8 @@ from urllib.parse import quote
 
 import structlog
 
-from controller.kube import GROUP
+from controller.api.names import AGENT, GROUP
 from controller.kube.client import Api
-from controller.kube.store import FIELD_MANAGER
 from controller.policy.leases import Claim, Lease, Seen, claim, held_until_s, look
 from controller.runtime import retry
 from controller.runtime.errors import Conflicted, Rejected, Transient, Vanished
@@ -196,7 +195,7 @@ class NodeLease:
     def _write(self, body: Json) -> None:
         """Onto the very version that was decided on: else it is Conflicted."""
         method, path = ("PUT", self._path) if self._raw else ("POST", self._collection)
-        self._take(retry.call(self._api.request, method, path, body, fieldManager=FIELD_MANAGER))
+        self._take(retry.call(self._api.request, method, path, body, fieldManager=AGENT))
 
     def _take(self, raw: Json) -> None:
         self._raw = raw

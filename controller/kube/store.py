@@ -18,13 +18,12 @@ from urllib.parse import quote
 import structlog
 
 from controller.api.codec import parse, status_patch
+from controller.api.names import AGENT, GROUP, PLURAL, VERSION
 from controller.api.virtualmachine import Status, VirtualMachine, VmKey
-from controller.kube import GROUP, PLURAL, VERSION
 from controller.kube.client import Api
 from controller.runtime import retry
 from controller.runtime.errors import Conflicted, Transient, Vanished
 
-FIELD_MANAGER = "virtsync-agent"
 MERGE_PATCH = "application/merge-patch+json"
 COLLECTION = f"/apis/{GROUP}/{VERSION}/{PLURAL}"
 TRIES = 3
@@ -148,7 +147,7 @@ class KubeStore:
                 f"{_path(vm.key)}/status",
                 {"metadata": {"resourceVersion": vm.resource_version}, "status": patch},
                 content_type=MERGE_PATCH,
-                fieldManager=FIELD_MANAGER,
+                fieldManager=AGENT,
             )
             written, news = self._answered(vm.key, raw, sent)
         return written if written and news is not News.DOUBTFUL else parse(raw)

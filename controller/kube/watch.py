@@ -27,8 +27,8 @@ from kopf._cogs.structs.references import Insights
 from kopf._core.engines.peering import Identity
 from yarl import URL
 
+from controller.api.names import GROUP, KIND, PLURAL, VERSION
 from controller.api.virtualmachine import VmKey
-from controller.kube import GROUP, KIND, PLURAL, VERSION
 from controller.kube.access import SOCKET_OPTIONS, Access
 from controller.kube.client import Api
 from controller.kube.credentials import Credentials

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from enum import Enum
 
+from controller.api.conditions import READINESS, Readiness
+from controller.api.names import ConditionType
 from controller.api.text import tamed
 from controller.api.values import replace
 from controller.api.virtualmachine import Condition, Reason, Status
@@ -17,59 +18,13 @@ MESSAGE_LIMIT = 32768
 """Characters that the API takes in the message of a condition; as a bound on bytes it keeps within that."""
 
 
-class Tone(Enum):
-    """What a reason means to kstatus: (Ready, and which of the abnormal conditions is True)."""
-
-    GOOD = ("True", "")
-    BUSY = ("False", "Reconciling")
-    STUCK = ("False", "Stalled")
-    WAITING = ("False", "")
-    UNKNOWN = ("Unknown", "")
-
-
-TONES = {
-    Reason.IN_SYNC: Tone.GOOD,
-    Reason.OBSERVED: Tone.GOOD,
-    Reason.COMPLETED: Tone.GOOD,
-    Reason.SUSPENDED_BY_GUEST: Tone.GOOD,
-    Reason.SETTLING: Tone.BUSY,
-    Reason.STARTING: Tone.BUSY,
-    Reason.SHUTTING_DOWN: Tone.BUSY,
-    Reason.PAUSING: Tone.BUSY,
-    Reason.RESUMING: Tone.BUSY,
-    Reason.WAKING: Tone.BUSY,
-    Reason.RESTARTING: Tone.BUSY,
-    Reason.HYPERVISOR_BUSY: Tone.BUSY,
-    Reason.START_FAILED: Tone.BUSY,
-    Reason.CRASH_LOOP_BACK_OFF: Tone.BUSY,
-    Reason.PAUSED_BY_IO_ERROR: Tone.BUSY,
-    Reason.ACTION_FAILED: Tone.BUSY,
-    Reason.ACTION_BLOCKED: Tone.BUSY,
-    Reason.FAILED: Tone.STUCK,
-    Reason.DOMAIN_NOT_FOUND: Tone.STUCK,
-    Reason.DOMAIN_REPLACED: Tone.STUCK,
-    Reason.DOMAIN_CONFLICT: Tone.STUCK,
-    Reason.SHUTDOWN_TIMED_OUT: Tone.STUCK,
-    Reason.PAUSED_BY_WATCHDOG: Tone.STUCK,
-    Reason.CRASHED_PRESERVED: Tone.STUCK,
-    Reason.POST_COPY_FAILED: Tone.STUCK,
-    Reason.MIGRATED_AWAY: Tone.STUCK,
-    Reason.SAVED_ELSEWHERE: Tone.STUCK,
-    Reason.HANDOVER_UNCONFIRMED: Tone.STUCK,
-    Reason.HELD: Tone.WAITING,
-    Reason.OBSERVE_ONLY: Tone.WAITING,
-    Reason.UNKNOWN_STATE: Tone.UNKNOWN,
-    Reason.SPEC_NOT_UNDERSTOOD: Tone.UNKNOWN,
-    Reason.LIBVIRT_UNREACHABLE: Tone.UNKNOWN,
-    Reason.AGENT_UNREACHABLE: Tone.UNKNOWN,
-    Reason.PENDING: Tone.UNKNOWN,
-}
-
 TOLD = {Reason.DOMAIN_NOT_FOUND, Reason.DOMAIN_REPLACED, Reason.DOMAIN_CONFLICT}
 """Reasons whose beginning is an Event of its own."""
 
+
 NOT_SERVED = {Reason.HANDOVER_UNCONFIRMED} | TOLD
 """Reasons that end no Reconciling, and still leave a change of the spec to be served later."""
+
 
 UNDECIDED = {Reason.LIBVIRT_UNREACHABLE, Reason.HANDOVER_UNCONFIRMED, Reason.SPEC_NOT_UNDERSTOOD}
 """Reasons of looks that decided nothing about the domain: what was decided before is remembered."""
@@ -145,12 +100,12 @@ def _served(s: Situation, verdict: Verdict) -> bool:
     waits_for_qemu = s.wants_on and s.off and verdict.reason is Reason.SHUTDOWN_TIMED_OUT
     if s.elsewhere or s.vm.misunderstood or waits_for_qemu:
         return False
-    return TONES[verdict.reason] in {Tone.GOOD, Tone.STUCK} and verdict.reason not in NOT_SERVED
+    return READINESS[verdict.reason] in {Readiness.READY, Readiness.STALLED} and verdict.reason not in NOT_SERVED
 
 
 def _conditions(s: Situation, verdict: Verdict, generation: int) -> tuple[Condition, ...]:
-    ready, abnormal = TONES[verdict.reason].value
-    kinds = [("Ready", ready)] + ([(abnormal, "True")] if abnormal else [])
+    ready, abnormal = READINESS[verdict.reason].value
+    kinds: list[tuple[str, str]] = [(ConditionType.READY, ready)] + ([(abnormal, "True")] if abnormal else [])
     message = tamed(verdict.message, MESSAGE_LIMIT)
     return tuple(
         Condition(kind, value, verdict.reason, message, _since(s, kind, value), max(generation, 0))

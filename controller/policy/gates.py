@@ -8,6 +8,7 @@ settle time, brake and backoff do not ask for more.
 from __future__ import annotations
 
 from controller.api.clock import Now
+from controller.api.names import ConditionType
 from controller.api.values import replace
 from controller.api.virtualmachine import PowerState, Reason, Status
 from controller.policy.situation import Situation, shown
@@ -90,7 +91,7 @@ def busy(s: Situation, reason: Reason, verb: Verb | None = None) -> Verdict | No
     view, force = s.view, verb is Verb.DESTROY
     if answer_in_s := _answer_in_s(s):
         # What was said when the act was decided on still holds; another sentence would be another write.
-        ready = s.history.condition("Ready")
+        ready = s.history.condition(ConditionType.READY)
         said = ready.message if ready and ready.reason == reason else "libvirt has not answered yet."
         return Verdict(reason, said, recheck_s=answer_in_s)
     if view.call and (not force or view.call is Verb.DESTROY):
@@ -182,7 +183,7 @@ def _backing_off(s: Situation, verb: Verb, *, always: bool) -> Verdict | None:
         reason = Reason.START_FAILED if verb.starts else Reason.ACTION_FAILED
         return Verdict(reason, f"libvirt refused: {s.refusal}; {at}.", recheck_s=left_s)
     if failed:
-        ready = s.history.condition("Ready")
+        ready = s.history.condition(ConditionType.READY)
         said = ready.message if ready and ready.reason == s.history.decided else f"libvirt refused before; {at}."
         return Verdict(Reason(s.history.decided), said, recheck_s=left_s)
     if s.phase is Phase.PAUSED_IO_ERROR:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import Enum
 
 from controller.api.clock import api_time
+from controller.api.names import ConditionType
 from controller.api.values import replace
 from controller.api.virtualmachine import OperationType, PowerState, Reason, Status, StopCause
 from controller.policy.view import Domain, Evidence, Node, Phase, Unreadable, View
@@ -101,7 +102,7 @@ def is_stale(report: Status) -> bool:
     # HandoverUnconfirmed: so it was found before; no agent of that host has written since.
     if {Reason.HANDOVER_UNCONFIRMED, *AT_WORK} & {report.reason, report.decided}:
         return True
-    ready = report.condition("Ready")
+    ready = report.condition(ConditionType.READY)
     return ready is not None and ready.status == "Unknown"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from controller.api.clock import Now
+from controller.api.names import ConditionType, EventReason
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, StopCause
 from controller.policy.situation import UNSEEN, Situation
@@ -21,7 +22,7 @@ def settled(s: Situation, *, news: bool) -> Situation:
     notices = s.notices
     if released:
         note = "The last hold is gone; what is due begins after the settle time, with a new grace period."
-        notices = (*notices, Notice("HoldReleased", note))
+        notices = (*notices, Notice(EventReason.HOLD_RELEASED, note))
     return replace(
         s,
         memory=replace(s.memory, drift=drift, drift_since=since),
@@ -69,7 +70,7 @@ def _pauses_anew(s: Situation) -> bool:
 
 def _settling_since(s: Situation, drift: Drift, wait_s: float) -> Now | None:
     """Since when what the last look decided to leave alone settles."""
-    memory, reconciling = s.memory, s.history.condition("Reconciling")
+    memory, reconciling = s.memory, s.history.condition(ConditionType.RECONCILING)
     if memory.drift is drift:  # None: what waits is not this, it is the brake
         return memory.drift_since
     if not reconciling or memory.drift is not None:

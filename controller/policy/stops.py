@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from controller.api.clock import Now
+from controller.api.names import EventReason
 from controller.api.values import replace
 from controller.api.virtualmachine import LastStop, PowerState, RestartPolicy, Status, StopCause
 from controller.policy.situation import shown
@@ -147,7 +148,7 @@ def _stop_notices(view: View, stop: LastStop) -> tuple[Notice, ...]:
     vm = view.vm
     unwanted = vm.wants_on and answer(stop.cause, vm.restart_policy) is not Answer.COMPLETED
     note = f"{stop.message} Cause: {stop.cause}; spec generation {vm.generation}."
-    return (Notice("StoppedUnexpectedly" if unwanted else "Stopped", note, warning=unwanted),)
+    return (Notice(EventReason.STOPPED_UNEXPECTEDLY if unwanted else EventReason.STOPPED, note, warning=unwanted),)
 
 
 def restored(evidence: frozenset[Evidence]) -> bool:

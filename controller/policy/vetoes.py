@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from controller.api.names import CONFIRMED_OFF, ConditionType
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, StopCause
 from controller.policy import stops as causes
@@ -52,7 +53,7 @@ def is_starting(s: Situation) -> bool:
 def start_in_flight(s: Situation) -> Verdict:
     """Whatever is wanted meanwhile: libvirt may have the call."""
     assert s.operation  # noqa: S101 - it is what pends
-    ready, since = s.history.condition("Ready"), s.view.call_since
+    ready, since = s.history.condition(ConditionType.READY), s.view.call_since
     left_s = s.now.until(since.plus(CALL_PATIENCE_S)) if since else 0.0
     if left_s > 0 and ready and ready.reason == Reason.STARTING:
         # What was said when the start was recorded still holds; another sentence would be another write.
@@ -171,9 +172,7 @@ def _vouch(s: Situation) -> str:
     """The command that vouches for the report of the former host, last in the message for those who copy it."""
     key, value = s.vm.key, vouching(s.history)
     bare = " (a node name alone does not say which run is meant)" if s.vm.confirmed_off == s.history.node_name else ""
-    return (
-        f"{bare}: kubectl annotate kvm -n {key.namespace} {key.name} --overwrite virtsync.dev/confirmed-off='{value}'"
-    )
+    return f"{bare}: kubectl annotate kvm -n {key.namespace} {key.name} --overwrite {CONFIRMED_OFF}='{value}'"
 
 
 def _doubt(s: Situation) -> str:

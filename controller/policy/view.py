@@ -8,6 +8,7 @@ from enum import Enum
 from uuid import UUID
 
 from controller.api.clock import Now
+from controller.api.names import EventReason
 from controller.api.virtualmachine import LastStop, Operation, PowerState, Reason, Status, VirtualMachine, VmKey
 
 
@@ -125,20 +126,20 @@ Sighting = Domain | Absent | Replaced | Conflict | Unreadable
 
 
 class Verb(Enum):
-    """The acts on a domain, and the word for each when it has been done."""
+    """The acts on a domain, and the Event about each when it has been done."""
 
-    START = "Started"
-    START_PAUSED = "Started paused"
-    RESUME = "Resumed"
-    WAKE = "Woken"
-    SUSPEND = "Paused"
-    SHUTDOWN = "ShutdownRequested"
-    DESTROY = "ForcedOff"
+    START = EventReason.STARTED
+    START_PAUSED = EventReason.STARTED, "paused"
+    RESUME = EventReason.RESUMED
+    WAKE = EventReason.WOKEN
+    SUSPEND = EventReason.PAUSED
+    SHUTDOWN = EventReason.SHUTDOWN_REQUESTED
+    DESTROY = EventReason.FORCED_OFF
 
-    @property
-    def event(self) -> str:
-        """The reason of the Kubernetes Event about it."""
-        return self.value.partition(" ")[0]
+    event: EventReason
+
+    def __init__(self, event: EventReason, _how: str = "") -> None:
+        self.event = event
 
     @property
     def starts(self) -> bool:

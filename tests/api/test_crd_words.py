@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from controller.api.names import GROUP, KIND, PLURAL, VERSION
 from controller.api.virtualmachine import (
     DesiredPowerState,
     OperationType,
@@ -17,7 +18,6 @@ from controller.api.virtualmachine import (
     ShutdownMode,
     StopCause,
 )
-from controller.kube import GROUP, KIND, PLURAL, VERSION
 
 ROOT = Path(__file__).parents[2]
 CRD: dict[str, Any] = yaml.safe_load((ROOT / "deploy/crds/virtsync.dev_virtualmachines.yaml").read_text())

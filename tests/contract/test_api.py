@@ -9,8 +9,8 @@ from typing import Any, Protocol, cast
 
 import pytest
 
+from controller.api.names import GROUP, KIND, VERSION
 from controller.api.virtualmachine import Condition, DesiredPowerState, PowerState, Status, VmKey
-from controller.kube import GROUP, KIND, VERSION
 from controller.kube.client import Api, load
 from controller.kube.store import KubeStore
 from controller.runtime.errors import Conflicted, Vanished

@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 
 from controller.api.codec import parse
+from controller.api.names import GROUP, KIND, VERSION
 from controller.api.virtualmachine import VirtualMachine
-from controller.kube import GROUP, KIND, VERSION
 from controller.kube.client import Api, load
 from controller.kube.events import EventRecorder
 from controller.policy.view import Notice

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from controller.agent.metrics import Metrics
+from controller.api.conditions import READINESS, Readiness
 from controller.api.virtualmachine import (
     Condition,
     DesiredPowerState,
@@ -19,7 +20,6 @@ from controller.api.virtualmachine import (
     VirtualMachine,
     VmKey,
 )
-from controller.policy.conclusion import TONES, Tone
 from controller.policy.view import Verb
 
 RULES = Path(__file__).parents[2] / "deploy/overlays/prometheus/rules.yaml"
@@ -41,7 +41,7 @@ def fires(alert: str, metrics: Metrics) -> bool:
 
 
 def told(reason: Reason, since: datetime) -> Status:
-    ready, _ = TONES[reason].value
+    ready, _ = READINESS[reason].value
     condition = Condition("Ready", ready, reason, "", since, 1)
     return Status(desired=DesiredPowerState.RUNNING, power_state=PowerState.PAUSED, conditions=(condition,))
 
@@ -50,7 +50,9 @@ def told(reason: Reason, since: datetime) -> Status:
 def test_the_drift_alert_is_about_what_virtsync_should_mend_and_does_not(reason: Reason) -> None:
     metrics = Metrics()
     metrics.seen(VM, told(reason, datetime.now(UTC) - timedelta(minutes=31)))
-    assert fires("VirtsyncVirtualMachineDrift", metrics) is (TONES[reason] in {Tone.BUSY, Tone.STUCK})
+    assert fires("VirtsyncVirtualMachineDrift", metrics) is (
+        READINESS[reason] in {Readiness.RECONCILING, Readiness.STALLED}
+    )
 
 
 def test_the_drift_alert_comes_half_an_hour_after_a_hold_is_released_and_not_at_once() -> None:

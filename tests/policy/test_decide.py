@@ -12,6 +12,7 @@ import pytest
 
 from controller.api.clock import Now
 from controller.api.codec import render_status, status_patch
+from controller.api.conditions import READINESS
 from controller.api.virtualmachine import (
     Condition,
     DesiredPowerState,
@@ -29,7 +30,6 @@ from controller.api.virtualmachine import (
     VmKey,
 )
 from controller.policy.assess import assess
-from controller.policy.conclusion import TONES
 from controller.policy.decide import ROWS, VETOES, row_of
 from controller.policy.view import (
     Absent,
@@ -114,7 +114,7 @@ def test_the_table_in_the_docs_is_the_one_in_the_code() -> None:
 
 
 def test_every_reason_has_a_tone() -> None:
-    assert set(TONES) == set(Reason)
+    assert set(READINESS) == set(Reason)
 
 
 # --- what never happens ----------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from controller.api.codec import parse_status, render_status
+from controller.api.conditions import READINESS, Readiness
 from controller.api.virtualmachine import DesiredPowerState, Reason, RestartPolicy, Shutdown, ShutdownMode, StopCause
-from controller.policy.conclusion import TONES, Tone
 from controller.policy.view import Absent, Domain, Evidence, Outcome, Phase, Result, Sighting, Unreadable, Verb
 from tests.policy.views import GUEST, PAUSED, RUNNING, STOPPED, T0, Vm, domain, done, verb
 
@@ -142,7 +142,7 @@ def test_a_hold_is_over_once_it_was_told_to_be() -> None:
     assert verb(vm.look(Phase.RUNNING, after_s=6)) is Verb.SHUTDOWN
 
 
-@pytest.mark.parametrize("reason", [reason for reason in Reason if TONES[reason] is not Tone.UNKNOWN])
+@pytest.mark.parametrize("reason", [reason for reason in Reason if READINESS[reason] is not Readiness.UNKNOWN])
 @pytest.mark.parametrize("mark", [Reason.AGENT_UNREACHABLE, Reason.LIBVIRT_UNREACHABLE])
 def test_memory_survives_a_mark(reason: Reason, mark: Reason) -> None:
     """Whatever was decided last: the mark overwrites Ready, and a new process builds on decidedReason."""

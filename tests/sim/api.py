@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from controller.api.names import PLURAL
 from controller.api.virtualmachine import VmKey
-from controller.kube import PLURAL
 from controller.runtime.errors import Conflicted, Vanished
 
 Json = dict[str, Any]

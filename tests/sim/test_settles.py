@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from controller.api.codec import parse
+from controller.api.conditions import READINESS, Readiness
 from controller.api.virtualmachine import DesiredPowerState, Reason, RestartPolicy, ShutdownMode, VirtualMachine, VmKey
-from controller.policy.conclusion import TONES, Tone
 from controller.policy.view import Phase, Verb
 from controller.runtime.errors import Rejected, Transient
 from tests.sim.api import SimulatedApi
@@ -29,7 +29,7 @@ from tests.sim.node import Clock, DiedError, SimulatedNode, vouching
 
 WORLDS = int(os.environ.get("SIM_WORLDS", "80"))
 VMS = ("web", "db", "mail")
-ENDS = {Tone.GOOD, Tone.STUCK, Tone.WAITING}
+ENDS = {Readiness.READY, Readiness.STALLED, Readiness.HELD}
 REACHED = {
     DesiredPowerState.RUNNING: {Phase.RUNNING},
     DesiredPowerState.PAUSED: {
@@ -397,7 +397,7 @@ class World(RuleBasedStateMachine):
         assert guest
         reason, phase = Reason(vm.status.reason), guest.phase
         said = f"{name} is {phase.name}; {vm}"
-        assert TONES[reason] in ENDS, said
+        assert READINESS[reason] in ENDS, said
         if reason in {Reason.HANDOVER_UNCONFIRMED, Reason.SAVED_ELSEWHERE} and vm.status.node_name != vm.node_name:
             assert not phase.on, said  # what the other node has reported is kept whole
             return

@@ -16,8 +16,8 @@ import structlog
 import yaml
 
 from controller.api.codec import parse
+from controller.api.names import GROUP, PLURAL, VERSION
 from controller.api.virtualmachine import VirtualMachine, VmKey
-from controller.kube import GROUP, PLURAL, VERSION
 from controller.policy.view import Phase
 from controller.runtime.errors import Rejected, Transient
 from tests.sim.api import SimulatedApi
