@@ -1,14 +1,38 @@
-"""What a listing of libvirt has to be looked at: events only shorten the wait for it.
+"""The truth, asked for now and then: events and the watch only shorten the wait for it.
 
-All domains are listed in bulk, and only VMs that differ from their report are looked at.
+libvirt is listed in bulk, and only VMs that differ from their report are looked at; the API server is listed with the
+field selector, and what is no longer there is forgotten.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 
-from controller.api.virtualmachine import PowerState, Status, VirtualMachine
+import structlog
+
+from controller.agent.outage import Backoff
+from controller.api.virtualmachine import PowerState, Status, VirtualMachine, VmKey
+from controller.hypervisor.connection import Hypervisor
+from controller.hypervisor.host import LibvirtHost
+from controller.kube.store import KubeStore
+from controller.kube.watch_health import Sight
 from controller.policy.view import Domain
+from controller.runtime.errors import Rejected, Transient
+from controller.runtime.periodic import Periodic
+
+LISTED_WITHIN_PERIODS = 3
+"""A libvirt that has not been listed for so many periods is not looked after."""
+LIBVIRT_RETRY_S = 5.0
+"""The wait after a listing of libvirt that failed."""
+UNLISTABLE_S = 30.0, 60.0
+"""The first and the longest wait after a list of the API server that failed, where there has been a good one."""
+STALE_S, STALE_PERIODS = 600.0, 2
+"""How old the last list of objects may be, or how many periods of such lists if that is longer."""
+
+log = structlog.get_logger()
 
 
 def differs(vm: VirtualMachine, domain: Domain | None) -> bool:
@@ -65,3 +89,100 @@ def _matched(
     for vm in vms:
         address = vm.address
         yield vm, by_uuid.get(address.uuid) if address.uuid else by_name.get(address.name or "")
+
+
+class LibvirtRelist:
+    """Lists libvirt now and then, and has what differs from its report looked at. `unready` may be asked anywhere."""
+
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        host: LibvirtHost,
+        store: KubeStore,
+        *,
+        period_s: float,
+        look: Callable[[VmKey], None],
+        resynced: Callable[[str, float], None],
+    ) -> None:
+        """`look` has a VM looked at; `resynced` is told of a listing: of libvirt, and how many seconds it took."""
+        self._hypervisor, self._host, self._store = hypervisor, host, store
+        self._period_s, self._look, self._resynced = period_s, look, resynced
+        self._comparison = Comparison()
+        self._listed_s = time.monotonic()
+        """When libvirt was last listed; the first listing has its time too."""
+        self.task = Periodic("libvirt-resync", period_s, self._relist)
+
+    def unready(self) -> str | None:
+        """Why libvirt is not seen, as a sentence; None where it is: events alone are no proof."""
+        if not self._hypervisor.connected:
+            return f"libvirt at {self._hypervisor.uri} does not answer"
+        late = time.monotonic() - self._listed_s > LISTED_WITHIN_PERIODS * self._period_s
+        return f"libvirt has not been listed for {LISTED_WITHIN_PERIODS} periods of --resync-libvirt" if late else None
+
+    def _relist(self) -> float | None:
+        if not self._hypervisor.connected:
+            return None
+        began_s = time.monotonic()
+        try:
+            domains = self._host.relist()
+        except Transient as error:
+            log.warning(f"libvirt could not be listed: {error}")
+            return LIBVIRT_RETRY_S
+        for vm in self._comparison.out_of_step(self._store.vms(), domains):
+            self._look(vm.key)
+        self._listed_s = began_s
+        self._resynced("libvirt", time.monotonic() - began_s)
+        return None
+
+
+class ApiRelist:
+    """Lists the objects of the node now and then, and has what changed looked at. Any thread may ask for its state."""
+
+    def __init__(
+        self,
+        store: KubeStore,
+        watched: Sight,
+        *,
+        period_s: float,
+        first: Callable[[], None],
+        look: Callable[[VmKey], None],
+        resynced: Callable[[str, float], None],
+    ) -> None:
+        """`first` is called after the first list, before any of its VMs is looked at."""
+        self._store, self._watched, self._period_s = store, watched, period_s
+        self._first, self._look, self._resynced = first, look, resynced
+        self._backoff = Backoff(uniform=random.uniform)
+        self._listed_s = float("-inf")
+        self._why = ""
+        """Why the last list failed."""
+        self.listed = threading.Event()
+        """There has been a good list."""
+        self.task = Periodic("api-resync", period_s, self._relist)
+
+    def unready(self) -> str | None:
+        """Why the objects of the node are not known well enough, as a sentence; None where they are."""
+        if not self.listed.is_set():
+            return f"the VirtualMachines of this node have not been listed yet{self._why}"
+        old_s = time.monotonic() - max(self._listed_s, self._watched.listed_s)
+        if old_s > max(STALE_S, STALE_PERIODS * self._period_s):
+            return f"the VirtualMachines of this node have not been listed for {old_s:.0f} s{self._why}"
+        return None
+
+    def _relist(self) -> float | None:
+        began_s = time.monotonic()
+        try:
+            changed, gone = self._store.relist()
+        except (Transient, Rejected) as error:
+            log.warning(f"the API server could not be listed: {error}")
+            self._why = f": {error}"
+            asked_s = error.retry_after_s if isinstance(error, Transient) else 0.0
+            return max(self._backoff.wait_s(), asked_s)
+        self._backoff = Backoff(*UNLISTABLE_S, uniform=random.uniform)
+        self._listed_s, self._why = began_s, ""
+        for key in changed | gone:
+            self._look(key)
+        self._resynced("api", time.monotonic() - began_s)
+        if not self.listed.is_set():
+            self._first()
+            self.listed.set()
+        return None

@@ -1,4 +1,4 @@
-"""One hand on a libvirt: whoever switches its domains holds a lock on the directory of its socket.
+"""The host lock: whoever switches the domains of a libvirt holds a lock on the directory of its socket.
 
 The lock is the kernel's (flock): it works on a read-only mount and ends with the process, however that ends.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 
-class Hand:
+class HostLock:
     """The right to act on a libvirt. One thread asks for it; any may read `held` and `hindrance`."""
 
     def __init__(self, folder: Path | None) -> None:
@@ -21,15 +21,15 @@ class Hand:
         self.held = folder is None
         self.hindrance = "This agent has not asked yet whether another process acts on this libvirt"
         """Why it is not held, as a sentence without its full stop."""
-        self.lock = ""
+        self.name = ""
         """The name of the lock while it is held: on this machine, in this boot, it is that of no other."""
 
     @classmethod
-    def of(cls, uri: str) -> Hand:
-        """The hand on the libvirt of this URI."""
+    def of(cls, uri: str) -> HostLock:
+        """The lock of the libvirt of this URI."""
         return cls(socket_folder(uri))
 
-    def hold(self) -> bool:
+    def acquire(self) -> bool:
         """Take it if it is free, without waiting; whether it is ours now."""
         if self.held:
             return True
@@ -50,7 +50,7 @@ class Hand:
             )
             os.close(file)
             return False
-        self._file, self.lock, self.held = file, _lock(file), True
+        self._file, self.name, self.held = file, _name(file), True
         return True
 
     def removed(self) -> bool:
@@ -67,7 +67,7 @@ class Hand:
         """Let somebody else act."""
         if self._file is not None:
             os.close(self._file)
-            self._file, self.lock, self.held = None, "", False
+            self._file, self.name, self.held = None, "", False
 
 
 def socket_folder(uri: str) -> Path | None:
@@ -84,7 +84,7 @@ def socket_folder(uri: str) -> Path | None:
     return Path("/run/libvirt")
 
 
-def _lock(file: int) -> str:
+def _name(file: int) -> str:
     """As the kernel names it; a mount of the same folder elsewhere has the same."""
     stat = os.fstat(file)
     return f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
@@ -92,7 +92,7 @@ def _lock(file: int) -> str:
 
 def _holder(file: int) -> str:
     """Who has it, as far as the kernel tells this process: it hides those of other PID namespaces."""
-    name = _lock(file)
+    name = _name(file)
     try:
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:

@@ -98,6 +98,6 @@ def test_an_agent_ends_when_the_folder_of_the_socket_is_another(world: World) ->
     lay_out()
 
     assert agent.wait_until_ended() == os.EX_TEMPFAIL
-    assert any("folder of libvirt's socket was removed" in line["event"] for line in agent.log_lines())
+    assert any("directory of libvirt's socket was removed" in line["event"] for line in agent.log_lines())
     # and the next one sees the new one
     agent.start()

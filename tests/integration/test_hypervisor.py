@@ -26,7 +26,7 @@ from controller.hypervisor import connection, pool
 from controller.hypervisor.connection import FIRST_CONNECTIONS, HostUuid, Hypervisor
 from controller.hypervisor.events import REMEMBERED, Evidences
 from controller.hypervisor.host import LibvirtHost
-from controller.hypervisor.host_lock import Hand
+from controller.hypervisor.host_lock import HostLock
 from controller.hypervisor.pidfiles import PidFiles
 from controller.hypervisor.pool import Opener
 from controller.hypervisor.text import LIMIT, text
@@ -50,8 +50,8 @@ NODE = """
 OTHER_AGENT = """
 import sys
 from pathlib import Path
-from controller.hypervisor.host_lock import Hand
-print(Hand(Path(sys.argv[1])).hold(), flush=True)
+from controller.hypervisor.host_lock import HostLock
+print(HostLock(Path(sys.argv[1])).acquire(), flush=True)
 sys.stdin.read()
 """
 
@@ -1058,13 +1058,13 @@ def test_the_hand_is_one_until_its_process_dies(tmp_path: Path) -> None:
     try:
         assert other.stdout
         assert other.stdout.readline() == "True\n"
-        hand = Hand(tmp_path)
-        assert not hand.hold()
+        hand = HostLock(tmp_path)
+        assert not hand.acquire()
         assert f"process {other.pid} (" in hand.hindrance
         other.kill()
         other.wait()
-        assert hand.hold()
-        assert hand.hold()
+        assert hand.acquire()
+        assert hand.acquire()
         hand.release()
     finally:
         other.kill()
@@ -1074,19 +1074,19 @@ def test_the_hand_is_one_until_its_process_dies(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_yet_is_no_hand(tmp_path: Path) -> None:
-    hand = Hand(tmp_path / "missing")
-    assert not hand.hold()
+    hand = HostLock(tmp_path / "missing")
+    assert not hand.acquire()
     assert "No such file" in hand.hindrance
     (tmp_path / "missing").mkdir()
-    assert hand.hold()
+    assert hand.acquire()
     hand.release()
 
 
 def test_a_folder_that_was_removed_is_known_by_who_has_its_lock(tmp_path: Path) -> None:
     folder = tmp_path / "libvirt"
     folder.mkdir()
-    hand, other = Hand(folder), Hand(folder)
-    assert hand.hold()
+    hand, other = HostLock(folder), HostLock(folder)
+    assert hand.acquire()
     assert not hand.removed()
     folder.rmdir()
     assert hand.removed()
@@ -1094,7 +1094,7 @@ def test_a_folder_that_was_removed_is_known_by_who_has_its_lock(tmp_path: Path) 
     assert hand.removed()
     # who has no lock yet asks for that of the new one
     assert not other.removed()
-    assert other.hold()
+    assert other.acquire()
     for held in (hand, other):
         held.release()
 
@@ -1110,8 +1110,8 @@ def test_a_folder_that_was_removed_is_known_by_who_has_its_lock(tmp_path: Path) 
 )
 def test_the_hand_is_on_the_folder_of_the_socket(uri: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/users/me")
-    assert Hand.of(uri)._folder == Path(folder)
+    assert HostLock.of(uri)._folder == Path(folder)
 
 
 def test_a_libvirt_within_the_process_is_nobody_elses() -> None:
-    assert Hand.of("test:///default").hold()
+    assert HostLock.of("test:///default").acquire()
