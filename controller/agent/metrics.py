@@ -30,15 +30,21 @@ from controller import __version__
 from controller.api.names import ConditionType
 from controller.api.virtualmachine import PowerState, Reason, Status, VirtualMachine, VmKey
 from controller.policy.view import Result, Verb
+from controller.runtime.metrics import PassMetrics, WorkQueueMetrics
 
 CONTROLLER = "virtualmachine"
+"""What the series of passes and of the workqueue are labelled with."""
 EVENT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-PASS_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
 RESYNC_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
 RESYNCED = ("libvirt", "api")
+
+
 HELD = {Reason.HELD, Reason.OBSERVE_ONLY}
 """Reasons of a VM that is not as its spec says, because somebody wants it so."""
-QUEUE_BUCKETS_S = (0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 class Metrics:
@@ -50,8 +56,8 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         Gauge("virtsync_build_info", "1, with the version.", ["version"], registry=registry).labels(__version__).set(1)
-        self.workqueue = WorkQueueMetrics(registry)
-        self.passes = PassMetrics(registry)
+        self.workqueue = WorkQueueMetrics(registry, CONTROLLER)
+        self.passes = PassMetrics(registry, CONTROLLER)
         self.pass_errors = Counter(
             "virtsync_pass_errors", "Passes that failed inside virtsync: each is a bug.", registry=registry
         )
@@ -164,85 +170,6 @@ class Metrics:
     def pass_failed(self) -> None:
         """A pass has failed inside virtsync."""
         self.pass_errors.inc()
-
-
-class PassMetrics:
-    """controller-runtime's metrics of passes, under the names that stock dashboards ask for."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        total = Counter("controller_runtime_reconcile", "Passes.", ["controller", "result"], registry=registry)
-        self._succeeded, self._failed = total.labels(CONTROLLER, "success"), total.labels(CONTROLLER, "error")
-        self._errors = Counter(
-            "controller_runtime_reconcile_errors", "Passes that failed.", ["controller"], registry=registry
-        ).labels(CONTROLLER)
-        self._time = Histogram(
-            "controller_runtime_reconcile_time_seconds",
-            "Length of a pass.",
-            ["controller"],
-            buckets=PASS_BUCKETS_S,
-            registry=registry,
-        ).labels(CONTROLLER)
-        self._active = Gauge(
-            "controller_runtime_active_workers", "Passes under way.", ["controller"], registry=registry
-        ).labels(CONTROLLER)
-
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Around each pass; an exception is an error, and goes on its way."""
-        with self._active.track_inprogress(), self._time.time():
-            try:
-                yield
-            except BaseException:
-                self._failed.inc()
-                self._errors.inc()
-                raise
-            self._succeeded.inc()
-
-
-class WorkQueueMetrics:
-    """client-go's metrics of a queue, under the names that stock dashboards ask for; a workqueue.QueueMetrics."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, ["name"], registry=registry).labels(CONTROLLER)
-
-        def counter(name: str, text: str) -> Counter:
-            return Counter(name, text, ["name"], registry=registry).labels(CONTROLLER)
-
-        def histogram(name: str, text: str) -> Histogram:
-            return Histogram(name, text, ["name"], buckets=QUEUE_BUCKETS_S, registry=registry).labels(CONTROLLER)
-
-        self._depth = gauge("workqueue_depth", "Keys that wait for a pass.")
-        self._unfinished = gauge("workqueue_unfinished_work_seconds", "Ages of the passes under way, added up.")
-        self._longest = gauge("workqueue_longest_running_processor_seconds", "Age of the oldest pass under way.")
-        self._adds = counter("workqueue_adds", "Keys that came to want a pass.")
-        self._retries = counter("workqueue_retries", "Keys that come back after a failed pass.")
-        self._waited = histogram("workqueue_queue_duration_seconds", "How long keys wait for their pass.")
-        self._worked = histogram("workqueue_work_duration_seconds", "How long keys are worked on.")
-
-    def watch(
-        self, depth: Callable[[], int], unfinished_s: Callable[[], float], longest_running_s: Callable[[], float]
-    ) -> None:
-        """Ask these when Prometheus asks."""
-        self._depth.set_function(depth)
-        self._unfinished.set_function(unfinished_s)
-        self._longest.set_function(longest_running_s)
-
-    def added(self) -> None:
-        """A key wants a pass."""
-        self._adds.inc()
-
-    def started(self, waited_s: float) -> None:
-        """A key has been handed out."""
-        self._waited.observe(waited_s)
-
-    def finished(self, worked_s: float) -> None:
-        """A key has been given back."""
-        self._worked.observe(worked_s)
-
-    def retried(self) -> None:
-        """A key will come back."""
-        self._retries.inc()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,156 +8,53 @@ to a generation, so that news of an old one change nothing.
 from __future__ import annotations
 
 import random
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
 from uuid import UUID
 
 import libvirt
 import structlog
 
+from controller.hypervisor.event_loop import EventLoop
 from controller.hypervisor.events import Changed, Evidences, Listener
-from controller.hypervisor.pool import OPEN_WITHIN_S, Lanes, Opener, close
+from controller.hypervisor.host_uuid import HostUuid, ask_host_uuid
+from controller.hypervisor.pool import OPEN_WITHIN_S, Lanes, Link, Opener, close
 from controller.hypervisor.text import text
 from controller.runtime.errors import Transient
 
-BEAT_MS = 1000
-LAST_MS = 10
-"""What has just been closed is given back by the loop, when it has nothing else to do: it goes on for so long."""
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
+
+
 KNOCK_MAX_S = 0.5
 """The longest wait while nobody listens: to find that out costs nothing, and a libvirtd that is back is met at once."""
+
+
 COMPLAIN_EVERY_S = 30.0
+
+
 STABLE_S = 10.0
 """A connection that is lost earlier was none: the next try waits longer than the one before."""
+
+
 QUERIES_AT_ONCE, ACTS_AT_ONCE = 8, 8
 """With a list they are 17 of the 20 calls that libvirtd serves at a time. One of each to begin with, more on demand."""
+
+
 FIRST_CONNECTIONS = 4
 """For events, lists, queries and acts."""
+
+
 IDLE_S = 10.0
 """A connection that was opened on demand is closed when nobody has used it for so long."""
 
+
 HANGS_OR_FULL = "either it hangs, or it has as many clients as max_clients in its configuration allows"
-HOST_UUID = re.compile(r"<host>\s*<uuid>([0-9a-fA-F-]{36})</uuid>")
+
 
 log = structlog.get_logger()
-
-
-class EventLoop:
-    """libvirt's event loop on a thread of its own; there can be one a process, and it must run before any open."""
-
-    def __init__(self) -> None:
-        self._beat_s = time.monotonic()
-        self._stopping = False
-        self._timers: list[int] = []
-        self._thread = threading.Thread(target=self._run, name="libvirt-events", daemon=True)
-
-    def start(self) -> None:
-        """Register and run it."""
-        libvirt.virEventRegisterDefaultImpl()
-        libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; they need not be printed as well
-        self._timers.append(libvirt.virEventAddTimeout(BEAT_MS, self._beat, None))
-        self._thread.start()
-
-    def alive(self, max_age_s: float) -> bool:
-        """The thread runs, and its last heartbeat is no older than this."""
-        return self._thread.is_alive() and time.monotonic() - self._beat_s <= max_age_s
-
-    def stop(self, timeout_s: float) -> None:
-        """End it. It wakes only for traffic or a timer, so it is given one."""
-        if self._thread.is_alive():
-            self._timers.append(libvirt.virEventAddTimeout(LAST_MS, self._end, None))
-            self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        while not self._stopping:
-            libvirt.virEventRunDefaultImpl()
-
-    def _end(self, _timer: int, _opaque: object) -> None:
-        self._stopping = True
-        while self._timers:
-            libvirt.virEventRemoveTimeout(self._timers.pop())
-
-    def _beat(self, _timer: int, _opaque: object) -> None:
-        self._beat_s = time.monotonic()
-
-
-@dataclass(eq=False)
-class Link:
-    """One generation of connections, by use: a call that hangs must not hold up others."""
-
-    generation: int
-    events: libvirt.virConnect
-    bulk: Lanes
-    queries: Lanes
-    actions: Lanes
-    callback_ids: list[int] = field(default_factory=list)
-
-    @property
-    def lanes(self) -> tuple[Lanes, ...]:
-        """All but that of the events."""
-        return self.bulk, self.queries, self.actions
-
-    @property
-    def count(self) -> int:
-        """How many connections it has."""
-        return 1 + sum(lanes.count for lanes in self.lanes)
-
-    def tidy(self, idle_s: float) -> None:
-        """Close what was opened on demand and has not been used for so long."""
-        for lanes in self.lanes:
-            lanes.tidy(idle_s)
-
-    def close(self) -> None:
-        """Give everything back in the order that leaves nothing behind: callbacks, then connections."""
-        for callback_id in self.callback_ids:
-            with suppress(libvirt.libvirtError):  # after a kill there is nobody to deregister from
-                self.events.domainEventDeregisterAny(callback_id)
-        close(self.events)
-        for lanes in self.lanes:
-            lanes.close()
-
-
-class HostUuid:
-    """libvirt's UUID of this machine, as long as it lasts. Any thread may use it.
-
-    Where the firmware has none, libvirt invents one at each of its starts (seen): such a UUID tells nothing.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: UUID | None = None
-        self._lasting = True
-        self.asked = False
-        """A connection has told what it knows: before that nothing may be looked at."""
-
-    @property
-    def value(self) -> UUID | None:
-        """The UUID; None: not known, or not one that lasts."""
-        return self._known if self._lasting else None
-
-    def note(self, uuid: UUID | None) -> None:
-        """Take in what one connection said."""
-        with self._lock:
-            self.asked = True
-            changed = None not in {self._known, uuid} and self._known != uuid
-            self._known = uuid or self._known
-        if changed:
-            self.forget()
-
-    def forget(self) -> None:
-        """It has been another one within this boot of the machine: use it no longer, and say so once."""
-        with self._lock:
-            told, self._lasting = not self._lasting, False
-        if not told:
-            log.warning(
-                "the UUID of this host changes when libvirtd starts, so it cannot tell machines apart: set host_uuid in"
-                " libvirtd.conf (virtqemud.conf) to a UUID of its own, then restart libvirtd and the agent"
-            )
 
 
 class Hypervisor:
@@ -293,7 +190,7 @@ class Hypervisor:
         self._on_connected()
         if self._link:
             with suppress(libvirt.libvirtError, Transient):
-                _ask_host_uuid(self._link, self._host_uuid)
+                ask_host_uuid(self._link, self._host_uuid)
         while self.connected and not self._closing.is_set():
             self._wake.wait(IDLE_S)
             self._wake.clear()
@@ -323,7 +220,7 @@ class Hypervisor:
             for lanes in link.lanes:
                 lanes.add(self._opened(self._generation, until_s))
             if not self._host_uuid.asked:
-                _ask_host_uuid(link, self._host_uuid)
+                ask_host_uuid(link, self._host_uuid)
         except TimeoutError:
             had = link.count
             link.close()
@@ -388,21 +285,6 @@ def _why(error: Exception) -> str:
     if isinstance(error, libvirt.libvirtError):
         return text(error)
     return str(error) or f"it has not let the agent in within {OPEN_WITHIN_S:g} s; {HANGS_OR_FULL}"
-
-
-def _ask_host_uuid(link: Link, known: HostUuid) -> None:
-    """What libvirt calls this machine, if the driver has a word for it.
-
-    It answers within milliseconds, or a second after its first start with another QEMU, for it tries each out then.
-    """
-    with link.actions.take() as connection:
-        try:
-            found = HOST_UUID.search(connection.getCapabilities())
-        except libvirt.libvirtError:
-            if not connection.isAlive():
-                raise
-            found = None
-    known.note(UUID(found[1]) if found else None)
 
 
 def _nobody_listens(error: Exception) -> bool:

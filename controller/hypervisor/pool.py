@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 import libvirt
 
@@ -14,10 +15,16 @@ from controller.runtime.errors import Transient
 
 KEEPALIVE_S, KEEPALIVE_COUNT = 5, 3
 """A hung libvirtd is given up after about 19 s (measured); without keepalive never."""
+
+
 OPEN_WITHIN_S = 10.0
 """libvirtd opens a connection within milliseconds. One that serves as many clients as it may lets the next one wait."""
+
+
 FREE_WITHIN_S = 2.0
 """How long a call waits for a connection: to open one takes a millisecond (measured), most calls no longer."""
+
+
 GROW_AGAIN_S = 30.0
 """The pause after libvirtd has not given another connection."""
 
@@ -163,3 +170,39 @@ def close(connection: libvirt.virConnect) -> None:
         connection.unregisterCloseCallback()
     with suppress(libvirt.libvirtError):
         connection.close()
+
+
+@dataclass(eq=False)
+class Link:
+    """One generation of connections, by use: a call that hangs must not hold up others."""
+
+    generation: int
+    events: libvirt.virConnect
+    bulk: Lanes
+    queries: Lanes
+    actions: Lanes
+    callback_ids: list[int] = field(default_factory=list)
+
+    @property
+    def lanes(self) -> tuple[Lanes, ...]:
+        """All but that of the events."""
+        return self.bulk, self.queries, self.actions
+
+    @property
+    def count(self) -> int:
+        """How many connections it has."""
+        return 1 + sum(lanes.count for lanes in self.lanes)
+
+    def tidy(self, idle_s: float) -> None:
+        """Close what was opened on demand and has not been used for so long."""
+        for lanes in self.lanes:
+            lanes.tidy(idle_s)
+
+    def close(self) -> None:
+        """Give everything back in the order that leaves nothing behind: callbacks, then connections."""
+        for callback_id in self.callback_ids:
+            with suppress(libvirt.libvirtError):  # after a kill there is nobody to deregister from
+                self.events.domainEventDeregisterAny(callback_id)
+        close(self.events)
+        for lanes in self.lanes:
+            lanes.close()

@@ -23,10 +23,11 @@ import pytest
 from controller.agent.acting import CALLS_AT_ONCE
 from controller.api.virtualmachine import Address
 from controller.hypervisor import connection, pool
-from controller.hypervisor.connection import FIRST_CONNECTIONS, HostUuid, Hypervisor
+from controller.hypervisor.connection import FIRST_CONNECTIONS, Hypervisor
 from controller.hypervisor.events import REMEMBERED, Evidences
 from controller.hypervisor.host import LibvirtHost
 from controller.hypervisor.host_lock import HostLock
+from controller.hypervisor.host_uuid import HostUuid
 from controller.hypervisor.pidfiles import PidFiles
 from controller.hypervisor.pool import Opener
 from controller.hypervisor.text import LIMIT, text

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 from prometheus_client import CollectorRegistry
 
-from controller.agent.metrics import WorkQueueMetrics
+from controller.runtime.metrics import WorkQueueMetrics
 from controller.runtime.workqueue import RETRY_FIRST_S, RETRY_MAX_S, SPREAD, WorkQueue
 
 HANG_S = 60.0
@@ -39,7 +39,7 @@ class QueueAgainstItsModel(RuleBasedStateMachine):
         super().__init__()
         self.clock, self.registry = Clock(), CollectorRegistry()
         self.queue: WorkQueue[int] = WorkQueue(
-            WorkQueueMetrics(self.registry), clock=self.clock, uniform=lambda _, longest: longest
+            WorkQueueMetrics(self.registry, "virtualmachine"), clock=self.clock, uniform=lambda _, longest: longest
         )
         self.turn = 0
         self.waiting: dict[int, tuple[int, float]] = {}
