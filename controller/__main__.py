@@ -1,6 +1,6 @@
 """`python -m controller` is `virtsync`."""
 
-from controller.cli.agent import main
+from controller.cli import main
 
 if __name__ == "__main__":
     main(prog_name="virtsync")

@@ -1,42 +1,208 @@
-"""What an operator can set: plain values, units last. The command line fills them in (see cli.py)."""
+"""The settings of an agent: each is declared once, with its flag, variable, default and help."""
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from controller.api.setting import Choice, Duration, File, Section, Switch, Text, Whole, setting
 from controller.policy.waits import Waits
+
+LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+NODE_NAME = re.compile(rf"{LABEL}(\.{LABEL})*")
+LIBVIRT_URI = re.compile(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?:///[!-~]+")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def node_name(text: str) -> str:
+    """Read the name of a Kubernetes Node. Raises ValueError."""
+    if len(text) > 253 or not NODE_NAME.fullmatch(text):
+        allowed = "lower case letters, digits, '-' and '.', at most 253"
+        raise ValueError(f"{text!r} cannot be the name of a Node ({allowed}).")
+    return text
+
+
+def namespace(text: str) -> str:
+    """Read the name of a namespace. Raises ValueError."""
+    if len(text) > 63 or not re.fullmatch(LABEL, text):
+        raise ValueError(
+            f"{text!r} cannot be the name of a namespace (lower case letters, digits and '-', at most 63)."
+        )
+    return text
+
+
+def libvirt_uri(text: str) -> str:
+    """Read the URI of a libvirt on this machine. Raises ValueError."""
+    if not LIBVIRT_URI.fullmatch(text):
+        raise ValueError(f"{text!r} is not the URI of a libvirt on this machine like qemu:///system.")
+    return text
+
+
+def address(text: str) -> str:
+    """Read an address to listen on, or `*`. Raises ValueError."""
+    try:
+        return text if text == "*" else str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IPv4 or IPv6 address, nor * for every one.") from None
+
+
+def token(text: str) -> str:
+    """Read what a field of the API has room for, such as `status.nodeBootID`. Raises ValueError."""
+    if not re.fullmatch(r"[!-~]{1,128}", text):
+        raise ValueError(f"{text!r} is not 1 to 128 characters without spaces.")
+    return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of one agent."""
+    """The settings of one agent. Raises ValueError, with a sentence, where they contradict each other."""
 
-    node_name: str
-    boot_id: str
-    """Tells one boot of the node from the next."""
-    libvirt_uri: str = "qemu:///system"
-    kubeconfig: Path | None = None
-    """None: the Pod's own service account, or ~/.kube/config outside of a cluster."""
-    observe_only: bool = False
-    lease_namespace: str | None = None
-    """Where the Lease of the node is kept; None: none is."""
-    identity: str | None = None
-    """What the holder of the Lease is called, and nobody else; None: a random name."""
-    lease_duration_s: float = 40.0
-    """Whole seconds."""
+    node_name: str = setting(
+        "--node-name",
+        Section.NODE,
+        Text("NAME", node_name),
+        "Name of this Kubernetes Node; the agent manages the VirtualMachines with this spec.nodeName.",
+        variable="NODE_NAME",
+    )
+    libvirt_uri: str = setting(
+        "--libvirt-uri",
+        Section.NODE,
+        Text("URI", libvirt_uri),
+        "URI of this node's libvirt.",
+        default="qemu:///system",
+        variable="LIBVIRT_URI",
+    )
+    kubeconfig: Path | None = setting(
+        "--kubeconfig",
+        Section.NODE,
+        File(),
+        "Kubeconfig file that says how to reach the API server.",
+        found=None,
+        shown_default="the Pod's service account, else ~/.kube/config",
+        variable="KUBECONFIG",
+    )
+    observe_only: bool = setting(
+        "--observe-only", Section.NODE, Switch(), "Report the power state of this node's VMs and never change it."
+    )
+    lease_namespace: str | None = setting(
+        "--lease-namespace",
+        Section.OWNERSHIP,
+        Text("NAMESPACE", namespace),
+        "Namespace of this Node's Lease; only its holder acts (leader election). Without a Lease, only the lock on"
+        " libvirt's socket directory decides which agent acts.",
+        found=None,
+        shown_default="no Lease",
+        variable="POD_NAMESPACE",
+    )
+    identity: str | None = setting(
+        "--identity",
+        Section.OWNERSHIP,
+        Text("IDENTITY", token),
+        "Holder identity in the Lease: in a Pod its uid. No two agents may share it.",
+        found=None,
+        shown_default="a random one",
+        variable="POD_UID",
+    )
+    lease_duration_s: float = setting(
+        "--lease-duration",
+        Section.OWNERSHIP,
+        Duration(least_s=2),
+        "How long a Lease stays valid without renewal (whole seconds). Its holder renews it every quarter of this.",
+        default="40s",
+    )
+    start_parallel: int = setting(
+        "--start-parallel",
+        Section.STARTS,
+        Whole(1, 4),
+        "How many VMs to start at the same time; each start that hangs lets one more begin, up to twice as many and at"
+        " most 4.",
+        default="2",
+    )
+    start_interval_s: float = setting(
+        "--start-interval",
+        Section.STARTS,
+        Duration(),
+        "The shortest time between two starts (a rate limit, for the time after a power cut).",
+        default="1s",
+    )
     waits: Waits = field(default_factory=Waits)
-    start_parallel: int = 2
-    start_interval_s: float = 1.0
-    resync_libvirt_s: float = 60.0
-    resync_api_s: float = 600.0
-    relist_spread_s: float = 10.0
-    """Within this time after an outage the API server is listed."""
-    workers: int = 8
-    """Passes at a time: one that libvirt does not answer costs one of them."""
-    http_address: str = "*"
-    """An IPv4 or IPv6 address; `*` is every address of both kinds."""
-    http_port: int = 8080
-    """0: any free one."""
-    log_format: str = "text"
-    log_level: str = "info"
+    resync_libvirt_s: float = setting(
+        "--resync-libvirt",
+        Section.RESYNC,
+        Duration(least_s=1),
+        "How often to list all libvirt domains; events report changes sooner.",
+        default="60s",
+    )
+    resync_api_s: float = setting(
+        "--resync-api",
+        Section.RESYNC,
+        Duration(least_s=1),
+        "How often to list all VirtualMachines of the node; the watch reports changes sooner.",
+        default="600s",
+    )
+    relist_spread_s: float = setting(
+        "--relist-spread",
+        Section.RESYNC,
+        Duration(),
+        "After an API server outage, list them within this time, at a random moment: all agents lost it together.",
+        default="10s",
+    )
+    workers: int = setting(
+        "--workers",
+        Section.RESYNC,
+        Whole(1, 8),
+        "How many VMs to reconcile in parallel; a libvirt call that does not return occupies one worker.",
+        default="8",
+    )
+    log_format: str = setting(
+        "--log-format",
+        Section.OUTPUT,
+        Choice(("text", "json")),
+        "Log as sentences, or as JSON with fields for a log backend.",
+        default="text",
+    )
+    log_level: str = setting(
+        "--log-level",
+        Section.OUTPUT,
+        Choice(("debug", "info", "warning", "error")),
+        "Minimum level to log.",
+        default="info",
+    )
+    http_address: str = setting(
+        "--http-address",
+        Section.OUTPUT,
+        Text("ADDRESS", address),
+        "Address on which to serve /livez, /readyz and /metrics; *: all addresses, IPv4 and IPv6.",
+        default="*",
+    )
+    http_port: int = setting(
+        "--http-port",
+        Section.OUTPUT,
+        Whole(0, 65535, "PORT"),
+        "Port for health and metrics; 0 picks a free port, which is logged at start.",
+        default="8080",
+    )
+    boot_id: str = setting(
+        "--boot-id",
+        Section.TESTS,
+        Text("BOOT", token),
+        "Identifier of this boot of the node.",
+        found="",
+        shown_default=str(BOOT_ID),
+    )
+
+    def __post_init__(self) -> None:
+        """Check what no field can check alone, and find the boot's identifier."""
+        if self.lease_duration_s % 1:
+            raise ValueError("--lease-duration must be whole seconds.")
+        if not self.boot_id:
+            object.__setattr__(self, "boot_id", _boot_id())
+
+
+def _boot_id() -> str:
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError as error:
+        raise ValueError(f"Cannot read {BOOT_ID} ({error.strerror}): set --boot-id.") from error

@@ -1,1 +1,20 @@
-"""What people type."""
+"""What people type: `virtsync`, and one module for each of its commands."""
+
+from __future__ import annotations
+
+import click
+
+from controller import __version__
+from controller.cli import agent
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="virtsync")
+def main() -> None:
+    """Keep the power state of libvirt VMs as their VirtualMachine objects in Kubernetes say.
+
+    One agent runs on each node: see virtsync agent --help.
+    """
+
+
+main.add_command(agent.agent)

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import click
 import pytest
 
-from controller.agent.settings import Settings
-from controller.cli.agent import BOOT_ID, agent, durations, misspelt, settings_of
+from controller.agent.settings import BOOT_ID, Settings
+from controller.api.setting import Duration
+from controller.cli.agent import agent
+from controller.cli.options import build, misspelt
 from controller.policy.waits import Waits
-from controller.runtime.errors import Rejected
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settings(*words: str) -> Settings:
     with agent.make_context("agent", list(words)) as context:
-        return settings_of(dict(context.params))
+        return build(Settings, dict(context.params))
 
 
 def test_what_is_not_given_is_as_the_settings_have_it() -> None:
@@ -103,7 +103,7 @@ def test_the_environment_sets_what_no_flag_does(monkeypatch: pytest.MonkeyPatch)
 )
 def test_a_variable_that_looks_like_ours_and_is_none_is_named_with_the_nearest(variable: str, hint: str) -> None:
     known = [str(option.envvar) for option in agent.params]
-    told = misspelt([*known, variable, "PATH", "LIBVIRT_URL"])
+    told = misspelt([*known, variable, "PATH", "LIBVIRT_URL"], agent)
     assert list(told) == [f"The environment variable {variable} has no effect: {hint}"]
 
 
@@ -112,20 +112,20 @@ def test_a_variable_that_looks_like_ours_and_is_none_is_named_with_the_nearest(v
     [("10s", 10), ("15m", 900), ("1h", 3600), ("500ms", 0.5), ("90", 90), ("1.5s", 1.5), ("0", 0), ("8760h", 31536000)],
 )
 def test_a_duration_is_read_in_seconds(text: str, seconds: float) -> None:
-    assert durations()(text) == seconds
+    assert Duration().parse(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "s", "-1s", "1d", "10 s", "1h30m", "nan", "inf", "1e3", "never", "8761h", "٣s"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match=r"is not a duration like|is out of bounds"):
-        durations()(text)
+    with pytest.raises(ValueError, match=r"is not a duration like|is out of bounds"):
+        Duration().parse(text)
 
 
 def test_a_wait_that_begins_longer_than_it_may_get_is_refused() -> None:
-    with pytest.raises(Rejected, match="--backoff-first may not be longer than --backoff-max"):
+    with pytest.raises(ValueError, match="--backoff-first must not be longer than --backoff-max"):
         settings("--node-name", "a", "--backoff-first", "301s")
 
 
 def test_a_lease_for_half_a_second_more_is_refused_for_the_api_counts_whole_ones() -> None:
-    with pytest.raises(Rejected, match="--lease-duration must be whole seconds"):
+    with pytest.raises(ValueError, match="--lease-duration must be whole seconds"):
         settings("--node-name", "a", "--lease-duration", "40500ms")

@@ -13,7 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from controller import __version__
-from controller.cli.agent import Setting, agent, main
+from controller.cli import main
+from controller.cli.agent import agent
+from controller.cli.options import Option
 
 CONFIGURATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 NOWHERE = """
@@ -26,8 +28,8 @@ users: [{name: nobody, user: {token: none}}]
 """
 
 
-def settings() -> list[Setting]:
-    found = [option for option in agent.params if isinstance(option, Setting)]
+def settings() -> list[Option]:
+    found = [option for option in agent.params if isinstance(option, Option)]
     assert found == agent.params
     return found
 
@@ -72,7 +74,7 @@ def refusal(*words: str) -> str:
         ("--node-name a --identity ü", "'ü' is not 1 to 128 characters without spaces."),
         ("--node-name a --lease-duration 1s", "'1s' is out of bounds: it must be between 2s and 8760h."),
         ("--node-name a --brake-count 1", "1 is not in the range 2<=x<=1000."),
-        ("--node-name a --backoff-first 1h", "--backoff-first may not be longer than --backoff-max."),
+        ("--node-name a --backoff-first 1h", "--backoff-first must not be longer than --backoff-max."),
     ],
 )
 def test_a_wrong_value_is_one_sentence_and_exit_2(words: str, told: str) -> None:
@@ -127,7 +129,7 @@ def test_help_and_wrong_values_answer_before_anything_heavy_is_loaded() -> None:
     program = """
 import sys
 from click.testing import CliRunner
-from controller.cli.agent import main
+from controller.cli import main
 assert CliRunner().invoke(main, ["agent", "--help"]).exit_code == 0
 assert CliRunner().invoke(main, ["agent", "--node-name", "A"]).exit_code == 2
 print(sorted({"asyncio", "kopf", "kubernetes", "libvirt", "prometheus_client", "structlog"} & set(sys.modules)))
@@ -152,7 +154,7 @@ def reference() -> str:
         )
 
 
-def _row(option: Setting, context: click.Context) -> str:
+def _row(option: Option, context: click.Context) -> str:
     value = "" if option.is_flag else f" {option.make_metavar(context)}"
     default = "required" if option.required else option.get_help_extra(context).get("default", "off")
     flag = f"{option.opts[0]}{value}".replace("|", "\\|")

@@ -11,7 +11,7 @@ import yaml
 
 from controller import __version__
 from controller.agent.metrics import Metrics
-from controller.cli.agent import main
+from controller.cli import main
 from lab.controlplane import ControlPlane
 from tests.deploy.callers import AGENTS, REPOSITORY
 

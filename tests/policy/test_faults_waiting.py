@@ -129,7 +129,7 @@ def test_a7_a_backoff_on_record_ends_after_the_clock_was_set_back() -> None:
 @pytest.mark.parametrize("ahead", [timedelta(hours=2), timedelta(days=21 * 365)])
 def test_b4_a_backoff_that_was_written_by_a_clock_ahead_is_bounded_once(ahead: timedelta) -> None:
     vm = Vm()
-    vm.waits = replace(vm.waits, backoff_max_s=8.0)
+    vm.waits = replace(vm.waits, backoff_first_s=8.0, backoff_max_s=8.0)
     vm.look(Phase.STOPPED, after_s=1)
     vm.look(Phase.STOPPED, outcome=Outcome(Verb.START, Result.REFUSED, "no disk"))
     vm.edit(backoff=Backoff(5, T0 + ahead))

@@ -123,7 +123,7 @@ def keep_bytecode(folder: Path) -> None:
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
-    modules = "import bench.floor, controller.agent.app, controller.cli.agent, kubernetes.client, kubernetes.config"
+    modules = "import bench.floor, controller.agent.app, controller.cli, kubernetes.client, kubernetes.config"
     subprocess.run([sys.executable, "-c", modules], check=True)
 
 

@@ -21,7 +21,7 @@ LIBRARIES = (
         "kubernetes.client.api_client, kubernetes.config",
     ),
     ("kopf, with aiohttp", "kopf"),
-    ("virtsync itself", "controller.agent.app, controller.cli.agent"),
+    ("virtsync itself", "controller.agent.app, controller.cli"),
 )
 """In the order in which they are imported here; what several need is with the first."""
 

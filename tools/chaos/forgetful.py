@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from controller.api.virtualmachine import OperationType, Status, VirtualMachine
-from controller.cli.agent import main
+from controller.cli import main
 from controller.kube.store import KubeStore
 
 careful = KubeStore.report

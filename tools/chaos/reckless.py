@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from controller.agent.reconcile import Reconciler
 from controller.api.virtualmachine import VirtualMachine
-from controller.cli.agent import main
+from controller.cli import main
 from controller.policy.view import Step, View
 from controller.runtime.errors import Rejected, Transient
 
