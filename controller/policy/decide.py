@@ -29,16 +29,15 @@ RUNNING, STOPPED, PAUSED = DesiredPowerState
 class Row:
     """One line of the table."""
 
-    number: int
-    title: str
+    name: str
     applies: Callable[[Situation], bool]
-    says: Callable[[Situation], Verdict]
+    verdict: Callable[[Situation], Verdict]
 
 
 def decide(view: View, waits: Waits) -> Step:
     """What to report of this look, and what to do about it."""
     s = assess(view, waits)
-    return conclude(s, row_of(s).says(s))
+    return conclude(s, row_of(s).verdict(s))
 
 
 def row_of(s: Situation) -> Row:
@@ -52,20 +51,20 @@ def row_of(s: Situation) -> Row:
 
 
 VETOES = (
-    Row(1, "spec not understood", vetoes.is_misunderstood, vetoes.misunderstood),
-    Row(2, "libvirt not readable", vetoes.is_unreachable, vetoes.unreachable),
-    Row(3, "absent, replaced, claimed", vetoes.has_no_domain, vetoes.no_domain),
-    Row(8, "the report of another host forbids it", vetoes.is_elsewhere_by_report, vetoes.elsewhere_by_report),
-    Row(12, "a start on record", vetoes.is_starting, vetoes.start_in_flight),
-    Row(4, "power state unset", vetoes.is_observed, vetoes.observed),
-    Row(5, "unknown state", vetoes.is_unknown, vetoes.unknown_state),
-    Row(6, "in sync", vetoes.is_in_sync, vetoes.in_sync),
-    Row(7, "post-copy failed", vetoes.post_copy_failed, vetoes.torn),
-    Row(8, "migrated, saved to a file", vetoes.is_elsewhere, vetoes.elsewhere),
-    Row(9, "stop accepted", vetoes.is_accepted, vetoes.accept),
-    Row(10, "suspended by the guest", vetoes.sleeps_by_right, vetoes.asleep),
-    Row(11, "kept for somebody to look at", vetoes.is_kept, vetoes.kept),
-    Row(12, "passing", vetoes.is_passing, vetoes.passing),
+    Row("spec-not-understood", vetoes.is_misunderstood, vetoes.misunderstood),
+    Row("libvirt-unreachable", vetoes.is_unreachable, vetoes.unreachable),
+    Row("no-domain", vetoes.has_no_domain, vetoes.no_domain),
+    Row("handover", vetoes.is_elsewhere_by_report, vetoes.elsewhere_by_report),
+    Row("start-in-flight", vetoes.is_starting, vetoes.start_in_flight),
+    Row("power-state-unset", vetoes.is_observed, vetoes.observed),
+    Row("unknown-state", vetoes.is_unknown, vetoes.unknown_state),
+    Row("in-sync", vetoes.is_in_sync, vetoes.in_sync),
+    Row("post-copy-failed", vetoes.post_copy_failed, vetoes.torn),
+    Row("memory-elsewhere", vetoes.is_elsewhere, vetoes.elsewhere),
+    Row("stop-accepted", vetoes.is_accepted, vetoes.accept),
+    Row("guest-suspended", vetoes.sleeps_by_right, vetoes.asleep),
+    Row("preserved", vetoes.is_kept, vetoes.kept),
+    Row("transitioning", vetoes.is_passing, vetoes.passing),
 )
 
 
@@ -187,16 +186,16 @@ ALIVE = (Phase.RUNNING, Phase.STARTING, Phase.SHUTTING_DOWN)
 DEAF = (Phase.PAUSED_IO_ERROR, Phase.PAUSED_WATCHDOG, Phase.CRASHED_KEPT)
 
 ROWS = (
-    Row(13, "a stop in flight", stop_in_flight, let_it_stop),
-    Row(14, "restart", restart, cycle),
-    Row(15, "paused by I/O error", lambda s: should_run(s, Phase.PAUSED_IO_ERROR), resume_after_io_error),
-    Row(16, "paused", lambda s: should_run(s, *PAUSES), resume),
-    Row(17, "suspended, Always", lambda s: should_run(s, Phase.SUSPENDED), wake),
-    Row(18, "off", lambda s: should_run(s, *OFF), start),
-    Row(19, "running", lambda s: should(s, STOPPED, *ALIVE), stop_as_wanted),
-    Row(20, "paused", lambda s: should(s, STOPPED, *PAUSES), stop_as_wanted),
-    Row(21, "suspended", lambda s: should(s, STOPPED, Phase.SUSPENDED), stop_as_wanted),
-    Row(22, "cannot be asked", lambda s: should(s, STOPPED, *DEAF), stop_as_wanted),
-    Row(23, "running", lambda s: should(s, PAUSED, Phase.RUNNING), suspend),
-    Row(24, "off", lambda s: should(s, PAUSED, *OFF), start),
+    Row("stop-in-flight", stop_in_flight, let_it_stop),
+    Row("restart", restart, cycle),
+    Row("resume-after-io-error", lambda s: should_run(s, Phase.PAUSED_IO_ERROR), resume_after_io_error),
+    Row("resume", lambda s: should_run(s, *PAUSES), resume),
+    Row("wake", lambda s: should_run(s, Phase.SUSPENDED), wake),
+    Row("start", lambda s: should_run(s, *OFF), start),
+    Row("stop", lambda s: should(s, STOPPED, *ALIVE), stop_as_wanted),
+    Row("stop-paused", lambda s: should(s, STOPPED, *PAUSES), stop_as_wanted),
+    Row("stop-suspended", lambda s: should(s, STOPPED, Phase.SUSPENDED), stop_as_wanted),
+    Row("stop-unresponsive", lambda s: should(s, STOPPED, *DEAF), stop_as_wanted),
+    Row("pause", lambda s: should(s, PAUSED, Phase.RUNNING), suspend),
+    Row("start-paused", lambda s: should(s, PAUSED, *OFF), start),
 )

@@ -1,11 +1,13 @@
-"""Before something that is due is done: what forbids it, and what asks for patience. Pure.
+"""The gates before an action that is due: what forbids it, and what delays it. Pure.
 
-In this order: a hold, observe-only, no right to act, a busy libvirt, a QEMU that may live, the settle time, the brake,
-the backoff, the turn. Each says why, and until when. A start that is on record and was not called has waited already:
-settle time, brake and backoff do not ask for more.
+`GATES` are asked in order, and the first that answers decides; docs/decisions.md lists them for users, and a test
+compares the two.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from controller.api.clock import Now
 from controller.api.names import ConditionType
@@ -23,37 +25,58 @@ CALL_PATIENCE_S = 5.0
 Starting and since when."""
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """An action that is due, as the gates see it."""
+
+    reason: Reason
+    verb: Verb | None = None
+    """None: an action that only waits, as for a guest to shut down."""
+    backs_off: bool = False
+    """A failure of it is followed by a backoff, though it starts nothing."""
+    again: bool = False
+    """A start that is on record and was not called: it has had its settle time, its brake and its backoff."""
+
+
+Gate = Callable[[Situation, Due], Verdict | None]
+
+
 def due(
     s: Situation, verb: Verb, reason: Reason, message: str, *, status: Status | None = None, backs_off: bool = False
 ) -> Verdict:
-    """An act that is due: done now, unless something forbids it or asks for patience."""
-    again = verb.starts and s.start.again is not None
-    wait = forbidden(s) or busy(s, reason, verb)
-    if wait is None and verb.starts:
-        wait = lives(s)
-    if wait is None and not again:
-        wait = settling(s) or (braked(s) if verb.starts else None)
-        wait = wait or _backing_off(s, verb, always=verb.starts or backs_off)
-    if wait is None and s.view.turn_in_s > 0:
-        pace = "start a few at a time" if verb.starts else "are forced off a few at a time"
-        wait = Verdict(reason, f"It waits for its turn: VMs of a node {pace}.", recheck_s=s.view.turn_in_s)
-    if wait and again and not forbidden(s):
-        wait = replace(wait, status=status)
+    """An action that is due: done now, unless a gate forbids or delays it."""
+    action = Due(reason, verb, backs_off, again=verb.starts and s.start.again is not None)
+    for gate in GATES:
+        if verdict := gate(s, action):
+            return replace(verdict, status=status) if action.again and not forbidden(s) else verdict
     # Nothing wakes the VM of a call that never returns but another look.
-    return wait or Verdict(reason, message, verb, status=status or s.status, recheck_s=CALL_PATIENCE_S)
+    return Verdict(reason, message, verb, status=status or s.status, recheck_s=CALL_PATIENCE_S)
 
 
 def forbidden(s: Situation) -> Verdict | None:
-    """Somebody, or the agent's own standing, forbids every act."""
-    if s.vm.holds:
-        return Verdict(Reason.HELD, f"It is {power(s)} and should be {s.desired}; held by {holders(s)}.")
-    if s.view.node.observe_only:
-        return Verdict(
-            Reason.OBSERVE_ONLY, f"It is {power(s)} and should be {s.desired}; the agent of this node only watches."
-        )
-    if s.view.node.blocked:
-        return Verdict(Reason.ACTION_BLOCKED, s.view.node.blocked)
-    return None
+    """What forbids every action: a hold, observe-only, or an agent that is not allowed to act."""
+    return next((verdict for gate in FORBIDDING if (verdict := gate(s))), None)
+
+
+def held(s: Situation, _: Due | None = None) -> Verdict | None:
+    """The user holds it."""
+    if not s.vm.holds:
+        return None
+    return Verdict(Reason.HELD, f"It is {power(s)} and should be {s.desired}; held by {holders(s)}.")
+
+
+def observe_only(s: Situation, _: Due | None = None) -> Verdict | None:
+    """The agent of this node switches nothing."""
+    if not s.view.node.observe_only:
+        return None
+    return Verdict(
+        Reason.OBSERVE_ONLY, f"It is {power(s)} and should be {s.desired}; the agent of this node only watches."
+    )
+
+
+def not_allowed(s: Situation, _: Due | None = None) -> Verdict | None:
+    """This agent must not act: it lacks the host lock or the Lease, or it is stopping."""
+    return Verdict(Reason.ACTION_BLOCKED, s.view.node.blocked) if s.view.node.blocked else None
 
 
 def holders(s: Situation) -> str:
@@ -61,8 +84,10 @@ def holders(s: Situation) -> str:
     return ", ".join(f"{who} ({why})" if why else who for who, why in s.vm.holds)
 
 
-def lives(s: Situation) -> Verdict | None:
+def qemu_alive(s: Situation, action: Due) -> Verdict | None:
     """Before a start: its last QEMU may not have ended, though libvirt shows the domain off."""
+    if action.verb is None or not action.verb.starts:
+        return None
     qemu = s.view.facts.qemu if s.view.facts else Qemu.GONE
     since = s.memory.off_since or s.now
     if qemu is Qemu.ALIVE:
@@ -86,9 +111,9 @@ def lives(s: Situation) -> Verdict | None:
     return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=left_s)
 
 
-def busy(s: Situation, reason: Reason, verb: Verb | None = None) -> Verdict | None:
+def libvirt_busy(s: Situation, action: Due) -> Verdict | None:
     """libvirt is at work on the domain, or has not answered. Force does not wait for what hangs: it is the cure."""
-    view, force = s.view, verb is Verb.DESTROY
+    view, reason, force = s.view, action.reason, action.verb is Verb.DESTROY
     if answer_in_s := _answer_in_s(s):
         # What was said when the act was decided on still holds; another sentence would be another write.
         ready = s.history.condition(ConditionType.READY)
@@ -146,9 +171,9 @@ def _left_over(s: Situation) -> bool:
     return since is None or s.now.until(since.plus(s.waits.settle_pause_s)) <= 0
 
 
-def settling(s: Situation) -> Verdict | None:
-    """Somebody may be at work on it: its settle time runs."""
-    if s.settled_at is None:
+def settling(s: Situation, action: Due | None = None) -> Verdict | None:
+    """Somebody may be at work on it: its settle time (a debounce) runs."""
+    if s.settled_at is None or (action and action.again):
         return None
     if s.settles_forever:
         return Verdict(Reason.SETTLING, f"It is {power(s)}; the agent's settings leave that to whoever did it.")
@@ -160,8 +185,10 @@ def settling(s: Situation) -> Verdict | None:
     return Verdict(Reason.SETTLING, message, recheck_s=left_s)
 
 
-def braked(s: Situation) -> Verdict | None:
-    """The host may be going down: nothing is started but what the user has just asked for."""
+def braked(s: Situation, action: Due | None = None) -> Verdict | None:
+    """The host may be going down: nothing is started but what the user has just asked for (a circuit breaker)."""
+    if action and (action.again or action.verb is None or not action.verb.starts):
+        return None
     until = s.view.node.braked_until
     if s.asked or s.cycling or until is None or s.now.until(until) <= 0:
         return None
@@ -172,15 +199,17 @@ def braked(s: Situation) -> Verdict | None:
     )
 
 
-def _backing_off(s: Situation, verb: Verb, *, always: bool) -> Verdict | None:
-    """Patience after failures: for every start and resume, and for any other act that libvirt has refused."""
+def backing_off(s: Situation, action: Due) -> Verdict | None:
+    """The exponential backoff after failures runs: of every start, and of any other action that libvirt has refused."""
+    starts = action.verb is not None and action.verb.starts
     next_attempt = s.memory.next_attempt
     failed = s.history.decided in {Reason.START_FAILED, Reason.ACTION_FAILED}
-    if next_attempt is None or not (always or s.refusal or failed) or (left_s := s.now.until(next_attempt)) <= 0:
+    concerned = starts or action.backs_off or s.refusal or failed
+    if action.again or next_attempt is None or not concerned or (left_s := s.now.until(next_attempt)) <= 0:
         return None
     at = f"next attempt at {clock(next_attempt)}"
     if s.refusal:
-        reason = Reason.START_FAILED if verb.starts else Reason.ACTION_FAILED
+        reason = Reason.START_FAILED if starts else Reason.ACTION_FAILED
         return Verdict(reason, f"libvirt refused: {s.refusal}; {at}.", recheck_s=left_s)
     if failed:
         ready = s.history.condition(ConditionType.READY)
@@ -191,6 +220,29 @@ def _backing_off(s: Situation, verb: Verb, *, always: bool) -> Verdict | None:
             Reason.PAUSED_BY_IO_ERROR, f"An I/O error pauses it (is its disk full?); {at}.", recheck_s=left_s
         )
     return Verdict(Reason.CRASH_LOOP_BACK_OFF, f"It keeps going off; {at}.", recheck_s=left_s)
+
+
+def no_turn(s: Situation, action: Due) -> Verdict | None:
+    """The rate limit of the node: starts and forced stops take turns."""
+    if s.view.turn_in_s <= 0:
+        return None
+    starts = action.verb is not None and action.verb.starts
+    pace = "start a few at a time" if starts else "are forced off a few at a time"
+    return Verdict(action.reason, f"It waits for its turn: VMs of a node {pace}.", recheck_s=s.view.turn_in_s)
+
+
+FORBIDDING: tuple[Callable[[Situation], Verdict | None], ...] = (held, observe_only, not_allowed)
+GATES: tuple[Gate, ...] = (
+    held,
+    observe_only,
+    not_allowed,
+    libvirt_busy,
+    qemu_alive,
+    settling,
+    braked,
+    backing_off,
+    no_turn,
+)
 
 
 def power(s: Situation) -> PowerState:

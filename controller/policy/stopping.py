@@ -5,7 +5,18 @@ from __future__ import annotations
 from controller.api.clock import Now
 from controller.api.values import replace
 from controller.api.virtualmachine import OperationType, Reason, ShutdownMode, Status
-from controller.policy.gates import BESIDE, busy, clock, due, forbidden, job_kind, job_owns, overdue, settling
+from controller.policy.gates import (
+    BESIDE,
+    Due,
+    clock,
+    due,
+    forbidden,
+    job_kind,
+    job_owns,
+    libvirt_busy,
+    overdue,
+    settling,
+)
 from controller.policy.operations import begun, pursued
 from controller.policy.situation import Situation
 from controller.policy.vetoes import LINGER_RECHECK_S, LINGERS
@@ -30,7 +41,7 @@ def _ask_or_force(s: Situation, pursuit: Pursuit, status: Status, reason: Reason
     graceful_only = s.vm.shutdown.mode is ShutdownMode.GRACEFUL
     if over and not graceful_only and _waits_since(s, pursuit):
         return due(s, Verb.DESTROY, reason, "It is being forced off: its grace period is over.", status=status)
-    wait = busy(s, reason)
+    wait = libvirt_busy(s, Due(reason))
     if wait and (_hangs(s) or overdue(s)):  # its grace runs, though it could not be asked
         wait = replace(wait, status=status)
     if wait := forbidden(s) or wait or settling(s):

@@ -31,6 +31,7 @@ from controller.api.virtualmachine import (
 )
 from controller.policy.assess import assess
 from controller.policy.decide import ROWS, VETOES, row_of
+from controller.policy.gates import GATES
 from controller.policy.view import (
     Absent,
     Conflict,
@@ -106,11 +107,28 @@ def test_each_look_meets_the_first_veto_that_fits_or_exactly_one_row(desired: De
     assert looks > 10_000
 
 
+def documented(first_column: str) -> list[str]:
+    """The first cell of each line of the tables whose first column has this heading."""
+    names, inside = [], False
+    for line in DOCS.read_text().partition("## The table")[2].splitlines():
+        cell = line.strip("|").split("|")[0].strip() if line.startswith("|") else ""
+        inside = cell == first_column or (inside and bool(cell))
+        if inside and cell.startswith("`"):
+            names.append(cell.strip("`"))
+    return names
+
+
 def test_the_table_in_the_docs_is_the_one_in_the_code() -> None:
-    table = DOCS.read_text().partition("## The table")[2]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:3] > "| 0"]
-    told = [(int(row[0]), row[1] if len(row) == 2 else row[2]) for row in cells if row[0].isdigit()]
-    assert told == [(row.number, row.title) for row in (*VETOES, *ROWS)]
+    assert documented("row") == [row.name for row in (*VETOES, *ROWS)]
+
+
+def test_each_row_has_a_name_of_its_own() -> None:
+    names = [row.name for row in (*VETOES, *ROWS)]
+    assert len(names) == len(set(names))
+
+
+def test_the_gates_in_the_docs_are_those_in_the_code() -> None:
+    assert documented("gate") == [gate.__name__ for gate in GATES]
 
 
 def test_every_reason_has_a_tone() -> None:
