@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -48,14 +49,29 @@ class Hands(Protocol):
         """Do it, if the domain is still as it was seen. Raises Transient (no answer), Rejected (libvirt's words)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """Leave to begin an act, or how long to wait for it. `release` gives back what the leave holds."""
+@dataclass(slots=True)
+class Turn(AbstractContextManager["Turn"]):
+    """The right to begin an action, or how long to wait for it. It is given back at the end of the context, or kept."""
 
     granted: bool
     wait_s: float = 0.0
     """When to ask again; 0 without a grant: as many calls as libvirtd bears have not returned."""
     release: Callable[[], None] = field(default=lambda: None)
+    """Gives back what a grant holds."""
+    kept: bool = False
+
+    def keep(self) -> Callable[[], None]:
+        """Let the turn outlive its context; what is returned gives it back."""
+        self.kept = True
+        return self.release
+
+    def __exit__(self, *_: object) -> None:
+        if not self.kept:
+            self.release()
+
+
+NO_TURN = Turn(granted=False)
+"""For a step without an action."""
 
 
 @dataclass(eq=False, slots=True)

@@ -126,7 +126,7 @@ class Agent:
             self._api_relist.task,
             self._libvirt_relist.task,
             Periodic("api-knocker", KNOCK_EVERY_S, self._knock),
-            Periodic("overdue", OVERDUE_EVERY_S, self._reconciler.tell_overdue),
+            Periodic("overdue", OVERDUE_EVERY_S, self._reconciler.report_overdue_lookups),
             # The last, for that of the Lease wants to see all threads alive.
             *self._ownership.tasks,
         ]

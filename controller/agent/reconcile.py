@@ -6,17 +6,17 @@ the object is current. At most one act a pass; then look again. The adapters are
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 from uuid import UUID
 
 import structlog
 
-from controller.agent.acting import Acting, Hands, now
+from controller.agent.acting import NO_TURN, Acting, Hands, Turn, now
 from controller.agent.domain_index import Directory
+from controller.agent.lookups import Lookups
+from controller.agent.memories import PassMemories
 from controller.agent.pacing import Brake, Pace
 from controller.api.clock import Now
 from controller.api.names import EventReason
@@ -29,7 +29,6 @@ from controller.policy.view import (
     Domain,
     Evidence,
     Facts,
-    Memory,
     Node,
     Notice,
     Outcome,
@@ -43,10 +42,6 @@ from controller.policy.view import (
 )
 from controller.policy.waits import Waits
 from controller.runtime.errors import Conflicted, Rejected, Transient, Vanished
-
-LOOK_PATIENCE_S = 5.0
-"""A look that libvirt has not answered for so long is told, for that VM alone: as HypervisorBusy if libvirt has
-answered about another VM since, else as LibvirtUnreachable."""
 
 log = structlog.get_logger()
 
@@ -114,10 +109,10 @@ class Gauges(Protocol):
 
 
 class Reconciler:
-    """Passes over VMs. Any thread may call `reconcile`, never two with one key at a time: the queue sees to it.
+    """Passes over VMs. Any thread may call it; the queue gives one key to one thread at a time.
 
-    `tell_overdue` reports beside a pass of the same key that hangs. The version that each report is written onto keeps
-    the two apart, and only the pass remembers anything.
+    `report_overdue_lookups` reports on a key while its own pass hangs in libvirt. The resource version onto which each
+    report is written keeps the two apart, and only the pass remembers anything.
     """
 
     def __init__(
@@ -142,77 +137,55 @@ class Reconciler:
         self._directory, self._brake, self._gauges = directory, brake, gauges
         self._node_name, self._node, self._waits, self._clock = node_name, node, waits, clock
         self._acting = Acting(host, pace, ended=self._act_ended, spawn=spawn, clock=clock)
-        self._lock = threading.Lock()
-        self._memories: dict[VmKey, Memory] = {}
-        self._looks: dict[VmKey, float] = {}
-        """The VMs about which libvirt is being asked, and since when."""
-        self._answered_s = float("-inf")
-        """When libvirt last answered about any domain."""
-        self._conflicts: dict[VmKey, int] = {}
-        """How many reports in a row somebody else's write has made void."""
-        self._event_at_s: dict[VmKey, float] = {}
+        self._lookups, self._memories = Lookups(clock), PassMemories()
         self._stopping = False
 
     def reconcile(self, key: VmKey) -> None:
-        """Look at one VM, report it, and do at most one thing about it. Raises Transient, Rejected."""
-        since_s = self._event_at_s.pop(key, None)
+        """Observe one VM, decide, report, and do at most one thing about it. Raises Transient, Rejected."""
+        since_s = self._memories.take_event(key)
         vm = self._store.read(key)
         if vm is None or vm.deleting or vm.node_name != self._node_name:
             self.forget(key)
             return
-        if not vm.misunderstood:  # else it may not mean what it seems to
-            self._wake(self._directory.enter(vm))
+        self._index(vm)
         view = self._observe(vm)
-        step, release = self._decide(view)
-        with ExitStack() as undo:
-            undo.callback(release)
+        step, turn = self._decide(view)
+        with turn:
             reported = self._report(view, step, since_s)
-            if reported is None:
+            if reported is None:  # it could not be written, so nothing may be done
                 return
             if step.recheck_s is not None:
                 self._queue.add_after(key, step.recheck_s)
-            # A write has just proved the object current; where none was needed it is asked for.
-            if not step.act or not (reported is not vm or self._is_current(vm)):
-                return
-            # Meanwhile: the report of an act that does not come is written anew.
-            if self._stopping or self._node().blocked:
-                self._queue.add(key)
-            else:
-                self._acting.begin(reported, step, step.act, undo.pop_all().close)
-                self._note_called(key, step.act)
+            if step.act and self._is_current(vm, reported) and self._may_act(key):
+                self._acting.begin(reported, step, step.act, turn.keep())
+                if step.act.verb.starts:
+                    self._memories.start_called(key)
 
     def forget(self, key: VmKey) -> None:
         """The object is gone, or another node's: nothing is written and nothing is done, whatever was in flight."""
-        with self._lock:
-            self._memories.pop(key, None)
-            self._conflicts.pop(key, None)
+        self._memories.forget(key)
         self._acting.forget(key)
-        self._event_at_s.pop(key, None)
         self._brake.forget(key)
         self._gauges.forgotten(key)
         self._wake(self._directory.leave(key))
 
     def event(self, key: VmKey, at_s: float) -> None:
-        """An event named this VM, at this monotonic time. For the event thread: takes only the queue's lock."""
-        self._event_at_s.setdefault(key, at_s)
+        """An event named this VM, at this monotonic time. For the event thread: it never waits for a call."""
+        self._memories.event(key, at_s)
         self._queue.add(key)
 
-    def tell_overdue(self) -> None:
-        """Report of VMs about which libvirt has not answered: their own pass is what waits for it.
+    def report_overdue_lookups(self) -> None:
+        """Report LibvirtUnreachable, or HypervisorBusy, for VMs whose lookup is overdue: see `Lookups`.
 
         To be called now and then, from one thread. Nothing is done about such a VM, and its own pass finds its report
         outdated and starts again. One VM that cannot be reported hinders no other.
         """
-        now_s = self._clock().monotonic_s
-        with self._lock:
-            overdue = {key: since_s for key, since_s in self._looks.items() if now_s - since_s > LOOK_PATIENCE_S}
-            answered_s = self._answered_s
-        for key, since_s in overdue.items():
+        for key, busy in self._lookups.overdue().items():
             if vm := self._store.read(key):
-                view = self._view(vm, _overdue(busy=answered_s > since_s))
+                view = self._view(vm, _overdue(busy=busy))
                 step = decide(view, self._waits)
                 try:
-                    self._tell(view, step, self._store.report(vm, step.status), None)
+                    self._publish(view, step, self._store.report(vm, step.status), None)
                 except (Conflicted, Vanished):
                     continue  # its pass has gone on, or the watch tells what has been written in between
                 except (Transient, Rejected) as error:
@@ -253,7 +226,7 @@ class Reconciler:
 
     def _look(self, vm: VirtualMachine) -> Sighting:
         try:
-            with self._asking(vm.key):
+            with self._lookups.asking(vm.key):
                 seen = self._host.look(vm.address)
         except Transient as error:
             return Unreadable(str(error))
@@ -263,53 +236,38 @@ class Reconciler:
             return Conflict(owner, seen.uuid)
         return seen
 
-    @contextmanager
-    def _asking(self, key: VmKey) -> Iterator[None]:
-        """libvirt is being asked about the domain of this VM, which `tell_overdue` watches."""
-        with self._lock:
-            self._looks[key] = self._clock().monotonic_s
-        try:
-            yield
-            with self._lock:
-                self._answered_s = self._clock().monotonic_s
-        finally:
-            with self._lock:
-                del self._looks[key]
-
     def _view(self, vm: VirtualMachine, seen: Sighting) -> View:
         node, now = self._node(), self._clock()
         if self._stopping:
             node = replace(node, blocked="The agent is stopping.")
-        with self._lock:
-            memory = self._memories.get(vm.key, Memory())
-        return View(vm, seen, replace(node, braked_until=self._brake.until(now)), now, memory)
+        node = replace(node, braked_until=self._brake.until(now))
+        return View(vm, seen, node, now, self._memories.of(vm.key))
 
     # --- decide
 
-    def _decide(self, view: View) -> tuple[Step, Callable[[], None]]:
-        """What to do; and what to call when it is not done after all."""
+    def _decide(self, view: View) -> tuple[Step, Turn]:
+        """What to do, and the turn to do it; decides again whenever the view has learned something."""
         step = decide(view, self._waits)
-        if step.act is None:
-            return step, _nothing
-        # Its own stop, which this look may be the first to see, is one of those that put the brake on.
-        self._brake.note(view.vm.key, step.status, view.now)
-        view = replace(view, node=replace(view.node, braked_until=self._brake.until(view.now)))
-        # Most looks end without an act, so that what only an act needs is asked now.
-        view = self._informed(view, step.act)
-        step = decide(view, self._waits)
-        if step.act is None:
-            return step, _nothing
+        if step.act:
+            # Its own stop, which this view may be the first to show, counts for the brake.
+            self._brake.note(view.vm.key, step.status, view.now)
+            view = replace(view, node=replace(view.node, braked_until=self._brake.until(view.now)))
+            # Most views end without an action, so that what only an action needs is asked now.
+            view = self._informed(view, step.act)
+            step = decide(view, self._waits)
+        if not step.act:
+            return step, NO_TURN
         urgent = view.vm.desired != view.vm.status.desired
         turn = self._acting.turn(view.vm.key, step.act.verb, view.now.monotonic_s, urgent=urgent)
         if turn.granted:
-            return step, turn.release
-        return decide(replace(view, crowded=turn.wait_s == 0, turn_in_s=turn.wait_s), self._waits), _nothing
+            return step, turn
+        return decide(replace(view, crowded=turn.wait_s == 0, turn_in_s=turn.wait_s), self._waits), NO_TURN
 
     def _informed(self, view: View, act: Act) -> View:
         if view.call:  # the answer would wait for that call to return
             return view
         try:
-            with self._asking(view.vm.key):
+            with self._lookups.asking(view.vm.key):
                 return replace(view, facts=self._host.facts(act.domain))
         except (Transient, Vanished) as error:
             return replace(view, seen=Unreadable(str(error)))
@@ -322,11 +280,10 @@ class Reconciler:
         try:
             reported = self._store.report(vm, step.status)
         except Conflicted:
-            self._remember_unreported(view, step)
+            self._memories.remember_unreported(view, step)
             self._store.refresh(key)
-            with self._lock:
-                self._conflicts[key] = self._conflicts.get(key, 0) + 1
-            if self._conflicts[key] > 1:  # somebody writes as often as this agent does, or versions run backwards
+            # More than one in a row: another writer writes as often as this agent, or versions run backwards.
+            if self._memories.conflicted(key) > 1:
                 raise
             self._queue.add(key)
             return None
@@ -335,20 +292,17 @@ class Reconciler:
             self._queue.add(key)
             return None
         except (Transient, Rejected):
-            self._remember_unreported(view, step)
+            self._memories.remember_unreported(view, step)
             raise
-        with self._lock:
-            self._memories[key] = step.memory
-            self._conflicts.pop(key, None)
-        self._tell(view, step, reported, since_s)
+        self._memories.remember(key, step.memory)
+        self._publish(view, step, reported, since_s)
         return reported
 
-    def _tell(self, view: View, step: Step, reported: VirtualMachine, since_s: float | None) -> None:
-        """Tell whoever else wants to know of a report that has gone out."""
+    def _publish(self, view: View, step: Step, reported: VirtualMachine, since_s: float | None) -> None:
+        """Hand a report that was written on to the brake, the index, the metrics, the log and the Events."""
         vm, key = view.vm, view.vm.key
         self._brake.note(key, step.status, view.now)
-        if not vm.misunderstood:
-            self._wake(self._directory.enter(reported))
+        self._index(reported)
         if reported is vm:
             self._gauges.seen(vm, step.status)
         else:
@@ -358,27 +312,25 @@ class Reconciler:
         for notice in step.notices:
             self._recorder.record(reported, notice)
 
-    def _remember_unreported(self, view: View, step: Step) -> None:
-        """Keep what nobody could be told: the first stop, and what came of the last act."""
-        stop, known = step.status.last_stop, view.vm.status.last_stop
-        first = view.memory.unreported_stop or (stop if stop != known else None)
-        with self._lock:
-            self._memories[view.vm.key] = replace(step.memory, outcome=view.memory.outcome, unreported_stop=first)
+    def _is_current(self, vm: VirtualMachine, reported: VirtualMachine) -> bool:
+        """Whether the object is still what was decided on.
 
-    def _note_called(self, key: VmKey, act: Act) -> None:
-        """The start that is on record is with libvirt: from now on it is a fact."""
-        if act.verb.starts:
-            with self._lock:
-                if key in self._memories:
-                    self._memories[key] = replace(self._memories[key], start_called=True)
-
-    def _is_current(self, vm: VirtualMachine) -> bool:
-        """Whether the object is still what was decided on, asked of the API server itself."""
+        A write has just proved it; where none was needed, the API server is asked.
+        """
+        if reported is not vm:
+            return True
         fresh = self._store.refresh(vm.key)
         if fresh is not None and _identity(fresh) == _identity(vm):
             return True
         self._queue.add(vm.key)
         return False
+
+    def _may_act(self, key: VmKey) -> bool:
+        """Whether this agent may still act. If not, another pass replaces the report of the action."""
+        if self._stopping or self._node().blocked:
+            self._queue.add(key)
+            return False
+        return True
 
     # --- act
 
@@ -389,6 +341,11 @@ class Reconciler:
             self._brake.answered(vm.key, self._clock())
         for notice in _notices(vm, step, outcome):
             self._recorder.record(vm, notice)
+
+    def _index(self, vm: VirtualMachine) -> None:
+        """Note which domain the object means; not of a spec that is not understood, for it may mean another."""
+        if not vm.misunderstood:
+            self._wake(self._directory.enter(vm))
 
     def _wake(self, keys: set[VmKey]) -> None:
         for key in keys:
@@ -430,7 +387,3 @@ def _overdue(*, busy: bool) -> Unreadable:
     if busy:
         return Unreadable("Another call on the domain has not returned, so that libvirt does not tell its state.", busy)
     return Unreadable("libvirt has not answered what was asked of this domain")
-
-
-def _nothing() -> None:
-    """There is nothing to give back."""

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from controller.agent.reconcile import LOOK_PATIENCE_S
+from controller.agent.lookups import LOOKUP_OVERDUE_S
 from controller.api.virtualmachine import Reason, Status, VirtualMachine, VmKey
 from controller.policy.view import Domain, Facts, Verb
 from controller.runtime.errors import Conflicted, Rejected
@@ -106,8 +106,8 @@ def test_8_11_a_vm_whose_facts_libvirt_does_not_tell_is_told_unreachable_meanwhi
 
     def hangs(host: Watched, domain: Domain) -> Facts:
         if not told:
-            node.clock.at_s += LOOK_PATIENCE_S + 1
-            node.agent.reconciler.tell_overdue()
+            node.clock.at_s += LOOKUP_OVERDUE_S + 1
+            node.agent.reconciler.report_overdue_lookups()
             told.append(reason_of(node, "web"))
         return facts(host, domain)
 
@@ -130,14 +130,14 @@ def test_8_10_a_report_beside_a_pass_does_not_forget_the_call_that_the_pass_has_
     agent = node.agent
     node.api.edit(key("web"), {"powerState": "Running"})
     agent.hears_watch()
-    agent.reconciler._looks[key("web")] = node.clock() - LOOK_PATIENCE_S - 1
+    agent.reconciler._lookups._since_s[key("web")] = node.clock() - LOOKUP_OVERDUE_S - 1
 
     def goes_on() -> None:
         assert agent.passes()
 
     agent.meanwhile["before the report"] = goes_on
-    agent.reconciler.tell_overdue()
-    assert agent.reconciler._memories[key("web")].start_called
+    agent.reconciler.report_overdue_lookups()
+    assert agent.reconciler._memories.of(key("web")).start_called
     works(node)
     assert [verb for _, verb in node.judge.done].count(Verb.START) == 1
 
@@ -153,8 +153,8 @@ def test_8_4_one_vm_whose_report_is_refused_keeps_no_other_from_being_told(monke
 
     monkeypatch.setattr(Written, "report", refuses)
     for name in ("first", "second"):
-        node.agent.reconciler._looks[key(name)] = node.clock() - LOOK_PATIENCE_S - 1
-    node.agent.reconciler.tell_overdue()
+        node.agent.reconciler._lookups._since_s[key(name)] = node.clock() - LOOKUP_OVERDUE_S - 1
+    node.agent.reconciler.report_overdue_lookups()
     assert reason_of(node, "second") == Reason.HYPERVISOR_BUSY
 
 
@@ -178,16 +178,16 @@ def test_a4_from_the_second_conflict_in_a_row_there_is_backoff() -> None:
     assert not node.judge.done
     works(node)
     assert [verb for _, verb in node.judge.done] == [Verb.SHUTDOWN]
-    assert not agent.reconciler._conflicts
+    assert not agent.reconciler._memories._conflicts
 
 
 def test_a_vm_that_was_reported_beside_its_pass_is_looked_at_again() -> None:
     """Its pass may have ended while that report was on its way, and then has found nothing to write."""
     node = node_with("web", powerState="Running")
-    node.agent.reconciler._looks[key("web")] = node.clock() - LOOK_PATIENCE_S - 1
-    node.agent.reconciler.tell_overdue()
+    node.agent.reconciler._lookups._since_s[key("web")] = node.clock() - LOOKUP_OVERDUE_S - 1
+    node.agent.reconciler.report_overdue_lookups()
     assert reason_of(node, "web") == Reason.HYPERVISOR_BUSY
-    node.agent.reconciler._looks.clear()
+    node.agent.reconciler._lookups._since_s.clear()
     while node.agent.passes():
         pass
     assert reason_of(node, "web") == Reason.IN_SYNC
