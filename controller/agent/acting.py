@@ -191,7 +191,7 @@ class Acting:
         try:
             outcome = self._outcome(act)
         except Exception:
-            log.exception(f"{vm.key}: {act.verb.name} failed inside virtsync", vm=str(vm.key))
+            log.exception("action failed inside virtsync", vm=str(vm.key), verb=act.verb.name)
         finally:
             release()
             with self._lock:
@@ -202,14 +202,13 @@ class Acting:
         try:
             self._tell(vm, step, act, outcome)
         except Exception:
-            log.exception(f"{vm.key}: the end of {act.verb.name} could not be told", vm=str(vm.key))
+            log.exception("could not report the end of an action inside virtsync", vm=str(vm.key), verb=act.verb.name)
         finally:
             self._told()
 
     def _tell(self, vm: VirtualMachine, step: Step, act: Act, outcome: Outcome) -> None:
-        words = f": {outcome.message}" if outcome.message else ""
         log.info(
-            f"{vm.key}: {act.verb.name} {outcome.result.value}{words} ({step.message})",
+            "action ended",
             vm=str(vm.key),
             verb=act.verb.name,
             result=outcome.result.value,
@@ -217,6 +216,8 @@ class Acting:
             cause=str(step.status.last_stop.cause) if step.status.last_stop else None,
             generation=vm.generation,
             domain_id=act.domain.id,
+            message=step.message,
+            error=outcome.message or None,
         )
         self._ended(vm, step, outcome)
 

@@ -174,7 +174,7 @@ class Agent:
         self._health.ready("lease", self._ownership.lease_missing)
         port = self._health.start()
         log.info(
-            f"virtsync agent of node {settings.node_name} on {settings.libvirt_uri}; health and metrics on port {port}",
+            "agent started",
             node=settings.node_name,
             libvirt_uri=settings.libvirt_uri,
             http_port=port,
@@ -187,7 +187,7 @@ class Agent:
 
     def _stop(self) -> None:
         """Waits for whoever does not answer are counted together: whatever hangs, this is over in time."""
-        log.info("stopping: no more acts; reports are flushed")
+        log.info("stopping: no further actions; flushing reports")
         self._reconciler.stop_acting()
         flushed_s = time.monotonic() + FLUSH_S
         for task in self._tasks:
@@ -298,7 +298,10 @@ class Agent:
 
     def _folder_removed(self) -> None:
         if not self._exit_code:
-            log.error("the directory of libvirt's socket was removed; exiting so that the next agent sees the new one")
+            log.error(
+                "libvirt socket directory was removed and re-created; exiting, so that the restarted Pod mounts"
+                " the new one"
+            )
             self._exit_code = FOLDER_REMOVED
             self._end()
 

@@ -48,9 +48,9 @@ class Contest:
                 return 0.0
             wait_s = self._waits[vm.key] = min(2 * self._waits.get(vm.key, FIRST_S / 2), MAX_S)
         log.warning(
-            f"another machine (UUID {vm.status.host_uuid}) reports under the name of this node, {node.name}: give each "
-            "agent a --node-name of its own, and let it keep a Lease (--lease-namespace)",
+            "another machine reports under the name of this node: give each agent its own --node-name and a Lease "
+            "(--lease-namespace)",
             node=node.name,
-            vm=str(vm.key),
+            other_host_uuid=str(vm.status.host_uuid),
         )
         return wait_s

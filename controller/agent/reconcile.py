@@ -189,7 +189,7 @@ class Reconciler:
                 except (Conflicted, Vanished):
                     continue  # its pass has gone on, or the watch tells what has been written in between
                 except (Transient, Rejected) as error:
-                    log.warning(f"{key}: could not be reported while libvirt does not answer: {error}", vm=str(key))
+                    log.warning("could not report an overdue lookup", vm=str(key), error=str(error))
                 finally:
                     # Its own pass may have ended while this was written, and then has found nothing to write.
                     self._queue.add(key)
@@ -308,7 +308,7 @@ class Reconciler:
         else:
             self._gauges.reported(reported, step.status, since_s)
             if vm.status.reason != step.reason:
-                log.info(f"{key}: {step.reason} ({step.message})", vm=str(key), reason=str(step.reason))
+                log.info("status reported", vm=str(key), reason=str(step.reason), message=step.message)
         for notice in step.notices:
             self._recorder.record(reported, notice)
 

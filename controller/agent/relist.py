@@ -126,7 +126,7 @@ class LibvirtRelist:
         try:
             domains = self._host.relist()
         except Transient as error:
-            log.warning(f"libvirt could not be listed: {error}")
+            log.warning("could not list libvirt domains", error=str(error))
             return LIBVIRT_RETRY_S
         for vm in self._comparison.out_of_step(self._store.vms(), domains):
             self._look(vm.key)
@@ -173,7 +173,7 @@ class ApiRelist:
         try:
             changed, gone = self._store.relist()
         except (Transient, Rejected) as error:
-            log.warning(f"the API server could not be listed: {error}")
+            log.warning("could not list VirtualMachines", error=str(error))
             self._why = f": {error}"
             asked_s = error.retry_after_s if isinstance(error, Transient) else 0.0
             return max(self._backoff.wait_s(), asked_s)

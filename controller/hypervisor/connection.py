@@ -26,19 +26,10 @@ from controller.hypervisor.text import text
 from controller.runtime.errors import Transient
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
-
-
 KNOCK_MAX_S = 0.5
 """The longest wait while nobody listens: to find that out costs nothing, and a libvirtd that is back is met at once."""
-
-
-COMPLAIN_EVERY_S = 30.0
-
-
 STABLE_S = 10.0
 """A connection that is lost earlier was none: the next try waits longer than the one before."""
-
-
 QUERIES_AT_ONCE, ACTS_AT_ONCE = 8, 8
 """With a list they are 17 of the 20 calls that libvirtd serves at a time. One of each to begin with, more on demand."""
 
@@ -87,8 +78,6 @@ class Hypervisor:
         self._lost_generation = 0
         self._wake = threading.Event()
         self._closing = threading.Event()
-        self._crowded_s = float("-inf")
-        """When it was last told that libvirtd gives no more connections."""
         self._keeper = threading.Thread(target=self._keep, name="libvirt-keeper", daemon=True)
 
     def start(self) -> None:
@@ -166,18 +155,15 @@ class Hypervisor:
     # --- the keeper
 
     def _keep(self) -> None:
-        delay_s, complained_s = RETRY_FIRST_S, float("-inf")
+        delay_s = RETRY_FIRST_S
         while not self._closing.is_set():
             try:
                 self._connect()
             except (libvirt.libvirtError, TimeoutError, RuntimeError) as error:
-                if time.monotonic() - complained_s > COMPLAIN_EVERY_S:
-                    complained_s = time.monotonic()
-                    log.warning(f"libvirt at {self.uri} does not answer: {_why(error)}")
+                log.warning("libvirt does not answer", libvirt_uri=self.uri, error=_why(error))
                 if _nobody_listens(error):
                     delay_s = min(delay_s, KNOCK_MAX_S)
             else:
-                complained_s = float("-inf")
                 if self._stay() > STABLE_S:
                     delay_s = RETRY_FIRST_S
                 self._drop()
@@ -196,7 +182,7 @@ class Hypervisor:
             self._wake.clear()
             while self._event_failures:
                 error = self._event_failures.popleft()
-                log.error("an event of libvirt was lost inside virtsync", exc_info=error)
+                log.error("handling a libvirt event failed inside virtsync", exc_info=error)
                 del error  # its frames hold the event's domain, and a domain keeps its connection open
             if self._link:
                 self._link.tidy(IDLE_S)
@@ -229,14 +215,14 @@ class Hypervisor:
             link.close()
             raise
         self._link = link
-        log.info(f"connected to libvirt at {self.uri}")
+        log.info("connected to libvirt", libvirt_uri=self.uri)
 
     def _drop(self) -> None:
         link, self._link = self._link, None
         if link is None:
             return
         if not self._closing.is_set():
-            log.warning(f"libvirt at {self.uri} is gone; its VMs are left alone until it is back")
+            log.warning("lost the connection to libvirt; no action until it is back", libvirt_uri=self.uri)
             self._on_lost()
         link.close()
 
@@ -272,9 +258,7 @@ class Hypervisor:
 
     def _refuse(self, lanes: Lanes, why: str) -> None:
         lanes.refuse()
-        if time.monotonic() - self._crowded_s > COMPLAIN_EVERY_S:
-            self._crowded_s = time.monotonic()
-            log.warning(f"libvirt at {self.uri} gives the agent no more connections: {why}")
+        log.warning("libvirt gives the agent no more connections", libvirt_uri=self.uri, error=why)
 
 
 def _crowded(count: int, of_which: str) -> str:

@@ -49,8 +49,8 @@ class HostUuid:
             told, self._lasting = not self._lasting, False
         if not told:
             log.warning(
-                "the UUID of this host changes when libvirtd starts, so it cannot tell machines apart: set host_uuid in"
-                " libvirtd.conf (virtqemud.conf) to a UUID of its own, then restart libvirtd and the agent"
+                "libvirt's UUID of this host changes when libvirtd starts, so it does not identify the host:"
+                " set host_uuid in libvirtd.conf (virtqemud.conf) to a unique UUID, then restart libvirtd and the agent"
             )
 
 

@@ -64,7 +64,7 @@ class Credentials:
             access = self._read(refused=refused)
         except Rejected as error:
             self.trouble = f"what was read before is used, for {error}"
-            log.warning(self.trouble)
+            log.warning("could not reload credentials, using the former ones", error=str(error))
         else:
             self.trouble = None
             if access != self._access:

@@ -27,7 +27,6 @@ NOTE_LIMIT = 1024
 SERIES_S = 360.0
 """A repeat within this time continues a series; kubelet and client-go take the same."""
 WAITING_LIMIT = 1000
-COMPLAIN_EVERY_S = 30.0
 
 log = structlog.get_logger()
 
@@ -51,7 +50,6 @@ class EventRecorder:
         self._api, self._instance, self._dropped = api, instance, dropped
         self._waiting: queue.Queue[tuple[VirtualMachine, Notice, datetime] | None] = queue.Queue(WAITING_LIMIT)
         self._series: dict[tuple[str, ...], _Series] = {}
-        self._complained_s = float("-inf")
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
 
     def start(self) -> None:
@@ -80,12 +78,10 @@ class EventRecorder:
                 self._write(*item)
             except (Transient, Rejected, Vanished) as error:
                 self._dropped()
-                if time.monotonic() - self._complained_s > COMPLAIN_EVERY_S:
-                    self._complained_s = time.monotonic()
-                    log.warning(f"an Event could not be written: {error}")
+                log.warning("could not write an Event", error=str(error))
             except Exception:
                 self._dropped()
-                log.exception("an Event could not be written")
+                log.exception("could not write an Event inside virtsync")
 
     def _write(self, vm: VirtualMachine, notice: Notice, at: datetime) -> None:
         key = (vm.uid, notice.reason, gist(notice.note), notice.action)

@@ -101,7 +101,7 @@ class NodeLease:
             self._why = str(error)
             self._failures += 1
             asked_s = error.retry_after_s if isinstance(error, Transient) else 0.0
-            log.debug(f"the Lease {self._namespace}/{self._name} could not be renewed: {error}")
+            log.debug("could not renew the Lease", lease=f"{self._namespace}/{self._name}", error=str(error))
         renewal_s = self._duration_s / RENEWALS
         if not self._why:
             return renewal_s * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load
@@ -123,7 +123,7 @@ class NodeLease:
                 self._read()
                 self._give_up()
         except (Transient, Rejected, Vanished) as error:
-            log.warning(f"the Lease {self._namespace}/{self._name} could not be released: {error}")
+            log.warning("could not release the Lease", lease=f"{self._namespace}/{self._name}", error=str(error))
 
     def _hindrance(self) -> str:
         if dead := self._dead():

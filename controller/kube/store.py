@@ -208,7 +208,9 @@ class KubeStore:
                 del self._objects[key]
                 self._gone[key] = self._next_moment()
         if known and vm and not same and _is_newer(known.vm, vm):
-            log.warning("the API server shows older versions than before, as after a restore; they count now")
+            log.warning(
+                "the API server shows older resource versions than before, as after a restore of etcd; accepting them"
+            )
             self._on_rewound()
         return vm, News.KNOWN if same else News.NEW
 

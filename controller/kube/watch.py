@@ -167,7 +167,7 @@ class Watch:
                 try:
                     await self._operate(stop)
                 except Exception as error:  # noqa: BLE001 - whatever ends kopf, the watch must go on
-                    log.warning(f"the watch begins anew: {_one_line(error)}")
+                    log.warning("watch failed, restarting it", error=_one_line(error))
                     self.sight.ended(_one_line(error))
                     self.sight.failed(_one_line(error))
                 self.sight.ended("it was ended")
@@ -213,14 +213,14 @@ class Watch:
 
     async def _notice_the_end_of_the_definition(self) -> None:
         await self._undefined.wait()
-        log.warning("the API server no longer knows VirtualMachine: install deploy/crds; nothing is watched until then")
+        log.warning("the API server does not know VirtualMachine: install deploy/crds; nothing is watched until then")
 
     async def _give_up_waiting(self) -> None:
         """End if kopf waits for too long before it tries again: a Retry-After may ask for a day."""
         began_s = time.monotonic()
         while self.sight.open or time.monotonic() - max(began_s, self.sight.asked_s) < LONGEST_WAIT_S:
             await asyncio.sleep(BEAT_S)
-        log.warning("the watch begins anew: it has waited for too long")
+        log.warning("watch failed, restarting it", error="kopf was asked to wait too long")
 
     def settings(self) -> kopf.OperatorSettings:
         """kopf, bounded and quiet. Raises RuntimeError when it would watch the objects of other nodes too."""
@@ -270,7 +270,7 @@ class Watch:
                     self._on_object(raw)
             except Exception:
                 # kopf ignores what a handler of events raises, and never calls it again.
-                log.exception("an object of the watch could not be taken in")
+                log.exception("could not process a watch event inside virtsync")
 
         return registry
 

@@ -119,7 +119,7 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, _request: object, client_address: object) -> None:
         """A client that went away in between is no news; faults of ours are told where they happen."""
-        log.debug(f"an HTTP request of {client_address} ended early")
+        log.debug("HTTP request ended early", client=str(client_address))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             status, content_type, body = self.server.answer(self.path, self.headers.get("Accept", ""))
         except Exception:
-            log.exception(f"{self.path} failed inside virtsync")
+            log.exception("HTTP request failed inside virtsync", path=self.path)
             status, content_type, body = HTTPStatus.INTERNAL_SERVER_ERROR, TEXT, b"a check failed inside virtsync\n"
         self.send_response(status)
         self.send_header("Content-Type", content_type)

@@ -1,4 +1,8 @@
-"""One log on stderr: structlog's lines and the libraries', as sentences for people or JSON for machines."""
+"""One log on stderr: structlog's lines and the libraries', as sentences for people or JSON for machines.
+
+The event of a line is constant, so that a log backend can group lines by it; what differs is in fields. The text format
+makes a sentence of both.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,9 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -20,11 +24,12 @@ LIBRARIES = {
     "asyncio": logging.WARNING,
 }
 """The least that the libraries may say: each has its own idea of what is worth a line."""
-SENTENCE = {"timestamp", "level", "event", "exc_info", "stack", "stack_info", "exception"}
-"""What people read of a line; the rest says the same to machines."""
-
-COMPLAIN_EVERY_S = 30.0
-"""An outage is one line in so long, not one for each try."""
+STANDARD = {"timestamp", "level", "logger", "event", "exc_info", "stack", "stack_info", "exception"}
+"""The fields that every line may have."""
+WHOSE = ("vm", "lease", "task")
+"""Fields that say what a line is about."""
+REPEAT_EVERY_S = 30.0
+"""A warning that repeats is one line in this time."""
 
 
 def configure(log_format: str, level: str, stream: TextIO | None = None) -> None:
@@ -45,7 +50,7 @@ def configure(log_format: str, level: str, stream: TextIO | None = None) -> None
         )
     )
     if level != "debug":
-        handler.addFilter(Complaints())
+        handler.addFilter(RepeatFilter())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
@@ -54,30 +59,41 @@ def configure(log_format: str, level: str, stream: TextIO | None = None) -> None
     logging.captureWarnings(capture=True)
 
 
-class Complaints(logging.Filter):
-    """Lets the same complaint through once in a while; what tells of a fault of ours, and what is no complaint, always.
+class RepeatFilter(logging.Filter):
+    """Lets a warning through once in `REPEAT_EVERY_S`; lines below a warning, and faults of ours, always.
 
-    A library's complaints are all the same one: it words each try another way.
+    A warning repeats if its event and what it is about are the same. All warnings of one library are the same, for it
+    words each try differently. Any thread may use it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
         self._lock = threading.Lock()
-        self._until_s: dict[tuple[str, str], float] = {}
+        self._until_s: dict[tuple[str, ...], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this one is to be seen."""
+        """Whether to log this line."""
         ours: EventDict | None = record.msg if isinstance(record.msg, dict) else None
         if record.levelno < logging.WARNING or (ours and ours.get("exc_info")):
             return True
-        now_s, complaint = self._clock(), (record.name, ours["event"] if ours else record.levelname)
+        about = (ours["event"], *(str(ours.get(field, "")) for field in WHOSE)) if ours else (record.levelname,)
+        now_s, warning = self._clock(), (record.name, *about)
         with self._lock:  # a handler filters before it takes its own
-            if self._until_s.get(complaint, now_s) > now_s:
+            if self._until_s.get(warning, now_s) > now_s:
                 return False
             self._until_s = {one: until_s for one, until_s in self._until_s.items() if until_s > now_s}
-            self._until_s[complaint] = now_s + COMPLAIN_EVERY_S
+            self._until_s[warning] = now_s + REPEAT_EVERY_S
             return True
+
+
+def sentence(line: Mapping[str, Any]) -> str:
+    """The text of a line: what it is about, the event, why, and the other fields in parentheses."""
+    fields = {name: value for name, value in line.items() if name not in STANDARD and value not in (None, "")}
+    about = [str(fields.pop(name)) for name in WHOSE if name in fields]
+    why = [str(fields.pop(name)) for name in ("message", "error") if name in fields]
+    rest = f" ({', '.join(f'{name}={value}' for name, value in fields.items())})" if fields else ""
+    return ": ".join([*about, str(line["event"]), *why]) + rest
 
 
 def _rendering(log_format: str, stream: TextIO) -> list[Processor]:
@@ -86,7 +102,7 @@ def _rendering(log_format: str, stream: TextIO) -> list[Processor]:
     console = structlog.dev.ConsoleRenderer(
         colors=stream.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
     )
-    return [_keep_the_sentence, console]
+    return [_as_sentence, console]
 
 
 def _stamp(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -94,5 +110,5 @@ def _stamp(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {"timestamp": now, **event}
 
 
-def _keep_the_sentence(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return {name: value for name, value in event.items() if name in SENTENCE}
+def _as_sentence(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {name: value for name, value in event.items() if name in STANDARD - {"logger"}} | {"event": sentence(event)}

@@ -64,6 +64,6 @@ class Periodic:
         try:
             again_s = self._do()
         except Exception:
-            log.exception(f"{self.name} failed inside virtsync")
+            log.exception("periodic task failed inside virtsync", task=self.name)
             again_s = None
         return self._period_s * self._uniform(1 - JITTER, 1 + JITTER) if again_s is None else again_s

@@ -66,13 +66,13 @@ class Workers(Generic[K]):
         try:
             self._handle(key)
         except Transient as error:
-            log.warning(f"{key}: will be tried again: {error}", **field)
+            log.warning("reconcile pass failed, will retry", error=str(error), **field)
             self._queue.retry(key, not_before_s=error.retry_after_s)
         except Rejected as error:
-            log.warning(f"{key}: the API server refuses: {error}", **field)
+            log.warning("the API server rejected a request, will retry", error=str(error), **field)
             self._queue.retry(key)
         except Exception:
-            log.exception(f"{key}: the pass failed inside virtsync", **field)
+            log.exception("reconcile pass failed inside virtsync", **field)
             self._failed()
             self._queue.retry(key)
         else:

@@ -29,7 +29,7 @@ def end(agent: Agent, number: int = signal.SIGTERM) -> None:
 
 def has_said(agent: Agent, words: str) -> bool:
     """Whether a line of its log has these words."""
-    return any(words in line["event"] for line in agent.log_lines())
+    return any(words in sentence for sentence in agent.log_sentences())
 
 
 def waits_for_an_answer(agent: Agent) -> bool:
@@ -144,7 +144,7 @@ def test_sigterm_without_the_api_server(world: World, fault: str) -> None:
     agent, (guest,) = running(world, "vm")
     with api_server(world.controlplane, fault):
         world.virsh("suspend", guest.name)
-        until(lambda: waits_for_an_answer(agent) or has_said(agent, "will be tried again"), "nobody wants to report it")
+        until(lambda: waits_for_an_answer(agent) or has_said(agent, "will retry"), "nobody wants to report it")
         end(agent)
     agent.start()
     world.until(guest, runs, "resumed")
@@ -161,7 +161,7 @@ def test_sigterm_without_libvirtd(world: World, fault: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("since", ["could not be listed", "is gone"])
+@pytest.mark.parametrize("since", ["could not list", "lost the connection"])
 def test_sigterm_when_nobody_answers(world: World, since: str) -> None:
     """Each of its threads waits for somebody, or has given up and tries again."""
     agent, (guest,) = running(world, "vm", resync_libvirt="1s", resync_api="1s")
@@ -192,5 +192,5 @@ def test_sigterm_before_anybody_has_answered(world: World) -> None:
     agent = world.new_agent()
     with paused(world.libvirtd.pid), paused(world.controlplane.pid("kube-apiserver")):
         agent.launch()
-        until(lambda: has_said(agent, "virtsync agent of node"), "it has not started")
+        until(lambda: has_said(agent, "agent started"), "it has not started")
         end(agent)

@@ -145,7 +145,7 @@ def has_failed(world: World, guest: Guest) -> bool:
     """Whether an agent has said that it could not report it."""
     key = f"{world.name}/{guest.name}"
     lines = [line for agent in world.agents for line in agent.log_lines()]
-    return any(line.get("vm") == key and "will be tried again" in line["event"] for line in lines)
+    return any(line.get("vm") == key and "will retry" in line["event"] for line in lines)
 
 
 def failed_inside(line: dict[str, Any]) -> bool:
@@ -336,7 +336,7 @@ def test_the_definition_is_deleted_and_comes_back(world: World) -> None:
     before = len(agent.log_lines())
     world.controlplane.kubectl("delete", "crd", "virtualmachines.virtsync.dev")
     try:
-        until(lambda: said(agent, before, "no longer knows VirtualMachine"), "it says nothing")
+        until(lambda: said(agent, before, "does not know VirtualMachine"), "it says nothing")
         until(lambda: not agent.ready(), "it is ready, and has nothing to look at", limit_s=2 * HANG_LIMIT_S)
     finally:
         world.controlplane.install_crds()
@@ -349,7 +349,7 @@ def test_the_definition_is_deleted_and_comes_back(world: World) -> None:
 
 
 def said(agent: Agent, before: int, words: str) -> bool:
-    return any(words in line["event"] for line in agent.log_lines()[before:])
+    return any(words in sentence for sentence in agent.log_sentences()[before:])
 
 
 def test_watch_broken_by_cuts(world: World, proxy: Proxy) -> None:

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from controller.runtime.logs import sentence
 from lab.agent import Agent
 from lab.controlplane import ControlPlane
 from lab.guest import Guest
@@ -33,7 +34,7 @@ def unready(agent: Agent, sentence: str) -> bool:
 
 
 def warnings(agent: Agent) -> list[str]:
-    return [line["event"] for line in agent.log_lines() if line["level"] not in {"info", "debug"}]
+    return [sentence(line) for line in agent.log_lines() if line["level"] not in {"info", "debug"}]
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +59,9 @@ def test_no_crd(bare: ControlPlane, libvirtd: Libvirtd, tmp_path: Path) -> None:
     agent = Agent(bare, libvirtd.uri, "no-crd", log=tmp_path / "agent.log", settings=SETTINGS)
     try:
         agent.launch()
-        sentence = "the API server does not know VirtualMachine: install deploy/crds first"
-        until(lambda: unready(agent, sentence), "it does not say what is missing")
-        assert len([line for line in warnings(agent) if sentence in line]) == 1
+        told = "the API server does not know VirtualMachine: install deploy/crds first"
+        until(lambda: unready(agent, told), "it does not say what is missing")
+        assert len([line for line in warnings(agent) if told in line]) == 1
         bare.install_crds()
         agent.wait_until_ready()
         with World(bare, libvirtd, "no-crd", tmp_path) as world:
@@ -79,9 +80,9 @@ def test_a_wrong_token(world: World, tmp_path: Path) -> None:
     world.apply(guest)
     agent = world.new_agent(kubeconfig=with_token_file(world.controlplane, token))
     agent.launch()
-    sentence = "the API server does not accept the agent's credentials (401)"
-    until(lambda: unready(agent, sentence), "it does not say what is wrong")
-    assert len([line for line in warnings(agent) if sentence in line]) == 1
+    told = "the API server does not accept the agent's credentials (401)"
+    until(lambda: unready(agent, told), "it does not say what is wrong")
+    assert len([line for line in warnings(agent) if told in line]) == 1
     token.write_text(f"{world.controlplane.token}\n")
     agent.wait_until_ready()
     world.until_ready(guest, "Observed")
@@ -133,7 +134,7 @@ def test_a_libvirt_that_is_not_there(world: World, uri: str, why: str) -> None:
     assert ready_of(told)["status"] == "Unknown"
     assert ready_of(told)["message"] == f"libvirt on {world.node} does not answer: not connected"
     assert unready(agent, f"libvirt: libvirt at {uri} does not answer")
-    (line,) = [line for line in warnings(agent) if "libvirt at" in line]
+    (line,) = [line for line in warnings(agent) if line.startswith("libvirt does not answer")]
     assert why in line
     agent.stop()
     world.start_agent()

@@ -984,7 +984,7 @@ def test_after_a_restart_of_libvirtd_it_listens_before_it_lists(own_libvirtd: Li
         assert eyes.look(guest).phase is Phase.PAUSED
 
 
-def test_a_libvirtd_that_is_not_there_yet_is_waited_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_libvirtd_that_is_not_there_yet_is_waited_for(folder: Path) -> None:
     libvirtd = Libvirtd(folder)
     eyes = Eyes(libvirtd.uri)
     eyes.hypervisor.start()
@@ -997,7 +997,6 @@ def test_a_libvirtd_that_is_not_there_yet_is_waited_for(folder: Path, capsys: py
             eyes.hypervisor.close(HANG_LIMIT_S)
     finally:
         eyes.hypervisor.close(HANG_LIMIT_S)
-    assert capsys.readouterr().out.count("does not answer") <= 1  # whatever the number of tries
 
 
 def test_late_news_of_an_old_connection_change_nothing(own_libvirtd: Libvirtd) -> None:

@@ -60,7 +60,7 @@ def test_an_agent_outlives_a_restore_of_etcd(world: World, tmp_path: Path) -> No
     until(lambda: world.virsh("domstate", guest.name) == "running", "not resumed, as the restored object wants")
     until(lambda: runs(world.get(guest)), "the status does not follow")
     assert conflicts(controlplane) <= 2, "a refused status patch was repeated"
-    assert logged(agent, "older versions than before") == 1
+    assert logged(agent, "older resource versions than before") == 1
     patch = json.dumps({"spec": {"powerState": "Stopped", "shutdown": {"mode": "Force"}}})
     world.kubectl("patch", "kvm", guest.name, "--type=merge", "-p", patch)
     until(lambda: is_off(world.get(guest)), "a change after the restore is not followed")
@@ -68,4 +68,4 @@ def test_an_agent_outlives_a_restore_of_etcd(world: World, tmp_path: Path) -> No
 
 def logged(agent: Agent, words: str) -> int:
     """How many lines of its log have these words."""
-    return sum(words in line["event"] for line in agent.log_lines())
+    return sum(words in sentence for sentence in agent.log_sentences())

@@ -32,17 +32,17 @@ def only_for_this_test() -> Iterator[None]:
 def test_people_get_sentences_without_colour() -> None:
     stream = io.StringIO()
     logs.configure("text", "info", stream)
-    structlog.get_logger().info("default/web: Starting (domain is Stopped)", vm="default/web", verb="START")
+    structlog.get_logger().info("status reported", vm="default/web", reason="Starting", message="It was Stopped.")
     logging.getLogger("kubernetes.client").warning("token of %s has expired", "node-a")
     ours, theirs = stream.getvalue().splitlines()
-    assert re.fullmatch(STAMP + r" \[info +\] default/web: Starting \(domain is Stopped\)", ours)
+    assert re.fullmatch(STAMP + r" \[info +\] default/web: status reported: It was Stopped. \(reason=Starting\)", ours)
     assert re.fullmatch(STAMP + r" \[warning +\] token of node-a has expired", theirs)
 
 
 def test_machines_get_each_line_as_one_object() -> None:
     stream = io.StringIO()
     logs.configure("json", "info", stream)
-    structlog.get_logger("controller.agent.app").info("default/web: Starting", vm="default/web")
+    structlog.get_logger("controller.agent.app").info("status reported", vm="default/web")
     logging.getLogger("kopf.objects").error("broken\nin two lines")
     try:
         int("a bug")
@@ -51,7 +51,7 @@ def test_machines_get_each_line_as_one_object() -> None:
     ours, theirs, bug = map(json.loads, stream.getvalue().splitlines())
     assert re.fullmatch(STAMP, ours.pop("timestamp"))
     assert ours == {
-        "event": "default/web: Starting",
+        "event": "status reported",
         "vm": "default/web",
         "level": "info",
         "logger": "controller.agent.app",
@@ -87,7 +87,7 @@ def test_an_outage_is_one_line_in_a_while() -> None:
     stream, now_s = io.StringIO(), [1000.0]
     logs.configure("json", "info", stream)
     (handler,) = logging.getLogger().handlers
-    handler.filters = [logs.Complaints(lambda: now_s[0])]
+    handler.filters = [logs.RepeatFilter(lambda: now_s[0])]
     log, library = structlog.get_logger(), logging.getLogger("kopf.clients")
 
     def an_outage() -> list[str]:
@@ -101,10 +101,31 @@ def test_an_outage_is_one_line_in_a_while() -> None:
 
     told = ["another look", "the API server does not answer", "attempt 0 failed", *["another look"] * 2]
     assert an_outage() == [*told, "libvirt does not answer"]
-    now_s[0] += logs.COMPLAIN_EVERY_S - 1
+    now_s[0] += logs.REPEAT_EVERY_S - 1
     assert an_outage() == ["another look"] * 3
     now_s[0] += 1
     assert an_outage() == [*told, "libvirt does not answer"]
+
+
+def test_the_same_warning_about_another_vm_is_another_line() -> None:
+    stream = io.StringIO()
+    logs.configure("json", "info", stream)
+    for vm in ("default/web", "default/db", "default/web"):
+        structlog.get_logger().warning("reconcile pass failed, will retry", vm=vm, error="timed out")
+    assert [json.loads(line)["vm"] for line in stream.getvalue().splitlines()] == ["default/web", "default/db"]
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ({"event": "stopped"}, "stopped"),
+        ({"event": "failed", "error": "no answer", "vm": "default/web"}, "default/web: failed: no answer"),
+        ({"event": "agent started", "node": "a", "http_port": 8080}, "agent started (node=a, http_port=8080)"),
+        ({"event": "action ended", "message": "It is started.", "error": None}, "action ended: It is started."),
+    ],
+)
+def test_a_line_is_a_sentence(line: dict[str, object], text: str) -> None:
+    assert logs.sentence({"timestamp": "now", "level": "info", "logger": "x"} | line) == text
 
 
 def test_a_fault_of_ours_is_told_each_time() -> None:
@@ -133,7 +154,7 @@ class Interrupted(str):
 
 @pytest.mark.parametrize("look_up", [1, 2])
 def test_the_same_complaint_of_two_threads_is_one_line_whenever_they_meet(look_up: int) -> None:
-    complaints, told, name = logs.Complaints(), list[bool](), Interrupted("kopf")
+    complaints, told, name = logs.RepeatFilter(), list[bool](), Interrupted("kopf")
     look_ups = 0
 
     def complain(name: str) -> None:

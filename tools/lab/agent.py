@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from controller.runtime.logs import sentence
 from lab import LabError
 from lab.controlplane import ControlPlane
 from lab.processes import Process, last_lines
 
+ACTION_ENDED = "action ended"
+"""The event of the line that an agent logs for each action on a domain."""
 READY_TIMEOUT_S = 60
 END_TIMEOUT_S = 30
 """It goes within 10 s; the rest is for a machine that is busy."""
@@ -149,7 +152,11 @@ class Agent:
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.startswith("{")]
         return [json.loads(line) for line in lines if line.endswith("}")]
 
+    def log_sentences(self) -> list[str]:
+        """The same lines as people read them."""
+        return [sentence(line) for line in self.log_lines()]
+
     def acts(self, key: str) -> list[str]:
         """The acts on one VM (`namespace/name`) that have ended, in order: `START done`, `DESTROY refused`."""
-        told = [line for line in self.log_lines() if line.get("vm") == key and "verb" in line]
+        told = [line for line in self.log_lines() if line.get("vm") == key and line["event"] == ACTION_ENDED]
         return [f"{line['verb']} {line['result']}" for line in told]
