@@ -9,6 +9,8 @@ import random
 import time
 from collections.abc import Callable
 
+from controller.runtime.retry import Backoff
+
 FIRST_S, MAX_S = 1.0, 8.0
 """The waits between two attempts, which double; from each up to a half is taken off."""
 HASTEN_SPREAD_S = 5.0
@@ -18,25 +20,6 @@ HASTEN_EVERY_S = 10.0
 RELIST_EVERY_S = 60.0
 """How often at most a comeback makes the API be listed."""
 NEVER = float("inf")
-
-
-class Backoff:
-    """Waits that double. One thread at a time."""
-
-    def __init__(
-        self, first_s: float = FIRST_S, max_s: float = MAX_S, *, uniform: Callable[[float, float], float]
-    ) -> None:
-        self._first_s, self._max_s, self._uniform = first_s, max_s, uniform
-        self._next_s = first_s
-
-    def wait_s(self) -> float:
-        """The next wait."""
-        longest_s, self._next_s = self._next_s, min(self._next_s * 2, self._max_s)
-        return self._uniform(longest_s / 2, longest_s)
-
-    def reset(self) -> None:
-        """What failed went well: begin with the shortest."""
-        self._next_s = self._first_s
 
 
 class Outage:
@@ -51,7 +34,7 @@ class Outage:
     ) -> None:
         """`relist_spread_s`: within this time after a comeback the API is listed."""
         self._relist_spread_s, self._clock, self._uniform = relist_spread_s, clock, uniform
-        self._backoff = Backoff(uniform=uniform)
+        self._backoff = Backoff(FIRST_S, MAX_S, uniform=uniform)
         self._knock_s = float("-inf")
         self._hasten_s = self._relist_s = NEVER
         """When that is due."""

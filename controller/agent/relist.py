@@ -6,14 +6,12 @@ field selector, and what is no longer there is forgotten.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 
-from controller.agent.outage import Backoff
 from controller.api.virtualmachine import PowerState, Status, VirtualMachine, VmKey
 from controller.hypervisor.connection import Hypervisor
 from controller.hypervisor.host import LibvirtHost
@@ -22,13 +20,14 @@ from controller.kube.watch_health import Sight
 from controller.policy.view import Domain
 from controller.runtime.errors import Rejected, Transient
 from controller.runtime.periodic import Periodic
+from controller.runtime.retry import Backoff
 
 LISTED_WITHIN_PERIODS = 3
 """A libvirt that has not been listed for so many periods is not looked after."""
 LIBVIRT_RETRY_S = 5.0
 """The wait after a listing of libvirt that failed."""
-UNLISTABLE_S = 30.0, 60.0
-"""The first and the longest wait after a list of the API server that failed, where there has been a good one."""
+FIRST_LIST_RETRY_S, LIST_RETRY_S = (1.0, 8.0), (30.0, 60.0)
+"""The first and the longest wait after a list of the API server that failed: before the first good one, and after."""
 STALE_S, STALE_PERIODS = 600.0, 2
 """How old the last list of objects may be, or how many periods of such lists if that is longer."""
 
@@ -151,7 +150,7 @@ class ApiRelist:
         """`first` is called after the first list, before any of its VMs is looked at."""
         self._store, self._watched, self._period_s = store, watched, period_s
         self._first, self._look, self._resynced = first, look, resynced
-        self._backoff = Backoff(uniform=random.uniform)
+        self._backoff = Backoff(*FIRST_LIST_RETRY_S)
         self._listed_s = float("-inf")
         self._why = ""
         """Why the last list failed."""
@@ -177,7 +176,7 @@ class ApiRelist:
             self._why = f": {error}"
             asked_s = error.retry_after_s if isinstance(error, Transient) else 0.0
             return max(self._backoff.wait_s(), asked_s)
-        self._backoff = Backoff(*UNLISTABLE_S, uniform=random.uniform)
+        self._backoff = Backoff(*LIST_RETRY_S)
         self._listed_s, self._why = began_s, ""
         for key in changed | gone:
             self._look(key)

@@ -1,4 +1,4 @@
-"""One moment on two clocks, and how the API writes a time. Pure."""
+"""One moment on two clocks, how the API writes a time, and how a wait grows. Pure."""
 
 from __future__ import annotations
 
@@ -33,3 +33,9 @@ class Now:
     def expect(self, then: datetime, *, at_most_s: float) -> Now:
         """The moment of a time in the future that status tells, never further off than the wait that it ends."""
         return Now(then, self.monotonic_s + min(max((then - self.wall).total_seconds(), 0.0), at_most_s))
+
+
+def exponential_s(first_s: float, max_s: float, failures: int) -> float:
+    """The exponential backoff after so many failures: `first_s` after the first, doubled with each, up to `max_s`."""
+    # The exponent is bounded, so that a year of failures is still a number.
+    return min(first_s * 2.0 ** min(max(failures - 1, 0), 30), max_s)

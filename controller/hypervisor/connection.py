@@ -7,7 +7,6 @@ to a generation, so that news of an old one change nothing.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections import deque
@@ -24,6 +23,7 @@ from controller.hypervisor.host_uuid import HostUuid, ask_host_uuid
 from controller.hypervisor.pool import OPEN_WITHIN_S, Lanes, Link, Opener, close
 from controller.hypervisor.text import text
 from controller.runtime.errors import Transient
+from controller.runtime.retry import Backoff
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
 KNOCK_MAX_S = 0.5
@@ -155,20 +155,20 @@ class Hypervisor:
     # --- the keeper
 
     def _keep(self) -> None:
-        delay_s = RETRY_FIRST_S
+        backoff, absent = Backoff(RETRY_FIRST_S, RETRY_MAX_S), Backoff(RETRY_FIRST_S, KNOCK_MAX_S)
         while not self._closing.is_set():
             try:
                 self._connect()
             except (libvirt.libvirtError, TimeoutError, RuntimeError) as error:
                 log.warning("libvirt does not answer", libvirt_uri=self.uri, error=_why(error))
-                if _nobody_listens(error):
-                    delay_s = min(delay_s, KNOCK_MAX_S)
+                wait_s = (absent if _nobody_listens(error) else backoff).wait_s()
             else:
                 if self._stay() > STABLE_S:
-                    delay_s = RETRY_FIRST_S
+                    backoff.reset()
+                absent.reset()
                 self._drop()
-            self._closing.wait(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
-            delay_s = min(delay_s * 2, RETRY_MAX_S)
+                wait_s = backoff.wait_s()
+            self._closing.wait(wait_s)
 
     def _stay(self) -> float:
         """Be connected; returns when that is over, with the seconds that it lasted."""

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import structlog
 
+from controller.api.clock import exponential_s
 from controller.api.names import AGENT, GROUP
 from controller.kube.client import Api
 from controller.policy.leases import Claim, Lease, Seen, claim, held_until_s, look
@@ -109,7 +110,7 @@ class NodeLease:
         again_s = min(self._duration_s / ATTEMPTS, RETRY_MAX_S)
         if left_s > 0:
             return min(left_s, max(again_s, min(asked_s, renewal_s)))
-        again_s = min(again_s * 2.0 ** min(self._failures, 10), renewal_s) if self._failures else again_s
+        again_s = exponential_s(again_s, renewal_s, self._failures + 1) if self._failures else again_s
         return max(again_s, min(asked_s, renewal_s)) * random.uniform(0.7, 1.0)  # noqa: S311 - spreads load
 
     def release(self) -> None:

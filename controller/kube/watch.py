@@ -33,6 +33,7 @@ from controller.kube.access import SOCKET_OPTIONS, Access
 from controller.kube.client import Api
 from controller.kube.credentials import Credentials
 from controller.kube.watch_health import Sight
+from controller.runtime.retry import Backoff
 
 RESOURCE = (GROUP, VERSION, PLURAL)
 THE_RESOURCE = kopf.Resource(GROUP, VERSION, PLURAL, kind=KIND, namespaced=True, preferred=True)
@@ -61,10 +62,9 @@ class Endless:
     """Backoffs without an end; kopf gives up, and exits, with those of a finite list. May be iterated many times."""
 
     def __iter__(self) -> Iterator[float]:
-        delay_s = 0.5
+        backoff = Backoff(0.5, BACKOFF_MAX_S)
         while True:
-            yield delay_s * random.uniform(0.7, 1.0)  # noqa: S311 - spreads load, guards nothing
-            delay_s = min(delay_s * 2, BACKOFF_MAX_S)
+            yield backoff.wait_s()
 
 
 @dataclass(frozen=True, kw_only=True)

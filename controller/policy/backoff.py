@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.api.clock import Now
+from controller.api.clock import Now, exponential_s
 from controller.api.values import replace
 from controller.api.virtualmachine import Backoff, Status
 from controller.policy.situation import shown
@@ -34,8 +34,6 @@ def _next_attempt(backoff: Backoff | None, memory: Memory, now: Now, waits: Wait
 def grown(backoff: Backoff | None, now: Now, waits: Waits) -> tuple[Backoff, Now]:
     """The backoff after one more attempt, and the moment of the next one."""
     failures = backoff.failures if backoff else 0
-    # The exponent is bounded so that a year of failures is still a number.
-    delay_s = min(waits.backoff_first_s * 2 ** min(failures, 30), waits.backoff_max_s)
-    moment = now.plus(delay_s)
+    moment = now.plus(exponential_s(waits.backoff_first_s, waits.backoff_max_s, failures + 1))
     # Rounded up: a wait that is told in whole seconds must not be shorter than it was meant.
     return Backoff(failures + 1, shown(moment.plus(1))), moment

@@ -1,12 +1,14 @@
-"""The one policy for repeating a call: few tries, under two seconds, and only where another try can help."""
+"""How a call is repeated (`call`: few tries, under two seconds), and how the waits of a loop grow (`Backoff`)."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
+from controller.api.clock import exponential_s
 from controller.runtime.errors import Conflicted, Transient, Unasked
 
 P = ParamSpec("P")
@@ -26,3 +28,23 @@ def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
 def _may_help(error: BaseException) -> bool:
     return isinstance(error, Transient) and not isinstance(error, Conflicted | Unasked) and not error.retry_after_s
+
+
+class Backoff:
+    """Waits that double from `first_s` to `max_s`, with jitter: up to a half is taken off. One thread at a time."""
+
+    def __init__(
+        self, first_s: float, max_s: float, *, uniform: Callable[[float, float], float] = random.uniform
+    ) -> None:
+        self._first_s, self._max_s, self._uniform = first_s, max_s, uniform
+        self._failures = 0
+
+    def wait_s(self) -> float:
+        """The next wait in seconds; the one after it is longer."""
+        self._failures += 1
+        longest_s = exponential_s(self._first_s, self._max_s, self._failures)
+        return self._uniform(longest_s / 2, longest_s)
+
+    def reset(self) -> None:
+        """The attempt succeeded: begin with the shortest wait again."""
+        self._failures = 0

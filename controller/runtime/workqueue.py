@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
+from controller.api.clock import exponential_s
+
 K = TypeVar("K", bound=Hashable)
 
 RETRY_FIRST_S = 0.1
@@ -104,7 +106,7 @@ class WorkQueue(Generic[K]):
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             if not_before_s:
                 self._barred[key] = self._clock() + not_before_s
-        longest_s = min(RETRY_FIRST_S * 2.0 ** min(failures - 1, 30), RETRY_MAX_S)
+        longest_s = exponential_s(RETRY_FIRST_S, RETRY_MAX_S, failures)
         if self._metrics:
             self._metrics.retried()
         wait_s = self._uniform(longest_s / 2, longest_s)

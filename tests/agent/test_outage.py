@@ -1,11 +1,11 @@
 """What N agents do at once when the API server goes and comes has a bound."""
 
-import random
 from itertools import pairwise
 
 import pytest
 
-from controller.agent.outage import Backoff, Outage
+from controller.agent.outage import Outage
+from controller.runtime.retry import Backoff
 
 SPREAD_S = 10.0
 
@@ -47,7 +47,7 @@ def test_knocking_backs_off_from_1_to_8_seconds_and_begins_anew_after_an_answer(
 
 
 def test_agents_do_not_knock_in_step() -> None:
-    waits = {Backoff(uniform=random.uniform).wait_s() for _ in range(100)}
+    waits = {Backoff(1.0, 8.0).wait_s() for _ in range(100)}
     assert len(waits) == 100
     assert all(0.5 <= wait_s <= 1.0 for wait_s in waits)
 
