@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -311,7 +312,13 @@ def test_a_domain_that_has_never_run_may_be_ended_at_once() -> None:
     assert why_not([FORCE], told) == "its object forbids force"
 
 
-def test_an_answer_that_was_lost_was_none(tmp_path: Path) -> None:
+def test_the_grace_of_a_stop_counts_from_its_record_though_the_answer_to_it_was_lost() -> None:
+    recorded = replace(answer(60.0), lost=True)
+    assert why_not([FORCE], [recorded, answer(129.9)]) is None
+    assert why_not([FORCE], [recorded]) == "its object was never asked for"
+
+
+def test_an_answer_that_was_lost_is_marked(tmp_path: Path) -> None:
     record = {
         "auditID": "lost-one",
         "verb": "patch",
@@ -324,5 +331,6 @@ def test_an_answer_that_was_lost_was_none(tmp_path: Path) -> None:
     nobody = record | {"user": {}}  # whoever could not log in
     log = tmp_path / "audit.log"
     log.write_text("".join(f"{json.dumps(line)}\n" for line in (record, nobody)))
-    assert len(answers(log, ["agent"])[0]) == 1
-    assert not answers(log, ["agent"], lost={"lost-one"})[0]
+    for lost in (set[str](), {"lost-one"}):
+        (found,), _ = answers(log, ["agent"], lost=lost)
+        assert found.lost is bool(lost)

@@ -87,6 +87,8 @@ class Answer:
     answered_s: float
     user: str
     vm: Json
+    lost: bool = False
+    """It never reached the agent: the agent does not know it, and what it wrote is on record all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,18 +149,23 @@ def answers(
 ) -> tuple[list[Answer], int]:
     """What these users were answered about objects, in kube-apiserver's record from this offset on; and its end.
 
-    Those whose audit ids are in `lost` never came to them.
+    Those whose audit ids are in `lost` never reached them.
     """
     lines, end = whole_lines(log, offset)
     records = (json.loads(line) for line in lines if line.startswith("{"))
     return [
-        Answer(_time(r["requestReceivedTimestamp"]), _time(r["stageTimestamp"]), user, r["responseObject"])
+        Answer(
+            _time(r["requestReceivedTimestamp"]),
+            _time(r["stageTimestamp"]),
+            user,
+            r["responseObject"],
+            lost=r["auditID"] in lost,
+        )
         for r in records
         if (user := r["user"].get("username")) in users
         and r["verb"] in {"get", "patch"}
         and r.get("responseStatus", {}).get("code") == 200
         and r.get("responseObject", {}).get("kind") == "VirtualMachine"
-        and r["auditID"] not in lost
     ], end
 
 
@@ -215,12 +222,13 @@ class Judge:
             if verb is None or _taken(call, own.get((call.signature[0], call.uuid), [])):
                 continue
             known = by_name.get(call.name, [])
-            known = known[: bisect_right(known, call.at_s, key=lambda one: one.asked_s)]
+            recorded = known[: bisect_right(known, call.at_s, key=lambda one: one.asked_s)]
+            known = [answer for answer in recorded if not answer.lost]
             age_s = call.at_s - known[-1].answered_s if known else float("inf")
             age_s -= _overlap_s(Span(call.at_s - age_s, call.at_s), frozen) if known else 0
             why_not = self._why_not(verb, known[-1].vm if known else None, age_s)
             if verb == "DESTROY" and not why_not and not unrun:
-                why_not = _too_early(call, known, jumped)
+                why_not = _too_early(call, known[-1].vm, recorded, jumped)
             yield Verdict(call, verb, age_s, why_not)
 
     def _why_not(self, verb: str, vm: Json | None, age_s: float) -> str | None:
@@ -248,9 +256,11 @@ def _not_wanted(verb: str, vm: Json) -> str | None:
     return f"{wanted} was wanted, and no restart"
 
 
-def _too_early(call: Call, known: list[Answer], jumped: list[Span]) -> str | None:
-    """Why it was too early for force, if it was: the grace begins when the operation is first on record."""
-    vm = known[-1].vm
+def _too_early(call: Call, vm: Json, recorded: list[Answer], jumped: list[Span]) -> str | None:
+    """Why it was too early for force, if it was: the grace begins when the operation is first on record.
+
+    It is on record also where the answer to the report was lost; the agent counts from when it sent it.
+    """
     shutdown = vm["spec"].get("shutdown", {})
     if shutdown.get("mode") == "Force":
         return None
@@ -259,7 +269,7 @@ def _too_early(call: Call, known: list[Answer], jumped: list[Span]) -> str | Non
     operation = _operation(vm)
     if "deadline" not in operation:
         return "no stop was on record"
-    begin_s = next(one.asked_s for one in known if _operation(one.vm).get("startTime") == operation["startTime"])
+    begin_s = next(one.asked_s for one in recorded if _operation(one.vm).get("startTime") == operation["startTime"])
     if _overlap_s(Span(begin_s, call.at_s), jumped):
         return None  # a new agent believes the wall clock
     # A grace that was changed meanwhile counts at once, also where the record still has the old one.
