@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 
+from controller.api.libvirt_words import OffReason
 from controller.api.virtualmachine import PowerState, Status, VirtualMachine, VmKey
 from controller.hypervisor.connection import Hypervisor
 from controller.hypervisor.host import LibvirtHost
@@ -52,7 +53,7 @@ def differs(vm: VirtualMachine, domain: Domain | None) -> bool:
 
 def _tells_another_reason(status: Status, domain: Domain) -> bool:
     # A restarted libvirtd says UNKNOWN where the report still knows the reason.
-    return domain.reason not in {"UNKNOWN", status.libvirt_reason}
+    return domain.reason not in {OffReason.UNKNOWN, status.libvirt_reason}
 
 
 class Comparison:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from uuid import UUID
 
+from controller.api.libvirt_words import State
 from controller.api.names import ConditionType
 
 BEYOND = datetime(9999, 12, 31, tzinfo=UTC)
@@ -243,7 +244,7 @@ class Status:
     def was_off(self) -> bool:
         """It says that no QEMU runs: off, or absent."""
         if self.power_state is PowerState.CRASHED:
-            return self.libvirt_state == "SHUTOFF"
+            return self.libvirt_state == State.SHUTOFF
         return self.power_state in {PowerState.STOPPED, PowerState.SAVED, PowerState.ABSENT}
 
     @property

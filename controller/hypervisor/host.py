@@ -12,6 +12,7 @@ from uuid import UUID
 
 import libvirt
 
+from controller.api.libvirt_words import State
 from controller.api.virtualmachine import Address, PowerState
 from controller.hypervisor import states
 from controller.hypervisor.connection import Hypervisor
@@ -265,7 +266,7 @@ class LibvirtHost:
         asked_s = time.monotonic()
         try:
             words = states.words(*handle.state(0))
-            managed_save = words[0] == "SHUTOFF" and _has_managed_save(handle)
+            managed_save = words[0] == State.SHUTOFF and _has_managed_save(handle)
             traits = self._traits.get(uuid)
             if traits is None:
                 self._traits[uuid] = traits = (bool(handle.isPersistent()), bool(handle.autostart()))

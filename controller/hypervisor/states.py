@@ -1,16 +1,17 @@
-"""libvirt's numbers for states and reasons, in its words and in ours. Total: a number it lacks is passed through.
+"""From libvirt's numbers for states and reasons to its words and to a phase. Total: unknown numbers are passed through.
 
-Source: enum virDomainState and the virDomain*Reason enums of libvirt-domain.h. The words stand here rather than being
-read from libvirt-python: it mixes them with flags (VIR_DOMAIN_SHUTDOWN_SIGNAL), and older builds of it lack some.
+Source: enum virDomainState and the virDomain*Reason enums of libvirt-domain.h. The words are not read from
+libvirt-python: it mixes them with flags (VIR_DOMAIN_SHUTDOWN_SIGNAL), and older builds of it lack some.
 """
 
 from __future__ import annotations
 
+from controller.api.libvirt_words import OffReason, PauseReason, State
 from controller.policy.view import Phase
 
-REASONS = {
-    "NOSTATE": ("UNKNOWN",),
-    "RUNNING": (
+REASONS: dict[str, tuple[str, ...]] = {
+    State.NOSTATE: ("UNKNOWN",),
+    State.RUNNING: (
         "UNKNOWN",
         "BOOTED",
         "MIGRATED",
@@ -24,61 +25,42 @@ REASONS = {
         "POSTCOPY",
         "POSTCOPY_FAILED",
     ),
-    "BLOCKED": ("UNKNOWN",),
-    "PAUSED": (
-        "UNKNOWN",
-        "USER",
-        "MIGRATION",
-        "SAVE",
-        "DUMP",
-        "IOERROR",
-        "WATCHDOG",
-        "FROM_SNAPSHOT",
-        "SHUTTING_DOWN",
-        "SNAPSHOT",
-        "CRASHED",
-        "STARTING_UP",
-        "POSTCOPY",
-        "POSTCOPY_FAILED",
-        "API_ERROR",
-    ),
-    "SHUTDOWN": ("UNKNOWN", "USER"),
-    "SHUTOFF": (
-        "UNKNOWN",
-        "SHUTDOWN",
-        "DESTROYED",
-        "CRASHED",
-        "MIGRATED",
-        "SAVED",
-        "FAILED",
-        "FROM_SNAPSHOT",
-        "DAEMON",
-    ),
-    "CRASHED": ("UNKNOWN", "PANICKED"),
-    "PMSUSPENDED": ("UNKNOWN",),
+    State.BLOCKED: ("UNKNOWN",),
+    State.PAUSED: tuple(PauseReason),
+    State.SHUTDOWN: ("UNKNOWN", "USER"),
+    State.SHUTOFF: tuple(OffReason),
+    State.CRASHED: ("UNKNOWN", "PANICKED"),
+    State.PMSUSPENDED: ("UNKNOWN",),
 }
-"""Each state's reasons, both in the order of their numbers."""
+"""Each state's reasons, in the order of their numbers."""
 
-STATES = tuple(REASONS)
+STATES = tuple(State)
 
-PLAIN = {"UNKNOWN", "USER", "FROM_SNAPSHOT", "API_ERROR"}
-BUSY = {"SAVE", "DUMP", "SNAPSHOT", "MIGRATION", "POSTCOPY", "SHUTTING_DOWN"}
-PAUSES = {
-    "STARTING_UP": Phase.STARTING,
-    "IOERROR": Phase.PAUSED_IO_ERROR,
-    "WATCHDOG": Phase.PAUSED_WATCHDOG,
-    "POSTCOPY_FAILED": Phase.POST_COPY_FAILED,
-    "CRASHED": Phase.CRASHED_KEPT,
+PLAIN = {PauseReason.UNKNOWN, PauseReason.USER, PauseReason.FROM_SNAPSHOT, PauseReason.API_ERROR}
+BUSY = {
+    PauseReason.SAVE,
+    PauseReason.DUMP,
+    PauseReason.SNAPSHOT,
+    PauseReason.MIGRATION,
+    PauseReason.POSTCOPY,
+    PauseReason.SHUTTING_DOWN,
+}
+PAUSES: dict[str, Phase] = {
+    PauseReason.STARTING_UP: Phase.STARTING,
+    PauseReason.IOERROR: Phase.PAUSED_IO_ERROR,
+    PauseReason.WATCHDOG: Phase.PAUSED_WATCHDOG,
+    PauseReason.POSTCOPY_FAILED: Phase.POST_COPY_FAILED,
+    PauseReason.CRASHED: Phase.CRASHED_KEPT,
     **dict.fromkeys(PLAIN, Phase.PAUSED),
     **dict.fromkeys(BUSY, Phase.PAUSED_BUSY),
 }
 """A pause for a reason that this table lacks may be anybody's: it is Unknown, and nothing is done about it."""
-PHASES = {
-    "RUNNING": Phase.RUNNING,
-    "BLOCKED": Phase.RUNNING,
-    "SHUTDOWN": Phase.SHUTTING_DOWN,
-    "CRASHED": Phase.CRASHED_KEPT,
-    "PMSUSPENDED": Phase.SUSPENDED,
+PHASES: dict[str, Phase] = {
+    State.RUNNING: Phase.RUNNING,
+    State.BLOCKED: Phase.RUNNING,
+    State.SHUTDOWN: Phase.SHUTTING_DOWN,
+    State.CRASHED: Phase.CRASHED_KEPT,
+    State.PMSUSPENDED: Phase.SUSPENDED,
 }
 
 
@@ -91,10 +73,10 @@ def words(state: int, reason: int) -> tuple[str, str]:
 
 def phase(state: str, reason: str, *, managed_save: bool) -> Phase:
     """What a domain is doing, from libvirt's words; `managed_save` is asked only of a domain that is off."""
-    if state == "SHUTOFF":
+    if state == State.SHUTOFF:
         if managed_save:
             return Phase.SAVED
-        return Phase.CRASHED_OFF if reason == "CRASHED" else Phase.STOPPED
-    if state == "PAUSED":
+        return Phase.CRASHED_OFF if reason == OffReason.CRASHED else Phase.STOPPED
+    if state == State.PAUSED:
         return PAUSES.get(reason, Phase.UNKNOWN)
     return PHASES.get(state, Phase.UNKNOWN)

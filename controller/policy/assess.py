@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from controller.api.clock import Now
+from controller.api.libvirt_words import OffReason, State
 from controller.api.text import untimed
 from controller.api.values import replace
 from controller.api.virtualmachine import (
@@ -24,7 +25,7 @@ from controller.policy.settling import settled
 from controller.policy.situation import NO_START, Situation, shown
 from controller.policy.starts import Start
 from controller.policy.stops import last_stop_of, new_stop
-from controller.policy.view import Absent, Domain, Memory, Notice, Outcome, Phase, Result, Unreadable, View
+from controller.policy.view import Absent, Domain, Memory, Notice, Outcome, Phase, Result, Unreadable, Verb, View
 from controller.policy.waits import Waits
 
 
@@ -61,7 +62,7 @@ def assess(view: View, waits: Waits) -> Situation:
     if start.withdrawn and memory.start_counted:
         status = replace(status, restart_count=max(status.restart_count - 1, 0))
     memory = replace(memory, pursuit=pursuit_of(status.operation, view, memory))
-    if outcome and outcome.result is not Result.STALE and outcome.verb.name == "SHUTDOWN" and memory.pursuit:
+    if outcome and outcome.result is not Result.STALE and outcome.verb is Verb.SHUTDOWN and memory.pursuit:
         first = memory.pursuit.asked_first or now
         memory = replace(memory, pursuit=replace(memory.pursuit, asked_first=first, asked_last=now))
 
@@ -165,7 +166,7 @@ def _seen_domain(
 ) -> tuple[Status, tuple[Notice, ...]]:
     stop, notices = last_stop_of(status, view, domain, memory, ran=ran)
     # libvirtd forgets why a domain is off when it restarts; the report remembers.
-    forgotten = domain.state == status.libvirt_state == "SHUTOFF" and domain.reason == "UNKNOWN"
+    forgotten = domain.state == status.libvirt_state == State.SHUTOFF and domain.reason == OffReason.UNKNOWN
     bound = view.vm.bound_by
     run = status.domain.id if status.domain and domain.lingers else domain.id
     return (

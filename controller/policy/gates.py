@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from controller.api.clock import Now
+from controller.api.libvirt_words import PauseReason
 from controller.api.names import ConditionType
 from controller.api.values import replace
 from controller.api.virtualmachine import PowerState, Reason, Status
@@ -165,7 +166,7 @@ def _answer_in_s(s: Situation) -> float | None:
 
 def _left_over(s: Situation) -> bool:
     """PAUSED/MIGRATION that no job explains, seen twice: libvirt 9 shows it for ever of a domain saved while paused."""
-    if s.domain.reason != "MIGRATION" or not restored(s.view.evidence) or s.waits.settle_pause_s is None:
+    if s.domain.reason != PauseReason.MIGRATION or not restored(s.view.evidence) or s.waits.settle_pause_s is None:
         return False
     since = s.memory.jobless_since
     return since is None or s.now.until(since.plus(s.waits.settle_pause_s)) <= 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import Enum
 
 from controller.api.clock import api_time
+from controller.api.libvirt_words import OffReason, PauseReason
 from controller.api.names import ConditionType
 from controller.api.values import replace
 from controller.api.virtualmachine import OperationType, PowerState, Reason, Status, StopCause
@@ -70,7 +71,9 @@ def memory_elsewhere(report: Status) -> bool:
     cause = report.last_stop.cause if report.last_stop else None
     if not report.was_off or cause not in {None, StopCause.SAVED}:
         return False
-    return report.libvirt_reason == "SAVED" or (cause is StopCause.SAVED and report.libvirt_reason == "UNKNOWN")
+    return report.libvirt_reason == OffReason.SAVED or (
+        cause is StopCause.SAVED and report.libvirt_reason == OffReason.UNKNOWN
+    )
 
 
 def taken_over(report: Status, view: View) -> Status:
@@ -120,7 +123,7 @@ def _runs_here(view: View) -> bool:
     seen = view.seen
     if not isinstance(seen, Domain) or not seen.phase.on or seen.phase is Phase.STARTING:
         return False
-    return not (seen.phase is Phase.PAUSED_BUSY and seen.reason in {"MIGRATION", "POSTCOPY"})
+    return not (seen.phase is Phase.PAUSED_BUSY and seen.reason in {PauseReason.MIGRATION, PauseReason.POSTCOPY})
 
 
 def _in_flight(report: Status) -> bool:

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from controller.api.clock import Now
+from controller.api.libvirt_words import OffReason
 from controller.api.values import replace
 from controller.api.virtualmachine import Operation, OperationType, Status
 from controller.policy.view import Domain, Memory, Phase, Result, View
 
 OFF_CONFIRM_S = 10.0
 """Two looks so far apart confirm that a domain is off, where nothing else tells that a call on it is over."""
-RAN = {"SHUTDOWN", "DESTROYED", "CRASHED", "SAVED", "MIGRATED"}
+RAN = {OffReason.SHUTDOWN, OffReason.DESTROYED, OffReason.CRASHED, OffReason.SAVED, OffReason.MIGRATED}
 """libvirt's reasons for off that only a domain has which has run."""
 
 
@@ -94,7 +95,7 @@ def _unanswered(history: Status, seen: Domain, view: View, memory: Memory) -> St
     news = seen.reason != history.libvirt_reason
     if news and seen.reason in RAN:
         return Start(ran=True)
-    if news and seen.reason == "FAILED":
+    if news and seen.reason == OffReason.FAILED:
         return Start(refusal="the start that is on record has failed")
     pending = Start(operation, pending=True)
     if view.node.blocked or view.node.observe_only:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from controller.api.clock import Now
+from controller.api.libvirt_words import OffReason
 from controller.api.names import EventReason
 from controller.api.values import replace
 from controller.api.virtualmachine import LastStop, PowerState, RestartPolicy, Status, StopCause
@@ -22,7 +23,7 @@ class Answer(Enum):
 
 def cause_of_stop(domain: Domain, history: Status, view: View) -> StopCause:
     """Why a domain that was on is off now; `history` is the report from when it was on."""
-    return _cause("SAVED" if domain.phase is Phase.SAVED else domain.reason, history, view)
+    return _cause(OffReason.SAVED if domain.phase is Phase.SAVED else domain.reason, history, view)
 
 
 def cause_of_end(history: Status, view: View) -> StopCause:
@@ -37,19 +38,21 @@ def _cause(reason: str, history: Status, view: View) -> StopCause:  # noqa: PLR0
     exception: a libvirtd that was away when the domain went off shows it of a clean poweroff too.
     """
     evidence = view.evidence
-    if reason == "MIGRATED" or Evidence.STOPPED_MIGRATED in evidence:
+    if reason == OffReason.MIGRATED or Evidence.STOPPED_MIGRATED in evidence:
         return StopCause.MIGRATED
-    if reason == "SAVED":
+    if reason == OffReason.SAVED:
         return StopCause.SAVED
     if ours(history, view.node.boot_id):
         return StopCause.AGENT
     if history.node_boot_id != view.node.boot_id:
         return StopCause.NODE_REBOOT
-    if evidence & {Evidence.STOPPED_CRASHED, Evidence.STOPPED_FAILED} or (reason == "CRASHED" and _saw(history, view)):
+    if evidence & {Evidence.STOPPED_CRASHED, Evidence.STOPPED_FAILED} or (
+        reason == OffReason.CRASHED and _saw(history, view)
+    ):
         return StopCause.CRASH
-    if reason in {"DESTROYED", "FROM_SNAPSHOT"} or Evidence.SHUTDOWN_HOST in evidence:
+    if reason in {OffReason.DESTROYED, OffReason.FROM_SNAPSHOT} or Evidence.SHUTDOWN_HOST in evidence:
         return StopCause.EXTERNAL
-    if reason == "SHUTDOWN" or Evidence.SHUTDOWN_GUEST in evidence:
+    if reason == OffReason.SHUTDOWN or Evidence.SHUTDOWN_GUEST in evidence:
         return StopCause.GUEST
     return StopCause.UNKNOWN
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from controller.api.libvirt_words import OffReason
 from controller.api.names import CONFIRMED_OFF, ConditionType
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, StopCause
@@ -202,18 +203,18 @@ def is_elsewhere(s: Situation) -> bool:
 
 
 def _migrated(s: Situation) -> bool:
-    return s.status.libvirt_reason == "MIGRATED" or (s.cause is StopCause.MIGRATED and _silent(s))
+    return s.status.libvirt_reason == OffReason.MIGRATED or (s.cause is StopCause.MIGRATED and _silent(s))
 
 
 def _saved_elsewhere(s: Situation) -> bool:
     if s.phase is Phase.SAVED or s.cause not in {None, StopCause.SAVED}:
         return False
-    return s.status.libvirt_reason == "SAVED" or (s.cause is StopCause.SAVED and _silent(s))
+    return s.status.libvirt_reason == OffReason.SAVED or (s.cause is StopCause.SAVED and _silent(s))
 
 
 def _silent(s: Situation) -> bool:
     """libvirt does not say why the domain is off, so that the report of before stands."""
-    return s.status.libvirt_reason == "UNKNOWN"
+    return s.status.libvirt_reason == OffReason.UNKNOWN
 
 
 def elsewhere(s: Situation) -> Verdict:

@@ -1,0 +1,56 @@
+"""libvirt's words, as `status.libvirt` shows them and as decisions read them. Pure.
+
+Source: enum virDomainState and the virDomain*Reason enums of libvirt-domain.h, each in the order of its numbers. A word
+that a newer libvirt adds is passed through as text.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """virDomainState."""
+
+    NOSTATE = "NOSTATE"
+    RUNNING = "RUNNING"
+    BLOCKED = "BLOCKED"
+    PAUSED = "PAUSED"
+    SHUTDOWN = "SHUTDOWN"
+    SHUTOFF = "SHUTOFF"
+    CRASHED = "CRASHED"
+    PMSUSPENDED = "PMSUSPENDED"
+
+
+class PauseReason(StrEnum):
+    """virDomainPausedReason."""
+
+    UNKNOWN = "UNKNOWN"
+    USER = "USER"
+    MIGRATION = "MIGRATION"
+    SAVE = "SAVE"
+    DUMP = "DUMP"
+    IOERROR = "IOERROR"
+    WATCHDOG = "WATCHDOG"
+    FROM_SNAPSHOT = "FROM_SNAPSHOT"
+    SHUTTING_DOWN = "SHUTTING_DOWN"
+    SNAPSHOT = "SNAPSHOT"
+    CRASHED = "CRASHED"
+    STARTING_UP = "STARTING_UP"
+    POSTCOPY = "POSTCOPY"
+    POSTCOPY_FAILED = "POSTCOPY_FAILED"
+    API_ERROR = "API_ERROR"
+
+
+class OffReason(StrEnum):
+    """virDomainShutoffReason."""
+
+    UNKNOWN = "UNKNOWN"
+    SHUTDOWN = "SHUTDOWN"
+    DESTROYED = "DESTROYED"
+    CRASHED = "CRASHED"
+    MIGRATED = "MIGRATED"
+    SAVED = "SAVED"
+    FAILED = "FAILED"
+    FROM_SNAPSHOT = "FROM_SNAPSHOT"
+    DAEMON = "DAEMON"
