@@ -13,14 +13,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
 import structlog
 
-from controller.agent.pacing import Line, Pace
 from controller.api.clock import Now
 from controller.api.virtualmachine import VirtualMachine, VmKey
+from controller.policy.start_limiter import Line, StartLimiter
 from controller.policy.view import Act, Domain, Outcome, Phase, Result, Step, Verb
 from controller.runtime.errors import Rejected, Transient, Vanished
 
@@ -91,14 +92,14 @@ class Acting:
     def __init__(
         self,
         hands: Hands,
-        pace: Pace,
+        start_limiter: StartLimiter,
         *,
         ended: Callable[[VirtualMachine, Step, Outcome], None],
         spawn: Callable[[Callable[[], None]], None] | None = None,
         clock: Callable[[], Now] = now,
     ) -> None:
         """`ended` is called on the act's own thread, when its outcome can be asked for."""
-        self._hands, self._pace, self._ended = hands, pace, ended
+        self._hands, self._start_limiter, self._ended = hands, start_limiter, ended
         self._clock = clock
         self._spawn = spawn or _in_a_thread
         self._lock = threading.Lock()
@@ -134,26 +135,19 @@ class Acting:
             self._to_be_forced.leave(key)
 
     def turn(self, key: VmKey, verb: Verb, now_s: float, *, urgent: bool) -> Turn:
-        """Ask for leave to do this to the VM; what is granted must be used, or released."""
+        """Ask for the right to do this to the VM; what is granted must be used, or released."""
         if verb is Verb.DESTROY:
             return self._turn_to_force(key, now_s)
         with self._lock:
             if self._polite + self._forced_at_once(now_s) >= CALLS_AT_ONCE:
                 return Turn(granted=False)
+            if verb.starts:
+                hanging = sum(call.act.verb.starts for call in self._hanging(now_s))
+                wait_s = self._start_limiter.take(key, now_s, urgent=urgent, hanging=hanging)
+                if wait_s > 0:
+                    return Turn(granted=False, wait_s=wait_s)
             self._polite += 1
-            hanging_starts = sum(call.act.verb.starts for call in self._hanging(now_s))
-        if not verb.starts:
-            return Turn(granted=True, release=self._release)
-        wait_s = self._pace.take(key, now_s, urgent=urgent, hanging=hanging_starts)
-        if wait_s > 0:
-            self._release()
-            return Turn(granted=False, wait_s=wait_s)
-
-        def give_back() -> None:
-            self._pace.give_back(key)
-            self._release()
-
-        return Turn(granted=True, release=give_back)
+        return Turn(granted=True, release=partial(self._release, key if verb.starts else None))
 
     def begin(self, vm: VirtualMachine, step: Step, act: Act, release: Callable[[], None]) -> None:
         """Do it on a thread of its own; raises RuntimeError, and has released, when no thread can be started."""
@@ -264,9 +258,11 @@ class Acting:
         """The calls that are out for longer than such calls take. Under the lock."""
         return [call for calls in self._calls.values() for call in calls if call.hangs(now_s)]
 
-    def _release(self) -> None:
+    def _release(self, started: VmKey | None) -> None:
         with self._lock:
             self._polite -= 1
+            if started:
+                self._start_limiter.give_back(started)
 
     def _release_force(self) -> None:
         with self._lock:

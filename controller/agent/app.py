@@ -15,12 +15,12 @@ from uuid import UUID
 
 import structlog
 
+from controller.agent.brake import NodeBrake
 from controller.agent.domain_index import Directory
 from controller.agent.metrics import Metrics
 from controller.agent.node_conflict import Contest
 from controller.agent.outage import HASTEN_SPREAD_S, Outage
 from controller.agent.ownership import Ownership
-from controller.agent.pacing import Brake, Pace
 from controller.agent.reconcile import Reconciler
 from controller.agent.relist import ApiRelist, LibvirtRelist
 from controller.agent.settings import Settings
@@ -32,6 +32,7 @@ from controller.kube import client
 from controller.kube.events import EventRecorder
 from controller.kube.store import KubeStore, News
 from controller.kube.watch import Watch
+from controller.policy.start_limiter import StartLimiter
 from controller.policy.view import Node
 from controller.runtime.health import Health
 from controller.runtime.periodic import Periodic
@@ -72,7 +73,7 @@ class Agent:
         self._health = Health(settings.http_address, settings.http_port, self._metrics.registry)
         self._queue: WorkQueue[VmKey] = WorkQueue(metrics=self._metrics.workqueue)
         self._directory = Directory()
-        self._brake = Brake(settings.waits, settings.boot_id)
+        self._brake = NodeBrake(settings.waits, settings.boot_id)
         self._api = client.load(settings.kubeconfig)
         self._watch = Watch(self._api, settings.node_name, on_object=self._object_changed, on_gone=self._object_gone)
         self._store = KubeStore(self._api, settings.node_name, on_rewound=self._watch.begin_anew)
@@ -97,7 +98,7 @@ class Agent:
             queue=self._queue,
             directory=self._directory,
             brake=self._brake,
-            pace=Pace(settings.start_parallel, settings.start_interval_s),
+            start_limiter=StartLimiter(settings.start_parallel, settings.start_interval_s),
             gauges=self._metrics,
             node_name=settings.node_name,
             node=self._node,

@@ -14,14 +14,15 @@ from uuid import UUID
 import structlog
 
 from controller.agent.acting import NO_TURN, Acting, Hands, Turn, now
+from controller.agent.brake import NodeBrake
 from controller.agent.domain_index import Directory
 from controller.agent.lookups import Lookups
 from controller.agent.memories import PassMemories
-from controller.agent.pacing import Brake, Pace
 from controller.api.clock import Now
 from controller.api.names import EventReason
 from controller.api.virtualmachine import Address, OperationType, Reason, Status, StopCause, VirtualMachine, VmKey
 from controller.policy.decide import decide
+from controller.policy.start_limiter import StartLimiter
 from controller.policy.view import (
     Absent,
     Act,
@@ -123,8 +124,8 @@ class Reconciler:
         recorder: Recorder,
         queue: Queue,
         directory: Directory,
-        brake: Brake,
-        pace: Pace,
+        brake: NodeBrake,
+        start_limiter: StartLimiter,
         gauges: Gauges,
         node_name: str,
         node: Callable[[], Node],
@@ -136,7 +137,7 @@ class Reconciler:
         self._host, self._store, self._recorder, self._queue = host, store, recorder, queue
         self._directory, self._brake, self._gauges = directory, brake, gauges
         self._node_name, self._node, self._waits, self._clock = node_name, node, waits, clock
-        self._acting = Acting(host, pace, ended=self._act_ended, spawn=spawn, clock=clock)
+        self._acting = Acting(host, start_limiter, ended=self._act_ended, spawn=spawn, clock=clock)
         self._lookups, self._memories = Lookups(clock), PassMemories()
         self._stopping = False
 

@@ -71,9 +71,8 @@ def memory_elsewhere(report: Status) -> bool:
     cause = report.last_stop.cause if report.last_stop else None
     if not report.was_off or cause not in {None, StopCause.SAVED}:
         return False
-    return report.libvirt_reason == OffReason.SAVED or (
-        cause is StopCause.SAVED and report.libvirt_reason == OffReason.UNKNOWN
-    )
+    reason = report.libvirt_reason
+    return reason == OffReason.SAVED or (cause is StopCause.SAVED and reason == OffReason.UNKNOWN)
 
 
 def taken_over(report: Status, view: View) -> Status:

@@ -20,9 +20,9 @@ from controller.agent.acting import (
     RESTORE_HANGS_AFTER_S,
     Acting,
 )
-from controller.agent.pacing import STARTS_AT_ONCE, Pace
 from controller.api.clock import Now
 from controller.api.virtualmachine import Reason, Status, VirtualMachine, VmKey
+from controller.policy.start_limiter import STARTS_AT_ONCE, StartLimiter
 from controller.policy.view import Act, Domain, Memory, Outcome, Phase, Result, Step, Verb
 from controller.runtime.errors import Rejected
 
@@ -38,7 +38,7 @@ class Node:
         self.now_s = 1000.0
         self.acting = Acting(
             self,
-            Pace(parallel_starts, 0.0),
+            StartLimiter(parallel_starts, 0.0),
             ended=self._ended,
             spawn=None if threads else self._spawn,
             clock=lambda: Now(datetime.now(UTC), self.now_s),

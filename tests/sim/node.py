@@ -16,8 +16,8 @@ from typing import Any, cast
 from uuid import NAMESPACE_DNS, UUID, uuid5
 
 from controller.agent.acting import FORCE_HANGS_AFTER_S, FORCED_AT_ONCE, HANGS_AFTER_S
+from controller.agent.brake import NodeBrake
 from controller.agent.domain_index import Directory
-from controller.agent.pacing import USUAL_TIMES, Brake, Pace
 from controller.agent.reconcile import Reconciler
 from controller.agent.relist import Comparison
 from controller.api.clock import Now
@@ -35,6 +35,8 @@ from controller.api.virtualmachine import (
 )
 from controller.kube.client import Api
 from controller.kube.store import KubeStore
+from controller.policy.brake import USUAL_TIMES
+from controller.policy.start_limiter import StartLimiter
 from controller.policy.view import Absent, Act, Domain, Evidence, Facts, Node, Notice, Phase, Replaced, Result, Verb
 from controller.policy.waits import Waits
 from controller.runtime.errors import Conflicted, Rejected, Transient, Unasked
@@ -222,7 +224,7 @@ class SimulatedAgent:
         self.host = SimulatedHost(node.libvirtd)
         self.objects = KubeStore(cast("Api", Wire(self)), node.name, on_rewound=lambda: None)
         self.directory = Directory()
-        self.brake = Brake(WAITS, node.boot_id)
+        self.brake = NodeBrake(WAITS, node.boot_id)
         self.comparison = Comparison()
         self.calls: list[Strand] = []
         self.unheard: list[Heard] = []
@@ -242,7 +244,7 @@ class SimulatedAgent:
             queue=self.queue,
             directory=self.directory,
             brake=self.brake,
-            pace=Pace(STARTS_AT_ONCE, START_INTERVAL_S),
+            start_limiter=StartLimiter(STARTS_AT_ONCE, START_INTERVAL_S),
             gauges=Nobody(),
             node_name=node.name,
             node=node.as_node,

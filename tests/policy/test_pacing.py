@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from controller.agent.pacing import STARTS_AT_ONCE, Brake, Pace
 from controller.api.clock import Now
 from controller.api.virtualmachine import LastStop, PowerState, Status, StopCause, VmKey
+from controller.policy.brake import Brake
+from controller.policy.start_limiter import STARTS_AT_ONCE, StartLimiter
 from controller.policy.waits import Waits
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -275,7 +276,7 @@ def test_what_was_for_nothing_twice_within_an_hour_is_no_sign_any_more() -> None
 
 def jobs_done(seed: int, brake_hold_s: float, *, runners: int = 6, seconds: float = 900) -> int:
     """How many jobs so many runners do, each of 8 to 12 s, with a sixth of the default times."""
-    chance, pace, done = random.Random(seed), Pace(2, 1 / 6), 0  # noqa: S311 - chance that can be had again
+    chance, pace, done = random.Random(seed), StartLimiter(2, 1 / 6), 0  # noqa: S311 - chance that can be had again
     brake = Brake(Waits(brake_window_s=10, brake_hold_s=brake_hold_s), BOOT)
     went_off_s: dict[int, float] = {}
     due: list[tuple[float, int, str]] = [(chance.uniform(8, 12), number, "finishes") for number in range(runners)]
@@ -309,7 +310,7 @@ def test_runners_do_most_of_the_jobs_that_they_do_without_a_brake(runners: int) 
 
 
 def test_turns_come_one_each_interval_and_so_many_at_a_time() -> None:
-    pace = Pace(parallel=2, interval_s=1)
+    pace = StartLimiter(parallel=2, interval_s=1)
     assert pace.take(key(0), 0, urgent=False) == 0
     assert pace.take(key(1), 0.25, urgent=False) == 0.75
     assert pace.take(key(1), 1, urgent=False) == 0
@@ -319,7 +320,7 @@ def test_turns_come_one_each_interval_and_so_many_at_a_time() -> None:
 
 
 def test_whoever_a_user_waits_for_goes_first_but_blocks_nobody_by_staying_away() -> None:
-    pace = Pace(parallel=1, interval_s=1)
+    pace = StartLimiter(parallel=1, interval_s=1)
     assert pace.take(key(0), 0, urgent=False) == 0
     assert pace.take(key(1), 0.5, urgent=True) > 0
     pace.give_back(key(0))
@@ -333,7 +334,7 @@ def test_whoever_a_user_waits_for_goes_first_but_blocks_nobody_by_staying_away()
 
 
 def test_of_many_that_wait_each_comes_back_at_its_own_turn() -> None:
-    pace = Pace(parallel=2, interval_s=1)
+    pace = StartLimiter(parallel=2, interval_s=1)
     assert pace.take(key(0), 0, urgent=False) == 0
     assert [pace.take(key(number), 0, urgent=False) for number in (1, 2, 3)] == [1, 2, 3]
     assert pace.take(key(4), 0, urgent=True) == 1
@@ -345,13 +346,13 @@ def test_of_many_that_wait_each_comes_back_at_its_own_turn() -> None:
 
 
 def test_those_whom_users_wait_for_come_one_after_another_too() -> None:
-    pace = Pace(parallel=1, interval_s=1)
+    pace = StartLimiter(parallel=1, interval_s=1)
     assert pace.take(key(0), 0, urgent=False) == 0
     assert [pace.take(key(number), 0, urgent=True) for number in (1, 2, 3)] == [1, 2, 3]
 
 
 def test_who_waits_for_a_long_start_asks_again_soon_and_the_others_after_it() -> None:
-    pace = Pace(parallel=1, interval_s=0)
+    pace = StartLimiter(parallel=1, interval_s=0)
     assert pace.take(key(0), 0, urgent=False) == 0
     assert pace.take(key(1), 1, urgent=False) == 0.05
     assert pace.take(key(2), 1, urgent=False) == pytest.approx(0.06)
@@ -362,13 +363,13 @@ def test_who_waits_for_a_long_start_asks_again_soon_and_the_others_after_it() ->
 
 @pytest.mark.parametrize(("since_s", "asks_again_s"), [(0.5, 0.05), (10, 0.5), (40, 2), (86_400, 2)])
 def test_the_longer_a_start_takes_the_less_often_it_is_asked_about(since_s: float, asks_again_s: float) -> None:
-    pace = Pace(parallel=1, interval_s=0)
+    pace = StartLimiter(parallel=1, interval_s=0)
     assert pace.take(key(0), 0, urgent=False) == 0
     assert pace.take(key(1), since_s, urgent=False) == asks_again_s
 
 
 def test_for_each_start_that_hangs_one_more_may_begin_and_at_most_as_many_again() -> None:
-    pace = Pace(parallel=1, interval_s=0)
+    pace = StartLimiter(parallel=1, interval_s=0)
     assert pace.take(key(0), 0, urgent=False) == 0
     assert pace.take(key(1), 31, urgent=False, hanging=1) == 0
     assert pace.take(key(2), 62, urgent=False, hanging=2) > 0
@@ -377,14 +378,14 @@ def test_for_each_start_that_hangs_one_more_may_begin_and_at_most_as_many_again(
 
 
 def test_no_more_than_half_of_the_calls_are_for_starts() -> None:
-    pace = Pace(parallel=3, interval_s=0)
+    pace = StartLimiter(parallel=3, interval_s=0)
     for number in range(STARTS_AT_ONCE):
         assert pace.take(key(number), number, urgent=False, hanging=number) == 0
     assert pace.take(key(STARTS_AT_ONCE), 60, urgent=True, hanging=STARTS_AT_ONCE) > 0
 
 
 def test_beside_starts_that_hang_too_those_come_first_that_a_user_waits_for() -> None:
-    pace = Pace(parallel=1, interval_s=0)
+    pace = StartLimiter(parallel=1, interval_s=0)
     assert pace.take(key(0), 0, urgent=False) == 0
     assert pace.take(key(1), 30, urgent=True) > 0
     assert pace.take(key(2), 31, urgent=False, hanging=1) > 0
@@ -392,7 +393,7 @@ def test_beside_starts_that_hang_too_those_come_first_that_a_user_waits_for() ->
 
 
 def test_who_becomes_urgent_goes_ahead_and_back_again() -> None:
-    pace = Pace(parallel=1, interval_s=1)
+    pace = StartLimiter(parallel=1, interval_s=1)
     assert pace.take(key(0), 0, urgent=False) == 0
     assert [pace.take(key(number), 0, urgent=False) for number in (1, 2)] == [1, 2]
     assert pace.take(key(2), 0, urgent=True) == 1
@@ -402,7 +403,7 @@ def test_who_becomes_urgent_goes_ahead_and_back_again() -> None:
 
 
 def test_who_has_had_its_turn_is_in_nobodys_way() -> None:
-    pace = Pace(parallel=1, interval_s=1)
+    pace = StartLimiter(parallel=1, interval_s=1)
     assert pace.take(key(0), 0, urgent=False) == 0
     assert pace.take(key(1), 0, urgent=False) == 1
     pace.give_back(key(0))
@@ -411,7 +412,7 @@ def test_who_has_had_its_turn_is_in_nobodys_way() -> None:
 
 
 def test_who_does_not_come_back_loses_its_place_after_three_turns() -> None:
-    pace = Pace(parallel=1, interval_s=1)
+    pace = StartLimiter(parallel=1, interval_s=1)
     assert pace.take(key(0), 0, urgent=False) == 0
     pace.give_back(key(0))
     assert pace.take(key(1), 0.5, urgent=True) == 0.5
@@ -420,7 +421,7 @@ def test_who_does_not_come_back_loses_its_place_after_three_turns() -> None:
 
 
 def test_who_is_as_late_as_may_be_keeps_its_place() -> None:
-    pace = Pace(parallel=1, interval_s=0)
+    pace = StartLimiter(parallel=1, interval_s=0)
     assert pace.take(key(0), 0, urgent=False) == 0
     assert pace.take(key(1), 0, urgent=True) == 0.05
     pace.give_back(key(0))
@@ -428,6 +429,6 @@ def test_who_is_as_late_as_may_be_keeps_its_place() -> None:
 
 
 def test_giving_back_what_was_never_had_does_no_harm() -> None:
-    pace = Pace(parallel=1, interval_s=1)
+    pace = StartLimiter(parallel=1, interval_s=1)
     pace.give_back(key(0))
     assert pace.take(key(0), 0, urgent=False) == 0
