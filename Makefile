@@ -1,4 +1,4 @@
-# What developers and CI run; `make` lists it. Set-up steps do nothing, and fast, when there is nothing to do.
+# The commands that developers and CI run; `make` lists them. A setup step that has nothing to do returns at once.
 
 UV_VERSION := 0.13.9
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/virtsync
@@ -12,24 +12,24 @@ help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup system-packages python-packages controlplane guest
-setup: controlplane guest ## Do all the set-up (the commands below do it themselves)
+setup: controlplane guest ## Run all setup steps (the commands below run the steps that they need)
 
-system-packages: ## Set-up: Debian packages; by apt when root, else it prints the line to run
+system-packages: ## Setup: Debian packages; root installs them with apt, others get the command to run
 	@tools/setup/system-packages.sh
 
-python-packages: .venv/.synced ## Set-up: uv and the Python packages, in .venv
+python-packages: .venv/.synced ## Setup: uv and the Python packages, in .venv
 
-controlplane: python-packages ## Set-up: the parts of Kubernetes, built with Go (minutes, once)
+controlplane: python-packages ## Setup: the components of Kubernetes, built with Go (minutes, once)
 	@$(BIN)/python -m lab controlplane build >/dev/null
 
-guest: python-packages ## Set-up: the tiny guest that the test VMs run
+guest: python-packages ## Setup: the small guest that the test VMs run
 	@$(BIN)/python -m lab guest build >/dev/null
 
 .PHONY: cluster-setup
-cluster-setup: setup ## Set-up: what a real cluster needs besides
+cluster-setup: setup ## Setup: what a real cluster needs in addition
 	@tools/setup/system-packages.sh cluster
 
-# A machine's own Python refuses packages (PEP 668), so uv has an environment for itself. It appears only when complete.
+# The system Python refuses packages (PEP 668), so uv has its own environment. It is created atomically.
 $(UV): | system-packages
 	@echo "Installing uv $(UV_VERSION) into $(CACHE)"
 	@mkdir -p $(CACHE)
@@ -52,47 +52,47 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/yamllint --strict .
 	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh
 
-test: check setup ## Check, then run the tests on real parts, but for those that take minutes each; as root e2e too
+test: check setup ## Check, then run the tests on real components, except those that take minutes each; as root also e2e
 	$(BIN)/pytest -m "not long and not e2e"
 	@if [ "$$(id -u)" = 0 ]; then \
 		$(MAKE) --no-print-directory e2e; \
 	else \
-		echo "Not run, for they need root: the tests on a real cluster (sudo make e2e)"; \
+		echo "Not run, because they need root: the tests on a real cluster (sudo make e2e)"; \
 	fi
 
-image: ## Build the agent's image, and build/image.tar of it: ENGINE=podman BASE=debian:12-slim TAG=1.2.3 FRESH=1
+image: ## Build the agent's image and write build/image.tar: ENGINE=podman BASE=debian:12-slim TAG=1.2.3 FRESH=1
 	@tools/setup/system-packages.sh image
 	@tools/image/build.sh
 
-image-size: python-packages ## Print what each layer of build/image.tar adds, unpacked
+image-size: python-packages ## Print the unpacked size of each layer of build/image.tar
 	@$(BIN)/python tools/image/layers.py build/image.tar
 
-e2e: cluster-setup image ## Run the tests on a real cluster, but for those that take long; needs root
+e2e: cluster-setup image ## Run the tests on a real cluster, except the long ones; needs root
 	$(BIN)/pytest -v --durations=10 tests/image tests/e2e -m "e2e and not long"
 
 e2e-full: cluster-setup image ## Run all tests on a real cluster; needs root
 	$(BIN)/pytest -v --durations=10 tests/image tests/e2e
 
-chaos: setup ## Run the tests of faults, the long ones too, then random faults: SEED=1 MINUTES=5
+chaos: setup ## Run the fault tests, also the long ones, then random faults: SEED=1 MINUTES=5
 	$(BIN)/pytest tests/chaos
 	$(BIN)/python -m chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5)
 
-cluster: cluster-setup ## Keep a real cluster of two nodes to play with, until Ctrl-C; needs root
+cluster: cluster-setup ## Run a real cluster of two nodes to try things on, until Ctrl-C; needs root
 	@$(BIN)/python -m cluster run $(addprefix --image=,$(wildcard build/image.tar))
 
-demo: setup ## Tell the story on the terminal; KEEP=1 leaves everything running
+demo: setup ## Show the demo on the terminal; KEEP=1 leaves everything running
 	$(BIN)/python tools/demo.py
 
-bench: setup ## Measure speed, load and footprint; ONLY=storm,start measures some, OUTAGE=1 is shorter
+bench: setup ## Measure latency, load and footprint; ONLY=storm,start measures some, OUTAGE=1 is shorter
 	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(OUTAGE),--outage $(OUTAGE))
 
-mutation: python-packages ## Mutate the pure core: every change must be caught by a test
+mutation: python-packages ## Mutate the pure core: a test must catch every change
 	$(BIN)/mutmut run
 
 manifests: controlplane ## Render deploy/install.yaml from deploy/base
 	@kubectl=$$($(BIN)/python -m lab controlplane build)/kubectl && { \
-	echo '# Rendered by `make manifests` from deploy/base: change it there, or by a kustomization of yours.'; \
+	echo '# Rendered by `make manifests` from deploy/base: change it there, or in your own kustomization.'; \
 	$$kubectl kustomize deploy/base; } > deploy/install.yaml.partial && mv deploy/install.yaml.partial deploy/install.yaml
 
-clean: ## Remove what was made in this folder (the cache, ~/.cache/virtsync, stays)
+clean: ## Remove what was built in this folder (the cache, ~/.cache/virtsync, stays)
 	rm -rf .venv build dist mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
