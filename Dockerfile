@@ -1,11 +1,11 @@
-# The agent's image: `make image`, or `docker build .` where there is a docker.
-# Both stages are of one Debian release: libvirt-python is compiled against the libvirt that the image has.
+# The agent's image: `make image`, or `docker build .` if you have docker.
+# Both stages use the same Debian release: libvirt-python is compiled against the libvirt that the image has.
 ARG BASE=debian:bookworm-slim
 
 FROM ${BASE} AS build
 ARG UV_VERSION=0.13.9
-# For a network whose own authority signs what it lets through: files that the builder mounts, see tools/image/build.sh.
-# Build arguments are no part of the image.
+# For a network with its own certificate authority: files that the builder mounts, see tools/image/build.sh. Build
+# arguments do not become a part of the image.
 ARG SSL_CERT_FILE
 ARG PIP_CERT
 RUN apt-get update \
@@ -19,14 +19,15 @@ ENV UV_LINK_MODE=copy \
     UV_PYTHON=/usr/bin/python3 \
     UV_PYTHON_DOWNLOADS=never
 WORKDIR /src
-# The dependencies first: they change less often than the code.
+# Install the dependencies first: they change less often than the code.
 COPY pyproject.toml uv.lock ./
 RUN /uv/bin/uv sync --locked --no-dev --no-install-project
 COPY LICENSE README.md ./
 COPY controller controller
-# Bytecode, for the root is read-only where this runs. Two thirds of all that was installed is the Kubernetes client, of
-# which the agent needs a small part: not the same client again for asyncio, and of its two thousand types and calls no
-# more bytecode than is loaded. Wheels carry symbols for debuggers, which is half of their machine code.
+# The image contains bytecode, because the root is read-only at run time. Two thirds of the installed files are the
+# Kubernetes client, of which the agent needs a small part. So the image omits the asyncio copy of the client, and
+# of the client's two thousand types and calls it keeps only the bytecode that the agent loads. Debug symbols are half
+# of the machine code in the wheels, so they are stripped.
 RUN /uv/bin/uv sync --locked --no-dev --no-editable \
     && rm -r /opt/virtsync/.lock /opt/virtsync/lib/python3*/site-packages/kubernetes/aio \
     && find /opt/virtsync -name '*.so' -exec strip --strip-unneeded {} + \
@@ -34,7 +35,7 @@ RUN /uv/bin/uv sync --locked --no-dev --no-editable \
     && /opt/virtsync/bin/python -c 'import controller.agent.app'
 
 FROM ${BASE}
-# No setuid program is left: nothing in here needs to become anybody else.
+# Remove the setuid bit from all programs: no process in this image needs to become another user.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libvirt0 python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /usr/share/doc/* /usr/share/man/* /usr/share/locale/* \
@@ -43,7 +44,8 @@ COPY --from=build /opt/virtsync /opt/virtsync
 ENV PATH=/opt/virtsync/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
-# The manifests run it as uid 0 without any capability, for libvirt's socket lets uid 0 in. By itself it is nobody.
+# The manifests run the image as uid 0 without any capability, because libvirt's socket accepts uid 0. The default user
+# has no privileges.
 USER 65532:65532
 ENTRYPOINT ["virtsync"]
 CMD ["--help"]

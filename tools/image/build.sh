@@ -1,19 +1,19 @@
 #!/bin/sh
-# Build the agent's image with what is there, docker, podman or buildah, and write it to build/image.tar too.
+# Build the agent's image with docker, podman or buildah, and also write it to build/image.tar.
 #
-#   ENGINE=buildah   which of them; else the first that works
-#   BASE=IMAGE       what it is built on; else debian:bookworm-slim, and for buildah a Debian that debootstrap makes here,
-#                    once: no registry of images is needed
-#   TAG=1.2.3        else the version of this checkout
-#   FRESH=1          take nothing from earlier builds, and forget them: for the security updates of the meantime
-#   CA_BUNDLE=FILE   authorities to trust while building, where the network has its own; else $SSL_CERT_FILE
+#   ENGINE=buildah   the engine; default: the first that works
+#   BASE=IMAGE       the base image; default: debian:bookworm-slim, and for buildah a Debian that debootstrap creates
+#                    here once, so that no image registry is needed
+#   TAG=1.2.3        the tag; default: the version of this checkout
+#   FRESH=1          use nothing from earlier builds, and delete them: to get security updates that were released since
+#   CA_BUNDLE=FILE   authorities to trust during the build, if the network has its own; default: $SSL_CERT_FILE
 set -eu
 cd "$(dirname "$0")/../.."
 
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/virtsync
 RELEASE=bookworm
 KEPT=$CACHE/base-$RELEASE.tar
-# In full, as containerd reads the name in the manifests: podman and buildah would take it for one of localhost.
+# The full name, as containerd reads the name in the manifests: podman and buildah would add localhost to a short one.
 NAME=docker.io/virtsync/virtsync
 VERSION=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' controller/__init__.py)
 TAG=${TAG:-$VERSION}
@@ -46,7 +46,7 @@ choose() {
     fail "no docker, podman or buildah works here; as root, run: apt-get install --yes buildah debootstrap"
 }
 
-# The base of buildah where no registry is to be asked: the least Debian there is, kept in the cache.
+# Create the base for buildah without a registry: a minimal Debian, kept in the cache.
 debian() {
     if [ ! -f "$KEPT" ]; then
         [ "$(id -u)" -eq 0 ] || fail "a base of Debian can be made by root only; be root, or name one with BASE="
@@ -55,7 +55,7 @@ debian() {
         folder=$(mktemp -d)
         trap 'rm -rf --one-file-system "$folder"' EXIT
         trap 'exit 130' INT TERM
-        # From where this machine has its own packages, with the updates that it gets.
+        # Use the mirrors from which this machine gets its own packages, including updates.
         # shellcheck disable=SC2016 # apt expands it
         apt-get indextargets --format 'deb $(SITE) $(CODENAME) main' 'Created-By: Packages' 2>/dev/null |
             grep -E " $RELEASE(-updates|-security)? main$" | sort -u >"$folder/sources" || true
@@ -70,7 +70,7 @@ debian() {
             DEBIAN_FRONTEND=noninteractive chroot "$folder/root" apt-get --quiet $step >"$folder/log" 2>&1 ||
                 fail "apt-get $step failed in the base: $(tail -n 1 "$folder/log")"
         done
-        # The last two are this machine's.
+        # The last two files are copies of this machine's.
         (cd "$folder/root" && rm -rf var/cache/apt/* var/lib/apt/lists/* var/log/* etc/hostname etc/resolv.conf)
         tar --create --file "$KEPT.partial" --directory "$folder/root" --numeric-owner --one-file-system .
         mv "$KEPT.partial" "$KEPT"
@@ -83,18 +83,18 @@ revision=$(git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null |
 created=$(date --utc --date="@${SOURCE_DATE_EPOCH:-$(date +%s)}" +%Y-%m-%dT%H:%M:%SZ)
 set -- --tag "$NAME:$TAG"
 for value in "version=$TAG" "revision=$revision" "created=$created"; do
-    # Both: podman and buildah take a LABEL from their cache whatever the build arguments in it are by now.
+    # Set both: podman and buildah take a LABEL from their cache even if its build arguments have changed.
     set -- --build-arg "$(echo "${value%%=*}" | tr '[:lower:]' '[:upper:]')=${value#*=}" \
         --label "org.opencontainers.image.$value" "$@"
 done
 [ -z "${FRESH:-}" ] || set -- --no-cache "$@"
-# docker has no volumes while it builds.
+# docker cannot mount volumes during a build.
 if [ -n "$CA_BUNDLE" ] && [ "$ENGINE" != docker ]; then
     set -- --volume "$CA_BUNDLE:/run/ca.crt:ro" \
         --build-arg SSL_CERT_FILE=/run/ca.crt --build-arg PIP_CERT=/run/ca.crt "$@"
 fi
 mkdir -p "$(dirname "$ARCHIVE")" "$CACHE"
-# One at a time.
+# Allow one build at a time.
 exec 9>"$CACHE/image.lock"
 flock 9
 rm -f "$ARCHIVE.partial"
@@ -106,8 +106,8 @@ case $ENGINE in
         "$ENGINE" save --output "$ARCHIVE.partial" "$NAME:$TAG"
         ;;
     buildah)
-        # Without an engine, and in a place that is a container itself: no namespaces, no registry. Where overlay mounts
-        # are refused, each layer would be a whole copy: then only stages are kept, and all is built each time.
+        # This must work without an engine, and inside a container: no namespaces, no registry. If overlay mounts are
+        # refused, each layer would be a whole copy: then keep only stages, and build everything each time.
         driver=overlay layers=true
         b() { buildah --storage-driver "$driver" --root "$CACHE/images-$driver" --runroot "$RUN/virtsync-images" "$@"; }
         b info >/dev/null 2>&1 || driver=vfs layers=false

@@ -1,4 +1,4 @@
-"""Print what each layer of the image in an archive adds, unpacked: `python tools/image/layers.py build/image.tar`."""
+"""Print the unpacked size of each layer of an image archive: `python tools/image/layers.py build/image.tar`."""
 
 import json
 import re
@@ -15,7 +15,7 @@ STEP_LENGTH = 70
 
 
 def main(archive: Path) -> None:
-    """Print the table. SystemExit with a sentence if it is no archive of an image."""
+    """Print the table. Raises SystemExit with a sentence if the file is not an image archive."""
     try:
         with tarfile.open(archive) as image:
             manifest = json.loads(_read(image, "manifest.json"))[0]
@@ -42,7 +42,7 @@ def _read(image: tarfile.TarFile, name: str) -> bytes:
 
 
 def _unpacked_size(image: tarfile.TarFile, layer: str) -> int:
-    """In bytes: of all files, but for those that are another name of one that was counted."""
+    """Size of all files in bytes, without hard links to a file that was already counted."""
     with tarfile.open(fileobj=image.extractfile(layer)) as files:
         return sum(entry.size for entry in files if entry.isreg())
 
@@ -52,7 +52,7 @@ def _is_empty(step: dict[str, object]) -> bool:
 
 
 def _name(step: dict[str, object]) -> str:
-    """The instruction that made it, without what builders put around."""
+    """The instruction that created the layer, without the text that builders add."""
     name = re.sub(r"/bin/sh -c |#\(nop\) |dir:[0-9a-f]+ |# buildkit", "", str(step.get("created_by", "")))
     return " ".join(name.split())[:STEP_LENGTH]
 

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Install the Debian packages that the lab and the build of libvirt-python need; `system-packages.sh cluster`: and those
-# of the nodes of a cluster; `system-packages.sh image`: what builds the image.
-# As root it installs what is missing; for anybody else it prints the line to run, and fails.
+# Install the Debian packages that the lab and the build of libvirt-python need. `system-packages.sh cluster` also
+# installs those that the nodes of a cluster need; `system-packages.sh image` installs only what builds the image.
+# If root runs this script, it installs the missing packages; otherwise it prints the command to run, and fails.
 set -eu
 
-# Unpack packages into the cache, at once or not at all. Installed, they would enable and start a service of the machine.
+# Unpack packages into the cache, atomically. Installing them would enable and start a service on the machine.
 unpack() {
     unpacked=${XDG_CACHE_HOME:-$HOME/.cache}/virtsync/$1
     [ ! -d "$unpacked" ] || return 0
@@ -14,7 +14,7 @@ unpack() {
     trap 'rm -rf "$partial"' EXIT
     (
         cd "$partial"
-        # Root downloads as a user of apt's own, who may not write here.
+        # As root, apt downloads as its own user, who must not write here.
         set -- --quiet --option APT::Sandbox::User=root download "$@"
         apt-get "$@" || { apt-get --quiet update && apt-get "$@"; }
     )
@@ -25,19 +25,19 @@ unpack() {
     mv -T "$partial/root" "$unpacked"
 }
 
-# libvirt-python comes as source only: compiler and headers are for it. binutils assemble the guest, openssl makes a key
-# for the control plane, util-linux and mount make namespaces.
+# libvirt-python has only a source distribution, which needs a compiler and headers. binutils assemble the guest,
+# openssl creates a key for the control plane, util-linux and mount create namespaces.
 packages='
     python3 python3-venv python3-dev gcc libc6-dev pkg-config libvirt-dev
     libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils
     binutils mount openssl util-linux
 '
 if [ "${1:-}" = cluster ]; then
-    # The last is what Debian's runc needs, which is unpacked below.
+    # Debian's runc, which is unpacked below, needs libseccomp2.
     packages="$packages containernetworking-plugins iptables iproute2 busybox-static libseccomp2"
 fi
 if [ "${1:-}" = image ]; then
-    # Whoever has an engine needs neither, whatever the system is.
+    # If there is an engine, neither package is needed, on any system.
     if docker info >/dev/null 2>&1 || podman info >/dev/null 2>&1; then
         exit 0
     fi
@@ -63,12 +63,12 @@ if [ -n "$missing" ]; then
     fi
     echo "Installing system packages:$missing"
     export DEBIAN_FRONTEND=noninteractive
-    # The package lists are only as new as they must be: when what they name can be had, they will do.
+    # Update the package lists only if the packages that they name can no longer be downloaded.
     $install --quiet --download-only >/dev/null 2>&1 || apt-get --quiet update
     $install --quiet --option Dpkg::Use-Pty=0
 fi
 
-# A machine may have both, of Debian or of Docker: then its programs are used, and its service is not.
+# The machine might have both already, from Debian or from Docker: then use its programs, but not its service.
 if [ "${1:-}" = cluster ] && ! { command -v containerd && command -v runc; } >/dev/null; then
     unpack containerd runc
 fi
