@@ -35,7 +35,9 @@ def test_the_reference_explains_each_value() -> None:
     spec = {row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in rows("## spec: what you want")}
     for field in ("powerState", "restartPolicy", "shutdown.mode"):
         assert spec[field] == words_of(f"spec.{field}")
-    states = rows("`powerState` is one of these. More may be added: take a word that you do not know for `Unknown`.")
+    states = rows(
+        "`powerState` is one of these. More values may be added: treat a value that you do not know as `Unknown`."
+    )
     assert sorted(word for row in states for word in re.findall(r"`(\w+)`", row[0])) == sorted(
         words_of("status.powerState")
     )
