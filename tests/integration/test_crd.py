@@ -108,14 +108,14 @@ REFUSED_SPECS = [
         {"nodeName": "Node_A"},
         (
             'spec.nodeName: Invalid value: "Node_A": must be the name of a node: '
-            "lower case letters, digits, '-' and '.', with a letter or a digit at either end"
+            "lower case letters, digits, '-' and '.', beginning and ending with a letter or a digit"
         ),
     ),
     ({"nodeName": "node-"}, 'spec.nodeName: Invalid value: "node-": must be the name of a node'),
     ({"nodeName": "n" * 254}, "spec.nodeName: Too long: may not be more than 253 bytes"),
     (
         {"domain": {"name": "web", "uuid": "4dea22b3-1d52-48f3-8516-782e98ab3fa0"}},
-        "spec.domain.uuid: Forbidden: may not be set together with name: either of them says which domain it is",
+        "spec.domain.uuid: Forbidden: must not be set together with name: each of them identifies the domain",
     ),
     (
         {"domain": {"uuid": "4dea22b31d5248f38516782e98ab3fa0"}},
@@ -152,19 +152,19 @@ REFUSED_SPECS = [
     (
         {"restartRequestTime": "tomorrow"},
         (
-            'spec.restartRequestTime: Invalid value: "tomorrow": must be a time with its offset, '
+            'spec.restartRequestTime: Invalid value: "tomorrow": must be a time with a UTC offset, '
             "such as 2026-03-01T02:00:00Z or 2026-03-01T04:00:00+02:00"
         ),
     ),
-    ({"restartRequestTime": ""}, "must be a time with its offset"),
-    ({"restartRequestTime": "2026-03-01"}, "must be a time with its offset"),
-    ({"restartRequestTime": "2026-03-01T02:00:00"}, "must be a time with its offset"),
-    ({"restartRequestTime": "2026-02-30T02:00:00Z"}, "must be a time with its offset"),
+    ({"restartRequestTime": ""}, "must be a time with a UTC offset"),
+    ({"restartRequestTime": "2026-03-01"}, "must be a time with a UTC offset"),
+    ({"restartRequestTime": "2026-03-01T02:00:00"}, "must be a time with a UTC offset"),
+    ({"restartRequestTime": "2026-02-30T02:00:00Z"}, "must be a time with a UTC offset"),
     # These have the format date-time, and yet no client can read them all.
-    ({"restartRequestTime": "2026-03-01t02:00:00z"}, "must be a time with its offset"),
-    ({"restartRequestTime": "2026-03-01T02:00:00+24:00"}, "must be a time with its offset"),
-    ({"restartRequestTime": "2026-03-01T02:00:00x5Z"}, "must be a time with its offset"),
-    ({"restartRequestTime": "0000-03-01T02:00:00Z"}, "must be a time with its offset"),
+    ({"restartRequestTime": "2026-03-01t02:00:00z"}, "must be a time with a UTC offset"),
+    ({"restartRequestTime": "2026-03-01T02:00:00+24:00"}, "must be a time with a UTC offset"),
+    ({"restartRequestTime": "2026-03-01T02:00:00x5Z"}, "must be a time with a UTC offset"),
+    ({"restartRequestTime": "0000-03-01T02:00:00Z"}, "must be a time with a UTC offset"),
 ]
 
 ACCEPTED_SPECS: list[Json] = [
