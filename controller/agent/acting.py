@@ -22,7 +22,7 @@ import structlog
 from controller.api.clock import Now
 from controller.api.virtualmachine import VirtualMachine, VmKey
 from controller.policy.start_limiter import Line, StartLimiter
-from controller.policy.view import Act, Domain, Outcome, Phase, Result, Step, Verb
+from controller.policy.view import Action, Domain, Outcome, Phase, PowerAction, Result, Step
 from controller.runtime.errors import Rejected, Transient, Vanished
 
 CALLS_AT_ONCE = 8
@@ -43,10 +43,10 @@ def now() -> Now:
     return Now(datetime.now(UTC), time.monotonic())
 
 
-class Hands(Protocol):
+class Actuator(Protocol):
     """What can be done to a domain. Any thread may call it; it takes as long as libvirt takes."""
 
-    def act(self, act: Act) -> Result:
+    def act(self, action: PowerAction) -> Result:
         """Do it, if the domain is still as it was seen. Raises Transient (no answer), Rejected (libvirt's words)."""
 
 
@@ -77,21 +77,21 @@ NO_TURN = Turn(granted=False)
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    act: Act
+    action: PowerAction
     since: Now
     overtaken: bool = False
 
     def hangs(self, now_s: float) -> bool:
         """It is out for longer than such an act takes."""
-        return now_s - self.since.monotonic_s > _hangs_after_s(self.act)
+        return now_s - self.since.monotonic_s > _hangs_after_s(self.action)
 
 
-class Acting:
+class ActionRunner:
     """The acts of one agent that have begun and not returned. Any thread may use it."""
 
     def __init__(
         self,
-        hands: Hands,
+        actuator: Actuator,
         start_limiter: StartLimiter,
         *,
         ended: Callable[[VirtualMachine, Step, Outcome], None],
@@ -99,7 +99,7 @@ class Acting:
         clock: Callable[[], Now] = now,
     ) -> None:
         """`ended` is called on the act's own thread, when its outcome can be asked for."""
-        self._hands, self._start_limiter, self._ended = hands, start_limiter, ended
+        self._actuator, self._start_limiter, self._ended = actuator, start_limiter, ended
         self._clock = clock
         self._spawn = spawn or _in_a_thread
         self._lock = threading.Lock()
@@ -111,11 +111,11 @@ class Acting:
         self._calls: dict[UUID, list[_Call]] = {}
         self._outcomes: dict[VmKey, Outcome] = {}
 
-    def news(self, key: VmKey, uuid: UUID | None) -> tuple[Outcome | None, tuple[Verb, Now] | None]:
+    def news(self, key: VmKey, uuid: UUID | None) -> tuple[Outcome | None, tuple[Action, Now] | None]:
         """What came of the last act on this VM, once; and the act on its domain that has not returned, since when."""
         with self._lock:
             calls = self._calls.get(uuid) if uuid else None
-            return self._outcomes.pop(key, None), (calls[-1].act.verb, calls[-1].since) if calls else None
+            return self._outcomes.pop(key, None), (calls[-1].action.kind, calls[-1].since) if calls else None
 
     def locked(self, uuid: UUID | None) -> Domain | None:
         """The domain as it was when this agent began to start it or to force it off, while that has not returned.
@@ -125,7 +125,8 @@ class Acting:
         with self._lock:
             calls = self._calls.get(uuid, ()) if uuid else ()
             return next(
-                (call.act.domain for call in calls if call.act.verb is Verb.DESTROY or call.act.verb.starts), None
+                (call.action.domain for call in calls if call.action.kind is Action.DESTROY or call.action.kind.starts),
+                None,
             )
 
     def forget(self, key: VmKey) -> None:
@@ -134,33 +135,33 @@ class Acting:
             self._outcomes.pop(key, None)
             self._to_be_forced.leave(key)
 
-    def turn(self, key: VmKey, verb: Verb, now_s: float, *, urgent: bool) -> Turn:
+    def turn(self, key: VmKey, action: Action, now_s: float, *, urgent: bool) -> Turn:
         """Ask for the right to do this to the VM; what is granted must be used, or released."""
-        if verb is Verb.DESTROY:
+        if action is Action.DESTROY:
             return self._turn_to_force(key, now_s)
         with self._lock:
             if self._polite + self._forced_at_once(now_s) >= CALLS_AT_ONCE:
                 return Turn(granted=False)
-            if verb.starts:
-                hanging = sum(call.act.verb.starts for call in self._hanging(now_s))
+            if action.starts:
+                hanging = sum(call.action.kind.starts for call in self._hanging(now_s))
                 wait_s = self._start_limiter.take(key, now_s, urgent=urgent, hanging=hanging)
                 if wait_s > 0:
                     return Turn(granted=False, wait_s=wait_s)
             self._polite += 1
-        return Turn(granted=True, release=partial(self._release, key if verb.starts else None))
+        return Turn(granted=True, release=partial(self._release, key if action.starts else None))
 
-    def begin(self, vm: VirtualMachine, step: Step, act: Act, release: Callable[[], None]) -> None:
+    def begin(self, vm: VirtualMachine, step: Step, action: PowerAction, release: Callable[[], None]) -> None:
         """Do it on a thread of its own; raises RuntimeError, and has released, when no thread can be started."""
-        call = _Call(act, self._clock())
+        call = _Call(action, self._clock())
         with self._lock:
             self._untold += 1
-            calls = self._calls.setdefault(act.domain.uuid, [])
+            calls = self._calls.setdefault(action.domain.uuid, [])
             overtaken = [earlier for earlier in calls if not earlier.overtaken]
             for earlier in overtaken:
                 earlier.overtaken = True
             calls.append(call)
         try:
-            self._spawn(lambda: self._perform(vm, step, act, call, release))
+            self._spawn(lambda: self._perform(vm, step, action, call, release))
         except BaseException:
             with self._lock:
                 self._remove(call)
@@ -170,22 +171,24 @@ class Acting:
             self._told()
             raise
 
-    def hanging(self, verb: Verb) -> int:
+    def hanging(self, action: Action) -> int:
         """How many acts of this kind are out for longer than such an act takes."""
         with self._lock:
-            return sum(call.act.verb is verb for call in self._hanging(self._clock().monotonic_s))
+            return sum(call.action.kind is action for call in self._hanging(self._clock().monotonic_s))
 
     def wait(self, timeout_s: float) -> bool:
         """Wait so long for the acts under way, and leave what is left to libvirt; whether all have ended."""
         with self._lock:
             return self._idle.wait_for(lambda: not self._untold, timeout_s)
 
-    def _perform(self, vm: VirtualMachine, step: Step, act: Act, call: _Call, release: Callable[[], None]) -> None:
-        outcome = Outcome(act.verb, Result.UNKNOWN, "it failed inside virtsync")
+    def _perform(
+        self, vm: VirtualMachine, step: Step, action: PowerAction, call: _Call, release: Callable[[], None]
+    ) -> None:
+        outcome = Outcome(action.kind, Result.UNKNOWN, "it failed inside virtsync")
         try:
-            outcome = self._outcome(act)
+            outcome = self._outcome(action)
         except Exception:
-            log.exception("action failed inside virtsync", vm=str(vm.key), verb=act.verb.name)
+            log.exception("action failed inside virtsync", vm=str(vm.key), action=action.kind.name)
         finally:
             release()
             with self._lock:
@@ -194,22 +197,24 @@ class Acting:
                 if not call.overtaken:
                     self._outcomes[vm.key] = outcome
         try:
-            self._tell(vm, step, act, outcome)
+            self._tell(vm, step, action, outcome)
         except Exception:
-            log.exception("could not report the end of an action inside virtsync", vm=str(vm.key), verb=act.verb.name)
+            log.exception(
+                "could not report the end of an action inside virtsync", vm=str(vm.key), action=action.kind.name
+            )
         finally:
             self._told()
 
-    def _tell(self, vm: VirtualMachine, step: Step, act: Act, outcome: Outcome) -> None:
+    def _tell(self, vm: VirtualMachine, step: Step, action: PowerAction, outcome: Outcome) -> None:
         log.info(
             "action ended",
             vm=str(vm.key),
-            verb=act.verb.name,
+            action=action.kind.name,
             result=outcome.result.value,
             reason=str(step.reason),
             cause=str(step.status.last_stop.cause) if step.status.last_stop else None,
             generation=vm.generation,
-            domain_id=act.domain.id,
+            domain_id=action.domain.id,
             message=step.message,
             error=outcome.message or None,
         )
@@ -222,18 +227,18 @@ class Acting:
 
     def _remove(self, call: _Call) -> None:
         """Forget the call. Under the lock."""
-        calls = self._calls[call.act.domain.uuid]
+        calls = self._calls[call.action.domain.uuid]
         calls.remove(call)
         if not calls:
-            del self._calls[call.act.domain.uuid]
+            del self._calls[call.action.domain.uuid]
 
-    def _outcome(self, act: Act) -> Outcome:
+    def _outcome(self, action: PowerAction) -> Outcome:
         try:
-            return Outcome(act.verb, self._hands.act(act))
+            return Outcome(action.kind, self._actuator.act(action))
         except Rejected as error:
-            return Outcome(act.verb, Result.REFUSED, str(error))
+            return Outcome(action.kind, Result.REFUSED, str(error))
         except (Transient, Vanished) as error:
-            return Outcome(act.verb, Result.UNKNOWN, str(error))
+            return Outcome(action.kind, Result.UNKNOWN, str(error))
 
     def _turn_to_force(self, key: VmKey, now_s: float) -> Turn:
         with self._lock:
@@ -252,7 +257,7 @@ class Acting:
         One, because libvirtd answers no listing while it ends a QEMU that hangs, for 10 s. One more for each that takes
         longer: a QEMU that waits for dead storage takes minutes, and the other VMs do not wait with it.
         """
-        return min(1 + sum(call.act.verb is Verb.DESTROY for call in self._hanging(now_s)), FORCED_AT_ONCE)
+        return min(1 + sum(call.action.kind is Action.DESTROY for call in self._hanging(now_s)), FORCED_AT_ONCE)
 
     def _hanging(self, now_s: float) -> list[_Call]:
         """The calls that are out for longer than such calls take. Under the lock."""
@@ -269,10 +274,10 @@ class Acting:
             self._forcing -= 1
 
 
-def _hangs_after_s(act: Act) -> float:
-    if act.verb is Verb.DESTROY:
+def _hangs_after_s(action: PowerAction) -> float:
+    if action.kind is Action.DESTROY:
         return FORCE_HANGS_AFTER_S
-    restores = act.verb.starts and act.domain.phase is Phase.SAVED
+    restores = action.kind.starts and action.domain.phase is Phase.SAVED
     return RESTORE_HANGS_AFTER_S if restores else HANGS_AFTER_S
 
 

@@ -16,10 +16,10 @@ from uuid import UUID
 import structlog
 
 from controller.agent.brake import NodeBrake
-from controller.agent.domain_index import Directory
+from controller.agent.domain_index import DomainIndex
 from controller.agent.metrics import Metrics
-from controller.agent.node_conflict import Contest
-from controller.agent.outage import HASTEN_SPREAD_S, Outage
+from controller.agent.node_conflict import NodeConflict
+from controller.agent.outage import RETRY_SPREAD_S, Outage
 from controller.agent.ownership import Ownership
 from controller.agent.reconcile import Reconciler
 from controller.agent.relist import ApiRelist, LibvirtRelist
@@ -35,7 +35,7 @@ from controller.kube.watch import Watch
 from controller.policy.start_limiter import StartLimiter
 from controller.policy.view import Node
 from controller.runtime.health import Health
-from controller.runtime.periodic import Periodic
+from controller.runtime.periodic import PeriodicTask
 from controller.runtime.workers import Workers
 from controller.runtime.workqueue import WorkQueue
 
@@ -47,10 +47,10 @@ FIRST_CONNECT_S = 5.0
 """How long a starting agent waits for libvirt before it reports that it does not answer."""
 FOLDER_REMOVED = os.EX_TEMPFAIL
 """The exit code of an agent that must be started anew to see the folder of libvirt's socket again."""
-GIVE_WAY_S = 5.0
+NON_HOLDER_DELAY_S = 5.0
 """How long an agent that may not act lets stand what another has written of a VM: two that see different libvirts would
 contradict each other forty times a second, for ever."""
-KNOCK_EVERY_S = 1.0
+PROBE_EVERY_S = 1.0
 """How often it is seen to that an API server that is away is asked whether it is back; how often it is asked, see
 `Outage`."""
 OVERDUE_EVERY_S = 1.0
@@ -72,7 +72,7 @@ class Agent:
         self._metrics = Metrics()
         self._health = Health(settings.http_address, settings.http_port, self._metrics.registry)
         self._queue: WorkQueue[VmKey] = WorkQueue(metrics=self._metrics.workqueue)
-        self._directory = Directory()
+        self._domain_index = DomainIndex()
         self._brake = NodeBrake(settings.waits, settings.boot_id)
         self._api = client.load(settings.kubeconfig)
         self._watch = Watch(self._api, settings.node_name, on_object=self._object_changed, on_gone=self._object_gone)
@@ -90,13 +90,13 @@ class Agent:
         )
         self._metrics.lease_held.set_function(lambda: float(self._ownership.lease_held()))
         self._host = LibvirtHost(self._hypervisor, blocked=self._ownership.blocked)
-        self._contest = Contest(temporary=self._hypervisor.forget_host_uuid)
+        self._node_conflict = NodeConflict(temporary=self._hypervisor.forget_host_uuid)
         self._reconciler = Reconciler(
             host=self._host,
             store=self._store,
             recorder=self._recorder,
             queue=self._queue,
-            directory=self._directory,
+            domain_index=self._domain_index,
             brake=self._brake,
             start_limiter=StartLimiter(settings.start_parallel, settings.start_interval_s),
             gauges=self._metrics,
@@ -115,7 +115,7 @@ class Agent:
         )
         self._api_relist = ApiRelist(
             self._store,
-            self._watch.sight,
+            self._watch.health,
             period_s=settings.resync_api_s,
             first=self._first_list,
             look=self._queue.add,
@@ -126,8 +126,8 @@ class Agent:
         self._tasks = [
             self._api_relist.task,
             self._libvirt_relist.task,
-            Periodic("api-knocker", KNOCK_EVERY_S, self._knock),
-            Periodic("overdue", OVERDUE_EVERY_S, self._reconciler.report_overdue_lookups),
+            PeriodicTask("api-probe", PROBE_EVERY_S, self._probe_api),
+            PeriodicTask("overdue", OVERDUE_EVERY_S, self._reconciler.report_overdue_lookups),
             # The last, for that of the Lease wants to see all threads alive.
             *self._ownership.tasks,
         ]
@@ -169,7 +169,7 @@ class Agent:
             self._health.alive(task.name, task.alive)
         self._health.ready("libvirt", self._libvirt_relist.unready)
         self._health.ready("objects", self._objects_unready)
-        self._health.ready("watch", self._watch.sight.blind)
+        self._health.ready("watch", self._watch.health.blind)
         self._health.ready("credentials", lambda: self._api.credentials.trouble)
         self._health.ready("host-lock", self._ownership.lock_missing)
         self._health.ready("lease", self._ownership.lease_missing)
@@ -211,14 +211,14 @@ class Agent:
     # --- what the world says: names for the queue, nothing else
 
     def _domain_changed(self, uuid: UUID, name: str, at_s: float) -> None:
-        for key in self._directory.keys(uuid, name):
+        for key in self._domain_index.keys(uuid, name):
             self._reconciler.event(key, at_s)
 
     def _object_changed(self, raw: dict[str, Any]) -> None:
         if self._store.put(raw) is not News.KNOWN:
             key = VmKey(raw["metadata"]["namespace"], raw["metadata"]["name"])
-            contested_s = self._contest.wait_s(vm, self._node()) if (vm := self._store.read(key)) else 0.0
-            self._queue.add_after(key, max(GIVE_WAY_S if self._ownership.blocked() else 0.0, contested_s))
+            contested_s = self._node_conflict.wait_s(vm, self._node()) if (vm := self._store.read(key)) else 0.0
+            self._queue.add_after(key, max(NON_HOLDER_DELAY_S if self._ownership.blocked() else 0.0, contested_s))
 
     def _object_gone(self, key: VmKey) -> None:
         self._store.doubt(key)
@@ -238,22 +238,22 @@ class Agent:
         for key in self._store.known():
             self._queue.add(key)
 
-    def _knock(self) -> float | None:
+    def _probe_api(self) -> float | None:
         """See whether the API server is back, and do then what its absence has left undone."""
-        if not self._api.silent:
+        if not self._api.circuit_open:
             self._outage.answered()
-        elif self._outage.knocks() and self._api.knock():
+        elif self._outage.probes() and self._api.probe():
             self._outage.missed()
             self._outage.over()
         if self._api.take_recovery():
             self._outage.over()
-        if self._watch.sight.listings > self._listings_of_the_watch:
+        if self._watch.health.listings > self._listings_of_the_watch:
             # Its list shows what there is, and not what was deleted while nobody watched.
             if self._listings_of_the_watch:
                 self._outage.missed()
-            self._listings_of_the_watch = self._watch.sight.listings
-        if self._outage.hastens():
-            self._queue.hasten(HASTEN_SPREAD_S)
+            self._listings_of_the_watch = self._watch.health.listings
+        if self._outage.retries_failed():
+            self._queue.retry_failed_now(RETRY_SPREAD_S)
             self._ownership.ask_again()
         if self._outage.relists():
             self._api_relist.task.nudge()
@@ -264,10 +264,10 @@ class Agent:
         now = Now(datetime.now(UTC), time.monotonic())
         vms = self._store.vms()
         for vm in vms:
-            self._directory.enter(vm)
+            self._domain_index.enter(vm)
             self._brake.note(vm.key, vm.status, now)
             self._metrics.seen(vm, vm.status)
-            self._contest.check(vm, self._node())
+            self._node_conflict.check(vm, self._node())
         self._unpublished = {vm.key for vm in vms}
 
     # --- passes

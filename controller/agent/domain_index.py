@@ -11,7 +11,7 @@ from controller.api.virtualmachine import Address, VirtualMachine, VmKey
 from controller.policy.view import Domain
 
 
-class Directory:
+class DomainIndex:
     """An index of the objects of this node by the domain that each means. Any thread may use it."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ import threading
 
 from controller.api.values import replace
 from controller.api.virtualmachine import VmKey
-from controller.policy.view import Memory, Step, View
+from controller.policy.view import Step, View, VmMemory
 
 
 class PassMemories:
@@ -14,15 +14,15 @@ class PassMemories:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._memories: dict[VmKey, Memory] = {}
+        self._memories: dict[VmKey, VmMemory] = {}
         self._conflicts: dict[VmKey, int] = {}
         """How many reports in a row somebody else's write has made void."""
         self._event_at_s: dict[VmKey, float] = {}
 
-    def of(self, key: VmKey) -> Memory:
+    def of(self, key: VmKey) -> VmMemory:
         """What the last pass remembered."""
         with self._lock:
-            return self._memories.get(key, Memory())
+            return self._memories.get(key, VmMemory())
 
     def event(self, key: VmKey, at_s: float) -> None:
         """An event named this VM, at this monotonic time; the first one since the last pass counts."""
@@ -32,7 +32,7 @@ class PassMemories:
         """When the first event since the last pass came, if one did."""
         return self._event_at_s.pop(key, None)
 
-    def remember(self, key: VmKey, memory: Memory) -> None:
+    def remember(self, key: VmKey, memory: VmMemory) -> None:
         """A pass has been reported."""
         with self._lock:
             self._memories[key] = memory

@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 from controller import __version__
 from controller.api.names import ConditionType
 from controller.api.virtualmachine import PowerState, Reason, Status, VirtualMachine, VmKey
-from controller.policy.view import Result, Verb
+from controller.policy.view import Action, Result
 from controller.runtime.metrics import PassMetrics, WorkQueueMetrics
 
 CONTROLLER = "virtualmachine"
@@ -92,16 +92,16 @@ class Metrics:
             registry=registry,
         )
         # Series that are there from the start: else increase() does not see the first act of each kind.
-        for verb in Verb:
+        for action in Action:
             for result in Result:
-                self.power_operations.labels(verb.name.lower(), result.value)
+                self.power_operations.labels(action.name.lower(), result.value)
         hanging = Gauge(
             "virtsync_power_operations_hanging",
             "Acts on domains out for longer than they take: a start 30 s, a restore 300 s, a forced stop 10 s.",
             ["operation"],
             registry=registry,
         )
-        self._hanging = {verb: hanging.labels(verb.name.lower()) for verb in Verb}
+        self._hanging = {action: hanging.labels(action.name.lower()) for action in Action}
         resync = Histogram(
             "virtsync_resync_seconds",
             "From asking libvirt or the API server for everything until it is known what differs.",
@@ -152,14 +152,14 @@ class Metrics:
         """A Kubernetes Event could not be written."""
         self.events_dropped.inc()
 
-    def acted(self, verb: Verb, result: Result) -> None:
+    def acted(self, action: Action, result: Result) -> None:
         """An act has ended."""
-        self.power_operations.labels(verb.name.lower(), result.value).inc()
+        self.power_operations.labels(action.name.lower(), result.value).inc()
 
-    def watch_acts(self, hanging: Callable[[Verb], int]) -> None:
+    def watch_acts(self, hanging: Callable[[Action], int]) -> None:
         """Ask this for the number of acts that hang, when Prometheus asks."""
-        for verb, gauge in self._hanging.items():
-            gauge.set_function(partial(hanging, verb))
+        for action, gauge in self._hanging.items():
+            gauge.set_function(partial(hanging, action))
 
     @contextmanager
     def pass_timed(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ FIRST_S, MAX_S = 5.0, 60.0
 log = structlog.get_logger()
 
 
-class Contest:
+class NodeConflict:
     """The reports of another machine under the name of this node. Any thread may use it; nothing waits."""
 
     def __init__(self, *, temporary: Callable[[], None]) -> None:

@@ -13,9 +13,9 @@ from controller.runtime.retry import Backoff
 
 FIRST_S, MAX_S = 1.0, 8.0
 """The waits between two attempts, which double; from each up to a half is taken off."""
-HASTEN_SPREAD_S = 5.0
+RETRY_SPREAD_S = 5.0
 """Within this time those that have failed are tried again."""
-HASTEN_EVERY_S = 10.0
+RETRY_FAILED_EVERY_S = 10.0
 """How often at most: a server that answers some and not others is back all the time."""
 RELIST_EVERY_S = 60.0
 """How often at most a comeback makes the API be listed."""
@@ -35,27 +35,29 @@ class Outage:
         """`relist_spread_s`: within this time after a comeback the API is listed."""
         self._relist_spread_s, self._clock, self._uniform = relist_spread_s, clock, uniform
         self._backoff = Backoff(FIRST_S, MAX_S, uniform=uniform)
-        self._knock_s = float("-inf")
-        self._hasten_s = self._relist_s = NEVER
+        self._probe_s = float("-inf")
+        self._retry_failed_s = self._relist_s = NEVER
         """When that is due."""
-        self._hastened_s = self._relisted_s = float("-inf")
+        self._retried_failed_s = self._relisted_s = float("-inf")
 
-    def knocks(self) -> bool:
+    def probes(self) -> bool:
         """Whether a server that is away is to be asked now; called again and again while it is."""
         now_s = self._clock()
-        if now_s < self._knock_s:
+        if now_s < self._probe_s:
             return False
-        self._knock_s = now_s + self._backoff.wait_s()
+        self._probe_s = now_s + self._backoff.wait_s()
         return True
 
     def answered(self) -> None:
         """It is not away, or no longer."""
         self._backoff.reset()
-        self._knock_s = float("-inf")
+        self._probe_s = float("-inf")
 
     def over(self) -> None:
         """It has given a good answer after trouble."""
-        self._hasten_s = min(self._hasten_s, max(self._clock(), self._hastened_s + HASTEN_EVERY_S))
+        self._retry_failed_s = min(
+            self._retry_failed_s, max(self._clock(), self._retried_failed_s + RETRY_FAILED_EVERY_S)
+        )
 
     def missed(self) -> None:
         """Something may have been deleted that nobody told of."""
@@ -63,11 +65,11 @@ class Outage:
             spread_s = self._uniform(0.0, self._relist_spread_s)
             self._relist_s = max(self._clock() + spread_s, self._relisted_s + RELIST_EVERY_S)
 
-    def hastens(self) -> bool:
+    def retries_failed(self) -> bool:
         """Whether those that have failed are to be tried again now; True once for each time that is due."""
-        if self._clock() < self._hasten_s:
+        if self._clock() < self._retry_failed_s:
             return False
-        self._hastened_s, self._hasten_s = self._clock(), NEVER
+        self._retried_failed_s, self._retry_failed_s = self._clock(), NEVER
         return True
 
     def relists(self) -> bool:

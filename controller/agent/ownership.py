@@ -15,7 +15,7 @@ from controller.agent.settings import Settings
 from controller.hypervisor.host_lock import HostLock
 from controller.kube.client import Api
 from controller.kube.lease import NodeLease
-from controller.runtime.periodic import Periodic
+from controller.runtime.periodic import PeriodicTask
 
 RETRY_S = 1.0
 """How often an agent asks for a host lock that another has."""
@@ -50,8 +50,8 @@ class Ownership:
         self._lease = self._lease_of_node(api, dead)
         self._lease_blocked: str | None = None
         """Why the Lease was not held when that was last logged; None: nothing was logged yet."""
-        self._lock_task = Periodic("host-lock", RETRY_S, self._keep_lock)
-        self._lease_task = Periodic("lease", RETRY_S, self._keep_lease)
+        self._lock_task = PeriodicTask("host-lock", RETRY_S, self._keep_lock)
+        self._lease_task = PeriodicTask("lease", RETRY_S, self._keep_lease)
         self.tasks = [self._lock_task, self._lease_task] if self._lease else [self._lock_task]
         """What keeps both; to be started, and closed before `release`."""
 

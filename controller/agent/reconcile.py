@@ -1,6 +1,6 @@
 """One pass over one VM: observe, decide, report, act.
 
-The report goes out before the act: it tells users, it records what is about to be done, and its success proves that
+The report goes out before the action: it tells users, it records what is about to be done, and its success proves that
 the object is current. At most one act a pass; then look again. The adapters are behind protocols in our words.
 """
 
@@ -13,9 +13,9 @@ from uuid import UUID
 
 import structlog
 
-from controller.agent.acting import NO_TURN, Acting, Hands, Turn, now
+from controller.agent.acting import NO_TURN, ActionRunner, Actuator, Turn, now
 from controller.agent.brake import NodeBrake
-from controller.agent.domain_index import Directory
+from controller.agent.domain_index import DomainIndex
 from controller.agent.lookups import Lookups
 from controller.agent.memories import PassMemories
 from controller.api.clock import Now
@@ -25,20 +25,20 @@ from controller.policy.decide import decide
 from controller.policy.start_limiter import StartLimiter
 from controller.policy.view import (
     Absent,
-    Act,
+    Action,
     Conflict,
     Domain,
     Evidence,
     Facts,
     Node,
     Notice,
+    Observation,
     Outcome,
+    PowerAction,
     Replaced,
     Result,
-    Sighting,
     Step,
     Unreadable,
-    Verb,
     View,
 )
 from controller.policy.waits import Waits
@@ -47,7 +47,7 @@ from controller.runtime.errors import Conflicted, Rejected, Transient, Vanished
 log = structlog.get_logger()
 
 
-class Host(Hands, Protocol):
+class Host(Actuator, Protocol):
     """The hypervisor of this node, to look at as well. Any thread may call it, for as long as libvirt takes."""
 
     def look(self, address: Address) -> Domain | Absent | Replaced:
@@ -102,7 +102,7 @@ class Gauges(Protocol):
     def seen(self, vm: VirtualMachine, status: Status) -> None:
         """A look has found that this status, which is there, is right."""
 
-    def acted(self, verb: Verb, result: Result) -> None:
+    def acted(self, action: Action, result: Result) -> None:
         """An act has ended."""
 
     def forgotten(self, key: VmKey) -> None:
@@ -123,7 +123,7 @@ class Reconciler:
         store: Store,
         recorder: Recorder,
         queue: Queue,
-        directory: Directory,
+        domain_index: DomainIndex,
         brake: NodeBrake,
         start_limiter: StartLimiter,
         gauges: Gauges,
@@ -135,9 +135,9 @@ class Reconciler:
     ) -> None:
         """`spawn` runs an act; left out, on a daemon thread of its own."""
         self._host, self._store, self._recorder, self._queue = host, store, recorder, queue
-        self._directory, self._brake, self._gauges = directory, brake, gauges
+        self._domain_index, self._brake, self._gauges = domain_index, brake, gauges
         self._node_name, self._node, self._waits, self._clock = node_name, node, waits, clock
-        self._acting = Acting(host, start_limiter, ended=self._act_ended, spawn=spawn, clock=clock)
+        self._runner = ActionRunner(host, start_limiter, ended=self._act_ended, spawn=spawn, clock=clock)
         self._lookups, self._memories = Lookups(clock), PassMemories()
         self._stopping = False
 
@@ -157,18 +157,18 @@ class Reconciler:
                 return
             if step.recheck_s is not None:
                 self._queue.add_after(key, step.recheck_s)
-            if step.act and self._is_current(vm, reported) and self._may_act(key):
-                self._acting.begin(reported, step, step.act, turn.keep())
-                if step.act.verb.starts:
+            if step.action and self._is_current(vm, reported) and self._may_act(key):
+                self._runner.begin(reported, step, step.action, turn.keep())
+                if step.action.kind.starts:
                     self._memories.start_called(key)
 
     def forget(self, key: VmKey) -> None:
         """The object is gone, or another node's: nothing is written and nothing is done, whatever was in flight."""
         self._memories.forget(key)
-        self._acting.forget(key)
+        self._runner.forget(key)
         self._brake.forget(key)
         self._gauges.forgotten(key)
-        self._wake(self._directory.leave(key))
+        self._wake(self._domain_index.leave(key))
 
     def event(self, key: VmKey, at_s: float) -> None:
         """An event named this VM, at this monotonic time. For the event thread: it never waits for a call."""
@@ -195,9 +195,9 @@ class Reconciler:
                     # Its own pass may have ended while this was written, and then has found nothing to write.
                     self._queue.add(key)
 
-    def hanging(self, verb: Verb) -> int:
+    def hanging(self, action: Action) -> int:
         """How many acts of this kind hang in libvirt."""
-        return self._acting.hanging(verb)
+        return self._runner.hanging(action)
 
     def stop_acting(self) -> None:
         """From now on only report."""
@@ -205,16 +205,16 @@ class Reconciler:
 
     def outlast_acts(self, timeout_s: float) -> None:
         """Wait so long for acts that are with libvirt, then leave them to it."""
-        self._acting.wait(timeout_s)
+        self._runner.wait(timeout_s)
 
     # --- observe
 
     def _observe(self, vm: VirtualMachine) -> View:
-        locked = self._acting.locked(vm.address.uuid)
+        locked = self._runner.locked(vm.address.uuid)
         seen = locked or self._look(vm)
         uuid = seen.uuid if isinstance(seen, Domain) else vm.address.uuid
-        outcome, call = self._acting.news(vm.key, uuid)
-        if locked and not self._acting.locked(uuid):  # it has returned meanwhile
+        outcome, call = self._runner.news(vm.key, uuid)
+        if locked and not self._runner.locked(uuid):  # it has returned meanwhile
             seen = self._look(vm)
         view = self._view(vm, seen)
         return replace(
@@ -225,19 +225,19 @@ class Reconciler:
             call_since=call[1] if call else None,
         )
 
-    def _look(self, vm: VirtualMachine) -> Sighting:
+    def _look(self, vm: VirtualMachine) -> Observation:
         try:
             with self._lookups.asking(vm.key):
                 seen = self._host.look(vm.address)
         except Transient as error:
             return Unreadable(str(error))
-        owner = self._directory.owner(seen) if isinstance(seen, Domain) else None
+        owner = self._domain_index.owner(seen) if isinstance(seen, Domain) else None
         if isinstance(seen, Domain) and owner not in {None, vm.key}:
             assert owner is not None  # noqa: S101 - for the type checker
             return Conflict(owner, seen.uuid)
         return seen
 
-    def _view(self, vm: VirtualMachine, seen: Sighting) -> View:
+    def _view(self, vm: VirtualMachine, seen: Observation) -> View:
         node, now = self._node(), self._clock()
         if self._stopping:
             node = replace(node, blocked="The agent is stopping.")
@@ -249,29 +249,29 @@ class Reconciler:
     def _decide(self, view: View) -> tuple[Step, Turn]:
         """What to do, and the turn to do it; decides again whenever the view has learned something."""
         step = decide(view, self._waits)
-        if step.act:
+        if step.action:
             # Its own stop, which this view may be the first to show, counts for the brake.
             self._brake.note(view.vm.key, step.status, view.now)
             view = replace(view, node=replace(view.node, braked_until=self._brake.until(view.now)))
             # Most views end without an action, so that what only an action needs is asked now.
-            view = self._informed(view, step.act)
+            view = self._informed(view, step.action)
             step = decide(view, self._waits)
-        if not step.act:
+        if not step.action:
             return step, NO_TURN
         urgent = view.vm.desired != view.vm.status.desired
-        turn = self._acting.turn(view.vm.key, step.act.verb, view.now.monotonic_s, urgent=urgent)
+        turn = self._runner.turn(view.vm.key, step.action.kind, view.now.monotonic_s, urgent=urgent)
         if turn.granted:
             return step, turn
         return decide(replace(view, crowded=turn.wait_s == 0, turn_in_s=turn.wait_s), self._waits), NO_TURN
 
-    def _informed(self, view: View, act: Act) -> View:
+    def _informed(self, view: View, action: PowerAction) -> View:
         if view.call:  # the answer would wait for that call to return
             return view
         try:
             with self._lookups.asking(view.vm.key):
-                return replace(view, facts=self._host.facts(act.domain))
+                return replace(view, facts=self._host.facts(action.domain))
         except (Transient, Vanished) as error:
-            return replace(view, seen=Unreadable(str(error)))
+            return replace(view, observed=Unreadable(str(error)))
 
     # --- report
 
@@ -337,8 +337,8 @@ class Reconciler:
 
     def _act_ended(self, vm: VirtualMachine, step: Step, outcome: Outcome) -> None:
         self._queue.add(vm.key)
-        self._gauges.acted(outcome.verb, outcome.result)
-        if outcome.verb.starts and outcome.result is Result.DONE and _answers_guest(vm):
+        self._gauges.acted(outcome.action, outcome.result)
+        if outcome.action.starts and outcome.result is Result.DONE and _answers_guest(vm):
             self._brake.answered(vm.key, self._clock())
         for notice in _notices(vm, step, outcome):
             self._recorder.record(vm, notice)
@@ -346,7 +346,7 @@ class Reconciler:
     def _index(self, vm: VirtualMachine) -> None:
         """Note which domain the object means; not of a spec that is not understood, for it may mean another."""
         if not vm.misunderstood:
-            self._wake(self._directory.enter(vm))
+            self._wake(self._domain_index.enter(vm))
 
     def _wake(self, keys: set[VmKey]) -> None:
         for key in keys:
@@ -354,19 +354,21 @@ class Reconciler:
 
 
 def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, ...]:
-    """The Event of an act: one for each that was done, and for each start that was refused."""
-    verb = outcome.verb
+    """The Event of an action: one for each that was done, and for each start that was refused."""
+    action = outcome.action
     did = step.message.replace(" is being ", " was ", 1)
     why = f"{did} Reason: {step.reason}; spec generation {vm.generation}."
-    if outcome.result is Result.REFUSED and verb.starts:
+    if outcome.result is Result.REFUSED and action.starts:
         return (
-            Notice(Reason.START_FAILED, f"libvirt refused: {outcome.message}", warning=True, action=verb.name.title()),
+            Notice(
+                Reason.START_FAILED, f"libvirt refused: {outcome.message}", warning=True, action=action.name.title()
+            ),
         )
     if outcome.result is not Result.DONE:
         return ()
     operation = step.status.operation
-    restarted = verb is Verb.START and operation is not None and operation.type is OperationType.RESTART
-    return (Notice(EventReason.RESTARTED if restarted else verb.event, why, action=verb.name.title()),)
+    restarted = action is Action.START and operation is not None and operation.type is OperationType.RESTART
+    return (Notice(EventReason.RESTARTED if restarted else action.event, why, action=action.name.title()),)
 
 
 def _answers_guest(vm: VirtualMachine) -> bool:
@@ -376,7 +378,7 @@ def _answers_guest(vm: VirtualMachine) -> bool:
 
 
 def _identity(vm: VirtualMachine) -> VirtualMachine:
-    """What must not have changed between a decision and its act: all but the status.
+    """What must not have changed between a decision and its action: all but the status.
 
     The generation alone is no proof of that: after a restore of etcd the API server gives it out a second time.
     """

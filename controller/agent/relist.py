@@ -17,10 +17,10 @@ from controller.api.virtualmachine import PowerState, Status, VirtualMachine, Vm
 from controller.hypervisor.connection import Hypervisor
 from controller.hypervisor.host import LibvirtHost
 from controller.kube.store import KubeStore
-from controller.kube.watch_health import Sight
+from controller.kube.watch_health import WatchHealth
 from controller.policy.view import Domain
 from controller.runtime.errors import Rejected, Transient
-from controller.runtime.periodic import Periodic
+from controller.runtime.periodic import PeriodicTask
 from controller.runtime.retry import Backoff
 
 LISTED_WITHIN_PERIODS = 3
@@ -56,7 +56,7 @@ def _tells_another_reason(status: Status, domain: Domain) -> bool:
     return domain.reason not in {OffReason.UNKNOWN, status.libvirt_reason}
 
 
-class Comparison:
+class RelistDiff:
     """Of what libvirt lists with what was reported of it; one thread at a time.
 
     Neither side is ever changed, only replaced, so two that agreed do so for as long as both are the same objects.
@@ -66,7 +66,7 @@ class Comparison:
         self._agreed: dict[int, tuple[VirtualMachine, Domain]] = {}
         """By the `id` of the former, which is no other's while it is kept here."""
 
-    def out_of_step(self, vms: Sequence[VirtualMachine], domains: Sequence[Domain]) -> list[VirtualMachine]:
+    def changed(self, vms: Sequence[VirtualMachine], domains: Sequence[Domain]) -> list[VirtualMachine]:
         """The VMs to look at after libvirt has been listed."""
         listed = set(map(id, domains))
         agreed = {id(vm): pair for vm in vms if (pair := self._agreed.get(id(vm))) and id(pair[1]) in listed}
@@ -107,10 +107,10 @@ class LibvirtRelist:
         """`look` has a VM looked at; `resynced` is told of a listing: of libvirt, and how many seconds it took."""
         self._hypervisor, self._host, self._store = hypervisor, host, store
         self._period_s, self._look, self._resynced = period_s, look, resynced
-        self._comparison = Comparison()
+        self._comparison = RelistDiff()
         self._listed_s = time.monotonic()
         """When libvirt was last listed; the first listing has its time too."""
-        self.task = Periodic("libvirt-resync", period_s, self._relist)
+        self.task = PeriodicTask("libvirt-resync", period_s, self._relist)
 
     def unready(self) -> str | None:
         """Why libvirt is not seen, as a sentence; None where it is: events alone are no proof."""
@@ -128,7 +128,7 @@ class LibvirtRelist:
         except Transient as error:
             log.warning("could not list libvirt domains", error=str(error))
             return LIBVIRT_RETRY_S
-        for vm in self._comparison.out_of_step(self._store.vms(), domains):
+        for vm in self._comparison.changed(self._store.vms(), domains):
             self._look(vm.key)
         self._listed_s = began_s
         self._resynced("libvirt", time.monotonic() - began_s)
@@ -141,7 +141,7 @@ class ApiRelist:
     def __init__(
         self,
         store: KubeStore,
-        watched: Sight,
+        watched: WatchHealth,
         *,
         period_s: float,
         first: Callable[[], None],
@@ -157,7 +157,7 @@ class ApiRelist:
         """Why the last list failed."""
         self.listed = threading.Event()
         """There has been a good list."""
-        self.task = Periodic("api-resync", period_s, self._relist)
+        self.task = PeriodicTask("api-resync", period_s, self._relist)
 
     def unready(self) -> str | None:
         """Why the objects of the node are not known well enough, as a sentence; None where they are."""

@@ -22,6 +22,10 @@ class Now:
         """The moment so many seconds later."""
         return Now(self.wall + timedelta(seconds=seconds), self.monotonic_s + seconds)
 
+    def to_api(self) -> datetime:
+        """The moment as the API shows it: whole seconds of the wall clock."""
+        return self.wall.replace(microsecond=0)
+
     def until(self, later: Now) -> float:
         """Seconds from here to there, by the clock that nobody sets; never less than 0."""
         return max(0.0, later.monotonic_s - self.monotonic_s)

@@ -20,13 +20,13 @@ import structlog
 from controller.hypervisor.event_loop import EventLoop
 from controller.hypervisor.events import Changed, Evidences, Listener
 from controller.hypervisor.host_uuid import HostUuid, ask_host_uuid
-from controller.hypervisor.pool import OPEN_WITHIN_S, Lanes, Link, Opener, close
+from controller.hypervisor.pool import OPEN_WITHIN_S, ConnectionPool, ConnectionSet, Opener, close
 from controller.hypervisor.text import text
 from controller.runtime.errors import Transient
 from controller.runtime.retry import Backoff
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
-KNOCK_MAX_S = 0.5
+ABSENT_RETRY_MAX_S = 0.5
 """The longest wait while nobody listens: to find that out costs nothing, and a libvirtd that is back is met at once."""
 STABLE_S = 10.0
 """A connection that is lost earlier was none: the next try waits longer than the one before."""
@@ -67,13 +67,13 @@ class Hypervisor:
         self._host_uuid = HostUuid()
         self._event_failures: deque[BaseException] = deque(maxlen=10)
         """What callbacks raised; the keeper logs it, for they may not."""
-        self._traits_stale: list[Callable[[UUID], None]] = []
+        self._flags_stale: list[Callable[[UUID], None]] = []
         self._on_connected, self._on_lost = on_connected, on_lost
         self._loop = EventLoop()
         self._listener = Listener(
             self.evidences, changed=changed, redefined=self._redefined, count=count, failed=self._event_failed
         )
-        self._link: Link | None = None
+        self._link: ConnectionSet | None = None
         self._generation = 0
         self._lost_generation = 0
         self._wake = threading.Event()
@@ -117,7 +117,7 @@ class Hypervisor:
 
     def when_redefined(self, stale: Callable[[UUID], None]) -> None:
         """Call this, on the event-loop thread, with the domain whose definition has changed."""
-        self._traits_stale.append(stale)
+        self._flags_stale.append(stale)
 
     def query(self) -> AbstractContextManager[libvirt.virConnect]:
         """A connection for single states. Raises Transient."""
@@ -131,7 +131,7 @@ class Hypervisor:
         """A connection for one act. Raises Transient."""
         return self._linked().actions.take()
 
-    def _linked(self) -> Link:
+    def _linked(self) -> ConnectionSet:
         link = self._link
         if link is None or link.generation <= self._lost_generation:
             raise Transient("not connected")
@@ -145,7 +145,7 @@ class Hypervisor:
         self._wake.set()
 
     def _redefined(self, uuid: UUID) -> None:
-        for stale in self._traits_stale:
+        for stale in self._flags_stale:
             stale(uuid)
 
     def _event_failed(self, error: BaseException) -> None:
@@ -155,7 +155,7 @@ class Hypervisor:
     # --- the keeper
 
     def _keep(self) -> None:
-        backoff, absent = Backoff(RETRY_FIRST_S, RETRY_MAX_S), Backoff(RETRY_FIRST_S, KNOCK_MAX_S)
+        backoff, absent = Backoff(RETRY_FIRST_S, RETRY_MAX_S), Backoff(RETRY_FIRST_S, ABSENT_RETRY_MAX_S)
         while not self._closing.is_set():
             try:
                 self._connect()
@@ -197,8 +197,12 @@ class Hypervisor:
         self._generation += 1
         until_s = time.monotonic() + OPEN_WITHIN_S
         events = self._opened(self._generation, until_s)
-        link = Link(
-            self._generation, events, Lanes(1), Lanes(QUERIES_AT_ONCE, self._grow), Lanes(ACTS_AT_ONCE, self._grow)
+        link = ConnectionSet(
+            self._generation,
+            events,
+            ConnectionPool(1),
+            ConnectionPool(QUERIES_AT_ONCE, self._grow),
+            ConnectionPool(ACTS_AT_ONCE, self._grow),
         )
         try:
             self.evidences.connected()
@@ -237,13 +241,13 @@ class Hypervisor:
 
     # --- a thread for each connection that is opened on demand
 
-    def _grow(self, lanes: Lanes) -> None:
+    def _grow(self, lanes: ConnectionPool) -> None:
         try:
             threading.Thread(target=self._open_more, args=(lanes,), name="libvirt-growth", daemon=True).start()
         except RuntimeError as error:
             self._refuse(lanes, str(error))
 
-    def _open_more(self, lanes: Lanes) -> None:
+    def _open_more(self, lanes: ConnectionPool) -> None:
         link = self._link
         if link is None or lanes not in link.lanes:
             lanes.refuse()  # its link is gone
@@ -256,7 +260,7 @@ class Hypervisor:
         except (libvirt.libvirtError, RuntimeError) as error:
             self._refuse(lanes, f"it has {link.count} connections, and another was refused: {_why(error)}")
 
-    def _refuse(self, lanes: Lanes, why: str) -> None:
+    def _refuse(self, lanes: ConnectionPool, why: str) -> None:
         lanes.refuse()
         log.warning("libvirt gives the agent no more connections", libvirt_uri=self.uri, error=why)
 

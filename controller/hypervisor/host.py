@@ -18,7 +18,7 @@ from controller.hypervisor import states
 from controller.hypervisor.connection import Hypervisor
 from controller.hypervisor.pidfiles import PidFiles
 from controller.hypervisor.text import text
-from controller.policy.view import Absent, Act, Domain, Evidence, Facts, Phase, Qemu, Replaced, Result, Verb
+from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Phase, PowerAction, Qemu, Replaced, Result
 from controller.runtime.errors import Rejected, Transient, Vanished
 
 REBOOTS = re.compile(r"<on_poweroff>\s*restart\s*</on_poweroff>")
@@ -68,29 +68,29 @@ def _press_power_button(domain: libvirt.virDomain) -> None:
         domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
 
 
-DOES: dict[Verb, Callable[[libvirt.virDomain], object]] = {
-    Verb.START: lambda domain: domain.create(),
-    Verb.START_PAUSED: lambda domain: domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED),
-    Verb.RESUME: lambda domain: domain.resume(),
-    Verb.WAKE: lambda domain: domain.pMWakeup(0),
-    Verb.SUSPEND: lambda domain: domain.suspend(),
-    Verb.SHUTDOWN: _press_power_button,
-    Verb.DESTROY: lambda domain: domain.destroyFlags(0),
+DOES: dict[Action, Callable[[libvirt.virDomain], object]] = {
+    Action.START: lambda domain: domain.create(),
+    Action.START_PAUSED: lambda domain: domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED),
+    Action.RESUME: lambda domain: domain.resume(),
+    Action.WAKE: lambda domain: domain.pMWakeup(0),
+    Action.SUSPEND: lambda domain: domain.suspend(),
+    Action.SHUTDOWN: _press_power_button,
+    Action.DESTROY: lambda domain: domain.destroyFlags(0),
 }
 
-ACHIEVED: dict[Verb, Callable[[Phase], bool]] = {
-    Verb.START: lambda phase: phase.on,
-    Verb.START_PAUSED: lambda phase: phase is Phase.PAUSED,
-    Verb.RESUME: lambda phase: phase is Phase.RUNNING,
-    Verb.WAKE: lambda phase: phase is Phase.RUNNING,
-    Verb.SUSPEND: lambda phase: phase is Phase.PAUSED,
-    Verb.SHUTDOWN: lambda phase: phase.off or phase is Phase.SHUTTING_DOWN,
-    Verb.DESTROY: lambda phase: phase.off,
+ACHIEVED: dict[Action, Callable[[Phase], bool]] = {
+    Action.START: lambda phase: phase.on,
+    Action.START_PAUSED: lambda phase: phase is Phase.PAUSED,
+    Action.RESUME: lambda phase: phase is Phase.RUNNING,
+    Action.WAKE: lambda phase: phase is Phase.RUNNING,
+    Action.SUSPEND: lambda phase: phase is Phase.PAUSED,
+    Action.SHUTDOWN: lambda phase: phase.off or phase is Phase.SHUTTING_DOWN,
+    Action.DESTROY: lambda phase: phase.off,
 }
 
 
 Listed = tuple[str, int, tuple[int, int], bool, tuple[bool, bool]]
-"""Name, id, state and reason, whether it is saved, and its traits."""
+"""Name, id, state and reason, whether it is saved, and its flags."""
 
 
 class LibvirtHost:
@@ -100,14 +100,14 @@ class LibvirtHost:
         """`blocked` says why nothing may be done now, or nothing; it is asked last of all."""
         self._hypervisor, self._blocked = hypervisor, blocked
         self._pid_files = PidFiles.of(hypervisor.uri)
-        self._traits: dict[UUID, tuple[bool, bool]] = {}
+        self._flags: dict[UUID, tuple[bool, bool]] = {}
         """(persistent, autostart): two calls that most looks can do without."""
         self._listed: dict[bytes, tuple[Listed, Domain]] = {}
         """The domains of the last relist, and what libvirt told of each; only relists touch it, one at a time."""
         hypervisor.when_redefined(self._redefined)
 
     def _redefined(self, uuid: UUID) -> None:
-        self._traits.pop(uuid, None)
+        self._flags.pop(uuid, None)
 
     def look(self, address: Address) -> Domain | Absent | Replaced:
         """See one domain as it is now. Raises Transient.
@@ -153,19 +153,19 @@ class LibvirtHost:
             return False  # not known
         return bool(cpus) and all(time_ns == 0 for _, _, time_ns, *_ in cpus)
 
-    def act(self, act: Act) -> Result:
+    def act(self, action: PowerAction) -> Result:
         """Do it, if the domain is still as it was seen. Raises Transient (no answer), Rejected (libvirt's words)."""
-        address = Address(uuid=act.domain.uuid)
+        address = Address(uuid=action.domain.uuid)
         with self._hypervisor.action() as connection:
             seen = self._look(connection, address)
-            if not isinstance(seen, Domain) or (seen.phase, seen.id) != (act.domain.phase, act.domain.id):
+            if not isinstance(seen, Domain) or (seen.phase, seen.id) != (action.domain.phase, action.domain.id):
                 return Result.STALE
             if self._blocked():  # since it was decided on: libvirt may have let the look wait for long
                 return Result.STALE
-            if seen.lingers or (act.verb.starts and seen.phase.off and self._lives(seen)):
+            if seen.lingers or (action.kind.starts and seen.phase.off and self._lives(seen)):
                 return Result.STALE
             try:
-                self._do(act.verb, connection, seen)
+                self._do(action.kind, connection, seen)
             except libvirt.libvirtError as error:
                 if _unanswered(error):
                     raise Transient(text(error)) from error
@@ -173,7 +173,7 @@ class LibvirtHost:
                     return Result.STALE
                 if error.get_error_code() in ALREADY:
                     seen = self._look(connection, address)
-                    if isinstance(seen, Domain) and ACHIEVED[act.verb](seen.phase):
+                    if isinstance(seen, Domain) and ACHIEVED[action.kind](seen.phase):
                         return Result.ALREADY
                 raise Rejected(text(error)) from error
             return Result.DONE
@@ -182,15 +182,15 @@ class LibvirtHost:
         """A QEMU of this domain, which libvirt shows off, is still there."""
         return self._pid_files.qemu(domain.uuid, domain.name) is Qemu.ALIVE
 
-    def _do(self, verb: Verb, connection: libvirt.virConnect, domain: Domain) -> None:
+    def _do(self, action: Action, connection: libvirt.virConnect, domain: Domain) -> None:
         handle = connection.lookupByUUID(domain.uuid.bytes)
-        if verb is Verb.DESTROY:
+        if action is Action.DESTROY:
             self._pid_files.watch(domain.uuid, domain.name)
         try:
-            DOES[verb](handle)
+            DOES[action](handle)
         finally:
             self._pid_files.release(domain.uuid)
-        if verb.starts:
+        if action.starts:
             self._pid_files.started(domain.uuid)
 
     def libvirtd_since(self) -> datetime | None:
@@ -225,24 +225,24 @@ class LibvirtHost:
         for handle, stat in stats:
             raw = handle.UUID()
             numbers = stat["state.state"], stat["state.reason"]
-            is_saved, traits = raw in saved, (raw not in transient, raw in autostart)
-            told: Listed = handle.name(), handle.ID(), numbers, is_saved, traits
+            is_saved, flags = raw in saved, (raw not in transient, raw in autostart)
+            told: Listed = handle.name(), handle.ID(), numbers, is_saved, flags
             known = self._listed.get(raw)
             if known and known[0] == told:  # most are as they were: not worth making anew
                 domain = known[1]
             else:
-                domain = _domain(handle, UUID(bytes=raw), states.words(*numbers), managed_save=is_saved, traits=traits)
-            self._traits[domain.uuid] = traits
+                domain = _domain(handle, UUID(bytes=raw), states.words(*numbers), managed_save=is_saved, flags=flags)
+            self._flags[domain.uuid] = flags
             listed[raw] = told, self._seen(domain, asked_s)
         self._listed = listed
-        self._forget_traits()
+        self._forget_flags()
         return [domain for _, domain in listed.values()]
 
-    def _forget_traits(self) -> None:
-        if len(self._traits) > len(self._listed):
-            for uuid in list(self._traits):  # a copy: other threads write to it
+    def _forget_flags(self) -> None:
+        if len(self._flags) > len(self._listed):
+            for uuid in list(self._flags):  # a copy: other threads write to it
                 if uuid.bytes not in self._listed:
-                    self._traits.pop(uuid, None)
+                    self._flags.pop(uuid, None)
 
     def _look(self, connection: libvirt.virConnect, address: Address) -> Domain | Absent | Replaced:
         uuid, name = address.uuid, address.name
@@ -267,14 +267,14 @@ class LibvirtHost:
         try:
             words = states.words(*handle.state(0))
             managed_save = words[0] == State.SHUTOFF and _has_managed_save(handle)
-            traits = self._traits.get(uuid)
-            if traits is None:
-                self._traits[uuid] = traits = (bool(handle.isPersistent()), bool(handle.autostart()))
+            flags = self._flags.get(uuid)
+            if flags is None:
+                self._flags[uuid] = flags = (bool(handle.isPersistent()), bool(handle.autostart()))
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return Absent()
             raise Transient(text(error)) from error
-        domain = _domain(handle, uuid, words, managed_save=managed_save, traits=traits)
+        domain = _domain(handle, uuid, words, managed_save=managed_save, flags=flags)
         if domain.phase.on:
             domain = replace(domain, run_since=self._pid_files.run_since(domain.name))
         elif domain.phase.off and self._pid_files.lives_on(uuid):
@@ -290,7 +290,7 @@ class LibvirtHost:
 
 
 def _domain(
-    handle: libvirt.virDomain, uuid: UUID, words: tuple[str, str], *, managed_save: bool, traits: tuple[bool, bool]
+    handle: libvirt.virDomain, uuid: UUID, words: tuple[str, str], *, managed_save: bool, flags: tuple[bool, bool]
 ) -> Domain:
     phase = states.phase(*words, managed_save=managed_save)
     number = handle.ID()
@@ -301,8 +301,8 @@ def _domain(
         id=number if number >= 0 and not phase.off else None,
         state=words[0],
         reason=words[1],
-        persistent=traits[0],
-        autostart=traits[1],
+        persistent=flags[0],
+        autostart=flags[1],
     )
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import libvirt
 import structlog
 
-from controller.hypervisor.pool import Link
+from controller.hypervisor.pool import ConnectionSet
 
 HOST_UUID = re.compile(r"<host>\s*<uuid>([0-9a-fA-F-]{36})</uuid>")
 
@@ -54,7 +54,7 @@ class HostUuid:
             )
 
 
-def ask_host_uuid(link: Link, known: HostUuid) -> None:
+def ask_host_uuid(link: ConnectionSet, known: HostUuid) -> None:
     """What libvirt calls this machine, if the driver has a word for it.
 
     It answers within milliseconds, or a second after its first start with another QEMU, for it tries each out then.

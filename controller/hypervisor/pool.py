@@ -75,14 +75,14 @@ class Opener:
             self._under_way.release()
 
 
-class Lanes:
+class ConnectionPool:
     """Connections for one use, each for one call at a time. Any thread may use it.
 
     Threads that meet on a connection are a danger: before 10.4 libvirt then writes to the stack of one that has gone on
     (CVE-2024-4418; with eight threads and a libvirtd that hung, the process died every time).
     """
 
-    def __init__(self, at_most: int, grow: Callable[[Lanes], None] = lambda _lanes: None) -> None:
+    def __init__(self, at_most: int, grow: Callable[[ConnectionPool], None] = lambda _lanes: None) -> None:
         """`grow` must return at once, and answer later by `add` or by `refuse`."""
         self._at_most, self._grow = at_most, grow
         self._changed = threading.Condition()
@@ -173,18 +173,18 @@ def close(connection: libvirt.virConnect) -> None:
 
 
 @dataclass(eq=False)
-class Link:
+class ConnectionSet:
     """One generation of connections, by use: a call that hangs must not hold up others."""
 
     generation: int
     events: libvirt.virConnect
-    bulk: Lanes
-    queries: Lanes
-    actions: Lanes
+    bulk: ConnectionPool
+    queries: ConnectionPool
+    actions: ConnectionPool
     callback_ids: list[int] = field(default_factory=list)
 
     @property
-    def lanes(self) -> tuple[Lanes, ...]:
+    def lanes(self) -> tuple[ConnectionPool, ...]:
         """All but that of the events."""
         return self.bulk, self.queries, self.actions
 

@@ -17,11 +17,11 @@ from kubernetes.client.rest import RESTClientObject
 from controller.kube.access import SOCKET_OPTIONS, Access, basic
 from controller.kube.credentials import Credentials
 from controller.kube.kubeconfig import Kubeconfig, of_pod
-from controller.runtime.errors import Conflicted, Rejected, Transient, Unasked, Vanished
+from controller.runtime.errors import CircuitOpen, Conflicted, Rejected, Transient, Vanished
 
 TIMEOUT_S = (3.0, 10.0)
 """To connect, and to read; the client has none of its own."""
-SILENT_AFTER = 5
+CIRCUIT_OPENS_AFTER = 5
 """After so many attempts in a row to connect in vain the API server is taken to be away."""
 LONGEST_RETRY_AFTER_S = 30.0
 POOL_SIZE = 32
@@ -41,15 +41,15 @@ class Api:
         self._lock = threading.Lock()
         access = credentials.current()
         self._client = access, _rest_client(access)
-        self._unanswered, self._why_silent = 0, ""
+        self._unanswered, self._why_open = 0, ""
         self._troubled = self._back = False
 
     @property
-    def silent(self) -> bool:
+    def circuit_open(self) -> bool:
         """The last attempts to connect to it were in vain."""
-        return self._unanswered >= SILENT_AFTER
+        return self._unanswered >= CIRCUIT_OPENS_AFTER
 
-    def knock(self) -> bool:
+    def probe(self) -> bool:
         """Ask whether it is there, silent or not."""
         try:
             self._ask("GET", "/version", {}, None)
@@ -81,9 +81,9 @@ class Api:
         content_type: str = "application/json",
         **query: str,
     ) -> Json:
-        """One request and its answer. Raises Conflicted, Vanished, Rejected, Transient; Unasked while it is silent."""
-        if self.silent:
-            raise Unasked(self._why_silent)
+        """One request and its answer. Raises Conflicted, Vanished, Rejected, Transient, and CircuitOpen."""
+        if self.circuit_open:
+            raise CircuitOpen(self._why_open)
         headers = {"Content-Type": content_type} if body is not None else {}
         where = path + (f"?{urlencode(query)}" if query else "")
         status, text, retry_after_s, access = self._ask(method, where, headers, body)
@@ -114,7 +114,7 @@ class Api:
             self.heard(good=False)
             why = f"the API server does not answer: {_cause(error)}"
             if not isinstance(error, urllib3.exceptions.ReadTimeoutError):
-                self._why_silent = why
+                self._why_open = why
                 self._unanswered += 1
             raise Transient(why) from error
         self._unanswered = 0

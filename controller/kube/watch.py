@@ -32,7 +32,7 @@ from controller.api.virtualmachine import VmKey
 from controller.kube.access import SOCKET_OPTIONS, Access
 from controller.kube.client import Api
 from controller.kube.credentials import Credentials
-from controller.kube.watch_health import Sight
+from controller.kube.watch_health import WatchHealth
 from controller.runtime.retry import Backoff
 
 RESOURCE = (GROUP, VERSION, PLURAL)
@@ -138,7 +138,7 @@ class Watch:
         self._beat_s = time.monotonic()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._again = asyncio.Event()
-        self.sight = Sight()
+        self.health = WatchHealth()
         self._undefined = asyncio.Event()
         """The API server no longer knows what is watched."""
         self._sessions: list[aiohttp.ClientSession] = []
@@ -168,9 +168,9 @@ class Watch:
                     await self._operate(stop)
                 except Exception as error:  # noqa: BLE001 - whatever ends kopf, the watch must go on
                     log.warning("watch failed, restarting it", error=_one_line(error))
-                    self.sight.ended(_one_line(error))
-                    self.sight.failed(_one_line(error))
-                self.sight.ended("it was ended")
+                    self.health.ended(_one_line(error))
+                    self.health.failed(_one_line(error))
+                self.health.ended("it was ended")
                 if not stop.is_set() and time.monotonic() - began_s < HURRY_S:
                     await asyncio.sleep(HURRY_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
         finally:
@@ -218,7 +218,7 @@ class Watch:
     async def _give_up_waiting(self) -> None:
         """End if kopf waits for too long before it tries again: a Retry-After may ask for a day."""
         began_s = time.monotonic()
-        while self.sight.open or time.monotonic() - max(began_s, self.sight.asked_s) < LONGEST_WAIT_S:
+        while self.health.open or time.monotonic() - max(began_s, self.health.asked_s) < LONGEST_WAIT_S:
             await asyncio.sleep(BEAT_S)
         log.warning("watch failed, restarting it", error="kopf was asked to wait too long")
 
@@ -286,20 +286,20 @@ class Watch:
         )
 
     async def _asks(self, _session: object, _context: object, _params: aiohttp.TraceRequestStartParams) -> None:
-        self.sight.asks()
+        self.health.asks()
 
     async def _answered(self, _session: object, _context: object, params: aiohttp.TraceRequestEndParams) -> None:
         status, collection = params.response.status, params.url.path.endswith(COLLECTION)
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS} or status >= 500:
             self._api.heard(good=False)
         if status != HTTPStatus.OK:
-            self.sight.failed(f"the API server answers {status}")
+            self.health.failed(f"the API server answers {status}")
         elif collection:
             self._api.heard(good=True)
             if params.url.query.get("watch"):
-                self.sight.opened()
+                self.health.opened()
             else:
-                self.sight.listed()
+                self.health.listed()
         if status == HTTPStatus.NOT_FOUND and collection:
             self._undefined.set()
             # kopf fails of it at length; it is ended meanwhile.
@@ -310,7 +310,7 @@ class Watch:
     ) -> None:
         if not isinstance(params.exception, asyncio.CancelledError):
             self._api.heard(good=False)
-            self.sight.failed(f"the API server does not answer: {_one_line(params.exception)}")
+            self.health.failed(f"the API server does not answer: {_one_line(params.exception)}")
 
     async def _beat(self) -> None:
         while True:

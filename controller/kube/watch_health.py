@@ -11,7 +11,7 @@ BLIND_S = 60.0
 """For so long it may fail before anybody is told."""
 
 
-class Sight:
+class WatchHealth:
     """Of one watch. Its asyncio thread tells; any thread may ask."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -20,19 +20,19 @@ from controller.api.virtualmachine import (
 from controller.policy import handover, starts
 from controller.policy import stops as causes
 from controller.policy.backoff import backed_off
-from controller.policy.operations import in_flight, pursuit_of
+from controller.policy.operations import in_flight, stop_attempt_of
 from controller.policy.settling import settled
-from controller.policy.situation import NO_START, Situation, shown
+from controller.policy.situation import NO_START, Situation
 from controller.policy.starts import Start
 from controller.policy.stops import last_stop_of, new_stop
-from controller.policy.view import Absent, Domain, Memory, Notice, Outcome, Phase, Result, Unreadable, Verb, View
+from controller.policy.view import Absent, Action, Domain, Notice, Outcome, Phase, Result, Unreadable, View, VmMemory
 from controller.policy.waits import Waits
 
 
 def assess(view: View, waits: Waits) -> Situation:
     """Understand one look."""
     vm, now = view.vm, view.now
-    memory = view.memory if view.memory.uid == vm.uid else Memory(uid=vm.uid)
+    memory = view.memory if view.memory.uid == vm.uid else VmMemory(uid=vm.uid)
     history = vm.status
     if vm.misunderstood:
         return Situation(view, waits, history, history, memory)
@@ -53,24 +53,24 @@ def assess(view: View, waits: Waits) -> Situation:
     status = replace(history, observed_generation=vm.generation)
     status, notices = _seen(status, view, memory, ran=start.ran)
     memory = _watched(memory, status, view)
-    if isinstance(view.seen, Domain):
-        memory = _timed(memory, history, view.seen.phase, now, waits)
-        memory = replace(memory, jobless_since=_jobless_since(memory, view, view.seen))
+    if isinstance(view.observed, Domain):
+        memory = _timed(memory, history, view.observed.phase, now, waits)
+        memory = replace(memory, jobless_since=_jobless_since(memory, view, view.observed))
 
     outcome, memory = _outcome(memory, view)
     status = replace(status, operation=in_flight(history, view, memory, start))
     if start.withdrawn and memory.start_counted:
         status = replace(status, restart_count=max(status.restart_count - 1, 0))
-    memory = replace(memory, pursuit=pursuit_of(status.operation, view, memory))
-    if outcome and outcome.result is not Result.STALE and outcome.verb is Verb.SHUTDOWN and memory.pursuit:
-        first = memory.pursuit.asked_first or now
-        memory = replace(memory, pursuit=replace(memory.pursuit, asked_first=first, asked_last=now))
+    memory = replace(memory, stop_attempt=stop_attempt_of(status.operation, view, memory))
+    if outcome and outcome.result is not Result.STALE and outcome.action is Action.SHUTDOWN and memory.stop_attempt:
+        first = memory.stop_attempt.asked_first or now
+        memory = replace(memory, stop_attempt=replace(memory.stop_attempt, asked_first=first, asked_last=now))
 
     if history.last_restart_time == BEYOND and vm.restart_request:  # nobody can tell whether it was served
         status = replace(status, last_restart_time=vm.restart_request)
     if (asked and news) or (restart_due and news):
         status = replace(status, backoff=None)
-    if asked or restart_due or (isinstance(view.seen, Domain) and view.seen.phase.on):
+    if asked or restart_due or (isinstance(view.observed, Domain) and view.observed.phase.on):
         status = replace(status, completion_time=None)
 
     refusal = untimed(outcome.message) if outcome and outcome.result is Result.REFUSED else start.refusal
@@ -110,8 +110,8 @@ def _history(vm: VirtualMachine) -> Status:
 
 
 def _restart_due(
-    vm: VirtualMachine, history: Status, memory: Memory, now: Now, waits: Waits
-) -> tuple[bool, float | None, Memory]:
+    vm: VirtualMachine, history: Status, memory: VmMemory, now: Now, waits: Waits
+) -> tuple[bool, float | None, VmMemory]:
     """Whether a requested restart is to begin now, and else when to look again for it.
 
     A time that this process has seen in the future counts as come only when two looks some seconds apart agree: one
@@ -136,16 +136,16 @@ def _restart_due(
 # --- what was seen ---------------------------------------------------------------------------------------------------
 
 
-def _seen(status: Status, view: View, memory: Memory, *, ran: bool) -> tuple[Status, tuple[Notice, ...]]:
+def _seen(status: Status, view: View, memory: VmMemory, *, ran: bool) -> tuple[Status, tuple[Notice, ...]]:
     """The report with the sight written into it; `ran`: it has run since the report, and is off again."""
-    if isinstance(view.seen, Unreadable):
+    if isinstance(view.observed, Unreadable):
         return status, ()
     status = replace(status, node_name=view.node.name, node_boot_id=view.node.boot_id, host_uuid=view.node.host_uuid)
-    if isinstance(view.seen, Domain):
-        return _seen_domain(status, view, view.seen, memory, ran=ran)
-    gone = PowerState.ABSENT if isinstance(view.seen, Absent) else PowerState.UNKNOWN
+    if isinstance(view.observed, Domain):
+        return _seen_domain(status, view, view.observed, memory, ran=ran)
+    gone = PowerState.ABSENT if isinstance(view.observed, Absent) else PowerState.UNKNOWN
     # It has run since the stop that is on record, and only events tell how that ended.
-    unseen = isinstance(view.seen, Absent) and (status.was_on or ran)
+    unseen = isinstance(view.observed, Absent) and (status.was_on or ran)
     before = replace(status, node_boot_id=view.vm.status.node_boot_id)
     return (
         replace(
@@ -162,7 +162,7 @@ def _seen(status: Status, view: View, memory: Memory, *, ran: bool) -> tuple[Sta
 
 
 def _seen_domain(
-    status: Status, view: View, domain: Domain, memory: Memory, *, ran: bool
+    status: Status, view: View, domain: Domain, memory: VmMemory, *, ran: bool
 ) -> tuple[Status, tuple[Notice, ...]]:
     stop, notices = last_stop_of(status, view, domain, memory, ran=ran)
     # libvirtd forgets why a domain is off when it restarts; the report remembers.
@@ -186,24 +186,24 @@ def _seen_domain(
 def _in_power_state(status: Status, power_state: PowerState, now: Now) -> Status:
     if power_state is status.power_state:
         return status
-    return replace(status, power_state=power_state, power_state_transition_time=shown(now))
+    return replace(status, power_state=power_state, power_state_transition_time=now.to_api())
 
 
 # --- what is in flight -----------------------------------------------------------------------------------------------
 
 
-def _start(history: Status, view: View, memory: Memory) -> Start:
+def _start(history: Status, view: View, memory: VmMemory) -> Start:
     """What has become of the start that is on record, if one is and this host can be seen."""
     if history.operation is None or not history.operation.starts:
         return NO_START
-    if isinstance(view.seen, Unreadable):
+    if isinstance(view.observed, Unreadable):
         return Start(history.operation)
     return starts.follow(history, view, memory)
 
 
-def _outcome(memory: Memory, view: View) -> tuple[Outcome | None, Memory]:
+def _outcome(memory: VmMemory, view: View) -> tuple[Outcome | None, VmMemory]:
     """What came of the last act; that of a start waits for a look that sees what it has led to."""
-    if isinstance(view.seen, Unreadable) and memory.outcome and memory.outcome.verb.starts:
+    if isinstance(view.observed, Unreadable) and memory.outcome and memory.outcome.action.starts:
         return None, memory
     return memory.outcome, replace(memory, outcome=None)
 
@@ -211,12 +211,12 @@ def _outcome(memory: Memory, view: View) -> tuple[Outcome | None, Memory]:
 # --- since when ------------------------------------------------------------------------------------------------------
 
 
-def _watched(memory: Memory, status: Status, view: View) -> Memory:
+def _watched(memory: VmMemory, status: Status, view: View) -> VmMemory:
     """Remember since when it is off without doubt, which job it has, and what is now on record of its stop."""
-    seen, before = view.seen, view.vm.status.operation
+    seen, before = view.observed, view.vm.status.operation
     off = isinstance(seen, Domain) and seen.phase.off and view.call is None
     stop = before is not None and not before.starts and view.vm.status.node_boot_id == view.node.boot_id
-    unsent = memory.pursuit is None or (before is not None and memory.pursuit.domain_id != before.domain_id)
+    unsent = memory.stop_attempt is None or (before is not None and memory.stop_attempt.domain_id != before.domain_id)
     doubted = memory.off_doubted and (off or isinstance(seen, Unreadable))
     unreported = memory.unreported_stop
     written = unreported and status.last_stop and status.last_stop.time >= unreported.time
@@ -229,14 +229,14 @@ def _watched(memory: Memory, status: Status, view: View) -> Memory:
     )
 
 
-def _job(memory: Memory, view: View) -> dict[str, Any]:
+def _job(memory: VmMemory, view: View) -> dict[str, Any]:
     """The libvirt job that owns the domain, and since when; only an act that is due asks for it."""
     if view.facts is None or view.facts.job == memory.job:
         return {}
     return {"job": view.facts.job, "job_since": view.now if view.facts.job else None}
 
 
-def _timed(memory: Memory, history: Status, phase: Phase, now: Now, waits: Waits) -> Memory:
+def _timed(memory: VmMemory, history: Status, phase: Phase, now: Now, waits: Waits) -> VmMemory:
     """Remember since when the domain is in this phase."""
     if memory.phase is phase and memory.phase_since:
         return memory
@@ -246,7 +246,7 @@ def _timed(memory: Memory, history: Status, phase: Phase, now: Now, waits: Waits
     return replace(memory, phase=phase, phase_since=since)
 
 
-def _jobless_since(memory: Memory, view: View, domain: Domain) -> Now | None:
+def _jobless_since(memory: VmMemory, view: View, domain: Domain) -> Now | None:
     """Since when a pause that looks like a job's is known to have no job behind it."""
     if domain.phase is not Phase.PAUSED_BUSY or (view.facts and view.facts.job):
         return None

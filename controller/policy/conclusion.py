@@ -10,19 +10,19 @@ from controller.api.text import tamed
 from controller.api.values import replace
 from controller.api.virtualmachine import Condition, Reason, Status
 from controller.policy.handover import is_stale
-from controller.policy.operations import pursuit_of
-from controller.policy.situation import Situation, shown
-from controller.policy.view import Act, Memory, Notice, Phase, Step, Unreadable, Verdict
+from controller.policy.operations import stop_attempt_of
+from controller.policy.situation import Situation
+from controller.policy.view import Notice, Phase, PowerAction, Step, Unreadable, Verdict, VmMemory
 
 MESSAGE_LIMIT = 32768
 """Characters that the API takes in the message of a condition; as a bound on bytes it keeps within that."""
 
 
-TOLD = {Reason.DOMAIN_NOT_FOUND, Reason.DOMAIN_REPLACED, Reason.DOMAIN_CONFLICT}
+EVENT_REASONS = {Reason.DOMAIN_NOT_FOUND, Reason.DOMAIN_REPLACED, Reason.DOMAIN_CONFLICT}
 """Reasons whose beginning is an Event of its own."""
 
 
-NOT_SERVED = {Reason.HANDOVER_UNCONFIRMED} | TOLD
+NOT_SERVED = {Reason.HANDOVER_UNCONFIRMED} | EVENT_REASONS
 """Reasons that end no Reconciling, and still leave a change of the spec to be served later."""
 
 
@@ -39,14 +39,14 @@ def conclude(s: Situation, verdict: Verdict) -> Step:
         status = replace(status, backoff=None)
     status = replace(status, decided_reason=_decided(s, verdict))
     status = replace(_moved(status, s), conditions=_conditions(s, verdict, status.observed_generation))
-    act = Act(verdict.verb, s.domain) if verdict.verb else None
+    action = PowerAction(verdict.action, s.domain) if verdict.action else None
     waits = [wait for wait in (verdict.recheck_s, s.recheck_s, _forget_in_s(s)) if wait is not None]
     return Step(
         reason=verdict.reason,
         message=verdict.message,
         status=status,
         memory=_remembered(s, verdict, status),
-        act=act,
+        action=action,
         recheck_s=min(waits, default=None),
         notices=(*s.notices, *_told(s, verdict)),
     )
@@ -63,7 +63,7 @@ def _decided(s: Situation, verdict: Verdict) -> str:
 
 def _sees(s: Situation, verdict: Verdict) -> bool:
     """Whether this look decides about the domain."""
-    return not isinstance(s.view.seen, Unreadable) and verdict.reason not in UNDECIDED
+    return not isinstance(s.view.observed, Unreadable) and verdict.reason not in UNDECIDED
 
 
 def _moved(status: Status, s: Situation) -> Status:
@@ -72,8 +72,8 @@ def _moved(status: Status, s: Situation) -> Status:
     started = status.operation is not None and status.operation.starts and status.operation != before.operation
     if not started and _run(status) == _run(before):
         return status
-    least = before.run_transition_time + timedelta(seconds=1) if before.run_transition_time else shown(s.now)
-    return replace(status, run_transition_time=max(shown(s.now), least))
+    least = before.run_transition_time + timedelta(seconds=1) if before.run_transition_time else s.now.to_api()
+    return replace(status, run_transition_time=max(s.now.to_api(), least))
 
 
 def _run(status: Status) -> tuple[object, ...]:
@@ -82,13 +82,13 @@ def _run(status: Status) -> tuple[object, ...]:
     return status.node_name, status.host_uuid, status.node_boot_id, run, status.power_state
 
 
-def _remembered(s: Situation, verdict: Verdict, status: Status) -> Memory:
+def _remembered(s: Situation, verdict: Verdict, status: Status) -> VmMemory:
     """What this process knows after this look."""
     if s.elsewhere:
         return s.memory
     held = verdict.reason is Reason.HELD or (s.memory.held and not _sees(s, verdict))
-    memory = replace(s.memory, held=held, pursuit=pursuit_of(status.operation, s.view, s.memory))
-    if not (verdict.verb and verdict.verb.starts):
+    memory = replace(s.memory, held=held, stop_attempt=stop_attempt_of(status.operation, s.view, s.memory))
+    if not (verdict.action and verdict.action.starts):
         return memory
     counted = status.restart_count > s.status.restart_count
     # What was seen of it before the call says nothing of how the call ends.
@@ -116,11 +116,11 @@ def _conditions(s: Situation, verdict: Verdict, generation: int) -> tuple[Condit
 def _since(s: Situation, kind: str, value: str) -> datetime:
     """Since when the condition has this status."""
     before = s.vm.status.condition(kind)
-    return before.last_transition_time if before and before.status == value else shown(s.now)
+    return before.last_transition_time if before and before.status == value else s.now.to_api()
 
 
 def _told(s: Situation, verdict: Verdict) -> tuple[Notice, ...]:
-    if verdict.reason not in TOLD or verdict.reason in {s.vm.status.reason, s.vm.status.decided_reason}:
+    if verdict.reason not in EVENT_REASONS or verdict.reason in {s.vm.status.reason, s.vm.status.decided_reason}:
         return ()
     return (Notice(str(verdict.reason), verdict.message, warning=True),)
 

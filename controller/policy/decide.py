@@ -13,13 +13,13 @@ from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, Operation, OperationType, Reason, Status, StopCause
 from controller.policy import vetoes
 from controller.policy.assess import assess
-from controller.policy.backoff import grown
+from controller.policy.backoff import increased
 from controller.policy.conclusion import conclude
 from controller.policy.gates import clock, due, forbidden, power
-from controller.policy.operations import begun
-from controller.policy.situation import Situation, shown
+from controller.policy.operations import new_operation
+from controller.policy.situation import Situation
 from controller.policy.stopping import stop
-from controller.policy.view import Phase, Step, Verb, Verdict, View
+from controller.policy.view import Action, Phase, Step, Verdict, View
 from controller.policy.waits import Waits
 
 RUNNING, STOPPED, PAUSED = DesiredPowerState
@@ -51,20 +51,20 @@ def row_of(s: Situation) -> Row:
 
 
 VETOES = (
-    Row("spec-not-understood", vetoes.is_misunderstood, vetoes.misunderstood),
-    Row("libvirt-unreachable", vetoes.is_unreachable, vetoes.unreachable),
-    Row("no-domain", vetoes.has_no_domain, vetoes.no_domain),
-    Row("handover", vetoes.is_elsewhere_by_report, vetoes.elsewhere_by_report),
-    Row("start-in-flight", vetoes.is_starting, vetoes.start_in_flight),
-    Row("power-state-unset", vetoes.is_observed, vetoes.observed),
-    Row("unknown-state", vetoes.is_unknown, vetoes.unknown_state),
+    Row("spec-not-understood", vetoes.is_spec_not_understood, vetoes.spec_not_understood),
+    Row("libvirt-unreachable", vetoes.is_libvirt_unreachable, vetoes.libvirt_unreachable),
+    Row("no-domain", vetoes.is_without_domain, vetoes.no_domain),
+    Row("handover", vetoes.is_handover_unresolved, vetoes.handover_unresolved),
+    Row("start-in-flight", vetoes.is_start_in_flight, vetoes.start_in_flight),
+    Row("power-state-unset", vetoes.is_power_state_unset, vetoes.power_state_unset),
+    Row("unknown-state", vetoes.is_unknown_state, vetoes.unknown_state),
     Row("in-sync", vetoes.is_in_sync, vetoes.in_sync),
-    Row("post-copy-failed", vetoes.post_copy_failed, vetoes.torn),
-    Row("memory-elsewhere", vetoes.is_elsewhere, vetoes.elsewhere),
-    Row("stop-accepted", vetoes.is_accepted, vetoes.accept),
-    Row("guest-suspended", vetoes.sleeps_by_right, vetoes.asleep),
-    Row("preserved", vetoes.is_kept, vetoes.kept),
-    Row("transitioning", vetoes.is_passing, vetoes.passing),
+    Row("post-copy-failed", vetoes.is_post_copy_failed, vetoes.post_copy_failed),
+    Row("memory-elsewhere", vetoes.is_memory_elsewhere, vetoes.memory_elsewhere),
+    Row("stop-accepted", vetoes.is_stop_accepted, vetoes.stop_accepted),
+    Row("guest-suspended", vetoes.is_guest_suspended, vetoes.guest_suspended),
+    Row("preserved", vetoes.is_preserved, vetoes.preserved),
+    Row("transitioning", vetoes.is_transitioning, vetoes.transitioning),
 )
 
 
@@ -90,8 +90,8 @@ def restart(s: Situation) -> bool:
 
 def let_it_stop(s: Situation) -> Verdict:
     """The guest was asked to shut down and is wanted again: an ACPI request cannot be taken back."""
-    assert s.memory.pursuit  # noqa: S101 - every stop in flight is pursued
-    deadline = s.memory.pursuit.deadline
+    assert s.memory.stop_attempt  # noqa: S101 - every stop in flight is pursued
+    deadline = s.memory.stop_attempt.deadline
     message = (
         "It was asked to shut down before it was wanted again: "
         f"it is started once it is off, or left as it is at {clock(deadline)}."
@@ -107,18 +107,18 @@ def cycle(s: Situation) -> Verdict:
         operation = (
             replace(s.operation, type=OperationType.RESTART)
             if s.operation
-            else begun(OperationType.RESTART, s.domain, s.vm.shutdown, s.now)
+            else new_operation(OperationType.RESTART, s.domain, s.vm.shutdown, s.now)
         )
         status = replace(status, operation=operation, last_restart_time=s.vm.restart_request)
     if s.off:
         status = recorded(s, status, OperationType.RESTART)
-        return due(s, Verb.START, Reason.STARTING, "It is being started, as a restart was asked for.", status=status)
+        return due(s, Action.START, Reason.STARTING, "It is being started, as a restart was asked for.", status=status)
     return stop(s, status, Reason.RESTARTING)
 
 
 def start(s: Situation) -> Verdict:
     """It is off and wanted on."""
-    verb = Verb.START if s.desired is RUNNING else Verb.START_PAUSED
+    action = Action.START if s.desired is RUNNING else Action.START_PAUSED
     how = "Its saved memory is being restored" if s.phase is Phase.SAVED else "It is being started"
     status = s.status
     if s.start.again:  # it has been counted
@@ -127,7 +127,7 @@ def start(s: Situation) -> Verdict:
         status = _counted(s, status)
     status = recorded(s, status, OperationType.START)
     why = f"it was {power(s)}" + (f", cause {s.cause}" if s.cause else "")
-    return due(s, verb, Reason.STARTING, f"{how}: {why}.", status=status)
+    return due(s, action, Reason.STARTING, f"{how}: {why}.", status=status)
 
 
 def _counted(s: Situation, status: Status) -> Status:
@@ -135,7 +135,7 @@ def _counted(s: Situation, status: Status) -> Status:
     unwanted = s.cause not in {None, StopCause.AGENT} and not s.asked
     again = s.status.backoff is not None or s.history.decided in {Reason.STARTING, Reason.START_FAILED}
     if unwanted or again:
-        status = replace(status, backoff=grown(status.backoff, s.now, s.waits)[0])
+        status = replace(status, backoff=increased(status.backoff, s.now, s.waits)[0])
     return replace(status, restart_count=status.restart_count + 1) if unwanted else status
 
 
@@ -143,16 +143,16 @@ def recorded(s: Situation, status: Status, kind: OperationType) -> Status:
     """With the start on record that is about to be called; one that is on record already stays as it is."""
     attempt = status.backoff.failures if status.backoff else 1
     former = status.operation if kind is OperationType.RESTART else None
-    since = former or Operation(kind, shown(s.now))
+    since = former or Operation(kind, s.now.to_api())
     return replace(status, operation=s.start.again or replace(since, attempt=attempt))
 
 
 def resume_after_io_error(s: Situation) -> Verdict:
     """It is resumed, and pauses again at once while the error lasts."""
-    status = replace(s.status, backoff=grown(s.status.backoff, s.now, s.waits)[0])
+    status = replace(s.status, backoff=increased(s.status.backoff, s.now, s.waits)[0])
     return due(
         s,
-        Verb.RESUME,
+        Action.RESUME,
         Reason.PAUSED_BY_IO_ERROR,
         "An I/O error paused it (is its disk full?); it is being resumed.",
         status=status,
@@ -162,17 +162,17 @@ def resume_after_io_error(s: Situation) -> Verdict:
 
 def resume(s: Situation) -> Verdict:
     """Somebody paused it."""
-    return due(s, Verb.RESUME, Reason.RESUMING, "It is being resumed: somebody paused it.")
+    return due(s, Action.RESUME, Reason.RESUMING, "It is being resumed: somebody paused it.")
 
 
 def wake(s: Situation) -> Verdict:
     """The guest suspended itself, and restartPolicy Always wants it awake."""
-    return due(s, Verb.WAKE, Reason.WAKING, "It is being woken: the guest suspended itself (S3).")
+    return due(s, Action.WAKE, Reason.WAKING, "It is being woken: the guest suspended itself (S3).")
 
 
 def suspend(s: Situation) -> Verdict:
     """It runs and is wanted paused."""
-    return due(s, Verb.SUSPEND, Reason.PAUSING, "It is being paused, as spec.powerState says.")
+    return due(s, Action.SUSPEND, Reason.PAUSING, "It is being paused, as spec.powerState says.")
 
 
 def stop_as_wanted(s: Situation) -> Verdict:

@@ -14,24 +14,24 @@ from controller.api.libvirt_words import PauseReason
 from controller.api.names import ConditionType
 from controller.api.values import replace
 from controller.api.virtualmachine import PowerState, Reason, Status
-from controller.policy.situation import Situation, shown
+from controller.policy.situation import Situation
 from controller.policy.starts import OFF_CONFIRM_S
 from controller.policy.stops import restored
-from controller.policy.view import Phase, Qemu, Verb, Verdict
+from controller.policy.view import Action, Phase, Qemu, Verdict
 
 BESIDE = {"backup"}
 """Jobs beside which libvirt lets a domain be shut down or destroyed, and that lose nothing but themselves by it."""
-CALL_PATIENCE_S = 5.0
+ACTION_OVERDUE_S = 5.0
 """An act that has not returned for so long is told as HypervisorBusy; a start, which takes about half a second, as
 Starting and since when."""
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class DueAction:
     """An action that is due, as the gates see it."""
 
     reason: Reason
-    verb: Verb | None = None
+    action: Action | None = None
     """None: an action that only waits, as for a guest to shut down."""
     backs_off: bool = False
     """A failure of it is followed by a backoff, though it starts nothing."""
@@ -39,19 +39,19 @@ class Due:
     """A start that is on record and was not called: it has had its settle time, its brake and its backoff."""
 
 
-Gate = Callable[[Situation, Due], Verdict | None]
+Gate = Callable[[Situation, DueAction], Verdict | None]
 
 
 def due(
-    s: Situation, verb: Verb, reason: Reason, message: str, *, status: Status | None = None, backs_off: bool = False
+    s: Situation, action: Action, reason: Reason, message: str, *, status: Status | None = None, backs_off: bool = False
 ) -> Verdict:
     """An action that is due: done now, unless a gate forbids or delays it."""
-    action = Due(reason, verb, backs_off, again=verb.starts and s.start.again is not None)
+    due_action = DueAction(reason, action, backs_off, again=action.starts and s.start.again is not None)
     for gate in GATES:
-        if verdict := gate(s, action):
-            return replace(verdict, status=status) if action.again and not forbidden(s) else verdict
+        if verdict := gate(s, due_action):
+            return replace(verdict, status=status) if due_action.again and not forbidden(s) else verdict
     # Nothing wakes the VM of a call that never returns but another look.
-    return Verdict(reason, message, verb, status=status or s.status, recheck_s=CALL_PATIENCE_S)
+    return Verdict(reason, message, action, status=status or s.status, recheck_s=ACTION_OVERDUE_S)
 
 
 def forbidden(s: Situation) -> Verdict | None:
@@ -59,14 +59,14 @@ def forbidden(s: Situation) -> Verdict | None:
     return next((verdict for gate in FORBIDDING if (verdict := gate(s))), None)
 
 
-def held(s: Situation, _: Due | None = None) -> Verdict | None:
+def held(s: Situation, _: DueAction | None = None) -> Verdict | None:
     """The user holds it."""
     if not s.vm.holds:
         return None
     return Verdict(Reason.HELD, f"It is {power(s)} and should be {s.desired}; held by {holders(s)}.")
 
 
-def observe_only(s: Situation, _: Due | None = None) -> Verdict | None:
+def observe_only(s: Situation, _: DueAction | None = None) -> Verdict | None:
     """The agent of this node switches nothing."""
     if not s.view.node.observe_only:
         return None
@@ -75,7 +75,7 @@ def observe_only(s: Situation, _: Due | None = None) -> Verdict | None:
     )
 
 
-def not_allowed(s: Situation, _: Due | None = None) -> Verdict | None:
+def not_allowed(s: Situation, _: DueAction | None = None) -> Verdict | None:
     """This agent must not act: it lacks the host lock or the Lease, or it is stopping."""
     return Verdict(Reason.ACTION_BLOCKED, s.view.node.blocked) if s.view.node.blocked else None
 
@@ -85,9 +85,9 @@ def holders(s: Situation) -> str:
     return ", ".join(f"{who} ({why})" if why else who for who, why in s.vm.holds)
 
 
-def qemu_alive(s: Situation, action: Due) -> Verdict | None:
+def qemu_alive(s: Situation, due_action: DueAction) -> Verdict | None:
     """Before a start: its last QEMU may not have ended, though libvirt shows the domain off."""
-    if action.verb is None or not action.verb.starts:
+    if due_action.action is None or not due_action.action.starts:
         return None
     qemu = s.view.facts.qemu if s.view.facts else Qemu.GONE
     since = s.memory.off_since or s.now
@@ -112,15 +112,15 @@ def qemu_alive(s: Situation, action: Due) -> Verdict | None:
     return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=left_s)
 
 
-def libvirt_busy(s: Situation, action: Due) -> Verdict | None:
+def libvirt_busy(s: Situation, due_action: DueAction) -> Verdict | None:
     """libvirt is at work on the domain, or has not answered. Force does not wait for what hangs: it is the cure."""
-    view, reason, force = s.view, action.reason, action.verb is Verb.DESTROY
+    view, reason, force = s.view, due_action.reason, due_action.action is Action.DESTROY
     if answer_in_s := _answer_in_s(s):
         # What was said when the act was decided on still holds; another sentence would be another write.
         ready = s.history.condition(ConditionType.READY)
         said = ready.message if ready and ready.reason == reason else "libvirt has not answered yet."
         return Verdict(reason, said, recheck_s=answer_in_s)
-    if view.call and (not force or view.call is Verb.DESTROY):
+    if view.call and (not force or view.call is Action.DESTROY):
         message = f"libvirt has not answered the last request ({view.call.name}) yet."
         return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=2.0)
     if view.crowded:
@@ -133,8 +133,8 @@ def libvirt_busy(s: Situation, action: Due) -> Verdict | None:
 
 def _job(s: Situation) -> Verdict | None:
     """A libvirt job owns the domain, and has not had its time."""
-    kind, pursuit = job_kind(s), s.memory.pursuit
-    if not kind or (kind in BESIDE and pursuit and s.now.until(pursuit.deadline) <= 0):
+    kind, stop_attempt = job_kind(s), s.memory.stop_attempt
+    if not kind or (kind in BESIDE and stop_attempt and s.now.until(stop_attempt.deadline) <= 0):
         return None
     return Verdict(Reason.HYPERVISOR_BUSY, f"{job_owns(s)}.", recheck_s=2.0)
 
@@ -161,7 +161,7 @@ def overdue(s: Situation) -> bool:
 def _answer_in_s(s: Situation) -> float | None:
     """Seconds that libvirt still has to answer the call on the domain; None: there is no call."""
     since = s.view.call_since
-    return s.now.until(since.plus(CALL_PATIENCE_S)) if since else None
+    return s.now.until(since.plus(ACTION_OVERDUE_S)) if since else None
 
 
 def _left_over(s: Situation) -> bool:
@@ -172,9 +172,9 @@ def _left_over(s: Situation) -> bool:
     return since is None or s.now.until(since.plus(s.waits.settle_pause_s)) <= 0
 
 
-def settling(s: Situation, action: Due | None = None) -> Verdict | None:
+def settling(s: Situation, due_action: DueAction | None = None) -> Verdict | None:
     """Somebody may be at work on it: its settle time (a debounce) runs."""
-    if s.settled_at is None or (action and action.again):
+    if s.settled_at is None or (due_action and due_action.again):
         return None
     if s.settles_forever:
         return Verdict(Reason.SETTLING, f"It is {power(s)}; the agent's settings leave that to whoever did it.")
@@ -186,9 +186,9 @@ def settling(s: Situation, action: Due | None = None) -> Verdict | None:
     return Verdict(Reason.SETTLING, message, recheck_s=left_s)
 
 
-def braked(s: Situation, action: Due | None = None) -> Verdict | None:
+def braked(s: Situation, due_action: DueAction | None = None) -> Verdict | None:
     """The host may be going down: nothing is started but what the user has just asked for (a circuit breaker)."""
-    if action and (action.again or action.verb is None or not action.verb.starts):
+    if due_action and (due_action.again or due_action.action is None or not due_action.action.starts):
         return None
     until = s.view.node.braked_until
     if s.asked or s.cycling or until is None or s.now.until(until) <= 0:
@@ -200,13 +200,13 @@ def braked(s: Situation, action: Due | None = None) -> Verdict | None:
     )
 
 
-def backing_off(s: Situation, action: Due) -> Verdict | None:
+def backing_off(s: Situation, due_action: DueAction) -> Verdict | None:
     """The exponential backoff after failures runs: of every start, and of any other action that libvirt has refused."""
-    starts = action.verb is not None and action.verb.starts
+    starts = due_action.action is not None and due_action.action.starts
     next_attempt = s.memory.next_attempt
     failed = s.history.decided in {Reason.START_FAILED, Reason.ACTION_FAILED}
-    concerned = starts or action.backs_off or s.refusal or failed
-    if action.again or next_attempt is None or not concerned or (left_s := s.now.until(next_attempt)) <= 0:
+    concerned = starts or due_action.backs_off or s.refusal or failed
+    if due_action.again or next_attempt is None or not concerned or (left_s := s.now.until(next_attempt)) <= 0:
         return None
     at = f"next attempt at {clock(next_attempt)}"
     if s.refusal:
@@ -223,13 +223,13 @@ def backing_off(s: Situation, action: Due) -> Verdict | None:
     return Verdict(Reason.CRASH_LOOP_BACK_OFF, f"It keeps going off; {at}.", recheck_s=left_s)
 
 
-def no_turn(s: Situation, action: Due) -> Verdict | None:
+def no_turn(s: Situation, due_action: DueAction) -> Verdict | None:
     """The rate limit of the node: starts and forced stops take turns."""
     if s.view.turn_in_s <= 0:
         return None
-    starts = action.verb is not None and action.verb.starts
+    starts = due_action.action is not None and due_action.action.starts
     pace = "start a few at a time" if starts else "are forced off a few at a time"
-    return Verdict(action.reason, f"It waits for its turn: VMs of a node {pace}.", recheck_s=s.view.turn_in_s)
+    return Verdict(due_action.reason, f"It waits for its turn: VMs of a node {pace}.", recheck_s=s.view.turn_in_s)
 
 
 FORBIDDING: tuple[Callable[[Situation], Verdict | None], ...] = (held, observe_only, not_allowed)
@@ -253,4 +253,4 @@ def power(s: Situation) -> PowerState:
 
 def clock(moment: Now) -> str:
     """A moment as messages tell it."""
-    return f"{shown(moment):%H:%M:%SZ}"
+    return f"{moment.to_api():%H:%M:%SZ}"

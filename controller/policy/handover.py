@@ -39,7 +39,7 @@ def is_foreign(report: Status, node: Node) -> bool:
 
 def unresolved(report: Status, view: View) -> Elsewhere | None:  # noqa: PLR0911 - one rule a line
     """Why this report forbids a start here; None: it does not, or it is of this host."""
-    seen = view.seen
+    seen = view.observed
     if not is_foreign(report, view.node) or _runs_here(view):
         return None
     if isinstance(seen, Domain) and seen.phase is Phase.SAVED:
@@ -77,7 +77,7 @@ def memory_elsewhere(report: Status) -> bool:
 
 def taken_over(report: Status, view: View) -> Status:
     """The report of another host as far as it means something here; nothing that was in flight there is so here."""
-    if isinstance(view.seen, Unreadable):
+    if isinstance(view.observed, Unreadable):
         # Resolved, though this host cannot be seen yet: what Ready says next is not the former host's word.
         return report if is_stale(report) else replace(report, decided_reason=Reason.PENDING)
     cause = report.last_stop.cause if report.last_stop else None
@@ -119,7 +119,7 @@ def _runs_here(view: View) -> bool:
 
     Such a one goes again when the migration fails; STARTING is how it begins.
     """
-    seen = view.seen
+    seen = view.observed
     if not isinstance(seen, Domain) or not seen.phase.on or seen.phase is Phase.STARTING:
         return False
     return not (seen.phase is Phase.PAUSED_BUSY and seen.reason in {PauseReason.MIGRATION, PauseReason.POSTCOPY})

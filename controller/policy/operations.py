@@ -8,16 +8,16 @@ from controller.api.clock import Now
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, Operation, OperationType, Shutdown, Status
 from controller.policy import starts
-from controller.policy.situation import UNSEEN, shown
+from controller.policy.situation import UNSEEN
 from controller.policy.starts import Start
-from controller.policy.view import Domain, Memory, Pursuit, Unreadable, View
+from controller.policy.view import Domain, StopAttempt, Unreadable, View, VmMemory
 
 
 def in_flight(  # noqa: PLR0911 - one rule a line
-    history: Status, view: View, memory: Memory, start: Start
+    history: Status, view: View, memory: VmMemory, start: Start
 ) -> Operation | None:
     """The operation that is still in flight after this look, or None when it is done, void or dropped."""
-    vm, seen = view.vm, view.seen
+    vm, seen = view.vm, view.observed
     starting = history.operation is not None and history.operation.starts
     operation = start.operation if starting else history.operation
     if operation is None or operation.starts or isinstance(seen, Unreadable):
@@ -32,50 +32,54 @@ def in_flight(  # noqa: PLR0911 - one rule a line
     if seen.lingers:
         return operation
     # libvirtd gives out its ids anew when it restarts while nothing runs.
-    watched = memory.pursuit is not None and memory.pursuit.start_time == operation.start_time
+    watched = memory.stop_attempt is not None and memory.stop_attempt.start_time == operation.start_time
     other_run = not watched and starts.began_since(seen.run_since, operation, view.now)
     if seen.id != operation.domain_id or other_run or _recalled_and_over(operation, view, memory):
         return None
     if history.reason in UNSEEN:
-        return begun(operation.type, seen, vm.shutdown, view.now)
+        return new_operation(operation.type, seen, vm.shutdown, view.now)
     return replace(operation, deadline=operation.start_time + timedelta(seconds=vm.shutdown.grace_s))
 
 
-def _recalled_and_over(operation: Operation, view: View, memory: Memory) -> bool:
+def _recalled_and_over(operation: Operation, view: View, memory: VmMemory) -> bool:
     """The user wants it on again after all, and the guest has let its old grace period pass."""
     if view.vm.desired is not DesiredPowerState.RUNNING or operation.type is not OperationType.STOP:
         return False
-    return view.now.until(deadline_of(operation, memory.pursuit, view.vm.shutdown, view.now)) <= 0
+    return view.now.until(deadline_of(operation, memory.stop_attempt, view.vm.shutdown, view.now)) <= 0
 
 
-def begun(kind: OperationType, domain: Domain, shutdown: Shutdown, now: Now) -> Operation:
+def new_operation(kind: OperationType, domain: Domain, shutdown: Shutdown, now: Now) -> Operation:
     """A new operation on this run of the domain, with its whole grace period."""
-    start = shown(now)
+    start = now.to_api()
     return Operation(kind, start, start + timedelta(seconds=shutdown.grace_s), domain.id)
 
 
-def deadline_of(operation: Operation, pursuit: Pursuit | None, shutdown: Shutdown, now: Now) -> Now:
+def deadline_of(operation: Operation, stop_attempt: StopAttempt | None, shutdown: Shutdown, now: Now) -> Now:
     """When an operation's grace is over; what status tells only seeds it, whatever the wall clock does later.
 
     A change of the grace period counts for the stop in flight: it moves the deadline by as much.
     """
     told = operation.deadline or operation.start_time
-    if pursuit and pursuit.domain_id == operation.domain_id and pursuit.start_time == operation.start_time:
-        return pursuit.deadline.plus((told - pursuit.deadline.wall).total_seconds())
+    if (
+        stop_attempt
+        and stop_attempt.domain_id == operation.domain_id
+        and stop_attempt.start_time == operation.start_time
+    ):
+        return stop_attempt.deadline.plus((told - stop_attempt.deadline.wall).total_seconds())
     return now.expect(told, at_most_s=shutdown.grace_s)
 
 
-def pursuit_of(operation: Operation | None, view: View, memory: Memory) -> Pursuit | None:
+def stop_attempt_of(operation: Operation | None, view: View, memory: VmMemory) -> StopAttempt | None:
     """What this process knows of the stop in flight; ends with it, and with any look that could not see."""
-    if operation is None or operation.starts or isinstance(view.seen, Unreadable):
+    if operation is None or operation.starts or isinstance(view.observed, Unreadable):
         return None
-    return pursued(operation, view, memory)
+    return attempted_stop(operation, view, memory)
 
 
-def pursued(operation: Operation, view: View, memory: Memory) -> Pursuit:
-    """The pursuit of this operation: the one that is known, or a new one."""
-    known = memory.pursuit
+def attempted_stop(operation: Operation, view: View, memory: VmMemory) -> StopAttempt:
+    """The stop_attempt of this operation: the one that is known, or a new one."""
+    known = memory.stop_attempt
     deadline = deadline_of(operation, known, view.vm.shutdown, view.now)
     if known and (known.domain_id, known.start_time) == (operation.domain_id, operation.start_time):
         return replace(known, deadline=deadline)
-    return Pursuit(operation.domain_id, operation.start_time, since=view.now, deadline=deadline)
+    return StopAttempt(operation.domain_id, operation.start_time, since=view.now, deadline=deadline)

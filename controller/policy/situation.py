@@ -7,7 +7,6 @@ still in flight, why a domain went off, since when it is as it is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from controller.api.clock import Now
 from controller.api.virtualmachine import (
@@ -21,7 +20,7 @@ from controller.api.virtualmachine import (
 )
 from controller.policy.handover import Elsewhere
 from controller.policy.starts import Start
-from controller.policy.view import Domain, Memory, Notice, Phase, View
+from controller.policy.view import Domain, Notice, Phase, View, VmMemory
 from controller.policy.waits import Waits
 
 NO_START = Start()
@@ -40,7 +39,7 @@ class Situation:
     history: Status
     """The report that this look builds on: empty where the user has bound the object to another domain."""
     status: Status
-    memory: Memory
+    memory: VmMemory
     asked: bool = False
     """The user has changed spec.powerState, and it has not been served yet."""
     restart_due: bool = False
@@ -74,13 +73,13 @@ class Situation:
     @property
     def domain(self) -> Domain:
         """The domain that was seen; asked for only where one was."""
-        assert isinstance(self.view.seen, Domain)  # noqa: S101 - the vetoes before it have taken every other sight
-        return self.view.seen
+        assert isinstance(self.view.observed, Domain)  # noqa: S101 - the vetoes before it have taken every other sight
+        return self.view.observed
 
     @property
     def phase(self) -> Phase | None:
         """What the domain is doing, where one was seen."""
-        return self.view.seen.phase if isinstance(self.view.seen, Domain) else None
+        return self.view.observed.phase if isinstance(self.view.observed, Domain) else None
 
     @property
     def wants_on(self) -> bool:
@@ -117,8 +116,3 @@ class Situation:
     def cause(self) -> StopCause | None:
         """Why it is off, as far as a stop was seen."""
         return self.status.last_stop.cause if self.off and self.status.last_stop else None
-
-
-def shown(now: Now) -> datetime:
-    """A moment as the API shows it: whole seconds."""
-    return now.wall.replace(microsecond=0)

@@ -23,7 +23,7 @@ from controller.api.clock import Now
 from controller.api.libvirt_words import OffReason
 from controller.api.values import replace
 from controller.api.virtualmachine import Operation, OperationType, Status
-from controller.policy.view import Domain, Memory, Phase, Result, View
+from controller.policy.view import Domain, Phase, Result, View, VmMemory
 
 OFF_CONFIRM_S = 10.0
 """Two looks so far apart confirm that a domain is off, where nothing else tells that a call on it is over."""
@@ -49,9 +49,9 @@ class Start:
     recheck_s: float | None = None
 
 
-def follow(history: Status, view: View, memory: Memory) -> Start:
+def follow(history: Status, view: View, memory: VmMemory) -> Start:
     """What has become of the recorded start, at a look that saw this host."""
-    operation, seen = history.operation, view.seen
+    operation, seen = history.operation, view.observed
     assert operation is not None  # noqa: S101 - asked only where one is on record
     if view.vm.status.node_boot_id != view.node.boot_id or not isinstance(seen, Domain):
         return Start()
@@ -76,19 +76,19 @@ def began_since(began: datetime | None, operation: Operation, now: Now) -> bool:
     return began is not None and operation.start_time + timedelta(seconds=1) <= began <= now.wall
 
 
-def _is_uncalled(memory: Memory) -> bool:
+def _is_uncalled(memory: VmMemory) -> bool:
     """This process has not made the call that it recorded, or has not as the domain was not as expected."""
     outcome = memory.outcome
     return not memory.start_called or (outcome is not None and outcome.result is Result.STALE)
 
 
-def _uncalled(operation: Operation, memory: Memory) -> Start:
+def _uncalled(operation: Operation, memory: VmMemory) -> Start:
     """This process wrote the record and called nothing: it still may, and owes nobody the call."""
     intent = replace(operation, attempt=None) if operation.type is OperationType.RESTART else None
     return Start(intent, again=None if memory.start_called else operation, withdrawn=True)
 
 
-def _unanswered(history: Status, seen: Domain, view: View, memory: Memory) -> Start:
+def _unanswered(history: Status, seen: Domain, view: View, memory: VmMemory) -> Start:
     """A dead agent left it over, or its call got no answer."""
     operation = history.operation
     assert operation is not None  # noqa: S101 - asked only where one is on record

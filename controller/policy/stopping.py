@@ -7,7 +7,7 @@ from controller.api.values import replace
 from controller.api.virtualmachine import OperationType, Reason, ShutdownMode, Status
 from controller.policy.gates import (
     BESIDE,
-    Due,
+    DueAction,
     clock,
     due,
     forbidden,
@@ -17,31 +17,31 @@ from controller.policy.gates import (
     overdue,
     settling,
 )
-from controller.policy.operations import begun, pursued
+from controller.policy.operations import attempted_stop, new_operation
 from controller.policy.situation import Situation
 from controller.policy.vetoes import LINGER_RECHECK_S, LINGERS
-from controller.policy.view import Phase, Pursuit, Verb, Verdict
+from controller.policy.view import Action, Phase, StopAttempt, Verdict
 
 
 def stop(s: Situation, status: Status, reason: Reason) -> Verdict:
     """One step of a stop, polite for as long as it may be; `reason` tells a restart from a stop."""
-    operation = status.operation or begun(OperationType.STOP, s.domain, s.vm.shutdown, s.now)
+    operation = status.operation or new_operation(OperationType.STOP, s.domain, s.vm.shutdown, s.now)
     status = replace(status, operation=operation)
-    pursuit = pursued(operation, s.view, s.memory)
-    early = _lingers(s, pursuit, status, reason) or _left_to_its_tool(s) or _waits_for_job(s, pursuit, status)
-    return early or _ask_or_force(s, pursuit, status, reason)
+    stop_attempt = attempted_stop(operation, s.view, s.memory)
+    early = _lingers(s, stop_attempt, status, reason) or _left_to_its_tool(s) or _waits_for_job(s, stop_attempt, status)
+    return early or _ask_or_force(s, stop_attempt, status, reason)
 
 
-def _ask_or_force(s: Situation, pursuit: Pursuit, status: Status, reason: Reason) -> Verdict:
+def _ask_or_force(s: Situation, stop_attempt: StopAttempt, status: Status, reason: Reason) -> Verdict:
     """Force it off where that is due; else ask the guest, or wait for it."""
     if why := _why_unasked(s):
-        return due(s, Verb.DESTROY, reason, f"It is being forced off{why}.", status=status)
-    ends_at = _ends_at(s, pursuit)
+        return due(s, Action.DESTROY, reason, f"It is being forced off{why}.", status=status)
+    ends_at = _ends_at(s, stop_attempt)
     over = s.now.until(ends_at) <= 0
     graceful_only = s.vm.shutdown.mode is ShutdownMode.GRACEFUL
-    if over and not graceful_only and _waits_since(s, pursuit):
-        return due(s, Verb.DESTROY, reason, "It is being forced off: its grace period is over.", status=status)
-    wait = libvirt_busy(s, Due(reason))
+    if over and not graceful_only and _waits_since(s, stop_attempt):
+        return due(s, Action.DESTROY, reason, "It is being forced off: its grace period is over.", status=status)
+    wait = libvirt_busy(s, DueAction(reason))
     if wait and (_hangs(s) or overdue(s)):  # its grace runs, though it could not be asked
         wait = replace(wait, status=status)
     if wait := forbidden(s) or wait or settling(s):
@@ -59,17 +59,17 @@ def _ask_or_force(s: Situation, pursuit: Pursuit, status: Status, reason: Reason
         )
     how = "Every shutdown of it would be a reboot (on_poweroff)" if _reboots(s) else "It is being asked to shut down"
     message = f"{how}." if graceful_only else f"{how}, forced off at {clock(ends_at)}."
-    if verb := _polite(s):
-        return due(s, verb, reason, message, status=status)
+    if action := _polite(s):
+        return due(s, action, reason, message, status=status)
     waits = (s.now.until(ends_at), _press_in_s(s))
     return Verdict(reason, message, status=status, recheck_s=min(wait for wait in waits if wait))
 
 
-def _lingers(s: Situation, pursuit: Pursuit, status: Status, reason: Reason) -> Verdict | None:
+def _lingers(s: Situation, stop_attempt: StopAttempt, status: Status, reason: Reason) -> Verdict | None:
     """It was forced off, and its QEMU has not ended: nothing more can be done to it."""
     if not s.domain.lingers:
         return None
-    late = s.now.until(pursuit.deadline) <= 0
+    late = s.now.until(stop_attempt.deadline) <= 0
     return Verdict(Reason.SHUTDOWN_TIMED_OUT if late else reason, LINGERS, status=status, recheck_s=LINGER_RECHECK_S)
 
 
@@ -99,14 +99,14 @@ def _left_to_its_tool(s: Situation) -> Verdict | None:
     return Verdict(Reason.SETTLING, message, recheck_s=left_s) if left_s > 0 else None
 
 
-def _waits_for_job(s: Situation, pursuit: Pursuit, status: Status) -> Verdict | None:
+def _waits_for_job(s: Situation, stop_attempt: StopAttempt, status: Status) -> Verdict | None:
     """A libvirt job owns it: one grace period is for the job, and only a backup is not waited for any longer."""
     kind = job_kind(s)
     if not kind or forbidden(s) or settling(s):
         return None
-    left_s = s.now.until(pursuit.deadline)
+    left_s = s.now.until(stop_attempt.deadline)
     if left_s > 0:
-        message = f"{job_owns(s)}; virtsync waits for it until {clock(pursuit.deadline)}."
+        message = f"{job_owns(s)}; virtsync waits for it until {clock(stop_attempt.deadline)}."
         return Verdict(Reason.HYPERVISOR_BUSY, message, status=status, recheck_s=min(left_s, 2.0))
     if kind in BESIDE:
         return None
@@ -114,7 +114,7 @@ def _waits_for_job(s: Situation, pursuit: Pursuit, status: Status) -> Verdict | 
     return Verdict(Reason.SHUTDOWN_TIMED_OUT, message, status=status, recheck_s=10.0)
 
 
-def _ends_at(s: Situation, pursuit: Pursuit) -> Now:
+def _ends_at(s: Situation, stop_attempt: StopAttempt) -> Now:
     """When politeness is over: at the deadline, but not before this very process has waited, and has asked if it could.
 
     A backup job has had the grace period for itself; where force is forbidden the guest then has one of its own.
@@ -122,31 +122,31 @@ def _ends_at(s: Situation, pursuit: Pursuit) -> Now:
     least_s = min(s.vm.shutdown.grace_s, s.waits.force_wait_s)
     if s.vm.shutdown.mode is ShutdownMode.GRACEFUL and job_kind(s):
         least_s = s.vm.shutdown.grace_s
-    patient = (_waits_since(s, pursuit) or s.now).plus(least_s)
-    return max(pursuit.deadline, patient, key=lambda moment: moment.monotonic_s)
+    patient = (_waits_since(s, stop_attempt) or s.now).plus(least_s)
+    return max(stop_attempt.deadline, patient, key=lambda moment: moment.monotonic_s)
 
 
-def _waits_since(s: Situation, pursuit: Pursuit) -> Now | None:
+def _waits_since(s: Situation, stop_attempt: StopAttempt) -> Now | None:
     """Since when this process waits for it to go off; None: the guest could be asked, and has not been."""
     if s.phase is not Phase.RUNNING or _reboots(s) or _hangs(s):
-        return pursuit.since
-    return pursuit.asked_first or s.view.call_since
+        return stop_attempt.since
+    return stop_attempt.asked_first or s.view.call_since
 
 
-def _polite(s: Situation) -> Verb | None:
+def _polite(s: Situation) -> Action | None:
     """What asks the guest to shut down, or brings it where it can be asked; None while it is being waited for."""
     if s.phase in {Phase.PAUSED, Phase.PAUSED_BUSY}:
-        return Verb.RESUME
+        return Action.RESUME
     if s.phase is Phase.SUSPENDED:
-        return Verb.WAKE
-    return Verb.SHUTDOWN if _press_in_s(s) == 0 else None
+        return Action.WAKE
+    return Action.SHUTDOWN if _press_in_s(s) == 0 else None
 
 
 def _press_in_s(s: Situation) -> float | None:
     """Seconds to the next press of the power button, repeated because a boot loses it; None where it is no use."""
     if s.phase is not Phase.RUNNING or _reboots(s):
         return None
-    last = s.memory.pursuit.asked_last if s.memory.pursuit else None
+    last = s.memory.stop_attempt.asked_last if s.memory.stop_attempt else None
     return s.now.until(last.plus(s.waits.acpi_resend_s)) if last else 0.0
 
 

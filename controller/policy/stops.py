@@ -9,8 +9,7 @@ from controller.api.libvirt_words import OffReason
 from controller.api.names import EventReason
 from controller.api.values import replace
 from controller.api.virtualmachine import LastStop, PowerState, RestartPolicy, Status, StopCause
-from controller.policy.situation import shown
-from controller.policy.view import Domain, Evidence, Memory, Notice, Phase, View
+from controller.policy.view import Domain, Evidence, Notice, Phase, View, VmMemory
 
 
 class Answer(Enum):
@@ -102,7 +101,7 @@ MESSAGES = {
 
 
 def last_stop_of(
-    history: Status, view: View, domain: Domain, memory: Memory, *, ran: bool
+    history: Status, view: View, domain: Domain, memory: VmMemory, *, ran: bool
 ) -> tuple[LastStop | None, tuple[Notice, ...]]:
     """Why it is off, found once and kept until it has run again; better evidence may still replace Unknown."""
     stop, unreported = history.last_stop, memory.unreported_stop
@@ -141,7 +140,7 @@ def _reconsidered(stop: LastStop, before: Status, view: View, domain: Domain) ->
 
 def new_stop(cause: StopCause, now: Now) -> LastStop:
     """A stop that this look has found."""
-    return LastStop(cause, shown(now), MESSAGES[cause])
+    return LastStop(cause, now.to_api(), MESSAGES[cause])
 
 
 def _stop_notices(view: View, stop: LastStop) -> tuple[Notice, ...]:

@@ -7,9 +7,9 @@ from controller.api.names import CONFIRMED_OFF, ConditionType
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, StopCause
 from controller.policy import stops as causes
-from controller.policy.gates import CALL_PATIENCE_S, braked, holders, settling
+from controller.policy.gates import ACTION_OVERDUE_S, braked, holders, settling
 from controller.policy.handover import AT_WORK, Elsewhere, vouching
-from controller.policy.situation import UNSEEN, Situation, shown
+from controller.policy.situation import UNSEEN, Situation
 from controller.policy.view import Absent, Conflict, Phase, Replaced, Unreadable, Verdict
 
 LINGERS = "libvirt shows it off, but its QEMU has not ended (is its storage stuck?): it is not started before that."
@@ -17,12 +17,12 @@ LINGER_RECHECK_S = 10.0
 """No event tells when such a QEMU ends."""
 
 
-def is_misunderstood(s: Situation) -> bool:
+def is_spec_not_understood(s: Situation) -> bool:
     """The spec has a word that this version does not know."""
     return bool(s.vm.misunderstood)
 
 
-def misunderstood(s: Situation) -> Verdict:
+def spec_not_understood(s: Situation) -> Verdict:
     """Say which word, and do nothing."""
     return Verdict(
         Reason.SPEC_NOT_UNDERSTOOD,
@@ -31,22 +31,22 @@ def misunderstood(s: Situation) -> Verdict:
     )
 
 
-def is_unreachable(s: Situation) -> bool:
+def is_libvirt_unreachable(s: Situation) -> bool:
     """libvirt gave no answer."""
-    return isinstance(s.view.seen, Unreadable)
+    return isinstance(s.view.observed, Unreadable)
 
 
-def has_no_domain(s: Situation) -> bool:
+def is_without_domain(s: Situation) -> bool:
     """There is no domain for this object: none at all, another one, or one that an older object has."""
-    return isinstance(s.view.seen, (Absent, Replaced, Conflict))
+    return isinstance(s.view.observed, (Absent, Replaced, Conflict))
 
 
-def is_elsewhere_by_report(s: Situation) -> bool:
+def is_handover_unresolved(s: Situation) -> bool:
     """The report of the host that had it before forbids that it is started here."""
     return s.elsewhere is not None
 
 
-def is_starting(s: Situation) -> bool:
+def is_start_in_flight(s: Situation) -> bool:
     """A start is on record, and nobody knows yet how it ends."""
     return s.start.pending
 
@@ -55,7 +55,7 @@ def start_in_flight(s: Situation) -> Verdict:
     """Whatever is wanted meanwhile: libvirt may have the call."""
     assert s.operation  # noqa: S101 - it is what pends
     ready, since = s.history.condition(ConditionType.READY), s.view.call_since
-    left_s = s.now.until(since.plus(CALL_PATIENCE_S)) if since else 0.0
+    left_s = s.now.until(since.plus(ACTION_OVERDUE_S)) if since else 0.0
     if left_s > 0 and ready and ready.reason == Reason.STARTING:
         # What was said when the start was recorded still holds; another sentence would be another write.
         return Verdict(Reason.STARTING, ready.message, recheck_s=left_s)
@@ -66,27 +66,27 @@ def start_in_flight(s: Situation) -> Verdict:
     return Verdict(Reason.STARTING, message, recheck_s=s.start.recheck_s)
 
 
-def is_observed(s: Situation) -> bool:
+def is_power_state_unset(s: Situation) -> bool:
     """The user wants nothing of it."""
     return s.desired is None
 
 
-def is_unknown(s: Situation) -> bool:
+def is_unknown_state(s: Situation) -> bool:
     """libvirt shows a state that this version does not know."""
     return s.phase is Phase.UNKNOWN
 
 
-def post_copy_failed(s: Situation) -> bool:
+def is_post_copy_failed(s: Situation) -> bool:
     """Its memory is on two hosts."""
     return s.phase is Phase.POST_COPY_FAILED
 
 
-def is_kept(s: Situation) -> bool:
+def is_preserved(s: Situation) -> bool:
     """Somebody has configured that it stays for a look at it."""
     return s.wants_on and not s.cycling and s.phase in {Phase.PAUSED_WATCHDOG, Phase.CRASHED_KEPT}
 
 
-def is_passing(s: Situation) -> bool:
+def is_transitioning(s: Situation) -> bool:
     """It is on its way from off to on or from on to off."""
     return s.wants_on and not s.cycling and s.phase in {Phase.STARTING, Phase.SHUTTING_DOWN}
 
@@ -109,31 +109,31 @@ def in_sync(s: Situation) -> Verdict:
     return Verdict(Reason.IN_SYNC, "; ".join([f"It is {s.status.power_state}, as wanted", *notes]) + ".")
 
 
-def torn(_s: Situation) -> Verdict:
+def post_copy_failed(_s: Situation) -> Verdict:
     """Neither copy may be touched."""
     return Verdict(Reason.POST_COPY_FAILED, "Its post-copy migration failed: neither copy may be started or stopped.")
 
 
-def asleep(_s: Situation) -> Verdict:
+def guest_suspended(_s: Situation) -> Verdict:
     """The guest's own suspend is left alone."""
     return Verdict(Reason.SUSPENDED_BY_GUEST, "The guest suspended itself (S3), and nothing here wants it woken.")
 
 
-def unreachable(s: Situation) -> Verdict:
+def libvirt_unreachable(s: Situation) -> Verdict:
     """libvirt does not answer."""
-    assert isinstance(s.view.seen, Unreadable)  # noqa: S101
-    if s.view.seen.busy:
-        return Verdict(Reason.HYPERVISOR_BUSY, s.view.seen.message, recheck_s=5.0)
+    assert isinstance(s.view.observed, Unreadable)  # noqa: S101
+    if s.view.observed.busy:
+        return Verdict(Reason.HYPERVISOR_BUSY, s.view.observed.message, recheck_s=5.0)
     return Verdict(
         Reason.LIBVIRT_UNREACHABLE,
-        f"libvirt on {s.view.node.name} does not answer: {s.view.seen.message}",
+        f"libvirt on {s.view.node.name} does not answer: {s.view.observed.message}",
         recheck_s=5.0,
     )
 
 
 def no_domain(s: Situation) -> Verdict:
     """Say why there is no domain for this object."""
-    name, seen = s.vm.bound_by, s.view.seen
+    name, seen = s.vm.bound_by, s.view.observed
     if isinstance(seen, Replaced):
         message = f"The domain {name!r} is another one now (UUID {seen.uuid}): set spec.domain or recreate this."
         return Verdict(Reason.DOMAIN_REPLACED, message)
@@ -144,7 +144,7 @@ def no_domain(s: Situation) -> Verdict:
     return Verdict(Reason.DOMAIN_NOT_FOUND, f"libvirt on {s.view.node.name} has no domain {name!r}.")
 
 
-def elsewhere_by_report(s: Situation) -> Verdict:
+def handover_unresolved(s: Situation) -> Verdict:
     """Say what the former host reported, and ask the user to vouch for that very report, or to go back."""
     old, here = s.history.node_name, s.view.node.name
     if s.elsewhere is Elsewhere.OLD_MEMORY_HERE:
@@ -185,7 +185,7 @@ def _doubt(s: Situation) -> str:
     return ", but could not see it then or has not been heard of since" if s.history.was_off else ""
 
 
-def observed(_s: Situation) -> Verdict:
+def power_state_unset(_s: Situation) -> Verdict:
     """Only watched."""
     return Verdict(Reason.OBSERVED, "spec.powerState is not set: virtsync only watches.")
 
@@ -197,7 +197,7 @@ def unknown_state(s: Situation) -> Verdict:
     )
 
 
-def is_elsewhere(s: Situation) -> bool:
+def is_memory_elsewhere(s: Situation) -> bool:
     """Its memory is somewhere else: on another host, or in a file."""
     return s.wants_on and s.off and (_migrated(s) or _saved_elsewhere(s))
 
@@ -217,7 +217,7 @@ def _silent(s: Situation) -> bool:
     return s.status.libvirt_reason == OffReason.UNKNOWN
 
 
-def elsewhere(s: Situation) -> Verdict:
+def memory_elsewhere(s: Situation) -> Verdict:
     """Say where its memory is, and how to go on."""
     if _migrated(s):
         return Verdict(
@@ -229,7 +229,7 @@ def elsewhere(s: Situation) -> Verdict:
     )
 
 
-def is_accepted(s: Situation) -> bool:
+def is_stop_accepted(s: Situation) -> bool:
     """The restartPolicy leaves it off, and the user has asked for nothing since."""
     if not s.wants_on or s.asked or s.cycling or s.start.again:
         return False
@@ -241,11 +241,11 @@ def is_accepted(s: Situation) -> bool:
     return fresh and s.cause is not None and causes.answer(s.cause, s.vm.restart_policy) is not causes.Answer.START
 
 
-def accept(s: Situation) -> Verdict:
+def stop_accepted(s: Situation) -> Verdict:
     """The restartPolicy speaks, once."""
     if not s.status.completion_time and (wait := settling(s) or braked(s)):
         return wait
-    status = replace(s.status, completion_time=s.status.completion_time or shown(s.now))
+    status = replace(s.status, completion_time=s.status.completion_time or s.now.to_api())
     if s.cause is StopCause.CRASH:
         return Verdict(
             Reason.FAILED, f"It crashed, and restartPolicy {s.vm.restart_policy} leaves it off.", status=status
@@ -255,7 +255,7 @@ def accept(s: Situation) -> Verdict:
     return Verdict(Reason.COMPLETED, message, status=status)
 
 
-def sleeps_by_right(s: Situation) -> bool:
+def is_guest_suspended(s: Situation) -> bool:
     """The guest suspended itself, and nothing wants it woken."""
     if s.phase is not Phase.SUSPENDED or s.cycling:
         return False
@@ -264,7 +264,7 @@ def sleeps_by_right(s: Situation) -> bool:
     )
 
 
-def kept(s: Situation) -> Verdict:
+def preserved(s: Situation) -> Verdict:
     """Say for whom it is kept."""
     if s.phase is Phase.PAUSED_WATCHDOG:
         return Verdict(
@@ -273,7 +273,7 @@ def kept(s: Situation) -> Verdict:
     return Verdict(Reason.CRASHED_PRESERVED, "The guest crashed and QEMU keeps it for somebody to look at (on_crash).")
 
 
-def passing(s: Situation) -> Verdict:
+def transitioning(s: Situation) -> Verdict:
     """Wait; say so when it takes too long."""
     if s.phase is Phase.STARTING:
         return Verdict(Reason.STARTING, "It is starting.")

@@ -119,13 +119,13 @@ class Unreadable:
     """libvirt answers about other domains: somebody's call has the lock of this one."""
 
 
-Sighting = Domain | Absent | Replaced | Conflict | Unreadable
+Observation = Domain | Absent | Replaced | Conflict | Unreadable
 
 
 # --- what may be done ------------------------------------------------------------------------------------------------
 
 
-class Verb(Enum):
+class Action(Enum):
     """The acts on a domain, and the Event about each when it has been done."""
 
     START = EventReason.STARTED
@@ -144,14 +144,14 @@ class Verb(Enum):
     @property
     def starts(self) -> bool:
         """It makes a QEMU, and so waits for its turn."""
-        return self in (Verb.START, Verb.START_PAUSED)
+        return self in (Action.START, Action.START_PAUSED)
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
-    """One act on one domain as it was seen; if it is another by then, nothing is done."""
+class PowerAction:
+    """One action on one domain as it was observed; if the domain has changed by then, nothing is done."""
 
-    verb: Verb
+    kind: Action
     domain: Domain
 
 
@@ -169,7 +169,7 @@ class Result(Enum):
 class Outcome:
     """What became of an act; an input of the next look."""
 
-    verb: Verb
+    action: Action
     result: Result
     message: str = ""
 
@@ -210,7 +210,7 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
-class Pursuit:
+class StopAttempt:
     """A stop that this process pursues: of one run of one domain."""
 
     domain_id: int | None
@@ -224,7 +224,7 @@ class Pursuit:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class VmMemory:
     """What only this process knows of a VM; a new process does well without it, a little later."""
 
     uid: str = ""
@@ -239,7 +239,7 @@ class Memory:
     """Since when each look of this process has seen it off, with no call and no outage in between."""
     off_doubted: bool = False
     """It went off under a stop that this process did not send."""
-    pursuit: Pursuit | None = None
+    stop_attempt: StopAttempt | None = None
     start: Operation | None = None
     """The record of a start that this process wrote last, or tried to write."""
     start_called: bool = False
@@ -283,14 +283,14 @@ class View:
     """All that a decision sees."""
 
     vm: VirtualMachine
-    seen: Sighting
+    observed: Observation
     node: Node
     now: Now
-    memory: Memory = field(default_factory=Memory)
+    memory: VmMemory = field(default_factory=VmMemory)
     evidence: frozenset[Evidence] = frozenset()
     facts: Facts | None = None
     """None: not asked yet; they are only when an act is due."""
-    call: Verb | None = None
+    call: Action | None = None
     """An act on this domain that has not returned."""
     call_since: Now | None = None
     crowded: bool = False
@@ -310,7 +310,7 @@ class Verdict:
 
     reason: Reason
     message: str
-    verb: Verb | None = None
+    action: Action | None = None
     recheck_s: float | None = None
     status: Status | None = None
     """The draft with what this verdict records before its act; None when it records nothing."""
@@ -323,7 +323,7 @@ class Step:
     reason: Reason
     message: str
     status: Status
-    memory: Memory
-    act: Act | None = None
+    memory: VmMemory
+    action: PowerAction | None = None
     recheck_s: float | None = None
     notices: tuple[Notice, ...] = ()

@@ -25,5 +25,5 @@ class Conflicted(Transient):
     """Somebody wrote the object in between: read it again, decide again."""
 
 
-class Unasked(Transient):
+class CircuitOpen(Transient):
     """Whoever would have to answer has answered nobody of late, and was not asked."""

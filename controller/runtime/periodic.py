@@ -15,7 +15,7 @@ JITTER = 0.1
 log = structlog.get_logger()
 
 
-class Periodic:
+class PeriodicTask:
     """A thread that does one thing now and then, and at once when asked. `nudge` may be called from any thread."""
 
     def __init__(

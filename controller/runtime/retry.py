@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from controller.api.clock import exponential_s
-from controller.runtime.errors import Conflicted, Transient, Unasked
+from controller.runtime.errors import CircuitOpen, Conflicted, Transient
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,7 +27,7 @@ def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
 
 def _may_help(error: BaseException) -> bool:
-    return isinstance(error, Transient) and not isinstance(error, Conflicted | Unasked) and not error.retry_after_s
+    return isinstance(error, Transient) and not isinstance(error, Conflicted | CircuitOpen) and not error.retry_after_s
 
 
 class Backoff:

@@ -81,7 +81,7 @@ class WorkQueue(Generic[K]):
     def add(self, key: K) -> None:
         """Let the key have a pass as soon as may be."""
         with self._lock:
-            added = self._want(key, self._clock())
+            added = self._mark_dirty(key, self._clock())
             if added:
                 self._available.notify()
         if added and self._metrics:
@@ -118,7 +118,7 @@ class WorkQueue(Generic[K]):
             self._failures.pop(key, None)
             self._barred.pop(key, None)
 
-    def hasten(self, spread_s: float) -> None:
+    def retry_failed_now(self, spread_s: float) -> None:
         """Let all keys whose last pass has failed have another one within `spread_s`: what hindered them is over.
 
         A key that is to be left alone for a while stays so.
@@ -186,7 +186,7 @@ class WorkQueue(Generic[K]):
                 at <= now_s and key not in self._wanted and key not in self._working for key, at in self._due_at.items()
             )
 
-    def _want(self, key: K, now_s: float) -> bool:
+    def _mark_dirty(self, key: K, now_s: float) -> bool:
         if self._closed or key in self._wanted:
             return False
         self._wanted[key] = now_s
@@ -217,7 +217,7 @@ class WorkQueue(Generic[K]):
             heapq.heappop(self._delayed)
             if current:
                 del self._due_at[key]
-                fresh += self._want(key, now_s)
+                fresh += self._mark_dirty(key, now_s)
         return None, fresh
 
     def _resting(self) -> bool:

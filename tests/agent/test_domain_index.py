@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from controller.agent.domain_index import Directory
+from controller.agent.domain_index import DomainIndex
 from controller.api.virtualmachine import DomainRecord, Status, VirtualMachine, VmKey
 from controller.policy.view import Domain, Phase
 
@@ -26,7 +26,7 @@ def pinned(machine: VirtualMachine, uuid: UUID) -> VirtualMachine:
 
 
 def test_an_event_finds_the_objects_by_name_and_by_uuid() -> None:
-    directory = Directory()
+    directory = DomainIndex()
     by_name, by_uuid = vm("a"), vm("b", domain=None, uuid=UID)
     for machine in (by_name, by_uuid, vm("c", domain="db")):
         directory.enter(machine)
@@ -36,7 +36,7 @@ def test_an_event_finds_the_objects_by_name_and_by_uuid() -> None:
 
 
 def test_the_oldest_object_has_the_domain_and_age_of_equal_ones_is_settled_by_name() -> None:
-    directory = Directory()
+    directory = DomainIndex()
     assert directory.owner(WEB) is None
     directory.enter(vm("young"))
     directory.enter(vm("old", age_s=9, domain=None, uuid=UID))
@@ -46,14 +46,14 @@ def test_the_oldest_object_has_the_domain_and_age_of_equal_ones_is_settled_by_na
 
 
 def test_an_object_that_means_another_domain_of_that_name_does_not_have_this_one() -> None:
-    directory = Directory()
+    directory = DomainIndex()
     directory.enter(pinned(vm("old", age_s=9), OTHER))
     directory.enter(vm("young"))
     assert directory.owner(WEB) == VmKey("default", "young")
 
 
 def test_coming_and_leaving_concern_the_others_that_mean_the_domain() -> None:
-    directory = Directory()
+    directory = DomainIndex()
     first, second = vm("first"), vm("second")
     assert directory.enter(first) == set()
     assert directory.enter(second) == {first.key}
@@ -67,7 +67,7 @@ def test_coming_and_leaving_concern_the_others_that_mean_the_domain() -> None:
 
 
 def test_nothing_is_kept_of_objects_that_left() -> None:
-    directory = Directory()
+    directory = DomainIndex()
     machine = pinned(vm("a"), UID)
     directory.enter(machine)
     directory.keys(OTHER, "nobody's")

@@ -33,17 +33,17 @@ def test_knocking_backs_off_from_1_to_8_seconds_and_begins_anew_after_an_answer(
 
     knocked_s = []
     for _ in range(60):
-        if outage.knocks():
+        if outage.probes():
             knocked_s.append(clock.now_s)
         clock.now_s += 0.5
     waits_s = [after - before for before, after in pairwise(knocked_s)]
     assert waits_s == [1.0, 2.0, 4.0, 8.0, 8.0]
     outage.answered()
-    assert outage.knocks()
+    assert outage.probes()
     clock.now_s += 0.9
-    assert not outage.knocks()
+    assert not outage.probes()
     clock.now_s += 0.1
-    assert outage.knocks()
+    assert outage.probes()
 
 
 def test_agents_do_not_knock_in_step() -> None:
@@ -54,11 +54,11 @@ def test_agents_do_not_knock_in_step() -> None:
 
 def test_what_failed_is_hastened_at_once_and_then_once_in_10_seconds(clock: Clock) -> None:
     outage = Outage(SPREAD_S, clock=clock)
-    assert not outage.hastens()
+    assert not outage.retries_failed()
     hastened = []
     for _ in range(35):
         outage.over()
-        if outage.hastens():
+        if outage.retries_failed():
             hastened.append(clock.now_s)
         clock.now_s += 1
     assert hastened == [1000.0, 1010.0, 1020.0, 1030.0]
@@ -67,14 +67,14 @@ def test_what_failed_is_hastened_at_once_and_then_once_in_10_seconds(clock: Cloc
 def test_a_comeback_in_the_pause_is_not_forgotten(clock: Clock) -> None:
     outage = Outage(SPREAD_S, clock=clock)
     outage.over()
-    assert outage.hastens()
+    assert outage.retries_failed()
     clock.now_s += 1
     outage.over()
-    assert not outage.hastens()
+    assert not outage.retries_failed()
     clock.now_s += 9
-    assert outage.hastens()
+    assert outage.retries_failed()
     clock.now_s += 100
-    assert not outage.hastens()
+    assert not outage.retries_failed()
 
 
 def test_the_list_comes_once_within_the_spread_and_at_most_once_a_minute(clock: Clock) -> None:

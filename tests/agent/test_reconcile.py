@@ -7,7 +7,7 @@ import pytest
 
 from controller.agent.lookups import LOOKUP_OVERDUE_S
 from controller.api.virtualmachine import Reason, Status, VirtualMachine, VmKey
-from controller.policy.view import Domain, Facts, Verb
+from controller.policy.view import Action, Domain, Facts
 from controller.runtime.errors import Conflicted, Rejected
 from tests.sim.api import SimulatedApi
 from tests.sim.node import WAITS, Clock, SimulatedNode, Watched, Written
@@ -62,7 +62,7 @@ def test_the_stop_that_a_look_is_the_first_to_see_puts_the_brake_on() -> None:
     works(node)
     node.clock.at_s += 1
     works(node)
-    assert (key("third"), Verb.START) in node.judge.done
+    assert (key("third"), Action.START) in node.judge.done
 
 
 def test_an_agent_that_may_no_longer_act_once_its_report_has_gone_out_does_not() -> None:
@@ -85,7 +85,7 @@ def test_an_agent_that_may_no_longer_act_once_its_report_has_gone_out_does_not()
     may_not = ""
     node.agent.queue.add(key("web"))
     works(node)
-    assert [verb for _, verb in node.judge.done] == [Verb.SHUTDOWN]
+    assert [action for _, action in node.judge.done] == [Action.SHUTDOWN]
 
 
 # --- what hangs, and who tells of it ---------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_8_11_a_vm_whose_facts_libvirt_does_not_tell_is_told_unreachable_meanwhi
     node.api.edit(key("web"), {"powerState": "Stopped"})
     works(node)
     assert told == [Reason.LIBVIRT_UNREACHABLE]
-    assert [verb for _, verb in node.judge.done] == [Verb.SHUTDOWN]
+    assert [action for _, action in node.judge.done] == [Action.SHUTDOWN]
 
 
 def test_8_10_a_report_beside_a_pass_does_not_forget_the_call_that_the_pass_has_made() -> None:
@@ -139,7 +139,7 @@ def test_8_10_a_report_beside_a_pass_does_not_forget_the_call_that_the_pass_has_
     agent.reconciler.report_overdue_lookups()
     assert agent.reconciler._memories.of(key("web")).start_called
     works(node)
-    assert [verb for _, verb in node.judge.done].count(Verb.START) == 1
+    assert [action for _, action in node.judge.done].count(Action.START) == 1
 
 
 def test_8_4_one_vm_whose_report_is_refused_keeps_no_other_from_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_a4_from_the_second_conflict_in_a_row_there_is_backoff() -> None:
                 agent.reconciler.reconcile(key("web"))
     assert not node.judge.done
     works(node)
-    assert [verb for _, verb in node.judge.done] == [Verb.SHUTDOWN]
+    assert [action for _, action in node.judge.done] == [Action.SHUTDOWN]
     assert not agent.reconciler._memories._conflicts
 
 
@@ -200,7 +200,7 @@ def test_a_forced_stop_that_returns_during_a_look_is_not_repeated(monkeypatch: p
     agent = node.agent
     agent.hears_watch()
     assert agent.passes()
-    locked = agent.reconciler._acting.locked
+    locked = agent.reconciler._runner.locked
 
     def returns(uuid: UUID | None) -> Domain | None:
         domain = locked(uuid)
@@ -208,9 +208,9 @@ def test_a_forced_stop_that_returns_during_a_look_is_not_repeated(monkeypatch: p
             pass
         return domain
 
-    monkeypatch.setattr(agent.reconciler._acting, "locked", returns)
+    monkeypatch.setattr(agent.reconciler._runner, "locked", returns)
     agent.queue.add(key("web"))
     assert agent.passes()
     assert [call for call in agent.calls if not call.begun] == []
     works(node)
-    assert [verb for _, verb in node.judge.done] == [Verb.DESTROY]
+    assert [action for _, action in node.judge.done] == [Action.DESTROY]

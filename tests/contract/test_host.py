@@ -16,7 +16,7 @@ from controller.agent.reconcile import Host
 from controller.api.virtualmachine import Address
 from controller.hypervisor.connection import Hypervisor
 from controller.hypervisor.host import LibvirtHost
-from controller.policy.view import Absent, Act, Domain, Evidence, Facts, Phase, Qemu, Replaced, Result, Verb
+from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Phase, PowerAction, Qemu, Replaced, Result
 from controller.runtime.errors import Rejected, Transient, Vanished
 from lab.guest import Guest as RealGuest
 from lab.libvirtd import Libvirtd
@@ -63,7 +63,7 @@ class Machine(Protocol):
         on_poweroff: str = "destroy",
         on_crash: str = "destroy",
     ) -> Any: ...
-    def virsh(self, verb: str, name: str, *rest: str) -> object: ...
+    def virsh(self, action: str, name: str, *rest: str) -> object: ...
     def restart(self) -> None: ...
 
 
@@ -85,29 +85,29 @@ class Place:
         guest.start()
         return guest
 
-    def virsh(self, verb: str, guest: Guest, *rest: str) -> None:
-        self.machine.virsh(verb, guest.name, *rest)
+    def virsh(self, action: str, guest: Guest, *rest: str) -> None:
+        self.machine.virsh(action, guest.name, *rest)
 
     def look(self, guest: Guest) -> Domain:
         seen = self.host.look(Address(uuid=guest.uuid))
         assert isinstance(seen, Domain)
         return seen
 
-    def act(self, verb: Verb, domain: Domain) -> Result:
-        return self.host.act(Act(verb, domain))
+    def act(self, action: Action, domain: Domain) -> Result:
+        return self.host.act(PowerAction(action, domain))
 
-    def ask(self, verb: Verb, domain: Domain) -> Future[Result]:
+    def ask(self, action: Action, domain: Domain) -> Future[Result]:
         """Begin an act, and return when libvirt is at it."""
         asked: Future[Result] = Future()
 
         def ask() -> None:
             try:
-                asked.set_result(self.act(verb, domain))
+                asked.set_result(self.act(action, domain))
             except (Rejected, Transient) as error:
                 asked.set_exception(error)
 
         threading.Thread(target=ask, daemon=True).start()
-        until(lambda: self.host.facts(domain) != Facts(), lambda: f"{verb} does not wait")
+        until(lambda: self.host.facts(domain) != Facts(), lambda: f"{action} does not wait")
         return asked
 
     def until_seen(self, guest: Guest, phase: Phase) -> Domain:
@@ -297,66 +297,66 @@ ASLEEP = "domain is pmsuspended"
 AWAKE = "guest is not in suspended state"
 
 # What each act comes to in each phase: libvirt's words of refusal, or how it ends, and the phase that follows.
-OUTCOMES: dict[Phase, dict[Verb, tuple[Result | str, Phase | str]]] = {
+OUTCOMES: dict[Phase, dict[Action, tuple[Result | str, Phase | str]]] = {
     Phase.STOPPED: {
-        Verb.RESUME: (NOT_RUNNING, SAME),
-        Verb.WAKE: (NOT_RUNNING, SAME),
-        Verb.SUSPEND: (NOT_RUNNING, SAME),
-        Verb.SHUTDOWN: (Result.ALREADY, SAME),
-        Verb.DESTROY: (Result.ALREADY, SAME),
-        Verb.START: (Result.DONE, Phase.RUNNING),
-        Verb.START_PAUSED: (Result.DONE, Phase.PAUSED),
+        Action.RESUME: (NOT_RUNNING, SAME),
+        Action.WAKE: (NOT_RUNNING, SAME),
+        Action.SUSPEND: (NOT_RUNNING, SAME),
+        Action.SHUTDOWN: (Result.ALREADY, SAME),
+        Action.DESTROY: (Result.ALREADY, SAME),
+        Action.START: (Result.DONE, Phase.RUNNING),
+        Action.START_PAUSED: (Result.DONE, Phase.PAUSED),
     },
     Phase.RUNNING: {
-        Verb.START: (Result.ALREADY, SAME),
-        Verb.START_PAUSED: (RUNNING, SAME),
-        Verb.RESUME: (Result.ALREADY, SAME),
-        Verb.WAKE: (Result.ALREADY, SAME),
-        Verb.SUSPEND: (Result.DONE, Phase.PAUSED),
-        Verb.SHUTDOWN: (Result.DONE, Phase.STOPPED),
-        Verb.DESTROY: (Result.DONE, Phase.STOPPED),
+        Action.START: (Result.ALREADY, SAME),
+        Action.START_PAUSED: (RUNNING, SAME),
+        Action.RESUME: (Result.ALREADY, SAME),
+        Action.WAKE: (Result.ALREADY, SAME),
+        Action.SUSPEND: (Result.DONE, Phase.PAUSED),
+        Action.SHUTDOWN: (Result.DONE, Phase.STOPPED),
+        Action.DESTROY: (Result.DONE, Phase.STOPPED),
     },
     Phase.PAUSED: {
-        Verb.START: (Result.ALREADY, SAME),
-        Verb.START_PAUSED: (Result.ALREADY, SAME),
-        Verb.WAKE: (AWAKE, SAME),
-        Verb.SUSPEND: (Result.DONE, SAME),
-        Verb.SHUTDOWN: (NOT_RUNNING, SAME),
-        Verb.RESUME: (Result.DONE, Phase.RUNNING),
-        Verb.DESTROY: (Result.DONE, Phase.STOPPED),
+        Action.START: (Result.ALREADY, SAME),
+        Action.START_PAUSED: (Result.ALREADY, SAME),
+        Action.WAKE: (AWAKE, SAME),
+        Action.SUSPEND: (Result.DONE, SAME),
+        Action.SHUTDOWN: (NOT_RUNNING, SAME),
+        Action.RESUME: (Result.DONE, Phase.RUNNING),
+        Action.DESTROY: (Result.DONE, Phase.STOPPED),
     },
     Phase.SUSPENDED: {
-        Verb.START: (Result.ALREADY, SAME),
-        Verb.START_PAUSED: (RUNNING, SAME),
-        Verb.RESUME: (ASLEEP, SAME),
-        Verb.SUSPEND: (ASLEEP, SAME),
-        Verb.SHUTDOWN: (NOT_RUNNING, SAME),
-        Verb.WAKE: (Result.DONE, Phase.RUNNING),
-        Verb.DESTROY: (Result.DONE, Phase.STOPPED),
+        Action.START: (Result.ALREADY, SAME),
+        Action.START_PAUSED: (RUNNING, SAME),
+        Action.RESUME: (ASLEEP, SAME),
+        Action.SUSPEND: (ASLEEP, SAME),
+        Action.SHUTDOWN: (NOT_RUNNING, SAME),
+        Action.WAKE: (Result.DONE, Phase.RUNNING),
+        Action.DESTROY: (Result.DONE, Phase.STOPPED),
     },
     Phase.CRASHED_KEPT: {
-        Verb.START: (Result.ALREADY, SAME),
-        Verb.START_PAUSED: (RUNNING, SAME),
-        Verb.WAKE: (AWAKE, SAME),
-        Verb.SUSPEND: (Result.DONE, SAME),
-        Verb.SHUTDOWN: (NOT_RUNNING, SAME),
-        Verb.RESUME: (Result.DONE, Phase.RUNNING),
-        Verb.DESTROY: (Result.DONE, Phase.STOPPED),
+        Action.START: (Result.ALREADY, SAME),
+        Action.START_PAUSED: (RUNNING, SAME),
+        Action.WAKE: (AWAKE, SAME),
+        Action.SUSPEND: (Result.DONE, SAME),
+        Action.SHUTDOWN: (NOT_RUNNING, SAME),
+        Action.RESUME: (Result.DONE, Phase.RUNNING),
+        Action.DESTROY: (Result.DONE, Phase.STOPPED),
     },
     Phase.SAVED: {
-        Verb.RESUME: (NOT_RUNNING, SAME),
-        Verb.WAKE: (NOT_RUNNING, SAME),
-        Verb.SUSPEND: (NOT_RUNNING, SAME),
-        Verb.SHUTDOWN: (Result.ALREADY, SAME),
-        Verb.DESTROY: (Result.ALREADY, SAME),
-        Verb.START: (Result.DONE, Phase.RUNNING),
-        Verb.START_PAUSED: (Result.DONE, Phase.PAUSED_BUSY),
+        Action.RESUME: (NOT_RUNNING, SAME),
+        Action.WAKE: (NOT_RUNNING, SAME),
+        Action.SUSPEND: (NOT_RUNNING, SAME),
+        Action.SHUTDOWN: (Result.ALREADY, SAME),
+        Action.DESTROY: (Result.ALREADY, SAME),
+        Action.START: (Result.DONE, Phase.RUNNING),
+        Action.START_PAUSED: (Result.DONE, Phase.PAUSED_BUSY),
     },
     Phase.CRASHED_OFF: {
-        Verb.SUSPEND: (NOT_RUNNING, SAME),
-        Verb.SHUTDOWN: (Result.ALREADY, SAME),
-        Verb.DESTROY: (Result.ALREADY, SAME),
-        Verb.START: (Result.DONE, Phase.RUNNING),
+        Action.SUSPEND: (NOT_RUNNING, SAME),
+        Action.SHUTDOWN: (Result.ALREADY, SAME),
+        Action.DESTROY: (Result.ALREADY, SAME),
+        Action.START: (Result.DONE, Phase.RUNNING),
     },
 }
 
@@ -382,18 +382,18 @@ def brought_to(place: Place, guest: Guest, phase: Phase) -> Domain:
 @pytest.mark.parametrize("phase", OUTCOMES)
 def test_what_each_act_comes_to(place: Place, phase: Phase) -> None:
     guest = place.define(on_crash="preserve" if phase is Phase.CRASHED_KEPT else "destroy")
-    for verb, (result, follows) in OUTCOMES[phase].items():
+    for action, (result, follows) in OUTCOMES[phase].items():
         before = brought_to(place, guest, phase)
         if isinstance(result, Result):
-            assert place.act(verb, before) is result, verb
+            assert place.act(action, before) is result, action
         else:
             with pytest.raises(Rejected, match=result):
-                place.act(verb, before)
+                place.act(action, before)
         if isinstance(follows, Phase):
             place.until_seen(guest, follows)
-            assert place.act(verb, before) is Result.STALE, "it is no longer as it was seen"
+            assert place.act(action, before) is Result.STALE, "it is no longer as it was seen"
         else:
-            assert place.look(guest) == before, verb
+            assert place.look(guest) == before, action
 
 
 def test_another_run_of_the_domain_is_left_alone(place: Place) -> None:
@@ -403,8 +403,8 @@ def test_another_run_of_the_domain_is_left_alone(place: Place) -> None:
     place.virsh("start", guest)
     second = place.look(guest)
     assert second.phase is first.phase
-    for verb in Verb:
-        assert place.act(verb, first) is Result.STALE
+    for action in Action:
+        assert place.act(action, first) is Result.STALE
     assert place.look(guest) == second
 
 
@@ -412,8 +412,8 @@ def test_a_domain_that_is_gone_is_left_alone(place: Place) -> None:
     guest = place.start()
     running = place.look(guest)
     guest.remove()
-    for verb in Verb:
-        assert place.act(verb, running) is Result.STALE
+    for action in Action:
+        assert place.act(action, running) is Result.STALE
     with pytest.raises(Vanished):
         place.host.facts(running)
 
@@ -422,12 +422,12 @@ def test_a_guest_may_ignore_the_power_button_until_it_boots_anew(place: Place) -
     guest = place.start()
     guest.ignore_power_button()
     running = place.look(guest)
-    assert place.act(Verb.SHUTDOWN, running) is Result.DONE
+    assert place.act(Action.SHUTDOWN, running) is Result.DONE
     guest.wait_until_booted()  # it answers, and so had time to obey
     assert place.look(guest) == running
     place.virsh("destroy", guest)
     guest.start()
-    assert place.act(Verb.SHUTDOWN, place.look(guest)) is Result.DONE
+    assert place.act(Action.SHUTDOWN, place.look(guest)) is Result.DONE
     place.until_seen(guest, Phase.STOPPED)
 
 
@@ -435,7 +435,7 @@ def test_a_full_disk_pauses_it_and_pauses_it_again(place: Place) -> None:
     guest = place.start(disk=True)
     guest.fill_disk()
     full = place.until_seen(guest, Phase.PAUSED_IO_ERROR)
-    assert place.act(Verb.RESUME, full) is Result.DONE
+    assert place.act(Action.RESUME, full) is Result.DONE
     assert place.until_seen(guest, Phase.PAUSED_IO_ERROR).id == full.id
 
 
@@ -449,8 +449,8 @@ def test_evidence_tells_why_it_is_off(place: Place) -> None:
         (lambda: place.virsh("destroy", guest), "DESTROYED", Evidence.SHUTDOWN_HOST),
         (guest.kill, "CRASHED", Evidence.STOPPED_FAILED),
         (guest.panic, "CRASHED", Evidence.STOPPED_CRASHED),
-        (lambda: place.act(Verb.SHUTDOWN, place.look(guest)), "SHUTDOWN", Evidence.SHUTDOWN_GUEST),
-        (lambda: place.act(Verb.DESTROY, place.look(guest)), "DESTROYED", Evidence.SHUTDOWN_HOST),
+        (lambda: place.act(Action.SHUTDOWN, place.look(guest)), "SHUTDOWN", Evidence.SHUTDOWN_GUEST),
+        (lambda: place.act(Action.DESTROY, place.look(guest)), "DESTROYED", Evidence.SHUTDOWN_HOST),
     ):
         assert not place.host.evidence(guest.uuid)
         stop()
@@ -483,7 +483,7 @@ def test_memory_that_is_saved_is_restored_by_a_start(place: Place) -> None:
     saved = place.look(guest)
     assert (saved.phase, saved.state, saved.reason, saved.id) == (Phase.SAVED, "SHUTOFF", "SAVED", None)
     assert not place.host.evidence(guest.uuid)
-    assert place.act(Verb.START, saved) is Result.DONE
+    assert place.act(Action.START, saved) is Result.DONE
     restored = place.until_seen(guest, Phase.RUNNING)
     assert restored.reason == "RESTORED"
     place.until_known(guest, Evidence.STARTED_RESTORED)
@@ -500,13 +500,13 @@ def test_what_was_saved_halted_looks_like_a_migration_for_ever(place: Place, hal
         guest.suspend_to_ram()
         place.until_seen(guest, Phase.SUSPENDED)
     place.virsh("managedsave", guest)
-    verb = Verb.START_PAUSED if halted == "start paused" else Verb.START
-    assert place.act(verb, place.look(guest)) is Result.DONE
+    action = Action.START_PAUSED if halted == "start paused" else Action.START
+    assert place.act(action, place.look(guest)) is Result.DONE
     restored = place.look(guest)
     assert (restored.phase, restored.reason) == (Phase.PAUSED_BUSY, "MIGRATION")
     assert place.host.facts(restored) == Facts(), "no job is behind it"
     place.until_known(guest, Evidence.STARTED_RESTORED)
-    assert place.act(Verb.RESUME, restored) is Result.DONE
+    assert place.act(Action.RESUME, restored) is Result.DONE
     assert place.look(guest).reason == "UNPAUSED"
 
 
@@ -543,7 +543,7 @@ def test_facts_tell_whether_a_shutdown_would_be_a_reboot(place: Place) -> None:
     guest = place.start(on_poweroff="restart")
     before = place.look(guest)
     assert place.host.facts(before) == Facts(reboots_on_poweroff=True)
-    assert place.act(Verb.SHUTDOWN, before) is Result.DONE
+    assert place.act(Action.SHUTDOWN, before) is Result.DONE
     guest.wait_until_booted()
     assert place.look(guest) == before
     place.define(on_poweroff="destroy")  # of the next run
@@ -573,7 +573,7 @@ def test_facts_tell_of_a_backup_of_a_qemu_that_hangs(place: Place, tmp_path: Pat
 
 def test_facts_tell_that_a_guest_has_not_run_since_it_was_started(place: Place) -> None:
     guest = place.define()
-    assert place.act(Verb.START_PAUSED, place.look(guest)) is Result.DONE
+    assert place.act(Action.START_PAUSED, place.look(guest)) is Result.DONE
     until(lambda: place.host.facts(place.look(guest)) == Facts(never_ran=True), lambda: "it has not run")
     place.virsh("resume", guest)
     guest.wait_until_booted()
@@ -584,7 +584,7 @@ def test_facts_tell_that_a_guest_has_not_run_since_it_was_started(place: Place) 
     place.virsh("suspend", guest)
     assert place.host.facts(place.look(guest)) == Facts(), "it has run since an ordinary start"
     place.virsh("managedsave", guest)
-    assert place.act(Verb.START_PAUSED, place.look(guest)) is Result.DONE
+    assert place.act(Action.START_PAUSED, place.look(guest)) is Result.DONE
     assert place.host.facts(place.look(guest)) == Facts(), "it has run before its memory was saved"
 
 
@@ -596,7 +596,7 @@ def test_a_call_waits_for_a_qemu_that_hangs_until_it_wakes(place: Place) -> None
     running = place.look(guest)
     with place.hanging(guest):
         assert place.host.facts(running) == Facts(), "nobody has asked it anything yet"
-        asked = place.ask(Verb.SUSPEND, running)
+        asked = place.ask(Action.SUSPEND, running)
         assert place.look(guest) == running
         until(lambda: place.host.facts(running) == Facts(hangs=True), lambda: str(place.host.facts(running)))
         assert not asked.done()
@@ -605,11 +605,11 @@ def test_a_call_waits_for_a_qemu_that_hangs_until_it_wakes(place: Place) -> None
     assert place.host.facts(running) == Facts()
 
 
-@pytest.mark.parametrize("verb", [Verb.SHUTDOWN, Verb.SUSPEND])
-def test_a_call_ends_when_its_qemu_is_killed(place: Place, verb: Verb) -> None:
+@pytest.mark.parametrize("action", [Action.SHUTDOWN, Action.SUSPEND])
+def test_a_call_ends_when_its_qemu_is_killed(place: Place, action: Action) -> None:
     guest = place.start()
     with place.hanging(guest):
-        asked = place.ask(verb, place.look(guest))
+        asked = place.ask(action, place.look(guest))
         guest.kill()
         with pytest.raises(Rejected, match="monitor"):
             asked.result(HANG_LIMIT_S)
@@ -620,11 +620,11 @@ def test_force_overtakes_what_a_qemu_that_hangs_has_not_answered(place: Place) -
     guest = place.start()
     running = place.look(guest)
     with place.hanging(guest):
-        asked = place.ask(Verb.SHUTDOWN, running)
+        asked = place.ask(Action.SHUTDOWN, running)
         try:
-            forced = place.act(Verb.DESTROY, running)
+            forced = place.act(Action.DESTROY, running)
         except Transient:  # libvirt waited in vain for the call that it had cut short: one time in seven, measured
-            forced = place.act(Verb.DESTROY, place.look(guest))
+            forced = place.act(Action.DESTROY, place.look(guest))
         assert forced in {Result.DONE, Result.ALREADY}
         with pytest.raises(Rejected, match="monitor"):
             asked.result(HANG_LIMIT_S)
@@ -636,16 +636,16 @@ def test_force_overtakes_what_a_qemu_that_hangs_has_not_answered(place: Place) -
 def test_a_qemu_that_not_even_sigkill_ends_is_not_taken_for_gone(place: Place) -> None:
     guest = place.start()
     with place.frozen(guest):
-        assert place.act(Verb.DESTROY, place.look(guest)) is Result.DONE
+        assert place.act(Action.DESTROY, place.look(guest)) is Result.DONE
         off = place.look(guest)
         assert (off.phase, off.reason) == (Phase.SHUTTING_DOWN, "DESTROYED"), "libvirt says that it is off"
         assert off.lingers
         assert place.host.facts(off) == Facts(qemu=Qemu.ALIVE)
-        assert place.act(Verb.START, off) is Result.STALE
+        assert place.act(Action.START, off) is Result.STALE
     until(lambda: place.look(guest).phase is Phase.STOPPED, lambda: str(place.look(guest)))
     off = place.look(guest)
     assert place.host.facts(off) == Facts()
-    assert place.act(Verb.START, off) is Result.DONE
+    assert place.act(Action.START, off) is Result.DONE
     guest.wait_until_booted()
-    assert place.act(Verb.DESTROY, place.look(guest)) is Result.DONE
+    assert place.act(Action.DESTROY, place.look(guest)) is Result.DONE
     assert place.host.facts(place.look(guest)) == Facts()

@@ -20,7 +20,7 @@ from controller.api.virtualmachine import (
     VirtualMachine,
     VmKey,
 )
-from controller.policy.view import Verb
+from controller.policy.view import Action
 
 RULES = Path(__file__).parents[2] / "deploy/overlays/prometheus/rules.yaml"
 VM = VirtualMachine(VmKey("default", "web"), "uid", 1, "1", datetime(2026, 1, 1, tzinfo=UTC), "node-a")
@@ -65,5 +65,5 @@ def test_the_drift_alert_comes_half_an_hour_after_a_hold_is_released_and_not_at_
 @pytest.mark.parametrize("hanging", [0, 1])
 def test_an_alert_is_about_acts_that_hang(hanging: int) -> None:
     metrics = Metrics()
-    metrics.watch_acts(lambda verb: hanging if verb is Verb.START else 0)
+    metrics.watch_acts(lambda verb: hanging if verb is Action.START else 0)
     assert fires("VirtsyncPowerOperationHangs", metrics) is bool(hanging)

@@ -169,7 +169,7 @@ def reaches(case: Case) -> None:
     api = case.api()
     api.request("GET", COLLECTION)
     with watching(api) as (watch, seen):
-        until(lambda: watch.sight.open, "the watch does not begin")
+        until(lambda: watch.health.open, "the watch does not begin")
         until_seen(seen, make(case.server))
 
 
@@ -179,9 +179,9 @@ def leads_nowhere(case: Case) -> None:
     with pytest.raises(Transient):
         api.request("GET", COLLECTION)
     with watching(api) as (watch, seen):
-        until(lambda: "not begun" not in str(watch.sight.blind()), "the watch has tried nothing")
-        assert not watch.sight.open
-        assert not watch.sight.listings
+        until(lambda: "not begun" not in str(watch.health.blind()), "the watch has tried nothing")
+        assert not watch.health.open
+        assert not watch.health.listings
         assert seen.empty()
 
 
@@ -475,7 +475,7 @@ def test_a_certificate_that_was_renewed_in_time_is_taken_up(
             api.request("GET", COLLECTION)
         assert api.credentials.current() is not first
         assert not api.take_recovery(), "nobody else noticed"
-        watch.sight.failed("this test ends it")
+        watch.health.failed("this test ends it")
         _end_of_watch(watch)
         until_seen(seen, make(case.server))
 
@@ -498,7 +498,7 @@ def test_both_notice_the_end_of_their_peer(case: Case) -> None:
     api = case.api()
     api.request("GET", COLLECTION)
     with watching(api) as (watch, _):
-        until(lambda: watch.sight.open, "the watch does not begin")
+        until(lambda: watch.health.open, "the watch does not begin")
         found = _connections_to(case.server.port)
         assert len(found) >= 2
         for one in found:

@@ -50,7 +50,7 @@ def test_agent_killed_mid_shutdown(world: World) -> None:
     assert cause_of(off) == "Agent"
     world.until_act(guest, "DESTROY done")
     asked, asked_again, forced = [line for line in world.agents[0].log_lines() if line["event"] == ACTION_ENDED]
-    assert [line["verb"] for line in (asked, asked_again, forced)] == ["SHUTDOWN", "SHUTDOWN", "DESTROY"]
+    assert [line["action"] for line in (asked, asked_again, forced)] == ["SHUTDOWN", "SHUTDOWN", "DESTROY"]
     # The new process has waited for the guest by itself, whatever the old one had done.
     waited = datetime.fromisoformat(forced["timestamp"]) - datetime.fromisoformat(asked_again["timestamp"])
     assert waited >= timedelta(seconds=FORCE_WAIT_S)

@@ -51,7 +51,7 @@ def assert_logged(world: World, guest: Guest, *acts: tuple[str, str, str | None,
     """One structured line an act: its verb, the reason, the cause of the stop before, the spec's generation."""
     world.until_acts(guest, *(f"{verb} done" for verb, *_ in acts))
     lines = [line for line in world.agents[0].log_lines() if line["event"] == ACTION_ENDED]
-    assert [(line["verb"], line["reason"], line["cause"], line["generation"]) for line in lines] == list(acts)
+    assert [(line["action"], line["reason"], line["cause"], line["generation"]) for line in lines] == list(acts)
     assert {line["vm"] for line in lines} == {f"{world.name}/{guest.name}"}
 
 

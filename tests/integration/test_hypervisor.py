@@ -31,7 +31,7 @@ from controller.hypervisor.host_uuid import HostUuid
 from controller.hypervisor.pidfiles import PidFiles
 from controller.hypervisor.pool import Opener
 from controller.hypervisor.text import LIMIT, text
-from controller.policy.view import Absent, Act, Domain, Evidence, Facts, Phase, Qemu, Replaced, Result, Verb
+from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Phase, PowerAction, Qemu, Replaced, Result
 from controller.runtime.errors import Rejected, Transient
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
@@ -123,9 +123,9 @@ class Eyes:
         """Wait until the events have said exactly this."""
         until(lambda: self.host.evidence(guest.uuid) == set(evidence))
 
-    def act(self, verb: Verb, domain: Domain) -> Result:
+    def act(self, verb: Action, domain: Domain) -> Result:
         """Do it to a domain as it was seen."""
-        return self.host.act(Act(verb, domain))
+        return self.host.act(PowerAction(verb, domain))
 
 
 @contextmanager
@@ -488,7 +488,7 @@ def test_nothing_that_a_listener_raises_ends_the_loop(
 
 
 def test_every_act_and_the_same_once_more(eyes: Eyes, guest: Guest) -> None:
-    def done(verb: Verb) -> Domain:
+    def done(verb: Action) -> Domain:
         before = eyes.look(guest)
         assert eyes.act(verb, before) is Result.DONE
         # What was seen is no longer so: the same act is not done again.
@@ -497,26 +497,26 @@ def test_every_act_and_the_same_once_more(eyes: Eyes, guest: Guest) -> None:
         # Somebody was faster: no failure.
         after = eyes.look(guest)
         # libvirt itself does not mind a second suspend().
-        assert eyes.act(verb, after) is (Result.DONE if verb is Verb.SUSPEND else Result.ALREADY)
+        assert eyes.act(verb, after) is (Result.DONE if verb is Action.SUSPEND else Result.ALREADY)
         assert eyes.look(guest) == after
         return after
 
-    assert done(Verb.START).phase is Phase.RUNNING
-    assert done(Verb.SUSPEND).phase is Phase.PAUSED
-    assert done(Verb.RESUME).phase is Phase.RUNNING
-    assert done(Verb.DESTROY).phase is Phase.STOPPED
-    assert done(Verb.START_PAUSED).phase is Phase.PAUSED
-    assert done(Verb.RESUME).phase is Phase.RUNNING
+    assert done(Action.START).phase is Phase.RUNNING
+    assert done(Action.SUSPEND).phase is Phase.PAUSED
+    assert done(Action.RESUME).phase is Phase.RUNNING
+    assert done(Action.DESTROY).phase is Phase.STOPPED
+    assert done(Action.START_PAUSED).phase is Phase.PAUSED
+    assert done(Action.RESUME).phase is Phase.RUNNING
     guest.wait_until_booted()
     guest.suspend_to_ram()
     asleep = eyes.until_seen(guest, Phase.SUSPENDED)
-    assert eyes.act(Verb.WAKE, asleep) is Result.DONE
+    assert eyes.act(Action.WAKE, asleep) is Result.DONE
     eyes.until_seen(guest, Phase.RUNNING)
     guest.wait_until_booted()
-    assert eyes.act(Verb.SHUTDOWN, eyes.look(guest)) is Result.DONE
+    assert eyes.act(Action.SHUTDOWN, eyes.look(guest)) is Result.DONE
     off = eyes.until_seen(guest, Phase.STOPPED)
     assert eyes.host.evidence(guest.uuid) == {Evidence.SHUTDOWN_GUEST}
-    assert eyes.act(Verb.SHUTDOWN, off) is Result.ALREADY
+    assert eyes.act(Action.SHUTDOWN, off) is Result.ALREADY
 
 
 def test_another_run_of_the_domain_is_left_alone(eyes: Eyes, guest: Guest) -> None:
@@ -524,7 +524,7 @@ def test_another_run_of_the_domain_is_left_alone(eyes: Eyes, guest: Guest) -> No
     first = eyes.look(guest)
     guest.libvirtd.virsh("destroy", guest.name)
     guest.start()
-    assert eyes.act(Verb.DESTROY, first) is Result.STALE
+    assert eyes.act(Action.DESTROY, first) is Result.STALE
     second = eyes.look(guest)
     assert second.phase is Phase.RUNNING
     assert second.id != first.id
@@ -534,28 +534,28 @@ def test_who_may_no_longer_act_after_the_last_look_does_not(eyes: Eyes, guest: G
     guest.start()
     seen, may_not = eyes.look(guest), ["The Lease is not held."]
     host = LibvirtHost(eyes.hypervisor, blocked=lambda: "".join(may_not))
-    assert host.act(Act(Verb.DESTROY, seen)) is Result.STALE
+    assert host.act(PowerAction(Action.DESTROY, seen)) is Result.STALE
     assert eyes.look(guest) == seen
     may_not.clear()
-    assert host.act(Act(Verb.DESTROY, seen)) is Result.DONE
+    assert host.act(PowerAction(Action.DESTROY, seen)) is Result.DONE
 
 
 def test_a_domain_that_is_gone_is_left_alone(eyes: Eyes, guest: Guest) -> None:
     seen = eyes.look(guest)
     guest.libvirtd.virsh("undefine", guest.name)
-    assert eyes.act(Verb.START, seen) is Result.STALE
+    assert eyes.act(Action.START, seen) is Result.STALE
     guest.libvirtd.define(guest.name, uuid=guest.uuid)
 
 
 def test_a_refusal_comes_in_the_words_of_libvirt(eyes: Eyes, libvirtd: Libvirtd, guest: Guest) -> None:
     off = eyes.look(guest)
     with pytest.raises(Rejected, match="domain is not running"):
-        eyes.act(Verb.SUSPEND, off)
+        eyes.act(Action.SUSPEND, off)
     xml = libvirtd.virsh("dumpxml", guest.name).stdout.replace("/guest.img'", "/missing.img'")
     with libvirtd.connection() as direct:
         direct.defineXML(xml)
     with pytest.raises(Rejected, match=r"missing\.img"):
-        eyes.act(Verb.START, off)
+        eyes.act(Action.START, off)
     assert eyes.look(guest).reason == "FAILED"
 
 
@@ -576,7 +576,7 @@ def test_a_call_that_began_between_two_questions_is_seen_to_hang(
     guest.start()
     running = eyes.look(guest)
     control_of, begun = libvirt.virDomain.controlInfo, threading.Event()
-    late = threading.Thread(target=eyes.act, args=(Verb.SUSPEND, running), daemon=True)
+    late = threading.Thread(target=eyes.act, args=(Action.SUSPEND, running), daemon=True)
 
     def control_of_the_moment_before(domain: libvirt.virDomain, flags: int) -> list[int]:
         before: list[int] = control_of(domain, flags)
@@ -602,11 +602,11 @@ def test_acts_of_the_test_driver(libvirtd: Libvirtd) -> None:
             return seen
 
         for verb, phase in {
-            Verb.SUSPEND: Phase.PAUSED,
-            Verb.RESUME: Phase.RUNNING,
-            Verb.SHUTDOWN: Phase.STOPPED,
-            Verb.START: Phase.RUNNING,
-            Verb.DESTROY: Phase.STOPPED,
+            Action.SUSPEND: Phase.PAUSED,
+            Action.RESUME: Phase.RUNNING,
+            Action.SHUTDOWN: Phase.STOPPED,
+            Action.START: Phase.RUNNING,
+            Action.DESTROY: Phase.STOPPED,
         }.items():
             assert eyes.act(verb, test()) is Result.DONE
             assert test().phase is phase
@@ -817,10 +817,10 @@ def test_a_qemu_that_libvirtd_has_lost_keeps_its_domain_from_being_started(own_l
         off = eyes.look(guest)
         assert off.phase is Phase.STOPPED
         assert eyes.host.facts(off) == Facts(qemu=Qemu.ALIVE)
-        assert eyes.act(Verb.START, off) is Result.STALE
+        assert eyes.act(Action.START, off) is Result.STALE
         guest.kill()
         assert eyes.host.facts(off) == Facts()
-        assert eyes.act(Verb.START, off) is Result.DONE
+        assert eyes.act(Action.START, off) is Result.DONE
 
 
 def test_who_could_not_open_the_file_before_is_not_sure(libvirtd: Libvirtd, guest: Guest) -> None:
@@ -857,7 +857,7 @@ def test_no_descriptor_is_kept_of_a_qemu_that_has_ended(eyes: Eyes, guest: Guest
         files.watch(guest.uuid, guest.name)
         files.release(guest.uuid)
         assert len(of_pid_files()) == 1, "it lives"
-    assert eyes.act(Verb.DESTROY, eyes.look(guest)) is Result.DONE
+    assert eyes.act(Action.DESTROY, eyes.look(guest)) is Result.DONE
     files.release(guest.uuid)
     assert of_pid_files() == []
 
@@ -875,7 +875,7 @@ def test_a_backup_tool_has_started_it_paused(eyes: Eyes, libvirtd: Libvirtd, gue
 
 
 def test_who_was_away_does_not_know_that_it_has_not_run(eyes: Eyes, guest: Guest) -> None:
-    assert eyes.act(Verb.START_PAUSED, eyes.look(guest)) is Result.DONE
+    assert eyes.act(Action.START_PAUSED, eyes.look(guest)) is Result.DONE
     until(lambda: eyes.host.facts(eyes.look(guest)).never_ran)
     with unheard(eyes):
         pass
@@ -903,7 +903,7 @@ def test_what_qemu_says_twice_is_the_same_twice(eyes: Eyes, libvirtd: Libvirtd, 
     said = []
     for _ in range(2):
         with pytest.raises(Rejected, match="-nonsense: invalid option") as refusal:
-            eyes.act(Verb.START, eyes.look(guest))
+            eyes.act(Action.START, eyes.look(guest))
         # libvirt itself has two ways to put it: it has seen the end of QEMU, or that of its monitor.
         said.append(str(refusal.value).partition("monitor: ")[2])
     assert said == ["qemu-system-i386: -nonsense: invalid option"] * 2
@@ -971,7 +971,7 @@ def test_after_a_restart_of_libvirtd_it_listens_before_it_lists(own_libvirtd: Li
         own_libvirtd.kill()
         eyes.until_told("lost")
         assert not eyes.hypervisor.connected
-        for call in (eyes.host.relist, lambda: eyes.look(guest), lambda: eyes.act(Verb.DESTROY, before)):
+        for call in (eyes.host.relist, lambda: eyes.look(guest), lambda: eyes.act(Action.DESTROY, before)):
             with pytest.raises(Transient):
                 call()
         assert eyes.hypervisor.alive()  # it is not the agent that is ill

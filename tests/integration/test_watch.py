@@ -38,16 +38,16 @@ def test_each_ends_after_a_while_and_the_next_needs_no_list_and_no_connection(
         seen: queue.Queue[Json] = queue.Queue()
         watch = Watch(api, world.node, on_object=seen.put, on_gone=lambda _: None)
         with running(watch):
-            until(lambda: watch.sight.open, "it does not begin")
-            accepted, asked = proxy.accepted, {watch.sight.asked_s}
+            until(lambda: watch.health.open, "it does not begin")
+            accepted, asked = proxy.accepted, {watch.health.asked_s}
 
             def again() -> bool:
-                asked.add(watch.sight.asked_s)
+                asked.add(watch.health.asked_s)
                 return len(asked) > 5
 
             until(again, "it does not end")
             assert proxy.accepted == accepted
-            assert watch.sight.listings == 1
+            assert watch.health.listings == 1
             guest = world.define()
             world.apply(guest)
             assert seen.get(timeout=HANG_LIMIT_S)["metadata"]["name"] == guest.name

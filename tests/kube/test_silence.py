@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import pytest
 
 from controller.kube import client
-from controller.kube.client import SILENT_AFTER, Api
+from controller.kube.client import CIRCUIT_OPENS_AFTER, Api
 from controller.runtime import retry
-from controller.runtime.errors import Transient, Unasked
+from controller.runtime.errors import CircuitOpen, Transient
 
 OBJECT = "/apis/virtsync.dev/v1alpha1/namespaces/default/virtualmachines/web"
 
@@ -87,29 +87,29 @@ def server_at(port: socket.socket, **how: Any) -> Iterator[type[Answers]]:
 
 
 def fall_silent(api: Api) -> None:
-    for _ in range(SILENT_AFTER):
-        assert not api.silent
+    for _ in range(CIRCUIT_OPENS_AFTER):
+        assert not api.circuit_open
         with pytest.raises(Transient) as raised:
             api.request("GET", OBJECT)
-        assert not isinstance(raised.value, Unasked)
-    assert api.silent
+        assert not isinstance(raised.value, CircuitOpen)
+    assert api.circuit_open
 
 
 def test_who_answers_nobody_is_not_asked_and_the_reason_is_told_all_the_same(api: Api) -> None:
     fall_silent(api)
-    assert not api.knock()
-    with pytest.raises(Unasked, match=r"does not answer: .*refused"):
+    assert not api.probe()
+    with pytest.raises(CircuitOpen, match=r"does not answer: .*refused"):
         api.request("GET", OBJECT)
 
 
 def test_only_a_knock_goes_through_and_finds_it_back(api: Api, port: socket.socket) -> None:
     fall_silent(api)
     with server_at(port) as server:
-        with pytest.raises(Unasked):
+        with pytest.raises(CircuitOpen):
             api.request("GET", OBJECT)
         assert server.asked == []
-        assert api.knock()
-        assert not api.silent
+        assert api.probe()
+        assert not api.circuit_open
         assert api.request("GET", OBJECT) == {}
         assert server.asked == ["/version", OBJECT]
 
@@ -120,11 +120,11 @@ def test_answers_that_do_not_come_are_no_silence(
     monkeypatch.setattr(client, "TIMEOUT_S", (3.0, 0.05))
     over = threading.Event()
     with server_at(port, slow=over) as server:
-        for _ in range(2 * SILENT_AFTER):
+        for _ in range(2 * CIRCUIT_OPENS_AFTER):
             with pytest.raises(Transient, match=r"does not answer: .*Read timed out"):
                 api.request("GET", OBJECT)
-        assert not api.silent
-        assert len(server.asked) == 2 * SILENT_AFTER, "each was asked"
+        assert not api.circuit_open
+        assert len(server.asked) == 2 * CIRCUIT_OPENS_AFTER, "each was asked"
         assert not api.take_recovery()
         over.set()
         monkeypatch.setattr(client, "TIMEOUT_S", (3.0, 10.0))
@@ -150,7 +150,7 @@ def test_the_first_good_answer_after_trouble_is_told_once(api: Api, port: socket
         for _ in range(3):
             with pytest.raises(Transient):
                 api.request("GET", OBJECT)
-        assert api.knock(), "it is there"
+        assert api.probe(), "it is there"
         assert not api.take_recovery(), "that it is there does not mean that it works"
         server.status = 200
         api.request("GET", OBJECT)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from controller.kube.watch_health import Sight
+from controller.kube.watch_health import WatchHealth
 
 
 class Clock:
@@ -23,18 +23,18 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def sight(clock: Clock) -> Sight:
-    return Sight(clock=clock)
+def sight(clock: Clock) -> WatchHealth:
+    return WatchHealth(clock=clock)
 
 
-def begin(sight: Sight) -> None:
+def begin(sight: WatchHealth) -> None:
     sight.asks()
     sight.listed()
     sight.asks()
     sight.opened()
 
 
-def test_it_is_blind_until_it_has_begun(sight: Sight, clock: Clock) -> None:
+def test_it_is_blind_until_it_has_begun(sight: WatchHealth, clock: Clock) -> None:
     assert sight.blind() == "changes of VirtualMachines are not watched yet: it has not begun yet"
     sight.asks()
     sight.failed("the API server answers 403")
@@ -44,7 +44,7 @@ def test_it_is_blind_until_it_has_begun(sight: Sight, clock: Clock) -> None:
     assert sight.blind() is None
 
 
-def test_a_watch_that_goes_on_and_on_sees(sight: Sight, clock: Clock) -> None:
+def test_a_watch_that_goes_on_and_on_sees(sight: WatchHealth, clock: Clock) -> None:
     begin(sight)
     for _ in range(10):
         clock.goes(50)
@@ -55,7 +55,7 @@ def test_a_watch_that_goes_on_and_on_sees(sight: Sight, clock: Clock) -> None:
     assert sight.listings == 1
 
 
-def test_one_that_fails_for_a_minute_is_told_with_the_last_reason(sight: Sight, clock: Clock) -> None:
+def test_one_that_fails_for_a_minute_is_told_with_the_last_reason(sight: WatchHealth, clock: Clock) -> None:
     begin(sight)
     clock.goes(500)
     for second in range(120):
@@ -71,7 +71,7 @@ def test_one_that_fails_for_a_minute_is_told_with_the_last_reason(sight: Sight, 
     assert sight.blind() is None
 
 
-def test_one_that_ends_as_soon_as_it_has_begun_is_as_good_as_none(sight: Sight, clock: Clock) -> None:
+def test_one_that_ends_as_soon_as_it_has_begun_is_as_good_as_none(sight: WatchHealth, clock: Clock) -> None:
     begin(sight)
     clock.goes(500)
     for _ in range(70):
@@ -81,7 +81,7 @@ def test_one_that_ends_as_soon_as_it_has_begun_is_as_good_as_none(sight: Sight, 
     assert sight.blind() == "changes of VirtualMachines are not seen for 70 s: it ends as soon as it has begun"
 
 
-def test_one_whose_program_has_ended_is_none(sight: Sight, clock: Clock) -> None:
+def test_one_whose_program_has_ended_is_none(sight: WatchHealth, clock: Clock) -> None:
     begin(sight)
     clock.goes(500)
     sight.ended("kopf has ended")

@@ -34,17 +34,17 @@ from controller.policy.decide import ROWS, VETOES, row_of
 from controller.policy.gates import GATES
 from controller.policy.view import (
     Absent,
+    Action,
     Conflict,
     Evidence,
     Facts,
     Node,
+    Observation,
     Outcome,
     Phase,
     Replaced,
     Result,
-    Sighting,
     Unreadable,
-    Verb,
     View,
 )
 from tests.policy.views import (
@@ -57,10 +57,10 @@ from tests.policy.views import (
     UID,
     WAITS,
     Vm,
+    action,
     domain,
     done,
     handed_over,
-    verb,
 )
 
 DOCS = Path(__file__).parents[2] / "docs" / "decisions.md"
@@ -137,7 +137,7 @@ def test_every_reason_has_a_tone() -> None:
 
 # --- what never happens ----------------------------------------------------------------------------------
 
-SIGHTS: list[Sighting] = [
+SIGHTS: list[Observation] = [
     Unreadable("connection reset"),
     Absent(),
     Replaced(UUID(int=9), "web"),
@@ -149,11 +149,13 @@ SIGHTS: list[Sighting] = [
 @pytest.mark.parametrize("desired", [None, *DesiredPowerState])
 @pytest.mark.parametrize("seen", SIGHTS, ids=lambda seen: type(seen).__name__)
 @pytest.mark.parametrize("before", [Phase.RUNNING, Phase.STOPPED])
-def test_nothing_is_done_on_what_is_not_known(desired: DesiredPowerState | None, seen: Sighting, before: Phase) -> None:
+def test_nothing_is_done_on_what_is_not_known(
+    desired: DesiredPowerState | None, seen: Observation, before: Phase
+) -> None:
     vm = Vm(desired)
     vm.look(before)
     for after_s in (0.1, 60, 3600):
-        assert vm.look(seen, after_s=after_s).act is None
+        assert vm.look(seen, after_s=after_s).action is None
 
 
 @pytest.mark.parametrize("desired", [None, *DesiredPowerState])
@@ -167,7 +169,7 @@ def test_nothing_is_done_while_something_forbids_it(desired: DesiredPowerState |
     if kind == "held":
         vm.annotate(holds=(("ann", "backup"),))
     for after_s in (0.1, 3600, 3600):
-        assert vm.look(phase, after_s=after_s, crowded=kind == "crowded").act is None
+        assert vm.look(phase, after_s=after_s, crowded=kind == "crowded").action is None
 
 
 def test_libvirt_away_keeps_the_last_power_state() -> None:
@@ -182,33 +184,33 @@ def test_libvirt_away_keeps_the_last_power_state() -> None:
 def test_a_second_look_at_the_same_world_writes_nothing(desired: DesiredPowerState | None, phase: Phase) -> None:
     vm = Vm(desired, shutdown=Shutdown(ShutdownMode.GRACEFUL, 60))
     first = vm.look(phase, after_s=0.1)
-    if first.act:
-        vm.look(phase, outcome=done(first.act.verb))
+    if first.action:
+        vm.look(phase, outcome=done(first.action.kind))
     before = render_status(vm.vm.status)
-    step = vm.look(phase, after_s=0.01, call=first.act.verb if first.act else None)
-    if step.reason == first.reason and first.act is None:
+    step = vm.look(phase, after_s=0.01, call=first.action.kind if first.action else None)
+    if step.reason == first.reason and first.action is None:
         assert status_patch(before, step.status) is None
 
 
 # --- the rows --------------------------------------------------------------------------------------------
 
 SPEC_CHANGES = [
-    (RUNNING, Phase.STOPPED, Verb.START, Reason.STARTING),
-    (RUNNING, Phase.SAVED, Verb.START, Reason.STARTING),
-    (RUNNING, Phase.CRASHED_OFF, Verb.START, Reason.STARTING),
-    (RUNNING, Phase.PAUSED, Verb.RESUME, Reason.RESUMING),
-    (RUNNING, Phase.PAUSED_IO_ERROR, Verb.RESUME, Reason.PAUSED_BY_IO_ERROR),
+    (RUNNING, Phase.STOPPED, Action.START, Reason.STARTING),
+    (RUNNING, Phase.SAVED, Action.START, Reason.STARTING),
+    (RUNNING, Phase.CRASHED_OFF, Action.START, Reason.STARTING),
+    (RUNNING, Phase.PAUSED, Action.RESUME, Reason.RESUMING),
+    (RUNNING, Phase.PAUSED_IO_ERROR, Action.RESUME, Reason.PAUSED_BY_IO_ERROR),
     (RUNNING, Phase.PAUSED_BUSY, None, Reason.HYPERVISOR_BUSY),
     (RUNNING, Phase.PAUSED_WATCHDOG, None, Reason.PAUSED_BY_WATCHDOG),
     (RUNNING, Phase.POST_COPY_FAILED, None, Reason.POST_COPY_FAILED),
     (RUNNING, Phase.CRASHED_KEPT, None, Reason.CRASHED_PRESERVED),
-    (RUNNING, Phase.SUSPENDED, Verb.WAKE, Reason.WAKING),
+    (RUNNING, Phase.SUSPENDED, Action.WAKE, Reason.WAKING),
     (RUNNING, Phase.STARTING, None, Reason.STARTING),
     (RUNNING, Phase.SHUTTING_DOWN, None, Reason.SHUTTING_DOWN),
     (RUNNING, Phase.RUNNING, None, Reason.IN_SYNC),
-    (STOPPED, Phase.RUNNING, Verb.SHUTDOWN, Reason.SHUTTING_DOWN),
-    (STOPPED, Phase.PAUSED, Verb.RESUME, Reason.SHUTTING_DOWN),
-    (STOPPED, Phase.SUSPENDED, Verb.WAKE, Reason.SHUTTING_DOWN),
+    (STOPPED, Phase.RUNNING, Action.SHUTDOWN, Reason.SHUTTING_DOWN),
+    (STOPPED, Phase.PAUSED, Action.RESUME, Reason.SHUTTING_DOWN),
+    (STOPPED, Phase.SUSPENDED, Action.WAKE, Reason.SHUTTING_DOWN),
     (STOPPED, Phase.PAUSED_IO_ERROR, None, Reason.SHUTTING_DOWN),
     (STOPPED, Phase.CRASHED_KEPT, None, Reason.SHUTTING_DOWN),
     (STOPPED, Phase.SHUTTING_DOWN, None, Reason.SHUTTING_DOWN),
@@ -217,8 +219,8 @@ SPEC_CHANGES = [
     (STOPPED, Phase.STOPPED, None, Reason.IN_SYNC),
     (STOPPED, Phase.SAVED, None, Reason.IN_SYNC),
     (STOPPED, Phase.CRASHED_OFF, None, Reason.IN_SYNC),
-    (PAUSED, Phase.RUNNING, Verb.SUSPEND, Reason.PAUSING),
-    (PAUSED, Phase.STOPPED, Verb.START_PAUSED, Reason.STARTING),
+    (PAUSED, Phase.RUNNING, Action.SUSPEND, Reason.PAUSING),
+    (PAUSED, Phase.STOPPED, Action.START_PAUSED, Reason.STARTING),
     (PAUSED, Phase.PAUSED, None, Reason.IN_SYNC),
     (PAUSED, Phase.PAUSED_IO_ERROR, None, Reason.IN_SYNC),
     (PAUSED, Phase.SUSPENDED, None, Reason.SUSPENDED_BY_GUEST),
@@ -229,19 +231,19 @@ SPEC_CHANGES = [
 
 @pytest.mark.parametrize(("desired", "phase", "act", "reason"), SPEC_CHANGES)
 def test_a_change_of_the_spec_is_acted_on_at_once(
-    desired: DesiredPowerState | None, phase: Phase, act: Verb | None, reason: Reason
+    desired: DesiredPowerState | None, phase: Phase, act: Action | None, reason: Reason
 ) -> None:
     step = Vm(desired).look(phase)
-    assert (verb(step), step.reason) == (act, reason)
+    assert (action(step), step.reason) == (act, reason)
 
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase.on and phase is not Phase.POST_COPY_FAILED])
 def test_mode_force_destroys_whatever_is_on(phase: Phase) -> None:
     step = Vm(STOPPED, shutdown=Shutdown(ShutdownMode.FORCE)).look(phase)
     if phase is Phase.PAUSED_BUSY:
-        assert (verb(step), step.reason) == (None, Reason.HYPERVISOR_BUSY)
+        assert (action(step), step.reason) == (None, Reason.HYPERVISOR_BUSY)
     else:
-        assert verb(step) is Verb.DESTROY
+        assert action(step) is Action.DESTROY
         assert step.status.operation
 
 
@@ -271,9 +273,9 @@ def test_the_restart_policy_answers_a_stop_by_its_cause(
     first = vm.look(off, after_s=60, events=events)
     assert first.status.last_stop
     assert first.status.last_stop.cause is cause
-    settled = first if first.act else vm.look(off, after_s=10, events=events)
+    settled = first if first.action else vm.look(off, after_s=10, events=events)
     assert settled.reason is answer
-    assert (verb(settled) is Verb.START) == (answer is Reason.STARTING)
+    assert (action(settled) is Action.START) == (answer is Reason.STARTING)
     assert settled.status.restart_count == (answer is Reason.STARTING)
     if answer in {Reason.COMPLETED, Reason.FAILED}:
         assert vm.look(off, after_s=3600).reason is answer
@@ -281,13 +283,13 @@ def test_the_restart_policy_answers_a_stop_by_its_cause(
 
 def test_the_answer_to_a_crash_does_not_settle_but_a_stop_does() -> None:
     crashed = Vm().in_sync()
-    assert verb(crashed.look(Phase.CRASHED_OFF, events=CRASH)) is Verb.START
+    assert action(crashed.look(Phase.CRASHED_OFF, events=CRASH)) is Action.START
     stopped = Vm().in_sync()
     first = stopped.look(Phase.STOPPED, events=GUEST)
     assert first.reason is Reason.SETTLING
     assert first.recheck_s == pytest.approx(10)
-    assert stopped.look(Phase.STOPPED, after_s=9.8, events=GUEST).act is None
-    assert verb(stopped.look(Phase.STOPPED, after_s=0.3, events=GUEST)) is Verb.START
+    assert stopped.look(Phase.STOPPED, after_s=9.8, events=GUEST).action is None
+    assert action(stopped.look(Phase.STOPPED, after_s=0.3, events=GUEST)) is Action.START
 
 
 def test_a_stop_settles_though_its_shutdown_was_seen_passing_by() -> None:
@@ -338,13 +340,13 @@ def test_crash_loop() -> None:
     delays = []
     for number in range(2, 12):
         off = vm.look(Phase.CRASHED_OFF, events=CRASH, after_s=0.5)
-        if off.act is None:
+        if off.action is None:
             assert off.reason is Reason.CRASH_LOOP_BACK_OFF
             assert off.recheck_s is not None
             delays.append(round(off.recheck_s))
             off = vm.look(Phase.CRASHED_OFF, events=CRASH, after_s=off.recheck_s)
-        assert verb(off) is Verb.START
-        vm.look(domain(Phase.RUNNING, number), after_s=0.5, outcome=done(Verb.START))
+        assert action(off) is Action.START
+        vm.look(domain(Phase.RUNNING, number), after_s=0.5, outcome=done(Action.START))
     # Each wait counts from the start before it, one second ago, and is told in whole seconds, rounded up.
     assert all(
         wanted - 1 <= delay <= wanted
@@ -359,33 +361,33 @@ def test_crash_loop() -> None:
 def test_backup_pause() -> None:
     vm = Vm().in_sync()
     assert vm.look(Phase.PAUSED).reason is Reason.SETTLING
-    assert vm.look(Phase.PAUSED, after_s=20).act is None
+    assert vm.look(Phase.PAUSED, after_s=20).action is None
     back = vm.look(Phase.RUNNING)
-    assert (back.reason, back.act) == (Reason.IN_SYNC, None)
+    assert (back.reason, back.action) == (Reason.IN_SYNC, None)
 
 
 def test_a_pause_is_ended_after_a_quarter_of_an_hour() -> None:
     vm = Vm().in_sync()
     vm.look(Phase.PAUSED)
-    assert vm.look(Phase.PAUSED, after_s=899).act is None
-    assert verb(vm.look(Phase.PAUSED, after_s=1.1)) is Verb.RESUME
+    assert vm.look(Phase.PAUSED, after_s=899).action is None
+    assert action(vm.look(Phase.PAUSED, after_s=1.1)) is Action.RESUME
 
 
 def test_stale_event() -> None:
     vm = Vm().in_sync()
     step = vm.look(Phase.RUNNING, events=CRASH | GUEST)
-    assert (step.reason, step.act, step.status.last_stop) == (Reason.IN_SYNC, None, None)
+    assert (step.reason, step.action, step.status.last_stop) == (Reason.IN_SYNC, None, None)
 
 
-def stop_ignored(vm: Vm) -> list[tuple[float, Verb]]:
+def stop_ignored(vm: Vm) -> list[tuple[float, Action]]:
     """Let a guest that obeys nothing be stopped; what was done, and when."""
-    acts: list[tuple[float, Verb]] = []
+    acts: list[tuple[float, Action]] = []
     began_s, outcome = vm.at_s, None
-    while vm.at_s - began_s < 300 and (not acts or acts[-1][1] is not Verb.DESTROY):
+    while vm.at_s - began_s < 300 and (not acts or acts[-1][1] is not Action.DESTROY):
         step = vm.look(Phase.RUNNING, after_s=1, outcome=outcome)
-        outcome = done(step.act.verb) if step.act else None
-        if step.act:
-            acts.append((vm.at_s - began_s, step.act.verb))
+        outcome = done(step.action.kind) if step.action else None
+        if step.action:
+            acts.append((vm.at_s - began_s, step.action.kind))
     return acts
 
 
@@ -393,10 +395,10 @@ def test_stop_ignored() -> None:
     vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
     vm.change(desired=STOPPED)
     acts = stop_ignored(vm)
-    assert [act for _, act in acts[:-1]] == [Verb.SHUTDOWN] * (len(acts) - 1)
+    assert [act for _, act in acts[:-1]] == [Action.SHUTDOWN] * (len(acts) - 1)
     gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(acts[:-1])]
     assert all(10 <= gap <= 12 for gap in gaps)
-    assert acts[-1][1] is Verb.DESTROY
+    assert acts[-1][1] is Action.DESTROY
     assert 60 <= acts[-1][0] <= 63
 
 
@@ -404,7 +406,7 @@ def test_stop_graceful_only() -> None:
     vm = Vm(shutdown=Shutdown(ShutdownMode.GRACEFUL, 60)).in_sync()
     vm.change(desired=STOPPED)
     acts = stop_ignored(vm)
-    assert {act for _, act in acts} == {Verb.SHUTDOWN}
+    assert {act for _, act in acts} == {Action.SHUTDOWN}
     assert acts[-1][0] <= 61
     assert vm.look(Phase.RUNNING).reason is Reason.SHUTDOWN_TIMED_OUT
 
@@ -414,44 +416,44 @@ def test_agent_killed_mid_shutdown_keeps_the_deadline_and_waits_again_before_for
     vm.change(desired=STOPPED)
     first = vm.look(Phase.RUNNING)
     assert first.status.operation
-    vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN))
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
     vm.agent_restarts()
     again = vm.look(Phase.RUNNING, after_s=120)
-    assert verb(again) is Verb.SHUTDOWN
+    assert action(again) is Action.SHUTDOWN
     assert again.status.operation == first.status.operation
-    vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN))
-    assert verb(vm.look(Phase.RUNNING, after_s=29)) in {None, Verb.SHUTDOWN}
-    assert verb(vm.look(Phase.RUNNING, after_s=1.1)) is Verb.DESTROY
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
+    assert action(vm.look(Phase.RUNNING, after_s=29)) in {None, Action.SHUTDOWN}
+    assert action(vm.look(Phase.RUNNING, after_s=1.1)) is Action.DESTROY
 
 
 def test_a_guest_that_would_reboot_is_not_asked_to_shut_down() -> None:
     reboots = Facts(reboots_on_poweroff=True)
     vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
     vm.change(desired=STOPPED)
-    assert vm.look(Phase.RUNNING, facts=reboots).act is None
-    assert verb(vm.look(Phase.RUNNING, after_s=61, facts=reboots)) is Verb.DESTROY
+    assert vm.look(Phase.RUNNING, facts=reboots).action is None
+    assert action(vm.look(Phase.RUNNING, after_s=61, facts=reboots)) is Action.DESTROY
 
 
 def test_user_start_during_stop() -> None:
     vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
     vm.change(desired=STOPPED)
     vm.look(Phase.RUNNING)
-    vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN))
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
     vm.change(desired=RUNNING)
     waiting = vm.look(Phase.RUNNING, after_s=5)
-    assert (waiting.reason, waiting.act) == (Reason.RESTARTING, None)
+    assert (waiting.reason, waiting.action) == (Reason.RESTARTING, None)
     obeyed = vm.look(Phase.STOPPED, after_s=5, events=GUEST)
-    assert verb(obeyed) is Verb.START
+    assert action(obeyed) is Action.START
 
 
 def test_a_guest_that_ignored_a_recalled_stop_is_in_sync_after_the_old_deadline() -> None:
     vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
     vm.change(desired=STOPPED)
     vm.look(Phase.RUNNING)
-    vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN))
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
     vm.change(desired=RUNNING)
     for _ in range(5):
-        assert vm.look(Phase.RUNNING, after_s=10).act is None
+        assert vm.look(Phase.RUNNING, after_s=10).action is None
     assert vm.look(Phase.RUNNING, after_s=15).reason is Reason.IN_SYNC
 
 
@@ -464,7 +466,7 @@ def test_restart_request(request_at_s: float, created_at_s: float, restarts: boo
     vm = Vm(created=T0 + timedelta(seconds=created_at_s)).in_sync()
     vm.change(restart_request=T0 + timedelta(seconds=request_at_s))
     step = vm.look(Phase.RUNNING, after_s=100)
-    assert (verb(step) is Verb.SHUTDOWN) == restarts
+    assert (action(step) is Action.SHUTDOWN) == restarts
     assert (step.status.last_restart_time is not None) == restarts
 
 
@@ -477,23 +479,23 @@ def test_a_restart_is_recorded_before_its_first_act_and_happens_once() -> None:
     assert first.status.operation.type is OperationType.RESTART
     vm.agent_restarts()
     assert vm.look(Phase.STOPPED, events=GUEST).reason is Reason.HYPERVISOR_BUSY  # another process sent that stop
-    assert verb(vm.look(Phase.STOPPED, after_s=10, events=GUEST)) is Verb.START
-    again = vm.look(domain(Phase.RUNNING, 2), outcome=done(Verb.START))
+    assert action(vm.look(Phase.STOPPED, after_s=10, events=GUEST)) is Action.START
+    again = vm.look(domain(Phase.RUNNING, 2), outcome=done(Action.START))
     assert (again.reason, again.status.operation, again.status.restart_count) == (Reason.IN_SYNC, None, 0)
     vm.change(restart_request=None)
-    assert vm.look(domain(Phase.RUNNING, 2)).act is None
+    assert vm.look(domain(Phase.RUNNING, 2)).action is None
     vm.change(restart_request=T0)
-    assert vm.look(domain(Phase.RUNNING, 2)).act is None
+    assert vm.look(domain(Phase.RUNNING, 2)).action is None
 
 
 def test_restart_survives_kill_under_policy_never() -> None:
     vm = Vm(restart_policy=RestartPolicy.NEVER).in_sync()
     vm.change(restart_request=T0)
     vm.look(Phase.RUNNING)
-    vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN))
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
     vm.agent_restarts()
     assert vm.look(Phase.STOPPED).reason is Reason.HYPERVISOR_BUSY
-    assert verb(vm.look(Phase.STOPPED, after_s=10)) is Verb.START
+    assert action(vm.look(Phase.STOPPED, after_s=10)) is Action.START
 
 
 def test_a_scheduled_restart_needs_two_looks_that_agree() -> None:
@@ -501,8 +503,8 @@ def test_a_scheduled_restart_needs_two_looks_that_agree() -> None:
     vm.change(restart_request=T0 + timedelta(seconds=100))
     assert vm.look(Phase.RUNNING).recheck_s == pytest.approx(100 - vm.at_s)
     first = vm.look(Phase.RUNNING, after_s=100)
-    assert first.act is None
-    assert verb(vm.look(Phase.RUNNING, after_s=10)) is Verb.SHUTDOWN
+    assert first.action is None
+    assert action(vm.look(Phase.RUNNING, after_s=10)) is Action.SHUTDOWN
 
 
 def test_a_scheduled_restart_of_a_vm_that_is_held_is_not_looked_at_without_end() -> None:
@@ -528,7 +530,7 @@ def test_completed_is_started_by_a_change_to_running_and_by_a_restart_request() 
     assert vm.look(Phase.STOPPED).reason is Reason.IN_SYNC
     vm.change(desired=RUNNING)
     step = vm.look(Phase.STOPPED)
-    assert (verb(step), step.status.completion_time) == (Verb.START, None)
+    assert (action(step), step.status.completion_time) == (Action.START, None)
 
 
 def test_a_start_that_the_user_asked_for_is_not_judged_when_it_is_delayed() -> None:
@@ -541,20 +543,20 @@ def test_a_start_that_the_user_asked_for_is_not_judged_when_it_is_delayed() -> N
     assert vm.look(Phase.STOPPED, facts=Facts(job="backup")).reason is Reason.HYPERVISOR_BUSY
     vm.look(Unreadable("away"), after_s=30)
     vm.agent_restarts()
-    assert verb(vm.look(Phase.STOPPED, after_s=30)) is Verb.START
+    assert action(vm.look(Phase.STOPPED, after_s=30)) is Action.START
 
 
 def test_a_refused_start_is_told_and_tried_again_later() -> None:
     vm = Vm()
-    assert verb(vm.look(Phase.STOPPED)) is Verb.START
-    refused = vm.look(Phase.STOPPED, outcome=Outcome(Verb.START, Result.REFUSED, "no such disk"))
-    assert (refused.reason, refused.act) == (Reason.START_FAILED, None)
+    assert action(vm.look(Phase.STOPPED)) is Action.START
+    refused = vm.look(Phase.STOPPED, outcome=Outcome(Action.START, Result.REFUSED, "no such disk"))
+    assert (refused.reason, refused.action) == (Reason.START_FAILED, None)
     assert "no such disk" in refused.message
     assert refused.status.backoff
     assert refused.status.backoff.failures == 1
     vm.agent_restarts()
     assert "no such disk" in vm.look(Phase.STOPPED, after_s=5).message
-    assert verb(vm.look(Phase.STOPPED, after_s=6)) is Verb.START
+    assert action(vm.look(Phase.STOPPED, after_s=6)) is Action.START
 
 
 def test_hold() -> None:
@@ -567,22 +569,22 @@ def test_hold() -> None:
     released = vm.look(Phase.STOPPED, after_s=3600, events=GUEST)
     assert released.reason is Reason.SETTLING
     assert "HoldReleased" in [notice.reason for notice in released.notices]
-    assert vm.look(Phase.STOPPED, after_s=9.8, events=GUEST).act is None
-    assert verb(vm.look(Phase.STOPPED, after_s=0.3, events=GUEST)) is Verb.START
+    assert vm.look(Phase.STOPPED, after_s=9.8, events=GUEST).action is None
+    assert action(vm.look(Phase.STOPPED, after_s=0.3, events=GUEST)) is Action.START
 
 
 def test_hold_during_stop_is_followed_by_a_new_grace() -> None:
     vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
     vm.change(desired=STOPPED)
     vm.look(Phase.RUNNING)
-    vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN))
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
     vm.annotate(holds=(("ann", ""),))
     held = vm.look(Phase.RUNNING, after_s=120)
-    assert (held.reason, held.act, held.status.operation) == (Reason.HELD, None, None)
+    assert (held.reason, held.action, held.status.operation) == (Reason.HELD, None, None)
     vm.annotate(holds=())
     assert vm.look(Phase.RUNNING, after_s=1).reason is Reason.SETTLING
     again = vm.look(Phase.RUNNING, after_s=10.1)
-    assert verb(again) is Verb.SHUTDOWN
+    assert action(again) is Action.SHUTDOWN
     assert again.status.operation
     assert again.status.operation.start_time > T0 + timedelta(seconds=120)
 
@@ -591,14 +593,14 @@ def test_host_shutdown_is_a_reboot_of_the_node_once_it_has_booted() -> None:
     vm = Vm(restart_policy=RestartPolicy.ON_FAILURE).in_sync()
     vm.node = replace(vm.node, braked_until=Now(T0 + timedelta(seconds=300), 300.0))
     braked = vm.look(Phase.STOPPED, after_s=11, events=GUEST)
-    assert vm.look(Phase.STOPPED, after_s=11, events=GUEST).act is None
+    assert vm.look(Phase.STOPPED, after_s=11, events=GUEST).action is None
     assert braked.status.completion_time is None
     vm.agent_restarts()
     vm.node = Node("node-a", "boot-2")
     booted = vm.look(domain(Phase.STOPPED, reason="UNKNOWN"), after_s=60)
     assert booted.status.last_stop
     assert booted.status.last_stop.cause is StopCause.NODE_REBOOT
-    assert verb(vm.look(domain(Phase.STOPPED, reason="UNKNOWN"), after_s=11)) is Verb.START
+    assert action(vm.look(domain(Phase.STOPPED, reason="UNKNOWN"), after_s=11)) is Action.START
 
 
 def test_memory_in_a_file_is_not_forgotten_over_a_reboot() -> None:
@@ -607,7 +609,7 @@ def test_memory_in_a_file_is_not_forgotten_over_a_reboot() -> None:
     vm.agent_restarts()
     vm.node = Node("node-a", "boot-2")
     later = vm.look(domain(Phase.STOPPED, reason="UNKNOWN"), after_s=3600)
-    assert (later.reason, later.act) == (Reason.SAVED_ELSEWHERE, None)
+    assert (later.reason, later.action) == (Reason.SAVED_ELSEWHERE, None)
 
 
 # --- whose it is -----------------------------------------------------------------------------------------
@@ -617,7 +619,7 @@ def test_a_vm_that_runs_elsewhere_is_not_started_here() -> None:
     vm = handed_over(Phase.RUNNING)
     for seen in (Phase.STOPPED, Absent(), Phase.STOPPED, Unreadable("away"), Phase.STOPPED):
         step = vm.look(seen, after_s=60)
-        assert step.act is None
+        assert step.action is None
         assert (step.status.node_name, step.status.power_state) == ("node-a", PowerState.RUNNING)
     assert step.reason is Reason.HANDOVER_UNCONFIRMED
 
@@ -625,16 +627,16 @@ def test_a_vm_that_runs_elsewhere_is_not_started_here() -> None:
 def test_a_vm_that_was_off_elsewhere_is_started_here() -> None:
     vm = handed_over(Phase.STOPPED)
     step = vm.look(Phase.STOPPED)
-    assert (verb(step), step.status.node_name) == (Verb.START, "node-b")
+    assert (action(step), step.status.node_name) == (Action.START, "node-b")
 
 
 def test_a_vm_that_runs_here_is_adopted() -> None:
     step = handed_over(Phase.RUNNING).look(domain(Phase.RUNNING, 9))
-    assert (step.reason, step.act, step.status.node_name) == (Reason.IN_SYNC, None, "node-b")
+    assert (step.reason, step.action, step.status.node_name) == (Reason.IN_SYNC, None, "node-b")
 
 
 def test_a_vm_that_the_user_vouches_for_is_started() -> None:
-    assert verb(handed_over(Phase.RUNNING, vouched=True).look(Phase.STOPPED)) is Verb.START
+    assert action(handed_over(Phase.RUNNING, vouched=True).look(Phase.STOPPED)) is Action.START
 
 
 def test_another_domain_starts_the_status_anew() -> None:

@@ -11,8 +11,8 @@ from datetime import timedelta
 import pytest
 
 from controller.api.virtualmachine import Reason, RestartPolicy, StopCause
-from controller.policy.view import Absent, Evidence, Node, Phase, Step, Verb
-from tests.policy.views import RUNNING, STOPPED, T0, Vm, domain, moment, verb
+from controller.policy.view import Absent, Action, Evidence, Node, Phase, Step
+from tests.policy.views import RUNNING, STOPPED, T0, Vm, action, domain, moment
 
 FORGOTTEN = domain(Phase.STOPPED, reason="UNKNOWN")
 
@@ -59,7 +59,7 @@ def test_rule_19_a_start_on_record_is_since_when_it_was_on() -> None:
     """The report says Stopped since long ago; libvirtd was started after that, and before the start."""
     vm = Vm(STOPPED).in_sync()
     vm.change(desired=RUNNING)
-    assert verb(vm.look(FORGOTTEN, after_s=60)) is Verb.START
+    assert action(vm.look(FORGOTTEN, after_s=60)) is Action.START
     vm.agent_restarts()
     vm.node = replace(vm.node, libvirtd_since=moment(30).wall)
     assert cause(vm.look(domain(Phase.CRASHED_OFF), after_s=60)) is StopCause.CRASH
@@ -92,6 +92,6 @@ def test_a13_a_domain_that_was_off_before_it_was_undefined_keeps_its_cause() -> 
 def test_a_start_is_never_the_agents_stop() -> None:
     """Rule 1: what was started and went off was stopped by somebody else."""
     vm = Vm()
-    assert verb(vm.look(FORGOTTEN)) is Verb.START
+    assert action(vm.look(FORGOTTEN)) is Action.START
     vm.agent_restarts()
     assert cause(vm.look(domain(Phase.STOPPED, reason="DESTROYED"), after_s=60)) is StopCause.EXTERNAL

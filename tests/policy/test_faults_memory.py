@@ -17,39 +17,39 @@ from hypothesis import strategies as st
 from controller.api.codec import parse_status, render_status
 from controller.api.conditions import READINESS, Readiness
 from controller.api.virtualmachine import DesiredPowerState, Reason, RestartPolicy, Shutdown, ShutdownMode, StopCause
-from controller.policy.view import Absent, Domain, Evidence, Outcome, Phase, Result, Sighting, Unreadable, Verb
-from tests.policy.views import GUEST, PAUSED, RUNNING, STOPPED, T0, Vm, domain, done, verb
+from controller.policy.view import Absent, Action, Domain, Evidence, Observation, Outcome, Phase, Result, Unreadable
+from tests.policy.views import GUEST, PAUSED, RUNNING, STOPPED, T0, Vm, action, domain, done
 
 DESTROYED = domain(Phase.STOPPED, reason="DESTROYED")
 AWAY = Unreadable("connection reset")
 
 
-def libvirt_is_away(vm: Vm, _seen: Sighting) -> None:
+def libvirt_is_away(vm: Vm, _seen: Observation) -> None:
     vm.look(AWAY)
 
 
-def libvirt_is_away_for_long(vm: Vm, _seen: Sighting) -> None:
+def libvirt_is_away_for_long(vm: Vm, _seen: Observation) -> None:
     for _ in range(5):
         vm.look(AWAY, after_s=60)
 
 
-def the_domain_is_locked(vm: Vm, _seen: Sighting) -> None:
+def the_domain_is_locked(vm: Vm, _seen: Observation) -> None:
     vm.look(Unreadable("its lock is held", busy=True))
 
 
-def the_agent_restarts(vm: Vm, _seen: Sighting) -> None:
+def the_agent_restarts(vm: Vm, _seen: Observation) -> None:
     vm.agent_restarts()
 
 
-def the_agent_is_marked(vm: Vm, _seen: Sighting) -> None:
+def the_agent_is_marked(vm: Vm, _seen: Observation) -> None:
     vm.is_marked()
 
 
-def the_api_server_is_away(vm: Vm, seen: Sighting) -> None:
+def the_api_server_is_away(vm: Vm, seen: Observation) -> None:
     vm.look_unreported(seen)
 
 
-def all_of_it(vm: Vm, seen: Sighting) -> None:
+def all_of_it(vm: Vm, seen: Observation) -> None:
     vm.look(AWAY)
     vm.agent_restarts()
     vm.is_marked()
@@ -58,11 +58,11 @@ def all_of_it(vm: Vm, seen: Sighting) -> None:
     vm.is_marked()
 
 
-def nothing(_vm: Vm, _seen: Sighting) -> None:
+def nothing(_vm: Vm, _seen: Observation) -> None:
     """For comparison."""
 
 
-Outage = Callable[[Vm, Sighting], None]
+Outage = Callable[[Vm, Observation], None]
 OUTAGES: list[Outage] = [nothing, libvirt_is_away, libvirt_is_away_for_long, the_domain_is_locked]
 OUTAGES += [the_agent_restarts, the_agent_is_marked, the_api_server_is_away, all_of_it]
 outages = pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.__name__)
@@ -80,9 +80,9 @@ def test_a3_a_hold_that_goes_during_an_outage_is_followed_by_a_settle_time(outag
     vm.annotate(holds=())
     outage(vm, domain(Phase.RUNNING))
     step = vm.look(Phase.RUNNING, after_s=60)
-    assert (step.reason, step.act) == (Reason.SETTLING, None)
+    assert (step.reason, step.action) == (Reason.SETTLING, None)
     assert [notice.reason for notice in step.notices] == ["HoldReleased"]
-    assert verb(vm.look(Phase.RUNNING, after_s=10)) in {Verb.SHUTDOWN, Verb.DESTROY}
+    assert action(vm.look(Phase.RUNNING, after_s=10)) in {Action.SHUTDOWN, Action.DESTROY}
 
 
 @outages
@@ -95,8 +95,8 @@ def test_a3_an_outage_within_the_settle_time_after_a_hold_does_not_end_it(outage
     outage(vm, domain(Phase.RUNNING))
     step = vm.look(Phase.RUNNING, after_s=2)
     if vm.at_s - began_s < 10:
-        assert (step.reason, step.act) == (Reason.SETTLING, None)
-    assert verb(vm.look(Phase.RUNNING, after_s=10)) is Verb.SHUTDOWN
+        assert (step.reason, step.action) == (Reason.SETTLING, None)
+    assert action(vm.look(Phase.RUNNING, after_s=10)) is Action.SHUTDOWN
 
 
 @outages
@@ -105,12 +105,12 @@ def test_a3_a_hold_on_a_stop_in_flight_is_followed_by_a_new_grace(outage: Outage
     vm.change(desired=STOPPED)
     vm.look(Phase.RUNNING)
     vm.annotate(holds=(("ann", ""),))
-    assert vm.look(Phase.RUNNING, after_s=59, outcome=done(Verb.SHUTDOWN)).reason is Reason.HELD
+    assert vm.look(Phase.RUNNING, after_s=59, outcome=done(Action.SHUTDOWN)).reason is Reason.HELD
     outage(vm, domain(Phase.RUNNING))
     vm.annotate(holds=())
     assert vm.look(Phase.RUNNING, after_s=5).reason is Reason.SETTLING
     step = vm.look(Phase.RUNNING, after_s=10)
-    assert verb(step) is Verb.SHUTDOWN
+    assert action(step) is Action.SHUTDOWN
     assert step.status.operation
     assert step.status.operation.deadline
     assert (step.status.operation.deadline - step.status.operation.start_time).total_seconds() == 60
@@ -130,7 +130,7 @@ def test_a_hold_that_held_nothing_is_forgotten() -> None:
     vm = Vm(holds=(("ann", ""),)).in_sync()
     vm.annotate(holds=())
     vm.change(desired=STOPPED)
-    assert verb(vm.look(Phase.RUNNING)) is Verb.SHUTDOWN
+    assert action(vm.look(Phase.RUNNING)) is Action.SHUTDOWN
 
 
 def test_a_hold_is_over_once_it_was_told_to_be() -> None:
@@ -139,7 +139,7 @@ def test_a_hold_is_over_once_it_was_told_to_be() -> None:
     vm.annotate(holds=())
     assert vm.look(Phase.RUNNING).notices
     assert not vm.look(Phase.RUNNING, after_s=5).notices
-    assert verb(vm.look(Phase.RUNNING, after_s=6)) is Verb.SHUTDOWN
+    assert action(vm.look(Phase.RUNNING, after_s=6)) is Action.SHUTDOWN
 
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if READINESS[reason] is not Readiness.UNKNOWN])
@@ -157,7 +157,7 @@ def test_memory_survives_a_mark(reason: Reason, mark: Reason) -> None:
             if marked:
                 vm.is_marked(mark)
             step = vm.look(seen, after_s=60)
-            told.append((step.reason, verb(step), [notice.reason for notice in step.notices]))
+            told.append((step.reason, action(step), [notice.reason for notice in step.notices]))
         assert told[0] == told[1], desired
 
 
@@ -201,7 +201,7 @@ def test_without_decided_reason_and_after_an_outage_there_is_a_settle_time(mark:
     vm.annotate(holds=())
     vm.look(AWAY, after_s=60)
     assert vm.look(Phase.RUNNING, after_s=60).reason is Reason.SETTLING
-    assert verb(vm.look(Phase.RUNNING, after_s=10)) is Verb.SHUTDOWN
+    assert action(vm.look(Phase.RUNNING, after_s=10)) is Action.SHUTDOWN
 
 
 @pytest.mark.parametrize("mark", [Reason.AGENT_UNREACHABLE, Reason.LIBVIRT_UNREACHABLE])
@@ -248,7 +248,7 @@ def test_without_attempt_a_restart_here_goes_on() -> None:
     upgraded(vm)
     assert vm.look(DESTROYED).reason is Reason.HYPERVISOR_BUSY  # it has not sent that stop
     step = vm.look(DESTROYED, after_s=10)
-    assert verb(step) is Verb.START
+    assert action(step) is Action.START
     assert step.status.operation
     assert step.status.operation.attempt == 1
 
@@ -259,7 +259,7 @@ def test_a_start_of_the_former_version_is_not_on_record_and_is_done_once_more_at
     vm.look(Phase.STOPPED)
     upgraded(vm)
     assert vm.vm.status.operation is None
-    assert verb(vm.look(Phase.STOPPED)) is Verb.START
+    assert action(vm.look(Phase.STOPPED)) is Action.START
 
 
 # --- 8.3, A13: what could not be reported ----------------------------------------------------------------
@@ -291,9 +291,9 @@ def test_the_outcome_of_a_start_is_not_lost_to_a_look_that_sees_nothing() -> Non
     vm = Vm(STOPPED).in_sync()
     vm.change(desired=RUNNING)
     vm.look(Phase.STOPPED)
-    vm.look(AWAY, outcome=Outcome(Verb.START, Result.REFUSED, "no such disk"))
+    vm.look(AWAY, outcome=Outcome(Action.START, Result.REFUSED, "no such disk"))
     step = vm.look(Phase.STOPPED, after_s=1)
-    assert (step.reason, step.act, step.status.operation) == (Reason.START_FAILED, None, None)
+    assert (step.reason, step.action, step.status.operation) == (Reason.START_FAILED, None, None)
     assert "no such disk" in step.message
 
 
@@ -325,7 +325,7 @@ class Look:
     """What the world and the user have done before this look, and how long it took."""
 
     after_s: float
-    seen: Sighting | None
+    seen: Observation | None
     """None: as before."""
     change: tuple[tuple[str, object], ...] = ()
     outage: int = 0
@@ -337,13 +337,13 @@ class Done:
     """An act, and what was wanted then."""
 
     at_s: float
-    verb: Verb
+    action: Action
     desired: DesiredPowerState | None
     owed: bool
     """The user has set spec.powerState just before; or it goes on with a stop or a start of the agent's own."""
 
 
-POLITE = {Verb.SHUTDOWN, Verb.RESUME, Verb.WAKE}
+POLITE = {Action.SHUTDOWN, Action.RESUME, Action.WAKE}
 """Steps of a stop that take nothing from the guest."""
 ON = [domain(Phase.RUNNING, 2), domain(Phase.PAUSED, 2), domain(Phase.PAUSED_IO_ERROR, 2), domain(Phase.SUSPENDED, 2)]
 OFF = [DESTROYED, domain(Phase.STOPPED), domain(Phase.SAVED), domain(Phase.STOPPED, reason="MIGRATED")]
@@ -376,7 +376,7 @@ def lasts_s(outage: Outage) -> float:
 LAST_S = [lasts_s(outage) for outage in OUTAGES]
 
 
-def is_off(seen: Sighting) -> bool:
+def is_off(seen: Observation) -> bool:
     return isinstance(seen, Domain) and seen.phase.off
 
 
@@ -388,7 +388,7 @@ def run(desired: DesiredPowerState, policy: RestartPolicy, story: list[Look], *,
     """
     vm = Vm(desired, restart_policy=policy, shutdown=Shutdown(grace_s=60)).in_sync()
     vm.waits = replace(vm.waits, backoff_first_s=0.0, backoff_max_s=0.0)
-    seen: Sighting = domain({RUNNING: Phase.RUNNING, PAUSED: Phase.PAUSED}.get(desired, Phase.STOPPED), 2)
+    seen: Observation = domain({RUNNING: Phase.RUNNING, PAUSED: Phase.PAUSED}.get(desired, Phase.STOPPED), 2)
     acts: list[Done] = []
     starting = False
     for look in story:
@@ -409,10 +409,15 @@ def run(desired: DesiredPowerState, policy: RestartPolicy, story: list[Look], *,
         ordered = any(name == "desired" for name, _ in look.change)
         for step in steps:
             own = step.status.last_stop is not None and step.status.last_stop.cause is StopCause.AGENT
-            if step.act:
-                vm.memory = replace(vm.memory, start_called=step.act.verb.starts)
+            if step.action:
+                vm.memory = replace(vm.memory, start_called=step.action.kind.starts)
                 acts.append(
-                    Done(vm.at_s, step.act.verb, vm.vm.desired, ordered or starting or (own and step.act.verb.starts))
+                    Done(
+                        vm.at_s,
+                        step.action.kind,
+                        vm.vm.desired,
+                        ordered or starting or (own and step.action.kind.starts),
+                    )
                 )
     return acts
 
@@ -439,6 +444,6 @@ def test_an_outage_leads_to_the_same_act_or_to_a_wait(
     """
     plain = run(desired, policy, story, disturbed=False)
     for act in run(desired, policy, story, disturbed=True):
-        allowed = {act.verb, *POLITE, Verb.DESTROY} if act.verb in POLITE else {act.verb}
+        allowed = {act.action, *POLITE, Action.DESTROY} if act.action in POLITE else {act.action}
         then = [other for other in plain if other.at_s <= act.at_s + 0.01 and other.desired is act.desired]
-        assert act.owed or allowed & {other.verb for other in then}, (act, plain)
+        assert act.owed or allowed & {other.action for other in then}, (act, plain)

@@ -26,22 +26,22 @@ from controller.api.virtualmachine import (
 from controller.policy.handover import vouching
 from controller.policy.view import (
     Absent,
+    Action,
     Conflict,
     Domain,
     Evidence,
     Facts,
     Node,
+    Observation,
     Outcome,
     Phase,
     Qemu,
     Replaced,
     Result,
-    Sighting,
     Step,
     Unreadable,
-    Verb,
 )
-from tests.policy.views import PAUSED, RUNNING, STOPPED, T0, UID, Vm, domain, done, handed_over, moment, verb
+from tests.policy.views import PAUSED, RUNNING, STOPPED, T0, UID, Vm, action, domain, done, handed_over, moment
 
 DESTROYED = domain(Phase.STOPPED, reason="DESTROYED")
 FORGOTTEN = domain(Phase.STOPPED, reason="UNKNOWN")
@@ -52,7 +52,7 @@ MACHINE_1, MACHINE_2 = UUID(int=101), UUID(int=102)
 
 
 def unconfirmed(step: Step) -> bool:
-    return step.reason is Reason.HANDOVER_UNCONFIRMED and step.act is None
+    return step.reason is Reason.HANDOVER_UNCONFIRMED and step.action is None
 
 
 def starting(desired: DesiredPowerState = RUNNING) -> Vm:
@@ -60,8 +60,8 @@ def starting(desired: DesiredPowerState = RUNNING) -> Vm:
     vm = Vm(STOPPED).in_sync()
     vm.change(desired=desired)
     step = vm.look(Phase.STOPPED)
-    assert step.act
-    assert step.act.verb.starts
+    assert step.action
+    assert step.action.kind.starts
     assert step.status.operation
     assert step.status.operation.type is OperationType.START
     return vm
@@ -71,10 +71,10 @@ def restarting() -> Vm:
     """A VM whose restart is about to start it again."""
     vm = Vm().in_sync()
     vm.change(restart_request=T0 + timedelta(seconds=1))
-    assert verb(vm.look(Phase.RUNNING, after_s=5)) is Verb.SHUTDOWN
-    vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN))
+    assert action(vm.look(Phase.RUNNING, after_s=5)) is Action.SHUTDOWN
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
     step = vm.look(Phase.STOPPED)
-    assert verb(step) is Verb.START
+    assert action(step) is Action.START
     assert step.status.operation
     assert step.status.operation.attempt == 1
     return vm
@@ -85,7 +85,7 @@ def unwanted_stop() -> Vm:
     vm = Vm().in_sync()
     vm.look(DESTROYED)
     step = vm.look(DESTROYED, after_s=11)
-    assert (verb(step), step.status.restart_count) == (Verb.START, 1)
+    assert (action(step), step.status.restart_count) == (Action.START, 1)
     return vm
 
 
@@ -108,7 +108,7 @@ def test_a1_a_handover_during_a_start_is_unconfirmed(begin: object) -> None:
 
 def test_a1_a_slow_start_whose_node_is_marked_is_unconfirmed() -> None:
     vm = starting()
-    vm.look(Phase.STOPPED, call=Verb.START, after_s=20, call_began_s=vm.at_s)
+    vm.look(Phase.STOPPED, call=Action.START, after_s=20, call_began_s=vm.at_s)
     vm.is_marked()
     vm.moves_to("node-b")
     assert unconfirmed(vm.look(Phase.STOPPED))
@@ -116,12 +116,12 @@ def test_a1_a_slow_start_whose_node_is_marked_is_unconfirmed() -> None:
 
 def test_a1_a_start_that_is_over_is_no_longer_in_the_way() -> None:
     vm = starting()
-    vm.look(domain(Phase.RUNNING, 2), outcome=done(Verb.START))
+    vm.look(domain(Phase.RUNNING, 2), outcome=done(Action.START))
     vm.change(desired=STOPPED)
     vm.look(domain(Phase.RUNNING, 2))
     assert vm.look(DESTROYED).reason is Reason.IN_SYNC
     vm.moves_to("node-b", desired=RUNNING)
-    assert verb(vm.look(FORGOTTEN)) is Verb.START
+    assert action(vm.look(FORGOTTEN)) is Action.START
 
 
 SPECS = [{"desired": STOPPED}, {"desired": None}, {"holds": (("ann", ""),)}]
@@ -136,8 +136,8 @@ def test_a1_no_change_of_the_spec_removes_the_record_of_a_call_that_is_out(
     began_s = vm.at_s
     vm.change(**spec)
     for _ in range(4):
-        step = vm.look(phase, after_s=20, call=Verb.START, call_began_s=began_s)
-        assert (step.reason, step.act) == (Reason.STARTING, None)
+        step = vm.look(phase, after_s=20, call=Action.START, call_began_s=began_s)
+        assert (step.reason, step.action) == (Reason.STARTING, None)
         assert step.status.operation
     assert ("stopped as soon as it is on" in step.message) == (spec.get("desired", RUNNING) is not RUNNING)
 
@@ -149,7 +149,7 @@ def test_a1_an_agent_that_may_not_act_leaves_the_record_of_another_process_alone
     vm.node = replace(vm.node, **standing)  # type: ignore[arg-type]
     for _ in range(4):
         step = vm.look(Phase.STOPPED, after_s=60)
-        assert (step.reason, step.act) == (Reason.STARTING, None)
+        assert (step.reason, step.action) == (Reason.STARTING, None)
         assert step.status.operation
 
 
@@ -160,9 +160,9 @@ def test_a1_a_record_that_was_left_over_and_is_not_wanted_ends_after_two_looks(s
     vm.agent_restarts()
     vm.change(**spec)
     first = vm.look(Phase.STOPPED, after_s=60)
-    assert (first.reason, first.act, first.recheck_s) == (Reason.STARTING, None, 10.0)
+    assert (first.reason, first.action, first.recheck_s) == (Reason.STARTING, None, 10.0)
     step = vm.look(Phase.STOPPED, after_s=10)
-    assert step.act is None
+    assert step.action is None
     assert step.status.operation is None
     assert step.reason in {Reason.IN_SYNC, Reason.OBSERVED, Reason.HELD}
 
@@ -181,9 +181,9 @@ def test_a1_looks_from_before_the_call_confirm_nothing() -> None:
     """It has been off for long; the connection was lost in the call, and was there again before the next look."""
     vm = Vm(STOPPED).in_sync()
     vm.change(desired=RUNNING)
-    assert verb(vm.look(Phase.STOPPED, after_s=60)) is Verb.START
+    assert action(vm.look(Phase.STOPPED, after_s=60)) is Action.START
     vm.change(desired=STOPPED)
-    lost = Outcome(Verb.START, Result.UNKNOWN, "the connection was lost")
+    lost = Outcome(Action.START, Result.UNKNOWN, "the connection was lost")
     step = vm.look(Phase.STOPPED, outcome=lost)
     assert (step.reason, step.recheck_s) == (Reason.STARTING, 10.0)
     assert vm.look(Phase.STOPPED, after_s=9).status.operation
@@ -194,7 +194,7 @@ def test_a1_a_look_while_a_call_is_out_confirms_nothing() -> None:
     vm = starting()
     vm.agent_restarts()
     vm.change(desired=STOPPED)
-    vm.look(Phase.STOPPED, call=Verb.SUSPEND)
+    vm.look(Phase.STOPPED, call=Action.SUSPEND)
     assert vm.look(Phase.STOPPED, after_s=11).reason is Reason.STARTING
     assert vm.look(Phase.STOPPED, after_s=10).reason is Reason.IN_SYNC
 
@@ -212,7 +212,7 @@ def test_a1_what_a_dead_agent_left_over_is_executed_once_and_counted_once() -> N
     recorded = vm.vm.status.operation
     vm.agent_restarts()
     step = vm.look(DESTROYED)
-    assert (verb(step), step.status.restart_count, step.status.operation) == (Verb.START, 1, recorded)
+    assert (action(step), step.status.restart_count, step.status.operation) == (Action.START, 1, recorded)
 
 
 @pytest.mark.parametrize("word", ["SHUTDOWN", "CRASHED", "SAVED", "MIGRATED"])
@@ -221,7 +221,7 @@ def test_a1_what_a_dead_agent_started_and_somebody_ended_since_has_run(word: str
     vm = unwanted_stop()
     vm.agent_restarts()
     step = vm.look(domain(Phase.STOPPED, reason=word), after_s=60, events=set())
-    assert step.act is None
+    assert step.action is None
     assert step.status.operation is None
     assert step.status.last_stop
     assert step.status.last_stop.time == moment(vm.at_s).wall.replace(microsecond=0)
@@ -233,7 +233,7 @@ def test_a1_a_start_that_failed_without_its_agent_is_a_refusal() -> None:
     vm = starting()
     vm.agent_restarts()
     step = vm.look(domain(Phase.STOPPED, reason="FAILED"))
-    assert (step.reason, step.act, step.status.operation) == (Reason.START_FAILED, None, None)
+    assert (step.reason, step.action, step.status.operation) == (Reason.START_FAILED, None, None)
     assert step.status.backoff
 
 
@@ -247,7 +247,7 @@ def test_a1_another_boot_of_the_host_ends_the_record() -> None:
 
 
 @pytest.mark.parametrize("sight", [Absent(), Replaced(UUID(int=9), "web"), Conflict(VmKey("default", "older"), UID)])
-def test_a1_without_the_domain_there_is_nothing_that_could_have_been_started(sight: Sighting) -> None:
+def test_a1_without_the_domain_there_is_nothing_that_could_have_been_started(sight: Observation) -> None:
     vm = starting()
     vm.agent_restarts()
     assert vm.look(sight).status.operation is None
@@ -262,14 +262,14 @@ def test_a1_a_word_that_was_there_before_says_nothing_of_this_start(word: str) -
     vm.look(off)
     vm.agent_restarts()
     step = vm.look(off, after_s=60)
-    assert (verb(step), step.status.last_stop) == (Verb.START, None)
+    assert (action(step), step.status.last_stop) == (Action.START, None)
 
 
 @pytest.mark.parametrize("result", [Result.DONE, Result.REFUSED, Result.UNKNOWN, Result.STALE])
 def test_a1_what_came_of_the_call_decides(result: Result) -> None:
     """Off after the call: it ran and ended, it was refused, nobody knows, or it was not made."""
     vm = starting()
-    step = vm.look(DESTROYED, outcome=Outcome(Verb.START, result, "no"))
+    step = vm.look(DESTROYED, outcome=Outcome(Action.START, result, "no"))
     expected = {
         Result.DONE: Reason.SETTLING,
         Result.REFUSED: Reason.START_FAILED,
@@ -283,8 +283,8 @@ def test_a1_what_came_of_the_call_decides(result: Result) -> None:
 def test_a1_a_call_without_an_answer_is_made_again_with_the_same_record() -> None:
     vm = starting()
     recorded = vm.vm.status.operation
-    step = vm.look(Phase.STOPPED, outcome=Outcome(Verb.START, Result.UNKNOWN, "the connection was lost"))
-    assert (verb(step), step.status.operation) == (Verb.START, recorded)
+    step = vm.look(Phase.STOPPED, outcome=Outcome(Action.START, Result.UNKNOWN, "the connection was lost"))
+    assert (action(step), step.status.operation) == (Action.START, recorded)
 
 
 def test_a1_a_domain_that_is_starting_is_not_yet_on() -> None:
@@ -293,7 +293,7 @@ def test_a1_a_domain_that_is_starting_is_not_yet_on() -> None:
     vm.agent_restarts()
     vm.change(desired=STOPPED)
     step = vm.look(domain(Phase.STARTING, 2))
-    assert (step.reason, step.act) == (Reason.STARTING, None)
+    assert (step.reason, step.action) == (Reason.STARTING, None)
     assert step.status.operation
 
 
@@ -308,12 +308,12 @@ def test_a1_a_libvirtd_that_was_started_in_the_same_second_may_have_the_call() -
 
 def test_a1_a_start_that_was_not_made_and_is_still_due_keeps_its_failures_and_waits_for_them() -> None:
     vm = unwanted_stop()
-    step = vm.look(DESTROYED, outcome=Outcome(Verb.START, Result.STALE))
-    assert (step.act, step.status.restart_count) == (None, 0)
+    step = vm.look(DESTROYED, outcome=Outcome(Action.START, Result.STALE))
+    assert (step.action, step.status.restart_count) == (None, 0)
     assert step.status.backoff
     assert step.status.backoff.failures == 1
     again = vm.look(DESTROYED, after_s=11)
-    assert (verb(again), again.status.restart_count) == (Verb.START, 1)
+    assert (action(again), again.status.restart_count) == (Action.START, 1)
 
 
 def test_a1_a_wish_that_is_new_is_not_served_by_what_ran_before() -> None:
@@ -321,14 +321,14 @@ def test_a1_a_wish_that_is_new_is_not_served_by_what_ran_before() -> None:
     vm = starting()
     vm.agent_restarts()
     vm.change(desired=PAUSED)
-    assert verb(vm.look(DESTROYED, after_s=60)) is Verb.START_PAUSED
+    assert action(vm.look(DESTROYED, after_s=60)) is Action.START_PAUSED
 
 
 def test_rule_8_the_same_id_in_a_younger_process_is_another_run() -> None:
     """libvirtd gives out its ids anew when it restarts while nothing runs: what was to be stopped is over."""
     vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
     vm.change(restart_request=T0 + timedelta(seconds=1))
-    assert verb(vm.look(Phase.RUNNING, after_s=5)) is Verb.SHUTDOWN
+    assert action(vm.look(Phase.RUNNING, after_s=5)) is Action.SHUTDOWN
     operation = vm.vm.status.operation
     assert operation
     vm.agent_restarts()
@@ -336,7 +336,7 @@ def test_rule_8_the_same_id_in_a_younger_process_is_another_run() -> None:
     assert vm.look(same).status.operation
     vm.agent_restarts()
     step = vm.look(replace(same, run_since=operation.start_time + timedelta(seconds=1)), after_s=2)
-    assert (step.reason, step.act, step.status.operation) == (Reason.IN_SYNC, None, None)
+    assert (step.reason, step.action, step.status.operation) == (Reason.IN_SYNC, None, None)
 
 
 @pytest.mark.parametrize("restarts", [False, True])
@@ -345,15 +345,15 @@ def test_rule_8_a_run_that_began_while_the_clock_was_ahead_is_stopped_with_one_g
     vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
     began = replace(domain(Phase.RUNNING, 1), run_since=T0 + timedelta(seconds=40))
     vm.change(desired=STOPPED)
-    assert verb(vm.look(began, after_s=5)) is Verb.SHUTDOWN
+    assert action(vm.look(began, after_s=5)) is Action.SHUTDOWN
     operation = vm.vm.status.operation
     if restarts:
         vm.agent_restarts()
-        assert verb(vm.look(began)) is Verb.SHUTDOWN
-    vm.look(began, outcome=done(Verb.SHUTDOWN))
+        assert action(vm.look(began)) is Action.SHUTDOWN
+    vm.look(began, outcome=done(Action.SHUTDOWN))
     for _ in range(5):
         assert vm.look(began, after_s=11).status.operation == operation
-    assert verb(vm.look(began, after_s=11)) is Verb.DESTROY
+    assert action(vm.look(began, after_s=11)) is Action.DESTROY
 
 
 # --- A10: the record is not the act -----------------------------------------------------------------------
@@ -363,21 +363,21 @@ def test_a10_a_record_whose_answer_was_lost_is_executed_and_counted_once() -> No
     vm = unwanted_stop()  # and nothing was called, as the answer to the report was lost
     recorded = vm.vm.status
     step = vm.look(DESTROYED)
-    assert (verb(step), step.status.restart_count, step.status.backoff) == (Verb.START, 1, recorded.backoff)
+    assert (action(step), step.status.restart_count, step.status.backoff) == (Action.START, 1, recorded.backoff)
     assert step.status.operation == recorded.operation
 
 
 def test_a10_a_record_that_waits_again_waits_for_no_settle_time_brake_or_backoff() -> None:
     vm = unwanted_stop()
     vm.node = replace(vm.node, braked_until=moment(vm.at_s + 100))
-    assert verb(vm.look(DESTROYED)) is Verb.START
+    assert action(vm.look(DESTROYED)) is Action.START
 
 
 def test_a10_a_record_that_must_wait_for_its_turn_stays_and_is_counted_once() -> None:
     vm = unwanted_stop()
     for _ in range(3):
         step = vm.look(DESTROYED, turn_in_s=1.0)
-        assert (step.act, step.status.restart_count) == (None, 1)
+        assert (step.action, step.status.restart_count) == (None, 1)
         assert step.status.operation
     assert vm.look(DESTROYED).status.restart_count == 1
 
@@ -389,7 +389,7 @@ def test_a10_a_record_that_may_not_be_executed_is_withdrawn_once(standing: dict[
     vm.node = replace(vm.node, **standing)  # type: ignore[arg-type]
     for _ in range(3):
         step = vm.look(DESTROYED)
-        assert (step.act, step.status.operation, step.status.restart_count) == (None, None, 0)
+        assert (step.action, step.status.operation, step.status.restart_count) == (None, None, 0)
         assert step.status.backoff  # the attempts are not forgotten
 
 
@@ -399,13 +399,13 @@ def test_a10_a_record_that_may_not_be_executed_is_withdrawn_once(standing: dict[
 def test_a10_a_start_that_found_another_domain_than_expected_counts_nothing(seen: Domain) -> None:
     """Somebody else was quicker, as a rule: then it runs, and virtsync did not start it."""
     vm = unwanted_stop()
-    step = vm.look(seen, outcome=Outcome(Verb.START, Result.STALE))
-    assert step.status.restart_count == (1 if step.act and step.act.verb is Verb.START else 0)
+    step = vm.look(seen, outcome=Outcome(Action.START, Result.STALE))
+    assert step.status.restart_count == (1 if step.action and step.action.kind is Action.START else 0)
 
 
 def test_a10_only_what_was_counted_is_given_back() -> None:
     vm = unwanted_stop()
-    vm.look(domain(Phase.RUNNING, 2), outcome=done(Verb.START))
+    vm.look(domain(Phase.RUNNING, 2), outcome=done(Action.START))
     vm.change(desired=STOPPED)
     vm.look(domain(Phase.RUNNING, 2))
     vm.look(DESTROYED)
@@ -419,11 +419,11 @@ def test_a10_a_restart_that_is_not_wanted_any_more_ends_though_its_start_was_not
     vm = restarting()
     vm.change(desired=STOPPED)
     step = vm.look(Phase.STOPPED)
-    assert (step.reason, step.act, step.status.operation) == (Reason.IN_SYNC, None, None)
+    assert (step.reason, step.action, step.status.operation) == (Reason.IN_SYNC, None, None)
 
 
 @pytest.mark.parametrize("spec", [*SPECS, {"desired": PAUSED}], ids=str)
-@pytest.mark.parametrize("outcome", [None, Outcome(Verb.START, Result.STALE)], ids=["uncalled", "stale"])
+@pytest.mark.parametrize("outcome", [None, Outcome(Action.START, Result.STALE)], ids=["uncalled", "stale"])
 def test_a10_whatever_the_user_wants_next_a_restart_that_was_not_called_leaves_a_sentence(
     spec: dict[str, object], outcome: Outcome | None
 ) -> None:
@@ -432,7 +432,7 @@ def test_a10_whatever_the_user_wants_next_a_restart_that_was_not_called_leaves_a
     for _ in range(2):
         step = vm.look(Phase.STOPPED, outcome=outcome)
         outcome = None
-        assert verb(step) in {None, Verb.START_PAUSED}
+        assert action(step) in {None, Action.START_PAUSED}
 
 
 # --- rule 4: the report of another host is kept whole until it is resolved ------------------------------
@@ -448,22 +448,22 @@ def stopped_on_a(**edit: object) -> Vm:
 def test_a_report_of_off_in_good_order_is_believed() -> None:
     vm = stopped_on_a()
     vm.moves_to("node-b", desired=RUNNING)
-    assert verb(vm.look(FORGOTTEN)) is Verb.START
+    assert action(vm.look(FORGOTTEN)) is Action.START
 
 
-HERE: list[Sighting] = [FORGOTTEN, Absent(), Replaced(UUID(int=9), "web"), Conflict(VmKey("default", "older"), UID)]
+HERE: list[Observation] = [FORGOTTEN, Absent(), Replaced(UUID(int=9), "web"), Conflict(VmKey("default", "older"), UID)]
 HERE += [Unreadable("away"), Unreadable("its lock is held", busy=True), domain(Phase.SAVED), domain(Phase.STARTING)]
 
 
 @pytest.mark.parametrize("between", HERE, ids=lambda seen: f"{type(seen).__name__} {getattr(seen, 'phase', '')}")
-def test_a_report_of_off_that_was_not_seen_stays_one_whatever_is_seen_here_meanwhile(between: Sighting) -> None:
+def test_a_report_of_off_that_was_not_seen_stays_one_whatever_is_seen_here_meanwhile(between: Observation) -> None:
     """Rule 4a: Ready=Unknown says it, and what this node finds replaces that condition."""
     vm = stopped_on_a()
     vm.is_marked()
     vm.moves_to("node-b", desired=RUNNING)
     for seen in (between, between, FORGOTTEN, between, FORGOTTEN):
         step = vm.look(seen, after_s=60)
-        assert step.act is None
+        assert step.action is None
         assert step.status.node_name == "node-a"
     assert unconfirmed(step)
 
@@ -471,7 +471,7 @@ def test_a_report_of_off_that_was_not_seen_stays_one_whatever_is_seen_here_meanw
 @pytest.mark.parametrize("between", [Unreadable("away"), Unreadable("its lock is held", busy=True)], ids=str)
 @pytest.mark.parametrize("held", [False, True])
 def test_a_report_in_good_order_stays_in_good_order_though_this_node_cannot_look(
-    between: Sighting, *, held: bool
+    between: Observation, *, held: bool
 ) -> None:
     vm = Vm(RUNNING if held else STOPPED, holds=(("ann", ""),) if held else ())
     vm.look(Phase.STOPPED)
@@ -479,7 +479,7 @@ def test_a_report_in_good_order_stays_in_good_order_though_this_node_cannot_look
     for _ in range(2):
         assert vm.look(between, after_s=5).status.power_state is PowerState.STOPPED
     step = vm.look(FORGOTTEN, after_s=5)
-    assert (step.reason, verb(step)) == ((Reason.HELD, None) if held else (Reason.STARTING, Verb.START))
+    assert (step.reason, action(step)) == ((Reason.HELD, None) if held else (Reason.STARTING, Action.START))
 
 
 def test_a_hold_on_the_former_node_is_remembered_though_this_node_cannot_look() -> None:
@@ -507,7 +507,7 @@ def test_a_hold_on_the_former_node_is_remembered_though_its_report_forbids_the_s
 
 
 @pytest.mark.parametrize("between", HERE, ids=lambda seen: f"{type(seen).__name__} {getattr(seen, 'phase', '')}")
-def test_a1_a_start_by_the_former_version_is_no_off_though_it_has_no_record(between: Sighting) -> None:
+def test_a1_a_start_by_the_former_version_is_no_off_though_it_has_no_record(between: Observation) -> None:
     vm = Vm(STOPPED).in_sync()
     vm.change(desired=RUNNING)
     assert vm.look(Phase.STOPPED).reason is Reason.STARTING
@@ -518,10 +518,10 @@ def test_a1_a_start_by_the_former_version_is_no_off_though_it_has_no_record(betw
     assert "Stopped, while libvirt there was still at work on it" in step.message
     for seen in (FORGOTTEN, between, FORGOTTEN, between, FORGOTTEN):
         step = vm.look(seen, after_s=60)
-        assert step.act is None
+        assert step.action is None
     assert unconfirmed(step)
     vm.annotate(confirmed_off=vouching(vm.vm.status))
-    assert verb(vm.look(FORGOTTEN)) is Verb.START
+    assert action(vm.look(FORGOTTEN)) is Action.START
 
 
 def test_a_qemu_that_has_not_ended_on_the_former_node_is_no_off() -> None:
@@ -560,7 +560,7 @@ def test_another_domain_on_another_node_does_not_resolve_the_report() -> None:
     for _ in range(2):
         assert unconfirmed(vm.look(other))
     vm.annotate(confirmed_off=vouching(vm.vm.status))
-    assert verb(vm.look(other)) is Verb.START
+    assert action(vm.look(other)) is Action.START
 
 
 @pytest.mark.parametrize("word", ["SAVED", "UNKNOWN"])
@@ -572,11 +572,11 @@ def test_rule_4b_memory_that_was_saved_there_stays_there(word: str) -> None:
     vm.moves_to("node-b")
     for seen in (FORGOTTEN, Absent(), FORGOTTEN):
         step = vm.look(seen)
-    assert (step.reason, step.act) == (Reason.SAVED_ELSEWHERE, None)
+    assert (step.reason, step.action) == (Reason.SAVED_ELSEWHERE, None)
     assert vouching(vm.vm.status) in step.message
     vm.annotate(confirmed_off=vouching(vm.vm.status))
     vm.look(FORGOTTEN)
-    assert verb(vm.look(FORGOTTEN, after_s=10)) is Verb.START
+    assert action(vm.look(FORGOTTEN, after_s=10)) is Action.START
 
 
 @pytest.mark.parametrize("word", ["SAVED", "UNKNOWN"])
@@ -587,7 +587,7 @@ def test_rule_4b_memory_that_was_removed_there_is_in_nobodys_way(word: str) -> N
     vm.look(domain(Phase.STOPPED, reason=word))
     vm.moves_to("node-b")
     vm.look(FORGOTTEN)
-    assert verb(vm.look(FORGOTTEN, after_s=10)) is Verb.START
+    assert action(vm.look(FORGOTTEN, after_s=10)) is Action.START
 
 
 def test_rule_4b_memory_in_a_file_of_a_vm_that_was_never_seen_on_stays_there_too() -> None:
@@ -611,9 +611,9 @@ def test_a_doubt_is_not_forgotten_though_it_was_vouched_for_while_this_node_coul
 def test_rule_4d_memory_here_is_not_restored_after_a_run_there_however_the_user_vouches() -> None:
     vm = handed_over(Phase.RUNNING, vouched=True)
     step = vm.look(Phase.SAVED)
-    assert (step.reason, step.act) == (Reason.SAVED_ELSEWHERE, None)
+    assert (step.reason, step.action) == (Reason.SAVED_ELSEWHERE, None)
     assert "managedsave-remove" in step.message
-    assert verb(vm.look(FORGOTTEN)) is Verb.START
+    assert action(vm.look(FORGOTTEN)) is Action.START
 
 
 def test_rule_4d_memory_that_our_own_report_knows_is_restored_also_after_a_reboot() -> None:
@@ -622,7 +622,7 @@ def test_rule_4d_memory_that_our_own_report_knows_is_restored_also_after_a_reboo
     vm.node = Node("node-a", "boot-2")
     vm.agent_restarts()
     step = vm.look(Phase.SAVED)
-    assert (verb(step) or step.reason) in {Verb.START, Reason.SETTLING}
+    assert (action(step) or step.reason) in {Action.START, Reason.SETTLING}
 
 
 # --- A8: another node's words are not what libvirt says here ---------------------------------------------
@@ -641,12 +641,12 @@ def test_a8_where_it_was_migrated_to_it_is_started_once_it_has_been_seen_there()
     vm.agent_restarts()
     vm.look(FORGOTTEN, after_s=60)
     step = vm.look(FORGOTTEN, after_s=11)
-    assert (verb(step), step.status.libvirt_reason) == (Verb.START, "UNKNOWN")
+    assert (action(step), step.status.libvirt_reason) == (Action.START, "UNKNOWN")
 
 
 def test_a8_an_event_of_its_arrival_is_as_good() -> None:
     step = migrated().look(FORGOTTEN, events={Evidence.STARTED_MIGRATED})
-    assert (verb(step), step.status.libvirt_reason, step.status.last_stop) == (Verb.START, "UNKNOWN", None)
+    assert (action(step), step.status.libvirt_reason, step.status.last_stop) == (Action.START, "UNKNOWN", None)
 
 
 def test_a8_where_it_has_not_been_seen_it_may_be_on_anywhere() -> None:
@@ -656,7 +656,7 @@ def test_a8_where_it_has_not_been_seen_it_may_be_on_anywhere() -> None:
         assert unconfirmed(step)
         assert "sent it to another host" in step.message
     vm.annotate(confirmed_off=vouching(vm.vm.status))
-    assert verb(vm.look(FORGOTTEN)) is Verb.START
+    assert action(vm.look(FORGOTTEN)) is Action.START
 
 
 # --- A2, rule 2: a vouching names what it vouches for ----------------------------------------------------
@@ -664,14 +664,14 @@ def test_a8_where_it_has_not_been_seen_it_may_be_on_anywhere() -> None:
 
 def test_a2_a_vouching_that_stays_in_git_does_not_vouch_for_a_later_handover() -> None:
     vm = handed_over(Phase.RUNNING, vouched=True)
-    assert verb(vm.look(FORGOTTEN)) is Verb.START
-    vm.look(domain(Phase.RUNNING, 1), outcome=done(Verb.START))
+    assert action(vm.look(FORGOTTEN)) is Action.START
+    vm.look(domain(Phase.RUNNING, 1), outcome=done(Action.START))
     vm.change(desired=STOPPED)
     vm.look(domain(Phase.RUNNING, 1), after_s=60)
     vm.look(DESTROYED)
     vm.moves_to("node-a", desired=RUNNING)
-    assert verb(vm.look(FORGOTTEN)) is Verb.START
-    assert vm.look(domain(Phase.RUNNING, 1), outcome=done(Verb.START)).reason is Reason.IN_SYNC
+    assert action(vm.look(FORGOTTEN)) is Action.START
+    assert vm.look(domain(Phase.RUNNING, 1), outcome=done(Action.START)).reason is Reason.IN_SYNC
     vm.moves_to("node-b")
     assert unconfirmed(vm.look(FORGOTTEN))
 
@@ -724,14 +724,14 @@ def test_a2_a_report_of_the_former_version_is_vouched_for_by_the_time_of_its_pow
     vm = Vm(RUNNING).in_sync()
     vm.edit(run_transition_time=None, decided_reason="")
     vm.moves_to("node-b", confirmed_off="node-a 2026-01-01T00:00:00Z")
-    assert verb(vm.look(FORGOTTEN)) is Verb.START
+    assert action(vm.look(FORGOTTEN)) is Action.START
 
 
 def test_a2_a_vouching_outlives_a_libvirt_that_is_away() -> None:
     vm = handed_over(Phase.RUNNING, vouched=True)
     vm.look(Unreadable("away"))
     vm.look(Unreadable("away"), after_s=60)
-    assert verb(vm.look(FORGOTTEN)) is Verb.START
+    assert action(vm.look(FORGOTTEN)) is Action.START
 
 
 # --- A6, rule 3: a node is a machine, not a name ---------------------------------------------------------
@@ -770,11 +770,11 @@ def test_a6_another_machine_under_the_same_name_is_another_host(
 def test_b2_nothing_is_started_while_the_last_qemu_has_not_ended() -> None:
     vm = Vm(shutdown=Shutdown(ShutdownMode.FORCE, 60)).in_sync()
     vm.change(restart_request=T0 + timedelta(seconds=1))
-    assert verb(vm.look(Phase.RUNNING, after_s=5)) is Verb.DESTROY
+    assert action(vm.look(Phase.RUNNING, after_s=5)) is Action.DESTROY
     reasons = [vm.look(LINGERING, after_s=after_s, outcome=None).reason for after_s in (10, 20, 40)]
     assert reasons == [Reason.RESTARTING, Reason.RESTARTING, Reason.SHUTDOWN_TIMED_OUT]
     step = vm.look(DESTROYED)
-    assert verb(step) is Verb.START
+    assert action(step) is Action.START
     assert step.status.last_stop
     assert step.status.last_stop.cause is StopCause.AGENT
 
@@ -789,7 +789,7 @@ def test_b2_a_qemu_that_libvirt_left_behind_stalls_the_start_after_the_grace() -
         Reason.SHUTDOWN_TIMED_OUT,
     ]
     assert len({step.message for step in looks}) == 1
-    assert verb(vm.look(DESTROYED)) is Verb.START
+    assert action(vm.look(DESTROYED)) is Action.START
 
 
 def test_b2_a_start_that_the_user_asked_for_is_not_forgotten_while_a_qemu_is_in_the_way() -> None:
@@ -801,30 +801,30 @@ def test_b2_a_start_that_the_user_asked_for_is_not_forgotten_while_a_qemu_is_in_
     for _ in range(3):
         vm.look(Phase.STOPPED, after_s=60, facts=Facts(qemu=Qemu.ALIVE))
     assert vm.vm.status.reason == Reason.SHUTDOWN_TIMED_OUT
-    assert verb(vm.look(Phase.STOPPED)) is Verb.START
+    assert action(vm.look(Phase.STOPPED)) is Action.START
 
 
 def test_b2_where_nobody_can_tell_two_looks_ten_seconds_apart_do() -> None:
     vm = Vm()
     unsure = Facts(qemu=Qemu.UNSURE)
     first = vm.look(DESTROYED, facts=unsure)
-    assert (first.reason, first.act, first.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 10.0)
+    assert (first.reason, first.action, first.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 10.0)
     vm.wall_ahead_s = 7200
     assert vm.look(DESTROYED, after_s=9, facts=unsure).message == first.message
-    assert verb(vm.look(DESTROYED, after_s=1, facts=unsure)) is Verb.START
+    assert action(vm.look(DESTROYED, after_s=1, facts=unsure)) is Action.START
 
 
 @pytest.mark.parametrize("kind", ["Stop", "Restart"])
 def test_b2_a_new_process_does_not_believe_at_once_in_a_stop_that_it_did_not_send(kind: str) -> None:
     vm = Vm().in_sync()
     vm.change(**({"desired": STOPPED} if kind == "Stop" else {"restart_request": T0 + timedelta(seconds=1)}))
-    assert verb(vm.look(Phase.RUNNING, after_s=5)) is Verb.SHUTDOWN
+    assert action(vm.look(Phase.RUNNING, after_s=5)) is Action.SHUTDOWN
     vm.agent_restarts()
     vm.change(desired=RUNNING)
     assert vm.look(DESTROYED, after_s=5).reason is Reason.HYPERVISOR_BUSY
     vm.look(Unreadable("away"), after_s=5)
     assert vm.look(DESTROYED, after_s=5).reason is Reason.HYPERVISOR_BUSY  # an outage is no look
-    assert verb(vm.look(DESTROYED, after_s=10)) is Verb.START
+    assert action(vm.look(DESTROYED, after_s=10)) is Action.START
 
 
 def test_b2_a_stop_of_this_process_is_believed_when_its_call_has_returned() -> None:
@@ -832,15 +832,15 @@ def test_b2_a_stop_of_this_process_is_believed_when_its_call_has_returned() -> N
     vm.change(desired=STOPPED)
     vm.look(Phase.RUNNING, after_s=5)
     vm.change(desired=RUNNING)
-    assert vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN)).reason is Reason.RESTARTING
-    assert verb(vm.look(Phase.STOPPED)) is Verb.START
+    assert vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN)).reason is Reason.RESTARTING
+    assert action(vm.look(Phase.STOPPED)) is Action.START
 
 
 def test_a13_a_policy_judges_what_a_start_of_a_dead_agent_came_to() -> None:
     vm = Vm(STOPPED, restart_policy=RestartPolicy.ON_FAILURE).in_sync()
     vm.look(DESTROYED)
     vm.change(desired=RUNNING)
-    assert verb(vm.look(DESTROYED)) is Verb.START
+    assert action(vm.look(DESTROYED)) is Action.START
     vm.agent_restarts()
     vm.look(Phase.STOPPED, after_s=60)  # the guest has shut itself down since
     assert vm.look(Phase.STOPPED, after_s=11).reason is Reason.COMPLETED

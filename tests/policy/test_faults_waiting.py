@@ -13,8 +13,8 @@ from datetime import timedelta
 import pytest
 
 from controller.api.virtualmachine import Backoff, Reason, RestartPolicy, Shutdown, ShutdownMode
-from controller.policy.view import Facts, Node, Outcome, Phase, Result, Step, Unreadable, Verb
-from tests.policy.views import CRASH, GUEST, PAUSED, RUNNING, STOPPED, T0, Vm, domain, done, moment, verb
+from controller.policy.view import Action, Facts, Node, Outcome, Phase, Result, Step, Unreadable
+from tests.policy.views import CRASH, GUEST, PAUSED, RUNNING, STOPPED, T0, Vm, action, domain, done, moment
 
 DESTROYED = domain(Phase.STOPPED, reason="DESTROYED")
 YEARS_S = 20 * 365 * 86400.0
@@ -42,7 +42,7 @@ def backs_off() -> tuple[Vm, Phase, float]:
     vm = Vm().in_sync()
     vm.look(Phase.CRASHED_OFF, events=CRASH)
     for _ in range(8):
-        vm.look(Phase.CRASHED_OFF, after_s=vm.waits.backoff_max_s, outcome=Outcome(Verb.START, Result.REFUSED, "no"))
+        vm.look(Phase.CRASHED_OFF, after_s=vm.waits.backoff_max_s, outcome=Outcome(Action.START, Result.REFUSED, "no"))
     return vm, Phase.CRASHED_OFF, vm.waits.backoff_max_s
 
 
@@ -58,7 +58,7 @@ def has_a_grace() -> tuple[Vm, Phase, float]:
     vm = Vm(shutdown=Shutdown(grace_s=120)).in_sync()
     vm.change(desired=STOPPED)
     vm.look(Phase.RUNNING, after_s=60)
-    vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN))
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
     return vm, Phase.RUNNING, 120.0
 
 
@@ -77,7 +77,7 @@ WAITS = [settles, settles_a_pause, backs_off, is_released, has_a_grace, left_ove
 
 def is_over(step: Step) -> bool:
     """It has been acted, and not only asked; or nothing is left to do."""
-    return verb(step) not in {None, Verb.SHUTDOWN} or step.reason is Reason.IN_SYNC
+    return action(step) not in {None, Action.SHUTDOWN} or step.reason is Reason.IN_SYNC
 
 
 @pytest.mark.parametrize("jump_s", JUMPS)
@@ -95,7 +95,7 @@ def test_b4_a_wait_ends_within_its_longest_length_whatever_the_wall_clock_does(
         assert step.recheck_s is not None
         assert step.recheck_s > 0
         assert vm.at_s - began_s <= longest_s + 1, step
-        vm.look(seen, after_s=step.recheck_s, outcome=done(step.act.verb) if step.act else None)
+        vm.look(seen, after_s=step.recheck_s, outcome=done(step.action.kind) if step.action else None)
         if is_over(vm.look(seen)):
             break
 
@@ -116,14 +116,14 @@ def test_a7_a_wait_is_not_cut_short_by_the_wall_clock_either(
 def test_a7_a_backoff_on_record_ends_after_the_clock_was_set_back() -> None:
     vm = Vm().in_sync()
     vm.waits = replace(vm.waits, backoff_max_s=20.0)
-    assert verb(vm.look(Phase.CRASHED_OFF, events=CRASH)) is Verb.START
-    vm.look(domain(Phase.RUNNING, 2), outcome=done(Verb.START))
+    assert action(vm.look(Phase.CRASHED_OFF, events=CRASH)) is Action.START
+    vm.look(domain(Phase.RUNNING, 2), outcome=done(Action.START))
     vm.wall_ahead_s = -3600.0
     first = vm.look(Phase.CRASHED_OFF, after_s=5, events=CRASH)
     assert first.reason is Reason.CRASH_LOOP_BACK_OFF
     assert first.recheck_s
     assert first.recheck_s <= 20.0
-    assert verb(vm.look(Phase.CRASHED_OFF, after_s=first.recheck_s, events=CRASH)) is Verb.START
+    assert action(vm.look(Phase.CRASHED_OFF, after_s=first.recheck_s, events=CRASH)) is Action.START
 
 
 @pytest.mark.parametrize("ahead", [timedelta(hours=2), timedelta(days=21 * 365)])
@@ -131,12 +131,12 @@ def test_b4_a_backoff_that_was_written_by_a_clock_ahead_is_bounded_once(ahead: t
     vm = Vm()
     vm.waits = replace(vm.waits, backoff_first_s=8.0, backoff_max_s=8.0)
     vm.look(Phase.STOPPED, after_s=1)
-    vm.look(Phase.STOPPED, outcome=Outcome(Verb.START, Result.REFUSED, "no disk"))
+    vm.look(Phase.STOPPED, outcome=Outcome(Action.START, Result.REFUSED, "no disk"))
     vm.edit(backoff=Backoff(5, T0 + ahead))
     vm.agent_restarts()
     for _ in range(8):
-        assert vm.look(Phase.STOPPED, after_s=0.9).act is None
-    assert verb(vm.look(Phase.STOPPED, after_s=1.7)) is Verb.START
+        assert vm.look(Phase.STOPPED, after_s=0.9).action is None
+    assert action(vm.look(Phase.STOPPED, after_s=1.7)) is Action.START
 
 
 # --- A5, rule 18: a change of spec.shutdown counts for the stop in flight --------------------------------
@@ -145,14 +145,14 @@ def test_b4_a_backoff_that_was_written_by_a_clock_ahead_is_bounded_once(ahead: t
 def asked(grace_s: int, mode: ShutdownMode = ShutdownMode.GRACEFUL_THEN_FORCE) -> Vm:
     vm = Vm(shutdown=Shutdown(mode, grace_s)).in_sync()
     vm.change(desired=STOPPED)
-    assert verb(vm.look(Phase.RUNNING, after_s=1)) is Verb.SHUTDOWN
-    vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN))
+    assert action(vm.look(Phase.RUNNING, after_s=1)) is Action.SHUTDOWN
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
     return vm
 
 
 def forced_after_s(vm: Vm) -> float:
     """Seconds from the beginning of the stop, which began at 1.0, until force; looked at each second."""
-    while verb(vm.look(Phase.RUNNING, after_s=1.0)) is not Verb.DESTROY:
+    while action(vm.look(Phase.RUNNING, after_s=1.0)) is not Action.DESTROY:
         assert vm.at_s < 1000
         assert vm.vm.status.operation
     return vm.at_s - 1.0
@@ -188,7 +188,7 @@ def test_a5_a_grace_that_is_raised_twice_and_lowered_again_is_what_it_says_last(
 def test_a5_force_is_at_once() -> None:
     vm = asked(300)
     vm.change(shutdown=Shutdown(ShutdownMode.FORCE, 300))
-    assert verb(vm.look(Phase.RUNNING, after_s=1)) is Verb.DESTROY
+    assert action(vm.look(Phase.RUNNING, after_s=1)) is Action.DESTROY
 
 
 def test_a5_graceful_is_never_forced_and_force_may_follow_again() -> None:
@@ -196,10 +196,10 @@ def test_a5_graceful_is_never_forced_and_force_may_follow_again() -> None:
     vm.change(shutdown=Shutdown(ShutdownMode.GRACEFUL, 60))
     for _ in range(5):
         step = vm.look(Phase.RUNNING, after_s=30)
-        assert verb(step) in {None, Verb.SHUTDOWN}
+        assert action(step) in {None, Action.SHUTDOWN}
     assert step.reason is Reason.SHUTDOWN_TIMED_OUT
     vm.change(shutdown=Shutdown(ShutdownMode.GRACEFUL_THEN_FORCE, 60))
-    assert verb(vm.look(Phase.RUNNING, after_s=1)) is Verb.DESTROY
+    assert action(vm.look(Phase.RUNNING, after_s=1)) is Action.DESTROY
 
 
 # --- A11: a long start is Starting, and since when -------------------------------------------------------
@@ -210,7 +210,7 @@ def test_a11_a_start_that_takes_long_says_so_and_since_when() -> None:
     vm.change(desired=RUNNING)
     vm.look(Phase.STOPPED, after_s=13)
     began_s = vm.at_s
-    told = [vm.look(Phase.STOPPED, after_s=4, call=Verb.START, call_began_s=began_s) for _ in range(6)]
+    told = [vm.look(Phase.STOPPED, after_s=4, call=Action.START, call_began_s=began_s) for _ in range(6)]
     assert {step.reason for step in told} == {Reason.STARTING}
     assert [step.message for step in told[1:]] == [told[-1].message] * 5  # one more write, and no other
     assert "00:00:13Z" in told[-1].message
@@ -220,7 +220,7 @@ def test_a11_a_start_that_takes_long_says_so_and_since_when() -> None:
 def test_a11_what_somebody_elses_call_holds_is_busy_and_not_unreachable() -> None:
     vm = Vm().in_sync()
     step = vm.look(Unreadable("Another call on the domain has not returned.", busy=True))
-    assert (step.reason, step.act) == (Reason.HYPERVISOR_BUSY, None)
+    assert (step.reason, step.action) == (Reason.HYPERVISOR_BUSY, None)
     assert step.status.condition("Ready")
     assert step.status.decided_reason == Reason.IN_SYNC
 
@@ -233,27 +233,27 @@ def test_b7_what_was_started_paused_and_has_not_run_is_left_to_its_tool_and_then
     vm = Vm(STOPPED, shutdown=Shutdown(mode, 60)).in_sync()
     looks = [vm.look(Phase.PAUSED, after_s=a, facts=NEVER_RAN) for a in (1, 15, 800, 80)]
     assert [step.reason for step in looks] == [Reason.SETTLING] * 4
-    assert verb(vm.look(Phase.PAUSED, after_s=10, facts=NEVER_RAN)) is Verb.DESTROY
+    assert action(vm.look(Phase.PAUSED, after_s=10, facts=NEVER_RAN)) is Action.DESTROY
 
 
 def test_b7_a_change_of_the_spec_does_not_hurry_that_tool() -> None:
     vm = Vm(PAUSED).in_sync()
     vm.change(desired=STOPPED)
     step = vm.look(Phase.PAUSED, facts=NEVER_RAN)
-    assert (step.reason, step.act) == (Reason.SETTLING, None)
+    assert (step.reason, step.action) == (Reason.SETTLING, None)
 
 
 def test_b7_what_has_run_is_resumed_and_asked_at_once() -> None:
     vm = Vm(PAUSED).in_sync()
     vm.change(desired=STOPPED)
-    assert verb(vm.look(Phase.PAUSED)) is Verb.RESUME
+    assert action(vm.look(Phase.PAUSED)) is Action.RESUME
 
 
 def test_b7_where_pauses_are_never_ended_it_is_left_alone_and_told() -> None:
     vm = Vm(STOPPED).in_sync()
     vm.waits = replace(vm.waits, settle_pause_s=None)
     step = vm.look(Phase.PAUSED, after_s=86400, facts=NEVER_RAN)
-    assert (step.reason, step.act) == (Reason.SETTLING, None)
+    assert (step.reason, step.action) == (Reason.SETTLING, None)
     assert "the agent's settings" in step.message
 
 
@@ -271,7 +271,7 @@ def stopped_beside(job: str, mode: ShutdownMode = ShutdownMode.GRACEFUL_THEN_FOR
     vm = Vm(shutdown=Shutdown(mode, 60)).in_sync()
     vm.change(desired=STOPPED)
     first = vm.look(Phase.RUNNING, after_s=5, facts=Facts(job=job))
-    assert (first.reason, first.act) == (Reason.HYPERVISOR_BUSY, None)
+    assert (first.reason, first.action) == (Reason.HYPERVISOR_BUSY, None)
     assert f"({job}) owns the domain, since 00:00:05Z" in first.message
     assert first.status.operation
     assert first.status.operation.deadline == T0 + timedelta(seconds=65)
@@ -284,23 +284,23 @@ def stopped_beside(job: str, mode: ShutdownMode = ShutdownMode.GRACEFUL_THEN_FOR
 def test_b8_beside_a_backup_that_nobody_ends_the_stop_goes_on_after_one_grace(mode: ShutdownMode) -> None:
     vm = stopped_beside("backup", mode)
     step = vm.look(Phase.RUNNING, after_s=31, facts=Facts(job="backup"))
-    assert verb(step) is (Verb.DESTROY if mode is ShutdownMode.FORCE else Verb.SHUTDOWN)
+    assert action(step) is (Action.DESTROY if mode is ShutdownMode.FORCE else Action.SHUTDOWN)
 
 
 def test_b8_beside_a_backup_the_guest_then_has_the_time_that_force_always_leaves_it() -> None:
     vm = stopped_beside("backup")
     backup = Facts(job="backup")
     vm.look(Phase.RUNNING, after_s=31, facts=backup)
-    vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN), facts=backup)
-    assert verb(vm.look(Phase.RUNNING, after_s=29, facts=backup)) is not Verb.DESTROY
-    assert verb(vm.look(Phase.RUNNING, after_s=1, facts=backup)) is Verb.DESTROY
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN), facts=backup)
+    assert action(vm.look(Phase.RUNNING, after_s=29, facts=backup)) is not Action.DESTROY
+    assert action(vm.look(Phase.RUNNING, after_s=1, facts=backup)) is Action.DESTROY
 
 
 def test_b8_graceful_beside_a_backup_ends_with_a_word() -> None:
     vm = stopped_beside("backup", ShutdownMode.GRACEFUL)
     backup = Facts(job="backup")
     vm.look(Phase.RUNNING, after_s=31, facts=backup)
-    vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN), facts=backup)
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN), facts=backup)
     assert vm.look(Phase.RUNNING, after_s=40, facts=backup).reason is Reason.SHUTTING_DOWN
     assert vm.look(Phase.RUNNING, after_s=21, facts=backup).reason is Reason.SHUTDOWN_TIMED_OUT
 
@@ -311,9 +311,9 @@ def test_b8_beside_any_other_job_it_is_never_stopped_and_the_wait_has_an_end(job
     vm = stopped_beside(job, mode)
     for _ in range(2):
         step = vm.look(Phase.RUNNING, after_s=31, facts=Facts(job=job))
-        assert (step.reason, step.act) == (Reason.SHUTDOWN_TIMED_OUT, None)
+        assert (step.reason, step.action) == (Reason.SHUTDOWN_TIMED_OUT, None)
     assert "End the job" in step.message
-    assert verb(vm.look(Phase.RUNNING)) is not None  # the job has ended
+    assert action(vm.look(Phase.RUNNING)) is not None  # the job has ended
 
 
 def test_b8_what_never_ran_is_destroyed_beside_a_backup_whose_tool_has_died() -> None:
@@ -321,7 +321,7 @@ def test_b8_what_never_ran_is_destroyed_beside_a_backup_whose_tool_has_died() ->
     facts = Facts(job="backup", never_ran=True)
     assert vm.look(Phase.PAUSED, after_s=1, facts=facts).reason is Reason.SETTLING
     assert vm.look(Phase.PAUSED, after_s=901, facts=facts).reason is Reason.HYPERVISOR_BUSY
-    assert verb(vm.look(Phase.PAUSED, after_s=61, facts=facts)) is Verb.DESTROY
+    assert action(vm.look(Phase.PAUSED, after_s=61, facts=facts)) is Action.DESTROY
 
 
 def test_b8_another_job_is_dated_anew() -> None:
@@ -348,7 +348,7 @@ def braked(vm: Vm) -> Vm:
 def test_b10_a_start_that_the_user_asks_for_does_not_wait_for_the_brake(policy: RestartPolicy) -> None:
     vm = braked(Vm(STOPPED, restart_policy=policy).in_sync())
     vm.change(desired=RUNNING)
-    assert verb(vm.look(Phase.STOPPED)) is Verb.START
+    assert action(vm.look(Phase.STOPPED)) is Action.START
 
 
 def test_b10_nor_does_it_when_it_could_not_be_served_at_its_first_look() -> None:
@@ -356,14 +356,14 @@ def test_b10_nor_does_it_when_it_could_not_be_served_at_its_first_look() -> None
     vm.change(desired=RUNNING)
     vm.look(Phase.STOPPED, turn_in_s=1.0)
     vm.look(Unreadable("away"))
-    assert verb(vm.look(Phase.STOPPED, after_s=1)) is Verb.START
+    assert action(vm.look(Phase.STOPPED, after_s=1)) is Action.START
 
 
 def test_b10_a_restart_by_policy_waits_for_it() -> None:
     vm = braked(Vm().in_sync())
     vm.look(Phase.STOPPED, events=GUEST)
     step = vm.look(Phase.STOPPED, after_s=11)
-    assert (step.reason, step.act) == (Reason.SETTLING, None)
+    assert (step.reason, step.action) == (Reason.SETTLING, None)
     assert "Several VMs stopped together" in step.message
 
 
@@ -380,7 +380,7 @@ def test_c4_a_scheduled_restart_and_a_hold_are_seen_while_all_is_well() -> None:
 def test_c5_a_start_that_failed_keeps_the_words_of_its_failure() -> None:
     vm = Vm()
     vm.look(Phase.STOPPED)
-    refused = vm.look(Phase.STOPPED, outcome=Outcome(Verb.START, Result.REFUSED, "no such disk"))
+    refused = vm.look(Phase.STOPPED, outcome=Outcome(Action.START, Result.REFUSED, "no such disk"))
     assert (refused.reason, "no such disk" in refused.message) == (Reason.START_FAILED, True)
     for _ in range(3):
         step = vm.look(Phase.STOPPED, after_s=3)
@@ -390,7 +390,7 @@ def test_c5_a_start_that_failed_keeps_the_words_of_its_failure() -> None:
 def test_c5_nor_does_an_outage_turn_it_into_a_crash_loop() -> None:
     vm = Vm()
     vm.look(Phase.STOPPED)
-    vm.look(Phase.STOPPED, outcome=Outcome(Verb.START, Result.REFUSED, "no such disk"))
+    vm.look(Phase.STOPPED, outcome=Outcome(Action.START, Result.REFUSED, "no such disk"))
     vm.look(Unreadable("away"))
     step = vm.look(Phase.STOPPED, after_s=1)
     assert step.reason is Reason.START_FAILED
@@ -407,7 +407,7 @@ def test_a13_nor_is_one_that_follows_a_pause_which_settles() -> None:
     vm = Vm().in_sync()
     assert vm.look(Phase.PAUSED, after_s=60).reason is Reason.SETTLING
     step = vm.look(Phase.PAUSED_IO_ERROR, after_s=5)
-    assert (step.reason, verb(step)) == (Reason.PAUSED_BY_IO_ERROR, Verb.RESUME)
+    assert (step.reason, action(step)) == (Reason.PAUSED_BY_IO_ERROR, Action.RESUME)
 
 
 def test_a13_an_unknown_word_in_the_spec_costs_nothing_that_was_known() -> None:
@@ -416,7 +416,7 @@ def test_a13_an_unknown_word_in_the_spec_costs_nothing_that_was_known() -> None:
     before = vm.vm.status
     vm.change(misunderstood="powerState Hibernated")
     step = vm.look(Phase.STOPPED, after_s=60)
-    assert (step.reason, step.act) == (Reason.SPEC_NOT_UNDERSTOOD, None)
+    assert (step.reason, step.action) == (Reason.SPEC_NOT_UNDERSTOOD, None)
     assert "powerState Hibernated" in step.message
     assert replace(step.status, conditions=()) == replace(before, conditions=())
     vm.change(misunderstood="")
@@ -427,7 +427,7 @@ def test_a_spec_that_is_not_understood_is_not_looked_at_without_end() -> None:
     """Its VM has failures on record and has run for long: they are forgotten when the spec is understood again."""
     vm = Vm().in_sync()
     vm.look(Phase.CRASHED_OFF, events=CRASH)
-    vm.look(domain(Phase.RUNNING, 2), outcome=done(Verb.START))
+    vm.look(domain(Phase.RUNNING, 2), outcome=done(Action.START))
     assert vm.vm.status.backoff
     vm.change(misunderstood='spec.powerState "Hibernated"')
     for _ in range(3):

@@ -15,23 +15,23 @@ from controller.api.codec import render_status
 from controller.api.virtualmachine import Reason, RestartPolicy, Shutdown, ShutdownMode, VmKey
 from controller.policy.view import (
     Absent,
+    Action,
     Conflict,
     Domain,
     Facts,
     Node,
+    Observation,
     Outcome,
     Phase,
     Qemu,
     Replaced,
     Result,
-    Sighting,
     Step,
     Unreadable,
-    Verb,
 )
 from tests.policy.views import PAUSED, RUNNING, STOPPED, T0, UID, Vm, domain
 
-SIGHTS: list[Sighting] = [domain(phase, 2) for phase in Phase]
+SIGHTS: list[Observation] = [domain(phase, 2) for phase in Phase]
 SIGHTS += [domain(Phase.STOPPED, reason=word) for word in ("UNKNOWN", "DESTROYED", "FAILED", "MIGRATED", "SAVED")]
 SIGHTS += [domain(Phase.RUNNING, 3), domain(Phase.PAUSED_BUSY, 3, "MIGRATION")]
 SIGHTS += [Domain(UID, "web", Phase.SHUTTING_DOWN, None, "SHUTOFF", "DESTROYED")]
@@ -79,15 +79,15 @@ class Walk:
 
     def __init__(self, policy: RestartPolicy) -> None:
         self.vm = Vm(restart_policy=policy, shutdown=Shutdown(grace_s=20)).in_sync()
-        self.seen: Sighting = domain(Phase.RUNNING, 2)
+        self.seen: Observation = domain(Phase.RUNNING, 2)
         self.facts, self.answer = Facts(), Result.DONE
-        self.sent: Verb | None = None
+        self.sent: Action | None = None
 
     def look(self, after_s: float) -> Step:
         """The act that was sent off before has been answered, if it is at all."""
         outcome = Outcome(self.sent, self.answer, "no") if self.sent and self.answer is not None else None
         step = self.vm.look(self.seen, after_s=after_s, outcome=outcome, facts=self.facts)
-        self.sent = step.act.verb if step.act else None
+        self.sent = step.action.kind if step.action else None
         return step
 
     def happens(self, what: str, *how: object) -> None:  # noqa: PLR0912 - one happening a case
@@ -191,5 +191,5 @@ def test_a_start_on_record_makes_every_later_handover_unconfirmed(
     walk.vm.agent_restarts()
     for seen in (domain(Phase.STOPPED, reason="UNKNOWN"), Unreadable("away"), domain(Phase.STOPPED, reason="UNKNOWN")):
         step = walk.vm.look(seen, after_s=60)
-        assert step.act is None
+        assert step.action is None
     assert step.reason is Reason.HANDOVER_UNCONFIRMED

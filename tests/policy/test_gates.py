@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from controller.api.virtualmachine import DesiredPowerState, Reason, RestartPolicy, Shutdown, ShutdownMode
-from controller.policy.view import Evidence, Facts, Node, Outcome, Phase, Result, Verb
-from tests.policy.views import CRASH, GUEST, PAUSED, RUNNING, STOPPED, WAITS, Vm, domain, done, moment, verb
+from controller.policy.view import Action, Evidence, Facts, Node, Outcome, Phase, Result
+from tests.policy.views import CRASH, GUEST, PAUSED, RUNNING, STOPPED, WAITS, Vm, action, domain, done, moment
 
 HANGS = Facts(hangs=True)
 JOB = Facts(job="backup")
@@ -16,13 +16,13 @@ FORCE = Shutdown(ShutdownMode.FORCE)
 
 # Something that is due at once, for each act there is.
 DUE = [
-    (RUNNING, Phase.STOPPED, Shutdown(), Verb.START),
-    (PAUSED, Phase.STOPPED, Shutdown(), Verb.START_PAUSED),
-    (RUNNING, Phase.PAUSED, Shutdown(), Verb.RESUME),
-    (RUNNING, Phase.SUSPENDED, Shutdown(), Verb.WAKE),
-    (PAUSED, Phase.RUNNING, Shutdown(), Verb.SUSPEND),
-    (STOPPED, Phase.RUNNING, Shutdown(), Verb.SHUTDOWN),
-    (STOPPED, Phase.RUNNING, FORCE, Verb.DESTROY),
+    (RUNNING, Phase.STOPPED, Shutdown(), Action.START),
+    (PAUSED, Phase.STOPPED, Shutdown(), Action.START_PAUSED),
+    (RUNNING, Phase.PAUSED, Shutdown(), Action.RESUME),
+    (RUNNING, Phase.SUSPENDED, Shutdown(), Action.WAKE),
+    (PAUSED, Phase.RUNNING, Shutdown(), Action.SUSPEND),
+    (STOPPED, Phase.RUNNING, Shutdown(), Action.SHUTDOWN),
+    (STOPPED, Phase.RUNNING, FORCE, Action.DESTROY),
 ]
 POLITE = DUE[:-1]
 
@@ -32,50 +32,50 @@ POLITE = DUE[:-1]
 
 @pytest.mark.parametrize(("desired", "phase", "shutdown", "act"), DUE)
 def test_what_was_said_of_an_act_holds_for_the_five_seconds_that_libvirt_has_to_answer(
-    desired: DesiredPowerState, phase: Phase, shutdown: Shutdown, act: Verb
+    desired: DesiredPowerState, phase: Phase, shutdown: Shutdown, act: Action
 ) -> None:
     vm = Vm(desired, shutdown=shutdown)
     first = vm.look(phase)
-    assert (verb(first), first.recheck_s) == (act, 5.0)
+    assert (action(first), first.recheck_s) == (act, 5.0)
     for after_s, left_s in ((1, 4.0), (3, 1.0), (0.9, 0.1)):
         waiting = vm.look(phase, after_s=after_s, call=act, call_began_s=0.1)
-        assert waiting.act is None
+        assert waiting.action is None
         assert (waiting.reason, waiting.message) == (first.reason, first.message)
         assert waiting.recheck_s == pytest.approx(left_s)
     late = vm.look(phase, after_s=0.1, call=act, call_began_s=0.1)
     if act.starts:
-        assert (late.reason, late.act) == (Reason.STARTING, None)
+        assert (late.reason, late.action) == (Reason.STARTING, None)
         assert late.message == "It has been starting since 00:00:00Z, and libvirt has not told the result."
     else:
-        assert (late.reason, late.act, late.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 2.0)
+        assert (late.reason, late.action, late.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 2.0)
         assert late.message == f"libvirt has not answered the last request ({act.name}) yet."
-    later = {Verb.SHUTDOWN: Reason.SHUTTING_DOWN, Verb.START: Reason.STARTING, Verb.START_PAUSED: Reason.STARTING}
+    later = {Action.SHUTDOWN: Reason.SHUTTING_DOWN, Action.START: Reason.STARTING, Action.START_PAUSED: Reason.STARTING}
     still = vm.look(phase, after_s=3600, call=act, call_began_s=0.1)
     assert still.reason is later.get(act, Reason.HYPERVISOR_BUSY)
 
 
 def test_a_new_wish_waits_for_the_call_of_the_old_one() -> None:
     vm = Vm(RUNNING)
-    assert verb(vm.look(Phase.PAUSED)) is Verb.RESUME
+    assert action(vm.look(Phase.PAUSED)) is Action.RESUME
     vm.change(desired=STOPPED)
-    waiting = vm.look(Phase.PAUSED, after_s=1, call=Verb.RESUME, call_began_s=0.1)
-    assert (waiting.reason, waiting.act) == (Reason.SHUTTING_DOWN, None)
+    waiting = vm.look(Phase.PAUSED, after_s=1, call=Action.RESUME, call_began_s=0.1)
+    assert (waiting.reason, waiting.action) == (Reason.SHUTTING_DOWN, None)
     assert waiting.message == "libvirt has not answered yet."
 
 
-@pytest.mark.parametrize("hanging", [act for act in Verb if act is not Verb.DESTROY])
-def test_force_overtakes_a_call_that_hangs_but_not_one_that_may_still_be_answered(hanging: Verb) -> None:
+@pytest.mark.parametrize("hanging", [act for act in Action if act is not Action.DESTROY])
+def test_force_overtakes_a_call_that_hangs_but_not_one_that_may_still_be_answered(hanging: Action) -> None:
     vm = Vm(STOPPED, shutdown=FORCE)
-    assert vm.look(Phase.RUNNING, call=hanging).act is None
-    assert vm.look(Phase.RUNNING, after_s=4.8, call=hanging, call_began_s=0.1).act is None
-    assert verb(vm.look(Phase.RUNNING, after_s=0.2, call=hanging, call_began_s=0.1)) is Verb.DESTROY
+    assert vm.look(Phase.RUNNING, call=hanging).action is None
+    assert vm.look(Phase.RUNNING, after_s=4.8, call=hanging, call_began_s=0.1).action is None
+    assert action(vm.look(Phase.RUNNING, after_s=0.2, call=hanging, call_began_s=0.1)) is Action.DESTROY
 
 
 def test_force_is_not_repeated_before_it_has_returned() -> None:
     vm = Vm(STOPPED, shutdown=FORCE)
-    assert verb(vm.look(Phase.RUNNING)) is Verb.DESTROY
+    assert action(vm.look(Phase.RUNNING)) is Action.DESTROY
     for after_s in (4, 10, 3600):
-        assert vm.look(Phase.RUNNING, after_s=after_s, call=Verb.DESTROY, call_began_s=0.1).act is None
+        assert vm.look(Phase.RUNNING, after_s=after_s, call=Action.DESTROY, call_began_s=0.1).action is None
 
 
 # --- a QEMU that hangs, a job, a crowd -------------------------------------------------------------------
@@ -83,40 +83,40 @@ def test_force_is_not_repeated_before_it_has_returned() -> None:
 
 @pytest.mark.parametrize(("desired", "phase", "shutdown", "act"), POLITE)
 def test_nothing_is_asked_of_a_qemu_that_hangs(
-    desired: DesiredPowerState, phase: Phase, shutdown: Shutdown, act: Verb
+    desired: DesiredPowerState, phase: Phase, shutdown: Shutdown, act: Action
 ) -> None:
     vm = Vm(desired, shutdown=shutdown)
     step = vm.look(phase, facts=HANGS)
-    assert (step.reason, step.act, step.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 2.0)
+    assert (step.reason, step.action, step.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 2.0)
     assert step.message == "Its QEMU does not answer libvirt."
-    assert verb(vm.look(phase)) is act
+    assert action(vm.look(phase)) is act
 
 
 def test_a_qemu_that_hangs_is_forced_off_where_the_user_wants_force() -> None:
-    assert verb(Vm(STOPPED, shutdown=FORCE).look(Phase.RUNNING, facts=HANGS)) is Verb.DESTROY
+    assert action(Vm(STOPPED, shutdown=FORCE).look(Phase.RUNNING, facts=HANGS)) is Action.DESTROY
 
 
 @pytest.mark.parametrize(("desired", "phase", "shutdown", "act"), DUE)
 def test_a_job_is_left_to_end_even_by_force(
-    desired: DesiredPowerState, phase: Phase, shutdown: Shutdown, act: Verb
+    desired: DesiredPowerState, phase: Phase, shutdown: Shutdown, act: Action
 ) -> None:
     vm = Vm(desired, shutdown=shutdown)
     step = vm.look(phase, facts=JOB)
-    assert (step.reason, step.act, step.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 2.0)
+    assert (step.reason, step.action, step.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 2.0)
     until = "; virtsync waits for it until 00:03:00Z" if desired is STOPPED else ""
     assert step.message == f"A libvirt job (backup) owns the domain, since 00:00:00Z{until}."
-    assert verb(vm.look(phase)) is act
+    assert action(vm.look(phase)) is act
 
 
 @pytest.mark.parametrize(("desired", "phase", "shutdown", "act"), DUE)
 def test_a_libvirt_that_has_too_many_calls_open_gets_no_more_for_a_while(
-    desired: DesiredPowerState, phase: Phase, shutdown: Shutdown, act: Verb
+    desired: DesiredPowerState, phase: Phase, shutdown: Shutdown, act: Action
 ) -> None:
     vm = Vm(desired, shutdown=shutdown)
     step = vm.look(phase, crowded=True)
-    assert (step.reason, step.act, step.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 1.0)
+    assert (step.reason, step.action, step.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 1.0)
     assert step.message == "As many requests as its libvirt bears at a time have not been answered."
-    assert verb(vm.look(phase)) is act
+    assert action(vm.look(phase)) is act
 
 
 # --- a pause that a restore left behind ------------------------------------------------------------------
@@ -128,20 +128,20 @@ LEFT_OVER = domain(Phase.PAUSED_BUSY, reason="MIGRATION")
 def test_a_pause_left_over_from_a_restore_is_ended_when_no_job_was_seen_for_a_whole_settle_time() -> None:
     vm = Vm().in_sync()
     assert vm.look(LEFT_OVER, events=RESTORED).reason is Reason.HYPERVISOR_BUSY
-    assert vm.look(LEFT_OVER, after_s=899.8, events=RESTORED).act is None
-    assert verb(vm.look(LEFT_OVER, after_s=0.3, events=RESTORED)) is Verb.RESUME
+    assert vm.look(LEFT_OVER, after_s=899.8, events=RESTORED).action is None
+    assert action(vm.look(LEFT_OVER, after_s=0.3, events=RESTORED)) is Action.RESUME
 
 
 def test_a_job_begins_the_wait_for_a_left_over_pause_anew() -> None:
     vm = Vm(RUNNING)
-    assert verb(vm.look(LEFT_OVER, events=RESTORED, facts=None)) is Verb.RESUME
+    assert action(vm.look(LEFT_OVER, events=RESTORED, facts=None)) is Action.RESUME
     assert vm.look(LEFT_OVER, events=RESTORED).reason is Reason.HYPERVISOR_BUSY
     assert vm.look(LEFT_OVER, events=RESTORED, after_s=800, facts=JOB).reason is Reason.HYPERVISOR_BUSY
     assert vm.look(LEFT_OVER, events=RESTORED, after_s=800).reason is Reason.HYPERVISOR_BUSY
     # A look that did not ask for jobs neither starts nor ends the wait.
     vm.look(LEFT_OVER, events=RESTORED, after_s=500, facts=None)
     assert vm.look(LEFT_OVER, events=RESTORED, after_s=399.9).reason is Reason.HYPERVISOR_BUSY
-    assert verb(vm.look(LEFT_OVER, events=RESTORED, after_s=0.2)) is Verb.RESUME
+    assert action(vm.look(LEFT_OVER, events=RESTORED, after_s=0.2)) is Action.RESUME
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_any_other_pause_of_a_job_is_never_ended(reason: str, events: set[Eviden
     vm = Vm(RUNNING)
     for after_s in (1, 1000, 10_000):
         step = vm.look(domain(Phase.PAUSED_BUSY, reason=reason), after_s=after_s, events=events)
-        assert (step.reason, step.act) == (Reason.HYPERVISOR_BUSY, None)
+        assert (step.reason, step.action) == (Reason.HYPERVISOR_BUSY, None)
 
 
 def test_a_left_over_pause_is_left_alone_where_the_settings_leave_all_pauses_alone() -> None:
@@ -169,14 +169,14 @@ def test_each_obstacle_is_told_before_those_that_come_after_it() -> None:
     """A hold, observe-only, no right to act, a busy libvirt, the settle time, the brake, the backoff, the turn."""
     vm = Vm().in_sync()
     vm.look(Phase.CRASHED_OFF, events=CRASH)
-    vm.look(domain(Phase.RUNNING, 2), outcome=done(Verb.START))
+    vm.look(domain(Phase.RUNNING, 2), outcome=done(Action.START))
     vm.annotate(holds=(("ann", "backup"), ("bob", "")))
     everything = Node("node-a", "boot-1", observe_only=True, blocked="Another process acts.", braked_until=moment(15))
     vm.node = everything
 
     def look(facts: Facts = JOB, *, after_s: float = 0.01) -> tuple[Reason, str]:
         step = vm.look(Phase.STOPPED, after_s=after_s, events=GUEST, facts=facts, turn_in_s=7.0)
-        assert step.act is None
+        assert step.action is None
         recheck_s.append(step.recheck_s)
         return step.reason, step.message
 
@@ -203,28 +203,28 @@ def test_each_obstacle_is_told_before_those_that_come_after_it() -> None:
 
 def test_forced_stops_take_turns_too() -> None:
     step = Vm(STOPPED, shutdown=FORCE).look(Phase.RUNNING, turn_in_s=0.75)
-    assert (step.reason, step.act, step.recheck_s) == (Reason.SHUTTING_DOWN, None, 0.75)
+    assert (step.reason, step.action, step.recheck_s) == (Reason.SHUTTING_DOWN, None, 0.75)
     assert step.message == "It waits for its turn: VMs of a node are forced off a few at a time."
 
 
 @pytest.mark.parametrize(("desired", "phase", "shutdown", "act"), DUE)
-def test_only_starts_are_braked(desired: DesiredPowerState, phase: Phase, shutdown: Shutdown, act: Verb) -> None:
+def test_only_starts_are_braked(desired: DesiredPowerState, phase: Phase, shutdown: Shutdown, act: Action) -> None:
     vm = Vm(desired, shutdown=shutdown)
     if act.starts:  # and no change of the spec asks for it
         vm.vm = replace(vm.vm, status=replace(vm.vm.status, desired=desired))
     vm.node = replace(vm.node, braked_until=moment(60))
     assert (vm.look(phase).reason is Reason.SETTLING) == act.starts
     vm.look(phase, after_s=59.8)
-    assert vm.look(phase, after_s=0.05).act is None or not act.starts
-    assert verb(vm.look(phase, after_s=0.1)) is act
+    assert vm.look(phase, after_s=0.05).action is None or not act.starts
+    assert action(vm.look(phase, after_s=0.1)) is act
 
 
-@pytest.mark.parametrize(("desired", "act"), [(RUNNING, Verb.START), (PAUSED, Verb.START_PAUSED)])
-def test_a_change_of_the_spec_is_not_braked(desired: DesiredPowerState, act: Verb) -> None:
+@pytest.mark.parametrize(("desired", "act"), [(RUNNING, Action.START), (PAUSED, Action.START_PAUSED)])
+def test_a_change_of_the_spec_is_not_braked(desired: DesiredPowerState, act: Action) -> None:
     vm = Vm(STOPPED).in_sync()
     vm.node = replace(vm.node, braked_until=moment(60))
     vm.change(desired=desired)
-    assert verb(vm.look(Phase.STOPPED)) is act
+    assert action(vm.look(Phase.STOPPED)) is act
 
 
 @pytest.mark.parametrize("phase", [Phase.PAUSED, Phase.SUSPENDED])
@@ -233,7 +233,7 @@ def test_a_pause_can_be_left_to_whoever_made_it(phase: Phase) -> None:
     vm.waits = replace(WAITS, settle_pause_s=None)
     for after_s in (1, 1000, 100_000):
         step = vm.look(phase, after_s=after_s)
-        assert (step.reason, step.act, step.recheck_s) == (Reason.SETTLING, None, None)
+        assert (step.reason, step.action, step.recheck_s) == (Reason.SETTLING, None, None)
         assert step.message == f"It is {phase.power_state}; the agent's settings leave that to whoever did it."
 
 
@@ -243,8 +243,8 @@ def test_a_pause_can_be_left_to_whoever_made_it(phase: Phase) -> None:
 def crashed_twice() -> Vm:
     """It runs, and is not to be started again for the next 10 s."""
     vm = Vm().in_sync()
-    assert verb(vm.look(Phase.CRASHED_OFF, events=CRASH)) is Verb.START
-    assert vm.look(domain(Phase.RUNNING, 2), outcome=done(Verb.START)).reason is Reason.IN_SYNC
+    assert action(vm.look(Phase.CRASHED_OFF, events=CRASH)) is Action.START
+    assert vm.look(domain(Phase.RUNNING, 2), outcome=done(Action.START)).reason is Reason.IN_SYNC
     return vm
 
 
@@ -252,49 +252,49 @@ def test_only_a_start_waits_after_crashes() -> None:
     assert crashed_twice().look(Phase.CRASHED_OFF, events=CRASH).reason is Reason.CRASH_LOOP_BACK_OFF
     paused = crashed_twice()
     paused.waits = replace(WAITS, settle_pause_s=0)
-    assert verb(paused.look(domain(Phase.PAUSED, 2))) is Verb.RESUME
+    assert action(paused.look(domain(Phase.PAUSED, 2))) is Action.RESUME
 
 
 def test_an_io_error_is_met_by_resumes_that_back_off() -> None:
     vm = Vm(RUNNING)
-    assert verb(vm.look(Phase.PAUSED_IO_ERROR)) is Verb.RESUME
+    assert action(vm.look(Phase.PAUSED_IO_ERROR)) is Action.RESUME
     for first_s, last_s in ((9, 2), (19, 2), (39, 2)):
-        waiting = vm.look(Phase.PAUSED_IO_ERROR, after_s=first_s, outcome=done(Verb.RESUME))
-        assert (waiting.reason, waiting.act) == (Reason.PAUSED_BY_IO_ERROR, None)
+        waiting = vm.look(Phase.PAUSED_IO_ERROR, after_s=first_s, outcome=done(Action.RESUME))
+        assert (waiting.reason, waiting.action) == (Reason.PAUSED_BY_IO_ERROR, None)
         assert waiting.message.startswith("An I/O error pauses it (is its disk full?); next attempt at 00:")
         assert waiting.recheck_s is not None
         assert 1 <= waiting.recheck_s <= 2
-        assert verb(vm.look(Phase.PAUSED_IO_ERROR, after_s=last_s)) is Verb.RESUME
+        assert action(vm.look(Phase.PAUSED_IO_ERROR, after_s=last_s)) is Action.RESUME
 
 
 def test_any_act_that_libvirt_refuses_is_tried_again_later_in_its_words() -> None:
     vm = Vm(PAUSED)
-    assert verb(vm.look(Phase.RUNNING)) is Verb.SUSPEND
-    refused = vm.look(Phase.RUNNING, outcome=Outcome(Verb.SUSPEND, Result.REFUSED, "not now"))
-    assert (refused.reason, refused.act) == (Reason.ACTION_FAILED, None)
+    assert action(vm.look(Phase.RUNNING)) is Action.SUSPEND
+    refused = vm.look(Phase.RUNNING, outcome=Outcome(Action.SUSPEND, Result.REFUSED, "not now"))
+    assert (refused.reason, refused.action) == (Reason.ACTION_FAILED, None)
     assert refused.message == "libvirt refused: not now; next attempt at 00:00:10Z."
     assert refused.recheck_s == pytest.approx(10)
     later = vm.look(Phase.RUNNING, after_s=9)
-    assert (later.reason, later.message, later.act) == (Reason.ACTION_FAILED, refused.message, None)
+    assert (later.reason, later.message, later.action) == (Reason.ACTION_FAILED, refused.message, None)
     assert later.recheck_s == pytest.approx(1)
-    assert verb(vm.look(Phase.RUNNING, after_s=1.1)) is Verb.SUSPEND
+    assert action(vm.look(Phase.RUNNING, after_s=1.1)) is Action.SUSPEND
 
 
 def test_a_new_refusal_within_the_wait_is_told_and_does_not_lengthen_it() -> None:
     vm = Vm(PAUSED)
     vm.look(Phase.RUNNING)
-    vm.look(Phase.RUNNING, outcome=Outcome(Verb.SUSPEND, Result.REFUSED, "not now"))
-    again = vm.look(Phase.RUNNING, after_s=4, outcome=Outcome(Verb.SUSPEND, Result.REFUSED, "nor now"))
+    vm.look(Phase.RUNNING, outcome=Outcome(Action.SUSPEND, Result.REFUSED, "not now"))
+    again = vm.look(Phase.RUNNING, after_s=4, outcome=Outcome(Action.SUSPEND, Result.REFUSED, "nor now"))
     assert again.message == "libvirt refused: nor now; next attempt at 00:00:10Z."
     assert again.status.backoff
     assert again.status.backoff.failures == 1
-    assert verb(vm.look(Phase.RUNNING, after_s=6.1)) is Verb.SUSPEND
+    assert action(vm.look(Phase.RUNNING, after_s=6.1)) is Action.SUSPEND
 
 
 def test_a_refused_start_is_a_failed_start_whether_paused_or_not() -> None:
-    for desired, act in ((RUNNING, Verb.START), (PAUSED, Verb.START_PAUSED)):
+    for desired, act in ((RUNNING, Action.START), (PAUSED, Action.START_PAUSED)):
         vm = Vm(desired)
-        assert verb(vm.look(Phase.STOPPED)) is act
+        assert action(vm.look(Phase.STOPPED)) is act
         assert vm.look(Phase.STOPPED, outcome=Outcome(act, Result.REFUSED, "no disk")).reason is Reason.START_FAILED
 
 
@@ -302,6 +302,6 @@ def test_a_refused_start_is_a_failed_start_whether_paused_or_not() -> None:
 def test_a_wish_of_the_user_waits_for_no_backoff(policy: RestartPolicy) -> None:
     vm = Vm(PAUSED, restart_policy=policy)
     vm.look(Phase.STOPPED)
-    vm.look(Phase.STOPPED, outcome=Outcome(Verb.START_PAUSED, Result.REFUSED, "no disk"))
+    vm.look(Phase.STOPPED, outcome=Outcome(Action.START_PAUSED, Result.REFUSED, "no disk"))
     vm.change(desired=RUNNING)
-    assert verb(vm.look(Phase.STOPPED)) is Verb.START
+    assert action(vm.look(Phase.STOPPED)) is Action.START

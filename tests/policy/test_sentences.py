@@ -19,20 +19,20 @@ from controller.api.virtualmachine import RestartPolicy, Shutdown, ShutdownMode,
 from controller.policy.handover import vouching
 from controller.policy.view import (
     Absent,
+    Action,
     Conflict,
     Domain,
     Evidence,
     Facts,
     Node,
+    Observation,
     Outcome,
     Phase,
     Qemu,
     Replaced,
     Result,
-    Sighting,
     Step,
     Unreadable,
-    Verb,
 )
 from tests.policy.views import PAUSED, RUNNING, STOPPED, T0, Vm, domain, done, handed_over
 
@@ -43,7 +43,7 @@ EXPECTED = Path(__file__).with_name("sentences.txt")
 def told(step: Step) -> str:
     """One look in one line, and its Events below."""
     status = step.status
-    act = step.act.verb.name if step.act else "-"
+    act = step.action.kind.name if step.action else "-"
     recheck = "-" if step.recheck_s is None else f"{step.recheck_s:.1f}s"
     deadline = status.operation and status.operation.deadline
     until = f" until {deadline:%H:%M:%S}" if deadline else ""
@@ -67,8 +67,8 @@ def stories() -> Iterator[tuple[str, list[Step]]]:
     for desired, phase in itertools.product([RUNNING, STOPPED, PAUSED, None], Phase):
         vm = Vm(desired)
         first = vm.look(phase)
-        outcome = done(first.act.verb) if first.act else None
-        steps = [first, vm.look(phase, outcome=outcome, call=first.act.verb if first.act else None)]
+        outcome = done(first.action.kind) if first.action else None
+        steps = [first, vm.look(phase, outcome=outcome, call=first.action.kind if first.action else None)]
         steps += [vm.look(phase, after_s=after_s) for after_s in (11.3, 200.0)]
         yield f"{desired}, but {phase.name}", steps
     for phase in (phase for phase in Phase if phase is not Phase.RUNNING):
@@ -81,25 +81,25 @@ def stories() -> Iterator[tuple[str, list[Step]]]:
         vm = Vm(shutdown=Shutdown(mode, 60), restart_policy=policy).in_sync()
         vm.change(restart_request=T0)
         steps = [vm.look(Phase.RUNNING, after_s=2.5)]
-        steps += [vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN))]
+        steps += [vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))]
         steps += [vm.look(Phase.RUNNING, after_s=a) for a in (10.2, 40, 20)]
-        steps += [vm.look(Phase.STOPPED), vm.look(domain(Phase.RUNNING, 2), outcome=done(Verb.START))]
+        steps += [vm.look(Phase.STOPPED), vm.look(domain(Phase.RUNNING, 2), outcome=done(Action.START))]
         yield f"restart, {mode}, {policy}", steps
     for policy, evidence in itertools.product(RestartPolicy, Evidence):
         vm = Vm(restart_policy=policy).in_sync()
         off = Phase.CRASHED_OFF if evidence in {Evidence.STOPPED_CRASHED, Evidence.STOPPED_FAILED} else Phase.STOPPED
         seen = domain(off, reason="UNKNOWN" if off is Phase.STOPPED else "")
         steps = [vm.look(seen, after_s=a, events={evidence}) for a in (20.4, 9, 1.5, 40)]
-        outcome = done(Verb.START) if steps[-1].act else None
+        outcome = done(Action.START) if steps[-1].action else None
         steps += [vm.look(domain(Phase.RUNNING, 2), after_s=1, outcome=outcome)]
         steps += [vm.look(domain(Phase.RUNNING, 2), after_s=a) for a in (599, 2)]
         yield f"{policy}, {evidence.value}", steps
-    for verb, phase, desired in [(Verb.START, Phase.STOPPED, RUNNING), (Verb.SUSPEND, Phase.RUNNING, PAUSED)]:
+    for action, phase, desired in [(Action.START, Phase.STOPPED, RUNNING), (Action.SUSPEND, Phase.RUNNING, PAUSED)]:
         vm = Vm(desired)
-        refused = Outcome(verb, Result.REFUSED, "no such disk")
+        refused = Outcome(action, Result.REFUSED, "no such disk")
         steps = [vm.look(phase), vm.look(phase, outcome=refused), vm.look(phase, after_s=5), vm.look(phase, after_s=6)]
         steps += [vm.look(phase, outcome=refused), vm.look(phase, after_s=15), vm.look(phase, after_s=6)]
-        yield f"{verb.name} is refused", steps
+        yield f"{action.name} is refused", steps
     yield "no domain, another, a claimed one, none to be seen", _without_a_domain()
     yield "held, watched, blocked, busy, crowded, in turn, braked", _forbidden()
     yield "handed over", _handed_over()
@@ -119,7 +119,7 @@ def stories() -> Iterator[tuple[str, list[Step]]]:
 
 def _without_a_domain() -> list[Step]:
     vm = Vm().in_sync()
-    sights: list[Sighting] = [
+    sights: list[Observation] = [
         Absent(),
         Replaced(UUID(int=9), "web"),
         Conflict(VmKey("default", "older"), UUID(int=7)),
@@ -200,7 +200,7 @@ def _starting() -> list[Step]:
         vm.look(Phase.STOPPED)
         began_s = vm.at_s
         vm.change(**spec)
-        steps += [vm.look(Phase.STOPPED, after_s=a, call=Verb.START, call_began_s=began_s) for a in (2, 20)]
+        steps += [vm.look(Phase.STOPPED, after_s=a, call=Action.START, call_began_s=began_s) for a in (2, 20)]
         vm.agent_restarts()
         steps += [vm.look(Phase.STOPPED, after_s=a) for a in (1, 10)]
     return steps
@@ -254,8 +254,8 @@ def _scheduled() -> list[Step]:
 def _unanswered() -> list[Step]:
     vm = Vm(STOPPED)
     first = vm.look(Phase.PAUSED)
-    assert first.act
-    return [first, vm.look(Phase.PAUSED, call=first.act.verb)]
+    assert first.action
+    return [first, vm.look(Phase.PAUSED, call=first.action.kind)]
 
 
 def _reboots() -> list[Step]:

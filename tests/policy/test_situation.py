@@ -23,18 +23,18 @@ from controller.api.virtualmachine import (
 )
 from controller.policy.view import (
     Absent,
+    Action,
     Conflict,
     Domain,
     Evidence,
     Node,
+    Observation,
     Outcome,
     Phase,
     Replaced,
     Result,
-    Sighting,
     Step,
     Unreadable,
-    Verb,
 )
 from tests.policy.views import (
     CRASH,
@@ -46,11 +46,11 @@ from tests.policy.views import (
     UID,
     WAITS,
     Vm,
+    action,
     domain,
     done,
     handed_over,
     moment,
-    verb,
 )
 
 DESTROYED = domain(Phase.STOPPED, reason="DESTROYED")
@@ -74,7 +74,7 @@ def test_the_report_names_the_domain_that_was_seen() -> None:
     assert (record.persistent, record.autostart) == (False, True)
 
 
-GONE: list[tuple[Sighting, PowerState]] = [
+GONE: list[tuple[Observation, PowerState]] = [
     (Absent(), PowerState.ABSENT),
     (Replaced(UUID(int=9), "web"), PowerState.UNKNOWN),
     (Conflict(VmKey("default", "older"), UID), PowerState.UNKNOWN),
@@ -82,7 +82,7 @@ GONE: list[tuple[Sighting, PowerState]] = [
 
 
 @pytest.mark.parametrize(("sight", "power_state"), GONE)
-def test_without_a_domain_the_report_keeps_only_which_one_it_was(sight: Sighting, power_state: PowerState) -> None:
+def test_without_a_domain_the_report_keeps_only_which_one_it_was(sight: Observation, power_state: PowerState) -> None:
     vm = Vm(restart_policy=RestartPolicy.NEVER).in_sync()
     vm.look(Phase.STOPPED, events=GUEST)
     assert vm.look(Phase.STOPPED, after_s=10, events=GUEST).status.completion_time
@@ -134,25 +134,25 @@ def test_what_was_in_flight_on_another_node_is_not_in_flight_here() -> None:
 def test_failures_on_another_node_ask_for_no_patience_here() -> None:
     vm = Vm()
     vm.look(Phase.STOPPED)
-    refused = vm.look(Phase.STOPPED, outcome=Outcome(Verb.START, Result.REFUSED, "no disk"))
+    refused = vm.look(Phase.STOPPED, outcome=Outcome(Action.START, Result.REFUSED, "no disk"))
     assert refused.status.backoff
     vm.annotate(node_name="node-b")
     vm.node = Node("node-b", "boot-b")
     vm.agent_restarts()
     step = vm.look(Phase.STOPPED)
-    assert verb(step) is Verb.START
+    assert action(step) is Action.START
 
 
 def test_a_stop_on_another_node_is_not_told_again_and_has_no_settle_time_here() -> None:
     vm = handed_over(Phase.STOPPED)
     step = vm.look(DESTROYED)
-    assert (verb(step), step.status.last_stop, step.notices) == (Verb.START, None, ())
+    assert (action(step), step.status.last_stop, step.notices) == (Action.START, None, ())
 
 
 def test_a_migrated_vm_that_is_already_off_again_at_its_new_home_is_started_at_once() -> None:
     vm = handed_over(Phase.RUNNING, vouched=True)
     step = vm.look(DESTROYED)
-    assert (verb(step), step.status.last_stop, step.notices) == (Verb.START, None, ())
+    assert (action(step), step.status.last_stop, step.notices) == (Action.START, None, ())
 
 
 def test_a_stop_that_was_not_judged_before_the_user_moved_the_vm_is_not_judged_on_the_new_node() -> None:
@@ -163,7 +163,7 @@ def test_a_stop_that_was_not_judged_before_the_user_moved_the_vm_is_not_judged_o
     vm.node = Node("node-b", "boot-b")
     vm.agent_restarts()
     step = vm.look(FORGOTTEN)
-    assert (verb(step), step.status.restart_count) == (Verb.START, 0)
+    assert (action(step), step.status.restart_count) == (Action.START, 0)
 
 
 def test_an_accepted_stop_stays_accepted_on_another_node() -> None:
@@ -176,7 +176,7 @@ def test_an_accepted_stop_stays_accepted_on_another_node() -> None:
     vm.agent_restarts()
     for _ in range(2):
         there = vm.look(FORGOTTEN, after_s=60)
-        assert (there.reason, there.act) == (Reason.COMPLETED, None)
+        assert (there.reason, there.action) == (Reason.COMPLETED, None)
         assert there.status.completion_time == completed.status.completion_time
 
 
@@ -201,7 +201,7 @@ def test_a_request_from_the_moment_of_creation_is_none() -> None:
 def test_a_request_of_this_very_moment_is_served() -> None:
     vm = Vm().in_sync()
     vm.change(restart_request=T0 + timedelta(seconds=60))
-    assert verb(vm.look(Phase.RUNNING, after_s=59.9)) is Verb.SHUTDOWN
+    assert action(vm.look(Phase.RUNNING, after_s=59.9)) is Action.SHUTDOWN
 
 
 def test_a_scheduled_restart_is_looked_for_when_it_is_due_and_confirmed_ten_seconds_later() -> None:
@@ -210,10 +210,10 @@ def test_a_scheduled_restart_is_looked_for_when_it_is_due_and_confirmed_ten_seco
     assert vm.look(Phase.RUNNING, after_s=39.9).recheck_s == pytest.approx(60)
     assert vm.look(Phase.RUNNING, after_s=60).recheck_s == pytest.approx(10)
     near = vm.look(Phase.RUNNING, after_s=9.5)
-    assert near.act is None
+    assert near.action is None
     assert near.recheck_s == pytest.approx(0.5)
     begun = vm.look(Phase.RUNNING, after_s=0.5)
-    assert verb(begun) is Verb.SHUTDOWN
+    assert action(begun) is Action.SHUTDOWN
     assert begun.status.last_restart_time == T0 + timedelta(seconds=100)
 
 
@@ -223,7 +223,7 @@ def test_a_wall_clock_that_jumps_and_comes_back_restarts_nothing() -> None:
     for ahead_s in (0, 5000, 0, 5000, 0):
         vm.wall_ahead_s = ahead_s
         for _ in range(2):
-            assert vm.look(Phase.RUNNING, after_s=4).act is None
+            assert vm.look(Phase.RUNNING, after_s=4).action is None
 
 
 # --- a stop that could not be reported -------------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_a_saved_memory_that_somebody_removes_is_no_memory_that_waits_elsewhere(
     assert removed.status.last_stop == LastStop(
         StopCause.EXTERNAL, saved.status.last_stop.time, "Somebody removed its saved memory."
     )
-    assert verb(vm.look(FORGOTTEN, after_s=11)) is Verb.START
+    assert action(vm.look(FORGOTTEN, after_s=11)) is Action.START
 
 
 def test_a_stop_by_the_guest_stays_one_whatever_a_saved_memory_does_then() -> None:
@@ -360,13 +360,13 @@ def test_an_acceptance_belongs_to_the_stop_that_it_accepted() -> None:
 
 def test_a_stop_that_libvirt_could_not_be_asked_about_has_a_new_grace_when_it_can() -> None:
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
-    assert verb(vm.look(Phase.RUNNING, after_s=1)) is Verb.SHUTDOWN
-    vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN))
+    assert action(vm.look(Phase.RUNNING, after_s=1)) is Action.SHUTDOWN
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
     away = vm.look(Unreadable("away"), after_s=20)
     assert away.status.operation
     assert away.status.operation.start_time == T0 + timedelta(seconds=1)
     back = vm.look(Phase.RUNNING, after_s=100)
-    assert verb(back) is Verb.SHUTDOWN
+    assert action(back) is Action.SHUTDOWN
     operation = back.status.operation
     assert operation
     assert operation.deadline
@@ -386,24 +386,24 @@ def test_a_restart_that_is_no_longer_wanted_ends_as_a_stop() -> None:
     vm.change(restart_request=T0)
     started = vm.look(Phase.RUNNING)
     vm.change(desired=STOPPED)
-    stopping = vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN))
+    stopping = vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
     assert stopping.reason is Reason.SHUTTING_DOWN
     assert stopping.status.operation
     assert started.status.operation
     assert stopping.status.operation == replace(started.status.operation, type=OperationType.STOP)
     off = vm.look(Phase.STOPPED, events=GUEST)
-    assert (off.reason, off.act) == (Reason.IN_SYNC, None)
+    assert (off.reason, off.action) == (Reason.IN_SYNC, None)
 
 
 @pytest.mark.parametrize("ahead_s", [0, 86_400, -86_400])
 def test_a_recalled_stop_is_over_at_its_old_deadline_whatever_the_wall_clock_says(ahead_s: float) -> None:
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
     vm.look(Phase.RUNNING, after_s=0)
-    vm.look(Phase.RUNNING, after_s=0, outcome=done(Verb.SHUTDOWN))
+    vm.look(Phase.RUNNING, after_s=0, outcome=done(Action.SHUTDOWN))
     vm.change(desired=RUNNING)
     vm.wall_ahead_s = ahead_s
     waiting = vm.look(Phase.RUNNING, after_s=1)
-    assert (waiting.reason, waiting.act) == (Reason.RESTARTING, None)
+    assert (waiting.reason, waiting.action) == (Reason.RESTARTING, None)
     assert waiting.recheck_s == pytest.approx(59)
     assert waiting.message == (
         "It was asked to shut down before it was wanted again: it is started once it is off, or left as it is at "
@@ -429,15 +429,15 @@ def test_a_recalled_stop_is_waited_for_whatever_the_guest_does(phase: Phase) -> 
     vm = Vm(STOPPED)
     vm.look(Phase.RUNNING)
     vm.change(desired=RUNNING)
-    step = vm.look(phase, outcome=done(Verb.SHUTDOWN))
-    assert (step.reason, step.act) == (Reason.RESTARTING, None)
+    step = vm.look(phase, outcome=done(Action.SHUTDOWN))
+    assert (step.reason, step.action) == (Reason.RESTARTING, None)
 
 
 def test_another_run_is_asked_at_once_however_lately_the_former_was() -> None:
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
     vm.look(Phase.RUNNING)
-    assert vm.look(Phase.RUNNING, after_s=1, outcome=done(Verb.SHUTDOWN)).act is None
-    assert verb(vm.look(domain(Phase.RUNNING, 2), after_s=5)) is Verb.SHUTDOWN
+    assert vm.look(Phase.RUNNING, after_s=1, outcome=done(Action.SHUTDOWN)).action is None
+    assert action(vm.look(domain(Phase.RUNNING, 2), after_s=5)) is Action.SHUTDOWN
 
 
 # --- patience that is remembered -------------------------------------------------------------------------
@@ -446,8 +446,8 @@ def test_another_run_is_asked_at_once_however_lately_the_former_was() -> None:
 def crash_looping() -> Vm:
     """It runs after a crash; ten seconds must pass before the next start."""
     vm = Vm().in_sync()
-    assert verb(vm.look(Phase.CRASHED_OFF, after_s=0.9, events=CRASH)) is Verb.START
-    assert vm.look(domain(Phase.RUNNING, 2), after_s=1, outcome=done(Verb.START)).status.backoff
+    assert action(vm.look(Phase.CRASHED_OFF, after_s=0.9, events=CRASH)) is Action.START
+    assert vm.look(domain(Phase.RUNNING, 2), after_s=1, outcome=done(Action.START)).status.backoff
     return vm
 
 
@@ -470,12 +470,12 @@ def test_only_what_the_user_asks_for_ends_a_backoff() -> None:
     vm.change(shutdown=Shutdown(ShutdownMode.FORCE))
     assert vm.look(Phase.CRASHED_OFF, events=CRASH).reason is Reason.CRASH_LOOP_BACK_OFF
     vm.change(restart_request=T0 + timedelta(seconds=2))
-    assert verb(vm.look(Phase.CRASHED_OFF, events=CRASH)) is Verb.START
+    assert action(vm.look(Phase.CRASHED_OFF, events=CRASH)) is Action.START
 
 
 def test_a_refusal_just_before_the_next_attempt_does_not_lengthen_the_wait() -> None:
     vm = Vm(PAUSED)
-    refused = Outcome(Verb.SUSPEND, Result.REFUSED, "not now")
+    refused = Outcome(Action.SUSPEND, Result.REFUSED, "not now")
     vm.look(Phase.RUNNING, after_s=0)
     vm.look(Phase.RUNNING, after_s=0, outcome=refused)
     again = vm.look(Phase.RUNNING, after_s=9.5, outcome=refused)
@@ -489,7 +489,7 @@ def test_a_refusal_just_before_the_next_attempt_does_not_lengthen_the_wait() -> 
 def test_somebody_who_resumes_a_vm_that_should_be_paused_has_ten_seconds() -> None:
     vm = Vm(PAUSED).in_sync()
     assert vm.look(Phase.RUNNING).recheck_s == pytest.approx(10)
-    assert verb(vm.look(Phase.RUNNING, after_s=10)) is Verb.SUSPEND
+    assert action(vm.look(Phase.RUNNING, after_s=10)) is Action.SUSPEND
 
 
 @pytest.mark.parametrize("phase", [Phase.PAUSED, Phase.SUSPENDED, Phase.SAVED])
@@ -499,14 +499,14 @@ def test_a_pause_a_suspend_and_a_save_have_a_quarter_of_an_hour(phase: Phase) ->
 
 def test_an_io_error_is_nobody_at_work() -> None:
     step = Vm().in_sync().look(Phase.PAUSED_IO_ERROR)
-    assert (step.reason, verb(step)) == (Reason.PAUSED_BY_IO_ERROR, Verb.RESUME)
+    assert (step.reason, action(step)) == (Reason.PAUSED_BY_IO_ERROR, Action.RESUME)
 
 
-@pytest.mark.parametrize(("desired", "phase", "act"), [(RUNNING, Phase.STOPPED, Verb.START)])
-def test_a_settle_time_of_nothing_is_none(desired: DesiredPowerState, phase: Phase, act: Verb) -> None:
+@pytest.mark.parametrize(("desired", "phase", "act"), [(RUNNING, Phase.STOPPED, Action.START)])
+def test_a_settle_time_of_nothing_is_none(desired: DesiredPowerState, phase: Phase, act: Action) -> None:
     vm = Vm(desired).in_sync()
     vm.waits = replace(WAITS, settle_power_s=0)
-    assert verb(vm.look(phase, events=GUEST)) is act
+    assert action(vm.look(phase, events=GUEST)) is act
 
 
 def test_another_change_of_the_spec_does_not_cut_a_settle_time_short() -> None:
@@ -520,7 +520,7 @@ def test_a_requested_restart_does_not_settle() -> None:
     vm = Vm().in_sync()
     assert vm.look(Phase.STOPPED, after_s=60, events=GUEST).reason is Reason.SETTLING
     vm.change(restart_request=T0 + timedelta(seconds=10))
-    assert verb(vm.look(Phase.STOPPED, events=GUEST)) is Verb.START
+    assert action(vm.look(Phase.STOPPED, events=GUEST)) is Action.START
 
 
 def test_a_new_process_goes_on_with_the_settle_time() -> None:
@@ -528,13 +528,13 @@ def test_a_new_process_goes_on_with_the_settle_time() -> None:
     vm.look(Phase.PAUSED, after_s=0.9)
     vm.agent_restarts()
     assert vm.look(Phase.PAUSED, after_s=500).recheck_s == pytest.approx(400)
-    assert verb(vm.look(Phase.PAUSED, after_s=400)) is Verb.RESUME
+    assert action(vm.look(Phase.PAUSED, after_s=400)) is Action.RESUME
 
 
 def test_a_crash_out_of_a_pause_that_settles_is_answered_at_once() -> None:
     vm = Vm().in_sync()
     assert vm.look(Phase.PAUSED).reason is Reason.SETTLING
-    assert verb(vm.look(Phase.CRASHED_OFF, after_s=60, events=CRASH)) is Verb.START
+    assert action(vm.look(Phase.CRASHED_OFF, after_s=60, events=CRASH)) is Action.START
 
 
 def test_each_new_sort_of_change_settles_anew() -> None:
@@ -562,8 +562,8 @@ def released(events: set[Evidence] | None = None) -> Vm:
 @pytest.mark.parametrize("events", [GUEST, CRASH])
 def test_whatever_is_due_when_a_hold_goes_settles_first(events: set[Evidence]) -> None:
     vm = released(events)
-    assert vm.look(Phase.STOPPED, after_s=9.9, events=events).act is None
-    assert verb(vm.look(Phase.STOPPED, after_s=0.2, events=events)) is Verb.START_PAUSED
+    assert vm.look(Phase.STOPPED, after_s=9.9, events=events).action is None
+    assert action(vm.look(Phase.STOPPED, after_s=0.2, events=events)) is Action.START_PAUSED
 
 
 def test_a_new_process_goes_on_with_the_settle_time_after_a_hold() -> None:
@@ -572,7 +572,7 @@ def test_a_new_process_goes_on_with_the_settle_time_after_a_hold() -> None:
     waiting = vm.look(Phase.STOPPED, after_s=4)
     assert waiting.reason is Reason.SETTLING
     assert waiting.recheck_s == pytest.approx(6)
-    assert verb(vm.look(Phase.STOPPED, after_s=6)) is Verb.START_PAUSED
+    assert action(vm.look(Phase.STOPPED, after_s=6)) is Action.START_PAUSED
 
 
 def test_a_libvirt_that_is_away_for_a_moment_does_not_end_the_settle_time_after_a_hold() -> None:
@@ -584,7 +584,7 @@ def test_a_libvirt_that_is_away_for_a_moment_does_not_end_the_settle_time_after_
     assert vm.look(Phase.RUNNING).reason is Reason.SETTLING
     vm.look(Unreadable("away"), after_s=1)
     assert vm.look(Phase.RUNNING, after_s=8).reason is Reason.SETTLING
-    assert verb(vm.look(Phase.RUNNING, after_s=1)) is Verb.SHUTDOWN
+    assert action(vm.look(Phase.RUNNING, after_s=1)) is Action.SHUTDOWN
 
 
 def test_a_report_that_somebody_edited_settles_its_whole_time() -> None:
@@ -614,33 +614,33 @@ def test_what_this_agent_does_is_not_held_up_half_way(desired: DesiredPowerState
     vm = Vm(desired).in_sync()
     vm.look(phase, events=GUEST)
     first = vm.look(phase, after_s=1000, events=GUEST)
-    assert first.act
+    assert first.action
     vm.agent_restarts()
     again = vm.look(phase, after_s=1, events=GUEST)
     assert again.reason is not Reason.SETTLING
 
 
-@pytest.mark.parametrize(("phase", "first"), [(Phase.PAUSED, Verb.RESUME), (Phase.SUSPENDED, Verb.WAKE)])
-def test_the_second_half_of_a_stop_does_not_settle_though_the_agent_is_new(phase: Phase, first: Verb) -> None:
+@pytest.mark.parametrize(("phase", "first"), [(Phase.PAUSED, Action.RESUME), (Phase.SUSPENDED, Action.WAKE)])
+def test_the_second_half_of_a_stop_does_not_settle_though_the_agent_is_new(phase: Phase, first: Action) -> None:
     vm = Vm(STOPPED).in_sync()
     vm.look(phase)
-    assert verb(vm.look(phase, after_s=10)) is first
+    assert action(vm.look(phase, after_s=10)) is first
     vm.agent_restarts()
-    assert verb(vm.look(Phase.RUNNING)) is Verb.SHUTDOWN
+    assert action(vm.look(Phase.RUNNING)) is Action.SHUTDOWN
 
 
 def test_a_pause_that_a_start_of_ours_brings_back_is_ended_at_once() -> None:
     """It was saved while it was paused."""
     vm = Vm().in_sync()
     vm.look(Phase.SAVED)
-    assert verb(vm.look(Phase.SAVED, after_s=900)) is Verb.START
-    assert verb(vm.look(domain(Phase.PAUSED, 2), outcome=done(Verb.START))) is Verb.RESUME
+    assert action(vm.look(Phase.SAVED, after_s=900)) is Action.START
+    assert action(vm.look(domain(Phase.PAUSED, 2), outcome=done(Action.START))) is Action.RESUME
 
 
 def test_a_pause_that_somebody_makes_while_ours_waits_is_left_alone() -> None:
     vm = Vm().in_sync()
     vm.look(Phase.CRASHED_OFF, events=CRASH)
-    vm.look(domain(Phase.RUNNING, 2), outcome=done(Verb.START))
+    vm.look(domain(Phase.RUNNING, 2), outcome=done(Action.START))
     assert vm.look(Phase.CRASHED_OFF, events=CRASH).reason is Reason.CRASH_LOOP_BACK_OFF
     assert vm.look(domain(Phase.PAUSED, 3)).reason is Reason.SETTLING
 
@@ -658,4 +658,4 @@ def test_a_user_who_wants_it_on_again_after_a_stop_of_ours_waits_for_nothing() -
     off = vm.look(Phase.STOPPED, events=GUEST)
     assert cause(off) is StopCause.AGENT
     vm.change(desired=RUNNING)
-    assert verb(vm.look(Phase.STOPPED)) is Verb.START
+    assert action(vm.look(Phase.STOPPED)) is Action.START

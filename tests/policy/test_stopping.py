@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from controller.api.virtualmachine import OperationType, Reason, Shutdown, ShutdownMode
-from controller.policy.view import Evidence, Facts, Outcome, Phase, Result, Step, Verb
-from tests.policy.views import PAUSED, STOPPED, T0, Vm, domain, done, verb
+from controller.policy.view import Action, Evidence, Facts, Outcome, Phase, Result, Step
+from tests.policy.views import PAUSED, STOPPED, T0, Vm, action, domain, done
 
 HANGS = Facts(hangs=True)
 REBOOTS = Facts(reboots_on_poweroff=True)
@@ -19,8 +19,8 @@ DEAF = [Phase.PAUSED_IO_ERROR, Phase.PAUSED_WATCHDOG, Phase.CRASHED_KEPT]
 def asked(grace_s: int = 60, mode: ShutdownMode = ShutdownMode.GRACEFUL_THEN_FORCE) -> Vm:
     """It runs, and has been asked to shut down at the beginning of this clock; libvirt has taken that."""
     vm = Vm(STOPPED, shutdown=Shutdown(mode, grace_s))
-    assert verb(vm.look(Phase.RUNNING, after_s=0)) is Verb.SHUTDOWN
-    assert vm.look(Phase.RUNNING, after_s=0, outcome=done(Verb.SHUTDOWN)).act is None
+    assert action(vm.look(Phase.RUNNING, after_s=0)) is Action.SHUTDOWN
+    assert vm.look(Phase.RUNNING, after_s=0, outcome=done(Action.SHUTDOWN)).action is None
     return vm
 
 
@@ -30,9 +30,9 @@ def pressed(vm: Vm, seconds: int) -> list[float]:
     outcome = None
     for _ in range(seconds):
         step = vm.look(Phase.RUNNING, after_s=1, outcome=outcome)
-        outcome = done(step.act.verb) if step.act else None
-        if step.act:
-            assert step.act.verb is Verb.SHUTDOWN
+        outcome = done(step.action.kind) if step.action else None
+        if step.action:
+            assert step.action.kind is Action.SHUTDOWN
             moments.append(round(vm.at_s, 1))
     return moments
 
@@ -44,7 +44,7 @@ def test_a_stop_is_recorded_with_its_deadline_before_the_guest_is_asked() -> Non
     vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
     vm.change(desired=STOPPED)
     step = vm.look(Phase.RUNNING)
-    assert verb(step) is Verb.SHUTDOWN
+    assert action(step) is Action.SHUTDOWN
     assert step.message == "It is being asked to shut down, forced off at 00:01:00Z."
     assert step.status.operation
     operation = step.status.operation
@@ -63,8 +63,8 @@ def test_the_power_button_is_pressed_every_ten_seconds_because_a_guest_that_boot
 def test_the_next_look_is_when_the_button_is_pressed_again_or_the_grace_is_over() -> None:
     vm = asked(15)
     assert vm.look(Phase.RUNNING, after_s=4).recheck_s == pytest.approx(6)
-    assert verb(vm.look(Phase.RUNNING, after_s=6)) is Verb.SHUTDOWN
-    assert vm.look(Phase.RUNNING, after_s=1, outcome=done(Verb.SHUTDOWN)).recheck_s == pytest.approx(4)
+    assert action(vm.look(Phase.RUNNING, after_s=6)) is Action.SHUTDOWN
+    assert vm.look(Phase.RUNNING, after_s=1, outcome=done(Action.SHUTDOWN)).recheck_s == pytest.approx(4)
 
 
 def test_a_guest_that_is_on_its_way_is_not_asked_again_until_it_is_forced() -> None:
@@ -72,30 +72,30 @@ def test_a_guest_that_is_on_its_way_is_not_asked_again_until_it_is_forced() -> N
     assert vm.look(Phase.SHUTTING_DOWN, after_s=1).recheck_s == pytest.approx(59)
     for _ in range(5):
         step = vm.look(Phase.SHUTTING_DOWN, after_s=11)
-        assert (step.reason, step.act) == (Reason.SHUTTING_DOWN, None)
+        assert (step.reason, step.action) == (Reason.SHUTTING_DOWN, None)
     assert step.recheck_s == pytest.approx(4)
-    assert verb(vm.look(Phase.SHUTTING_DOWN, after_s=4)) is Verb.DESTROY
+    assert action(vm.look(Phase.SHUTTING_DOWN, after_s=4)) is Action.DESTROY
 
 
 def test_a_paused_guest_is_resumed_first_and_then_asked() -> None:
-    for phase, first in ((Phase.PAUSED, Verb.RESUME), (Phase.SUSPENDED, Verb.WAKE)):
+    for phase, first in ((Phase.PAUSED, Action.RESUME), (Phase.SUSPENDED, Action.WAKE)):
         vm = Vm(STOPPED)
-        assert verb(vm.look(phase)) is first
-        assert verb(vm.look(Phase.RUNNING, outcome=done(first))) is Verb.SHUTDOWN
+        assert action(vm.look(phase)) is first
+        assert action(vm.look(Phase.RUNNING, outcome=done(first))) is Action.SHUTDOWN
 
 
 @pytest.mark.parametrize("result", [Result.STALE])
 def test_a_press_that_did_not_happen_is_made_up_for_at_once(result: Result) -> None:
     vm = Vm(STOPPED)
-    assert verb(vm.look(Phase.RUNNING)) is Verb.SHUTDOWN
-    assert verb(vm.look(Phase.RUNNING, outcome=Outcome(Verb.SHUTDOWN, result))) is Verb.SHUTDOWN
+    assert action(vm.look(Phase.RUNNING)) is Action.SHUTDOWN
+    assert action(vm.look(Phase.RUNNING, outcome=Outcome(Action.SHUTDOWN, result))) is Action.SHUTDOWN
 
 
 @pytest.mark.parametrize("result", [Result.DONE, Result.ALREADY, Result.UNKNOWN])
 def test_a_press_that_may_have_happened_counts(result: Result) -> None:
     vm = Vm(STOPPED)
-    assert verb(vm.look(Phase.RUNNING)) is Verb.SHUTDOWN
-    assert vm.look(Phase.RUNNING, outcome=Outcome(Verb.SHUTDOWN, result)).act is None
+    assert action(vm.look(Phase.RUNNING)) is Action.SHUTDOWN
+    assert vm.look(Phase.RUNNING, outcome=Outcome(Action.SHUTDOWN, result)).action is None
 
 
 # --- force -----------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def test_a_guest_that_obeys_nothing_is_forced_off_when_its_grace_is_over() -> No
     vm = asked()
     assert vm.look(Phase.RUNNING, after_s=59.8, facts=None).reason is Reason.SHUTTING_DOWN
     forced = vm.look(Phase.RUNNING, after_s=0.3)
-    assert verb(forced) is Verb.DESTROY
+    assert action(forced) is Action.DESTROY
     assert forced.message == "It is being forced off: its grace period is over."
 
 
@@ -114,24 +114,24 @@ def test_a_new_process_waits_again_before_force_however_old_the_record_is(grace_
     vm = asked(grace_s)
     vm.agent_restarts()
     again = vm.look(Phase.RUNNING, after_s=1000)
-    assert verb(again) is Verb.SHUTDOWN
+    assert action(again) is Action.SHUTDOWN
     assert again.status.operation
     assert again.status.operation.start_time == T0
     seconds = 1000 + waits_s
     assert again.message == f"It is being asked to shut down, forced off at 00:{seconds // 60}:{seconds % 60:02}Z."
-    vm.look(Phase.RUNNING, after_s=0, outcome=done(Verb.SHUTDOWN))
-    assert verb(vm.look(Phase.RUNNING, after_s=waits_s - 0.1)) is not Verb.DESTROY
-    assert verb(vm.look(Phase.RUNNING, after_s=0.2)) is Verb.DESTROY
+    vm.look(Phase.RUNNING, after_s=0, outcome=done(Action.SHUTDOWN))
+    assert action(vm.look(Phase.RUNNING, after_s=waits_s - 0.1)) is not Action.DESTROY
+    assert action(vm.look(Phase.RUNNING, after_s=0.2)) is Action.DESTROY
 
 
 def test_a_new_process_that_comes_early_keeps_the_deadline_but_not_before_its_own_wait() -> None:
     vm = asked(60)
     vm.agent_restarts()
-    assert verb(vm.look(Phase.RUNNING, after_s=50)) is Verb.SHUTDOWN
-    waiting = vm.look(Phase.RUNNING, outcome=done(Verb.SHUTDOWN))
+    assert action(vm.look(Phase.RUNNING, after_s=50)) is Action.SHUTDOWN
+    waiting = vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
     assert waiting.message == "It is being asked to shut down, forced off at 00:01:20Z."
     assert pressed(vm, 29)
-    assert verb(vm.look(Phase.RUNNING, after_s=1.1)) is Verb.DESTROY
+    assert action(vm.look(Phase.RUNNING, after_s=1.1)) is Action.DESTROY
 
 
 @pytest.mark.parametrize("ahead_s", [86_400, -86_400])
@@ -140,18 +140,18 @@ def test_a_wall_clock_that_is_set_neither_hastens_force_nor_puts_it_off(ahead_s:
     vm.look(Phase.RUNNING, after_s=20)
     vm.wall_ahead_s = ahead_s
     assert pressed(vm, 39)
-    assert verb(vm.look(Phase.RUNNING, after_s=1)) is Verb.DESTROY
+    assert action(vm.look(Phase.RUNNING, after_s=1)) is Action.DESTROY
 
 
 @pytest.mark.parametrize("phase", [*DEAF, Phase.STARTING, Phase.SHUTTING_DOWN])
 def test_what_cannot_be_asked_is_waited_for_and_forced_off_at_the_deadline(phase: Phase) -> None:
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
     first = vm.look(phase, after_s=0)
-    assert (first.reason, first.act) == (Reason.SHUTTING_DOWN, None)
+    assert (first.reason, first.action) == (Reason.SHUTTING_DOWN, None)
     assert first.message == "It is being asked to shut down, forced off at 00:01:00Z."
     assert first.recheck_s == pytest.approx(60)
-    assert vm.look(phase, after_s=59.9).act is None
-    assert verb(vm.look(phase, after_s=0.2)) is Verb.DESTROY
+    assert vm.look(phase, after_s=59.9).action is None
+    assert action(vm.look(phase, after_s=0.2)) is Action.DESTROY
 
 
 @pytest.mark.parametrize("phase", [*DEAF, Phase.STARTING, Phase.SHUTTING_DOWN])
@@ -160,30 +160,30 @@ def test_a_new_process_waits_for_what_cannot_be_asked_too(phase: Phase) -> None:
     vm.look(phase)
     vm.agent_restarts()
     again = vm.look(phase, after_s=1000)
-    assert again.act is None
+    assert again.action is None
     assert again.recheck_s == pytest.approx(30)
-    assert verb(vm.look(phase, after_s=30)) is Verb.DESTROY
+    assert action(vm.look(phase, after_s=30)) is Action.DESTROY
 
 
 def test_a_pause_that_cannot_be_ended_is_forced_off_at_the_deadline() -> None:
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
-    assert verb(vm.look(Phase.PAUSED)) is Verb.RESUME
-    refused = vm.look(Phase.PAUSED, outcome=Outcome(Verb.RESUME, Result.REFUSED, "no"))
-    assert (refused.reason, refused.act) == (Reason.ACTION_FAILED, None)
-    assert verb(vm.look(Phase.PAUSED, after_s=59.7)) is Verb.RESUME
-    assert verb(vm.look(Phase.PAUSED, after_s=0.3)) is Verb.DESTROY
+    assert action(vm.look(Phase.PAUSED)) is Action.RESUME
+    refused = vm.look(Phase.PAUSED, outcome=Outcome(Action.RESUME, Result.REFUSED, "no"))
+    assert (refused.reason, refused.action) == (Reason.ACTION_FAILED, None)
+    assert action(vm.look(Phase.PAUSED, after_s=59.7)) is Action.RESUME
+    assert action(vm.look(Phase.PAUSED, after_s=0.3)) is Action.DESTROY
 
 
 def test_another_run_of_the_domain_is_asked_anew_and_has_a_grace_of_its_own() -> None:
     vm = asked(60)
     vm.look(Phase.RUNNING, after_s=55)
     other = vm.look(domain(Phase.RUNNING, 2), after_s=1)
-    assert verb(other) is Verb.SHUTDOWN
+    assert action(other) is Action.SHUTDOWN
     assert other.status.operation
     assert (other.status.operation.domain_id, other.status.operation.start_time) == (2, T0 + timedelta(seconds=56))
-    vm.look(domain(Phase.RUNNING, 2), after_s=0, outcome=done(Verb.SHUTDOWN))
-    assert verb(vm.look(domain(Phase.RUNNING, 2), after_s=59)) is Verb.SHUTDOWN
-    assert verb(vm.look(domain(Phase.RUNNING, 2), after_s=1)) is Verb.DESTROY
+    vm.look(domain(Phase.RUNNING, 2), after_s=0, outcome=done(Action.SHUTDOWN))
+    assert action(vm.look(domain(Phase.RUNNING, 2), after_s=59)) is Action.SHUTDOWN
+    assert action(vm.look(domain(Phase.RUNNING, 2), after_s=1)) is Action.DESTROY
 
 
 # --- a QEMU that hangs -----------------------------------------------------------------------------------
@@ -191,74 +191,74 @@ def test_another_run_of_the_domain_is_asked_anew_and_has_a_grace_of_its_own() ->
 
 def test_a_press_that_libvirt_never_answers_has_been_made_when_it_began() -> None:
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
-    assert verb(vm.look(Phase.RUNNING, after_s=0)) is Verb.SHUTDOWN
+    assert action(vm.look(Phase.RUNNING, after_s=0)) is Action.SHUTDOWN
 
     def look(after_s: float) -> Step:
-        return vm.look(Phase.RUNNING, after_s=after_s, facts=None, call=Verb.SHUTDOWN, call_began_s=0)
+        return vm.look(Phase.RUNNING, after_s=after_s, facts=None, call=Action.SHUTDOWN, call_began_s=0)
 
     assert look(1).reason is Reason.SHUTTING_DOWN
     assert look(30).reason is Reason.HYPERVISOR_BUSY
     assert look(28.9).reason is Reason.HYPERVISOR_BUSY
-    assert verb(look(0.2)) is Verb.DESTROY
+    assert action(look(0.2)) is Action.DESTROY
 
 
 def test_a_press_that_hangs_late_still_leaves_the_guest_its_time() -> None:
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
     vm.look(Phase.RUNNING)
     vm.agent_restarts()
-    assert verb(vm.look(Phase.RUNNING, after_s=99.9)) is Verb.SHUTDOWN
-    for after_s, act in ((29.9, None), (0.2, Verb.DESTROY)):
-        step = vm.look(Phase.RUNNING, after_s=after_s, facts=None, call=Verb.SHUTDOWN, call_began_s=100)
-        assert verb(step) is act
+    assert action(vm.look(Phase.RUNNING, after_s=99.9)) is Action.SHUTDOWN
+    for after_s, act in ((29.9, None), (0.2, Action.DESTROY)):
+        step = vm.look(Phase.RUNNING, after_s=after_s, facts=None, call=Action.SHUTDOWN, call_began_s=100)
+        assert action(step) is act
 
 
 def test_a_resume_that_hangs_is_overtaken_at_the_deadline() -> None:
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
-    assert verb(vm.look(Phase.PAUSED, after_s=0)) is Verb.RESUME
-    for after_s, act in ((59.9, None), (0.2, Verb.DESTROY)):
-        step = vm.look(Phase.PAUSED, after_s=after_s, facts=None, call=Verb.RESUME, call_began_s=0)
-        assert verb(step) is act
+    assert action(vm.look(Phase.PAUSED, after_s=0)) is Action.RESUME
+    for after_s, act in ((59.9, None), (0.2, Action.DESTROY)):
+        step = vm.look(Phase.PAUSED, after_s=after_s, facts=None, call=Action.RESUME, call_began_s=0)
+        assert action(step) is act
 
 
 def test_the_grace_of_a_qemu_that_hangs_runs_though_it_could_not_be_asked() -> None:
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
     hangs = vm.look(Phase.RUNNING, after_s=0, facts=HANGS)
-    assert (hangs.reason, hangs.act) == (Reason.HYPERVISOR_BUSY, None)
+    assert (hangs.reason, hangs.action) == (Reason.HYPERVISOR_BUSY, None)
     assert hangs.status.operation
     assert hangs.status.operation.deadline == T0 + timedelta(seconds=60)
-    assert vm.look(Phase.RUNNING, after_s=59.9, facts=HANGS).act is None
-    assert verb(vm.look(Phase.RUNNING, after_s=0.2, facts=HANGS)) is Verb.DESTROY
+    assert vm.look(Phase.RUNNING, after_s=59.9, facts=HANGS).action is None
+    assert action(vm.look(Phase.RUNNING, after_s=0.2, facts=HANGS)) is Action.DESTROY
 
 
 def test_the_grace_of_a_qemu_that_hangs_runs_whatever_call_it_hangs_on() -> None:
     vm = Vm(PAUSED)
-    assert verb(vm.look(Phase.RUNNING, after_s=0)) is Verb.SUSPEND
+    assert action(vm.look(Phase.RUNNING, after_s=0)) is Action.SUSPEND
     vm.change(desired=STOPPED, shutdown=Shutdown(grace_s=60))
 
     def look(after_s: float) -> Step:
-        return vm.look(Phase.RUNNING, after_s=after_s, facts=None, call=Verb.SUSPEND, call_began_s=0)
+        return vm.look(Phase.RUNNING, after_s=after_s, facts=None, call=Action.SUSPEND, call_began_s=0)
 
     assert look(4.9).status.operation is None
     hangs = look(0.1)
-    assert (hangs.reason, hangs.act) == (Reason.HYPERVISOR_BUSY, None)
+    assert (hangs.reason, hangs.action) == (Reason.HYPERVISOR_BUSY, None)
     assert hangs.status.operation
     assert hangs.status.operation.deadline == T0 + timedelta(seconds=65)
-    assert look(59.9).act is None
-    assert verb(look(0.2)) is Verb.DESTROY
+    assert look(59.9).action is None
+    assert action(look(0.2)) is Action.DESTROY
 
 
 def test_a_hold_ends_the_grace_of_a_qemu_that_hangs() -> None:
     vm = Vm(STOPPED)
     vm.annotate(holds=(("ann", ""),))
-    held = vm.look(Phase.RUNNING, after_s=60, facts=None, call=Verb.SHUTDOWN, call_began_s=0)
-    assert (held.reason, held.act, held.status.operation) == (Reason.HELD, None, None)
+    held = vm.look(Phase.RUNNING, after_s=60, facts=None, call=Action.SHUTDOWN, call_began_s=0)
+    assert (held.reason, held.action, held.status.operation) == (Reason.HELD, None, None)
 
 
 def test_a_qemu_that_hangs_is_left_alone_where_force_is_forbidden() -> None:
     vm = Vm(STOPPED, shutdown=Shutdown(GRACEFUL, 60))
     for after_s in (1, 59, 1000):
         step = vm.look(Phase.RUNNING, after_s=after_s, facts=HANGS)
-        assert (step.reason, step.act) == (Reason.HYPERVISOR_BUSY, None)
+        assert (step.reason, step.action) == (Reason.HYPERVISOR_BUSY, None)
 
 
 # --- what comes before a stop begins ---------------------------------------------------------------------
@@ -269,15 +269,15 @@ def test_the_grace_begins_when_the_stop_can_begin(kind: str) -> None:
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
     vm.annotate(holds=(("ann", ""),) if kind == "hold" else ())
     waits = vm.look(Phase.RUNNING, crowded=kind == "crowd")
-    assert (waits.act, waits.status.operation) == (None, None)
+    assert (waits.action, waits.status.operation) == (None, None)
 
 
 def test_a_vm_that_somebody_starts_is_stopped_after_its_settle_time() -> None:
     vm = Vm(STOPPED).in_sync()
     first = vm.look(Phase.RUNNING)
-    assert (first.reason, first.act, first.status.operation) == (Reason.SETTLING, None, None)
-    assert vm.look(Phase.RUNNING, after_s=9.9).act is None
-    assert verb(vm.look(Phase.RUNNING, after_s=0.2)) is Verb.SHUTDOWN
+    assert (first.reason, first.action, first.status.operation) == (Reason.SETTLING, None, None)
+    assert vm.look(Phase.RUNNING, after_s=9.9).action is None
+    assert action(vm.look(Phase.RUNNING, after_s=0.2)) is Action.SHUTDOWN
 
 
 # --- where force is forbidden, or a shutdown is a reboot -------------------------------------------------
@@ -290,16 +290,16 @@ def test_graceful_says_at_the_deadline_that_it_still_runs(phase: Phase) -> None:
     assert waiting.reason is Reason.SHUTTING_DOWN
     assert waiting.message == "It is being asked to shut down."
     late = vm.look(phase, after_s=0.2)
-    assert (late.reason, late.act) == (Reason.SHUTDOWN_TIMED_OUT, None)
+    assert (late.reason, late.action) == (Reason.SHUTDOWN_TIMED_OUT, None)
     assert late.message == (
         "It still runs: it did not shut down by 00:01:00Z, and spec.shutdown.mode Graceful forbids force."
     )
-    assert vm.look(phase, after_s=10_000).act is None
+    assert vm.look(phase, after_s=10_000).action is None
 
 
 def test_graceful_says_at_once_that_a_shutdown_would_be_a_reboot() -> None:
     step = Vm(STOPPED, shutdown=Shutdown(GRACEFUL, 60)).look(Phase.RUNNING, facts=REBOOTS)
-    assert (step.reason, step.act) == (Reason.SHUTDOWN_TIMED_OUT, None)
+    assert (step.reason, step.action) == (Reason.SHUTDOWN_TIMED_OUT, None)
     assert step.message == (
         "It still runs: its on_poweroff turns every shutdown into a reboot, and spec.shutdown.mode Graceful forbids "
         "force."
@@ -309,31 +309,31 @@ def test_graceful_says_at_once_that_a_shutdown_would_be_a_reboot() -> None:
 def test_a_guest_that_would_reboot_is_forced_off_at_the_deadline_unasked() -> None:
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
     step = vm.look(Phase.RUNNING, after_s=0, facts=REBOOTS)
-    assert (step.reason, step.act) == (Reason.SHUTTING_DOWN, None)
+    assert (step.reason, step.action) == (Reason.SHUTTING_DOWN, None)
     assert step.message == "Every shutdown of it would be a reboot (on_poweroff), forced off at 00:01:00Z."
     assert step.recheck_s == pytest.approx(60)
-    assert vm.look(Phase.RUNNING, after_s=59.9, facts=REBOOTS).act is None
-    assert verb(vm.look(Phase.RUNNING, after_s=0.2, facts=REBOOTS)) is Verb.DESTROY
+    assert vm.look(Phase.RUNNING, after_s=59.9, facts=REBOOTS).action is None
+    assert action(vm.look(Phase.RUNNING, after_s=0.2, facts=REBOOTS)) is Action.DESTROY
 
 
 # --- a restart stops as any other ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("mode", "act"), [(FORCE, Verb.DESTROY), (GRACEFUL, Verb.SHUTDOWN)])
-def test_a_restart_stops_the_vm_in_the_manner_of_its_spec(mode: ShutdownMode, act: Verb) -> None:
+@pytest.mark.parametrize(("mode", "act"), [(FORCE, Action.DESTROY), (GRACEFUL, Action.SHUTDOWN)])
+def test_a_restart_stops_the_vm_in_the_manner_of_its_spec(mode: ShutdownMode, act: Action) -> None:
     vm = Vm(shutdown=Shutdown(mode, 60)).in_sync()
     vm.change(restart_request=T0)
     step = vm.look(Phase.RUNNING)
-    assert (step.reason, verb(step)) == (Reason.RESTARTING, act)
+    assert (step.reason, action(step)) == (Reason.RESTARTING, act)
     assert step.status.operation
     assert step.status.operation.type is OperationType.RESTART
     off = vm.look(Phase.STOPPED, outcome=done(act), events={Evidence.SHUTDOWN_GUEST})
-    assert verb(off) is Verb.START
+    assert action(off) is Action.START
 
 
 def test_force_says_why() -> None:
     step = Vm(STOPPED, shutdown=Shutdown(FORCE)).look(Phase.RUNNING)
-    assert (step.reason, verb(step)) == (Reason.SHUTTING_DOWN, Verb.DESTROY)
+    assert (step.reason, action(step)) == (Reason.SHUTTING_DOWN, Action.DESTROY)
     assert step.message == "It is being forced off, as spec.shutdown.mode says."
     assert step.status.operation
     assert step.status.operation.type is OperationType.STOP

@@ -9,7 +9,7 @@ import pytest
 
 from controller.api.virtualmachine import DomainRecord, Operation, OperationType, Status, StopCause
 from controller.policy.stops import MESSAGES, cause_of_end, cause_of_stop
-from controller.policy.view import Absent, Domain, Evidence, Node, Phase, Sighting, View
+from controller.policy.view import Absent, Domain, Evidence, Node, Observation, Phase, View
 from tests.policy.views import T0, UID, Vm, moment
 
 BOOT = "boot-1"
@@ -54,7 +54,7 @@ def test_the_first_sign_that_fits(domain: Domain, before: Status, evidence: set[
     assert cause_of_stop(domain, before, view(domain, evidence)) is cause
 
 
-def view(seen: Sighting, evidence: set[Evidence], node: Node | None = None) -> View:
+def view(seen: Observation, evidence: set[Evidence], node: Node | None = None) -> View:
     return View(Vm().vm, seen, node or Node("node-a", BOOT), moment(60), evidence=frozenset(evidence))
 
 

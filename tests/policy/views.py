@@ -14,18 +14,18 @@ from controller.api.virtualmachine import Condition, DesiredPowerState, Reason, 
 from controller.policy.decide import decide
 from controller.policy.handover import vouching
 from controller.policy.view import (
+    Action,
     Domain,
     Evidence,
     Facts,
-    Memory,
     Node,
+    Observation,
     Outcome,
     Phase,
     Result,
-    Sighting,
     Step,
-    Verb,
     View,
+    VmMemory,
 )
 from controller.policy.waits import Waits
 
@@ -76,7 +76,7 @@ class Vm:
         self.vm = replace(self.vm, **spec)  # type: ignore[arg-type]
         self.node = Node("node-a", "boot-1")
         self.waits = WAITS
-        self.memory = Memory()
+        self.memory = VmMemory()
         self.at_s = 0.0
         self.wall_ahead_s = 0.0
 
@@ -87,7 +87,7 @@ class Vm:
         self.vm = replace(self.vm, **annotations)  # type: ignore[arg-type]
 
     def agent_restarts(self) -> None:
-        self.memory = Memory()
+        self.memory = VmMemory()
 
     def moves_to(self, node_name: str, **spec: object) -> None:
         """The user wants it on another node, whose agent knows nothing but the report."""
@@ -108,13 +108,13 @@ class Vm:
 
     def look(
         self,
-        seen: Sighting | Phase,
+        seen: Observation | Phase,
         *,
         after_s: float = 0.1,
         outcome: Outcome | None = None,
         events: set[Evidence] | None = None,
         facts: Facts | None = NOTHING_SPECIAL,
-        call: Verb | None = None,
+        call: Action | None = None,
         call_began_s: float | None = None,
         crowded: bool = False,
         turn_in_s: float = 0.0,
@@ -124,7 +124,7 @@ class Vm:
         now = moment(self.at_s, self.wall_ahead_s)
         sight = domain(seen) if isinstance(seen, Phase) else seen
         memory = replace(self.memory, outcome=outcome) if outcome else self.memory
-        if (outcome and outcome.verb.starts) or (call and call.starts):
+        if (outcome and outcome.action.starts) or (call and call.starts):
             memory = replace(memory, start_called=True)
         since = moment(self.at_s if call_began_s is None else call_began_s)
         view = View(
@@ -145,7 +145,7 @@ class Vm:
         return step
 
     def look_unreported(
-        self, seen: Sighting | Phase, *, after_s: float = 0.1, events: set[Evidence] | None = None
+        self, seen: Observation | Phase, *, after_s: float = 0.1, events: set[Evidence] | None = None
     ) -> Step:
         """A look whose report the API server does not take: nothing is done, and the agent remembers what it must."""
         reported, memory = self.vm.status, self.memory
@@ -159,16 +159,16 @@ class Vm:
     def in_sync(self) -> Vm:
         start = {RUNNING: Phase.RUNNING, STOPPED: Phase.STOPPED, PAUSED: Phase.PAUSED, None: Phase.RUNNING}
         step = self.look(start[self.vm.desired])
-        assert step.act is None
+        assert step.action is None
         assert step.reason in {Reason.IN_SYNC, Reason.OBSERVED}
         return self
 
 
-def verb(step: Step) -> Verb | None:
-    return step.act.verb if step.act else None
+def action(step: Step) -> Action | None:
+    return step.action.kind if step.action else None
 
 
-def done(what: Verb) -> Outcome:
+def done(what: Action) -> Outcome:
     return Outcome(what, Result.DONE)
 
 

@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from controller.agent.metrics import Metrics
 from controller.api.virtualmachine import Condition, DesiredPowerState, PowerState, Status, VirtualMachine, VmKey
-from controller.policy.view import Result, Verb
+from controller.policy.view import Action, Result
 from controller.runtime.errors import Rejected
 from controller.runtime.health import Health
 
@@ -199,16 +199,16 @@ def test_a_drift_that_begins_anew_counts_anew(health: Health, metrics: Metrics) 
 
 
 def test_acts_that_hang_are_counted_when_they_are_asked_for(health: Health, metrics: Metrics) -> None:
-    port, hanging = health.start(), {Verb.START: 2}
-    metrics.watch_acts(lambda verb: hanging.get(verb, 0))
+    port, hanging = health.start(), {Action.START: 2}
+    metrics.watch_acts(lambda action: hanging.get(action, 0))
     for starts in (2, 0):
-        hanging[Verb.START] = starts
+        hanging[Action.START] = starts
         found = {
             dict(labels)["operation"]: value
             for (name, labels), value in samples(port).items()
             if name == "virtsync_power_operations_hanging"
         }
-        assert found == {verb.name.lower(): starts if verb is Verb.START else 0 for verb in Verb}
+        assert found == {action.name.lower(): starts if action is Action.START else 0 for action in Action}
 
 
 def test_what_happens_is_counted(health: Health, metrics: Metrics) -> None:
@@ -218,7 +218,7 @@ def test_what_happens_is_counted(health: Health, metrics: Metrics) -> None:
     metrics.libvirt_down()
     metrics.libvirt_up()
     metrics.libvirt_event("lifecycle")
-    metrics.acted(Verb.START, Result.REFUSED)
+    metrics.acted(Action.START, Result.REFUSED)
     metrics.reported(vm(), Status(), 0.0)
     metrics.reported(vm(), Status(), None)
     with metrics.pass_timed():

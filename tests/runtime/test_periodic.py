@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from controller.runtime import periodic as module
-from controller.runtime.periodic import JITTER, Periodic
+from controller.runtime.periodic import JITTER, PeriodicTask
 
 HANG_S = 30
 
 
 @contextmanager
-def running(periodic: Periodic) -> Iterator[Periodic]:
+def running(periodic: PeriodicTask) -> Iterator[PeriodicTask]:
     periodic.start()
     yield periodic
     periodic.close()
@@ -47,7 +47,7 @@ def test_whoever_closes_it_is_heard_wherever_its_thread_is(line: int) -> None:
             periodic.close()
         return trace
 
-    periodic = Periodic("periodic", 3600, do)
+    periodic = PeriodicTask("periodic", 3600, do)
     threading.settrace(trace)
     try:
         periodic.start()
@@ -67,7 +67,7 @@ def test_whoever_nudges_it_while_it_works_has_it_done_once_more() -> None:
         began.set()
         assert go_on.wait(HANG_S)
 
-    with running(Periodic("periodic", 3600, do)) as periodic:
+    with running(PeriodicTask("periodic", 3600, do)) as periodic:
         assert began.wait(HANG_S)
         periodic.nudge()
         go_on.set()
@@ -82,7 +82,7 @@ def test_the_period_is_a_little_longer_or_shorter_each_time() -> None:
         asked.append((low, high))
         return 0.0 if len(asked) < 3 else 1.0
 
-    with running(Periodic("periodic", 3600, done.release, uniform=uniform)):
+    with running(PeriodicTask("periodic", 3600, done.release, uniform=uniform)):
         for _ in range(3):
             assert done.acquire(timeout=HANG_S)
     assert asked[:2] == 2 * [(1 - JITTER, 1 + JITTER)]
@@ -98,7 +98,7 @@ def test_when_it_asks_to_be_called_again_it_is_then() -> None:
     def uniform(_low: float, _high: float) -> float:
         raise AssertionError("no jitter")
 
-    with running(Periodic("periodic", 3600, do, uniform=uniform)):
+    with running(PeriodicTask("periodic", 3600, do, uniform=uniform)):
         for _ in range(3):
             assert done.acquire(timeout=HANG_S)
 
@@ -110,7 +110,7 @@ def test_what_fails_is_done_again_after_the_period() -> None:
         done.release()
         raise ValueError("a bug")
 
-    with running(Periodic("periodic", 3600, do)) as periodic:
+    with running(PeriodicTask("periodic", 3600, do)) as periodic:
         assert done.acquire(timeout=HANG_S)
         periodic.nudge()
         assert done.acquire(timeout=HANG_S)

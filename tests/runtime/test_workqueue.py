@@ -1,4 +1,4 @@
-"""The queue keeps client-go's promises: never twice in it, never in two hands, never lost."""
+"""The queue keeps client-go's promises: never twice in it, never in two actuator, never lost."""
 
 import random
 import threading
@@ -127,11 +127,11 @@ class QueueAgainstItsModel(RuleBasedStateMachine):
         self.queue.forget(key)
 
     @rule(spread_s=st.sampled_from([0.0, 5.0]))
-    def hasten(self, spread_s: float) -> None:
+    def retry_failed_now(self, spread_s: float) -> None:
         for key in self.failures:
             if key not in self.waiting and key not in self.again:
                 self.delay(key, max(0.0, self.barred.get(key, 0.0) - self.clock.now_s) + spread_s)
-        self.queue.hasten(spread_s)
+        self.queue.retry_failed_now(spread_s)
 
     @invariant()
     def the_depth_is_what_could_be_handed_out(self) -> None:
@@ -249,7 +249,7 @@ def test_what_has_failed_need_not_wait_once_what_hindered_it_is_over() -> None:
     for key in range(100):
         queue.retry(key)
     queue.add_after(-1, 10)
-    queue.hasten(5.0)
+    queue.retry_failed_now(5.0)
     came = []
     for _ in range(10):
         came.append(len(queue))
@@ -264,7 +264,7 @@ def test_who_was_asked_to_wait_waits_whatever_is_over() -> None:
     queue: WorkQueue[str] = WorkQueue(clock=clock)
     queue.retry("a", not_before_s=20)
     queue.retry("b")
-    queue.hasten(5.0)
+    queue.retry_failed_now(5.0)
     clock.now_s += 19.9
     assert len(queue) == 1, "a waits"
     clock.now_s += 0.1 + 20 * (SPREAD - 1)

@@ -19,7 +19,7 @@ import libvirt
 from controller.api.virtualmachine import Address
 from controller.hypervisor import states
 from controller.hypervisor.events import Evidences
-from controller.policy.view import Absent, Act, Domain, Evidence, Facts, Phase, Qemu, Replaced, Result, Verb
+from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Phase, PowerAction, Qemu, Replaced, Result
 from controller.runtime.errors import Rejected, Transient, Vanished
 from tests.sim.ledger import By, Ledger, Run
 
@@ -110,11 +110,11 @@ class SimulatedLibvirtd:
         """The domain of this name."""
         return next((guest for guest in self.guests.values() if guest.name == name), None)
 
-    def virsh(self, verb: str, name: str, *rest: str) -> None:
+    def virsh(self, action: str, name: str, *rest: str) -> None:
         """What somebody does on the host. Raises NotNowError."""
         guest = self.named(name)
         assert guest
-        match verb:
+        match action:
             case "managedsave":
                 guest.save()
             case "managedsave-remove":
@@ -128,7 +128,7 @@ class SimulatedLibvirtd:
             case "undefine":
                 guest.undefine()
             case _:
-                guest.do(VIRSH[verb], By.VIRSH)
+                guest.do(VIRSH[action], By.VIRSH)
 
     def restart(self) -> None:
         """libvirtd is restarted: it no longer knows why a domain is off, and a start that it was at has failed."""
@@ -150,7 +150,7 @@ class SimulatedLibvirtd:
         self._runs = 0
         for guest in self.guests.values():
             if guest.autostart and not guest.fails_to_start:
-                guest.do(Verb.START, By.AUTOSTART)
+                guest.do(Action.START, By.AUTOSTART)
 
     def _begin_anew(self) -> None:
         self.processes += 1
@@ -215,7 +215,7 @@ class SimulatedGuest:
 
     def start(self) -> None:
         """Start it, as virsh does."""
-        self.do(Verb.START, By.VIRSH)
+        self.do(Action.START, By.VIRSH)
 
     def wait_until_booted(self) -> None:
         """It boots at once."""
@@ -263,41 +263,41 @@ class SimulatedGuest:
 
     # --- what libvirt does to it
 
-    def do(self, verb: Verb, by: By = By.AGENT) -> None:
+    def do(self, action: Action, by: By = By.AGENT) -> None:
         """One call of libvirt. Raises NotNowError, Rejected (other words), Transient (no answer)."""
         called_s = self.libvirtd.ledger.moment()
         self._wait_for_start()
-        if self.on and verb is not Verb.DESTROY:
+        if self.on and action is not Action.DESTROY:
             with self._asked():
-                self._do(verb, by, called_s)
+                self._do(action, by, called_s)
         else:
-            self._do(verb, by, called_s)
+            self._do(action, by, called_s)
 
-    def _do(self, verb: Verb, by: By, called_s: float) -> None:  # noqa: PLR0912 - one libvirt call a case
-        match verb, self.state:
-            case Verb.START | Verb.START_PAUSED, "SHUTOFF":
-                self._start(by, called_s, paused=verb is Verb.START_PAUSED)
-            case Verb.START | Verb.START_PAUSED, _:
+    def _do(self, action: Action, by: By, called_s: float) -> None:  # noqa: PLR0912 - one libvirt call a case
+        match action, self.state:
+            case Action.START | Action.START_PAUSED, "SHUTOFF":
+                self._start(by, called_s, paused=action is Action.START_PAUSED)
+            case Action.START | Action.START_PAUSED, _:
                 raise NotNowError("Requested operation is not valid: domain is already running")
-            case Verb.DESTROY, state if state in ON:
+            case Action.DESTROY, state if state in ON:
                 self._destroy()
             case _, "SHUTOFF":
                 raise NotNowError("Requested operation is not valid: domain is not running")
-            case Verb.RESUME, "PAUSED" | "CRASHED":
+            case Action.RESUME, "PAUSED" | "CRASHED":
                 self._resume()
-            case Verb.SUSPEND, "RUNNING":
+            case Action.SUSPEND, "RUNNING":
                 self._pass("PAUSED", "USER", "SUSPENDED", "PAUSED")
-            case Verb.SUSPEND, "PAUSED" | "CRASHED":
+            case Action.SUSPEND, "PAUSED" | "CRASHED":
                 pass
-            case Verb.WAKE, "PMSUSPENDED":
+            case Action.WAKE, "PMSUSPENDED":
                 self._pass("RUNNING", "WAKEUP", "STARTED", "WAKEUP")
                 self.deaf = False
-            case Verb.SHUTDOWN, "RUNNING":
+            case Action.SHUTDOWN, "RUNNING":
                 if not self.deaf:
                     self.poweroff()
-            case Verb.SHUTDOWN, _:
+            case Action.SHUTDOWN, _:
                 raise NotNowError("Requested operation is not valid: domain is not running")
-            case Verb.WAKE, _:
+            case Action.WAKE, _:
                 raise NotNowError("internal error: Unable to wake up: guest is not in suspended state")
             case _:
                 raise NotNowError(f"Requested operation is not valid: domain is {self.state.lower()}")
@@ -488,22 +488,22 @@ class SimulatedGuest:
 
 
 VIRSH = {
-    "start": Verb.START,
-    "destroy": Verb.DESTROY,
-    "suspend": Verb.SUSPEND,
-    "resume": Verb.RESUME,
-    "dompmwakeup": Verb.WAKE,
-    "shutdown": Verb.SHUTDOWN,
+    "start": Action.START,
+    "destroy": Action.DESTROY,
+    "suspend": Action.SUSPEND,
+    "resume": Action.RESUME,
+    "dompmwakeup": Action.WAKE,
+    "shutdown": Action.SHUTDOWN,
 }
 
-ACHIEVED: dict[Verb, Callable[[Phase], bool]] = {
-    Verb.START: lambda phase: phase.on,
-    Verb.START_PAUSED: lambda phase: phase is Phase.PAUSED,
-    Verb.RESUME: lambda phase: phase is Phase.RUNNING,
-    Verb.WAKE: lambda phase: phase is Phase.RUNNING,
-    Verb.SUSPEND: lambda phase: phase is Phase.PAUSED,
-    Verb.SHUTDOWN: lambda phase: phase.off,
-    Verb.DESTROY: lambda phase: phase.off,
+ACHIEVED: dict[Action, Callable[[Phase], bool]] = {
+    Action.START: lambda phase: phase.on,
+    Action.START_PAUSED: lambda phase: phase is Phase.PAUSED,
+    Action.RESUME: lambda phase: phase is Phase.RUNNING,
+    Action.WAKE: lambda phase: phase is Phase.RUNNING,
+    Action.SUSPEND: lambda phase: phase is Phase.PAUSED,
+    Action.SHUTDOWN: lambda phase: phase.off,
+    Action.DESTROY: lambda phase: phase.off,
 }
 
 
@@ -564,20 +564,20 @@ class SimulatedHost:
             reboots_on_poweroff=guest.on_poweroff_now == "restart",
         )
 
-    def act(self, act: Act) -> Result:
+    def act(self, action: PowerAction) -> Result:
         """Do it, if the domain is still as it was seen. Raises Transient, Rejected."""
-        seen = self.look(Address(uuid=act.domain.uuid))
-        if not isinstance(seen, Domain) or (seen.phase, seen.id) != (act.domain.phase, act.domain.id):
+        seen = self.look(Address(uuid=action.domain.uuid))
+        if not isinstance(seen, Domain) or (seen.phase, seen.id) != (action.domain.phase, action.domain.id):
             return Result.STALE
-        guest = self.libvirtd.guests[act.domain.uuid]
-        if seen.lingers or (act.verb.starts and seen.phase.off and self._qemu(guest.uuid) is Qemu.ALIVE):
+        guest = self.libvirtd.guests[action.domain.uuid]
+        if seen.lingers or (action.kind.starts and seen.phase.off and self._qemu(guest.uuid) is Qemu.ALIVE):
             return Result.STALE
-        if act.verb is Verb.DESTROY:
+        if action.kind is Action.DESTROY:
             self._killed.add(guest.uuid)
         try:
-            guest.do(act.verb)
+            guest.do(action.kind)
         except NotNowError as error:
-            if ACHIEVED[act.verb](guest.phase):
+            if ACHIEVED[action.kind](guest.phase):
                 return Result.ALREADY
             raise Rejected(str(error)) from error
         return Result.DONE

@@ -17,9 +17,9 @@ from uuid import NAMESPACE_DNS, UUID, uuid5
 
 from controller.agent.acting import FORCE_HANGS_AFTER_S, FORCED_AT_ONCE, HANGS_AFTER_S
 from controller.agent.brake import NodeBrake
-from controller.agent.domain_index import Directory
+from controller.agent.domain_index import DomainIndex
 from controller.agent.reconcile import Reconciler
-from controller.agent.relist import Comparison
+from controller.agent.relist import RelistDiff
 from controller.api.clock import Now
 from controller.api.codec import parse
 from controller.api.virtualmachine import (
@@ -37,16 +37,28 @@ from controller.kube.client import Api
 from controller.kube.store import KubeStore
 from controller.policy.brake import USUAL_TIMES
 from controller.policy.start_limiter import StartLimiter
-from controller.policy.view import Absent, Act, Domain, Evidence, Facts, Node, Notice, Phase, Replaced, Result, Verb
+from controller.policy.view import (
+    Absent,
+    Action,
+    Domain,
+    Evidence,
+    Facts,
+    Node,
+    Notice,
+    Phase,
+    PowerAction,
+    Replaced,
+    Result,
+)
 from controller.policy.waits import Waits
-from controller.runtime.errors import Conflicted, Rejected, Transient, Unasked
+from controller.runtime.errors import CircuitOpen, Conflicted, Rejected, Transient
 from controller.runtime.workqueue import WorkQueue
 from tests.sim.api import SimulatedApi
 from tests.sim.host import HANGS_S, Heard, SimulatedHost, SimulatedLibvirtd
 from tests.sim.ledger import Ledger
 
 WAITS = Waits()
-GIVE_WAY_S = 5.0
+NON_HOLDER_DELAY_S = 5.0
 """How long an agent that may not act lets stand what another has written."""
 STARTS_AT_ONCE, START_INTERVAL_S = 2, 1.0
 
@@ -223,9 +235,9 @@ class SimulatedAgent:
         self.queue: WorkQueue[VmKey] = WorkQueue(clock=node.clock, uniform=lambda _low, high: high)
         self.host = SimulatedHost(node.libvirtd)
         self.objects = KubeStore(cast("Api", Wire(self)), node.name, on_rewound=lambda: None)
-        self.directory = Directory()
+        self.domain_index = DomainIndex()
         self.brake = NodeBrake(WAITS, node.boot_id)
-        self.comparison = Comparison()
+        self.comparison = RelistDiff()
         self.calls: list[Strand] = []
         self.unheard: list[Heard] = []
         """Events that are on their way."""
@@ -242,7 +254,7 @@ class SimulatedAgent:
             store=Written(self),
             recorder=Nobody(),
             queue=self.queue,
-            directory=self.directory,
+            domain_index=self.domain_index,
             brake=self.brake,
             start_limiter=StartLimiter(STARTS_AT_ONCE, START_INTERVAL_S),
             gauges=Nobody(),
@@ -254,7 +266,7 @@ class SimulatedAgent:
         )
         self.objects.relist()
         for vm in self.objects.vms():
-            self.directory.enter(vm)
+            self.domain_index.enter(vm)
             self.brake.note(vm.key, vm.status, node.clock.now())
             self.queue.add(vm.key)
 
@@ -288,7 +300,7 @@ class SimulatedAgent:
         """All that the API server has to tell; whether it was news."""
         news, gone = self.objects.relist()
         for key in sorted(news | gone):
-            self.queue.add_after(key, GIVE_WAY_S if self.node.blocked else 0.0)
+            self.queue.add_after(key, NON_HOLDER_DELAY_S if self.node.blocked else 0.0)
         return bool(news | gone)
 
     def hears_event(self, index: int = 0) -> bool:
@@ -297,13 +309,13 @@ class SimulatedAgent:
             return False
         heard = self.unheard.pop(index % len(self.unheard))
         self.host.hear(heard)
-        for key in sorted(self.directory.keys(heard.uuid, heard.name)):
+        for key in sorted(self.domain_index.keys(heard.uuid, heard.name)):
             self.reconciler.event(key, self.node.clock())
         return True
 
     def relists(self) -> None:
         """What it does once a minute: list libvirt, and look at what is not as it was reported."""
-        for vm in self.comparison.out_of_step(self.objects.vms(), self.host.relist()):
+        for vm in self.comparison.changed(self.objects.vms(), self.host.relist()):
             self.queue.add(vm.key)
 
     def happens(self, moment: str) -> None:
@@ -315,12 +327,12 @@ class SimulatedAgent:
 class Wire:
     """An agent's way to the API server, on which answers get lost.
 
-    With the connection back at once the store's next try meets Conflicted, else nobody is there: Unasked. Neither is
+    With the connection back at once the store's next try meets Conflicted, else the circuit is open. Neither is
     tried again within the request, which would cost time that is not simulated.
     """
 
     CONFLICT = Conflicted("the object has been modified")
-    SILENCE = Unasked("the API server does not answer")
+    SILENCE = CircuitOpen("the API server does not answer")
 
     def __init__(self, agent: SimulatedAgent) -> None:
         self._agent = agent
@@ -361,14 +373,14 @@ class Watched:
     def evidence(self, uuid: UUID) -> frozenset[Evidence]:
         return self._host.evidence(uuid)
 
-    def act(self, act: Act) -> Result:
-        return self._agent.node.judge.watch(self._agent, act, self._do)
+    def act(self, action: PowerAction) -> Result:
+        return self._agent.node.judge.watch(self._agent, action, self._do)
 
-    def _do(self, act: Act) -> Result:
+    def _do(self, action: PowerAction) -> Result:
         node = self._agent.node
-        node.tell(f"agent on {node.machine}: calls {act.verb.name} of {act.domain.name}")
+        node.tell(f"agent on {node.machine}: calls {action.kind.name} of {action.domain.name}")
         try:
-            result = self._host.act(act)
+            result = self._host.act(action)
         finally:
             Strand.current().pause()  # the answer is on its way
         if self._agent.answers_lost:
@@ -421,7 +433,7 @@ class Nobody:
     def record(self, vm: VirtualMachine, notice: Notice) -> None: ...
     def reported(self, vm: VirtualMachine, status: Status, since_s: float | None) -> None: ...
     def seen(self, vm: VirtualMachine, status: Status) -> None: ...
-    def acted(self, verb: Verb, result: Result) -> None: ...
+    def acted(self, action: Action, result: Result) -> None: ...
     def forgotten(self, key: VmKey) -> None: ...
 
 
@@ -433,43 +445,43 @@ class Judge:
         self.keys: dict[UUID, VmKey] = {}
         """Which object speaks of which domain."""
         self.wrongs: list[str] = []
-        self.done: list[tuple[VmKey, Verb]] = []
-        self._under_way: defaultdict[SimulatedAgent, list[tuple[float, Act]]] = defaultdict(list)
+        self.done: list[tuple[VmKey, Action]] = []
+        self._under_way: defaultdict[SimulatedAgent, list[tuple[float, PowerAction]]] = defaultdict(list)
         """Acts that have not returned, and when each was sent off."""
         self._asked_s: dict[tuple[SimulatedAgent, UUID, int | None], float] = {}
         self._started_s: defaultdict[SimulatedAgent, list[float]] = defaultdict(list)
         self._restarted: defaultdict[tuple[VmKey, datetime | None], set[tuple[str, int | None]]] = defaultdict(set)
         """The runs that were ended, or asked to end, for each restart that a user has asked for."""
 
-    def watch(self, agent: SimulatedAgent, act: Act, do: Callable[[Act], Result]) -> Result:
+    def watch(self, agent: SimulatedAgent, action: PowerAction, do: Callable[[PowerAction], Result]) -> Result:
         """Have it done, and judge it."""
         sent_off = Strand.current().sent_off
-        key = self.keys[act.domain.uuid]
+        key = self.keys[action.domain.uuid]
         raw = sent_off.objects.get(key)
         if raw is None:
-            self.wrongs.append(f"{act}: there is no {key}")
-            return do(act)
+            self.wrongs.append(f"{action}: there is no {key}")
+            return do(action)
         vm = parse(raw)
-        rules = [*self._any_act(agent, vm, act), *self._start(agent, vm, act), *self._stop(agent, vm, act)]
-        self.wrongs += [f"{key}: {rule}: {act}, {vm}" for rule, kept in rules if not kept]
-        if act.verb is Verb.SHUTDOWN:
-            self._asked_s.setdefault((agent, act.domain.uuid, act.domain.id), sent_off.at_s)
-        guest = self._node.libvirtd.guests.get(act.domain.uuid)
+        rules = [*self._any_act(agent, vm, action), *self._start(agent, vm, action), *self._stop(agent, vm, action)]
+        self.wrongs += [f"{key}: {rule}: {action}, {vm}" for rule, kept in rules if not kept]
+        if action.kind is Action.SHUTDOWN:
+            self._asked_s.setdefault((agent, action.domain.uuid, action.domain.id), sent_off.at_s)
+        guest = self._node.libvirtd.guests.get(action.domain.uuid)
         before = guest and (guest.phase, guest.id)
-        self._under_way[agent].append((sent_off.at_s, act))
+        self._under_way[agent].append((sent_off.at_s, action))
         try:
-            result = do(act)
+            result = do(action)
         except Exception as error:
             if not isinstance(error, (Rejected, Transient)):
                 self.wrongs.append(repr(error))
             raise
         finally:
-            self._under_way[agent].remove((sent_off.at_s, act))
+            self._under_way[agent].remove((sent_off.at_s, action))
         if result is Result.DONE:
-            self.done.append((key, act.verb))
-            if before != (act.domain.phase, act.domain.id):
-                self.wrongs.append(f"{key}: it was {before} and no longer what had been seen: {act}")
-            self._count_restart(vm, act)
+            self.done.append((key, action.kind))
+            if before != (action.domain.phase, action.domain.id):
+                self.wrongs.append(f"{key}: it was {before} and no longer what had been seen: {action}")
+            self._count_restart(vm, action)
         return result
 
     def reported(self, raw: dict[str, Any], after: VirtualMachine, saw: object) -> None:
@@ -486,32 +498,33 @@ class Judge:
         if not (off or on_here or vouched):
             self.wrongs.append(f"{before.key}: taken from {former.node_name}, where it may be on: {before}")
 
-    def _any_act(self, agent: SimulatedAgent, vm: VirtualMachine, act: Act) -> list[tuple[str, bool]]:
+    def _any_act(self, agent: SimulatedAgent, vm: VirtualMachine, action: PowerAction) -> list[tuple[str, bool]]:
         at_s, under_way = Strand.current().sent_off.at_s, self._under_way[agent]
-        others = [other for _, other in under_way if other.domain.uuid == act.domain.uuid]
-        forced_s = [other_s for other_s, other in under_way if other.verb is Verb.DESTROY]
+        others = [other for _, other in under_way if other.domain.uuid == action.domain.uuid]
+        forced_s = [other_s for other_s, other in under_way if other.kind is Action.DESTROY]
         return [
-            ("an act on what nobody knows", act.domain.phase not in {Phase.UNKNOWN, Phase.POST_COPY_FAILED}),
+            ("an act on what nobody knows", action.domain.phase not in {Phase.UNKNOWN, Phase.POST_COPY_FAILED}),
             ("an act on a VM that is held", not vm.holds),
             ("an act on a VM that is only watched", vm.desired is not None),
             ("an act on another node's VM", vm.node_name == vm.status.node_name == self._node.name),
             ("an act of an agent that only watches", not Strand.current().sent_off.observe_only),
-            ("an act during a job", act.domain.uuid not in Strand.current().sent_off.jobs),
-            ("a second polite act", act.verb is Verb.DESTROY or not others),
+            ("an act during a job", action.domain.uuid not in Strand.current().sent_off.jobs),
+            ("a second polite act", action.kind is Action.DESTROY or not others),
             (
                 "two are forced at once, and neither hangs",
-                act.verb is not Verb.DESTROY or all(abs(at_s - other_s) > FORCE_HANGS_AFTER_S for other_s in forced_s),
+                action.kind is not Action.DESTROY
+                or all(abs(at_s - other_s) > FORCE_HANGS_AFTER_S for other_s in forced_s),
             ),
-            ("too many are forced at once", act.verb is not Verb.DESTROY or len(forced_s) < FORCED_AT_ONCE),
+            ("too many are forced at once", action.kind is not Action.DESTROY or len(forced_s) < FORCED_AT_ONCE),
         ]
 
-    def _start(self, agent: SimulatedAgent, vm: VirtualMachine, act: Act) -> list[tuple[str, bool]]:
-        if not act.verb.starts:
+    def _start(self, agent: SimulatedAgent, vm: VirtualMachine, action: PowerAction) -> list[tuple[str, bool]]:
+        if not action.kind.starts:
             return []
         at_s, started_s = Strand.current().sent_off.at_s, self._started_s[agent]
         operation = vm.status.operation
         asked = vm.desired != vm.status.desired or (operation and operation.type is OperationType.RESTART)
-        starts_s = [other_s for other_s, other in self._under_way[agent] if other.verb.starts]
+        starts_s = [other_s for other_s, other in self._under_way[agent] if other.kind.starts]
         recent = [other_s for other_s in starts_s if abs(at_s - other_s) <= HANGS_AFTER_S]
         started_s.append(at_s)
         return [
@@ -542,31 +555,31 @@ class Judge:
             for first, last in zip(stops, stops[WAITS.brake_count - 1 :], strict=False)
         )
 
-    def _stop(self, agent: SimulatedAgent, vm: VirtualMachine, act: Act) -> list[tuple[str, bool]]:
-        if act.verb not in {Verb.SHUTDOWN, Verb.DESTROY}:
+    def _stop(self, agent: SimulatedAgent, vm: VirtualMachine, action: PowerAction) -> list[tuple[str, bool]]:
+        if action.kind not in {Action.SHUTDOWN, Action.DESTROY}:
             return []
         operation = vm.status.operation
         restart = operation is not None and operation.type is OperationType.RESTART
         running = vm.desired is DesiredPowerState.RUNNING
         return [
             ("it need not be off", vm.desired is DesiredPowerState.STOPPED or (running and restart)),
-            ("a stop that nobody has written down", operation is not None and operation.domain_id == act.domain.id),
-            ("force without patience", act.verb is Verb.SHUTDOWN or self._may_force(agent, vm, act)),
+            ("a stop that nobody has written down", operation is not None and operation.domain_id == action.domain.id),
+            ("force without patience", action.kind is Action.SHUTDOWN or self._may_force(agent, vm, action)),
         ]
 
-    def _may_force(self, agent: SimulatedAgent, vm: VirtualMachine, act: Act) -> bool:
+    def _may_force(self, agent: SimulatedAgent, vm: VirtualMachine, action: PowerAction) -> bool:
         """At once where the user says so; else after this agent has asked this run, and waited, where it could."""
         if vm.shutdown.mode is not ShutdownMode.GRACEFUL_THEN_FORCE:
             return vm.shutdown.mode is ShutdownMode.FORCE
         sent_off = Strand.current().sent_off
-        if act.domain.phase is not Phase.RUNNING or act.domain.uuid in sent_off.deaf:
+        if action.domain.phase is not Phase.RUNNING or action.domain.uuid in sent_off.deaf:
             return True
-        asked_s = self._asked_s.get((agent, act.domain.uuid, act.domain.id), float("inf"))
+        asked_s = self._asked_s.get((agent, action.domain.uuid, action.domain.id), float("inf"))
         return sent_off.at_s - asked_s >= min(vm.shutdown.grace_s, WAITS.force_wait_s)
 
-    def _count_restart(self, vm: VirtualMachine, act: Act) -> None:
-        if act.verb in {Verb.SHUTDOWN, Verb.DESTROY} and vm.desired is DesiredPowerState.RUNNING:
+    def _count_restart(self, vm: VirtualMachine, action: PowerAction) -> None:
+        if action.kind in {Action.SHUTDOWN, Action.DESTROY} and vm.desired is DesiredPowerState.RUNNING:
             ended = self._restarted[vm.key, vm.status.last_restart_time]
-            ended.add((vm.status.node_boot_id, act.domain.id))
+            ended.add((vm.status.node_boot_id, action.domain.id))
             if len(ended) > 1:
                 self.wrongs.append(f"{vm.key}: one restart was asked for, and {len(ended)} runs were ended: {vm}")

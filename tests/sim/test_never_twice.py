@@ -625,11 +625,11 @@ def test_memory_saved_here_that_is_older_than_a_run_elsewhere_is_not_restored() 
         assert w.runs_on() == {"one"}, w.account()
 
 
-@pytest.mark.parametrize("verb", ["managedsave", "save"])
-def test_memory_saved_on_another_node_is_not_started_without(verb: str) -> None:
+@pytest.mark.parametrize("action", ["managedsave", "save"])
+def test_memory_saved_on_another_node_is_not_started_without(action: str) -> None:
     with world(TWO) as w:
         runs_on_one(w)
-        w.virsh(verb, "one")
+        w.virsh(action, "one")
         w.works(5)
         w.patch(nodeName="node-b")
         w.works(60)
@@ -637,7 +637,7 @@ def test_memory_saved_on_another_node_is_not_started_without(verb: str) -> None:
         assert not w.runs_on(), w.account()
         w.patch(nodeName="node-a")
         w.works(30)
-        w.virsh("start" if verb == "managedsave" else "restore", "one")
+        w.virsh("start" if action == "managedsave" else "restore", "one")
         w.works(30)
         assert w.vm().status.reason == Reason.IN_SYNC, w.account()
         assert w.runs_on() == {"one"}, w.account()

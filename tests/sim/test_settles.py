@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from controller.api.codec import parse
 from controller.api.conditions import READINESS, Readiness
 from controller.api.virtualmachine import DesiredPowerState, Reason, RestartPolicy, ShutdownMode, VirtualMachine, VmKey
-from controller.policy.view import Phase, Verb
+from controller.policy.view import Action, Phase
 from controller.runtime.errors import Rejected, Transient
 from tests.sim.api import SimulatedApi
 from tests.sim.host import NotNowError, SimulatedGuest
@@ -112,13 +112,13 @@ class World(RuleBasedStateMachine):
     def annotate(self, name: str, annotation: str, value: str | None) -> None:
         self.api.edit(VmKey("default", name), {}, {annotation: value})
 
-    def virsh(self, verb: str, name: str, node: int = 0) -> None:
+    def virsh(self, action: str, name: str, node: int = 0) -> None:
         """What somebody does on the machine, if libvirt does it at once."""
         guest = self.guest(name, node)
-        if guest.stuck or guest.calls or guest.job or (verb == "managedsave" and not guest.on):
+        if guest.stuck or guest.calls or guest.job or (action == "managedsave" and not guest.on):
             return
         with suppress(NotNowError, Rejected):
-            self.nodes[node].libvirtd.virsh(verb, name)
+            self.nodes[node].libvirtd.virsh(action, name)
 
     # --- the agent
 
@@ -281,17 +281,17 @@ class World(RuleBasedStateMachine):
 
     @happens(
         name=vms,
-        verb=st.sampled_from(["start", "destroy", "suspend", "resume", "dompmwakeup", "managedsave"]),
+        action=st.sampled_from(["start", "destroy", "suspend", "resume", "dompmwakeup", "managedsave"]),
         node=nodes,
     )
-    def stranger(self, name: str, verb: str, node: int) -> None:
-        self.virsh(verb, name, node)
+    def stranger(self, name: str, action: str, node: int) -> None:
+        self.virsh(action, name, node)
 
-    @happens(node=nodes, verb=st.sampled_from(["destroy", "managedsave", "shutdown"]))
-    def all_go_off(self, node: int, verb: str) -> None:
+    @happens(node=nodes, action=st.sampled_from(["destroy", "managedsave", "shutdown"]))
+    def all_go_off(self, node: int, action: str) -> None:
         """As when the host shuts down."""
         for name in VMS:
-            self.virsh(verb, name, node)
+            self.virsh(action, name, node)
 
     @happens(name=vms, reboots=st.booleans(), crash=st.sampled_from(["destroy", "preserve"]))
     def somebody_defines_it_anew(self, name: str, reboots: bool, crash: str) -> None:  # noqa: FBT001 - drawn
@@ -432,7 +432,7 @@ def test_what_is_off_and_wanted_is_started_once() -> None:
     try:
         world.begin(DesiredPowerState.RUNNING, running=False, known=False)
         world.all_settles()
-        assert Counter(world.nodes[0].judge.done) == Counter((VmKey("default", name), Verb.START) for name in VMS)
+        assert Counter(world.nodes[0].judge.done) == Counter((VmKey("default", name), Action.START) for name in VMS)
         world.nothing_rash_is_done()
     finally:
         world.teardown()

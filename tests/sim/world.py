@@ -272,21 +272,21 @@ class World:
 
     # --- strangers and guests
 
-    def virsh(self, verb: str, machine: str, name: str = "web") -> None:
+    def virsh(self, action: str, machine: str, name: str = "web") -> None:
         """What somebody does on a machine; virsh may refuse it."""
         guest = self.nodes[machine].libvirtd.named(name)
         if guest is None or guest.starting or guest.calls or guest.job or (guest.stuck and not guest.frozen):
             return
-        if guest.frozen and verb != "destroy":
+        if guest.frozen and action != "destroy":
             return
-        if verb in {"managedsave", "save"} and guest.state != "RUNNING":
+        if action in {"managedsave", "save"} and guest.state != "RUNNING":
             return
-        self.tell(f"virsh on {machine}: {verb} {name}")
+        self.tell(f"virsh on {machine}: {action} {name}")
         if guest.frozen:
             guest._end("DESTROYED", "DESTROYED")
             return
         with suppress(NotNowError, Rejected):
-            self.nodes[machine].libvirtd.virsh(verb, name)
+            self.nodes[machine].libvirtd.virsh(action, name)
 
     def migrate(self, source: str, target: str, name: str = "web", *, undefine: bool = False) -> None:
         """`virsh migrate --live --persistent`; virsh may refuse it."""
@@ -339,7 +339,7 @@ class World:
         """It does again."""
         self.tell(f"{machine}: the agent reaches the API server again")
         self.nodes[machine].agent.api_away = False
-        self.nodes[machine].agent.queue.hasten(spread_s=0.0)
+        self.nodes[machine].agent.queue.retry_failed_now(spread_s=0.0)
 
     def agent_freezes(self, machine: str) -> None:
         """The agent is stopped where it stands."""

@@ -159,4 +159,4 @@ class Agent:
     def acts(self, key: str) -> list[str]:
         """The acts on one VM (`namespace/name`) that have ended, in order: `START done`, `DESTROY refused`."""
         told = [line for line in self.log_lines() if line.get("vm") == key and line["event"] == ACTION_ENDED]
-        return [f"{line['verb']} {line['result']}" for line in told]
+        return [f"{line['action']} {line['result']}" for line in told]
