@@ -158,5 +158,6 @@ class Agent:
 
     def acts(self, key: str) -> list[str]:
         """The acts on one VM (`namespace/name`) that have ended, in order: `START done`, `DESTROY refused`."""
-        told = [line for line in self.log_lines() if line.get("vm") == key and line["event"] == ACTION_ENDED]
-        return [f"{line['action']} {line['result']}" for line in told]
+        # An agent of the version before, as the tests of upgrades run it, calls the action `verb`.
+        told = [line for line in self.log_lines() if line.get("vm") == key and "result" in line]
+        return [f"{line.get('action', line.get('verb'))} {line['result']}" for line in told]
