@@ -16,7 +16,7 @@ import pytest
 from cluster import cgroups
 from cluster.cluster import NODES, Cluster
 from cluster.image import BUSYBOX_IMAGE
-from lab.libvirtd import DAEMON
+from lab.daemon import DAEMON
 from lab.world import Json, until
 from tests.e2e.pods import Pods
 

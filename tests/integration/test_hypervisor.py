@@ -540,11 +540,11 @@ def test_who_may_no_longer_act_after_the_last_look_does_not(eyes: Eyes, guest: G
     assert host.act(PowerAction(Action.DESTROY, seen)) is Result.DONE
 
 
-def test_a_domain_that_is_gone_is_left_alone(eyes: Eyes, guest: Guest) -> None:
+def test_a_domain_that_is_gone_is_left_alone(eyes: Eyes, libvirtd: Libvirtd, guest: Guest) -> None:
     seen = eyes.look(guest)
     guest.libvirtd.virsh("undefine", guest.name)
     assert eyes.act(Action.START, seen) is Result.STALE
-    guest.libvirtd.define(guest.name, uuid=guest.uuid)
+    libvirtd.define(guest.name, uuid=guest.uuid)
 
 
 def test_a_refusal_comes_in_the_words_of_libvirt(eyes: Eyes, libvirtd: Libvirtd, guest: Guest) -> None:

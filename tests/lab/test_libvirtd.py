@@ -282,6 +282,6 @@ def test_a_libvirtd_that_does_not_come_up_says_why_and_leaves_nothing(folder: Pa
 def test_a_missing_package_is_told_with_the_command_that_installs_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lab.libvirtd.QEMU_DRIVER", folder / "libvirt_driver_qemu.so")
+    monkeypatch.setattr("lab.daemon.QEMU_DRIVER", folder / "libvirt_driver_qemu.so")
     with pytest.raises(LabError, match=r"/libvirt_driver_qemu\.so not found: run `make setup`\."):
         Libvirtd(folder).start()

@@ -7,7 +7,7 @@ import click
 
 from lab import LabError, binaries, processes
 from lab.controlplane import ControlPlane
-from lab.guest import guest_image
+from lab.guest_image import guest_image
 from lab.libvirtd import Libvirtd
 
 FOLDER = click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path, resolve_path=True))

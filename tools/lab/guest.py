@@ -1,33 +1,22 @@
-"""The tiny guest that behaves as it is told (tools/guest/guest.S): building it, and having it as a domain."""
+"""A domain that runs the tiny guest (tools/guest/guest.S), which does what a test asks of it."""
 
-import hashlib
 import os
 import select
 import signal
 import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from lab import LabError
-from lab.binaries import CACHE
+from lab.daemon import EMULATOR, Daemon
 
-if TYPE_CHECKING:
-    from lab.libvirtd import Libvirtd
-
-SOURCE = Path(__file__).parents[1] / "guest" / "guest.S"
-FLOPPY_BYTES = 1474560
 DISK_BYTES = 128 * 512
 ROOM_BYTES = 16 * 1024
 HANG_LIMIT_S = 60
 POLL_INTERVAL_S = 0.02
 ANSWER_LIMIT_S = 0.1  # the guest looks 18 times a second
-EMULATOR = Path("/usr/bin/qemu-system-i386")
 
 # For an x86_64 guest libvirt asks QEMU for each feature of its CPU, which makes its start take three times as long.
 DOMAIN = """\
@@ -69,31 +58,6 @@ DISK = """
     </disk>"""
 
 
-def guest_image() -> Path:
-    """The floppy that the guest boots from, built if that was not done; LabError if binutils is missing."""
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
-    image = CACHE / f"guest-{digest}" / "guest.img"
-    if not image.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE, prefix="guest-") as partial:
-            built = _assemble(Path(partial))
-            image.parent.mkdir(exist_ok=True)
-            built.rename(image)
-    return image
-
-
-def _assemble(folder: Path) -> Path:
-    image = folder / "guest.img"
-    linker = ["ld", "-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary"]
-    try:
-        subprocess.run(["as", "--32", "-o", folder / "guest.o", SOURCE], check=True)
-        subprocess.run([*linker, "-o", image, folder / "guest.o"], check=True)
-    except FileNotFoundError as error:
-        raise LabError(f"{error.filename} not found: run `apt-get install binutils`.") from None
-    os.truncate(image, FLOPPY_BYTES)
-    return image
-
-
 # Of all that stops a process only the freezer of cgroup v1 holds back SIGKILL, as dead storage does.
 FREEZE = """
 set -e
@@ -118,7 +82,7 @@ class Guest:
     while libvirtd is dead or hangs.
     """
 
-    def __init__(self, libvirtd: "Libvirtd", name: str, uuid: UUID, *, has_disk: bool = False) -> None:
+    def __init__(self, libvirtd: Daemon, name: str, uuid: UUID, *, has_disk: bool = False) -> None:
         self.libvirtd = libvirtd
         self.has_disk = has_disk
         self.name = name
