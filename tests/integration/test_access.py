@@ -532,6 +532,6 @@ def _connections_to(port: int) -> list[socket.socket]:
 
 def test_every_field_is_here_or_refused() -> None:
     """Those of client-go's Cluster and AuthInfo."""
-    here = Path(__file__).read_text() + Path(__file__).parents[1].joinpath("core", "test_kubeconfig.py").read_text()
+    here = Path(__file__).read_text() + Path(__file__).parents[1].joinpath("kube", "test_kubeconfig.py").read_text()
     fields = kubeconfig.CLUSTER | kubeconfig.USER | {*kubeconfig.IMPERSONATION, "auth-provider"}
     assert {field for field in fields if f'"{field}"' not in here} == set()
