@@ -10,7 +10,6 @@ import queue
 import secrets
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -110,9 +109,11 @@ class Case:
         partial.replace(self.file)
         return self.file
 
-    def certificate(self) -> tuple[Path, Path]:
+    def certificate(self, *, not_after: datetime | None = None) -> tuple[Path, Path]:
         """Of an administrator."""
-        return self.server.authority.issue(f"admin-{secrets.token_hex(4)}", common_name="admin", group="system:masters")
+        return self.server.authority.issue(
+            f"admin-{secrets.token_hex(4)}", common_name="admin", group="system:masters", not_after=not_after
+        )
 
     def plugin(self, **status: str) -> Json:
         """An exec plugin that gives this."""
@@ -390,50 +391,9 @@ def test_a_pod_goes_through_the_proxy_too(server: Trusting, proxy: ConnectProxy,
 
 
 @pytest.fixture
-def short_lived(server: Trusting, tmp_path: Path) -> Callable[[float], tuple[Path, Path]]:
+def short_lived(case: Case) -> Callable[[float], tuple[Path, Path]]:
     """Makes certificates of an administrator that end in so many seconds."""
-    folder = tmp_path / "short"
-    folder.mkdir()
-    (folder / "index").touch()
-    authority = server.authority.folder
-    (folder / "ca.conf").write_text(
-        f"""
-        [ca]
-        default_ca = any
-        [any]
-        database = {folder}/index
-        new_certs_dir = {folder}
-        certificate = {authority}/ca.crt
-        private_key = {authority}/ca.key
-        rand_serial = yes
-        unique_subject = no
-        default_md = sha256
-        policy = any_policy
-        x509_extensions = client
-        [any_policy]
-        organizationName = supplied
-        commonName = supplied
-        [client]
-        extendedKeyUsage = clientAuth
-        """
-    )
-
-    def issue(seconds: float) -> tuple[Path, Path]:
-        name = secrets.token_hex(4)
-        key, request, certificate = (folder / f"{name}.{kind}" for kind in ("key", "csr", "crt"))
-        subject = ["-subj", "/O=system:masters/CN=admin"]
-        kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        subprocess.run(
-            ["openssl", "req", "-new", *kind, *subject, "-keyout", key, "-out", request],
-            check=True,
-            capture_output=True,
-        )
-        end = f"{datetime.now(UTC) + timedelta(seconds=seconds):%Y%m%d%H%M%SZ}"
-        sign = ["openssl", "ca", "-batch", "-notext", "-config", str(folder / "ca.conf"), "-enddate", end]
-        subprocess.run([*sign, "-in", request, "-out", certificate], check=True, capture_output=True)
-        return certificate, key
-
-    return issue
+    return lambda seconds: case.certificate(not_after=datetime.now(UTC) + timedelta(seconds=seconds))
 
 
 def by_file(case: Case, pair: tuple[Path, Path]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from lab import LabError, binaries
 from lab.controlplane import COMPONENTS, ControlPlane
@@ -64,12 +65,9 @@ def test_kubectl_and_server_are_the_version_that_the_go_module_asks_for(controlp
 
 
 def test_the_kubeconfig_verifies_the_server(controlplane: ControlPlane, tmp_path: Path) -> None:
-    other_ca = tmp_path / "ca.crt"
-    make_ca = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    files = ["-subj", "/CN=other", "-keyout", str(tmp_path / "ca.key"), "-out", str(other_ca)]
-    subprocess.run([*make_ca, *files], check=True, capture_output=True)
+    other_ca = trustme.CA().cert_pem.bytes()
     config = json.loads(controlplane.kubeconfig.read_text())
-    config["clusters"][0]["cluster"]["certificate-authority-data"] = base64.b64encode(other_ca.read_bytes()).decode()
+    config["clusters"][0]["cluster"]["certificate-authority-data"] = base64.b64encode(other_ca).decode()
     distrustful = tmp_path / "kubeconfig"
     distrustful.write_text(json.dumps(config))
     refused = controlplane.kubectl("get", "--raw=/readyz", f"--kubeconfig={distrustful}", check=False)

@@ -24,7 +24,7 @@ from lab.processes import last_lines, sole_owner
 from lab.world import Watch
 
 JANITOR = Path(__file__).with_name("janitor.py")
-PROGRAMS = ("containerd", "ctr", "runc", "iptables", "ip", "nsenter", "unshare", "openssl")
+PROGRAMS = ("containerd", "ctr", "runc", "iptables", "ip", "nsenter", "unshare")
 UNPACKED = CACHE / "containerd" / "usr" / "bin"
 """Where `make cluster-setup` unpacks containerd and runc on a machine that has none: no service comes with them."""
 CNI_PLUGIN = Path("/usr/lib/cni/ptp")

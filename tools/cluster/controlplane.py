@@ -78,11 +78,8 @@ class ControlPlane(lab.controlplane.ControlPlane):
         return super()._tokens() + "".join(lines)
 
     def _apiserver_arguments(self, key: Path) -> list[str]:
-        addresses = [f"DNS:{name}" for name in (*NAMES, "localhost")]
-        addresses += [f"IP:{address}" for address in (ADDRESS, SERVICE_ADDRESS, "127.0.0.1")]
-        certificate, secret = self._authority.issue(
-            "apiserver", common_name="kube-apiserver", addresses=",".join(addresses)
-        )
+        hosts = (*NAMES, "localhost", ADDRESS, SERVICE_ADDRESS, "127.0.0.1")
+        certificate, secret = self._authority.issue("apiserver", *hosts, common_name="kube-apiserver")
         client, client_secret = self._authority.issue(
             "apiserver-kubelet-client", common_name="kube-apiserver-kubelet-client", group="system:masters"
         )

@@ -192,7 +192,7 @@ class Node:
     def _configure_kubelet(self) -> None:
         config = self.folder / "config"
         certificate, key = self._authority.issue(
-            self.name, common_name=f"system:node:{self.name}", addresses=f"DNS:{self.name},IP:{self.address}"
+            self.name, self.name, self.address, common_name=f"system:node:{self.name}"
         )
         self._controlplane.kubeconfig_of(self.name, config)
         proxy_kubeconfig = self._controlplane.kubeconfig_of("kube-proxy", config)

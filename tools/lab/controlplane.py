@@ -18,6 +18,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from lab import LabError
 from lab.binaries import find_assets
 from lab.processes import Process, reserve_port, sole_owner
@@ -288,8 +291,8 @@ def _binding(namespace: str, name: str, cluster_role: str) -> dict[str, object]:
 
 
 def _new_private_key() -> str:
-    command = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
 
 
 def _write_secret(path: Path, text: str) -> None:
