@@ -58,7 +58,7 @@ def run(folder: Path, images: tuple[Path, ...]) -> None:
 @cli.command()
 @FOLDER
 def down(folder: Path) -> None:
-    """End the cluster in DIR, its pods and its VMs; logs stay."""
+    """End the cluster in DIR, its pods and its VMs; logs remain."""
     if not processes.stop_owner(folder):
         print(f"Nothing runs in {folder}.", file=sys.stderr)
 
@@ -66,7 +66,7 @@ def down(folder: Path) -> None:
 @cli.command()
 @FOLDER
 def status(folder: Path) -> None:
-    """Print how to use the cluster that runs in DIR; exit code 1 if none does."""
+    """Print how to use the cluster that runs in DIR; exit code 1 if none runs there."""
     if not processes.owner_of(folder):
         print(f"Nothing runs in {folder}.", file=sys.stderr)
         sys.exit(1)

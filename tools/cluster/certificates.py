@@ -7,7 +7,7 @@ import trustme
 
 
 class Authority:
-    """A certificate authority in a folder; any thread may issue certificates, each thread by names of its own."""
+    """A certificate authority in a folder; any thread may issue certificates, each under a different name."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -22,12 +22,12 @@ class Authority:
     def issue(
         self, name: str, *hosts: str, common_name: str, group: str = "lab", not_after: datetime | None = None
     ) -> tuple[Path, Path]:
-        """The files of a certificate and its key, for client and server alike.
+        """The files of a certificate and of its key, for clients and servers.
 
-        `name` names the files. `hosts` are the names and IP addresses of a server.
+        The files are called `name`. `hosts` are the names and IP addresses of a server.
         """
         certificate, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
-        # Go refuses a certificate whose list of hosts is empty, also that of a client.
+        # Go rejects a certificate whose list of hosts is empty, also for a client.
         issued = self._ca.issue_cert(
             *(hosts or (name,)), common_name=common_name, organization_name=group, not_after=not_after
         )

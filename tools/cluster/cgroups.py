@@ -1,4 +1,4 @@
-"""A cgroup of a node's own in every hierarchy: kubelets that share one remove each other's pods."""
+"""A separate cgroup for each node in every hierarchy: kubelets that share a cgroup remove each other's pods."""
 
 import hashlib
 from contextlib import suppress
@@ -6,17 +6,17 @@ from pathlib import Path
 
 
 def group_name(folder: Path) -> str:
-    """What the cgroup of the cluster in this folder is called."""
+    """The name of the cgroup of the cluster in this folder."""
     return f"virtsync-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
 
 
 def folders(name: str) -> list[Path]:
-    """Where the cgroup with this path is, in each hierarchy of this machine."""
+    """The folders of the cgroup with this path, one in each hierarchy of this machine."""
     return [mount / name for mount in _hierarchies()]
 
 
 def make(name: str) -> None:
-    """Make the cgroup with this path, in each hierarchy, with all that its parent may use."""
+    """Make the cgroup with this path in each hierarchy, with all resources of its parent."""
     for mount in _hierarchies():
         cgroup = mount
         for part in Path(name).parts:
@@ -31,7 +31,7 @@ def make(name: str) -> None:
 
 
 def _pass_on_controllers(cgroup: Path) -> None:
-    """Let the children of a cgroup have its controllers, where that must be said (version 2)."""
+    """Enable all controllers of a cgroup for its children, where that is necessary (version 2)."""
     controllers = cgroup / "cgroup.controllers"
     if controllers.exists():
         for controller in controllers.read_text().split():

@@ -1,4 +1,4 @@
-"""A cluster in a folder: the control plane and its nodes, up and down together."""
+"""A cluster in a folder: the control plane and its nodes, started and stopped together."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from lab.world import Watch
 JANITOR = Path(__file__).with_name("janitor.py")
 PROGRAMS = ("containerd", "ctr", "runc", "iptables", "ip", "nsenter", "unshare")
 UNPACKED = CACHE / "containerd" / "usr" / "bin"
-"""Where `make cluster-setup` unpacks containerd and runc on a machine that has none: no service comes with them."""
+"""Where `make cluster-setup` unpacks containerd and runc, without their services, on a machine that lacks them."""
 CNI_PLUGIN = Path("/usr/lib/cni/ptp")
 NODES = ("node-a", "node-b")
 # A node has its own of each.
@@ -37,8 +37,9 @@ CLEAN_UP_LIMIT_S = 120
 class Cluster:
     """A real cluster; use it as a context manager.
 
-    Whoever uses its `kubeconfig` is an administrator. Each node has the images `localhost/busybox:lab` and those of the
-    archives in `images`. Its end, and that of the process that started it, leave nothing but logs in the folder.
+    `kubeconfig` has the rights of an administrator. Each node has the image `localhost/busybox:lab` and the images in
+    the archives `images`. After the end of the cluster, or of the process that started it, only logs remain in the
+    folder.
     """
 
     def __init__(
@@ -82,11 +83,11 @@ class Cluster:
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's, for this machine."""
+        """The administrator's kubeconfig, for use on this machine."""
         return self.controlplane.kubeconfig
 
     def start(self) -> None:
-        """Start all and return when each node is Ready; LabError that says what is missing, or has not come up."""
+        """Start everything and return when each node is Ready; LabError that names what is missing or did not start."""
         self._check()
         try:
             self._ends.enter_context(sole_owner(self.folder))
@@ -102,18 +103,18 @@ class Cluster:
             self._at_once(self.controlplane.start, *(partial(self._boot, node) for node in self.nodes.values()))
             self.watch_nodes = self._ends.enter_context(Watch(self.controlplane, "/api/v1/nodes"))
             self._at_once(*(partial(node.join, self.watch_nodes) for node in self.nodes.values()))
-            # Without it no pod is admitted, and it comes a moment after its namespace.
+            # No pod is admitted without the service account, which appears a moment after its namespace.
             self.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """End all of it at once; logs stay in the folder."""
+        """End everything immediately; logs remain in the folder."""
         self._ends.close()
 
     def kubectl(self, *args: str, input: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:  # noqa: A002 - as subprocess.run has it
-        """Run kubectl as the administrator; CalledProcessError with what it said if it fails and `check` is set."""
+        """Run kubectl as the administrator; CalledProcessError with its output if it fails and `check` is set."""
         return self.controlplane.kubectl(*args, input=input, check=check)
 
     def import_image(self, archive: Path) -> None:
@@ -126,7 +127,7 @@ class Cluster:
             node.import_image(archive)
 
     def _at_once(self, *tasks: Callable[[], None]) -> None:
-        """Do these in parallel; all ends if one fails."""
+        """Run these tasks in parallel; if one fails, stop the cluster."""
         with ThreadPoolExecutor(max_workers=len(tasks)) as pool:
             try:
                 for done in as_completed([pool.submit(task) for task in tasks]):
@@ -147,7 +148,7 @@ class Cluster:
             raise LabError(f"{self.folder} is in a place that each node has of its own: take another.")
 
     def _forget(self) -> None:
-        """Remove what a cluster before has left here."""
+        """Remove what an earlier cluster has left in the folder."""
         for part in (self._authority.folder, self.controlplane.folder, *(node.folder for node in self.nodes.values())):
             shutil.rmtree(part, ignore_errors=True)
         pause_image(self._pause_image)
@@ -179,7 +180,7 @@ class Cluster:
     def _tell_janitor(self, first_process: int) -> None:
         assert self._janitor  # noqa: S101 - nothing boots before it
         assert self._janitor.stdin  # noqa: S101 - a pipe was asked for
-        # In one piece: nodes boot at the same time.
+        # One write: nodes boot at the same time.
         os.write(self._janitor.stdin.fileno(), f"{first_process}\n".encode())
 
     def _dismiss_janitor(self, janitor: subprocess.Popen[str]) -> None:
@@ -189,6 +190,6 @@ class Cluster:
 
 
 def search_unpacked() -> None:
-    """Look for programs also where `make cluster-setup` unpacks them, after all other places."""
+    """Append the folders where `make cluster-setup` unpacks programs to the search path."""
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     os.environ["PATH"] = os.pathsep.join(dict.fromkeys([*folders, str(UNPACKED)]))

@@ -1,4 +1,4 @@
-"""The control plane of a cluster: that of the lab, with the controllers, in a network that nodes are plugged into."""
+"""The control plane of a cluster: the lab's, with the controllers, in the network of the nodes."""
 
 import secrets
 import socket
@@ -14,7 +14,7 @@ from lab.processes import Process
 
 ADDRESS = "10.77.0.1"
 SERVICE_ADDRESS = "10.96.0.1"
-"""That of the Service `kubernetes`: the first of the range that lab.controlplane gives to Services."""
+"""The IP address of the Service `kubernetes`: the first of the Service range in lab.controlplane."""
 RELAY = Path(__file__).with_name("relay.py")
 CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
 COMMANDS = (*lab.controlplane.COMPONENTS, *CONTROLLERS, "kubelet", "kube-proxy", "kubectl")
@@ -23,9 +23,9 @@ USERS = {"kube-controller-manager": "system:kube-controller-manager", "kube-sche
 
 
 class ControlPlane(lab.controlplane.ControlPlane):
-    """etcd, kube-apiserver, kube-controller-manager and kube-scheduler in a network of their own.
+    """etcd, kube-apiserver, kube-controller-manager and kube-scheduler in their own network namespace.
 
-    The API server has the same port there and on 127.0.0.1 of this machine, which a relay leads to.
+    The API server has the same port there and on 127.0.0.1 of this machine, from which a relay leads to it.
     """
 
     def __init__(self, folder: Path, network: Network, authority: Authority, nodes: Iterable[str]) -> None:
@@ -36,22 +36,22 @@ class ControlPlane(lab.controlplane.ControlPlane):
         self._authority = authority
         self._users = USERS | {"kube-proxy": "system:kube-proxy"} | {name: f"system:node:{name}" for name in nodes}
         self._user_tokens = {name: secrets.token_urlsafe() for name in self._users}
-        # Whether a controller works shows in what it does.
+        # The controllers have no readiness check; tests notice by their effects whether they work.
         self._readiness |= dict.fromkeys(("etcd", "relay", *CONTROLLERS), lambda: True)
 
     def kubeconfig_of(self, user: str, folder: Path) -> Path:
-        """A kubeconfig of a node, named as itself, or of `kube-proxy`, that works in the network."""
+        """A kubeconfig for use in the network, of a node (by its name) or of `kube-proxy`."""
         path = folder / f"{user}.kubeconfig"
         self._write_kubeconfig(path, self._user_tokens[user], server=f"https://{ADDRESS}:{self.port}")
         return path
 
     @property
     def port(self) -> int:
-        """Where kube-apiserver listens, in the network and on 127.0.0.1 of this machine."""
+        """The port of kube-apiserver, in the network and on 127.0.0.1 of this machine."""
         return self._ports["kube-apiserver"]
 
     def stop(self) -> None:
-        """Kill all processes: there is nothing that they should save."""
+        """Kill all processes: they have no state that must be saved."""
         for component in self._components.values():
             component.kill()
         super().stop()
@@ -65,7 +65,7 @@ class ControlPlane(lab.controlplane.ControlPlane):
         listener.listen(100)
         relay: list[str | Path] = [*self._enter, sys.executable, "-I", "-S", RELAY, ADDRESS, str(self.port)]
         log = self.folder / "relay.log"
-        # Before kube-apiserver, which is asked by way of it.
+        # The relay starts before kube-apiserver, whose readiness is checked through it.
         self._components = {"relay": Process("relay", relay, log=log, stdin=listener.fileno())} | self._components
         for name, arguments in self._controller_arguments().items():
             self._add(name, arguments)
@@ -85,7 +85,7 @@ class ControlPlane(lab.controlplane.ControlPlane):
         )
         return [
             *super()._apiserver_arguments(key),
-            # Of two the last counts.
+            # If an option is given twice, the last one counts.
             "--bind-address=0.0.0.0",
             f"--advertise-address={ADDRESS}",
             "--endpoint-reconciler-type=lease",

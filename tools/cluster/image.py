@@ -1,4 +1,4 @@
-"""Images of containers without a registry or an engine: archives as `docker save` writes them, and `ctr` imports."""
+"""Container images without a registry or an engine: archives in the format of `docker save`, for `ctr import`."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ BUSYBOX_IMAGE = "localhost/busybox:lab"
 
 
 def pause_program() -> Path:
-    """The first process of nodes and pods, built if that was not done; LabError without a compiler."""
+    """The program of the first process of nodes and pods, built unless it exists; LabError without a compiler."""
     digest = hashlib.sha256(PAUSE_SOURCE.read_bytes()).hexdigest()[:12]
     program = CACHE / f"pause-{digest}" / "pause"
     if not program.exists():
@@ -41,7 +41,7 @@ def pause_image(archive: Path) -> None:
 
 
 def busybox_image(archive: Path, name: str = BUSYBOX_IMAGE, entrypoint: Sequence[str] = ("/bin/busybox",)) -> None:
-    """Write an image with a shell and the usual small programs, for pods of tests."""
+    """Write an image with a shell and the usual small programs, for test pods."""
     busybox = shutil.which("busybox")
     if busybox is None:
         raise LabError("busybox not found: run `make cluster-setup`.")
@@ -49,7 +49,7 @@ def busybox_image(archive: Path, name: str = BUSYBOX_IMAGE, entrypoint: Sequence
 
 
 def write_image(archive: Path, name: str, files: Mapping[str, Path], *, entrypoint: Sequence[str]) -> None:
-    """Write an image of one layer: these files, readable and executable by everybody, each at the path given."""
+    """Write an image of one layer with these files, each at its path, readable and executable for everybody."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
         for path, file in files.items():
@@ -73,7 +73,7 @@ def write_image(archive: Path, name: str, files: Mapping[str, Path], *, entrypoi
 
 
 def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """The same file for whoever builds it, whenever."""
+    """Make the entry reproducible: the same for every user and at every time."""
     entry.uid = entry.gid = entry.mtime = 0
     entry.uname = entry.gname = "root"
     entry.mode = 0o755

@@ -1,8 +1,8 @@
-"""Outlives the owner of a cluster, and then removes what would outlive both: cgroups, and the disks of the nodes.
+"""Removes what would outlive the owner of a cluster: cgroups, and the disks of the nodes.
 
-A program of its own, called with what it is to remove as JSON (`{"cgroups": [...], "folders": [...]}`), and told on
-standard input, a line each, which processes are the first of a node. The end of standard input, which also comes when
-the owner is killed with -9, ends these, and with each all that runs in its node.
+It is a separate program. Its argument names what it removes (`{"cgroups": [...], "folders": [...]}`). It reads the
+process id of each node's first process from standard input, one per line. When standard input ends, also because the
+owner was killed with SIGKILL, it kills these processes, which ends everything in their nodes, and then cleans up.
 """
 
 import json
@@ -20,7 +20,7 @@ POLL_INTERVAL_S = 0.02
 
 
 def end(node: int) -> None:
-    """Kill the first process of a node; it is gone when all others of the node are."""
+    """Kill the first process of a node; it ends when all other processes of the node have ended."""
     with suppress(ProcessLookupError):
         signal.pidfd_send_signal(node, signal.SIGKILL)
     if not select.select([node], [], [], LIMIT_S)[0]:
@@ -28,7 +28,7 @@ def end(node: int) -> None:
 
 
 def remove_cgroup(root: Path) -> None:
-    """Remove a cgroup and all below it; the kernel refuses while a process that was killed is still on its way out."""
+    """Remove a cgroup and everything below it; the kernel refuses while a killed process has not ended yet."""
     deadline = time.monotonic() + LIMIT_S
     while root.exists():
         for cgroup in [*sorted(root.glob("**/"), reverse=True), root]:
@@ -40,7 +40,7 @@ def remove_cgroup(root: Path) -> None:
 
 
 def main() -> None:
-    """Wait for the end, and clean up."""
+    """Wait for the end of standard input, and clean up."""
     remains = json.loads(sys.argv[1])
     nodes = []
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""Namespaces that the parts of a cluster run in, and processes in them."""
+"""The namespaces in which the parts of a cluster run, and processes in them."""
 
 import os
 import signal
@@ -16,10 +16,10 @@ END_LIMIT_S = 30
 
 
 class Network:
-    """A network namespace with a bridge that nodes are plugged into; it ends with its owner."""
+    """A network namespace with a bridge for the nodes; it ends with its owner."""
 
     def __init__(self, address: str, *, log: Path) -> None:
-        """`address` is that of this end, as `10.0.0.1/24`."""
+        """`address` is the bridge's own address, such as `10.0.0.1/24`."""
         self._pause = pause_program()
         begin: list[str | Path] = [
             "unshare",
@@ -32,12 +32,12 @@ class Network:
         self._process = Process("the network", begin, log=log)
 
     def start(self) -> None:
-        """Make it; LabError if that fails."""
+        """Make the namespace; LabError if that fails."""
         self._process.start()
         self._process.wait_until(lambda: _is(self._process.pid, self._pause), timeout_s=START_LIMIT_S)
 
     def stop(self) -> None:
-        """End it; what runs in it must have ended."""
+        """Remove the namespace; all processes in it must have ended."""
         self._process.kill()
 
     @property
@@ -46,7 +46,7 @@ class Network:
         return ["nsenter", f"--net=/proc/{self._process.pid}/ns/net", "--"]
 
     def plug(self, node: "NodeNamespaces", *, port: str, address: str) -> None:
-        """Connect a node to the bridge: a cable from `port` here to its eth0, which gets the address."""
+        """Connect a node to the bridge: a veth pair from `port` here to the node's eth0, which gets the address."""
         cable = ["link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(node.pid)]
         for words in (cable, ["link", "set", port, "master", "nodes", "up"]):
             self.ip(*words)
@@ -54,18 +54,18 @@ class Network:
             node.run("ip", *words)
 
     def unplug(self, port: str) -> None:
-        """Remove a cable, if it is there."""
+        """Remove a veth pair, if it exists."""
         subprocess.run([*self.enter, "ip", "link", "delete", port], capture_output=True, check=False)
 
     def ip(self, *words: str) -> None:
-        """Run `ip` there."""
+        """Run `ip` in the namespace."""
         run([*self.enter, "ip", *words])
 
 
 class NodeNamespaces:
-    """Namespaces of mounts, network, processes, hostname and IPC: a machine that shares the kernel with this one.
+    """Namespaces of mounts, network, processes, hostname and IPC: like a machine that shares the kernel with this one.
 
-    Their first process reaps; with it everything in them ends, mounts and interfaces too.
+    Their first process reaps orphans; when it ends, everything in the namespaces ends, mounts and interfaces too.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -87,27 +87,27 @@ class NodeNamespaces:
         self._process = Process(name, begin, log=folder / "log" / "node.log")
 
     def start(self) -> None:
-        """Make them; LabError if that fails."""
+        """Make the namespaces; LabError if that fails."""
         self._process.start()
         self._process.wait_until(self._is_laid_out, timeout_s=START_LIMIT_S)
 
     def kill(self) -> None:
-        """End all that runs in them, at once, as the loss of power would."""
+        """End all processes in the namespaces immediately, like a power failure."""
         if self.running:
             with suppress(LabError, ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-                # It goes last of all, and unshare when it has.
+                # The first process ends last, and then unshare ends.
                 self._process.wait_until_ended(timeout_s=END_LIMIT_S)
         self._process.kill()
 
     @property
     def running(self) -> bool:
-        """Whether they are there."""
+        """Whether the namespaces exist."""
         return self._process.running
 
     @property
     def pid(self) -> int:
-        """The number that their first process has here; LabError if there is none."""
+        """The process id that their first process has outside; LabError if there is none."""
         children = children_of(self._process.pid)
         if not children:
             raise LabError(f"{self._process.name} does not run.")
@@ -119,11 +119,11 @@ class NodeNamespaces:
         return ["nsenter", "--target", str(self.pid), "--mount", "--net", "--pid", "--uts", "--ipc", "--"]
 
     def run(self, *command: str | Path) -> str:
-        """Run a command there; what it printed. CalledProcessError with what it said if it fails."""
+        """Run a command in the namespaces; its output. CalledProcessError with the error output if it fails."""
         return run([*self.enter, *command])
 
     def root(self, path: str) -> Path:
-        """Where a path of theirs is for us."""
+        """The path outside of a path in the namespaces."""
         return Path(f"/proc/{self.pid}/root") / path.lstrip("/")
 
     def _is_laid_out(self) -> bool:
@@ -131,18 +131,18 @@ class NodeNamespaces:
 
 
 class Inside(Process):
-    """A program in a node's namespaces: nsenter waits for it here, and signals go to the program itself."""
+    """A program in a node's namespaces: nsenter waits for it outside, and signals go to the program itself."""
 
     @property
     def pid(self) -> int:
-        """The number that the program has here; LabError if it does not run."""
+        """The process id that the program has outside; LabError if it does not run."""
         children = children_of(super().pid)
         if not children:
             raise LabError(f"{self.name} does not run.")
         return children[0]
 
     def signal(self, number: int) -> None:
-        """Send the program a signal; nsenter, if it has not come to start it."""
+        """Send a signal to the program, or to nsenter if that has not started the program yet."""
         try:
             os.kill(self.pid, number)
         except (LabError, ProcessLookupError):
@@ -150,7 +150,7 @@ class Inside(Process):
 
 
 def run(command: Sequence[str | Path]) -> str:
-    """Run a command; what it printed. CalledProcessError with what it said if it fails."""
+    """Run a command; its output. CalledProcessError with the error output if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         error = subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
@@ -160,7 +160,7 @@ def run(command: Sequence[str | Path]) -> str:
 
 
 def _is(pid: int, program: Path) -> bool:
-    """Whether a process runs this program by now."""
+    """Whether a process runs this program now."""
     try:
         return Path(f"/proc/{pid}/exe").samefile(program)
     except OSError:  # it has ended

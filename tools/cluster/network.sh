@@ -1,6 +1,6 @@
 #!/bin/sh
-# The network that all nodes are plugged into, and the control plane listens on; run as the first process in it. Then it
-# becomes the program that only waits. `network.sh ADDRESS/BITS PAUSE`
+# Make the network of all nodes, on which the control plane listens; run as the first process in its namespace, which
+# then becomes the program that only waits. `network.sh ADDRESS/BITS PAUSE`
 set -eu
 ip link set lo up
 ip link add nodes type bridge

@@ -41,10 +41,10 @@ version = 2
 
 
 class Node:
-    """One node; `number` counts from 1 and makes its addresses.
+    """One node; its addresses are derived from `number`, which counts from 1.
 
-    `libvirtd` is the node's own, under its own /run/libvirt, unless it is a node without. What is on its disk outlives
-    `power_off` and ends with the cluster.
+    `libvirtd` is the node's own, with its socket in the node's /run/libvirt; it does not run without `has_libvirt`. The
+    node's disk survives `power_off` and is removed with the cluster.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Node:
         booted: Callable[[int], None],
         has_libvirt: bool = True,
     ) -> None:
-        """`cgroup` is the path of its own; `booted` is told the first process of the node at each start."""
+        """`cgroup` is the path of the node's cgroup; `booted` is called with the node's first process at each start."""
         self.name = name
         self.folder = folder
         self.address = f"10.77.0.{10 + number}"
@@ -77,10 +77,10 @@ class Node:
         self._booted = booted
         self._daemons: dict[str, Inside] = {}
 
-    # --- its life
+    # --- start and stop
 
     def power_on(self) -> None:
-        """Boot it as far as it needs no API server: namespaces, cable, libvirtd, containerd."""
+        """Start everything that needs no API server: namespaces, network, libvirtd, containerd."""
         for name in ("log", "config"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         cgroups.make(self.cgroup)
@@ -95,7 +95,7 @@ class Node:
         self.start("containerd")
 
     def join(self, watch: Watch) -> None:
-        """Start what makes it a node of the cluster, and return when it is Ready; `watch` is one of all nodes."""
+        """Start kube-proxy and kubelet, and return when the node is Ready; `watch` watches all nodes."""
         before = _heartbeat(next(iter(watch.versions(self.name)[-1:]), {}))
         self._configure_kubelet()
         for name in ("kube-proxy", "kubelet"):
@@ -105,7 +105,7 @@ class Node:
             raise LabError(f"{self.name} is not Ready; see {self.folder / 'log'}.")
 
     def power_off(self) -> None:
-        """End all that runs on it at once, as the loss of power would: kubelet, pods, libvirtd, guests."""
+        """End all processes of the node immediately, like a power failure: kubelet, pods, libvirtd, guests."""
         self.namespaces.kill()
         for daemon in self._daemons.values():
             daemon.kill()
@@ -113,15 +113,15 @@ class Node:
         self._network.unplug(self.port)
 
     def reboot(self, watch: Watch) -> None:
-        """Take its power away and give it back; returns when it is Ready again."""
+        """Power the node off and on; returns when it is Ready again."""
         self.power_off()
         self.power_on()
         self.join(watch)
 
-    # --- its daemons: containerd, kubelet, kube-proxy
+    # --- the daemons: containerd, kubelet, kube-proxy
 
     def start(self, daemon: str) -> None:
-        """Start a daemon, unless it runs, and return when it answers, if it is one that does."""
+        """Start a daemon, unless it runs; containerd listens when this returns."""
         self._daemons.setdefault(daemon, Inside(f"{daemon} of {self.name}", [], log=self._log(daemon)))
         process = self._daemons[daemon]
         process.command = [*self.namespaces.enter, *self._command(daemon)]
@@ -129,33 +129,33 @@ class Node:
         process.wait_until(self._containerd_listens if daemon == "containerd" else _at_once, timeout_s=START_LIMIT_S)
 
     def stop(self, daemon: str) -> None:
-        """Stop a daemon in order; pods run on."""
+        """Stop a daemon gracefully; pods keep running."""
         self._daemons[daemon].stop()
 
     def restart(self, daemon: str) -> None:
-        """Kill a daemon with -9 and start it again; pods run on."""
+        """Kill a daemon with SIGKILL and start it again; pods keep running."""
         self._daemons[daemon].kill()
         self.start(daemon)
 
-    # --- what a test does on it
+    # --- what a test does on the node
 
     def run(self, *command: str | Path) -> str:
-        """Run a command on it; what it printed. CalledProcessError with what it said if it fails."""
+        """Run a command on the node; its output. CalledProcessError with the error output if it fails."""
         return self.namespaces.run(*command)
 
     def define(self, name: str, **options: Any) -> Guest:
-        """Define a domain (off) that runs our guest; `options` as `Libvirtd.define` has them."""
+        """Define a domain (off) that runs the tiny guest; `options` as in `Libvirtd.define`."""
         return self.libvirtd.define(name, **options)
 
     def import_image(self, archive: Path) -> None:
-        """Load an archive of images, as `docker save` writes them or in the layout of OCI."""
+        """Load an archive of images, in the format of `docker save` or of OCI."""
         self.run("ctr", "--namespace=k8s.io", "images", "import", archive)
 
     def tag_image(self, name: str, also: str) -> None:
-        """Give an image that it has another name; both in full, as `docker.io/library/web:1`."""
+        """Give a loaded image a second name; both are full names, such as `docker.io/library/web:1`."""
         self.run("ctr", "--namespace=k8s.io", "images", "tag", "--force", name, also)
 
-    # --- how it is made
+    # --- configuration
 
     def _command(self, daemon: str) -> list[str]:
         config = self.folder / "config"
@@ -171,11 +171,11 @@ class Node:
         config = self.folder / "config"
         (config / "cni").mkdir(exist_ok=True)
         (config / "containerd.toml").write_text(CONTAINERD_CONFIG.format(pause=PAUSE_IMAGE, folder=config))
-        # All nodes have the kernel's boot id in common; what this one's containers know of a boot is that of the node.
+        # All nodes share the kernel's boot id, so this node's containers get a boot id of the node.
         container = json.loads(self.run("ctr", "oci", "spec"))
         container["process"]["env"] = [f"VIRTSYNC_BOOT_ID={uuid4()}"]
         (config / "container.json").write_text(json.dumps(container, indent=2))
-        # On /run: after a reboot no address is in use.
+        # On /run, because no address is in use after a reboot.
         addresses = {
             "type": "host-local",
             "dataDir": "/run/cni",
@@ -211,15 +211,15 @@ class Node:
             "tlsCertFile": str(certificate),
             "tlsPrivateKeyFile": str(key),
             "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
-            # There is no systemd on the node, and this machine may have cgroups of version 1.
+            # There is no systemd on the node, and this machine might have cgroups of version 1.
             "cgroupDriver": "cgroupfs",
             "failCgroupV1": False,
             "cgroupRoot": f"/{self.cgroup}",
             "enforceNodeAllocatable": [],
             "failSwapOn": False,
-            # There is no DNS: an empty file makes a look-up fail at once.
+            # There is no DNS: with an empty file a lookup fails immediately.
             "resolvConf": str(no_names),
-            # Images came by hand, and could not be had again.
+            # Images were loaded manually and cannot be pulled again.
             "evictionHard": {},
             "imageGCHighThresholdPercent": 100,
             "nodeStatusUpdateFrequency": "4s",
@@ -232,14 +232,14 @@ class Node:
             "hostnameOverride": self.name,
             "clientConnection": {"kubeconfig": str(proxy_kubeconfig)},
             "clusterCIDR": POD_NETWORK,
-            # Outside the first network namespace these cannot be written.
+            # These cannot be written outside the initial network namespace.
             "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         }
         for name, content in (("kubelet", kubelet), ("kube-proxy", proxy)):
             (config / f"{name}.json").write_text(json.dumps(content, indent=2))
 
     def _containerd_listens(self) -> bool:
-        # By the folder's descriptor, whose path is short enough for a socket.
+        # Through the folder's descriptor, whose path is short enough for a socket.
         try:
             folder = os.open(self.namespaces.root(CONTAINERD_SOCKET).parent, os.O_PATH)
         except OSError:
@@ -258,7 +258,7 @@ class Node:
 
 
 class NodeLibvirtd(Libvirtd):
-    """A node's libvirtd: a system one in the node's namespaces, found at its real paths by all that runs there."""
+    """A node's libvirtd: a system libvirtd in the node's namespaces, at the standard paths for all processes there."""
 
     def __init__(self, folder: Path, namespaces: NodeNamespaces) -> None:
         super().__init__(folder)
@@ -269,7 +269,7 @@ class NodeLibvirtd(Libvirtd):
 
     @property
     def _reaper(self) -> int:
-        # nsenter waits outside for the one inside.
+        # nsenter waits outside for the supervisor inside.
         return next(iter(children_of(super()._reaper)), 0)
 
     def _seen_from_here(self, pid: int) -> int:
@@ -280,13 +280,13 @@ class NodeLibvirtd(Libvirtd):
 
 
 def _number_inside(pid: int) -> int:
-    """The number that a process has in its own namespace."""
+    """The process id that a process has in its own namespace."""
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[-1]) for line in status.splitlines() if line.startswith("NSpid:"))
 
 
 def _heartbeat(node: Json) -> str:
-    """When a kubelet last told that the node is Ready; nothing if it is not."""
+    """When a kubelet last reported the node as Ready; an empty string if the node is not Ready."""
     conditions = node.get("status", {}).get("conditions", [])
     return next((c["lastHeartbeatTime"] for c in conditions if c["type"] == "Ready" and c["status"] == "True"), "")
 

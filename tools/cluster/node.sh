@@ -1,11 +1,11 @@
 #!/bin/sh
-# What a node begins with, run as the first process in its namespaces: its files and its name; then it becomes the
-# program that only reaps. `node.sh NAME FOLDER PAUSE`; FOLDER/disk is what outlives a reboot.
+# Set up a node's files and hostname; run as the first process in its namespaces, which then becomes the program that
+# only reaps. `node.sh NAME FOLDER PAUSE`; FOLDER/disk survives a reboot.
 set -eu
 name=$1 folder=$2 pause=$3
 
 hostname "$name"
-# A mount that a kubelet or a libvirtd makes here shows in the pods that were started before.
+# A mount that kubelet or libvirtd makes here is visible in pods that were started before.
 mount --make-rshared /
 
 for place in /run /var/lib /var/log; do
@@ -17,7 +17,7 @@ for place in /var/lib/containerd /var/lib/kubelet /var/log/pods /var/log/contain
 done
 mkdir -p /run/lock /run/netns
 
-# A kubelet sets these for the whole machine: here it finds files that are as it wants them.
+# kubelet sets these for the whole machine: here it finds files that already have its values.
 for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
     kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
     file=/run/sysctl/${setting%=*}

@@ -1,6 +1,6 @@
-"""Passes connections from one network to another: it is given a listening socket of the one, and runs in the other.
+"""Passes connections from one network to another: it listens on a socket of the first and runs in the second.
 
-A program of its own, called with the address and port to connect to; the socket is its standard input.
+It is a separate program. Its arguments are the address and port to connect to; its standard input is the socket.
 """
 
 import socket
@@ -12,7 +12,7 @@ CHUNK_BYTES = 65536
 
 
 def pump(source: socket.socket, sink: socket.socket) -> None:
-    """Pass on what comes, and its end."""
+    """Pass on the data, and the end of the data."""
     with suppress(OSError):
         while chunk := source.recv(CHUNK_BYTES):
             sink.sendall(chunk)
@@ -21,7 +21,7 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
 
 
 def relay(client: socket.socket, target: tuple[str, int]) -> None:
-    """Serve one connection until both sides have ended it."""
+    """Serve one connection until both sides have closed it."""
     with client, suppress(OSError), socket.create_connection(target) as server:
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

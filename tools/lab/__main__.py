@@ -25,7 +25,7 @@ def controlplane() -> None:
 
 @controlplane.command()
 def build() -> None:
-    """Build the binaries with Go unless that was done, and print their folder."""
+    """Build the binaries with Go unless they exist, and print their folder."""
     print(binaries.build_assets())
 
 
@@ -40,7 +40,7 @@ def up(folder: Path) -> None:
 @controlplane.command()
 @FOLDER
 def down(folder: Path) -> None:
-    """Stop the control plane in DIR; its data stay for the next `up`."""
+    """Stop the control plane in DIR; the data remains for the next `up`."""
     if not processes.stop_owner(folder):
         print(f"Nothing runs in {folder}.", file=sys.stderr)
 
@@ -48,7 +48,7 @@ def down(folder: Path) -> None:
 @controlplane.command()
 @FOLDER
 def run(folder: Path) -> None:
-    """Run a control plane in the foreground until Ctrl-C or SIGTERM; prints `ready` when it is."""
+    """Run a control plane in the foreground until Ctrl-C or SIGTERM; prints `ready` when it is ready."""
     with processes.terminating(), ControlPlane(folder):
         processes.own_until_asked()
 
@@ -71,7 +71,7 @@ def _kubeconfig(folder: Path) -> Path:
 
 @cli.group()
 def libvirtd() -> None:
-    """A libvirtd of our own on this machine: a system one for root, else a session one."""
+    """A separate libvirtd on this machine: a system libvirtd for root, a session libvirtd for other users."""
 
 
 @libvirtd.command("up")
@@ -85,7 +85,7 @@ def libvirtd_up(folder: Path) -> None:
 @libvirtd.command("down")
 @FOLDER
 def libvirtd_down(folder: Path) -> None:
-    """Stop the libvirtd in DIR and all its guests; their definitions stay for the next `up`."""
+    """Stop the libvirtd in DIR and all its guests; the definitions remain for the next `up`."""
     if not processes.stop_owner(folder):
         print(f"Nothing runs in {folder}.", file=sys.stderr)
 
@@ -93,7 +93,7 @@ def libvirtd_down(folder: Path) -> None:
 @libvirtd.command("run")
 @FOLDER
 def libvirtd_run(folder: Path) -> None:
-    """Run a libvirtd in the foreground until Ctrl-C or SIGTERM; prints `ready` when it is."""
+    """Run a libvirtd in the foreground until Ctrl-C or SIGTERM; prints `ready` when it is ready."""
     with processes.terminating(), Libvirtd(folder):
         processes.own_until_asked()
 
@@ -109,12 +109,12 @@ def libvirtd_uri(folder: Path) -> None:
 
 @cli.group()
 def guest() -> None:
-    """The tiny guest that behaves as it is told."""
+    """The tiny guest operating system of the test VMs."""
 
 
 @guest.command("build")
 def guest_build() -> None:
-    """Build the floppy that the guest boots from unless that was done, and print its path."""
+    """Build the floppy image that the guest boots from, unless it exists, and print its path."""
     print(guest_image())
 
 

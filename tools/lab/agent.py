@@ -1,4 +1,4 @@
-"""The agent as a process of its own, as a node runs it: started, asked, killed and read."""
+"""The agent as a separate process, as on a node: start it, query it, kill it, read its log."""
 
 import http.client
 import json
@@ -15,17 +15,17 @@ from lab.controlplane import ControlPlane
 from lab.processes import Process, last_lines
 
 ACTION_ENDED = "action ended"
-"""The event of the line that an agent logs for each action on a domain."""
+"""The event of the log line for each action on a domain."""
 READY_TIMEOUT_S = 60
 END_TIMEOUT_S = 30
-"""It goes within 10 s; the rest is for a machine that is busy."""
+"""The agent ends within 10 s; the rest is a margin for a busy machine."""
 
 
 class Agent:
     """`virtsync agent` for one node and one libvirt; `settings` are its other flags without the dashes.
 
-    It is the administrator unless given another kubeconfig; `module` is the Python module that is run, and `env` is
-    added to our environment. A process of its own that ends with its owner. Any thread may read from it.
+    The agent has the administrator's rights unless `kubeconfig` names another file. `module` is the Python module that
+    runs, and `env` is added to this process's environment. The agent ends with its owner. Any thread may read from it.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class Agent:
         }
         self._module = module
         self._log_begins = 0
-        # The client's copies of certificates go with the log's folder, even where the agent is killed before it can
-        # remove them.
+        # The Kubernetes client copies certificates to files. They are in the log's folder and are removed with it, also
+        # when the agent is killed before it can remove them.
         inherited = os.environ | {"TMPDIR": str(log.parent)}
         self._process = Process(f"the agent of {node}", [], log=log, env=inherited | dict(env or {}))
 
     def start(self, **changes: str) -> None:
-        """Start it and return when /readyz says so; `changes` to its settings stay (`boot_id="b"`)."""
+        """Start the agent and return when /readyz is OK; `changes` to its settings are kept (`boot_id="b"`)."""
         self.launch(**changes)
         self.wait_until_ready()
 
     def launch(self, **changes: str) -> None:
-        """Start it and return at once; `changes` to its settings stay."""
+        """Start the agent and return immediately; `changes` to its settings are kept."""
         self.settings |= {name.replace("_", "-"): value for name, value in changes.items()}
         flags = self._fixed | self.settings
         words = [word for name, value in flags.items() for word in ((f"--{name}", value) if value else (f"--{name}",))]
@@ -73,13 +73,14 @@ class Agent:
         self._process.start()
 
     def wait_until_ready(self) -> None:
-        """Wait until it serves its node; LabError with the end of its log if it does not."""
+        """Wait until the agent is ready; LabError with the end of its log if it does not become ready."""
         self._process.wait_until(self.ready, timeout_s=READY_TIMEOUT_S)
 
     def stop(self, *, timeout_s: float = END_TIMEOUT_S) -> None:
-        """Ask it to end (SIGTERM), and return when it is gone; nothing happens if it does not run.
+        """Ask the agent to end (SIGTERM), and return when it has ended; does nothing if it does not run.
 
-        LabError with the end of its log if it does not end within the time, and then it is killed, or ends in disorder.
+        LabError with the end of its log if it does not end within the time (it is then killed), or if it ends with an
+        error.
         """
         if not self.running:
             return
@@ -88,26 +89,26 @@ class Agent:
             code = self.wait_until_ended(timeout_s=timeout_s)
         finally:
             self.kill()
-        # The signal itself ends one that has only just been started.
+        # The signal itself ends an agent that has only just been started.
         if code not in {0, -signal.SIGTERM}:
             raise LabError(
                 f"The agent of {self.node} ended in disorder ({code}); the end of {self.log}:\n{last_lines(self.log)}"
             )
 
     def signal(self, number: int) -> None:
-        """Send it a signal, and return at once."""
+        """Send the agent a signal, and return immediately."""
         self._process.signal(number)
 
     def wait_until_ended(self, *, timeout_s: float = END_TIMEOUT_S) -> int:
-        """Wait until it has ended by itself; its exit code, or minus a signal. LabError if it runs on."""
+        """Wait until the agent has ended on its own; its exit code, or minus a signal. LabError if it still runs."""
         return self._process.wait_until_ended(timeout_s=timeout_s)
 
     def kill(self) -> None:
-        """Kill it with -9, as a crash would, and return when it is gone."""
+        """Kill the agent with SIGKILL, like a crash, and return when it has ended."""
         self._process.kill()
 
     def restart(self, **changes: str) -> None:
-        """Kill it with -9 and start it again, with other settings if any are named."""
+        """Kill the agent with SIGKILL and start it again, with changed settings if any are named."""
         self.kill()
         self.start(**changes)
 
@@ -118,22 +119,22 @@ class Agent:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     def ready(self) -> bool:
-        """What /readyz says now; a process that does not answer is not ready."""
+        """Whether /readyz is OK now; a process that does not answer is not ready."""
         try:
             return self.ask("/readyz")[0] == http.HTTPStatus.OK
         except (OSError, http.client.HTTPException):
             return False
 
     def metrics(self) -> str:
-        """What Prometheus would read from it."""
+        """The metrics, as Prometheus would scrape them."""
         return self.ask("/metrics")[1]
 
     def ask(self, path: str) -> tuple[int, str]:
-        """GET a path of its own HTTP server: the status and the body."""
+        """GET a path of the agent's HTTP server: the status and the body."""
         ports = [line["http_port"] for line in self.log_lines()[self._log_begins :] if "http_port" in line]
         if not ports:
             raise ConnectionRefusedError(f"The agent of {self.node} has not said on which port it listens.")
@@ -146,18 +147,18 @@ class Agent:
             connection.close()
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """What it has logged, over all its starts; lines that are not JSON (a traceback) are left out."""
+        """The log lines of all its starts; lines that are not JSON (a traceback) are left out."""
         if not self.log.exists():
             return []
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.startswith("{")]
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def log_sentences(self) -> list[str]:
-        """The same lines as people read them."""
+        """The same lines, as readable sentences."""
         return [sentence(line) for line in self.log_lines()]
 
     def acts(self, key: str) -> list[str]:
-        """The acts on one VM (`namespace/name`) that have ended, in order: `START done`, `DESTROY refused`."""
-        # An agent of the version before, as the tests of upgrades run it, calls the action `verb`.
+        """The finished actions on one VM (`namespace/name`), in order: `START done`, `DESTROY refused`."""
+        # An agent of the previous version, which the upgrade tests run, logs the action as `verb`.
         told = [line for line in self.log_lines() if line.get("vm") == key and "result" in line]
         return [f"{line.get('action', line.get('verb'))} {line['result']}" for line in told]

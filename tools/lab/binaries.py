@@ -1,4 +1,4 @@
-"""The binaries of the control plane: found where the user has them, or built once from tools/kubernetes with Go."""
+"""The binaries of the control plane: taken from the user's folder, or built once from tools/kubernetes with Go."""
 
 import fcntl
 import hashlib
@@ -27,7 +27,7 @@ LINE_INTERVAL_S = 15
 
 
 def kubernetes_version() -> str:
-    """The version of Kubernetes that the Go module asks for, such as v1.35.4."""
+    """The version of Kubernetes that the Go module requires, such as v1.35.4."""
     found = re.search(r"k8s\.io/kubernetes (v\S+)", (MODULE / "go.mod").read_text())
     if not found:
         raise LabError(f"{MODULE / 'go.mod'} does not require k8s.io/kubernetes.")
@@ -35,9 +35,9 @@ def kubernetes_version() -> str:
 
 
 def find_assets(commands: Iterable[str] = COMMANDS) -> Path:
-    """The folder that holds these binaries: $KUBEBUILDER_ASSETS if set, else what set-up built.
+    """The folder that holds these binaries: $KUBEBUILDER_ASSETS if set, otherwise the folder that set-up built.
 
-    LabError if they are not there.
+    LabError if one is missing.
     """
     if chosen := os.environ.get("KUBEBUILDER_ASSETS"):
         folder, cure = Path(chosen).absolute(), "complete the folder KUBEBUILDER_ASSETS names, or unset it"
@@ -49,7 +49,7 @@ def find_assets(commands: Iterable[str] = COMMANDS) -> Path:
 
 
 def cached_assets() -> Path:
-    """Where set-up puts what it builds: another folder for every version of the Go module."""
+    """The folder of the built binaries: a different one for every version of the Go module."""
     digest = hashlib.sha256()
     for file in sorted([*MODULE.glob("*.go"), MODULE / "go.mod", MODULE / "go.sum"]):
         digest.update(f"{file.name}\n".encode() + file.read_bytes())
@@ -57,9 +57,9 @@ def cached_assets() -> Path:
 
 
 def build_assets() -> Path:
-    """Build the control plane unless that was done; the first time takes minutes, and progress is on standard error.
+    """Build the control plane unless it exists; the first build takes minutes and shows progress on standard error.
 
-    The folder appears only when all is in it. Two that build at once do so one after the other.
+    The folder appears only when it is complete. A lock makes concurrent builds run one after the other.
     """
     if os.environ.get("KUBEBUILDER_ASSETS"):
         return find_assets()
@@ -96,25 +96,25 @@ def _build(binary: Path) -> None:
 
 
 def _link_commands(folder: Path) -> None:
-    """Make one link for each command in the binary: called by its own name it prints them."""
+    """Make one link for each command in the binary, which prints the commands when it is called by its own name."""
     names = subprocess.run([folder / "kubernetes"], capture_output=True, text=True, check=True).stdout.split()
     for name in names:
         (folder / name).symlink_to("kubernetes")
 
 
 def _go(*arguments: str) -> Iterator[str]:
-    """Run Go on the module and pass on what it prints; LabError with the end of it if it fails."""
+    """Run Go on the module and yield the lines that it prints; LabError with the last lines if it fails."""
     settings = {
         "GOPATH": str(CACHE / "go"),
         "GOCACHE": str(CACHE / "go-build"),
-        # Read-only modules could not be removed with rm -r.
+        # `rm -r` cannot remove read-only modules.
         "GOFLAGS": "-buildvcs=false -modcacherw",
         "GOTOOLCHAIN": "local",
         "CGO_ENABLED": "0",
     }
     said: deque[str] = deque(maxlen=LINES_SHOWN)
     go = subprocess.Popen(
-        # A Go whose owner was killed ends too.
+        # Go ends too when its owner is killed.
         ["setpriv", "--pdeathsig", "TERM", Path(sys.executable).with_name("go"), *arguments],
         cwd=MODULE,
         env=os.environ | settings,
@@ -134,7 +134,7 @@ def _go(*arguments: str) -> Iterator[str]:
 
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Show how far a long step is on standard error: a bar on a terminal, else a line now and then."""
+    """Show the progress of a long step on standard error: a bar on a terminal, otherwise a line every few seconds."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _LineProgress(title)

@@ -1,4 +1,4 @@
-"""An HTTP proxy as companies have them: it leads to one server on this machine, whatever name it is asked for."""
+"""A forward HTTP proxy, as in company networks: every request goes to one server on this machine."""
 
 import socket
 import threading
@@ -12,11 +12,11 @@ HEAD_LIMIT_BYTES = 65536
 class ConnectProxy:
     """Listens on a port of 127.0.0.1; use it as a context manager.
 
-    It knows CONNECT, and requests that name the whole URL. `asked` are the first lines, in the order of their coming.
+    It handles CONNECT, and requests with an absolute URL. `asked` has the request lines, in the order of arrival.
     """
 
     def __init__(self, port: int, *, authorization: str = "") -> None:
-        """`port` is where the server listens on 127.0.0.1; `authorization`, if given, is asked of each client."""
+        """`port` is the server's port on 127.0.0.1; each client must send `authorization`, if it is given."""
         self._target, self._authorization = port, authorization
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._accept, name="connect-proxy", daemon=True)
@@ -38,7 +38,7 @@ class ConnectProxy:
 
     @property
     def url(self) -> str:
-        """What a client is told of it."""
+        """The proxy's URL, for a client's settings."""
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def _accept(self) -> None:

@@ -1,7 +1,7 @@
 """A Kubernetes control plane on this machine: etcd and kube-apiserver as processes, kubectl beside them.
 
-It is the real one, without nodes and controllers: what virtsync needs is an API server that validates, authorizes,
-stores and lets watch. Its state lives in one folder and ends with it.
+These are the real programs, without nodes and controllers: virtsync needs an API server that validates, authorizes,
+stores and serves watches. All state is in one folder.
 """
 
 import base64
@@ -35,10 +35,10 @@ AUDITED_VERBS = ["create", "delete", "get", "patch", "update"]
 class ControlPlane:
     """etcd and kube-apiserver in one folder, on free ports of 127.0.0.1; use it as a context manager.
 
-    Whatever uses the folder's kubeconfig is an administrator (group system:masters). `stop` ends the processes and
-    leaves the folder. A component can be killed and started again alone; ports and data stay the same. With `audited`,
-    every read and write of a single VirtualMachine is in `audit_log`, a line of JSON each, with the object answered.
-    Whoever shows a certificate of the authority `client_ca` is the user and the group that it names.
+    The folder's kubeconfig has the rights of an administrator (group system:masters). `stop` ends the processes and
+    keeps the folder. A component can be killed and started again alone; ports and data stay the same. With `audited`,
+    `audit_log` has one line of JSON for every read and write of a single VirtualMachine, with the object in the answer.
+    A client certificate of the authority `client_ca` authenticates the user and the group that it names.
     """
 
     def __init__(self, folder: Path, *, audited: bool = False, client_ca: Path | None = None) -> None:
@@ -62,7 +62,7 @@ class ControlPlane:
 
     @property
     def url(self) -> str:
-        """Where kube-apiserver listens; known once started."""
+        """The URL of kube-apiserver; known after the start."""
         return f"https://127.0.0.1:{self._ports['kube-apiserver']}"
 
     def __enter__(self) -> Self:
@@ -73,9 +73,9 @@ class ControlPlane:
         self.stop()
 
     def start(self, *names: str) -> None:
-        """Start the components (all unless named) and return when each is ready; those that run are left alone.
+        """Start the components (all unless named) and return when each is ready; running components are not touched.
 
-        LabError with the end of its log if one does not come up.
+        LabError with the end of the component's log if it does not become ready.
         """
         try:
             if not self._components:
@@ -86,23 +86,23 @@ class ControlPlane:
         except BaseException:
             self.stop()
             raise
-        # The certificate that the kubeconfig trusts is made by the first start.
+        # The first start of kube-apiserver makes the certificate that the kubeconfig trusts.
         self._write_kubeconfig(self.kubeconfig, self.token)
 
     def stop(self) -> None:
-        """End all processes, the API server first; the folder and its data stay."""
+        """End all processes, the API server first; the folder and its data remain."""
         for component in reversed(self._components.values()):
             component.stop()
         self._components.clear()
         self._holds.close()
 
     def kill(self, name: str) -> None:
-        """Kill one component with -9, as a crash would; `start(name)` brings it back."""
+        """Kill one component with SIGKILL, like a crash; `start(name)` starts it again."""
         self._components[name].kill()
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        """Both components are stopped, and then run again on the ports that they had."""
+        """Stop both components, and start them again at the end, on the same ports."""
         for component in reversed(self._components.values()):
             component.stop()
         yield
@@ -113,7 +113,7 @@ class ControlPlane:
         shutil.copytree(self._etcd_data, folder)
 
     def restore(self, folder: Path) -> None:
-        """Put back what `back_up` has copied, only while etcd is down: it gives resource versions out once more."""
+        """Restore the copy of `back_up`, only while etcd is down: etcd then issues the same resource versions again."""
         shutil.rmtree(self._etcd_data)
         shutil.copytree(folder, self._etcd_data)
 
@@ -122,8 +122,8 @@ class ControlPlane:
         return self._components[name].pid
 
     def kubectl(self, *args: str, input: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:  # noqa: A002 - as subprocess.run has it
-        """Run kubectl as the administrator; CalledProcessError with what it said if it fails and `check` is set."""
-        # Discovery is cached by host and port, and another control plane may have had this port yesterday.
+        """Run kubectl as the administrator; CalledProcessError with its output if it fails and `check` is set."""
+        # kubectl caches discovery by host and port, and another control plane might have had this port before.
         env = os.environ | {"KUBECONFIG": str(self.kubeconfig), "KUBECACHEDIR": str(self.folder / "kubectl-cache")}
         done = subprocess.run(
             [self.assets / "kubectl", *args], input=input, env=env, capture_output=True, text=True, check=False
@@ -135,10 +135,10 @@ class ControlPlane:
         return done
 
     def install_crds(self) -> None:
-        """Let it serve and explain VirtualMachines; nothing happens if it does."""
+        """Install the CRD, and return when VirtualMachines are served and explained."""
         self.kubectl("apply", "-f", str(CRDS))
         self.kubectl("wait", "crd/virtualmachines.virtsync.dev", "--for=condition=Established", "--timeout=60s")
-        # Serving and explaining begin a moment after Established, and nothing tells when.
+        # Serving and explaining begin a moment after Established, and no condition reports when.
         deadline = time.monotonic() + READY_TIMEOUT_S
         for command in (("get", "kvm"), ("explain", "kvm")):
             while self.kubectl(*command, check=False).returncode:
@@ -147,10 +147,10 @@ class ControlPlane:
                 time.sleep(POLL_INTERVAL_S)
 
     def service_account(self, namespace: str, name: str, *, cluster_role: str | None = None) -> Path:
-        """A kubeconfig of a ServiceAccount, as a pod would use it: made if absent, bound to a ClusterRole if named.
+        """A kubeconfig of a ServiceAccount, as a pod would use it; creates the account, and binds it to `cluster_role`.
 
-        The role must exist. Of the built-in ones `view`, `edit` and `admin` are empty: a controller that does not run
-        here fills them.
+        The role must exist. The built-in roles `view`, `edit` and `admin` are empty, because the controller that fills
+        them does not run here.
         """
         objects: list[dict[str, object]] = [
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
@@ -165,7 +165,7 @@ class ControlPlane:
         return kubeconfig
 
     def _prepare(self) -> None:
-        """Take the folder and the ports, write the files the components read, and say how each is run."""
+        """Lock the folder, reserve the ports, write the files that the components read, and make their commands."""
         self._holds.enter_context(sole_owner(self.folder))
         self.kubeconfig.unlink(missing_ok=True)
         for name in ("etcd", "etcd-peer", "kube-apiserver"):
@@ -182,7 +182,7 @@ class ControlPlane:
         self._components[name] = Process(name, command, log=self.folder / f"{name}.log")
 
     def _tokens(self) -> str:
-        """Who is who by the tokens they show: a line `token,user,uid,"groups"` each."""
+        """The users and their bearer tokens: one line `token,user,uid,"groups"` each."""
         return f'{self.token},admin,admin,"system:masters"\n'
 
     def _etcd_arguments(self) -> list[str]:
@@ -195,7 +195,7 @@ class ControlPlane:
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
             "--socket-reuse-port",
-            # What the lab stores need not outlive a power cut.
+            # The lab's data need not survive a power failure.
             "--unsafe-no-fsync",
         ]
 
@@ -215,7 +215,7 @@ class ControlPlane:
             f"--service-account-signing-key-file={key}",
             "--service-cluster-ip-range=10.96.0.0/24",
             "--allow-privileged=true",
-            # No pod will look for the API server, and an endpoint must not be on the loopback interface.
+            # No pod needs the API server's endpoint, and an endpoint must not be on the loopback interface.
             "--endpoint-reconciler-type=none",
         ]
 
@@ -234,7 +234,7 @@ class ControlPlane:
         }
         file = self.folder / "audit-policy.json"
         file.write_text(json.dumps(policy))
-        # Blocking: what was answered is on record a moment later, also if kube-apiserver is killed.
+        # Blocking: a request is in the log a moment after its answer, also if kube-apiserver is killed then.
         return [
             f"--audit-policy-file={file}",
             f"--audit-log-path={self.audit_log}",
@@ -256,7 +256,7 @@ class ControlPlane:
         return _answers_ok(http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=5), self.token)
 
     def _write_kubeconfig(self, path: Path, token: str, *, server: str = "") -> None:
-        """Write a kubeconfig (JSON is YAML) that trusts this API server's certificate and stands on its own."""
+        """Write a self-contained kubeconfig (JSON is YAML) that trusts this API server's certificate."""
         ca = base64.b64encode(self.ca.read_bytes()).decode()
         name = "virtsync-lab"
         config = {
@@ -296,7 +296,7 @@ def _new_private_key() -> str:
 
 
 def _write_secret(path: Path, text: str) -> None:
-    """Replace a file as a whole, readable by its owner only."""
+    """Replace a file atomically; only its owner can read it."""
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

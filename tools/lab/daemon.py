@@ -1,7 +1,7 @@
-"""A libvirtd of our own on this machine, as a process: `lab.libvirtd` defines domains on it.
+"""A separate libvirtd process on this machine; `lab.libvirtd` defines domains on it.
 
-It is the real one, kept apart: its files are in one folder, it sees neither the machine's libvirt, D-Bus, KVM nor
-networks, and nothing it starts outlives its owner.
+It is the real libvirtd in isolation: its files are in one folder, it sees neither the machine's libvirt, D-Bus, KVM nor
+networks, and nothing that it starts outlives its owner.
 """
 
 import os
@@ -31,7 +31,7 @@ EMULATOR = Path("/usr/bin/qemu-system-i386")
 START_LIMIT_S = 60
 STOP_LIMIT_S = 30
 POLL_INTERVAL_S = 0.01
-# An empty /run hides the machine's D-Bus and systemd: libvirt would register each guest there as a machine.
+# An empty /run hides the machine's D-Bus and systemd, with which libvirt would register each guest as a machine.
 HIDE_RUN = 'mount -t tmpfs -o mode=755 tmpfs /run && exec "$@"'
 LONGEST_SOCKET_PATH = 107
 # Below the folder of a session libvirtd: QEMU's monitor socket, with the id and 20 characters of the domain's name.
@@ -63,10 +63,10 @@ log_outputs = "3:stderr 1:file:{log}"
 class Daemon:
     """libvirtd in a folder; use it as a context manager.
 
-    Run by root it is a system libvirtd in a mount namespace of its own, or, with `user`, a session libvirtd of that
-    user. Run by anybody else it is a session libvirtd. `stop` ends it and all guests and leaves the folder; the end of
-    the process that started it, however it comes, does the same. With `logged`, every call about a domain is in
-    `calls_log`, a line each, written when libvirtd begins with it.
+    For root it is a system libvirtd in its own mount namespace, or, with `user`, a session libvirtd of that user. For
+    other users it is a session libvirtd. `stop` ends libvirtd and all guests and keeps the folder; the end of the
+    process that started it, for any reason, does the same. With `logged`, `calls_log` has one line for every call about
+    a domain, written when libvirtd begins the call.
     """
 
     def __init__(self, folder: Path, user: str | None = None, *, logged: bool = False) -> None:
@@ -91,16 +91,16 @@ class Daemon:
         self.stop()
 
     def test_uri_of(self, node: Path | str) -> str:
-        """The URI of libvirt's mock driver behind this libvirtd: its state lasts as long as its last connection.
+        """The URI of libvirt's test (mock) driver in this libvirtd; its state is lost when the last connection closes.
 
-        `node` is a node XML file, which may hold domains in any state, or `/default`.
+        `node` is a node XML file, which can define domains in any state, or `/default`.
         """
         return f"test+unix://{node}?socket={self.socket}"
 
     def start(self) -> None:
-        """Start libvirtd, unless it runs, and return when it answers; guests that live are adopted by it.
+        """Start libvirtd, unless it runs, and return when it answers; libvirtd takes over the guests that still run.
 
-        LabError with the end of its log if it does not come up.
+        LabError with the end of its log if it does not become ready.
         """
         if self._supervisor is None:
             self._prepare()
@@ -112,39 +112,39 @@ class Daemon:
             raise
 
     def stop(self) -> None:
-        """End libvirtd and all guests at once, also when libvirtd is dead or paused; the folder stays."""
+        """End libvirtd and all guests immediately, also when libvirtd is dead or paused; the folder remains."""
         if self._supervisor is not None:
-            # The end of its standard input is what it waits for.
+            # The supervisor ends everything when its standard input ends.
             self._supervisor.communicate(timeout=STOP_LIMIT_S)
             self._supervisor = None
         self._holds.close()
 
     def kill(self) -> None:
-        """Kill libvirtd with -9, as a crash would; its guests live on. `start` brings it back."""
+        """Kill libvirtd with SIGKILL, like a crash; its guests keep running. `start` starts it again."""
         self._tell("kill")
 
     def halt(self) -> None:
-        """Stop libvirtd alone, in order; its guests live on. `start` brings it back."""
+        """Stop only libvirtd, gracefully; its guests keep running. `start` starts it again."""
         self._tell("stop")
 
     def restart(self) -> None:
-        """Restart libvirtd in order, as an upgrade would; its guests live on."""
+        """Restart libvirtd gracefully, like an upgrade; its guests keep running."""
         self.halt()
         self.start()
 
     def pause(self) -> None:
-        """Make libvirtd hang (SIGSTOP): it is there and answers nobody."""
-        if self._supervisor is None:  # else it would be us who stop
+        """Make libvirtd hang (SIGSTOP): the process exists and does not answer."""
+        if self._supervisor is None:  # process id 0 would stop this process group
             raise LabError("libvirtd was not started.")
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """End what `pause` began."""
+        """Continue libvirtd after `pause`."""
         os.kill(self.pid, signal.SIGCONT)
 
     @contextmanager
     def connection(self) -> Iterator[Any]:
-        """A connection to the QEMU driver, a libvirt.virConnect, for a short use."""
+        """A short-lived connection to the QEMU driver (libvirt.virConnect)."""
         connection = libvirt.open(self.uri)
         try:
             yield connection
@@ -152,7 +152,7 @@ class Daemon:
             connection.close()
 
     def virsh(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run virsh on it; CalledProcessError with what it said if it fails and `check` is set."""
+        """Run virsh on this libvirtd; CalledProcessError with its output if it fails and `check` is set."""
         done = subprocess.run(["virsh", "-q", "-c", self.uri, *args], capture_output=True, text=True, check=False)
         if check and done.returncode:
             error = subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
@@ -161,7 +161,7 @@ class Daemon:
         return done
 
     def qemu_pid(self, name: str) -> int | None:
-        """The process of the QEMU that runs a domain, or None; it works without libvirtd."""
+        """The process id of a domain's QEMU, or None; works without libvirtd."""
         for pid in self._orphans():
             try:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -172,9 +172,9 @@ class Daemon:
         return None
 
     def orphans(self) -> list[int]:
-        """The processes that libvirtd has left to its supervisor, QEMUs among them, and libvirtd itself.
+        """The children of the supervisor: libvirtd, and the orphans that libvirtd left, QEMUs among them.
 
-        To be asked often: one may be left out while another ends.
+        Cheap, for frequent calls: a process might be missing from one answer while another process ends.
         """
         try:
             return [int(pid) for pid in Path(f"/proc/{self._reaper}/task/{self._reaper}/children").read_text().split()]
@@ -182,7 +182,7 @@ class Daemon:
             return []
 
     def run_inside(self, *command: str) -> None:
-        """Run a command that sees the mounts libvirtd sees, which nobody else does; only for a system libvirtd."""
+        """Run a command in the mount namespace of a system libvirtd."""
         if self.user or self._supervisor is None:
             raise LabError("Only a system libvirtd that runs has mounts of its own: start one as root.")
         subprocess.run(["nsenter", "--mount", f"--target={self._reaper}", *command], check=True)
@@ -194,11 +194,11 @@ class Daemon:
 
     @property
     def guests_inside(self) -> Path:
-        """The same folder as libvirtd and QEMU see it: QEMU runs as a user who may not enter the one outside."""
+        """The path of the same folder for libvirtd and QEMU: QEMU's user has no access to the path outside."""
         return self.guests if self.user else Path("/var/lib/libvirt/guests")
 
     def _prepare(self) -> None:
-        """Take the folder, write what libvirtd reads there, and start the supervisor."""
+        """Lock the folder, write libvirtd's configuration there, and start the supervisor."""
         if missing := [str(path) for path in (DAEMON, QEMU_DRIVER, EMULATOR) if not path.exists()]:
             raise LabError(f"{', '.join(missing)} not found: run `make setup`.")
         self._check_folder()
@@ -221,7 +221,7 @@ class Daemon:
             raise LabError(f"{self.folder} is {excess} characters too long for the sockets in it: take a shorter path.")
 
     def _lay_out(self) -> None:
-        # As after a reboot: notes of what ran before would have libvirtd kill whoever has those process ids now.
+        # As after a reboot: with the old state files libvirtd would kill the processes that now have those process ids.
         shutil.rmtree(self.folder / "run", ignore_errors=True)
         config = self.folder / ("config/libvirt" if self.user else "etc")
         folders = [config, self.socket.parent, self.guests, self.folder / "cache", self.folder / "drivers"]
@@ -229,13 +229,13 @@ class Daemon:
             folders += [self.folder / "log", self.folder / "lib"]
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o755)  # whatever our umask: QEMU runs as another user
+            folder.chmod(0o755)  # independent of the umask: QEMU runs as another user
         (config / "qemu.conf").write_text(QEMU_CONF)
         log = LOG_CALLS.format(log=self.calls_log) if self.logged else LOG
         host_uuid = uuid5(NAMESPACE_URL, str(self.folder))
         (config / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(host_uuid=host_uuid) + log)
         (self.folder / "no-kvm").touch(0o600)
-        # The drivers of networks, storage and devices would look at the machine and change its packet filter.
+        # The drivers of networks, storage and devices would inspect the machine and change its packet filter.
         driver = self.folder / "drivers" / QEMU_DRIVER.name
         driver.unlink(missing_ok=True)
         driver.symlink_to(QEMU_DRIVER)
@@ -268,22 +268,22 @@ class Daemon:
             )
 
     def _enter(self) -> list[str]:
-        """The words before a command that put it where a system libvirtd is to be."""
+        """The command prefix that runs a command in the namespaces of a system libvirtd."""
         return ["unshare", "--mount", "--propagation", "private", "sh", "-c", HIDE_RUN, "sh"]
 
     @property
     def _reaper(self) -> int:
-        """The process that all orphans of libvirtd belong to."""
+        """The process that becomes the parent of all orphans of libvirtd."""
         if self._supervisor is None:
             raise LabError("libvirtd was not started.")
         return self._supervisor.pid
 
     def _seen_from_here(self, pid: int) -> int:
-        """Our number for the process that the supervisor knows by this one."""
+        """The process id here, for a process id in the supervisor's namespace."""
         return pid
 
     def _tell(self, word: str) -> str:
-        """Say a word to the supervisor; its answer."""
+        """Send a command to the supervisor; its answer."""
         if self._supervisor is None:
             raise LabError("libvirtd was not started.")
         assert self._supervisor.stdin  # noqa: S101 - pipes were asked for
@@ -307,7 +307,7 @@ class Daemon:
                 raise self._failure(f"was not ready within {START_LIMIT_S} s")
             time.sleep(POLL_INTERVAL_S)
         try:
-            # It listens before its drivers are ready; the answer comes when they are.
+            # libvirtd listens before its drivers are ready, and answers when they are ready.
             with self.connection():
                 pass
         except libvirt.libvirtError as error:
@@ -322,7 +322,7 @@ class Daemon:
             return True
 
     def _orphans(self) -> list[int]:
-        """The processes that libvirtd has left to the supervisor, QEMUs among them; and libvirtd itself."""
+        """The children of the supervisor: libvirtd, and the orphans that libvirtd left; none is missing."""
         return children_of(self._reaper) if self._supervisor else []
 
     def _failure(self, what: str) -> LabError:

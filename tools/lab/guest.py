@@ -16,9 +16,9 @@ DISK_BYTES = 128 * 512
 ROOM_BYTES = 16 * 1024
 HANG_LIMIT_S = 60
 POLL_INTERVAL_S = 0.02
-ANSWER_LIMIT_S = 0.1  # the guest looks 18 times a second
+ANSWER_LIMIT_S = 0.1  # the guest polls its serial port 18 times a second
 
-# For an x86_64 guest libvirt asks QEMU for each feature of its CPU, which makes its start take three times as long.
+# For an x86_64 guest libvirt queries QEMU for each CPU feature, which makes the start take three times as long.
 DOMAIN = """\
 <domain type='qemu'>
   <name>{name}</name>
@@ -58,7 +58,7 @@ DISK = """
     </disk>"""
 
 
-# Of all that stops a process only the freezer of cgroup v1 holds back SIGKILL, as dead storage does.
+# Only the freezer of cgroup v1 delays SIGKILL, as a process that waits for dead storage does.
 FREEZE = """
 set -e
 mkdir -p /run/freezer
@@ -76,10 +76,10 @@ until rmdir "$PWD" 2>/dev/null; do sleep 0.01; done
 
 
 class Guest:
-    """A domain that runs our guest.
+    """A domain that runs the tiny guest.
 
-    What it is told to do it has begun to do when the call returns. That goes through its serial port, so it works
-    while libvirtd is dead or hangs.
+    The guest has begun each action when the call returns. Commands go through its serial port, so they work while
+    libvirtd is dead or hangs.
     """
 
     def __init__(self, libvirtd: Daemon, name: str, uuid: UUID, *, has_disk: bool = False) -> None:
@@ -89,7 +89,7 @@ class Guest:
         self.uuid = uuid
 
     def domain_xml(self, *, disk: bool, on_poweroff: str, on_crash: str) -> str:
-        """The definition of its domain: the cheapest to start that has all that the guest plays with."""
+        """The domain's definition: the fastest to start that has all devices that the guest uses."""
         folder = self.libvirtd.guests_inside
         return DOMAIN.format(
             name=self.name,
@@ -102,12 +102,12 @@ class Guest:
         )
 
     def remove(self) -> None:
-        """End its QEMU, whatever it is at, and undefine the domain."""
+        """End QEMU in any state, and undefine the domain."""
         self._end()
         try:
             self.libvirtd.virsh("undefine", self.name, "--managed-save")
         finally:
-            # Whoever has started it again in between has left a domain that goes with its QEMU.
+            # If the domain was started again in between, it is transient now and ends with its QEMU.
             self._end()
 
     def _end(self) -> None:
@@ -120,7 +120,7 @@ class Guest:
         self.wait_until_booted()
 
     def wait_until_booted(self, *, hang_limit_s: float = HANG_LIMIT_S) -> None:
-        """Wait until the guest answers; LabError if it does not within the time."""
+        """Wait until the guest answers; LabError if it does not answer within the time."""
         deadline = time.monotonic() + hang_limit_s
         while not self._answers(b" ", timeout_s=ANSWER_LIMIT_S):
             if time.monotonic() > deadline:
@@ -140,39 +140,39 @@ class Guest:
         self._tell("t")
 
     def panic(self) -> None:
-        """Panic as a kernel does, and tell the host."""
+        """Panic like a kernel, and report it to the host."""
         self._tell("c")
 
     def panic_and_dump(self) -> None:
-        """Panic, and tell the host that a crash kernel will take care of it."""
+        """Panic, and report to the host that a crash kernel will handle it."""
         self._tell("l")
 
     def suspend_to_ram(self) -> None:
-        """Sleep (ACPI S3); `virsh dompmwakeup` makes it boot again."""
+        """Sleep (ACPI S3); `virsh dompmwakeup` boots the guest again."""
         self._tell("s")
 
     def suspend_to_disk(self) -> None:
-        """Go off as after a hibernation (ACPI S4)."""
+        """Power off as after a hibernation (ACPI S4)."""
         self._tell("d")
 
     def ignore_power_button(self) -> None:
-        """Obey no ACPI shutdown from now on, until the next boot."""
+        """Ignore ACPI shutdown until the next boot."""
         self._tell("i")
 
     def hang(self) -> None:
-        """Do nothing any more, not even ACPI shutdown."""
+        """Stop responding, also to ACPI shutdown."""
         self._tell("h")
 
     def fill_disk(self) -> None:
-        """Write the disk to its end; where its room ends QEMU pauses the guest."""
+        """Write the disk to its end; QEMU pauses the guest when the filesystem is full."""
         self._tell("w")
 
     def free_disk(self) -> None:
-        """Make room for all of its disk."""
+        """Enlarge the filesystem so that the whole disk fits."""
         self.libvirtd.run_inside("mount", "-o", f"remount,size={2 * DISK_BYTES}", self._disk_folder)
 
     def make_disk(self) -> None:
-        """Make a sparse disk on a filesystem of its own that is smaller than the disk."""
+        """Make a sparse disk on a separate filesystem that is smaller than the disk."""
         (self.libvirtd.guests / f"{self.name}.disk").mkdir(exist_ok=True)
         folder = self._disk_folder
         self.libvirtd.run_inside("mount", "-t", "tmpfs", "-o", f"size={ROOM_BYTES},mode=755", "tmpfs", folder)
@@ -184,14 +184,14 @@ class Guest:
 
     @property
     def qemu_pid(self) -> int:
-        """The process id of its QEMU; LabError if it is off."""
+        """The process id of QEMU; LabError if the domain is off."""
         pid = self.libvirtd.qemu_pid(self.name)
         if pid is None:
             raise LabError(f"The domain {self.name} has no QEMU.")
         return pid
 
     def kill(self) -> None:
-        """Kill its QEMU with -9, and return when it is gone."""
+        """Kill QEMU with SIGKILL, and return when it has ended."""
         qemu = os.pidfd_open(self.qemu_pid)
         try:
             signal.pidfd_send_signal(qemu, signal.SIGKILL)
@@ -201,7 +201,7 @@ class Guest:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Its QEMU does nothing meanwhile, and when it is killed it ends only when this does; needs root."""
+        """Freeze QEMU; if it is killed during that time, it ends only after the freeze. Needs root."""
         pid = str(self.qemu_pid)
         self.libvirtd.run_inside("sh", "-c", FREEZE, pid)
         try:
@@ -210,7 +210,7 @@ class Guest:
             self.libvirtd.run_inside("sh", "-c", THAW, pid)
 
     def whisper(self, letter: str) -> bool:
-        """Tell it by the letter that its source knows, if it listens just now; whether it did."""
+        """Send a one-letter command of guest.S once; whether the guest took it."""
         return self._answers(letter.encode(), timeout_s=ANSWER_LIMIT_S)
 
     def _tell(self, letter: str) -> None:
@@ -220,8 +220,8 @@ class Guest:
             )
 
     def _answers(self, letter: bytes, *, timeout_s: float) -> bool:
-        """Send a letter to the guest's serial port; whether it comes back in time."""
-        # A path through a folder's descriptor is short enough for a socket, however long the folder's is.
+        """Send a letter to the guest's serial port; whether the guest echoes it in time."""
+        # A path through a folder's descriptor is short enough for a socket, also when the folder's path is long.
         folder = os.open(self.libvirtd.guests, os.O_PATH)
         try:
             with socket.socket(socket.AF_UNIX) as serial:

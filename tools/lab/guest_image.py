@@ -14,7 +14,7 @@ FLOPPY_BYTES = 1474560
 
 
 def guest_image() -> Path:
-    """The floppy that the guest boots from, built if that was not done; LabError if binutils is missing."""
+    """The floppy image that the guest boots from, built unless it exists; LabError if binutils is missing."""
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
     image = CACHE / f"guest-{digest}" / "guest.img"
     if not image.exists():

@@ -1,4 +1,4 @@
-"""A libvirtd of our own, with QEMU guests that do what a test asks of them."""
+"""A separate libvirtd, with QEMU guests that do what a test asks of them."""
 
 from uuid import UUID, uuid4
 
@@ -18,7 +18,7 @@ class Libvirtd(Daemon):
         on_poweroff: str = "destroy",
         on_crash: str = "destroy",
     ) -> Guest:
-        """Define a domain (off) that runs our guest, or redefine it, and return it.
+        """Define a domain (off) that runs the tiny guest, or redefine it, and return it.
 
         Without `uuid` a domain of this name keeps its UUID. `disk` adds a disk that is larger than the free space,
         until `Guest.free_disk`. `on_poweroff` and `on_crash` take libvirt's values (destroy, restart, preserve).

@@ -1,9 +1,9 @@
-"""Child processes that end with their owner, also when the owner is killed with -9.
+"""Child processes that end with their owner, also when the owner is killed with SIGKILL.
 
-Every child is in a process group of its own, so Ctrl-C in a terminal reaches only the owner, which then stops its
-children in order; and it carries a parent death signal: the kernel kills it should the owner never come to that.
-None has a session of its own: Linux schedules sessions against each other (sched_autogroup), and 6.18 lets all threads
-of one starve for seconds while others are busy (measured: calls to libvirtd that took 11 to 29 s, and 0.3 s without).
+Every child has its own process group, so Ctrl-C in a terminal reaches only the owner, which then stops its children in
+order. Every child also has a parent death signal: the kernel kills it if the owner ends without stopping it.
+No child has its own session: Linux schedules sessions against each other (sched_autogroup), and 6.18 lets all threads
+of one starve for seconds while others are busy (measured: calls to libvirtd took 11 to 29 s, and 0.3 s without).
 """
 
 import fcntl
@@ -28,14 +28,14 @@ POLL_INTERVAL_S = 0.05
 # the interpreter starts every child, so that callers may use any thread.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="process-starter")
 
-# setpriv asks for the signal; had the owner died just before that, the shell would see another parent and not go on.
+# setpriv sets the signal. If the owner died just before that, the shell finds another parent and does not continue.
 _TIED_TO_OWNER = ("setpriv", "--pdeathsig", "KILL", "sh", "-c", 'test "$PPID" = "$0" && exec "$@"')
 
 
 class Process:
-    """A program the lab runs: started with its output in a log file, awaited until ready, and stopped.
+    """A program that the lab runs, with its output in a log file.
 
-    It can be started again after it ended; the log goes on. Safe to start from any thread.
+    It can be started again after it has ended; the log is appended to. Any thread may start it.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Process:
         return self._child is not None and self._child.poll() is None
 
     def start(self) -> None:
-        """Start it; nothing happens if it runs."""
+        """Start the program; does nothing if it runs."""
         if self.running:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ class Process:
             )
 
     def wait_until(self, ready: Callable[[], bool], *, timeout_s: float) -> None:
-        """Wait until `ready` says so; LabError with the end of the log if the process ends before, or time is up."""
+        """Wait until `ready()` is true; LabError with the end of the log if it times out or the process ends first."""
         deadline = time.monotonic() + timeout_s
         while not ready():
             if self._child is None or self._child.poll() is not None:
@@ -95,14 +95,14 @@ class Process:
             time.sleep(POLL_INTERVAL_S)
 
     def signal(self, number: int) -> None:
-        """Send it a signal; nothing happens if it has ended."""
+        """Send the process a signal; does nothing if it has ended."""
         if self._child is not None:
             self._child.send_signal(number)
 
     def wait_until_ended(self, *, timeout_s: float) -> int:
-        """Wait until it has ended by itself; its exit code, or minus the signal that ended it.
+        """Wait until the process has ended on its own; its exit code, or minus the signal that ended it.
 
-        LabError with the end of its log if it runs on; it is left running.
+        LabError with the end of its log if it still runs; it keeps running.
         """
         if self._child is None:
             raise LabError(f"{self.name} was not started.")
@@ -112,7 +112,7 @@ class Process:
             raise self._failure(f"did not end within {timeout_s:g} s") from None
 
     def stop(self, *, timeout_s: float = 10) -> None:
-        """Ask it to end (SIGTERM), kill it if it does not within the time, and return when it is gone."""
+        """Ask the process to end (SIGTERM), kill it if it does not end in time, and return when it has ended."""
         if self._child is None:
             return
         self.signal(signal.SIGTERM)
@@ -122,7 +122,7 @@ class Process:
             self.kill()
 
     def kill(self) -> None:
-        """Kill it (SIGKILL) and return when it is gone."""
+        """Kill the process (SIGKILL) and return when it has ended."""
         if self._child is not None:
             self.signal(signal.SIGKILL)
             self._child.wait()
@@ -137,7 +137,7 @@ class Process:
 
 @contextmanager
 def paused(*pids: int) -> Iterator[None]:
-    """Let processes hang (SIGSTOP): they are there and answer nobody. One that ends meanwhile is let go."""
+    """Make processes hang (SIGSTOP): they exist and do not answer. A process that ends during that time is ignored."""
     with ExitStack() as ends:
         for pid in pids:
             process = os.pidfd_open(pid)
@@ -160,8 +160,8 @@ def last_lines(log: Path, count: int = LOG_LINES_SHOWN) -> str:
 def reserve_port() -> socket.socket:
     """A free TCP port on 127.0.0.1, held until the socket is closed; `getsockname()[1]` is its number.
 
-    The kernel chooses it and gives it to nobody else while it is held. Only a server of the same user that listens with
-    SO_REUSEPORT can use it, so it stays ours also while that server is down.
+    The kernel chooses the port and gives it to no other socket while it is held. Only a server of the same user that
+    listens with SO_REUSEPORT can use it, so the port stays reserved also while that server is down.
     """
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -171,7 +171,7 @@ def reserve_port() -> socket.socket:
 
 @contextmanager
 def sole_owner(folder: Path) -> Iterator[None]:
-    """Hold a folder so that nobody else starts anything in it; LabError if somebody does already."""
+    """Lock a folder so that no other process starts anything in it; LabError if it is locked already."""
     folder.mkdir(parents=True, exist_ok=True)
     with _owner_file(folder).open("a+") as file:
         try:
@@ -188,7 +188,7 @@ def sole_owner(folder: Path) -> Iterator[None]:
 
 
 def owner_of(folder: Path) -> int | None:
-    """The living process that holds the folder, or None."""
+    """The running process that has locked the folder, or None."""
     try:
         pid, start_time = _owner_file(folder).read_text().split()
     except (FileNotFoundError, ValueError):
@@ -201,7 +201,7 @@ def _owner_file(folder: Path) -> Path:
 
 
 def _start_time(pid: int) -> str | None:
-    """When a living process started, in clock ticks since boot: with it, a number that was given away again shows."""
+    """When a running process started, in clock ticks since boot: it shows whether a process id was reused."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -212,7 +212,7 @@ def _start_time(pid: int) -> str | None:
 def children_of(parent: int) -> list[int]:
     """The process ids of a process's children.
 
-    /proc/PID/task/PID/children would be shorter, and leaves out the next of one that ends while it is read.
+    /proc/PID/task/PID/children would be shorter, but it can skip a child when the one before it ends during the read.
     """
     children = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -224,10 +224,10 @@ def children_of(parent: int) -> list[int]:
 
 
 def start_owner(folder: Path, command: Sequence[str]) -> None:
-    """Run `command` in the background as the owner of a folder; return when it has said that it is ready.
+    """Run `command` in the background as the owner of a folder; return when it has printed that it is ready.
 
-    It must be a program that calls `sole_owner` and `own_until_asked`. Nothing happens if the folder has an owner.
-    LabError with what it printed to standard error if it ends before.
+    It must be a program that calls `sole_owner` and `own_until_asked`. Does nothing if the folder has an owner.
+    LabError with its standard error if it ends first.
     """
     if owner_of(folder):
         return
@@ -256,7 +256,7 @@ def start_owner(folder: Path, command: Sequence[str]) -> None:
 
 
 def own_until_asked() -> None:
-    """Say on standard output that all is ready, then wait for Ctrl-C, or SIGTERM within `terminating`."""
+    """Print on standard output that everything is ready, then wait for Ctrl-C, or SIGTERM within `terminating`."""
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     # A signal that comes just before the read would be seen only after it; the byte ends the read.
@@ -267,7 +267,7 @@ def own_until_asked() -> None:
 
 @contextmanager
 def terminating() -> Iterator[None]:
-    """Make SIGTERM an orderly exit, as Ctrl-C is, so that what was started is stopped."""
+    """Make SIGTERM an orderly exit, like Ctrl-C, so that everything that was started is stopped."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield
@@ -276,9 +276,9 @@ def terminating() -> Iterator[None]:
 
 
 def stop_owner(folder: Path, *, timeout_s: float = 60) -> bool:
-    """Ask the owner of a folder to stop what it runs and to end; False if there is none.
+    """Ask the owner of a folder to stop everything that it runs and to end; False if there is no owner.
 
-    Returns when it is gone; LabError if it is not within the time.
+    Returns when the owner has ended; LabError if it does not end in time.
     """
     pid = owner_of(folder)
     if pid is None:

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server on this machine, whose traffic can be cut or made to stall."""
+"""A TCP proxy in front of a server on this machine, which can cut or stall the traffic."""
 
 import json
 import select
@@ -13,12 +13,12 @@ from typing import Self
 
 CHUNK_BYTES = 65536
 CONNECT_TIMEOUT_S = 5.0
-# Linger for 0 s: a close is a reset, as when a firewall or a host goes away.
+# Linger for 0 s: a close sends a reset, as when a firewall or a host disappears.
 RESET = struct.pack("ii", 1, 0)
 
 
 class Mode(Enum):
-    """What is done with connections."""
+    """What the proxy does with connections."""
 
     OPEN = "open"
     STALL = "stall"
@@ -27,13 +27,13 @@ class Mode(Enum):
 
 
 class Proxy:
-    """Listens on a port of 127.0.0.1 and passes each connection on, bytes untouched; use it as a context manager.
+    """Listens on a port of 127.0.0.1 and passes each connection on unchanged; use it as a context manager.
 
-    Any thread may switch what it does. `accepted` counts connections, whatever became of them.
+    Any thread may switch the mode. `accepted` counts all connections, in every mode.
     """
 
     def __init__(self, port: int) -> None:
-        """`port` is where the server listens on 127.0.0.1."""
+        """`port` is the server's port on 127.0.0.1."""
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._changed = threading.Condition()
@@ -55,12 +55,12 @@ class Proxy:
 
     @property
     def port(self) -> int:
-        """Where it listens on 127.0.0.1."""
+        """The proxy's port on 127.0.0.1."""
         port: int = self._listener.getsockname()[1]
         return port
 
     def kubeconfig(self, original: Path) -> Path:
-        """A copy of a kubeconfig of the lab beside it, whose API server is reached through the proxy."""
+        """A copy of a kubeconfig of the lab, in the same folder, that reaches the API server through the proxy."""
         config = json.loads(original.read_text())
         for cluster in config["clusters"]:
             cluster["cluster"]["server"] = f"https://127.0.0.1:{self.port}"
@@ -70,25 +70,25 @@ class Proxy:
         return copy
 
     def pass_on(self) -> None:
-        """Pass everything on; what stalled goes on where it stood."""
+        """Pass everything on; stalled connections continue where they stopped."""
         self._become(Mode.OPEN)
 
     def stall(self) -> None:
-        """Connections stay open and new ones are taken, but nothing comes through, either way."""
+        """Keep connections open and accept new ones, but pass nothing on, in either direction."""
         self._become(Mode.STALL)
 
     def cut(self) -> None:
-        """Reset what is open, and every new connection."""
+        """Reset open connections, and every new one."""
         self._become(Mode.CUT)
         self.cut_once()
 
     def hang_up(self) -> None:
-        """Reset what is open, and end each new connection in order: a proxy whose server is gone."""
+        """Reset open connections, and close each new one cleanly, like a load balancer without a backend."""
         self._become(Mode.HANG_UP)
         self.cut_once()
 
     def cut_once(self) -> None:
-        """Reset what is open, and return when that is done."""
+        """Reset open connections, and return when that is done."""
         with self._changed:
             relays = set(self._relays)
         for relay in relays:
@@ -121,7 +121,7 @@ class Proxy:
 
 
 class _Relay:
-    """One connection, and the one behind it; a thread of its own, which alone touches them."""
+    """A client's connection and the connection to the server; only this object's thread uses the two sockets."""
 
     def __init__(self, client: socket.socket, target: int, over: Callable[["_Relay"], None], *, stalled: bool) -> None:
         self._client, self._target, self._over = client, target, over
@@ -131,12 +131,12 @@ class _Relay:
         self.thread.start()
 
     def stall(self, *, stalled: bool) -> None:
-        """Pass nothing on, or go on."""
+        """Stall, or continue."""
         self._stalled = stalled
         self._wake()
 
     def reset(self) -> None:
-        """End both at once."""
+        """Reset both connections immediately."""
         self._reset = True
         self._wake()
 
@@ -163,7 +163,7 @@ class _Relay:
                 _linger_no_more(server)
 
     def _pass_on(self, sinks: dict[socket.socket, socket.socket]) -> None:
-        """Until one of them ends."""
+        """Pass bytes on until one of the connections ends."""
         while not self._reset:
             ready, _, _ = select.select([self._word, *(() if self._stalled else sinks)], [], [])
             if self._word in ready:
@@ -177,6 +177,6 @@ class _Relay:
 
 
 def _linger_no_more(connection: socket.socket) -> None:
-    """Let its close be a reset."""
+    """Make the socket's close a reset."""
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

@@ -1,12 +1,12 @@
-"""Runs one libvirtd for its owner, and ends it and every QEMU when the owner goes, however it goes.
+"""Runs one libvirtd for its owner, and ends libvirtd and every QEMU when the owner ends for any reason.
 
-A program of its own, told one word a line on standard input: `start` (answered with libvirtd's process id), `stop` or
-`kill` libvirtd (answered when it is gone; its QEMUs live on). The end of standard input, which also comes when the
-owner is killed with -9, ends everything.
+It is a separate program that reads one command per line on standard input: `start` (the answer is libvirtd's process
+id), `stop` or `kill` libvirtd (it answers when libvirtd has ended; the QEMUs keep running). The end of standard input,
+which also comes when the owner is killed with SIGKILL, ends everything.
 
-It is the parent of all orphans below it (PR_SET_CHILD_SUBREAPER), for two reasons. QEMU daemonizes, so this is how
-we know which ones are ours. And libvirt takes a QEMU that nobody has reaped yet for alive: where PID 1 reaps only now
-and then, each stop of a domain would be seen seconds late.
+It is the parent of all orphans below it (PR_SET_CHILD_SUBREAPER), for two reasons. QEMU daemonizes, so the parent shows
+which QEMUs are ours. And libvirt considers a QEMU alive until it is reaped: if PID 1 reaps only occasionally, libvirt
+notices each stop of a domain seconds late.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ from pathlib import Path
 PR_SET_CHILD_SUBREAPER = 36
 STOP_LIMIT_S = 10
 
-# Where a libvirtd run by root looks for its things, whatever it is told, and the folders of ours that it finds there.
+# The paths that a libvirtd of root always uses, and our folders that are mounted there.
 SYSTEM_FOLDERS = {
     "etc": "/etc/libvirt",
     "run": "/run/libvirt",
@@ -33,7 +33,7 @@ SYSTEM_FOLDERS = {
 
 
 class Supervisor:
-    """One libvirtd, and whatever it has left to us."""
+    """One libvirtd, and its orphans."""
 
     def __init__(self, command: list[str]) -> None:
         self.command = command
@@ -43,7 +43,7 @@ class Supervisor:
         """Start libvirtd, unless it runs; its process id."""
         if self.daemon is None or self.daemon.poll() is not None:
             self.daemon = subprocess.Popen(
-                # Should we ourselves be killed with -9, at least libvirtd goes too.
+                # If this process is killed with SIGKILL, at least libvirtd ends too.
                 ["setpriv", "--pdeathsig", "KILL", *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr,
@@ -52,7 +52,7 @@ class Supervisor:
         return str(self.daemon.pid)
 
     def stop(self) -> str:
-        """Ask libvirtd to end; kill it if it does not."""
+        """Ask libvirtd to end; kill it if it does not end."""
         if self.daemon is not None:
             self.daemon.terminate()
             try:
@@ -69,7 +69,7 @@ class Supervisor:
         return "killed"
 
     def reap(self) -> None:
-        """Take leave of every child that has ended."""
+        """Reap every child that has ended."""
         if self.daemon is not None:
             self.daemon.poll()
         while children() and os.waitpid(-1, os.WNOHANG)[0]:
@@ -77,12 +77,12 @@ class Supervisor:
 
 
 def children() -> list[int]:
-    """The process ids of our children."""
+    """The process ids of the children."""
     return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
 
 
 def end_all() -> None:
-    """Kill every child, and theirs as they become ours, and return when there is none."""
+    """Kill every child, and the orphans that follow, and return when there is none."""
     while pids := children():
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
@@ -90,7 +90,7 @@ def end_all() -> None:
 
 
 def forget_runtime_state() -> None:
-    """Remove what a reboot would remove: sockets, and libvirt's notes of which process runs which domain."""
+    """Remove what a reboot would remove: sockets, and libvirt's state files (which process runs which domain)."""
     shutil.rmtree("run")
     for path in Path().rglob("*"):
         if path.is_socket():
@@ -98,7 +98,7 @@ def forget_runtime_state() -> None:
 
 
 def lay_out_system() -> None:
-    """Put our folders where a system libvirtd looks; we are in a mount namespace of our own, so nobody else sees it."""
+    """Mount our folders at the paths of a system libvirtd, in this process's own mount namespace."""
 
     def mount(*arguments: str) -> None:
         subprocess.run(["mount", *arguments], check=True)
@@ -106,13 +106,13 @@ def lay_out_system() -> None:
     for ours, theirs in SYSTEM_FOLDERS.items():
         Path(theirs).mkdir(parents=True, exist_ok=True)
         mount("--bind", ours, theirs)
-    # A /dev/kvm that exists but does not work makes libvirt probe QEMU anew at every use: defining a domain takes 32 s.
+    # If /dev/kvm exists but does not work, libvirt probes QEMU again at every use: defining a domain takes 32 s.
     if Path("/dev/kvm").exists():
         mount("--bind", "no-kvm", "/dev/kvm")
 
 
 def become(user: str) -> None:
-    """Drop root's rights for those of `user`."""
+    """Change from root to `user`."""
     entry = pwd.getpwnam(user)
     os.initgroups(user, entry.pw_gid)
     os.setgid(entry.pw_gid)
@@ -120,7 +120,7 @@ def become(user: str) -> None:
 
 
 def serve(supervisor: Supervisor) -> None:
-    """Do as the owner says until it goes; reap meanwhile."""
+    """Execute the owner's commands until the owner ends, and reap children."""
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)

@@ -1,4 +1,4 @@
-"""What libvirt tells of a domain, recorded by a real event loop."""
+"""The events that libvirt reports about a domain, recorded by a real event loop."""
 
 import queue
 import threading
@@ -17,7 +17,7 @@ STATES = ("NOSTATE", "RUNNING", "BLOCKED", "PAUSED", "SHUTDOWN", "SHUTOFF", "CRA
 
 
 class Trace:
-    """The events of one domain from now on, in order, in libvirt's words; somebody must run `event_loop`."""
+    """The events of one domain from now on, in order, with libvirt's names; needs a running `event_loop`."""
 
     def __init__(self, connection: Any, guest: Guest) -> None:
         self._events: queue.Queue[str] = queue.Queue()
@@ -30,12 +30,12 @@ class Trace:
         self._ids = [connection.domainEventRegisterAny(self._domain, *one, None) for one in callbacks.items()]
 
     def stop(self) -> None:
-        """Record no more."""
+        """Stop recording."""
         for callback in self._ids:
             self._connection.domainEventDeregisterAny(callback)
 
     def until(self, last: str) -> list[str]:
-        """Wait for an event; it and those before it that were not told yet."""
+        """Wait for an event; returns it, and the events before it that were not returned yet."""
         seen: list[str] = []
         while last not in seen:
             try:
@@ -58,9 +58,9 @@ class Trace:
 
 
 def word(prefix: str, number: int) -> str:
-    """libvirt's own word for a number of one of its enums."""
+    """libvirt's name for a number of one of its enums."""
     words = (name for name in dir(libvirt) if name.startswith(prefix) and getattr(libvirt, name) == number)
-    # The shortest, for the prefix of PMSUSPENDED_UNKNOWN is also that of PMSUSPENDED_DISK_UNKNOWN.
+    # The shortest name, because the prefix of PMSUSPENDED_UNKNOWN also fits PMSUSPENDED_DISK_UNKNOWN.
     return min(words, key=len).removeprefix(prefix)
 
 
@@ -80,6 +80,6 @@ def event_loop() -> Iterator[None]:
         yield
     finally:
         stopping.set()
-        # The loop wakes only for an event: a timer that is due.
+        # The loop wakes only for an event, so a timer that is due wakes it.
         libvirt.virEventAddTimeout(0, lambda timer, _: libvirt.virEventRemoveTimeout(timer), None)
         thread.join()

@@ -1,4 +1,4 @@
-"""A little world for one test: guests of its own, objects about them, an agent, and a watch that misses nothing."""
+"""The environment of one test: its own guests, their objects, an agent, and a watch that misses no version."""
 
 import http.client
 import json
@@ -23,7 +23,7 @@ HANG_LIMIT_S = 60
 POLL_INTERVAL_S = 0.05
 API = "virtsync.dev/v1alpha1"
 
-# Nothing here is looked at again for an hour, so whatever a test sees told has come by an event or by the watch.
+# The agent resyncs only once an hour, so every report that a test waits for comes from an event or from the watch.
 SETTINGS = {
     "resync-libvirt": "1h",
     "resync-api": "1h",
@@ -34,7 +34,7 @@ SETTINGS = {
     "boot-id": "first-boot",
 }
 
-# In the message of Ready whenever an act is about to follow: "It is being started".
+# In the message of Ready whenever an action is about to follow: "It is being started".
 ACTING = " is being "
 
 Json = dict[str, Any]
@@ -44,9 +44,9 @@ Told = tuple[str, str, str]
 class World:
     """One namespace, one node name, guests and agents of one test; use it as a context manager.
 
-    Objects are named after the guest they speak of. What `until` waits for it looks for in every version of the
-    object since the one that the last `until`, `apply` or `patch` ended with, in order: however short a state lasted,
-    it is seen. Agents, guests and objects go with the world.
+    Each object has the name of its guest. `until` checks every version of the object in order, beginning with the one
+    at which the last `until`, `apply` or `patch` ended: so it also finds a state that lasted very briefly. Agents,
+    guests and objects are removed at the end.
     """
 
     def __init__(self, controlplane: ControlPlane, libvirtd: Libvirtd, name: str, folder: Path) -> None:
@@ -94,11 +94,11 @@ class World:
         return guest
 
     def virsh(self, *args: str) -> str:
-        """What somebody on the host does behind the agent's back."""
+        """Run virsh, as an administrator on the host does without the agent; its output."""
         return self.libvirtd.virsh(*args).stdout.strip()
 
     def run_id(self, guest: Guest) -> str:
-        """libvirt's number for this run of the guest: another after every start; `-` while it is off."""
+        """libvirt's id of this run of the guest: different after every start; `-` while the guest is off."""
         return guest.libvirtd.virsh("domid", guest.name).stdout.strip()
 
     # --- the agent
@@ -118,7 +118,7 @@ class World:
         env: Mapping[str, str] | None = None,
         **settings: str,
     ) -> Agent:
-        """An agent that is not started yet, and ends with the world; the rest as `Agent` has it."""
+        """An agent that is not started yet, and ends with the world; arguments as in `Agent`."""
         agent = Agent(
             self.controlplane,
             uri or self.libvirtd.uri,
@@ -132,11 +132,11 @@ class World:
         return agent
 
     def acts(self, guest: Guest) -> list[str]:
-        """The acts on a guest that agents have logged, in order: `START done`, `DESTROY refused`."""
+        """The actions on a guest that agents have logged, in order: `START done`, `DESTROY refused`."""
         return [act for agent in self.agents for act in agent.acts(f"{self.name}/{guest.name}")]
 
     def until_act(self, guest: Guest, act: str, *, times: int = 1) -> None:
-        """Wait until an agent has done this so many times."""
+        """Wait until agents have logged this action `times` times."""
         deadline = time.monotonic() + HANG_LIMIT_S
         while self.acts(guest).count(act) < times:
             if time.monotonic() > deadline:
@@ -144,7 +144,7 @@ class World:
             time.sleep(POLL_INTERVAL_S)
 
     def until_acts(self, guest: Guest, *acts: str) -> None:
-        """Wait until agents have logged exactly these acts on a guest; each is logged a moment after its effect."""
+        """Wait until agents have logged exactly these actions on a guest; each is logged a moment after its effect."""
         deadline = time.monotonic() + HANG_LIMIT_S
         while (logged := self.acts(guest)) != list(acts):
             if logged != list(acts[: len(logged)]) or time.monotonic() > deadline:
@@ -152,14 +152,14 @@ class World:
             time.sleep(POLL_INTERVAL_S)
 
     def nothing_done(self, guest: Guest) -> bool:
-        """Whether no agent has acted on the guest, nor told that it is about to, since the world began."""
+        """Whether no agent has acted on the guest, or reported that it is about to, since the world began."""
         told = [ready_of(vm).get("message", "") for vm in self._vms.versions(guest.name)]
         return not self.acts(guest) and not any(ACTING in message for message in told)
 
     def outlast_settling(self) -> None:
-        """Return when the agent has corrected a drift that begins now: what it was about to do before has come too.
+        """Return when the agent has corrected a drift that begins now; everything that was due before is done then too.
 
-        That is watched on a guest of its own, which somebody pauses; so what is outlasted is `settle_pause`.
+        The drift is a pause of a separate guest, so this waits for `settle_pause`.
         """
         witness = next((guest for guest in self._guests if guest.name.endswith("-witness")), None)
         if witness is None:
@@ -174,7 +174,7 @@ class World:
     # --- the API
 
     def kubectl(self, *args: str, manifest: Json | None = None) -> str:
-        """Run kubectl in the namespace; what it printed."""
+        """Run kubectl in the namespace; its output."""
         body = None if manifest is None else json.dumps(manifest)
         return self.controlplane.kubectl(f"--namespace={self.name}", *args, input=body).stdout
 
@@ -195,7 +195,7 @@ class World:
         return {"apiVersion": API, "kind": "VirtualMachine", "metadata": {"name": guest.name}, "spec": spec}
 
     def patch(self, guest: Guest, **spec: Any) -> None:
-        """Merge into its spec; None removes a field."""
+        """Merge these fields into the object's spec; None removes a field."""
         words = ("patch", "kvm", guest.name, "--type=merge", "-o", "json", "-p", json.dumps({"spec": spec}))
         self._look_from(json.loads(self.kubectl(*words)))
 
@@ -205,9 +205,9 @@ class World:
         return vm
 
     def until(self, guest: Guest, holds: Callable[[Json], bool], what: str) -> Json:
-        """The first version of the object for which this holds, counted from where the last waiting ended.
+        """The first version of the object for which this holds, from the version at which the last wait ended.
 
-        LabError with all that was told and the end of the agents' logs if it does not come.
+        LabError with all reports and the end of the agents' logs if there is none in time.
         """
         first = self._seen_until.get(guest.name, 0)
         index, vm = self._vms.until(guest.name, holds, first=first)
@@ -218,22 +218,22 @@ class World:
         return vm
 
     def until_ready(self, guest: Guest, reason: str) -> Json:
-        """Wait until Ready tells this reason of the newest spec."""
+        """Wait until Ready has this reason for the newest spec."""
         return self.until(guest, lambda vm: reason_of(vm) == reason, f"Ready with reason {reason}")
 
     def until_off(self, guest: Guest, cause: str) -> Json:
-        """Wait until it is told that the guest went off, and why."""
+        """Wait until the status reports that the guest is off, with this cause."""
         return self.until(
             guest, lambda vm: power_of(vm) in {"Stopped", "Crashed"} and cause_of(vm) == cause, f"off by {cause}"
         )
 
     def told(self, guest: Guest) -> list[Told]:
-        """What has been told of the guest, in order: (powerState, reason of Ready, cause of the last stop)."""
+        """All reports about the guest, in order: (powerState, reason of Ready, cause of the last stop)."""
         told = [(power_of(vm), str(ready_of(vm).get("reason")), cause_of(vm)) for vm in self._vms.versions(guest.name)]
         return [one for one, before in zip(told, [None, *told], strict=False) if one != before]
 
     def events(self, guest: Guest) -> list[str]:
-        """The reasons of the Kubernetes Events about the guest's object, in the order of their coming."""
+        """The reasons of the Kubernetes Events about the guest's object, in the order of arrival."""
         first: dict[str, str] = {}
         for event in self._events.all():
             if event["regarding"].get("name") == guest.name:
@@ -285,9 +285,9 @@ class World:
 
 
 class Watch:
-    """Every version of every object of one resource in one namespace, as the API server tells them.
+    """Every version of every object of one resource in one namespace, as the API server's watch sends them.
 
-    It outlives the API server; what comes and goes between two connections is missed.
+    It survives restarts of the API server; versions that come and go between two connections are missed.
     """
 
     def __init__(self, controlplane: ControlPlane, path: str) -> None:
@@ -301,7 +301,7 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
 
     def __enter__(self) -> Self:
-        # Connected here, so that whoever has entered misses nothing that comes after.
+        # Connect here, so that no version is missed after this returns.
         self._connection = self._connect()
         self._response = self._open()
         self._thread.start()
@@ -312,7 +312,7 @@ class Watch:
             self._closing.set()
             self._changed.notify_all()
         while self._thread.is_alive():
-            # It waits in a read, which this ends; it may also be about to connect again.
+            # The thread waits in a read, which this ends; it might also be about to connect again.
             if sock := self._connection.sock:
                 with suppress(OSError):
                     sock.shutdown(2)
@@ -320,16 +320,16 @@ class Watch:
         self._close()
 
     def all(self) -> list[Json]:
-        """All versions of all objects so far."""
+        """All versions of all objects until now."""
         with self._changed:
             return list(self._versions)
 
     def versions(self, name: str) -> list[Json]:
-        """All versions of one object so far."""
+        """All versions of one object until now."""
         return [version for version in self.all() if version["metadata"]["name"] == name]
 
     def until(self, name: str, holds: Callable[[Json], bool], *, first: int) -> tuple[int, Json | None]:
-        """Wait for a version of an object, from the one numbered `first` on; its number and itself, or None."""
+        """Wait for a version of an object, from number `first` on; its number and the version, or None."""
         found: tuple[int, Json] | None = None
 
         def look() -> bool:
@@ -342,7 +342,7 @@ class Watch:
         return found or (first, None)
 
     def until_any(self, holds: Callable[[Json], bool]) -> Json | None:
-        """Wait for a version of any object, from the beginning on."""
+        """Wait for a version of any object, including earlier versions."""
         self._wait_for(lambda: any(map(holds, self._versions)))
         return next(filter(holds, self.all()), None)
 
@@ -385,16 +385,16 @@ class Watch:
             self._changed.notify_all()
 
     def _lines(self) -> Iterator[bytes]:
-        """What the API server tells, a change a line, over as many connections as it takes."""
+        """The lines that the API server sends, one change each; reconnects as often as necessary."""
         while not self._closing.is_set():
             assert self._response  # noqa: S101 - `__enter__` has opened it
-            # One that dies may end in the middle of a line: its successor tells of that object again.
+            # A connection that dies might end in the middle of a line; the next one sends that object again.
             with suppress(OSError, http.client.HTTPException):
                 yield from (line for line in self._response if line.endswith(b"\n"))
             self._connect_again()
 
     def _connect_again(self) -> None:
-        """As soon as there is somebody to connect to; the first that is told then is what there is."""
+        """Connect as soon as the API server listens; the watch then first sends all existing objects."""
         while not self._closing.is_set():
             self._close()
             self._connection = self._connect()
@@ -412,7 +412,7 @@ class Watch:
 
 
 def until(holds: Callable[[], bool], otherwise: str, *, limit_s: float = HANG_LIMIT_S) -> None:
-    """Wait until this holds; LabError that says `otherwise` if it does not within the time."""
+    """Wait until this holds; LabError with the message `otherwise` if it does not hold in time."""
     deadline = time.monotonic() + limit_s
     while not holds():
         if time.monotonic() > deadline:
@@ -421,11 +421,11 @@ def until(holds: Callable[[], bool], otherwise: str, *, limit_s: float = HANG_LI
 
 
 def moment(*, in_s: int) -> str:
-    """The second so many seconds from now, as the API has times."""
+    """The time `in_s` seconds from now, in the format of the API."""
     return f"{datetime.now(UTC) + timedelta(seconds=in_s):%Y-%m-%dT%H:%M:%SZ}"
 
 
-# --- what an object tells --------------------------------------------------------------------------------------------
+# --- what an object reports ------------------------------------------------------------------------------------------
 
 
 def power_of(vm: Json) -> str:
@@ -440,21 +440,21 @@ def ready_of(vm: Json) -> Json:
 
 
 def reason_of(vm: Json) -> str:
-    """The reason of Ready if it speaks of the newest spec, else nothing."""
+    """The reason of Ready if it is about the newest spec, otherwise an empty string."""
     ready = ready_of(vm)
     return str(ready["reason"]) if ready.get("observedGeneration") == vm["metadata"]["generation"] else ""
 
 
 def cause_of(vm: Json) -> str:
-    """`status.lastStop.cause`, or nothing."""
+    """`status.lastStop.cause`, or an empty string."""
     return str(vm.get("status", {}).get("lastStop", {}).get("cause", ""))
 
 
 def runs(vm: Json) -> bool:
-    """It runs, as its newest spec says."""
+    """The VM runs, as its newest spec demands."""
     return power_of(vm) == "Running" and reason_of(vm) == "InSync"
 
 
 def is_off(vm: Json) -> bool:
-    """It is off, as its newest spec says."""
+    """The VM is off, as its newest spec demands."""
     return power_of(vm) == "Stopped" and reason_of(vm) == "InSync"
