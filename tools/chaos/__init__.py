@@ -1,1 +1,1 @@
-"""Random faults on real parts, and whether all is right afterwards: `make chaos` runs it."""
+"""Random faults on real parts, and checks that everything becomes correct afterwards; `make chaos` runs it."""

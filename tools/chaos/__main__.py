@@ -1,7 +1,7 @@
-"""Random faults, seeded: rounds of chaos, each followed by quiet in which all must become right again.
+"""Seeded random faults: rounds of chaos, each followed by a quiet phase in which everything must become correct again.
 
-Exit code 0: all was right after each round, each act was justified, no VM ran twice, nothing leaked. A run with the
-same seed does the same in the same order; how it falls together with what the machine does is another matter.
+Exit code 0: everything was correct after each round, each action was justified, no VM ran twice, nothing leaked. Runs
+with the same seed do the same in the same order, but the timing against the machine's other work differs.
 """
 
 import random
@@ -33,7 +33,7 @@ ROUND_S = 25.0
 DEEDS_PER_S = 4.0
 TROUBLES_PER_ROUND = (8, 12)
 MOST_AT_ONE_THING = 3
-"""How many faults of a round may hit the same: they come one after another."""
+"""How many faults of a round may hit the same target: they come one after another."""
 REFUSED = (libvirt.libvirtError, ApiException, urllib3.exceptions.HTTPError, NotReachedError)
 FOR_EVER_S = 86400.0
 OLD_VOUCHING = "  of these under a vouching that had stayed"
@@ -42,14 +42,14 @@ CERTIFICATE_ENDED = "client certificate ended, after it was renewed"
 
 @dataclass
 class Deck:
-    """The faults as a deck of cards, shuffled anew when it is used up: so each comes as often as the others."""
+    """The faults as a deck of cards, reshuffled when it is empty: so all faults are equally frequent."""
 
     dice: random.Random
     kinds: tuple[Trouble, ...]
     _cards: list[Trouble] = field(default_factory=list)
 
     def deal(self) -> list[Trouble]:
-        """The faults of a round; those that cannot be in it together stay in the deck, on top."""
+        """The faults of a round; faults that cannot be combined with these stay on top of the deck."""
         count = min(self.dice.randint(*TROUBLES_PER_ROUND), len(self.kinds))
         while self.kinds and len(self._cards) < 2 * count:
             fresh = [kind for kind in self.kinds for _ in range(kind.share)]
@@ -63,7 +63,7 @@ class Deck:
         return dealt
 
     def put_back(self, trouble: Trouble) -> None:
-        """It could not be done; let it come soon."""
+        """Put back a fault that was not possible, so that it comes again soon."""
         self._cards.insert(0, trouble)
 
 
@@ -84,17 +84,17 @@ class Play:
         self._dice, self._deck = dice, deck
         self._begin_s = time.monotonic()
         self._turns = {hit: threading.Lock() for trouble in TROUBLES for hit in trouble.hits}
-        """Who holds the lock of a thing is the one that hits it."""
+        """One lock for each target: only the holder of the lock may hit the target."""
 
     def settle(self) -> None:
-        """Wait until all is right, and judge what was done. Raises NotRightError."""
+        """Wait until everything is correct, and judge the actions. Raises NotRightError."""
         try:
             self.figures.right_after_s.append(until_right(self.stage))
         finally:
             self._judge()
 
     def round(self, number: int) -> None:
-        """Chaos, quiet, and what is seen then. Raises NotRightError."""
+        """Run chaos, then quiet, then the checks. Raises NotRightError."""
         dealt = self._deck.deal()
         self._chaos(dealt)
         heal(self.stage)
@@ -110,7 +110,7 @@ class Play:
         )
 
     def _chaos(self, dealt: list[Trouble]) -> None:
-        """Returns when each fault is over and each deed has been done or refused."""
+        """Return when each fault is over and each deed was done or refused."""
         for node in self.stage.agents:
             self.stage.set_clock(node, 0)
         plan: list[tuple[float, Deed, Vm, random.Random]] = []
@@ -135,7 +135,7 @@ class Play:
                 end.result()
 
     def _suffer(self, trouble: Trouble, at_s: float, dice: random.Random) -> None:
-        """Let a fault begin and end, when nothing else hits the same."""
+        """Begin and end a fault, when no other fault hits the same target."""
         time.sleep(max(0.0, at_s - time.monotonic()))
         with ExitStack() as held, ExitStack() as fault:
             for hit in sorted(trouble.hits):
@@ -150,7 +150,7 @@ class Play:
             time.sleep(dice.uniform(trouble.shortest_s, trouble.longest_s))
 
     def _attempt(self, deed: Deed, vm: Vm, dice: random.Random) -> None:
-        """Do it, if it can be done."""
+        """Do the deed, if it is possible."""
         try:
             deed.do(self.stage, vm, dice)
         except (*REFUSED, LabError):
@@ -159,7 +159,7 @@ class Play:
             self.figures.note(deed.name, done=True)
 
     def _judge(self) -> None:
-        """Judge the acts of the round."""
+        """Judge the actions of the round."""
         figures, stage = self.figures, self.stage
         verdicts, guilt = stage.verdicts()
         for verdict in verdicts:
@@ -176,7 +176,7 @@ class Play:
 
 
 def effects(stage: Stage) -> Counter[str]:
-    """How much of the faults has reached the agents."""
+    """Record how many of the faults have reached the agents."""
     found: Counter[str] = Counter()
     for relay in stage.relays.values():
         found["answers to reports lost"] += len(relay.lost)
@@ -209,17 +209,17 @@ def main(
     only: tuple[str, ...],
     until_found: bool,
 ) -> None:
-    """Random faults on real parts, and whether all is right afterwards.
+    """Run random faults on real parts, and check that everything becomes correct afterwards.
 
     Starts etcd and kube-apiserver, three nodes with a libvirtd and an agent each, and their VMs: QEMUs on two nodes,
-    domains of libvirt's test driver on the third. Needs root. Then come rounds of chaos, each followed by quiet, in
-    which all must become right within a minute. The report counts each deed and each fault.
+    domains of libvirt's test driver on the third. Needs root. Then runs rounds of chaos, each followed by a quiet
+    phase, in which everything must become correct within a minute. The report counts each deed and each fault.
 
-    Exit code 0: all was right after each round, each act of an agent was justified, no agent started a VM that ran
-    elsewhere, and no agent grew.
+    Exit code 0: everything was correct after each round, each action of an agent was justified, no agent started a VM
+    that ran elsewhere, and no agent's resource usage grew.
 
-    To see that the judge can find somebody guilty: --agent chaos.reckless acts without asking, and --agent
-    chaos.forgetful forgets which starts it has begun.
+    To show that the judge detects wrong actions: --agent chaos.reckless acts without asking the API server, and
+    --agent chaos.forgetful forgets which starts it has begun.
     """
     names = [one.name for one in TROUBLES] + [CERTIFICATE_ENDED]
     if unknown := {*without, *only} - set(names):
@@ -251,7 +251,7 @@ def main(
 
 
 def run(play: Play, minutes: float, *, until_found: bool) -> None:
-    """Rounds, until the time is over, or somebody was found guilty if that is enough. Raises NotRightError."""
+    """Run rounds until the time is over, or until a guilty action is found if that is enough. Raises NotRightError."""
     click.echo("starting a control plane, three nodes and their VMs", err=True)
     with play.stage:
         end_s = time.monotonic() + minutes * 60

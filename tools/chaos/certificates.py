@@ -1,4 +1,4 @@
-"""Client certificates that last for a minute or so, and are renewed in time as the kubelet renews its own."""
+"""Client certificates that are valid for about a minute, and are renewed in time, as the kubelet renews its own."""
 
 import ssl
 import threading
@@ -10,14 +10,14 @@ import trustme
 
 LIFE_S = 60.0
 RENEWED_AFTER = 0.6
-"""The part of its life after which a certificate is renewed."""
+"""The fraction of its validity after which a certificate is renewed."""
 
 
 class Certificates:
     """An authority in a folder, and one user's certificate, renewed by a thread; use it as a context manager.
 
-    `pem` holds certificate and key; it is exchanged as a whole. `by_content` finds the file of any certificate that was
-    ever issued, so that a relay can show what it was shown.
+    `pem` holds certificate and key; it is replaced atomically. `by_content` finds the file of every certificate that
+    was issued, so that a relay can present the certificate that a client presented.
     """
 
     def __init__(self, folder: Path, user: str, life_s: float = LIFE_S) -> None:
@@ -27,7 +27,7 @@ class Certificates:
         self.ca = self._folder / "ca.crt"
         self.pem = self._folder / "client.pem"
         self.ended = 0
-        """How many certificates have ended, each after it was renewed."""
+        """How many certificates have expired, each after its renewal."""
         self._ends: list[datetime] = []
         self._issued: dict[bytes, Path] = {}
         self._stopping = threading.Event()
@@ -50,9 +50,9 @@ class Certificates:
         return self._issued.get(der)
 
     def issue(self) -> None:
-        """Exchange the certificate for one that lasts from now."""
+        """Replace the certificate by one whose validity ends `life_s` from now."""
         end = datetime.now(UTC) + timedelta(seconds=self._life_s)
-        # Go refuses a client certificate whose list of hosts is empty.
+        # Go rejects a certificate whose list of hosts is empty, also for a client.
         issued = self._authority.issue_cert(
             "client.chaos", common_name=self._user, organization_name="system:masters", not_after=end
         )

@@ -1,4 +1,4 @@
-"""What must hold when the chaos is over, seen from outside the agents."""
+"""The checks after the chaos, made from outside the agents."""
 
 import os
 import signal
@@ -12,12 +12,12 @@ from chaos.stage import Footprint, Json, Stage, Vm, condition
 from lab.processes import last_lines
 
 QUIET_LIMIT_S = 60.0
-"""How long after the last fault all must be right; the agents' relist of the API comes every 30 s."""
+"""How long after the last fault everything must be correct; the agents relist the API every 30 s."""
 POLL_S = 1.0
 LEAK = Footprint(threads=4, descriptors=24, rss_mib=16.0)
-"""What an agent may have more of at its last quiet than at its first: pools that fill, and caches.
+"""How much an agent's resources may grow from its first quiet phase to its last: pools fill, and caches too.
 
-Connections to libvirt are opened on demand, up to 14 more than at first, and closed when they have been idle.
+Connections to libvirt are opened on demand, up to 14 more than at first, and closed after idle time.
 """
 
 SHOWN = {
@@ -29,21 +29,21 @@ SHOWN = {
     libvirt.VIR_DOMAIN_CRASHED: "Crashed",
     libvirt.VIR_DOMAIN_PMSUSPENDED: "Suspended",
 }
-# Reasons that last, by what is wanted: there is nothing to wait for.
+# Final reasons, by the desired power state: the checks do not wait for a change.
 LASTING = {"Completed", "Failed", "Held", "SuspendedByGuest", "CrashedPreserved", "ShutdownTimedOut"}
 # Reasons for which a VM is started nowhere until somebody says where.
 NOWHERE = {"HandoverUnconfirmed", "SavedElsewhere", "MigratedAway"}
 LEFT_BEHIND_LOOKS = 3
-"""A QEMU that lives while libvirt says that its domain is off, in so many looks, is one that libvirt has lost."""
+"""libvirt has lost a QEMU if it runs and libvirt reports its domain as off, in this many observations."""
 MEANS = {"Running": {"Running"}, "Paused": {"Paused"}, "Stopped": {"Stopped", "Saved", "Crashed"}}
 
 
 class NotRightError(Exception):
-    """What must hold does not."""
+    """A check failed."""
 
 
 def heal(stage: Stage) -> None:
-    """What outlasts the faults and cannot become right by itself."""
+    """Repair what the faults have left and what agents cannot correct."""
     for vm in stage.vms:
         for guest in vm.guests.values():
             if guest.has_disk:
@@ -57,14 +57,14 @@ def heal(stage: Stage) -> None:
 
 
 class Host:
-    """One who looks after the hosts in the quiet, as an administrator does who knows where everything runs."""
+    """The administrator of the hosts in the quiet phase, who knows where every VM runs."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._lost: Counter[int] = Counter()
 
     def look_after(self, objects: dict[str, Json], domains: dict[tuple[str, str], tuple[int, int, bool]]) -> None:
-        """Bind each VM to the node where it runs, or was last, and end the QEMUs that are too many."""
+        """Bind each VM to the node where it runs, or where it ran last, and end duplicate QEMUs."""
         names = {str(vm.uuid): vm.name for vm in self._stage.vms}
         for run in self._stage.runs.alive():
             known = domains.get((run.node, names[run.uuid]))
@@ -89,7 +89,7 @@ class Host:
     def _resolve(
         self, vm: Vm, reason: str, reporter: str, domains: dict[tuple[str, str], tuple[int, int, bool]]
     ) -> None:
-        """Somebody must say where it is to be started, for it is off on both nodes."""
+        """Confirm where the VM may be started, because it is off on both nodes."""
         saved = [node for node in vm.guests if domains.get((node, vm.name), (0, 0, False))[2]]
         if reason == "SavedElsewhere" and vm.node in saved:
             with self._stage.domain(vm, vm.node) as domain:
@@ -115,7 +115,7 @@ def _kill(pid: int) -> None:
 
 
 def until_right(stage: Stage) -> float:
-    """Wait until all is right and nothing is written any more; after how many seconds. Raises NotRightError."""
+    """Wait until everything is correct and nothing is written any more; returns the seconds. Raises NotRightError."""
     for node, agent in stage.agents.items():
         if failed := stage.errors(node):
             raise NotRightError(f"the agent of {node} has failed, {len(failed)} times; first: {failed[0]}")
@@ -152,7 +152,7 @@ def _wrong(vm: Vm, known: Json, domains: dict[tuple[str, str], tuple[int, int, b
 
 
 def what_is_wrong(vm: Json, domain: tuple[int, int, bool] | None) -> str | None:
-    """What is wrong with what an object tells; None when it is true and needs no more to be done."""
+    """What is wrong with an object's status; None if it is true and no action is due."""
     if domain is None:
         return "its domain is not defined"
     status, ready, shown = vm.get("status", {}), condition(vm), _shown(*domain)
@@ -168,7 +168,7 @@ def what_is_wrong(vm: Json, domain: tuple[int, int, bool] | None) -> str | None:
 
 
 def _shown(state: int, reason: int, saved: bool) -> str:  # noqa: FBT001 - it is one of three that libvirt tells
-    """What a status must call this state of a domain."""
+    """The power state that the status must report for this state of a domain."""
     if (state, reason) in {
         (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_CRASHED),
         (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED),
@@ -178,14 +178,14 @@ def _shown(state: int, reason: int, saved: bool) -> str:  # noqa: FBT001 - it is
 
 
 def _is_rest(wanted: str | None, reason: str, shown: str) -> bool:
-    """Whether nothing more is to come of this."""
+    """Whether this is final: no further action follows."""
     if wanted is None:
         return reason == "Observed"
     return (reason == "InSync" and shown in MEANS[wanted]) or reason in LASTING
 
 
 def leaks(footprints: dict[int, list[tuple[float, Footprint]]]) -> list[str]:
-    """What has grown in agents (by process id) that have been seen at least three times."""
+    """The resources that grew in agents (by process id) that were measured at least three times."""
     found = []
     for pid, prints in footprints.items():
         first, last = prints[0][1], prints[-1][1]

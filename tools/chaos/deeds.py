@@ -1,4 +1,4 @@
-"""What happens to VMs in a moment: what users write, what guests do, what somebody on the host does."""
+"""Deeds, the short events of the chaos: changes by users, by guests, and by an administrator on the host."""
 
 import os
 import random
@@ -21,18 +21,18 @@ HOLD = "hold.virtsync.dev/chaos"
 
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """What is done to a VM, and how often it is chosen among those that can be done to it."""
+    """A deed on a VM, and its weight in the choice among the possible deeds."""
 
     name: str
     weight: int
     do: Doing
     real: bool = False
-    """It needs a QEMU."""
+    """Whether the deed needs a QEMU."""
     staying: bool = False
-    """It is for VMs that never move: it starts a domain by hand, or lets an object forget where the VM runs."""
+    """Only for VMs that never move: it starts a domain manually, or makes an object forget where the VM runs."""
 
     def suits(self, vm: Vm) -> bool:
-        """Whether it can be done to this VM."""
+        """Whether the deed is possible for this VM."""
         return (bool(vm.guests) or not self.real) and not (self.staying and vm.moves)
 
 
@@ -40,7 +40,7 @@ class Deed:
 
 
 def wants(stage: Stage, vm: Vm, dice: random.Random) -> None:
-    """Another power state is wanted."""
+    """Change the desired power state."""
     states = ["Running", "Running", "Running", "Stopped", "Stopped", None]
     if vm.guests:  # the test driver cannot start paused
         states.append("Paused")
@@ -48,35 +48,35 @@ def wants(stage: Stage, vm: Vm, dice: random.Random) -> None:
 
 
 def restart(stage: Stage, vm: Vm, dice: random.Random) -> None:
-    """A restart is asked for, now or in a moment."""
+    """Request a restart, now or in a moment."""
     at = datetime.fromtimestamp(time.time() + dice.choice([0, 0, 3]), UTC)
     stage.patch(vm, {"spec": {"restartRequestTime": f"{at:%Y-%m-%dT%H:%M:%SZ}"}})
 
 
 def policy(stage: Stage, vm: Vm, dice: random.Random) -> None:
-    """Another restart policy."""
+    """Change the restart policy."""
     stage.patch(vm, {"spec": {"restartPolicy": dice.choice(["Always", "Always", "OnFailure", "Never"])}})
 
 
 def way_of_shutdown(stage: Stage, vm: Vm, dice: random.Random) -> None:
-    """Another way of shutdown."""
+    """Change the shutdown settings."""
     mode = dice.choice(["GracefulThenForce", "GracefulThenForce", "Force", "Graceful"])
     stage.patch(vm, {"spec": {"shutdown": {"mode": mode, "gracePeriodSeconds": dice.randint(1, 6)}}})
 
 
 def hold(stage: Stage, vm: Vm, dice: random.Random) -> None:
-    """It is held, or no longer."""
+    """Hold the VM, or release it."""
     why = dice.choice(["backup", None, None])
     stage.patch(vm, {"metadata": {"annotations": {HOLD: why}}})
 
 
 def recreate(stage: Stage, vm: Vm, _: random.Random) -> None:
-    """Its object is deleted and comes again."""
+    """Delete the object and create it again."""
     stage.recreate(vm)
 
 
 def give_away(stage: Stage, vm: Vm, _: random.Random) -> None:
-    """It is bound to a node that nobody looks after."""
+    """Bind the object to a node without an agent."""
     stage.patch(vm, {"spec": {"nodeName": "elsewhere"}})
 
 
@@ -84,7 +84,7 @@ def give_away(stage: Stage, vm: Vm, _: random.Random) -> None:
 
 
 def guest_does(letter: str) -> Doing:
-    """The guest is told to do something."""
+    """Send the guest a command."""
 
     def do(stage: Stage, vm: Vm, _dice: random.Random) -> None:
         vm.guests[stage.where(vm)].whisper(letter)
@@ -93,17 +93,17 @@ def guest_does(letter: str) -> Doing:
 
 
 def qemu_killed(stage: Stage, vm: Vm, _: random.Random) -> None:
-    """Its QEMU dies."""
+    """Kill the QEMU."""
     for pid in stage.qemu_pids(vm):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-# --- somebody on the host
+# --- an administrator on the host
 
 
 def call(name: str, do: Callable[[libvirt.virDomain], object]) -> Doing:
-    """A call of libvirt that bears this name in libvirtd's record."""
+    """Make the libvirt call that has this name in libvirtd's log."""
 
     def doing(stage: Stage, vm: Vm, _: random.Random) -> None:
         node = stage.where(vm)
@@ -121,7 +121,7 @@ save = call("virDomainManagedSave", lambda domain: domain.managedSave(0))
 
 
 def shutdown(stage: Stage, vm: Vm, dice: random.Random) -> None:
-    """Somebody shuts it down, by another call than the agent's."""
+    """Shut the domain down, by a different call than the agent's."""
     if vm.guests:
         call("virDomainShutdown", lambda domain: domain.shutdown())(stage, vm, dice)
     else:
@@ -129,14 +129,14 @@ def shutdown(stage: Stage, vm: Vm, dice: random.Random) -> None:
 
 
 def bounce(stage: Stage, vm: Vm, dice: random.Random) -> None:
-    """Somebody restarts it the hard way."""
+    """Destroy the domain and start it again."""
     destroy(stage, vm, dice)
     time.sleep(FLICKER_S)
     start(stage, vm, dice)
 
 
 def flicker(stage: Stage, vm: Vm, dice: random.Random) -> None:
-    """Somebody pauses it for a moment."""
+    """Pause the domain for a moment."""
     suspend(stage, vm, dice)
     time.sleep(FLICKER_S)
     resume(stage, vm, dice)

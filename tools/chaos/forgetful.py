@@ -1,4 +1,4 @@
-"""An agent that keeps no record of a start: to show that the chaos finds it out (`--agent chaos.forgetful`)."""
+"""An agent that keeps no record of a start, to show that the chaos detects it (`--agent chaos.forgetful`)."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ careful = KubeStore.report
 
 
 def forget_starts(self: KubeStore, vm: VirtualMachine, status: Status) -> VirtualMachine:
-    """Report, but for a start that is about to be called."""
+    """Report, except before a start."""
     operation = status.operation
     if operation and operation.type is OperationType.START:
         status = replace(status, operation=None)

@@ -1,4 +1,4 @@
-"""Hand-overs of VMs that are defined on two nodes under one UUID, as on storage that the nodes share."""
+"""Handovers of VMs that are defined on two nodes with the same UUID, as on shared storage."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ OFF = {"Stopped", "Saved", "Crashed"}
 
 @contextmanager
 def in_order(stage: Stage, dice: random.Random) -> Iterator[None]:
-    """A VM is stopped, handed over and started again; best one that goes back where it was once vouched for."""
+    """A VM is stopped, handed over and started again; preferably back to a node that was confirmed off before."""
     vm = _choose(stage, dice, lambda vm: vm.vouched not in {"", vm.node})
     _stop(stage, vm)
     _hand_over(stage, vm, powerState="Running")
@@ -23,7 +23,7 @@ def in_order(stage: Stage, dice: random.Random) -> Iterator[None]:
 
 @contextmanager
 def careless(stage: Stage, dice: random.Random) -> Iterator[None]:
-    """A VM that runs is handed over; best one whose node was once vouched for, and the annotation is still there."""
+    """A running VM is handed over; preferably one whose node was confirmed off before and still has the annotation."""
     vm = _choose(stage, dice, lambda vm: vm.vouched == vm.node)
     stage.patch(vm, {"spec": {"powerState": "Running"}})
     until(lambda: bool(stage.qemu_pids(vm)), f"{vm.name} does not run")
@@ -34,7 +34,7 @@ def careless(stage: Stage, dice: random.Random) -> Iterator[None]:
 
 
 def while_starting(*, cut: bool) -> Callable[[Stage, random.Random], AbstractContextManager[None]]:
-    """A VM is handed over while its start takes long; whether the agent is then cut off before it can report."""
+    """A VM is handed over while its start takes long; sometimes the agent is cut off before it can report."""
 
     @contextmanager
     def begin(stage: Stage, dice: random.Random) -> Iterator[None]:
@@ -58,7 +58,7 @@ def while_starting(*, cut: bool) -> Callable[[Stage, random.Random], AbstractCon
 
 @contextmanager
 def power_cut(stage: Stage, dice: random.Random) -> Iterator[None]:
-    """A node loses power; one who has seen it vouches for its VMs and hands them over; the node comes back later."""
+    """A node loses power; an administrator confirms its VMs as off and hands them over; the node comes back later."""
     node = dice.choice([vm.node for vm in stage.vms if vm.moves])
     stage.cut_power(node)
     try:
@@ -75,7 +75,7 @@ def _vouch_and_hand_over(stage: Stage, vm: Vm) -> None:
     status = stage.get(vm).get("status", {})
     if status.get("nodeName") != vm.node:
         raise NotReachedError(f"{vm.node} has not reported {vm.name}")
-    # The node, and the moment of its last report that is vouched for, where the agents tell it.
+    # The node, and the time of its last report that is confirmed, from the agents' message.
     words = " ".join(word for word in (vm.node, status.get("runTransitionTime")) if word)
     node, vm.vouched = vm.other_node, vm.node
     vouched = {"annotations": {CONFIRMED_OFF: words}}
@@ -91,7 +91,7 @@ def _choose(stage: Stage, dice: random.Random, best: Callable[[Vm], bool]) -> Vm
 
 
 def _stop(stage: Stage, vm: Vm) -> None:
-    """Let it be off by its spec, and reported so by its node."""
+    """Stop the VM by its spec, and wait until its node reports it as off."""
     by_force = {"powerState": "Stopped", "shutdown": {"mode": "Force"}}
     stage.patch(vm, {"metadata": {"annotations": {HOLD: None}}, "spec": by_force})
 

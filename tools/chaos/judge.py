@@ -1,10 +1,10 @@
-"""Was each act justified? Judged from the records of kube-apiserver and libvirtd alone, not from what the agent says.
+"""Was each action justified? The judge uses only the logs of kube-apiserver and libvirtd, not the agent's own log.
 
-Before an act on a domain the agent must have been answered by the API server about the domain's object, just now: that
-it is bound to the agent's node, not held, not being deleted, and wants what the act brings about.
+Just before an action on a domain, the agent must have received the domain's object from the API server, and the object
+must be bound to the agent's node, not held, not being deleted, and its spec must want the effect of the action.
 
-And whatever was asked and answered: an agent must never start a QEMU of a domain of which another QEMU lives, here or
-on another node. Whether one lives is seen in the kernel's table of processes.
+Independent of that, an agent must never start a QEMU of a domain while another QEMU of it runs, on this node or on
+another node. The judge finds the running QEMUs in the kernel's process table.
 """
 
 import json
@@ -20,20 +20,20 @@ from uuid import UUID
 from chaos.runs import DoubleRun
 
 FRESH_S = 5.0
-"""How long before its act an agent may have asked; it is milliseconds, but for a machine that is overloaded."""
+"""How old the API server's answer may be at the action; usually milliseconds, except on an overloaded machine."""
 RECORDED_S = 0.2
-"""kube-apiserver writes its record when it has answered, so that what follows may have begun."""
+"""kube-apiserver writes its log after the answer, so the action that follows might have begun before."""
 STARTED_S = 0.1
-"""A process may seem to be older than the call that started it by as much: the kernel counts in hundredths of one."""
+"""A process can seem older than the call that started it by this much: the kernel counts hundredths of a second."""
 DOUBT_S = 90.0
-"""For so long a start that was asked for may be the one that a process comes from; none hangs longer here."""
+"""How long a requested start can be the origin of a process; no start hangs longer here."""
 HOLD = "hold.virtsync.dev/"
 
 CALL = re.compile(
     r"^(?P<time>\S+ \S+): \d+: debug : (?P<call>virDomain\w+):\d+ : dom=\w+, "
     r"\(VM: name=(?P<name>[^,]+), uuid=(?P<uuid>[-0-9a-f]+)\)(?:.*flags=(?P<flags>\w+))?"
 )
-# How the agent calls each act, by driver: what else asks for the same uses another call, or is in `own`.
+# The agent's libvirt call for each action, by driver: others use a different call for the same effect, or are in `own`.
 BY_AGENT = {
     "qemu": {
         ("virDomainCreate", None): "START",
@@ -53,9 +53,9 @@ BY_AGENT = {
     },
 }
 STARTS = {"START", "START_PAUSED"}
-# After these the CPUs of a domain have run, or may have: libvirt's record has no other way to let them.
+# After these calls the domain's CPUs have run, or might have: no other call in libvirt's log runs them.
 LETS_RUN = {"virDomainCreate", "virDomainResume", "virDomainReset"}
-# What the spec must want.
+# The power states that the spec must want, for each action.
 SERVES = {
     "START": {"Running"},
     "START_PAUSED": {"Paused"},
@@ -71,7 +71,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of libvirt about a domain, when libvirtd began with it (Unix time)."""
+    """A libvirt call about a domain, with the time at which libvirtd began it (Unix time)."""
 
     at_s: float
     name: str
@@ -81,7 +81,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an agent was answered about an object, with the object; Unix time."""
+    """An answer of the API server to an agent, with the object; Unix time."""
 
     asked_s: float
     answered_s: float
@@ -93,7 +93,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """From then to then, in Unix time."""
+    """A time span, in Unix time."""
 
     begin_s: float
     end_s: float
@@ -101,23 +101,23 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An act, and why it was not justified, if it was not."""
+    """An action, and the reason if it was not justified."""
 
     call: Call
     verb: str
     age_s: float
-    """How long before it the object was asked for; frozen time does not count."""
+    """How old the answer about the object was at the action; frozen time does not count."""
     why_not: str | None
 
 
 class Unrun:
-    """Which domains of a node have been started paused and not run since: nobody loses anything by their end."""
+    """The domains of a node that were started paused and have not run since: ending them loses nothing."""
 
     def __init__(self) -> None:
         self._uuids: set[str] = set()
 
     def note(self, call: Call) -> None:
-        """The next call in the record."""
+        """Take in the next call of the log."""
         if call.signature == ("virDomainCreateWithFlags", "0x1"):
             self._uuids.add(call.uuid)
         elif call.signature[0] in LETS_RUN or call.signature[0] == "virDomainCreateWithFlags":
@@ -128,7 +128,7 @@ class Unrun:
 
 
 def calls(log: Path, offset: int = 0) -> tuple[list[Call], int]:
-    """The calls that libvirtd has recorded from this offset on, and the offset after the last of them."""
+    """The calls in libvirtd's log from this offset on, and the offset after the last one."""
     lines, end = whole_lines(log, offset)
     matches = filter(None, map(CALL.match, lines))
     return [
@@ -138,7 +138,7 @@ def calls(log: Path, offset: int = 0) -> tuple[list[Call], int]:
 
 
 def asked(log: Path, uuid: UUID) -> list[str]:
-    """The acts on a QEMU domain that libvirtd has been asked for, by an agent or in the same words by somebody else."""
+    """The actions on a QEMU domain that libvirtd was asked for, by an agent or by the same call from another client."""
     made, _ = calls(log)
     verbs = [BY_AGENT["qemu"].get(call.signature) for call in made if call.uuid == str(uuid)]
     return [verb for verb in verbs if verb]
@@ -147,9 +147,9 @@ def asked(log: Path, uuid: UUID) -> list[str]:
 def answers(
     log: Path, users: Iterable[str], offset: int = 0, *, lost: Collection[str] = ()
 ) -> tuple[list[Answer], int]:
-    """What these users were answered about objects, in kube-apiserver's record from this offset on; and its end.
+    """The answers about objects to these users, in kube-apiserver's log from this offset on; and the end of the log.
 
-    Those whose audit ids are in `lost` never reached them.
+    Answers whose audit ids are in `lost` never reached the users.
     """
     lines, end = whole_lines(log, offset)
     records = (json.loads(line) for line in lines if line.startswith("{"))
@@ -170,10 +170,11 @@ def answers(
 
 
 def by_whom(double: DoubleRun, made: Iterable[Call], verdicts: Iterable[Verdict]) -> Verdict | None:
-    """The act of an agent that started the second QEMU of a double run; None: it was nobody's, or may be another's.
+    """The agent's action that started the second QEMU of a double run; None: there is none, or the origin is unclear.
 
-    `made` are all calls on that node, and `verdicts` those on the acts of its agent. The last start that was asked for
-    before the process began is the one that started it; if anybody else asked for one lately the agent gets the doubt.
+    `made` are all calls on that node, and `verdicts` those on the actions of its agent. The last start that was
+    requested before the process began has started it; if another client also requested a start recently, the agent gets
+    the benefit of the doubt.
     """
     run = double.second
     by_agent = {one.call: one for one in verdicts if one.verb in STARTS}
@@ -190,7 +191,7 @@ def by_whom(double: DoubleRun, made: Iterable[Call], verdicts: Iterable[Verdict]
 
 
 class Judge:
-    """Judges acts on the domains of one node, whose objects are named after them; calls come in the order of time."""
+    """Judges actions on the domains of one node, whose objects have the same names; calls come in the order of time."""
 
     def __init__(self, node: str, driver: str) -> None:
         self._node, self._acts = node, BY_AGENT[driver]
@@ -205,10 +206,10 @@ class Judge:
         frozen: list[Span],
         jumped: list[Span],
     ) -> Iterator[Verdict]:
-        """A verdict for each act of the agent among the calls.
+        """A verdict for each action of the agent among the calls.
 
-        `own` are the calls that others made, by call and uuid; each is taken for one of those recorded within its
-        span. While `frozen`, agent or libvirtd stood still: that time does not count. While `jumped`, the agent's wall
+        `own` are the calls that others made, by call and UUID; each is matched with one logged call within its span.
+        While `frozen`, the agent or libvirtd was stopped: that time does not count. While `jumped`, the agent's wall
         clock was wrong.
         """
         own = {key: list(spans) for key, spans in own.items()}
@@ -257,9 +258,9 @@ def _not_wanted(verb: str, vm: Json) -> str | None:
 
 
 def _too_early(call: Call, vm: Json, recorded: list[Answer], jumped: list[Span]) -> str | None:
-    """Why it was too early for force, if it was: the grace begins when the operation is first on record.
+    """Why it was too early for force, if it was: the grace period begins at the operation's first report.
 
-    It is on record also where the answer to the report was lost; the agent counts from when it sent it.
+    The report counts also if its answer was lost; the agent counts from the time at which it sent the report.
     """
     shutdown = vm["spec"].get("shutdown", {})
     if shutdown.get("mode") == "Force":
@@ -272,7 +273,7 @@ def _too_early(call: Call, vm: Json, recorded: list[Answer], jumped: list[Span])
     begin_s = next(one.asked_s for one in recorded if _operation(one.vm).get("startTime") == operation["startTime"])
     if _overlap_s(Span(begin_s, call.at_s), jumped):
         return None  # a new agent believes the wall clock
-    # A grace that was changed meanwhile counts at once, also where the record still has the old one.
+    # A changed grace period counts immediately, also where the log still has the old one.
     recorded_s = _time(operation["deadline"]) - _time(operation["startTime"])
     grace_s = min(recorded_s, shutdown.get("gracePeriodSeconds", recorded_s))
     waited_s = call.at_s - begin_s
@@ -285,7 +286,7 @@ def _operation(vm: Json) -> Json:
 
 
 def _taken(call: Call, spans: list[Span]) -> bool:
-    """Whether the call is one that somebody else made; each of those is taken once."""
+    """Whether another client made the call; each of those calls matches once."""
     for span in spans:
         if span.begin_s - 0.01 <= call.at_s <= span.end_s + 0.01:
             spans.remove(span)
@@ -294,12 +295,12 @@ def _taken(call: Call, spans: list[Span]) -> bool:
 
 
 def _overlap_s(span: Span, others: list[Span]) -> float:
-    """For how much of the span any of the others lasted, as a sum."""
+    """How much of this span the other spans cover, as a sum."""
     return sum(max(0.0, min(span.end_s, one.end_s) - max(span.begin_s, one.begin_s)) for one in others)
 
 
 def whole_lines(log: Path, offset: int) -> tuple[list[str], int]:
-    """The whole lines from this offset on, and where they end."""
+    """The complete lines from this offset on, and the offset after them."""
     if not log.exists():
         return [], offset
     with log.open("rb") as file:

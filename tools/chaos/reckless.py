@@ -1,4 +1,4 @@
-"""An agent that acts without asking: to show that the chaos finds it out (`--agent chaos.reckless`)."""
+"""An agent that acts without the API server's answer, to show that the chaos detects it (`--agent chaos.reckless`)."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ careful = Reconciler._report
 
 
 def act_on_what_was_known(self: Reconciler, view: View, step: Step, since_s: float | None) -> VirtualMachine | None:
-    """Report; and when the API server does not answer, go on as if it had."""
+    """Report; if the API server does not answer, continue as if it had."""
     try:
         return careful(self, view, step, since_s)
     except (Transient, Rejected):

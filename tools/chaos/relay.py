@@ -1,8 +1,7 @@
-"""Stands between an agent and kube-apiserver, within TLS: refuses requests, or loses the answers to status PATCHes.
+"""A TLS proxy between an agent and kube-apiserver, which refuses requests or loses the answers to status PATCHes.
 
-It is the API server to the agent, by the API server's own certificate, and the agent to the API server, by the
-certificate that the agent shows: so each connection of the agent has one of its own behind it, and whether the
-certificate still counts is for the real API server to say.
+It presents the API server's certificate to the agent, and the agent's certificate to the API server. So each connection
+of the agent has its own connection to the API server, and the real API server decides whether the certificate is valid.
 """
 
 import http.client
@@ -25,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 CHUNK_BYTES = 65536
 ANSWER_LIMIT_S = 60
 NO_CHECK_TIME = 0x200000
-"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME: whether a certificate has ended is for the API server to say, not for us."""
+"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME: the API server, not this proxy, checks whether a certificate has expired."""
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 LOST_SHARE = 0.5
 REFUSED_SHARE = 0.8
@@ -34,7 +33,7 @@ LONGEST_SILENCE_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What most requests are answered; `retry_after_s` None: nothing is said of when to come again."""
+    """The answer to most requests; `retry_after_s` None: without a Retry-After header."""
 
     status: HTTPStatus
     retry_after_s: int | None
@@ -44,14 +43,14 @@ class Refusal:
 
 
 class Relay:
-    """Listens on a port of 127.0.0.1; use it as a context manager. Any thread may switch what it does."""
+    """Listens on a port of 127.0.0.1; use it as a context manager. Any thread may switch the faults."""
 
     def __init__(
         self, port: int, certificates: Path, client_ca: Path, certificate_of: Callable[[bytes], Path | None]
     ) -> None:
-        """`port` is kube-apiserver's on 127.0.0.1, and `certificates` its folder of certificates.
+        """`port` is kube-apiserver's port on 127.0.0.1, and `certificates` its folder of certificates.
 
-        `certificate_of` finds the file of certificate and key of an agent's certificate, of the authority `client_ca`.
+        `certificate_of` finds the file with certificate and key for a client certificate of the authority `client_ca`.
         """
         self._port = port
         self._certificate_of = certificate_of
@@ -64,7 +63,7 @@ class Relay:
         self._lock = threading.Lock()
         self.refusal: Refusal | None = None
         self.losing = False
-        """Whether answers to status PATCHes are lost, half of them."""
+        """Whether half of the answers to status PATCHes are lost."""
         self.refused: Counter[str] = Counter()
         self.lost: set[str] = set()
         """The audit ids of the requests whose answers were lost."""
@@ -82,11 +81,11 @@ class Relay:
 
     @property
     def port(self) -> int:
-        """Where it listens on 127.0.0.1."""
+        """The relay's port on 127.0.0.1."""
         return self._server.server_port
 
     def handle(self, request: "_Handler") -> bool:
-        """Answer a request; whether the connection may be used again. For the server's threads."""
+        """Answer a request; returns whether the connection may be used again. For the server's threads."""
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0)) or None
         with self._lock:
             refusal = self.refusal if self._dice.random() < REFUSED_SHARE else None
@@ -124,7 +123,7 @@ class Relay:
         return request.upstream.getresponse()
 
     def _upstream(self, request: BaseHTTPRequestHandler) -> http.client.HTTPSConnection:
-        """A connection to the API server as the one that the agent has opened."""
+        """A connection to the API server with the certificate of the agent's connection."""
         context = ssl.create_default_context(cafile=self._ca)
         shown = cast("ssl.SSLSocket", request.connection).getpeercert(binary_form=True)
         if shown and (pem := self._certificate_of(shown)):
@@ -132,7 +131,7 @@ class Relay:
         return http.client.HTTPSConnection("127.0.0.1", self._port, context=context, timeout=ANSWER_LIMIT_S)
 
     def _splice(self, request: BaseHTTPRequestHandler) -> None:
-        """Begin a watch, and pass on what comes until either side ends it."""
+        """Begin a watch, and pass the data on until either side ends it."""
         upstream = self._upstream(request)
         try:
             upstream.connect()
@@ -148,7 +147,7 @@ class Relay:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection of an agent, and the one behind it."""
+    """One connection of an agent, and its connection to the API server."""
 
     protocol_version = "HTTP/1.1"
     server: "_Server"
@@ -166,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.request.close()
 
     def log_message(self, *_: object) -> None:
-        """It has no log."""
+        """Log nothing."""
 
     def handle_any(self) -> None:
         self.close_connection = not self.server.relay.handle(self)
@@ -183,11 +182,11 @@ class _Server(ThreadingHTTPServer):
         self.relay = relay
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """One side has gone, which is what chaos is about."""
+        """Ignore that one side has closed the connection, which is intended here."""
 
 
 def _more(source: ssl.SSLSocket, other: socket.socket) -> bytes:
-    """What comes next, or nothing when either has ended."""
+    """The next data, or nothing when either side has ended."""
     if not source.pending() and other in select.select([source, other], [], [])[0]:
         return b""
     return source.recv(CHUNK_BYTES)

@@ -1,4 +1,4 @@
-"""What a run has shown, for people."""
+"""The results of a run, for people."""
 
 import math
 import statistics
@@ -17,27 +17,27 @@ FOOTPRINT_EVERY_S = 300.0
 
 @dataclass
 class Figures:
-    """What the run has shown. `note` is for any thread, the rest for the one that plays."""
+    """The results of the run. Any thread may call `note`; only the main thread uses the rest."""
 
     done: Counter[str] = field(default_factory=Counter)
-    """Deeds and faults, by name."""
+    """The number of deeds and faults, by name."""
     refused: Counter[str] = field(default_factory=Counter)
-    """Those that could not be done, by name."""
+    """The number of deeds and faults that were not possible, by name."""
     effects: Counter[str] = field(default_factory=Counter)
     acts: Counter[str] = field(default_factory=Counter)
     unjustified: list[Verdict] = field(default_factory=list)
     double_runs: list[Guilt] = field(default_factory=list)
     runs: int = 0
     ages_s: list[float] = field(default_factory=list)
-    """How long before each act the API server had been asked."""
+    """How old the API server's answer was at each action."""
     right_after_s: list[float] = field(default_factory=list)
     footprints: dict[int, list[tuple[float, Footprint]]] = field(default_factory=dict)
-    """By process id of the agent, with the time since the run began."""
+    """Measurements by process id of the agent, with the time since the run began."""
     minutes: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, name: str, *, done: bool) -> None:
-        """A deed or a fault has come, or could not."""
+        """Count a deed or a fault that was done, or that was not possible."""
         with self._lock:
             (self.done if done else self.refused)[name] += 1
 
@@ -47,7 +47,7 @@ class Figures:
         return [one for one in self.double_runs if one.act]
 
     def accusations(self) -> list[str]:
-        """Whatever agents must not have done, in a line each; of very many, the first ones."""
+        """The forbidden actions of agents, one line each; only the first ones if there are very many."""
         found = [
             *(f"double run: {_told(one.act)} on {_double(one)}" for one in self.double_runs if one.act),
             *(f"unjustified: {_told(one)}: {one.why_not}" for one in self.unjustified),
@@ -57,7 +57,7 @@ class Figures:
 
 
 def summary(figures: Figures, expected: list[str]) -> str:
-    """The figures; `expected` are the names of all that was to come."""
+    """The figures; `expected` are the names of all planned deeds and faults."""
     times, ages_s = figures.right_after_s or [0.0], figures.ages_s or [0.0]
     enough = math.ceil(ENOUGH_AN_HOUR * figures.minutes / 60)
     few = [f"{name.strip()} ({figures.done[name]})" for name in expected if figures.done[name] < enough]
@@ -81,12 +81,12 @@ def summary(figures: Figures, expected: list[str]) -> str:
 
 
 def median_ms(times_s: list[float]) -> int:
-    """Their median in whole milliseconds."""
+    """The median in whole milliseconds."""
     return round(1000 * statistics.median(times_s))
 
 
 def _footprints(longest: list[tuple[float, Footprint]]) -> list[str]:
-    """That of the agent that lived longest: after its first round, then every 5 minutes, and at the end."""
+    """The measurements of the longest-lived agent: after its first round, then every 5 minutes, and at the end."""
     if not longest:
         return []
     shown = [longest[0]]

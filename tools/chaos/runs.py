@@ -1,4 +1,4 @@
-"""Which QEMUs live: seen in the kernel's table of processes, and never by way of libvirt or an agent."""
+"""Which QEMUs run: read from the kernel's process table, without libvirt or an agent."""
 
 import os
 import select
@@ -29,7 +29,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class DoubleRun:
-    """Two QEMUs of one domain that lived at one moment; `second` was started later."""
+    """Two QEMUs of one domain that ran at the same time; `second` was started later."""
 
     first: Run
     second: Run
@@ -37,9 +37,9 @@ class DoubleRun:
 
 
 class Runs:
-    """Watches the QEMUs of several libvirtds from a thread of its own; use it as a context manager.
+    """Watches the QEMUs of several libvirtds in a separate thread; use it as a context manager.
 
-    Any thread may ask. A run that ends within 0.05 s of its start may be missed. What is called a double run is one:
+    Any thread may use it. A run that ends within 0.05 s of its start can be missed. A reported double run is certain:
     both processes are checked again after both were found.
     """
 
@@ -47,7 +47,7 @@ class Runs:
         self._libvirtds = libvirtds
         self._lock = threading.Lock()
         self._alive: dict[int, tuple[Run, int]] = {}
-        """By process id, with a descriptor that becomes readable when the process ends."""
+        """The running QEMUs by process id, with a descriptor that becomes readable when the process ends."""
         self._doubles: dict[frozenset[int], DoubleRun] = {}
         self._seen_doubles = 0
         self.count = 0
@@ -66,17 +66,17 @@ class Runs:
             os.close(descriptor)
 
     def of(self, uuid: object) -> list[Run]:
-        """The runs of a domain that live now, on any node."""
+        """The current runs of a domain, on any node."""
         with self._lock:
             return [run for run, descriptor in self._alive.values() if run.uuid == str(uuid) and _lives(descriptor)]
 
     def alive(self) -> list[Run]:
-        """All runs that live now."""
+        """All current runs."""
         with self._lock:
             return [run for run, descriptor in self._alive.values() if _lives(descriptor)]
 
     def doubles(self) -> list[DoubleRun]:
-        """The double runs that were found since the last time."""
+        """The double runs that were found since the last call."""
         with self._lock:
             found = list(self._doubles.values())[self._seen_doubles :]
             self._seen_doubles += len(found)
@@ -112,7 +112,7 @@ class Runs:
 
 
 def _open(node: str, pid: int) -> tuple[Run, int] | None:
-    """The run that a process is, with a descriptor of the process; None for a process that is no domain's QEMU."""
+    """The run of a process, with a descriptor of the process; None if the process is not the QEMU of a domain."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

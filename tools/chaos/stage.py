@@ -40,7 +40,7 @@ QEMU_NODES = ("node-a", "node-b")
 LOGS_IN_BY_CERTIFICATE = "node-b"
 GROUP = ("virtsync.dev", "v1alpha1", NAMESPACE, "virtualmachines")
 HANG_LIMIT_S = 60
-# As short as an answer to chaos that goes on for seconds must be, and relists often enough to be part of it.
+# Short waits, because the chaos lasts only seconds, and frequent relists, so that they are part of it.
 SETTINGS = {
     "settle-power": "1s",
     "settle-pause": "2s",
@@ -71,32 +71,32 @@ class Vm:
 
     name: str
     node: str
-    """The node that its object is bound to, or is to be bound to when all is quiet."""
+    """The node that the object is bound to, or will be bound to in the quiet phase."""
     uuid: UUID
     guests: dict[str, Guest] = field(default_factory=dict)
-    """By the node that it is defined on; none on the test driver."""
+    """The guests by the node on which they are defined; none on the test driver."""
     vouched: str = ""
-    """The node that somebody vouched for last; the annotation stays."""
+    """The node in the last confirmation (the annotation virtsync.dev/confirmed-off), which stays on the object."""
 
     @property
     def guest(self) -> Guest | None:
-        """Its guest on the node that it is bound to."""
+        """The guest on the node that the VM is bound to."""
         return self.guests.get(self.node)
 
     @property
     def moves(self) -> bool:
-        """Whether it is defined on both nodes, as on storage that they share; nobody but agents starts it."""
+        """Whether the VM is defined on both nodes, as on shared storage; only agents start it."""
         return len(self.guests) > 1
 
     @property
     def other_node(self) -> str:
-        """Where it may move to."""
+        """The node that the VM can move to."""
         return next(node for node in self.guests if node != self.node)
 
 
 @dataclass(frozen=True, slots=True)
 class Guilt:
-    """A double run, and the act that began it; None: no agent's."""
+    """A double run, and the action that began it; None: not an agent's action."""
 
     double: DoubleRun
     act: Verdict | None
@@ -104,7 +104,7 @@ class Guilt:
 
 @dataclass(slots=True)
 class Footprint:
-    """What a process has of what could leak."""
+    """The resources of a process that could leak."""
 
     threads: int
     descriptors: int
@@ -113,21 +113,21 @@ class Footprint:
 
 @dataclass
 class Stage:
-    """All that the chaos plays with. Any thread may use it; use it as a context manager."""
+    """All parts of the chaos. Any thread may use it; use it as a context manager."""
 
     folder: Path
     module: str = "controller"
-    """What the agents run."""
+    """The Python module that the agents run."""
     qemu_vms: int = 14
-    """Of node-a alone."""
+    """The number of VMs on node-a only."""
     moving_vms: int = 8
-    """Defined on node-a and on node-b, under one UUID."""
+    """The number of VMs that are defined on node-a and on node-b, with the same UUID."""
     test_vms: int = 150
     certificate_life_s: float = LIFE_S
-    """Of the client certificate that one of the agents logs in by."""
+    """The validity of the client certificate with which one of the agents logs in."""
     vms: list[Vm] = field(default_factory=list)
     old_vouchings: int = 0
-    """How many VMs were handed over while they ran, under a vouching for their node that had stayed in place."""
+    """How many running VMs were handed over while an old confirmation for their node was still on the object."""
 
     def __enter__(self) -> Self:
         with ExitStack() as ends:
@@ -179,7 +179,7 @@ class Stage:
     # --- objects
 
     def patch(self, vm: Vm, patch: Json) -> None:
-        """Merge into an object, as a user."""
+        """Patch an object, as a user."""
         self.api.patch_namespaced_custom_object(
             *GROUP, vm.name, patch, _content_type="application/merge-patch+json", _request_timeout=(2, 5)
         )
@@ -208,21 +208,21 @@ class Stage:
     # --- domains
 
     def uri(self, node: str) -> str:
-        """The libvirt of a node, for anybody but its agent."""
+        """The URI of a node's libvirt for all clients but its agent."""
         libvirtd = self.libvirtds[node]
         return libvirtd.uri if DRIVERS[node] == "qemu" else libvirtd.test_uri
 
     def where(self, vm: Vm) -> str:
-        """The node that it runs on, or else the one that it is bound to."""
+        """The node on which the VM runs, or otherwise the node that it is bound to."""
         return next((run.node for run in self.runs.of(vm.uuid)), vm.node) if vm.guests else vm.node
 
     def qemu_pids(self, vm: Vm) -> list[int]:
-        """The processes of its QEMUs."""
+        """The processes of the VM's QEMUs."""
         return [run.pid for run in self.runs.of(vm.uuid)]
 
     @contextmanager
     def domain(self, vm: Vm, node: str) -> Iterator[libvirt.virDomain]:
-        """The domain of a VM on a node, on a connection of its own."""
+        """The domain of a VM on a node, on a new connection."""
         connection = libvirt.open(self.uri(node))
         try:
             yield connection.lookupByUUID(vm.uuid.bytes)
@@ -231,7 +231,7 @@ class Stage:
 
     @contextmanager
     def own_call(self, name: str, vm: Vm, node: str) -> Iterator[None]:
-        """Within it, one call of libvirt by this name about this domain is ours, if libvirtd has heard of it."""
+        """During this, one libvirt call of this name about this domain is ours, if it reached libvirtd."""
         begin_s = time.time()
         try:
             yield
@@ -240,7 +240,7 @@ class Stage:
                 self._own[node].setdefault((name, str(vm.uuid)), []).append(Span(begin_s, time.time()))
 
     def domains(self) -> dict[tuple[str, str], tuple[int, int, bool]]:
-        """State, reason and whether memory is saved, of each domain by its node and name."""
+        """State, reason and whether memory is saved, for each domain by node and name."""
         seen = {}
         for node in DRIVERS:
             connection = libvirt.open(self.uri(node))
@@ -253,7 +253,7 @@ class Stage:
         return seen
 
     def define_test_domains(self) -> None:
-        """Define those that the test driver does not know: it forgets with its last connection."""
+        """Define the domains that the test driver lacks: it loses its state when its last connection closes."""
         self._close_books()
         self._books = libvirt.open(self.uri("node-test"))
         known = {domain.UUIDString() for domain in self._books.listAllDomains()}
@@ -264,12 +264,12 @@ class Stage:
     # --- faults
 
     def kill_libvirtd(self, node: str) -> None:
-        """Kill a libvirtd; its QEMUs live on."""
+        """Kill a libvirtd; its QEMUs keep running."""
         self.libvirtds[node].kill()
         self.wires[node].down()
 
     def start_libvirtd(self, node: str) -> None:
-        """Start it again; all that the test driver knew is lost, and defined anew."""
+        """Start a libvirtd again; the test driver has lost its domains, so they are redefined."""
         self.libvirtds[node].start()
         self.wires[node].up()
         if DRIVERS[node] == "test":
@@ -287,7 +287,7 @@ class Stage:
         self.starts[node].forget()
 
     def boot(self, node: str) -> None:
-        """Start libvirtd and the agent of a node that had no power: /run is empty, and the boot is another."""
+        """Start libvirtd and the agent of a node after a power failure: /run is empty, and the boot id is new."""
         self._boots[node] += 1
         shutil.rmtree(self.libvirtds[node].socket.parent / "qemu", ignore_errors=True)
         self.start_libvirtd(node)
@@ -295,7 +295,7 @@ class Stage:
 
     @contextmanager
     def freezing(self, *pids: int) -> Iterator[None]:
-        """Processes that are there and do nothing; that time counts for nobody."""
+        """Stop these processes (SIGSTOP) for a while; the judge does not count that time."""
         begin_s = time.time()
         try:
             with paused(*pids):
@@ -306,7 +306,7 @@ class Stage:
 
     @contextmanager
     def jumping(self, node: str, by_s: int) -> Iterator[None]:
-        """The wall clock of a node's agent is wrong by so much."""
+        """During this, the wall clock of a node's agent is wrong by `by_s`."""
         self.set_clock(node, by_s)
         try:
             yield
@@ -314,7 +314,7 @@ class Stage:
             self.set_clock(node, 0)
 
     def set_clock(self, node: str, wrong_by_s: int) -> None:
-        """Let the wall clock of a node's agent be wrong by so much from now on."""
+        """Make the wall clock of a node's agent wrong by `by_s` from now on."""
         self._put_clock(node, wrong_by_s)
         with self._lock:
             since_s = self._wrong_since_s.pop(node, None)
@@ -324,7 +324,7 @@ class Stage:
                 self._wrong_since_s[node] = time.time()
 
     def _put_clock(self, node: str, wrong_by_s: int) -> None:
-        # In place: the agent has it mapped.
+        # In place, because the agent has mapped the file.
         self._clock_of(node).touch()
         with self._clock_of(node).open("r+b") as clock:
             clock.write(struct.pack("q", wrong_by_s))
@@ -332,24 +332,24 @@ class Stage:
     def _clock_of(self, node: str) -> Path:
         return self.folder / f"clock-{node}"
 
-    # --- what is judged
+    # --- for the judge
 
     def errors(self, node: str) -> list[str]:
-        """What the agent of a node has logged as an error of its own since the last time."""
+        """The internal errors that the agent of a node has logged since the last call."""
         lines, self._logs_read[node] = whole_lines(self.agents[node].log, self._logs_read[node])
         told = [json.loads(line) for line in lines if line.startswith("{") and '"error"' in line]
         return [line["event"] for line in told if line["level"] == "error" and line["logger"].startswith("controller")]
 
     def footprint(self, node: str) -> Footprint:
-        """What the agent of a node has now."""
+        """The current resources of a node's agent."""
         proc = Path(f"/proc/{self.agents[node].pid}")
         rss_kib = next(line.split()[1] for line in (proc / "status").read_text().splitlines() if "VmRSS" in line)
         return Footprint(len(list((proc / "task").iterdir())), len(list((proc / "fd").iterdir())), int(rss_kib) / 1024)
 
     def verdicts(self) -> tuple[list[Verdict], list[Guilt]]:
-        """A verdict on each act of the agents, and the double runs, since the last time; to be called in quiet."""
+        """A verdict on each action of the agents, and the double runs, since the last call; only for quiet phases."""
         doubles = self.runs.doubles()
-        # The calls first: what an agent was answered before each of them is then on record, or will be in a moment.
+        # Read the calls first: the answer before each of them is then in the log, or will be in a moment.
         made = {}
         for node, libvirtd in self.libvirtds.items():
             made[node], self._offsets[node] = calls(libvirtd.calls_log, self._offsets[node])
@@ -378,7 +378,7 @@ class Stage:
             )
             for double in doubles
         ]
-        # What came meanwhile is judged the next time, by these as well.
+        # Calls that came during this are judged the next time, also with these answers.
         self._told, self._made, self._acts = told, made, acts
         return [verdict for verdicts in acts.values() for verdict in verdicts], guilt
 
@@ -387,7 +387,7 @@ class Stage:
             since_s = self._wrong_since_s.get(node)
             return [*self._jumped[node], *([Span(since_s, time.time())] if since_s is not None else [])]
 
-    # --- setting it up
+    # --- set-up
 
     def _prepare_api(self) -> None:
         controlplane = self.controlplane
@@ -399,7 +399,7 @@ class Stage:
 
     def _define(self) -> None:
         for number in range(self.qemu_vms):
-            # A few preserve what crashed, a few reboot where others go off, a few have a disk that is too small.
+            # A few domains are preserved after a crash, and a few have more disk than free space.
             guest = self.libvirtds["node-a"].define(
                 f"qemu-{number}", on_crash="preserve" if number % 7 == 3 else "destroy", disk=number % 10 == 5
             )

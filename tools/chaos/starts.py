@@ -1,4 +1,4 @@
-"""Starts that are slow or hang: libvirt's hook script waits for as long as a file is there."""
+"""Starts that are slow or hang: libvirt's hook script waits while a file exists."""
 
 import shutil
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ rm -f "waiting/$1"
 
 
 class Starts:
-    """The hook of a libvirtd of the lab. Any thread may use it."""
+    """The hook script of a libvirtd of the lab. Any thread may use it."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is that of the libvirtd, which must be a system one."""
+        """`folder` is the folder of the libvirtd, which must be a system libvirtd."""
         self._folder = folder / "etc/hooks"
 
     def install(self) -> None:
-        """Write the hook; libvirtd looks whether there is one only when it starts."""
+        """Write the hook; libvirtd checks for a hook only when it starts."""
         for name in ("slow", "waiting"):
             (self._folder / name).mkdir(parents=True)
         hook = self._folder / "qemu"
@@ -34,7 +34,7 @@ class Starts:
 
     @contextmanager
     def slow(self, domain: str = "all") -> Iterator[None]:
-        """Let the starts of a domain, or of all, wait until this is over."""
+        """Make the starts of a domain, or of all domains, wait until this is over."""
         file = self._folder / "slow" / domain
         file.touch()
         try:
@@ -47,11 +47,11 @@ class Starts:
         return {file.name for file in (self._folder / "waiting").iterdir()}
 
     def waited(self) -> int:
-        """How many starts have waited so far."""
+        """How many starts have waited until now."""
         log = self._folder / "waited"
         return len(log.read_text().splitlines()) if log.exists() else 0
 
     def forget(self) -> None:
-        """The node has lost power: nothing waits."""
+        """Forget all waiting starts, because the node has lost power."""
         shutil.rmtree(self._folder / "waiting")
         (self._folder / "waiting").mkdir()

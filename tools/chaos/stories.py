@@ -1,4 +1,4 @@
-"""Faults of several steps: each waits for the one before, and gives up when that does not come."""
+"""Faults of several steps: each step waits for the one before, and gives up if that does not happen."""
 
 import time
 from collections.abc import Callable
@@ -8,11 +8,11 @@ POLL_S = 0.1
 
 
 class NotReachedError(Exception):
-    """The step that a story needs next did not come: other faults were in its way."""
+    """The next step of a story did not happen: other faults prevented it."""
 
 
 def until(true: Callable[[], bool], what: str) -> None:
-    """Wait until it is true. Raises NotReachedError with `what`."""
+    """Wait until this holds. Raises NotReachedError with `what` if it does not."""
     deadline = time.monotonic() + PATIENCE_S
     while not true():
         if time.monotonic() > deadline:

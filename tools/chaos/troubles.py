@@ -1,4 +1,4 @@
-"""What goes wrong for a while: each fault is a context manager that is over when it ends."""
+"""The faults: each is a context manager, and the fault lasts until it exits."""
 
 import random
 import tempfile
@@ -20,7 +20,7 @@ from lab.processes import paused
 CARELESS = "hand-over of a VM that runs"
 CLOCK_STEPS_S = (-1800, 7200)
 KILLED_NODES = QEMU_NODES
-"""The agent of the third node is never ended, so that there is one that lives as long as the run."""
+"""The agent of the third node is never ended, so that one agent lives as long as the run."""
 
 
 @contextmanager
@@ -36,14 +36,14 @@ def libvirtd_dies(stage: Stage, dice: random.Random) -> Iterator[None]:
 
 @contextmanager
 def libvirtd_hangs(stage: Stage, dice: random.Random) -> Iterator[None]:
-    """A libvirtd answers nobody."""
+    """A libvirtd hangs."""
     with stage.freezing(stage.libvirtds[dice.choice(list(DRIVERS))].pid):
         yield
 
 
 @contextmanager
 def qemus_hang(stage: Stage, dice: random.Random) -> Iterator[None]:
-    """A few QEMUs answer nobody."""
+    """A few QEMUs hang."""
     runs = stage.runs.alive()
     with paused(*(run.pid for run in dice.sample(runs, min(len(runs), dice.randint(1, 4))))):
         yield
@@ -51,7 +51,7 @@ def qemus_hang(stage: Stage, dice: random.Random) -> Iterator[None]:
 
 @contextmanager
 def libvirt_answers_lost(stage: Stage, _: random.Random) -> Iterator[None]:
-    """What agents ask libvirt to do is done, and the connection ends before the answer."""
+    """libvirt executes the agents' calls, and the connection ends before the answer."""
     for wire in stage.wires.values():
         wire.losing = True
     try:
@@ -70,7 +70,7 @@ def slow_starts(stage: Stage, dice: random.Random) -> Iterator[None]:
 
 @contextmanager
 def hanging_start(stage: Stage, dice: random.Random) -> Iterator[None]:
-    """The starts of two VMs hang, for longer than libvirt is given for any other call; their QEMUs have just died."""
+    """The starts of two VMs hang, longer than the timeout of any other libvirt call; their QEMUs have just died."""
     vms = dice.sample([vm for vm in stage.vms if vm.guests], 2)
     with ExitStack() as hanging:
         for vm in vms:
@@ -93,7 +93,7 @@ def agent_dies(stage: Stage, dice: random.Random) -> Iterator[None]:
 
 @contextmanager
 def agent_ends(stage: Stage, dice: random.Random) -> Iterator[None]:
-    """An agent is asked to end, as an upgrade does."""
+    """An agent is asked to end, as in an upgrade."""
     agent = stage.agents[dice.choice(KILLED_NODES)]
     agent.stop()
     try:
@@ -104,7 +104,7 @@ def agent_ends(stage: Stage, dice: random.Random) -> Iterator[None]:
 
 @contextmanager
 def agent_hangs(stage: Stage, dice: random.Random) -> Iterator[None]:
-    """An agent stands still."""
+    """An agent is stopped (SIGSTOP)."""
     with stage.freezing(stage.agents[dice.choice(list(DRIVERS))].pid):
         yield
 
@@ -120,7 +120,7 @@ def clock_jumps(stage: Stage, dice: random.Random) -> Iterator[None]:
 def clock_jumps_in_backoff(stage: Stage, dice: random.Random) -> Iterator[None]:
     """A VM has crashed and waits for its next start; then the clock jumps, and stays wrong until the next round.
 
-    Or the clock is right again just after a backoff was written by a wrong one.
+    Or the clock becomes correct just after a backoff was written with a wrong clock.
     """
     vm = dice.choice([vm for vm in stage.vms if vm.guests])
     steps_s = (0, dice.choice(CLOCK_STEPS_S))
@@ -153,14 +153,14 @@ def component_dies(stage: Stage, name: str) -> Iterator[None]:
 
 @contextmanager
 def component_hangs(stage: Stage, name: str) -> Iterator[None]:
-    """A component of the control plane stands still."""
+    """A component of the control plane is stopped (SIGSTOP)."""
     with paused(stage.controlplane.pid(name)):
         yield
 
 
 @contextmanager
 def etcd_restored(stage: Stage, dice: random.Random) -> Iterator[None]:
-    """A backup of etcd is put back in its place, under agents that live on."""
+    """etcd is restored from a backup while the agents keep running."""
     with tempfile.TemporaryDirectory(dir=stage.folder) as folder:
         copy = Path(folder) / "copy"
         with paused(stage.controlplane.pid("etcd")):  # so the copy is of one moment
@@ -175,7 +175,7 @@ def etcd_restored(stage: Stage, dice: random.Random) -> Iterator[None]:
 
 @contextmanager
 def network(stage: Stage, dice: random.Random, *, stalled: bool) -> Iterator[None]:
-    """The network between an agent and the API server is cut, or swallows everything."""
+    """The network between an agent and the API server is cut, or drops everything silently."""
     proxy = stage.proxies[dice.choice(list(stage.proxies))]
     if stalled:
         proxy.stall()
@@ -188,7 +188,7 @@ def network(stage: Stage, dice: random.Random, *, stalled: bool) -> Iterator[Non
 
 
 def storm(status: HTTPStatus, *, told: bool) -> Callable[[Stage, random.Random], AbstractContextManager[None]]:
-    """Most requests of all agents are refused; whether they are told when to come again."""
+    """Most requests of all agents are refused, with or without a Retry-After header."""
 
     @contextmanager
     def begin(stage: Stage, dice: random.Random) -> Iterator[None]:
@@ -205,7 +205,7 @@ def storm(status: HTTPStatus, *, told: bool) -> Callable[[Stage, random.Random],
 
 @contextmanager
 def status_answers_lost(stage: Stage, _: random.Random) -> Iterator[None]:
-    """What agents report is written, and the answer does not arrive."""
+    """The API server writes the agents' reports, and its answers do not arrive."""
     for relay in stage.relays.values():
         relay.losing = True
     try:
@@ -217,7 +217,7 @@ def status_answers_lost(stage: Stage, _: random.Random) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A fault; what it hits, never together with another that hits the same; and how long it may last."""
+    """A fault; its target, which no other fault hits at the same time; and its maximum duration."""
 
     name: str
     hits: frozenset[str]
@@ -225,11 +225,11 @@ class Trouble:
     longest_s: float
     begin: Callable[[Stage, random.Random], AbstractContextManager[None]]
     share: int = 1
-    """How many of it are in the deck."""
+    """How many cards of this fault are in the deck."""
     rewrites: bool = False
-    """It takes the objects back to what they were: nobody moves a VM in its round, for that would be forgotten."""
+    """It resets the objects to an earlier state: no VM moves in this round, because the move would be lost."""
     moves: bool = False
-    """It moves a VM to another node."""
+    """Whether the fault moves a VM to another node."""
 
 
 def _hits(*what: str) -> frozenset[str]:

@@ -1,7 +1,7 @@
-"""Stands between an agent and its libvirtd, and can lose the answer to an act: the act is done, and the line is cut.
+"""A proxy between an agent and its libvirtd, which can lose the answer to an action and then cut the connection.
 
-The messages are those of libvirt's src/rpc/virnetprotocol.x and src/remote/remote_protocol.x: a length, then program,
-version, procedure, type and serial, of 4 bytes each.
+The messages have the format of libvirt's src/rpc/virnetprotocol.x and src/remote/remote_protocol.x: a length, then
+program, version, procedure, type and serial, 4 bytes each.
 """
 
 import select
@@ -21,19 +21,19 @@ ACTS = frozenset({9, 28, 33, 34, 196, 234, 258, 267})
 
 
 class Wire:
-    """A socket beside libvirtd's that leads to it; use it as a context manager. Any thread may switch it."""
+    """A socket beside libvirtd's socket that leads to it; use it as a context manager. Any thread may switch it."""
 
     def __init__(self, socket_path: Path) -> None:
-        """`socket_path` is where libvirtd listens."""
+        """`socket_path` is libvirtd's socket."""
         self._target = socket_path
         self.socket = socket_path.with_name(f"{socket_path.name}-by-wire")
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self.losing = False
-        """Whether the answers to acts are lost."""
+        """Whether the answers to actions are lost."""
         self.lost = 0
-        """How many answers were."""
+        """How many answers were lost."""
 
     def __enter__(self) -> Self:
         self.up()
@@ -43,7 +43,7 @@ class Wire:
         self.down()
 
     def up(self) -> None:
-        """Listen, unless it does: libvirtd is there again."""
+        """Listen, unless it does already: libvirtd runs again."""
         if self._listener:
             return
         self.socket.unlink(missing_ok=True)
@@ -54,7 +54,7 @@ class Wire:
         self._thread.start()
 
     def down(self) -> None:
-        """Listen no more, as when libvirtd has died; its socket stays, and nobody is behind it."""
+        """Stop listening, as when libvirtd has died; the socket file remains."""
         if self._listener is None or self._thread is None:
             return
         with suppress(OSError):
@@ -82,7 +82,7 @@ class Wire:
     def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
         asked, answered = Messages(), Messages()
         acts: set[int] = set()
-        """Serials of acts whose answers are to be lost."""
+        """Serials of the actions whose answers will be lost."""
         while True:
             ready, _, _ = select.select([client, server], [], [])
             for source in ready:
@@ -111,7 +111,7 @@ class Messages:
         self._rest = b""
 
     def headers(self, data: bytes) -> list[tuple[int, int, int, int]]:
-        """Program, procedure, type and serial of each message whose last byte has come with these bytes."""
+        """Program, procedure, type and serial of each message that is complete with these bytes."""
         self._rest += data
         found = []
         while len(self._rest) >= HEADER.size:
