@@ -1,8 +1,8 @@
-"""virtsync at work, told on the terminal; `make demo` runs it.
+"""A demonstration of virtsync on the terminal; `make demo` runs it.
 
-Everything is real, and on this machine: an API server, a libvirtd with three QEMU guests, the agent, a Git repository.
-Two witnesses that know nothing of the agent tell what happens: libvirt's events say what the host does, a watch says
-what the API server shows. Each step waits until they have seen what it promises; the first that does not ends the demo.
+All parts are real, on this machine: an API server, a libvirtd with three QEMU guests, the agent, a Git repository. Two
+witnesses that are independent of the agent show what happens: libvirt's events show what the host does, and a watch
+shows the API server's objects. Each step waits until they have shown its result; the first failed step ends the demo.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ NODE = "node-a"
 HANG_LIMIT_S = 60
 POLL_INTERVAL_S = 0.05
 
-# The agent leaves what somebody changed alone for 10 s, a pause even for 15 min; a story is told faster.
+# By default the agent waits 10 s before it corrects a change, and 15 min after a pause; the demo needs less.
 SETTLE_TIMES = {"settle-power": "2s", "settle-pause": "2s"}
 
-# libvirt's event for each power state that lasts; a start tells RESUMED too, before STARTED. ShuttingDown is not timed:
-# while libvirt ends a QEMU, for up to 200 ms, it answers nobody about the domain.
+# libvirt's event for each lasting power state; a start also sends RESUMED, before STARTED. ShuttingDown is not timed:
+# while libvirt ends a QEMU, for up to 200 ms, it does not answer queries about the domain.
 BROUGHT_ABOUT_BY = {
     "Running": "RESUMED",
     "Paused": "SUSPENDED",
@@ -56,7 +56,7 @@ BROUGHT_ABOUT_BY = {
     "Crashed": "STOPPED",
 }
 
-# Reasons whose message says nothing more.
+# Reasons whose message adds nothing.
 SELF_EXPLAINING = {"InSync", "Observed"}
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -64,7 +64,7 @@ console = Console(highlight=False, markup=False, soft_wrap=True)
 
 @dataclass(frozen=True, slots=True)
 class HostEvent:
-    """What libvirt said of a domain, and when it said so."""
+    """An event of libvirt about a domain, and its time."""
 
     vm: str
     name: str
@@ -73,7 +73,7 @@ class HostEvent:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the API server showed of a VM, and when it did so."""
+    """An object version of a VM from the watch, and its time."""
 
     vm: str
     status: dict[str, Any]
@@ -102,7 +102,7 @@ class Report:
 
     @property
     def words(self) -> tuple[str, str, str, str]:
-        """All that is told of it."""
+        """Everything that the demo prints about it."""
         return self.power, self.cause, self.reason, self.message
 
     @property
@@ -111,7 +111,7 @@ class Report:
 
 
 class Witnesses:
-    """libvirt's events and the API server's watch, written down with their times as they come.
+    """Records libvirt's events and the API server's watch, with their times.
 
     Use it as a context manager while `event_loop` runs.
     """
@@ -132,7 +132,7 @@ class Witnesses:
             "/apis/virtsync.dev/v1alpha1/namespaces/default/virtualmachines?watch=true",
             headers={"Authorization": f"Bearer {controlplane.token}"},
         )
-        # The API server answers a watch with its first line, so nobody waits for it here.
+        # The API server answers a watch with its first line, so do not wait for the answer here.
         self._watching = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._watching.start()
 
@@ -140,19 +140,19 @@ class Witnesses:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # The end of the connection ends the thread that reads from it, and lets the API server stop at once.
+        # The end of the connection ends the thread that reads from it, and the API server can stop immediately.
         self._api.sock.shutdown(socket.SHUT_RDWR)
         self._watching.join()
         self._host.domainEventDeregisterAny(self._callback)
         self._host.close()
 
     def wait_for_news(self, known: int, timeout_s: float) -> None:
-        """Return when there are more reports than are known, or after a while."""
+        """Return when there are more reports than this number, or after a timeout."""
         with self._news:
             self._news.wait_for(lambda: len(self.reports) > known, timeout_s)
 
     def delay_ms(self, report: Report) -> float | None:
-        """How long after libvirt's event the report of a new power state came; None if no event brought it about."""
+        """How long after libvirt's event a new power state was reported; None if no event caused it."""
         name = BROUGHT_ABOUT_BY.get(report.power)
         times = [e.at_s for e in self.events if (e.vm, e.name) == (report.vm, name) and e.at_s < report.at_s]
         return (report.at_s - times[-1]) * 1000 if times else None
@@ -161,7 +161,7 @@ class Witnesses:
         self.events.append(HostEvent(domain.name(), LIFECYCLE[event], time.monotonic()))
 
     def _watch(self) -> None:
-        # Should the watch end too early, the step that waits for it will say so.
+        # If the watch ends too early, the step that waits for it reports that.
         with suppress(OSError, http.client.HTTPException):
             for line in self._api.getresponse():
                 at_s = time.monotonic()
@@ -172,7 +172,7 @@ class Witnesses:
 
 
 class Stage:
-    """Where the story plays: the parts, and how they are told of."""
+    """The parts of the demo, and how it prints them."""
 
     def __init__(
         self, folder: Path, controlplane: ControlPlane, libvirtd: Libvirtd, agent: Agent, witnesses: Witnesses
@@ -190,12 +190,12 @@ class Stage:
         self._last: dict[str, Report] = {}
 
     def step(self, title: str) -> None:
-        """Begin a step of the story."""
+        """Begin a step of the demo."""
         self._steps += 1
         console.print(f"\n{self._steps}. {title}", style="bold")
 
     def commit(self, message: str) -> None:
-        """Commit what was changed in the folder, and have the cluster follow, as Argo CD or Flux would."""
+        """Commit the changes in the folder, and apply them to the cluster, as Argo CD or Flux would."""
         self._act(f"git commit --all --message {message!r}")
         git(self.git_folder, "commit", "--all", "--message", message)
         self.kubectl("apply", "-f", ".")
@@ -206,17 +206,17 @@ class Stage:
         self.controlplane.kubectl(*[str(self.git_folder) if word == "." else word for word in words])
 
     def virsh(self, *words: str) -> None:
-        """Run virsh, as somebody on the host would."""
+        """Run virsh, as an administrator on the host would."""
         self._act(shlex.join(["virsh", *words]))
         self.libvirtd.virsh(*words)
 
     def do(self, command: str, act: Callable[[], None]) -> None:
-        """Do what no tool is needed for; the command is what somebody else would have typed."""
+        """Do something without a tool; print the command that a user would type."""
         self._act(command)
         act()
 
     def until(self, vm: str, power: str, reason: str, *, cause: str = "") -> None:
-        """Tell what is reported until a VM, since it was last waited for, was this; LabError if that does not come."""
+        """Print all reports until a VM has this state, counted from the last wait; LabError if it does not come."""
         deadline = time.monotonic() + HANG_LIMIT_S
         while True:
             reports = self.witnesses.reports[:]
@@ -233,7 +233,7 @@ class Stage:
             self.witnesses.wait_for_news(len(reports), timeout_s=1)
 
     def table(self) -> None:
-        """Show what kubectl shows."""
+        """Print the output of kubectl."""
         console.print("   $ kubectl get kvm", style="cyan")
         for line in self.controlplane.kubectl("get", "kvm").stdout.splitlines():
             console.print(f"   {line}")
@@ -271,7 +271,7 @@ class Stage:
 
 
 def git(folder: Path, *words: str) -> None:
-    """Run git, as on a machine where it was never used: with nobody's settings, hooks or keys."""
+    """Run git without any user's settings, hooks or keys."""
     env = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
     author = ["-c", "user.name=demo", "-c", "user.email=demo@example.com", "-c", "init.defaultBranch=main"]
     subprocess.run(["git", *author, *words], cwd=folder, env=env, check=True, capture_output=True, text=True)
@@ -361,7 +361,7 @@ def main(*, keep: bool) -> None:
 
 
 def tell(*, keep: bool) -> None:
-    """Bring everything up, tell the story, take everything down."""
+    """Start everything, run the steps, stop everything."""
     began_s = time.monotonic()
     with (
         processes.terminating(),
@@ -385,7 +385,7 @@ def tell(*, keep: bool) -> None:
 
 @contextmanager
 def set_up(folder: Path) -> Iterator[tuple[Stage, dict[str, Guest]]]:
-    """Bring everything up, two of the three guests running, and take it down at the end."""
+    """Start everything, with two of the three guests running, and stop it at the end."""
     console.print("virtsync: Git says which VMs are on", style="bold")
     with ExitStack() as parts:
         try:
@@ -393,7 +393,7 @@ def set_up(folder: Path) -> Iterator[tuple[Stage, dict[str, Guest]]]:
                 controlplane = parts.enter_context(ControlPlane(folder / "controlplane"))
                 install_crd(controlplane)
             with progress("a libvirtd with three QEMU guests"):
-                # A short name, for the paths of sockets may not be long.
+                # A short name, because the paths of sockets must be short.
                 libvirtd = parts.enter_context(Libvirtd(folder / "kvm"))
                 guests = {name: libvirtd.define(name) for name in ("web-1", "db-1", "legacy-1")}
                 guests["db-1"].start()
@@ -410,12 +410,12 @@ def set_up(folder: Path) -> Iterator[tuple[Stage, dict[str, Guest]]]:
             witnesses = parts.enter_context(Witnesses(controlplane, libvirtd))
             yield Stage(folder, controlplane, libvirtd, agent, witnesses), guests
         finally:
-            # What comes now takes two seconds; a second Ctrl-C would leave half of it.
+            # The clean-up takes two seconds; a second Ctrl-C would leave it incomplete.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def install_crd(controlplane: ControlPlane) -> None:
-    """Teach the API server what a VirtualMachine is, and return when kubectl knows it."""
+    """Install the CRD, and return when kubectl knows VirtualMachines."""
     controlplane.kubectl("apply", "-f", str(CRDS))
     deadline = time.monotonic() + HANG_LIMIT_S
     while controlplane.kubectl("get", "kvm", check=False).returncode:
@@ -426,7 +426,7 @@ def install_crd(controlplane: ControlPlane) -> None:
 
 @contextmanager
 def progress(what: str) -> Iterator[None]:
-    """Show that something is being started, and how long it took."""
+    """Print that something is being started, and how long it took."""
     began_s = time.monotonic()
     with console.status(f"Starting {what}"):
         yield
@@ -434,7 +434,7 @@ def progress(what: str) -> Iterator[None]:
 
 
 def sum_up(stage: Stage, took_s: float) -> None:
-    """Say how fast it was, and check that what was to be left alone was."""
+    """Print the latencies, and check that the VMs that must not be touched were not."""
     if any(event.vm == "legacy-1" and event.name == "STARTED" for event in stage.witnesses.events):
         raise LabError("legacy-1 has no powerState, and yet somebody started it.")
     delays = stage.delays_ms
@@ -446,7 +446,7 @@ def sum_up(stage: Stage, took_s: float) -> None:
 
 
 def invite(stage: Stage) -> None:
-    """Say how to go on by hand."""
+    """Print how to continue manually."""
     console.print("\nGo on in another terminal; Ctrl-C here ends everything:", style="bold")
     lines = (
         f"export KUBECONFIG={stage.controlplane.kubeconfig} PATH={stage.controlplane.assets}:$PATH",

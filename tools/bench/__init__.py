@@ -1,11 +1,11 @@
-"""How fast, how big and how quiet the agent is, alone and under load; `docs/performance.md` explains it.
+"""Measures the agent's latency, memory and load on the API server, idle and busy; see `docs/performance.md`.
 
 latency.py   one event at a time: from libvirt's callback to the status that a watch shows
 load.py      a thousand VMs: start, storm, resync, reconnect, outage
-stuck.py     what QEMUs that hang do to the other VMs
-imports.py   what each import costs in memory
-floor.py     the least that can be done: what all of this is held against
-parts.py     what the measurements share
-report.py    the tables of it
-plot.py      the picture of it
+stuck.py     how hanging QEMUs affect the other VMs
+imports.py   the memory that each import takes
+floor.py     the baseline: the minimum work, with which the agent is compared
+parts.py     code that the measurements share
+report.py    the tables
+plot.py      the picture
 """

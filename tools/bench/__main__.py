@@ -1,6 +1,6 @@
-"""`python -m bench`: measure, print the table, write build/bench.json; `make bench` runs all of it.
+"""`python -m bench`: measure, print the table, write build/bench.json; `make bench` runs all measurements.
 
-Exit code 0: all could be measured, whether or not the goals were met.
+Exit code 0: all measurements succeeded, whether or not the goals were met.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PARTS = ("imports", "latency", *LOADS, "stuck", "outage")
 
 
 def chosen(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
-    """Read names between commas."""
+    """Parse names separated by commas."""
     names = tuple(value.split(",")) if value else PARTS
     if unknown := set(names) - set(PARTS):
         raise click.BadParameter(f"{', '.join(sorted(unknown))}: there are {', '.join(PARTS)}.")
@@ -62,7 +62,7 @@ def chosen(_context: click.Context, _option: click.Parameter, value: str) -> tup
 def main(*, only: tuple[str, ...], only_imports: bool, events: int, idle_s: float, outage_min: float) -> None:
     """Measure the agent, print the figures, and write them to build/bench.json.
 
-    All of it also puts them into docs/performance.md and its picture.
+    If all parts are measured, it also writes them into docs/performance.md and its picture.
     """
     figures: Figures = {"machine": machine()}
     try:
@@ -88,7 +88,7 @@ def main(*, only: tuple[str, ...], only_imports: bool, events: int, idle_s: floa
 def measure(
     figures: Figures, only: tuple[str, ...], folder: Path, *, events: int, idle_s: float, outage_s: float
 ) -> None:
-    """Measure what was chosen, one after another, and put it into `figures`."""
+    """Run the chosen measurements one after another, and add the results to `figures`."""
     with event_loop(), ExitStack() as parts:
         with step("an API server that knows VirtualMachines"):
             controlplane = parts.enter_context(ControlPlane(folder / "controlplane"))
@@ -108,18 +108,18 @@ def measure(
 
 
 def save(figures: Figures) -> None:
-    """Write all figures down."""
+    """Write all figures to the file."""
     RESULTS.parent.mkdir(exist_ok=True)
     rounded = json.loads(json.dumps(figures), parse_float=lambda text: round(float(text), 3))
     text = json.dumps(rounded, indent=2)
-    # Hundreds of samples need not have a line each.
+    # Put hundreds of samples on one line.
     RESULTS.write_text(re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), text) + "\n")
 
 
 def keep_bytecode(folder: Path) -> None:
-    """Let all that is started here find its modules compiled, whatever the environment says, and leave nothing behind.
+    """Compile the modules of all started processes into `folder`, independent of the environment.
 
-    An installed agent has its bytecode beside it; without it every start takes twice the time, and some MiB.
+    An installed agent has its bytecode beside it; without bytecode every start takes twice the time, and some MiB.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
@@ -128,7 +128,7 @@ def keep_bytecode(folder: Path) -> None:
 
 
 def machine() -> Figures:
-    """What the figures were taken on."""
+    """The machine of the measurements."""
     cpu = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return {
         "cpus": os.cpu_count(),

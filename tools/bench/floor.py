@@ -1,8 +1,8 @@
-"""The least that can be done: what the agent is held against. A process of its own, as the agent is one.
+"""The floor: the minimum work, with which the agent is compared. It is a separate process, as the agent is.
 
-About an event: libvirt's callback puts a name into a queue, one thread takes it out and sends one bare PATCH of
-`status.powerState`. About many VMs at once: one such PATCH for each, by as many threads as the agent has. It decides
-nothing, compares nothing and forgets nothing.
+For an event: libvirt's callback puts a name into a queue, one thread takes it out and sends one bare PATCH of
+`status.powerState`. For many VMs at once: one such PATCH for each, by as many threads as the agent has. The floor makes
+no decisions and no comparisons, and drops no event.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ Patch = Callable[[str, Json], int]
 
 def by_official_client(kubeconfig: Path) -> Patch:
     """The client that the agent uses."""
-    # Imported here, for the other floor shall not carry it.
+    # Imported here, so that the other floor does not load it.
     from kubernetes.client.api_client import ApiClient  # noqa: PLC0415
     from kubernetes.client.configuration import Configuration  # noqa: PLC0415
     from kubernetes.config import kube_config  # noqa: PLC0415
 
     configuration = Configuration()
-    configuration.connection_pool_maxsize = CONNECTIONS  # as the agent has it: else threads throw theirs away
+    configuration.connection_pool_maxsize = CONNECTIONS  # as in the agent: otherwise threads discard connections
     kube_config.load_kube_config(str(kubeconfig), client_configuration=configuration)
     client = ApiClient(configuration)
 
@@ -118,7 +118,7 @@ def events(client: str, libvirt_uri: str, kubeconfig: Path, prefix: str) -> None
 @click.argument("power")
 @click.argument("names", nargs=-1)
 def burst(kubeconfig: Path, threads: int, power: str, names: tuple[str, ...]) -> None:
-    """Report POWER of all VMs at once, by so many threads, and print how many seconds that took."""
+    """Report POWER of all VMs at once, with THREADS threads, and print how many seconds that took."""
     patch = by_official_client(kubeconfig)
     began_s = time.monotonic()
     with ThreadPoolExecutor(threads) as workers:
@@ -127,14 +127,14 @@ def burst(kubeconfig: Path, threads: int, power: str, names: tuple[str, ...]) ->
 
 
 def report(patch: Patch, name: str, power: str) -> None:
-    """One bare PATCH. ClickException when the API server refuses it."""
+    """Send one bare PATCH. ClickException if the API server refuses it."""
     status = patch(OBJECT.format(name), {"status": {"powerState": power}})
     if status != http.HTTPStatus.OK:
         raise click.ClickException(f"The API server answered {status} to the PATCH of {name}.")
 
 
 def run_event_loop() -> None:
-    """Run libvirt's event loop for ever."""
+    """Run libvirt's event loop forever."""
     while True:
         libvirt.virEventRunDefaultImpl()
 

@@ -1,4 +1,4 @@
-"""What each library that the agent imports costs in memory and time: alone, and after those before it."""
+"""The memory and time that each library of the agent takes to import: alone, and after the ones before it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LIBRARIES = (
     ("kopf, with aiohttp", "kopf"),
     ("virtsync itself", "controller.agent.app, controller.cli"),
 )
-"""In the order in which they are imported here; what several need is with the first."""
+"""In import order; a shared dependency counts for the first library that imports it."""
 
-# Tells after each step what the process has: resident memory, of which pages of files, and processor time.
+# Prints the process's resources after each step: resident memory, the share of file pages, and CPU time.
 SCRIPT = """
 import json, re, sys, time
 sys.modules["rich"] = None  # structlog imports it where it finds it, and an installed agent does not

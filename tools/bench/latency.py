@@ -1,7 +1,7 @@
 """One event at a time: from libvirt's callback to the status that a watch shows.
 
-Times are taken here, in one process, for the agent and for the floor (`floor.py`) alike: from the callback of an own
-connection to libvirt to the line of an own watch. Both take turns, and each event is alone.
+Times are taken here, in one process, for both the agent and the floor (`floor.py`): from the callback of this process's
+own libvirt connection to the line of its own watch. Agent and floor take turns, and events do not overlap.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ from lab.processes import Process, last_lines
 
 WARM_UP = 30
 PAUSE_S = (0.01, 0.03)
-"""Between two events: whoever reported the last one is still busy with the answer."""
+"""The pause between two events: the reporter of the last event still processes the answer."""
 HANG_LIMIT_S = 30
 FLOOR_TO_HTTP_LIMIT = 1.5
-"""A floor slower than this is no floor."""
+"""A floor slower than this is not valid as a baseline."""
 
 REPORTERS = {
     "agent": "agent",
@@ -61,12 +61,12 @@ REPORTERS = {
     "http": "floor, by http.client",
 }
 FLOORS = {"floor": "kubernetes", "full": "kubernetes", "http": "http.client"}
-"""With their clients, as floor.py calls them. The names of a reporter's VMs begin with its own."""
+"""The floors and their clients in floor.py. The names of a reporter's VMs begin with the reporter's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Something seen of a VM: libvirt's event, or the status that the API server shows."""
+    """An observation of a VM: libvirt's event, or the status in the API server."""
 
     vm: str
     power: str
@@ -75,14 +75,14 @@ class Observation:
 
 
 class Witness:
-    """libvirt's events and the API server's watch, with their times; and the hand that causes the events.
+    """Records libvirt's events and the API server's watch with their times, and causes the events.
 
     Use it as a context manager while `event_loop` runs.
     """
 
     def __init__(self, controlplane: ControlPlane, libvirt_uri: str) -> None:
         self._seen: queue.SimpleQueue[Observation] = queue.SimpleQueue()
-        # Two connections: an event that comes while its connection waits for an answer is called back later.
+        # Two connections, because libvirt delays an event's callback while its connection waits for an answer.
         self.hand = libvirt.open(libvirt_uri)
         self._ear = libvirt.open(libvirt_uri)
         self._callback = self._ear.domainEventRegisterAny(
@@ -111,7 +111,7 @@ class Witness:
     def time_s(self, vm: str) -> tuple[float, float]:
         """Pause the VM, or resume it if it is paused: seconds from the event, and from before the call, to its status.
 
-        LabError if either is not seen within the hang limit.
+        LabError if event or status does not arrive within the hang limit.
         """
         domain = self.hand.lookupByName(vm)
         paused = domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED
@@ -130,7 +130,7 @@ class Witness:
         return at_s[False] - at_s[True], at_s[False] - called_s
 
     def first_shown_s(self) -> float:
-        """The monotonic time of the first status that the watch has shown so far; what was seen is forgotten."""
+        """The monotonic time of the first status from the watch; clears all observations."""
         shown_s = []
         with suppress(queue.Empty):
             while True:
@@ -145,7 +145,7 @@ class Witness:
             self._seen.put(Observation(domain.name(), POWER_STATES[event], at_s, is_event=True))
 
     def _watch(self) -> None:
-        # Should the watch end too early, what waits for it will say so.
+        # If the watch ends too early, the code that waits for it reports that.
         with suppress(OSError, http.client.HTTPException):
             for line in self._api.getresponse():
                 at_s = time.monotonic()
@@ -155,7 +155,7 @@ class Witness:
 
 @dataclass(slots=True)
 class Reporter:
-    """Somebody who reports the events of VMs of its own, and how long that took each time."""
+    """The agent or a floor, which reports the events of its own VMs, and the times that it took."""
 
     name: str
     vms: list[str]
@@ -163,14 +163,14 @@ class Reporter:
     from_call_ms: list[float] = field(default_factory=list)
 
     def measure(self, witness: Witness, turn: int, *, keep: bool) -> None:
-        """Let its next VM change, and time the report."""
+        """Change the reporter's next VM, and time the report."""
         from_event_s, from_call_s = witness.time_s(self.vms[turn % len(self.vms)])
         if keep:
             self.from_event_ms.append(from_event_s * 1000)
             self.from_call_ms.append(from_call_s * 1000)
 
     def figures(self) -> dict[str, Any]:
-        """What is told of it, in ms."""
+        """The figures of the reporter, in ms."""
         return {
             "p50": statistics.median(self.from_event_ms),
             "p99": percentile(self.from_event_ms, 99),
@@ -183,7 +183,7 @@ class Reporter:
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """A libvirt driver to measure on: where it is, and how many VMs each reporter has there."""
+    """A libvirt driver to measure on: its URI, and how many VMs each reporter has there."""
 
     name: str
     uri: str
@@ -196,7 +196,7 @@ class Driver:
 
 
 def start_on_qemu(libvirtd: Libvirtd, names: list[str], ends: ExitStack) -> None:
-    """Define and start real guests, which are removed in the end."""
+    """Define and start real guests, which are removed at the end."""
     for name in names:
         guest = libvirtd.define(name)
         ends.callback(guest.remove)
@@ -204,7 +204,7 @@ def start_on_qemu(libvirtd: Libvirtd, names: list[str], ends: ExitStack) -> None
 
 
 def fill_objects(controlplane: ControlPlane, *, like: str, vms: list[str]) -> None:
-    """Give these objects the status of another: what a PATCH takes depends on what is there already."""
+    """Give these objects the status of another: the duration of a PATCH depends on the existing status."""
     status = json.loads(controlplane.kubectl("get", "kvm", like, "-o", "json").stdout)["status"]
     for vm in vms:
         patch = json.dumps({"status": status})
@@ -213,7 +213,7 @@ def fill_objects(controlplane: ControlPlane, *, like: str, vms: list[str]) -> No
 
 @contextmanager
 def running_floor(name: str, driver: Driver, controlplane: ControlPlane, log: Path) -> Iterator[None]:
-    """One of the floors, a process that hears events when this is entered, and is gone when it is left."""
+    """Run one of the floors as a process, which receives events as soon as this is entered."""
     words = ["events", FLOORS[name], driver.uri, str(controlplane.kubeconfig), f"{name}-"]
     floor = Process(name, floor_command(*words), log=log)
     try:
@@ -230,7 +230,7 @@ def running_floor(name: str, driver: Driver, controlplane: ControlPlane, log: Pa
 def measure(lab: Lab, *, events: int, idle_s: float) -> dict[str, Any]:
     """All figures of both drivers."""
     with ExitStack() as parts:
-        # What the test driver knows lasts as long as its last connection.
+        # The test driver loses its state when its last connection closes.
         books = libvirt.open(lab.libvirtd.test_uri)
         parts.callback(books.close)
         drivers = [
@@ -265,13 +265,13 @@ def measure(lab: Lab, *, events: int, idle_s: float) -> dict[str, Any]:
 
 
 def measure_driver(lab: Lab, driver: Driver, *, events: int, idle_s: float) -> dict[str, Any]:
-    """All figures of one driver; those of an idle agent only if there is time to be idle."""
+    """All figures of one driver; the figures of an idle agent only if `idle_s` is not 0."""
     reporters = [Reporter(name, [f"{name}-{n:02}" for n in range(count)]) for name, count in driver.vms.items()]
     with ExitStack() as parts:
         with step(f"{driver.name}: {sum(driver.vms.values())} domains run"):
             for reporter in reporters:
                 driver.start(reporter.vms)
-        # Only the agent's are bound to its node.
+        # Only the agent's objects are bound to its node.
         create_objects(
             lab.controlplane,
             {
@@ -314,7 +314,7 @@ def measure_driver(lab: Lab, driver: Driver, *, events: int, idle_s: float) -> d
 
 
 def take_turns(title: str, witness: Witness, reporters: list[Reporter], events: int) -> None:
-    """So many events for each reporter, in rounds of mixed order, after some that are not kept."""
+    """Time `events` events for each reporter, in rounds of random order, after a warm-up that is not counted."""
     mixing = random.Random(title)
     with Progress(console=progress, transient=True) as bar:
         task = bar.add_task(f"{title}: events", total=WARM_UP + events)
@@ -327,7 +327,7 @@ def take_turns(title: str, witness: Witness, reporters: list[Reporter], events: 
 
 
 def measure_idle(agent: Agent, controlplane: ControlPlane, idle_s: float) -> dict[str, float]:
-    """What the agent writes and computes while nothing happens, and how big it is at the end of that."""
+    """The agent's writes and CPU time while nothing happens, and its memory at the end."""
     before, cpu_before_s, began_s = Requests.of(controlplane), cpu_s(agent.pid), time.monotonic()
     with Progress(console=progress, transient=True) as bar:
         task = bar.add_task("idle", total=idle_s)
@@ -345,7 +345,7 @@ def measure_idle(agent: Agent, controlplane: ControlPlane, idle_s: float) -> dic
 
 
 def check_floor(drivers: dict[str, dict[str, Any]]) -> None:
-    """LabError when the floor is too slow to hold anything against."""
+    """LabError if the floor is too slow for a comparison."""
     for name, figures in drivers.items():
         if (ratio := figures["floor_to_http_client_p50"]) > FLOOR_TO_HTTP_LIMIT:
             raise LabError(f"{name}: the floor is {ratio:.2f} times as slow as http.client; it is no measure.")

@@ -1,7 +1,7 @@
 """A thousand VMs on libvirt's test driver behind libvirtd: start, storm, resync, reconnect, outage.
 
-Each is held against what libvirt or the API server alone take for it, in the same run: one bulk call, or one bare PATCH
-for each VM by as many threads as the agent has workers (`floor.py`).
+Each is compared with the time that libvirt or the API server alone takes in the same run: one bulk call, or one bare
+PATCH for each VM, with as many threads as the agent has workers (`floor.py`).
 """
 
 from __future__ import annotations
@@ -48,28 +48,28 @@ from lab.proxy import Proxy
 VMS = 1000
 STORM_EVENTS = 10_000
 WORKERS = Settings(node_name=NODE, boot_id="").workers
-"""The agent's, and so the floor's."""
+"""The workers of the agent, and the threads of the floor."""
 HANDS = 4
-"""Threads that cause the events of a storm, each with a connection."""
+"""The threads that cause the events of a storm, each with its own connection."""
 ONLY_EVENTS: dict[str, Any] = {"resync_libvirt": "1h", "resync_api": "1h"}
-"""Whatever is lost stays lost."""
+"""No resync: a lost event stays lost."""
 WATCH_INTERVAL_S = 0.1
 RESYNC_S = 1.0
 RESYNCS = 30
 RESYNC_COUNT = 'virtsync_resync_seconds_count{source="libvirt"}'
 RESYNC_SERIES = (RESYNC_COUNT, 'virtsync_resync_seconds_sum{source="libvirt"}')
 CHANGED = 100
-"""VMs that are paused while libvirtd is away; as many go off."""
+"""The VMs that are paused while libvirtd is down; the same number is stopped."""
 CHANGES_PER_S = 20
 SIZES = 20
-"""How often the agent's memory is looked at in an outage."""
+"""How often the agent's memory is measured in an outage."""
 
 STATES = {
     libvirt.VIR_DOMAIN_RUNNING: "Running",
     libvirt.VIR_DOMAIN_PAUSED: "Paused",
     libvirt.VIR_DOMAIN_SHUTOFF: "Stopped",
 }
-# What may be done to a domain in each state, and what it is in then.
+# The possible calls for a domain in each state, and the state after the call.
 DEEDS: dict[str, tuple[tuple[Callable[[libvirt.virDomain], object], str], ...]] = {
     "Running": ((libvirt.virDomain.suspend, "Paused"), (libvirt.virDomain.destroy, "Stopped")),
     "Paused": ((libvirt.virDomain.resume, "Running"), (libvirt.virDomain.destroy, "Stopped")),
@@ -84,25 +84,25 @@ class Thousand:
     lab: Lab
     uri: str
     books: libvirt.virConnect
-    """What the test driver knows lasts as long as its last connection."""
+    """The test driver loses its state when its last connection closes."""
     board: Board
     vms: list[str]
     floor_vms: list[str]
     floor_s: list[float] = field(default_factory=list)
-    """What bursts of bare PATCHes took."""
+    """The durations of the bursts of bare PATCHes."""
 
     def close(self) -> None:
-        """Let the test driver forget the VMs."""
+        """Undefine the VMs in the test driver."""
         self.books.close()
 
     def expected(self) -> dict[str, Told]:
-        """What is to be told of each VM, by libvirt itself."""
+        """The status that each VM must have, according to libvirt."""
         stats = self.books.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
         powers = {domain.name(): STATES[stat["state.state"]] for domain, stat in stats}
         return {vm: (powers[vm], "Observed") for vm in self.vms}
 
     def burst_s(self) -> float:
-        """What as many bare PATCHes take as there are VMs, by as many threads as the agent has workers."""
+        """The duration of one bare PATCH for each VM, with as many threads as the agent has workers."""
         log = self.lab.folder / "burst.log"
         power = ("Running", "Paused")[len(self.floor_s) % 2]
         words = ["burst", str(self.lab.controlplane.kubeconfig), str(WORKERS), power, *self.floor_vms]
@@ -118,7 +118,7 @@ class Thousand:
 
 @contextmanager
 def thousand(lab: Lab) -> Iterator[Thousand]:
-    """Domains that run, and objects that nobody has reported yet."""
+    """Running domains, and objects without a status yet."""
     with ExitStack() as parts:
         books = libvirt.open(lab.libvirtd.test_uri)
         vms = [f"load-{n:04}" for n in range(VMS)]
@@ -158,7 +158,7 @@ def measure_start(load: Thousand) -> dict[str, Any]:
 
 
 def measure_storm(load: Thousand) -> dict[str, Any]:
-    """Changes as fast as libvirtd makes them, told by its events alone."""
+    """Changes as fast as libvirtd makes them, which the agent learns only from events."""
     before_s = load.burst_s()
     agent = agent_on(load.lab, load.uri, "storm", **ONLY_EVENTS)
     try:
@@ -210,7 +210,7 @@ def _storm(load: Thousand, agent: Agent) -> dict[str, Any]:
 
 
 def _cause_events(uri: str, vms: list[str], events: int, dice: random.Random) -> list[float]:
-    """Switch these domains, which run, at random, an event each time; the monotonic times at which that was done."""
+    """Switch these running domains at random, one event each time; the monotonic times of the switches."""
     connection = libvirt.open(uri)
     domains = [connection.lookupByName(vm) for vm in vms]
     states = ["Running"] * len(vms)
@@ -228,7 +228,7 @@ def _cause_events(uri: str, vms: list[str], events: int, dice: random.Random) ->
 
 
 def measure_resync(load: Thousand) -> dict[str, Any]:
-    """Relists that find no difference, against the one bulk call that each needs at least."""
+    """Relists that find no difference, compared with the one bulk call that each needs at least."""
     agent = agent_on(load.lab, load.uri, "resync", resync_libvirt=f"{RESYNC_S}s")
     try:
         with step("resync: an agent is ready"):
@@ -257,7 +257,7 @@ def measure_resync(load: Thousand) -> dict[str, Any]:
 
 
 def _until_resyncs(agent: Agent, *, after: float) -> float:
-    """Wait until libvirt has been listed more often than so; the monotonic time at which that was seen."""
+    """Wait until libvirt has been listed more often than this; the monotonic time of that observation."""
     return until(lambda: samples(agent, RESYNC_COUNT)[RESYNC_COUNT] > after, "libvirt has been listed once more")
 
 
@@ -265,7 +265,7 @@ def _until_resyncs(agent: Agent, *, after: float) -> float:
 
 
 def measure_reconnect(load: Thousand) -> dict[str, Any]:
-    """libvirtd dies and comes back with VMs that have changed; the agent's own socket comes back when all is there."""
+    """libvirtd dies and returns with changed VMs; the agent's own socket returns when all VMs are ready."""
     gate = load.lab.folder / "gate" / "libvirt-sock"
     gate.parent.mkdir()
     gate.symlink_to(load.lab.libvirtd.socket)
@@ -310,7 +310,7 @@ def measure_reconnect(load: Thousand) -> dict[str, Any]:
 
 
 def measure_outage(load: Thousand, outage_s: float) -> dict[str, Any]:
-    """kube-apiserver dies and comes back, and all the while VMs change."""
+    """kube-apiserver dies and returns, while VMs change all the time."""
     controlplane = load.lab.controlplane
     with Proxy(int(controlplane.url.rpartition(":")[2])) as proxy:
         agent = agent_on(load.lab, load.uri, "outage", kubeconfig=proxy.kubeconfig(controlplane.kubeconfig))
@@ -338,7 +338,7 @@ def measure_outage(load: Thousand, outage_s: float) -> dict[str, Any]:
 
 
 def _sizes(pid: int, lasts_s: float) -> list[float]:
-    """The process's memory, now and then, while this lasts."""
+    """Measure the process's memory periodically during this."""
     end_s, sizes = time.monotonic() + lasts_s, []
     with Progress(console=progress, transient=True) as bar:
         task = bar.add_task("outage", total=lasts_s)
@@ -351,7 +351,7 @@ def _sizes(pid: int, lasts_s: float) -> list[float]:
 
 @contextmanager
 def _changes(load: Thousand) -> Iterator[None]:
-    """Pause and resume VMs, one after another, until this is left."""
+    """Pause and resume VMs one after another during this."""
     ended, dice = threading.Event(), random.Random(0)
     domains = [load.books.lookupByName(vm) for vm in load.vms]
 
@@ -373,14 +373,14 @@ def _changes(load: Thousand) -> Iterator[None]:
 
 
 class Gauge:
-    """Reads the agent's metrics many times a second, while it is entered."""
+    """Reads the agent's metrics many times a second, as a context manager."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gauge", daemon=True)
         self._events: list[tuple[float, int]] = []
-        """When the answer came, and how many events libvirt had called back with."""
+        """The times of the answers, and the number of libvirt's event callbacks until then."""
         self.depth = 0.0
 
     def __enter__(self) -> Gauge:
@@ -393,7 +393,7 @@ class Gauge:
         self._thread.join()
 
     def lag_s(self, done_s: list[float]) -> float:
-        """For how long the oldest event that was not called back yet had been there, at most."""
+        """The maximum age of the oldest event that had not been called back yet."""
         begin = self._events[0][1]
         lags = [0.0]
         for answered_s, events in self._events:

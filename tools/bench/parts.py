@@ -1,4 +1,4 @@
-"""What the measurements share: the objects, the watch, and looks at a process from outside."""
+"""Code that the measurements share: the objects, the watch, and the resources of a process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COLLECTION = f"/apis/{API}/namespaces/default/virtualmachines"
 HANG_LIMIT_S = 120
 POLL_INTERVAL_S = 0.02
 WRITERS = 4
-"""Threads that make objects, each with a connection."""
+"""The threads that create objects, each with its own connection."""
 
 TEST_DOMAIN = """
 <domain type='test'>
@@ -53,7 +53,7 @@ Json = dict[str, Any]
 Told = tuple[str, str]
 """powerState, and the reason of Ready."""
 
-# What is measured is printed to the standard output; how it goes is told here.
+# Results are printed to standard output; progress is printed here.
 progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -68,7 +68,7 @@ class Lab:
 
 @contextmanager
 def step(what: str) -> Iterator[None]:
-    """Tell that something is being done, and how long it took."""
+    """Print the step, and how long it took."""
     began_s = time.monotonic()
     with progress.status(what):
         yield
@@ -76,7 +76,7 @@ def step(what: str) -> Iterator[None]:
 
 
 def until(holds: Callable[[], bool], what: str, *, timeout_s: float = HANG_LIMIT_S) -> float:
-    """Wait until this holds; the monotonic time at which it was seen to. LabError if it does not come."""
+    """Wait until this holds; the monotonic time of that observation. LabError if it does not hold in time."""
     deadline_s = time.monotonic() + timeout_s
     while not holds():
         if time.monotonic() > deadline_s:
@@ -86,7 +86,7 @@ def until(holds: Callable[[], bool], what: str, *, timeout_s: float = HANG_LIMIT
 
 
 def percentile(values: list[float], percent: int) -> float:
-    """The value that so many percent of the values do not exceed."""
+    """The percentile: the value that this many percent of the values do not exceed."""
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
@@ -106,7 +106,7 @@ def ask(
     path: str,
     body: Json | None = None,
 ) -> bytes:
-    """One request as the administrator, and its answer. LabError when it is refused."""
+    """Send one request as the administrator; its answer. LabError if it is refused."""
     merge = {"Content-Type": "application/merge-patch+json"} if method == "PATCH" else {}
     headers = {"Authorization": f"Bearer {controlplane.token}", "Content-Type": "application/json"} | merge
     connection.request(method, path, None if body is None else json.dumps(body), headers)
@@ -118,7 +118,7 @@ def ask(
 
 
 def create_objects(controlplane: ControlPlane, specs: Mapping[str, Json]) -> None:
-    """An object for each name, with its spec; many at a time, for kubectl would take minutes over a thousand."""
+    """Create an object for each name, with its spec; in parallel, because kubectl would take minutes for a thousand."""
 
     def create(part: list[str]) -> None:
         connection = connect(controlplane)
@@ -133,7 +133,7 @@ def create_objects(controlplane: ControlPlane, specs: Mapping[str, Json]) -> Non
 
 
 def observed(names: Iterable[str]) -> dict[str, Json]:
-    """Specs that bind objects to the agent's node and want nothing of it: it reports."""
+    """Specs that bind objects to the agent's node without a desired power state, so the agent only reports."""
     return {name: {"nodeName": NODE} for name in names}
 
 
@@ -150,14 +150,14 @@ def delete_objects(controlplane: ControlPlane) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Requests about VirtualMachines that the API server has counted, by whomever."""
+    """The API server's request counters for VirtualMachines, over all clients."""
 
     writes: float
     reads: float
 
     @classmethod
     def of(cls, controlplane: ControlPlane) -> Requests:
-        """So far."""
+        """The requests until now."""
         text = controlplane.kubectl("get", "--raw", "/metrics").stdout
         return cls(*(sum(map(float, one.findall(text))) for one in (WRITES, READS)))
 
@@ -169,18 +169,18 @@ class Requests:
 class _Shown:
     told: Told
     at_s: float
-    """When it began to be shown."""
+    """When the watch first showed this."""
 
 
 class Board:
-    """What a watch shows of each VM, and since when. Use it as a context manager; it outlives the API server."""
+    """The status of each VM in a watch, and since when. A context manager; it survives restarts of the API server."""
 
     def __init__(self, controlplane: ControlPlane) -> None:
         self._controlplane = controlplane
         self._lock = threading.Lock()
         self._shown: dict[str, _Shown] = {}
         self.versions = 0
-        """Versions of objects that have been shown."""
+        """The number of object versions from the watch."""
         self._closing = threading.Event()
         self._open()
         self._thread = threading.Thread(target=self._watch, name="board", daemon=True)
@@ -198,17 +198,17 @@ class Board:
             self._thread.join(POLL_INTERVAL_S)
 
     def wrong(self, expected: Mapping[str, Told]) -> list[str]:
-        """The VMs that are not shown like this."""
+        """The VMs whose status differs from this."""
         with self._lock:
             return [vm for vm, told in expected.items() if vm not in self._shown or self._shown[vm].told != told]
 
     def reason(self, vm: str) -> str:
-        """The reason of Ready that is shown of this VM, or nothing."""
+        """The VM's reason of Ready, or an empty string."""
         with self._lock:
             return self._shown[vm].told[1] if vm in self._shown else ""
 
     def right_since_s(self, expected: Mapping[str, Told], *, timeout_s: float = HANG_LIMIT_S) -> float:
-        """Wait until all are shown like this; the monotonic time of the last line that it took."""
+        """Wait until all VMs have this status; the monotonic time of the last line that was necessary."""
         deadline_s = time.monotonic() + timeout_s
         while wrong := self.wrong(expected):
             if time.monotonic() > deadline_s:
@@ -220,7 +220,7 @@ class Board:
             return max(self._shown[vm].at_s for vm in expected)
 
     def first_s(self, vms: Iterable[str], told: Told) -> float:
-        """The monotonic time at which the first of these was shown like this."""
+        """The monotonic time at which the first of these VMs had this status."""
         with self._lock:
             return min(self._shown[vm].at_s for vm in vms if vm in self._shown and self._shown[vm].told == told)
 
@@ -241,7 +241,7 @@ class Board:
                 for line in self._answer:
                     self._take(line, time.monotonic())
             self._connection.close()
-            # The first that is shown on a new connection is all that there is.
+            # A new connection first shows all existing objects.
             while not self._closing.wait(POLL_INTERVAL_S):
                 with suppress(OSError, http.client.HTTPException):
                     self._open()
@@ -267,14 +267,14 @@ class Board:
 
 
 def agent_on(lab: Lab, uri: str, log: str, *, kubeconfig: Path | None = None, **settings: str) -> Agent:
-    """An agent for the bench's node, not started; its settings are the defaults but for those named."""
+    """An agent for the bench's node, not started; with default settings except the named ones."""
     changed = {name.replace("_", "-"): value for name, value in settings.items()}
     log_file = lab.folder / f"{log}.log"
     return Agent(lab.controlplane, uri, NODE, log=log_file, settings=changed, kubeconfig=kubeconfig)
 
 
 def samples(agent: Agent, *names: str) -> dict[str, float]:
-    """These series of its metrics, with labels or added up over them. Only they are asked for: a VM has a dozen."""
+    """These metric series, with labels or summed over them. Requests only these, because each VM has a dozen."""
     asked = {name.partition("{")[0] for name in names}
     text = agent.ask("/metrics?" + "&".join(f"name[]={name}" for name in asked))[1]
     found = dict.fromkeys(names, 0.0)
@@ -286,13 +286,13 @@ def samples(agent: Agent, *names: str) -> dict[str, float]:
 
 
 def memory_mib(pid: int, what: str = "VmRSS") -> float:
-    """The resident memory of a process, now or (VmHWM) at its most."""
+    """The resident memory of a process: now, or its maximum (VmHWM)."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.findall(rf"^{what}:\s+(\d+) kB$", status, re.MULTILINE)[0]) / 1024
 
 
 def cpu_s(pid: int) -> float:
-    """The processor time that a process has taken so far."""
+    """The CPU time that a process has used until now."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
@@ -301,11 +301,11 @@ def cpu_s(pid: int) -> float:
 
 
 def start_on_test_driver(connection: libvirt.virConnect, names: Iterable[str]) -> None:
-    """Define and start domains that exist only in libvirt's books; each name has its UUID, whenever that is done."""
+    """Define and start domains of the test driver; each name always has the same UUID."""
     for name in names:
         connection.defineXML(TEST_DOMAIN.format(name=name, uuid=uuid5(NAMESPACE_URL, name))).create()
 
 
 def floor_command(*words: str) -> list[str]:
-    """How `floor.py` is run."""
+    """The command that runs `floor.py`."""
     return [sys.executable, "-m", "bench.floor", *words]

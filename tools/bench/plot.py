@@ -19,12 +19,12 @@ RATIOS = (
     ("resync_ratio", "resync"),
     ("stuck_p99_ratio", "six QEMUs hang"),
 )
-"""Those with a goal, in the order of the table."""
+"""The figures with a goal, in the order of the table."""
 
 
 def draw(figures: dict[str, Any], goals: dict[str, float], file: Path) -> None:
-    """Event-to-status times of each driver, and the ratios under load against their goals."""
-    # Text stays text, and the same figures give the same file.
+    """Draw the event-to-status times of each driver, and the ratios under load with their goals."""
+    # Keep text as text, and make the file reproducible.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "virtsync", "font.size": 9}):
         picture = Figure(figsize=(10, 3.8), layout="constrained")
         axes = picture.subplots(1, 3, width_ratios=[2, 2, 1.6])

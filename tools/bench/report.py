@@ -1,4 +1,4 @@
-"""What was measured, as tables for people: on the terminal and in docs/performance.md."""
+"""The results as tables for people: on the terminal and in docs/performance.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BEGIN, END = "<!-- what `make bench` has measured -->", "<!-- end of that -->"
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A figure of build/bench.json that has a row in the table."""
+    """A figure of build/bench.json with a row in the table."""
 
     key: str
     words: str
@@ -74,7 +74,7 @@ class Sheet:
 
 
 def sheets(figures: Figures) -> list[Sheet]:
-    """Those for which there are figures."""
+    """The tables for which there are figures."""
     found = (_goals(figures), _times(figures.get("drivers", {})), _imports(figures.get("imports", [])))
     return [sheet for sheet in found if sheet.rows]
 

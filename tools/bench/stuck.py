@@ -1,4 +1,4 @@
-"""What QEMUs that hang, with stops pending on all of them, do to the event-to-status time of the other VMs."""
+"""How hanging QEMUs, all with a pending stop, affect the event-to-status time of the other VMs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bench.parts import (
 
 VMS, STUCK = 10, 6
 SHUTDOWNS = ({"mode": "Graceful"}, {"mode": "Force"})
-"""How those that hang are to be stopped, in turn: to ask them takes as long as they hang, to end one takes 10 s."""
+"""How the hanging QEMUs are stopped, in turn: a shutdown call takes as long as the hang, a forced stop takes 10 s."""
 
 
 def measure(lab: Lab, *, events: int) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def measure(lab: Lab, *, events: int) -> dict[str, Any]:
 
 @contextmanager
 def _hanging(pids: list[int]) -> Iterator[None]:
-    """Let these QEMUs hang; those that are still there go on when this is left."""
+    """Make these QEMUs hang; the remaining ones continue at the end."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
