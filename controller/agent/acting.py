@@ -1,8 +1,9 @@
-"""Acts under way. No call of libvirt has a deadline, so that each has a thread of its own, and there are only so many.
+"""Actions in flight. A libvirt call has no deadline, so each action has its own thread, and their number is limited.
 
-A QEMU that hangs holds a call until it wakes or dies (measured; recycling the connection ends no call within the
-daemon). So a domain gets no second act before the first has returned, with one exception: force may overtake what was
-asked politely, for it is what frees a QEMU that hangs, and the call with it.
+A QEMU that hangs blocks a call until that QEMU continues or dies (measured; closing and reopening the connection does
+not end a call inside the daemon). Therefore a domain gets no second action before the first one has returned, with one
+exception: a forced stop can overtake a graceful one, because the forced stop ends a QEMU that hangs, and so also the
+call that waits for this QEMU.
 """
 
 from __future__ import annotations
@@ -26,43 +27,47 @@ from controller.policy.view import Action, Domain, Outcome, Phase, PowerAction, 
 from controller.runtime.errors import Rejected, Transient, Vanished
 
 CALLS_AT_ONCE = 8
-"""Acts that this agent leaves unanswered in libvirtd at a time: its pool has 20 workers, and others need some."""
+"""Maximum number of actions in flight in libvirtd: its pool has 20 workers, and other clients need some of them."""
 HANGS_AFTER_S, RESTORE_HANGS_AFTER_S, FORCE_HANGS_AFTER_S = 30.0, 300.0, 10.0
-"""An act that has not returned for longer hangs; a restore reads all memory of a VM, a forced stop waits for a kill."""
+"""After this time without an answer an action counts as hanging. A restore reads all memory of a VM, and a forced stop
+waits until the kernel has killed QEMU, so they have their own limits."""
 FORCED_AT_ONCE = 3
-"""Forced stops at a time, hanging ones too."""
+"""Maximum number of forced stops in flight, including those that hang."""
 FORCE_TURN_S = 0.25
-"""How long to force a VM off takes, as a rule; with a QEMU that hangs it is 10 s."""
+"""How long a forced stop usually takes; it takes 10 s if QEMU hangs."""
 FORCE_RETRY_MAX_S = 10.0
 
 log = structlog.get_logger()
 
 
 def now() -> Now:
-    """This moment."""
+    """Return the present moment on both clocks."""
     return Now(datetime.now(UTC), time.monotonic())
 
 
 class Actuator(Protocol):
-    """What can be done to a domain. Any thread may call it; it takes as long as libvirt takes."""
+    """Executes actions on domains. Thread-safe; a call blocks until libvirt answers, without a deadline."""
 
     def act(self, action: PowerAction) -> Result:
-        """Do it, if the domain is still as it was seen. Raises Transient (no answer), Rejected (libvirt's words)."""
+        """Execute the action if the domain is still as it was observed.
+
+        Raises Transient (libvirt did not answer) and Rejected (with libvirt's message).
+        """
 
 
 @dataclass(slots=True)
 class Turn(AbstractContextManager["Turn"]):
-    """The right to begin an action, or how long to wait for it. It is given back at the end of the context, or kept."""
+    """The permission to begin an action, or how long to wait for it. Leaving the context releases it, unless kept."""
 
     granted: bool
     wait_s: float = 0.0
-    """When to ask again; 0 without a grant: as many calls as libvirtd bears have not returned."""
+    """After how many seconds to ask again. 0 without a grant: the maximum number of calls is in flight."""
     release: Callable[[], None] = field(default=lambda: None)
-    """Gives back what a grant holds."""
+    """Releases the slots that a granted turn occupies."""
     kept: bool = False
 
     def keep(self) -> Callable[[], None]:
-        """Let the turn outlive its context; what is returned gives it back."""
+        """Keep the turn after its context has ended, and return the function that releases it."""
         self.kept = True
         return self.release
 
@@ -72,7 +77,7 @@ class Turn(AbstractContextManager["Turn"]):
 
 
 NO_TURN = Turn(granted=False)
-"""For a step without an action."""
+"""The turn of a step that has no action."""
 
 
 @dataclass(eq=False, slots=True)
@@ -82,12 +87,12 @@ class _Call:
     overtaken: bool = False
 
     def hangs(self, now_s: float) -> bool:
-        """It is out for longer than such an act takes."""
+        """Whether the call has been in flight for longer than such an action normally takes."""
         return now_s - self.since.monotonic_s > _hangs_after_s(self.action)
 
 
 class ActionRunner:
-    """The acts of one agent that have begun and not returned. Any thread may use it."""
+    """Runs the actions of one agent, each on its own thread, and keeps the record of those in flight. Thread-safe."""
 
     def __init__(
         self,
@@ -98,7 +103,7 @@ class ActionRunner:
         spawn: Callable[[Callable[[], None]], None] | None = None,
         clock: Callable[[], Now] = now,
     ) -> None:
-        """`ended` is called on the act's own thread, when its outcome can be asked for."""
+        """`ended` is called on the action's own thread, after `progress` can return the action's outcome."""
         self._actuator, self._start_limiter, self._ended = actuator, start_limiter, ended
         self._clock = clock
         self._spawn = spawn or _in_a_thread
@@ -106,21 +111,24 @@ class ActionRunner:
         self._idle = threading.Condition(self._lock)
         self._polite, self._forcing = 0, 0
         self._to_be_forced = Line()
-        self._untold = 0
-        """Acts that have begun and of which `ended` has not been told."""
+        self._unreported = 0
+        """Number of actions that have begun and whose call of `ended` has not returned."""
         self._calls: dict[UUID, list[_Call]] = {}
         self._outcomes: dict[VmKey, Outcome] = {}
 
-    def news(self, key: VmKey, uuid: UUID | None) -> tuple[Outcome | None, tuple[Action, Now] | None]:
-        """What came of the last act on this VM, once; and the act on its domain that has not returned, since when."""
+    def progress(self, key: VmKey, uuid: UUID | None) -> tuple[Outcome | None, tuple[Action, Now] | None]:
+        """Return the outcome of the last action on this VM, and the action in flight on its domain with its start time.
+
+        Each outcome is returned only once.
+        """
         with self._lock:
             calls = self._calls.get(uuid) if uuid else None
             return self._outcomes.pop(key, None), (calls[-1].action.kind, calls[-1].since) if calls else None
 
     def locked(self, uuid: UUID | None) -> Domain | None:
-        """The domain as it was when this agent began to start it or to force it off, while that has not returned.
+        """Return the domain as it was observed before the start or forced stop that is in flight; None: there is none.
 
-        libvirt holds the lock of the domain meanwhile: a look would tell no more, and would hold up a thread.
+        During such a call libvirt holds the domain's lock, so an observation would show nothing new and block a thread.
         """
         with self._lock:
             calls = self._calls.get(uuid, ()) if uuid else ()
@@ -130,13 +138,13 @@ class ActionRunner:
             )
 
     def forget(self, key: VmKey) -> None:
-        """Nobody will ask for this VM's outcome any more."""
+        """Drop the outcome of this VM's last action and its place in the line for a forced stop."""
         with self._lock:
             self._outcomes.pop(key, None)
             self._to_be_forced.leave(key)
 
     def turn(self, key: VmKey, action: Action, now_s: float, *, urgent: bool) -> Turn:
-        """Ask for the right to do this to the VM; what is granted must be used, or released."""
+        """Request permission to begin this action on the VM. A granted turn must be used or released."""
         if action is Action.DESTROY:
             return self._turn_to_force(key, now_s)
         with self._lock:
@@ -151,10 +159,10 @@ class ActionRunner:
         return Turn(granted=True, release=partial(self._release, key if action.starts else None))
 
     def begin(self, vm: VirtualMachine, step: Step, action: PowerAction, release: Callable[[], None]) -> None:
-        """Do it on a thread of its own; raises RuntimeError, and has released, when no thread can be started."""
+        """Run the action on its own thread. Raises RuntimeError, after `release`, when no thread can be started."""
         call = _Call(action, self._clock())
         with self._lock:
-            self._untold += 1
+            self._unreported += 1
             calls = self._calls.setdefault(action.domain.uuid, [])
             overtaken = [earlier for earlier in calls if not earlier.overtaken]
             for earlier in overtaken:
@@ -168,23 +176,23 @@ class ActionRunner:
                 for earlier in overtaken:
                     earlier.overtaken = False
             release()
-            self._told()
+            self._reported_one()
             raise
 
     def hanging(self, action: Action) -> int:
-        """How many acts of this kind are out for longer than such an act takes."""
+        """Number of actions of this kind that have been in flight for longer than such an action normally takes."""
         with self._lock:
             return sum(call.action.kind is action for call in self._hanging(self._clock().monotonic_s))
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait so long for the acts under way, and leave what is left to libvirt; whether all have ended."""
+        """Wait up to `timeout_s` for the actions in flight; returns whether all have ended. libvirt keeps the rest."""
         with self._lock:
-            return self._idle.wait_for(lambda: not self._untold, timeout_s)
+            return self._idle.wait_for(lambda: not self._unreported, timeout_s)
 
     def _perform(
         self, vm: VirtualMachine, step: Step, action: PowerAction, call: _Call, release: Callable[[], None]
     ) -> None:
-        outcome = Outcome(action.kind, Result.UNKNOWN, "it failed inside virtsync")
+        outcome = Outcome(action.kind, Result.UNKNOWN, "the action failed inside virtsync")
         try:
             outcome = self._outcome(action)
         except Exception:
@@ -193,19 +201,19 @@ class ActionRunner:
             release()
             with self._lock:
                 self._remove(call)
-                # What force has cut short has failed because of it: that is no refusal.
+                # The forced stop made the overtaken action fail, so this failure is not a refusal by libvirt.
                 if not call.overtaken:
                     self._outcomes[vm.key] = outcome
         try:
-            self._tell(vm, step, action, outcome)
+            self._report_end(vm, step, action, outcome)
         except Exception:
             log.exception(
                 "could not report the end of an action inside virtsync", vm=str(vm.key), action=action.kind.name
             )
         finally:
-            self._told()
+            self._reported_one()
 
-    def _tell(self, vm: VirtualMachine, step: Step, action: PowerAction, outcome: Outcome) -> None:
+    def _report_end(self, vm: VirtualMachine, step: Step, action: PowerAction, outcome: Outcome) -> None:
         log.info(
             "action ended",
             vm=str(vm.key),
@@ -220,13 +228,13 @@ class ActionRunner:
         )
         self._ended(vm, step, outcome)
 
-    def _told(self) -> None:
+    def _reported_one(self) -> None:
         with self._lock:
-            self._untold -= 1
+            self._unreported -= 1
             self._idle.notify_all()
 
     def _remove(self, call: _Call) -> None:
-        """Forget the call. Under the lock."""
+        """Remove the call from the record. The caller holds the lock."""
         calls = self._calls[call.action.domain.uuid]
         calls.remove(call)
         if not calls:
@@ -252,15 +260,16 @@ class ActionRunner:
             return Turn(granted=False, wait_s=wait_s)
 
     def _forced_at_once(self, now_s: float) -> int:
-        """How many VMs may be forced off at a time; so many calls are kept for it. Under the lock.
+        """Number of forced stops that are allowed in parallel, and of the calls reserved for them. Needs the lock.
 
-        One, because libvirtd answers no listing while it ends a QEMU that hangs, for 10 s. One more for each that takes
-        longer: a QEMU that waits for dead storage takes minutes, and the other VMs do not wait with it.
+        The number is one, because libvirtd answers no listing while it ends a QEMU that hangs, for 10 s. Each forced
+        stop that takes longer adds one: a QEMU that waits for dead storage takes minutes, and the other VMs must not
+        wait for it.
         """
         return min(1 + sum(call.action.kind is Action.DESTROY for call in self._hanging(now_s)), FORCED_AT_ONCE)
 
     def _hanging(self, now_s: float) -> list[_Call]:
-        """The calls that are out for longer than such calls take. Under the lock."""
+        """The calls that have been in flight for longer than such calls normally take. The caller holds the lock."""
         return [call for calls in self._calls.values() for call in calls if call.hangs(now_s)]
 
     def _release(self, started: VmKey | None) -> None:
@@ -282,5 +291,5 @@ def _hangs_after_s(action: PowerAction) -> float:
 
 
 def _in_a_thread(do: Callable[[], None]) -> None:
-    """A daemon thread: one that libvirt never answers must not keep the process from ending."""
+    """Run it on a daemon thread, because a call that libvirt never answers must not keep the process from exiting."""
     threading.Thread(target=do, name="act", daemon=True).start()

@@ -1,4 +1,4 @@
-"""The agent: joins the parts, runs them, and lets them go in order."""
+"""The agent: wires its parts together, starts them, and stops them in order."""
 
 from __future__ import annotations
 
@@ -40,32 +40,32 @@ from controller.runtime.workers import Workers
 from controller.runtime.workqueue import WorkQueue
 
 FLUSH_S = 5.0
-"""How long a stopping agent waits for acts under way, and goes on reporting."""
-LEAVE_S = 0.5
-"""How long it then waits for each of those that write Events, and that end the connections to libvirt."""
+"""How long a stopping agent waits for actions in flight. The agent continues to report during this time."""
+CLOSE_S = 0.5
+"""How long a stopping agent then waits for the thread that writes Events, and for libvirt connections to close."""
 FIRST_CONNECT_S = 5.0
-"""How long a starting agent waits for libvirt before it reports that it does not answer."""
+"""How long a starting agent waits for libvirt before it reports that libvirt does not answer."""
 FOLDER_REMOVED = os.EX_TEMPFAIL
-"""The exit code of an agent that must be started anew to see the folder of libvirt's socket again."""
+"""Exit code of an agent that must be restarted, because libvirt's socket directory was removed and created again."""
 NON_HOLDER_DELAY_S = 5.0
-"""How long an agent that may not act lets stand what another has written of a VM: two that see different libvirts would
-contradict each other forty times a second, for ever."""
+"""How long an agent that must not act leaves another agent's report unchanged. Without this wait, two agents that
+observe different libvirts would overwrite each other's report forty times a second, without end."""
 PROBE_EVERY_S = 1.0
-"""How often it is seen to that an API server that is away is asked whether it is back; how often it is asked, see
-`Outage`."""
+"""How often the agent checks whether a probe of an API server that does not answer is due. `Outage` has the intervals
+between probes."""
 OVERDUE_EVERY_S = 1.0
-"""How often it is seen to that looks return."""
+"""How often the agent checks for overdue lookups."""
 
 log = structlog.get_logger()
 
 
 def run(settings: Settings) -> int:
-    """Run the agent until SIGTERM or SIGINT; the exit code. Raises Rejected for settings that can never work."""
+    """Run the agent until SIGTERM or SIGINT; return its exit code. Raises Rejected for settings that cannot work."""
     return asyncio.run(Agent(settings).run())
 
 
 class Agent:
-    """All parts of one agent. Built without a connection; `run` makes them and ends them."""
+    """All parts of one agent. The constructor opens no connection; `run` opens and closes them."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -104,21 +104,21 @@ class Agent:
             node=self._node,
             waits=settings.waits,
         )
-        self._metrics.watch_acts(self._reconciler.hanging)
+        self._metrics.watch_actions(self._reconciler.hanging)
         self._libvirt_relist = LibvirtRelist(
             self._hypervisor,
             self._host,
             self._store,
             period_s=settings.resync_libvirt_s,
-            look=self._queue.add,
+            enqueue=self._queue.add,
             resynced=self._metrics.resynced,
         )
         self._api_relist = ApiRelist(
             self._store,
             self._watch.health,
             period_s=settings.resync_api_s,
-            first=self._first_list,
-            look=self._queue.add,
+            on_first_list=self._first_list,
+            enqueue=self._queue.add,
             resynced=self._metrics.resynced,
         )
         self._outage = Outage(settings.relist_spread_s)
@@ -128,7 +128,7 @@ class Agent:
             self._libvirt_relist.task,
             PeriodicTask("api-probe", PROBE_EVERY_S, self._probe_api),
             PeriodicTask("overdue", OVERDUE_EVERY_S, self._reconciler.report_overdue_lookups),
-            # The last, for that of the Lease wants to see all threads alive.
+            # These come last, because the Lease task renews the Lease only while all threads are alive.
             *self._ownership.tasks,
         ]
         self._workers = Workers(
@@ -140,14 +140,14 @@ class Agent:
             key_field="vm",
         )
         self._connected_once = threading.Event()
-        self._unpublished: set[VmKey] = set()
+        self._unreported: set[VmKey] = set()
         self._stopping = threading.Event()
         self._exit_code = os.EX_OK
         self._end: Callable[[], object] = lambda: None
-        """Ask for what a signal asks for; any thread may."""
+        """Stops the agent, as SIGTERM does. Thread-safe."""
 
     async def run(self) -> int:
-        """Run until a signal; then stop acting, flush reports, and go."""
+        """Run until SIGTERM or SIGINT; then stop acting, flush reports, and return the exit code."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -187,28 +187,28 @@ class Agent:
             task.start()
 
     def _stop(self) -> None:
-        """Waits for whoever does not answer are counted together: whatever hangs, this is over in time."""
+        """Stop all parts in order. The waits for actions and reports share one deadline, so hangs do not add up."""
         log.info("stopping: no further actions; flushing reports")
         self._reconciler.stop_acting()
         flushed_s = time.monotonic() + FLUSH_S
         for task in self._tasks:
             task.close()
-        self._reconciler.outlast_acts(FLUSH_S)
-        self._queue.drain(_left(flushed_s))
+        self._reconciler.wait_for_actions(FLUSH_S)
+        self._queue.drain(_remaining_s(flushed_s))
         self._stopping.set()
         self._api_relist.listed.set()
         self._queue.close()
         self._workers.join(flushed_s)
         for task in self._tasks:
-            task.join(_left(flushed_s))
+            task.join(_remaining_s(flushed_s))
         self._ownership.release_lease()
-        self._recorder.close(LEAVE_S)
-        self._hypervisor.close(LEAVE_S)
+        self._recorder.close(CLOSE_S)
+        self._hypervisor.close(CLOSE_S)
         self._ownership.release_lock()
         self._health.close()
         log.info("stopped")
 
-    # --- what the world says: names for the queue, nothing else
+    # --- notifications from libvirt and the API server: they add keys to the queue and do nothing more
 
     def _domain_changed(self, uuid: UUID, name: str, at_s: float) -> None:
         for key in self._domain_index.keys(uuid, name):
@@ -239,7 +239,7 @@ class Agent:
             self._queue.add(key)
 
     def _probe_api(self) -> float | None:
-        """See whether the API server is back, and do then what its absence has left undone."""
+        """Probe an API server that does not answer; when it answers again, retry failed keys and list the objects."""
         if not self._api.circuit_open:
             self._outage.answered()
         elif self._outage.probes() and self._api.probe():
@@ -248,7 +248,7 @@ class Agent:
         if self._api.take_recovery():
             self._outage.over()
         if self._watch.health.listings > self._listings_of_the_watch:
-            # Its list shows what there is, and not what was deleted while nobody watched.
+            # The watch's new list shows the objects that exist, but not those deleted while there was no watch.
             if self._listings_of_the_watch:
                 self._outage.missed()
             self._listings_of_the_watch = self._watch.health.listings
@@ -260,20 +260,20 @@ class Agent:
         return None
 
     def _first_list(self) -> None:
-        """Know all objects before any is looked at: who has a domain, and what the last agent saw of the node."""
+        """Take in all objects before the first reconcile pass: the owner of each domain, and the former reports."""
         now = Now(datetime.now(UTC), time.monotonic())
         vms = self._store.vms()
         for vm in vms:
             self._domain_index.enter(vm)
             self._brake.note(vm.key, vm.status, now)
-            self._metrics.seen(vm, vm.status)
+            self._metrics.observed(vm, vm.status)
             self._node_conflict.check(vm, self._node())
-        self._unpublished = {vm.key for vm in vms}
+        self._unreported = {vm.key for vm in vms}
 
-    # --- passes
+    # --- reconcile passes
 
     def _wait_for_both_sides(self) -> None:
-        """Before a worker's first pass: the objects are known, and libvirt has had its time to answer."""
+        """Wait, before a worker's first pass, for the first list of objects and for libvirt's first connection."""
         self._api_relist.listed.wait()
         if not self._stopping.is_set():
             self._connected_once.wait(FIRST_CONNECT_S)
@@ -282,7 +282,7 @@ class Agent:
         with self._metrics.pass_timed():
             self._store.make_sure(key)
             self._reconciler.reconcile(key)
-        self._unpublished.discard(key)
+        self._unreported.discard(key)
 
     # --- the node
 
@@ -307,10 +307,10 @@ class Agent:
             self._end()
 
     def _objects_unready(self) -> str | None:
-        if self._api_relist.listed.is_set() and (left := len(self._unpublished)):
+        if self._api_relist.listed.is_set() and (left := len(self._unreported)):
             return f"{left} VirtualMachines have not been reported yet"
         return self._api_relist.unready()
 
 
-def _left(until_s: float) -> float:
+def _remaining_s(until_s: float) -> float:
     return max(0.0, until_s - time.monotonic())

@@ -1,4 +1,4 @@
-"""The brake of one node, for the threads of an agent."""
+"""The brake of one node (a circuit breaker for mass stops), shared by the threads of an agent."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from controller.policy.waits import Waits
 
 
 class NodeBrake:
-    """`policy.brake.Brake` behind a lock. Any thread may use it, and none waits for a call."""
+    """`policy.brake.Brake` behind a lock. Thread-safe; no method makes a call."""
 
     def __init__(self, waits: Waits, boot_id: str) -> None:
         self._lock = threading.Lock()
         self._brake = brake.Brake(waits, boot_id)
 
     def note(self, key: VmKey, status: Status, now: Now) -> None:
-        """Take in what a report says of the VM: whether it is on, and its last stop."""
+        """Take in from a report whether the VM is on, and its last stop."""
         with self._lock:
             self._brake.note(key, status, now)
 
     def answered(self, key: VmKey, now: Now) -> None:
-        """A start that answers the guest's own power-off has ended well."""
+        """Note that a start succeeded which followed the guest's own power-off."""
         with self._lock:
             self._brake.answered(key, now)
 
     def forget(self, key: VmKey) -> None:
-        """The object is gone."""
+        """Forget the VM, because its object is gone or belongs to another node."""
         with self._lock:
             self._brake.forget(key)
 
     def until(self, now: Now) -> Now | None:
-        """When the brake is released; None: it is not on."""
+        """When the brake is released; None: the brake is not engaged."""
         with self._lock:
             return self._brake.until(now)

@@ -1,4 +1,4 @@
-"""Which objects speak of a domain: for an event that names one, and to settle who has it when several do."""
+"""Which objects name a domain: finds the objects of an event, and the owner of a domain that several objects name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from controller.policy.view import Domain
 
 
 class DomainIndex:
-    """An index of the objects of this node by the domain that each means. Any thread may use it."""
+    """Index of this node's objects by the UUID and the name of the domain that each names. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -21,7 +21,7 @@ class DomainIndex:
         self._by_name: defaultdict[str, set[VmKey]] = defaultdict(set)
 
     def enter(self, vm: VirtualMachine) -> set[VmKey]:
-        """Note what the object means now; returns the others that its coming, or its leaving of a domain, concerns."""
+        """Enter or update the object. Returns the other objects that name the domain it names now or named before."""
         entry = (vm.created, vm.address)
         with self._lock:
             if self._entries.get(vm.key) == entry:
@@ -35,17 +35,17 @@ class DomainIndex:
             return (touched | self._same(vm.address.uuid, vm.address.name)) - {vm.key}
 
     def leave(self, key: VmKey) -> set[VmKey]:
-        """Forget the object; returns the others that speak of its domain."""
+        """Remove the object. Returns the other objects that name its domain."""
         with self._lock:
             return self._remove(key)
 
     def keys(self, uuid: UUID, name: str) -> set[VmKey]:
-        """The objects that an event of this domain concerns."""
+        """The objects that name this domain, by UUID or by name."""
         with self._lock:
             return self._same(uuid, name)
 
     def owner(self, domain: Domain) -> VmKey | None:
-        """The oldest object that means this domain; it has it, whatever it wants with it."""
+        """The oldest object that names this domain: it owns the domain, whatever its spec asks for."""
         with self._lock:
             claims = [
                 (self._entries[key][0], key)
@@ -55,7 +55,7 @@ class DomainIndex:
         return min(claims)[1] if claims else None
 
     def _same(self, uuid: UUID | None, name: str | None) -> set[VmKey]:
-        # .get: a look-up in a defaultdict would keep an empty set for every domain ever named.
+        # .get, because indexing a defaultdict would keep an empty set for every domain that was ever named.
         by_uuid = self._by_uuid.get(uuid, set()) if uuid else set()
         return by_uuid | (self._by_name.get(name, set()) if name else set())
 

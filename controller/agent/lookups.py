@@ -1,4 +1,4 @@
-"""Lookups that libvirt has not answered. Their own workers are blocked in libvirt: another thread must notice."""
+"""Lookups in flight. A worker whose lookup hangs is blocked in libvirt, so another thread must detect it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from controller.api.clock import Now
 from controller.api.virtualmachine import VmKey
 
 LOOKUP_OVERDUE_S = 5.0
-"""A lookup that libvirt has not answered for this long is reported for that VM: as HypervisorBusy if libvirt has
-answered about another VM since, else as LibvirtUnreachable."""
+"""A lookup that libvirt has not answered for this long is reported for its VM: as HypervisorBusy if libvirt has
+answered about another VM since, otherwise as LibvirtUnreachable."""
 
 
 class Lookups:
-    """About which VMs libvirt is being asked, and since when. Any thread may use it."""
+    """The lookups in flight: the VM of each, and since when. Thread-safe."""
 
     def __init__(self, clock: Callable[[], Now]) -> None:
         self._clock = clock
@@ -26,7 +26,7 @@ class Lookups:
 
     @contextmanager
     def asking(self, key: VmKey) -> Iterator[None]:
-        """Around each call of libvirt about the domain of this VM; an exception is no answer."""
+        """Surround each libvirt call about the domain of this VM. A call that raises does not count as an answer."""
         with self._lock:
             self._since_s[key] = self._clock().monotonic_s
         try:
@@ -38,7 +38,7 @@ class Lookups:
                 del self._since_s[key]
 
     def overdue(self) -> dict[VmKey, bool]:
-        """The VMs whose lookup is overdue; True: libvirt has answered about another VM since."""
+        """The VMs whose lookup is overdue. The value is True if libvirt has answered about another VM since."""
         now_s = self._clock().monotonic_s
         with self._lock:
             return {

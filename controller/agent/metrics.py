@@ -1,7 +1,7 @@
-"""What Prometheus is told, and the only place that knows the names.
+"""The metrics of an agent; their names are here, in runtime/metrics.py and nowhere else.
 
-The registry is its own: importing this does nothing, and a test may have two. What changes with each VM is counted up
-when it is asked for, not kept a second time.
+Each instance has its own registry: importing this module does nothing, and a test can have two instances. The series of
+each VM are computed when Prometheus scrapes them, and are not stored a second time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from controller.policy.view import Action, Result
 from controller.runtime.metrics import PassMetrics, WorkQueueMetrics
 
 CONTROLLER = "virtualmachine"
-"""What the series of passes and of the workqueue are labelled with."""
+"""The label of the series of reconcile passes and of the work queue."""
 EVENT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -44,14 +44,14 @@ RESYNCED = ("libvirt", "api")
 
 
 HELD = {Reason.HELD, Reason.OBSERVE_ONLY}
-"""Reasons of a VM that is not as its spec says, because somebody wants it so."""
+"""Reasons of a VM that differs from its spec because a user or an operator wants no action."""
 
 
 class Metrics:
-    """The metrics of one agent. Every method may be called from any thread, and none waits."""
+    """The metrics of one agent. Thread-safe; no method makes a call or waits for one."""
 
     def __init__(self) -> None:
-        # The time at which each series began would double the page, and nobody asks for it.
+        # The creation time of each series would double the page, and no dashboard uses it.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -59,11 +59,11 @@ class Metrics:
         self.workqueue = WorkQueueMetrics(registry, CONTROLLER)
         self.passes = PassMetrics(registry, CONTROLLER)
         self.pass_errors = Counter(
-            "virtsync_pass_errors", "Passes that failed inside virtsync: each is a bug.", registry=registry
+            "virtsync_pass_errors", "Reconcile passes that failed inside virtsync: each is a bug.", registry=registry
         )
         self.lease_held = Gauge(
             "virtsync_lease_held",
-            "1 while the agent holds the Lease of its node; 0 also where none is kept.",
+            "1 while the agent holds the Lease of its node; 0 also if there is no Lease.",
             registry=registry,
         )
         self.libvirt_connected = Gauge("virtsync_libvirt_connected", "1 while libvirt answers.", registry=registry)
@@ -71,40 +71,40 @@ class Metrics:
             "virtsync_libvirt_reconnects", "Connections to libvirt after the first.", registry=registry
         )
         self.libvirt_events = Counter(
-            "virtsync_libvirt_events", "Events that libvirt has called back with.", ["event"], registry=registry
+            "virtsync_libvirt_events", "Events received from libvirt.", ["event"], registry=registry
         )
         self.event_to_status = Histogram(
             "virtsync_event_to_status_seconds",
-            "From libvirt's callback to the API server's answer to the status that it led to.",
+            "From libvirt's callback to the API server's answer to the status patch that it caused.",
             buckets=EVENT_BUCKETS_S,
             registry=registry,
         )
         self.status_writes = Counter("virtsync_status_writes", "Status patches that were accepted.", registry=registry)
         self.events_dropped = Counter(
             "virtsync_events_dropped",
-            "Kubernetes Events that could not be written: too many waited, or the API server did not take them.",
+            "Kubernetes Events that could not be written: the queue was full, or the API server did not accept them.",
             registry=registry,
         )
         self.power_operations = Counter(
             "virtsync_power_operations",
-            "Acts on domains, by how they ended.",
+            "Actions on domains, by result.",
             ["operation", "result"],
             registry=registry,
         )
-        # Series that are there from the start: else increase() does not see the first act of each kind.
+        # Create all series at the start: otherwise increase() misses the first action of each kind.
         for action in Action:
             for result in Result:
                 self.power_operations.labels(action.name.lower(), result.value)
         hanging = Gauge(
             "virtsync_power_operations_hanging",
-            "Acts on domains out for longer than they take: a start 30 s, a restore 300 s, a forced stop 10 s.",
+            "Actions in flight for longer than normal: a start 30 s, a restore 300 s, a forced stop 10 s.",
             ["operation"],
             registry=registry,
         )
         self._hanging = {action: hanging.labels(action.name.lower()) for action in Action}
         resync = Histogram(
             "virtsync_resync_seconds",
-            "From asking libvirt or the API server for everything until it is known what differs.",
+            "How long it takes to list everything from libvirt or the API server and to compare it.",
             ["source"],
             buckets=RESYNC_BUCKETS_S,
             registry=registry,
@@ -115,60 +115,60 @@ class Metrics:
         self._was_connected = False
 
     def libvirt_event(self, event: str) -> None:
-        """libvirt has called back with this event."""
+        """Count an event from libvirt."""
         self.libvirt_events.labels(event).inc()
 
     def libvirt_up(self) -> None:
-        """A connection to libvirt stands."""
+        """Note that a connection to libvirt is established."""
         self.libvirt_connected.set(1)
         if self._was_connected:
             self.libvirt_reconnects.inc()
         self._was_connected = True
 
     def libvirt_down(self) -> None:
-        """The connection to libvirt is lost."""
+        """Note that the connection to libvirt is lost."""
         self.libvirt_connected.set(0)
 
-    def seen(self, vm: VirtualMachine, status: Status) -> None:
-        """A pass has ended with this status, whether or not it had to be written."""
+    def observed(self, vm: VirtualMachine, status: Status) -> None:
+        """Show the status with which a pass has ended, whether or not it was written."""
         self.virtual_machines.show(vm.key, status)
 
     def reported(self, vm: VirtualMachine, status: Status, since_s: float | None) -> None:
-        """A status has been written; `since_s` is the monotonic time of the event that led to it, if one did."""
+        """Count a written status. `since_s`: monotonic time of the event that caused it; None: there was no event."""
         self.status_writes.inc()
         if since_s is not None:
             self.event_to_status.observe(time.monotonic() - since_s)
-        self.seen(vm, status)
+        self.observed(vm, status)
 
     def forgotten(self, key: VmKey) -> None:
-        """The object is no longer this node's: its series end."""
+        """End the series of an object that is no longer this node's."""
         self.virtual_machines.forget(key)
 
     def resynced(self, source: str, took_s: float) -> None:
-        """Everything has been asked of libvirt or of the API server, and compared."""
+        """Observe the seconds that a relist took; `source` is one of `RESYNCED`."""
         self.resyncs[source].observe(took_s)
 
     def event_dropped(self) -> None:
-        """A Kubernetes Event could not be written."""
+        """Count a Kubernetes Event that could not be written."""
         self.events_dropped.inc()
 
     def acted(self, action: Action, result: Result) -> None:
-        """An act has ended."""
+        """Count an action that has ended."""
         self.power_operations.labels(action.name.lower(), result.value).inc()
 
-    def watch_acts(self, hanging: Callable[[Action], int]) -> None:
-        """Ask this for the number of acts that hang, when Prometheus asks."""
+    def watch_actions(self, hanging: Callable[[Action], int]) -> None:
+        """Call `hanging` for the number of actions that hang, at each scrape."""
         for action, gauge in self._hanging.items():
             gauge.set_function(partial(hanging, action))
 
     @contextmanager
     def pass_timed(self) -> Iterator[None]:
-        """Around each pass."""
+        """Surround each reconcile pass."""
         with self.passes.timed():
             yield
 
     def pass_failed(self) -> None:
-        """A pass has failed inside virtsync."""
+        """Count a pass that failed inside virtsync."""
         self.pass_errors.inc()
 
 
@@ -176,25 +176,25 @@ class Metrics:
 class _Shown:
     power_state: PowerState
     off_spec_since: datetime | None
-    """Since when the VM is not as its spec says; None: it is, or nobody can tell."""
+    """Since when the VM differs from its spec; None: it does not differ, or its state is not known."""
     held: bool
-    """A hold, or an agent that only watches, keeps it so."""
+    """Whether a hold or --observe-only prevents the correction."""
 
 
 class VmCollector(Collector):
-    """The series of each VM: its power state as a StateSet, and for how long it has not been as its spec says."""
+    """The series of each VM: its power state as a StateSet, and how long it has differed from its spec. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shown: dict[VmKey, _Shown] = {}
 
     def show(self, key: VmKey, status: Status) -> None:
-        """From now on this VM is in this power state."""
+        """Set the status that the series of this VM show."""
         since, held = _off_spec_since(status), status.reason in HELD
         with self._lock:
             former = self._shown.get(key)
             if since and former and former.off_spec_since:
-                # A VM whose hold has ended begins to drift only now, and the other way about.
+                # When a hold ends, the drift begins only now; when a hold begins, the held time does.
                 since = max(since, former.off_spec_since if former.held is held else datetime.now(UTC))
             self._shown[key] = _Shown(status.power_state, since, held)
 
@@ -204,20 +204,20 @@ class VmCollector(Collector):
             self._shown.pop(key, None)
 
     def collect(self) -> Iterator[Metric]:
-        """The series as they are now."""
+        """Yield the series as they are now."""
         states = GaugeMetricFamily(
             "virtsync_virtualmachine_power_state",
-            "1 for the power state that the VM is in, 0 for the others.",
+            "1 for the present power state of the VM, 0 for the others.",
             labels=["namespace", "name", "power_state"],
         )
         drift = GaugeMetricFamily(
             "virtsync_drift_seconds",
-            "For how long the VM has not been as its spec says; 0 while it is, is held, or while nobody can tell.",
+            "How long the VM has differed from its spec; 0 if it does not differ, is held, or its state is not known.",
             labels=["namespace", "name"],
         )
         held = GaugeMetricFamily(
             "virtsync_held_seconds",
-            "For how long a hold or an agent that only watches has kept the VM from being as its spec says.",
+            "How long a hold or --observe-only has prevented the correction of a VM that differs from its spec.",
             labels=["namespace", "name"],
         )
         with self._lock:

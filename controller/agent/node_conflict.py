@@ -1,6 +1,7 @@
-"""One node name, two machines: what another machine has reported under the name of this node.
+"""Two machines under one node name: detects reports that another machine has written under the name of this node.
 
-The Lease of the node keeps two agents apart. Without one they would answer each other at once, and for ever.
+The Lease of the node separates two such agents. Without a Lease, each would replace the other's report at once, without
+end; so each waits before it writes.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from controller.api.virtualmachine import VirtualMachine, VmKey
 from controller.policy.view import Node
 
 FIRST_S, MAX_S = 5.0, 60.0
-"""How long the report of another machine is left as it is: doubled each time, up to a minute."""
+"""How long to leave the report of another machine unchanged: doubled each time, up to a minute."""
 
 log = structlog.get_logger()
 
 
 class NodeConflict:
-    """The reports of another machine under the name of this node. Any thread may use it; nothing waits."""
+    """Detects reports of another machine under the name of this node. Thread-safe; no method waits."""
 
     def __init__(self, *, temporary: Callable[[], None]) -> None:
-        """`temporary` is told that the UUID of this machine is another one than before in the same boot."""
+        """`temporary` is called when the UUID of this machine has changed within one boot."""
         self._temporary = temporary
         self._lock = threading.Lock()
         self._waits: dict[VmKey, float] = {}
@@ -34,13 +35,13 @@ class NodeConflict:
         known = None not in {status.host_uuid, node.host_uuid}
         if not known or status.node_name != node.name or status.host_uuid == node.host_uuid:
             return False
-        if status.node_boot_id == node.boot_id:  # within one boot a machine is the same, whatever its UUID
+        if status.node_boot_id == node.boot_id:  # one boot is one machine, whatever its UUID
             self._temporary()
             return False
         return True
 
     def wait_s(self, vm: VirtualMachine, node: Node) -> float:
-        """After how many seconds to look at a VM whose status somebody has just written; 0: at once."""
+        """After how many seconds to reconcile a VM whose status another writer has just written; 0: at once."""
         contested = self.check(vm, node)
         with self._lock:
             if not contested:

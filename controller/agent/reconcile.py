@@ -1,7 +1,8 @@
-"""One pass over one VM: observe, decide, report, act.
+"""One reconcile pass over one VM: observe, decide, report, act.
 
-The report goes out before the action: it tells users, it records what is about to be done, and its success proves that
-the object is current. At most one act a pass; then look again. The adapters are behind protocols in our words.
+The pass writes the report before the action. The report informs users, it is the write-ahead record of the action, and
+its success proves that the object is current (optimistic concurrency). A pass makes at most one action; then the VM is
+observed again. The protocols below are all that a pass needs of libvirt, the API server, the queue and the metrics.
 """
 
 from __future__ import annotations
@@ -48,72 +49,73 @@ log = structlog.get_logger()
 
 
 class Host(Actuator, Protocol):
-    """The hypervisor of this node, to look at as well. Any thread may call it, for as long as libvirt takes."""
+    """Observes the domains of this node and acts on them. Thread-safe; a call blocks until libvirt answers."""
 
     def look(self, address: Address) -> Domain | Absent | Replaced:
-        """See one domain as it is now. Raises Transient."""
+        """Observe one domain as it is now. Raises Transient."""
 
     def facts(self, domain: Domain) -> Facts:
-        """Learn what only an act needs to know. Raises Transient, Vanished."""
+        """Ask libvirt for the facts that only an action needs. Raises Transient, Vanished."""
 
     def evidence(self, uuid: UUID) -> frozenset[Evidence]:
-        """What events said of this domain since it was last started. No call."""
+        """The details of events about this domain since it was last started. Makes no call."""
 
 
 class Store(Protocol):
-    """The objects of this node. Any thread may call it."""
+    """The objects of this node. Thread-safe."""
 
     def read(self, key: VmKey) -> VirtualMachine | None:
-        """The object as it was last heard of. No request."""
+        """The object as last received (from the cache). Sends no request."""
 
     def refresh(self, key: VmKey) -> VirtualMachine | None:
-        """The object as it is now; None: it is gone. Raises Transient, Rejected."""
+        """Request the object from the API server; None: it is gone. Raises Transient, Rejected."""
 
     def report(self, vm: VirtualMachine, status: Status) -> VirtualMachine:
-        """Write what differs, onto this very version; without a request when nothing does, and then returns `vm`.
+        """Write what differs, onto exactly this version of the object, and return the new version.
 
+        If nothing differs, it sends no request and returns `vm` itself.
         Raises Conflicted, Vanished, Transient, Rejected.
         """
 
 
 class Recorder(Protocol):
-    """Where Kubernetes Events go."""
+    """Writes Kubernetes Events."""
 
     def record(self, vm: VirtualMachine, notice: Notice) -> None:
-        """Write it in a while. Never raises, never waits."""
+        """Queue the Event; another thread writes it. Never raises, never waits."""
 
 
 class Queue(Protocol):
-    """Where keys wait."""
+    """The work queue. Thread-safe; never waits."""
 
     def add(self, key: VmKey) -> None:
-        """Look at it as soon as may be."""
+        """Reconcile the VM as soon as possible."""
 
     def add_after(self, key: VmKey, seconds: float) -> None:
-        """Look at it then, or before."""
+        """Reconcile the VM after this time, or earlier."""
 
 
 class Gauges(Protocol):
-    """What a pass tells the metrics."""
+    """The metrics of passes. Thread-safe; never waits."""
 
     def reported(self, vm: VirtualMachine, status: Status, since_s: float | None) -> None:
-        """A status has been written; `since_s` is the monotonic time of the event that led to it, if one did."""
+        """A status was written. `since_s`: monotonic time of the event that caused it; None: there was no event."""
 
-    def seen(self, vm: VirtualMachine, status: Status) -> None:
-        """A look has found that this status, which is there, is right."""
+    def observed(self, vm: VirtualMachine, status: Status) -> None:
+        """A pass has confirmed that the present status is right."""
 
     def acted(self, action: Action, result: Result) -> None:
-        """An act has ended."""
+        """An action has ended."""
 
     def forgotten(self, key: VmKey) -> None:
         """The object is no longer this node's."""
 
 
 class Reconciler:
-    """Passes over VMs. Any thread may call it; the queue gives one key to one thread at a time.
+    """Runs reconcile passes. Thread-safe, as long as only one thread at a time reconciles one key (as the queue does).
 
-    `report_overdue_lookups` reports on a key while its own pass hangs in libvirt. The resource version onto which each
-    report is written keeps the two apart, and only the pass remembers anything.
+    `report_overdue_lookups` reports on a key while the key's own pass hangs in libvirt. If both write, the resource
+    version onto which each report is written rejects the later one. Only the pass changes the VM's memory.
     """
 
     def __init__(
@@ -133,16 +135,16 @@ class Reconciler:
         spawn: Callable[[Callable[[], None]], None] | None = None,
         clock: Callable[[], Now] = now,
     ) -> None:
-        """`spawn` runs an act; left out, on a daemon thread of its own."""
+        """`spawn` runs an action; the default runs each action on its own daemon thread."""
         self._host, self._store, self._recorder, self._queue = host, store, recorder, queue
         self._domain_index, self._brake, self._gauges = domain_index, brake, gauges
         self._node_name, self._node, self._waits, self._clock = node_name, node, waits, clock
-        self._runner = ActionRunner(host, start_limiter, ended=self._act_ended, spawn=spawn, clock=clock)
+        self._runner = ActionRunner(host, start_limiter, ended=self._action_ended, spawn=spawn, clock=clock)
         self._lookups, self._memories = Lookups(clock), PassMemories()
         self._stopping = False
 
     def reconcile(self, key: VmKey) -> None:
-        """Observe one VM, decide, report, and do at most one thing about it. Raises Transient, Rejected."""
+        """Observe one VM, decide, report, and begin at most one action. Raises Transient, Rejected."""
         since_s = self._memories.take_event(key)
         vm = self._store.read(key)
         if vm is None or vm.deleting or vm.node_name != self._node_name:
@@ -153,7 +155,7 @@ class Reconciler:
         step, turn = self._decide(view)
         with turn:
             reported = self._report(view, step, since_s)
-            if reported is None:  # it could not be written, so nothing may be done
+            if reported is None:  # without the record in the status, no action is allowed
                 return
             if step.recheck_s is not None:
                 self._queue.add_after(key, step.recheck_s)
@@ -163,7 +165,7 @@ class Reconciler:
                     self._memories.start_called(key)
 
     def forget(self, key: VmKey) -> None:
-        """The object is gone, or another node's: nothing is written and nothing is done, whatever was in flight."""
+        """Drop all in-process state of an object that is gone or belongs to another node. Writes and does nothing."""
         self._memories.forget(key)
         self._runner.forget(key)
         self._brake.forget(key)
@@ -171,15 +173,15 @@ class Reconciler:
         self._wake(self._domain_index.leave(key))
 
     def event(self, key: VmKey, at_s: float) -> None:
-        """An event named this VM, at this monotonic time. For the event thread: it never waits for a call."""
+        """Note an event that named this VM at this monotonic time, and queue the VM. Called by the event thread."""
         self._memories.event(key, at_s)
         self._queue.add(key)
 
     def report_overdue_lookups(self) -> None:
         """Report LibvirtUnreachable, or HypervisorBusy, for VMs whose lookup is overdue: see `Lookups`.
 
-        To be called now and then, from one thread. Nothing is done about such a VM, and its own pass finds its report
-        outdated and starts again. One VM that cannot be reported hinders no other.
+        To be called periodically, from one thread. It begins no action on such a VM, and the VM's own pass then finds
+        its report outdated and starts again. A report that fails does not affect other VMs.
         """
         for key, busy in self._lookups.overdue().items():
             if vm := self._store.read(key):
@@ -188,35 +190,35 @@ class Reconciler:
                 try:
                     self._publish(view, step, self._store.report(vm, step.status), None)
                 except (Conflicted, Vanished):
-                    continue  # its pass has gone on, or the watch tells what has been written in between
+                    continue  # its own pass continued, or the watch delivers the newer version
                 except (Transient, Rejected) as error:
                     log.warning("could not report an overdue lookup", vm=str(key), error=str(error))
                 finally:
-                    # Its own pass may have ended while this was written, and then has found nothing to write.
+                    # Its own pass might have ended during this write, with nothing to write: reconcile again.
                     self._queue.add(key)
 
     def hanging(self, action: Action) -> int:
-        """How many acts of this kind hang in libvirt."""
+        """Number of actions of this kind that hang in libvirt."""
         return self._runner.hanging(action)
 
     def stop_acting(self) -> None:
-        """From now on only report."""
+        """Begin no further action; continue to report."""
         self._stopping = True
 
-    def outlast_acts(self, timeout_s: float) -> None:
-        """Wait so long for acts that are with libvirt, then leave them to it."""
+    def wait_for_actions(self, timeout_s: float) -> None:
+        """Wait up to `timeout_s` for the actions in flight; libvirt keeps those that have not ended."""
         self._runner.wait(timeout_s)
 
     # --- observe
 
     def _observe(self, vm: VirtualMachine) -> View:
         locked = self._runner.locked(vm.address.uuid)
-        seen = locked or self._look(vm)
-        uuid = seen.uuid if isinstance(seen, Domain) else vm.address.uuid
-        outcome, call = self._runner.news(vm.key, uuid)
-        if locked and not self._runner.locked(uuid):  # it has returned meanwhile
-            seen = self._look(vm)
-        view = self._view(vm, seen)
+        observed = locked or self._lookup(vm)
+        uuid = observed.uuid if isinstance(observed, Domain) else vm.address.uuid
+        outcome, call = self._runner.progress(vm.key, uuid)
+        if locked and not self._runner.locked(uuid):  # the call has returned since the first check
+            observed = self._lookup(vm)
+        view = self._view(vm, observed)
         return replace(
             view,
             memory=replace(view.memory, outcome=outcome) if outcome else view.memory,
@@ -225,35 +227,35 @@ class Reconciler:
             call_since=call[1] if call else None,
         )
 
-    def _look(self, vm: VirtualMachine) -> Observation:
+    def _lookup(self, vm: VirtualMachine) -> Observation:
         try:
             with self._lookups.asking(vm.key):
-                seen = self._host.look(vm.address)
+                observed = self._host.look(vm.address)
         except Transient as error:
             return Unreadable(str(error))
-        owner = self._domain_index.owner(seen) if isinstance(seen, Domain) else None
-        if isinstance(seen, Domain) and owner not in {None, vm.key}:
+        owner = self._domain_index.owner(observed) if isinstance(observed, Domain) else None
+        if isinstance(observed, Domain) and owner not in {None, vm.key}:
             assert owner is not None  # noqa: S101 - for the type checker
-            return Conflict(owner, seen.uuid)
-        return seen
+            return Conflict(owner, observed.uuid)
+        return observed
 
-    def _view(self, vm: VirtualMachine, seen: Observation) -> View:
+    def _view(self, vm: VirtualMachine, observed: Observation) -> View:
         node, now = self._node(), self._clock()
         if self._stopping:
             node = replace(node, blocked="The agent is stopping.")
         node = replace(node, braked_until=self._brake.until(now))
-        return View(vm, seen, node, now, self._memories.of(vm.key))
+        return View(vm, observed, node, now, self._memories.of(vm.key))
 
     # --- decide
 
     def _decide(self, view: View) -> tuple[Step, Turn]:
-        """What to do, and the turn to do it; decides again whenever the view has learned something."""
+        """Decide on the step and get the turn for its action. Decides again after each addition to the view."""
         step = decide(view, self._waits)
         if step.action:
-            # Its own stop, which this view may be the first to show, counts for the brake.
+            # The stop of this VM, which this view might be the first to show, counts for the brake.
             self._brake.note(view.vm.key, step.status, view.now)
             view = replace(view, node=replace(view.node, braked_until=self._brake.until(view.now)))
-            # Most views end without an action, so that what only an action needs is asked now.
+            # Most views lead to no action, so the facts that only an action needs are requested here.
             view = self._informed(view, step.action)
             step = decide(view, self._waits)
         if not step.action:
@@ -265,7 +267,7 @@ class Reconciler:
         return decide(replace(view, crowded=turn.wait_s == 0, turn_in_s=turn.wait_s), self._waits), NO_TURN
 
     def _informed(self, view: View, action: PowerAction) -> View:
-        if view.call:  # the answer would wait for that call to return
+        if view.call:  # libvirt would answer only after that call has returned
             return view
         try:
             with self._lookups.asking(view.vm.key):
@@ -276,14 +278,14 @@ class Reconciler:
     # --- report
 
     def _report(self, view: View, step: Step, since_s: float | None) -> VirtualMachine | None:
-        """Write the report; None when it could not be, and then nothing may be done."""
+        """Write the report. Returns None if the object changed first; then no action is allowed."""
         vm, key = view.vm, view.vm.key
         try:
             reported = self._store.report(vm, step.status)
         except Conflicted:
             self._memories.remember_unreported(view, step)
             self._store.refresh(key)
-            # More than one in a row: another writer writes as often as this agent, or versions run backwards.
+            # Several conflicts in a row: another writer writes as often as this agent, or versions go backwards.
             if self._memories.conflicted(key) > 1:
                 raise
             self._queue.add(key)
@@ -300,12 +302,12 @@ class Reconciler:
         return reported
 
     def _publish(self, view: View, step: Step, reported: VirtualMachine, since_s: float | None) -> None:
-        """Hand a report that was written on to the brake, the index, the metrics, the log and the Events."""
+        """Pass a written report on to the brake, the domain index, the metrics, the log and the Events."""
         vm, key = view.vm, view.vm.key
         self._brake.note(key, step.status, view.now)
         self._index(reported)
         if reported is vm:
-            self._gauges.seen(vm, step.status)
+            self._gauges.observed(vm, step.status)
         else:
             self._gauges.reported(reported, step.status, since_s)
             if vm.status.reason != step.reason:
@@ -314,9 +316,9 @@ class Reconciler:
             self._recorder.record(reported, notice)
 
     def _is_current(self, vm: VirtualMachine, reported: VirtualMachine) -> bool:
-        """Whether the object is still what was decided on.
+        """Whether the object is still the one that the decision was based on.
 
-        A write has just proved it; where none was needed, the API server is asked.
+        A write of the report has just proved it; if no write was needed, this reads the object from the API server.
         """
         if reported is not vm:
             return True
@@ -327,7 +329,7 @@ class Reconciler:
         return False
 
     def _may_act(self, key: VmKey) -> bool:
-        """Whether this agent may still act. If not, another pass replaces the report of the action."""
+        """Whether this agent may still act. If not, queues another pass, which replaces the report of the action."""
         if self._stopping or self._node().blocked:
             self._queue.add(key)
             return False
@@ -335,7 +337,7 @@ class Reconciler:
 
     # --- act
 
-    def _act_ended(self, vm: VirtualMachine, step: Step, outcome: Outcome) -> None:
+    def _action_ended(self, vm: VirtualMachine, step: Step, outcome: Outcome) -> None:
         self._queue.add(vm.key)
         self._gauges.acted(outcome.action, outcome.result)
         if outcome.action.starts and outcome.result is Result.DONE and _answers_guest(vm):
@@ -344,7 +346,7 @@ class Reconciler:
             self._recorder.record(vm, notice)
 
     def _index(self, vm: VirtualMachine) -> None:
-        """Note which domain the object means; not of a spec that is not understood, for it may mean another."""
+        """Index the domain that the object names, unless the spec is not understood: it might name another domain."""
         if not vm.misunderstood:
             self._wake(self._domain_index.enter(vm))
 
@@ -354,7 +356,7 @@ class Reconciler:
 
 
 def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, ...]:
-    """The Event of an action: one for each that was done, and for each start that was refused."""
+    """The Event of an action that has ended: one for each action that was done, and for each start that was refused."""
     action = outcome.action
     did = step.message.replace(" is being ", " was ", 1)
     why = f"{did} Reason: {step.reason}; spec generation {vm.generation}."
@@ -372,21 +374,21 @@ def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, 
 
 
 def _answers_guest(vm: VirtualMachine) -> bool:
-    """A start of this VM answers that its guest powered itself off, and no change of the spec."""
+    """Whether a start of this VM follows a power-off by its guest, and not a change of the spec."""
     stop = vm.status.last_stop
     return stop is not None and stop.cause is StopCause.GUEST and vm.desired == vm.status.desired
 
 
 def _identity(vm: VirtualMachine) -> VirtualMachine:
-    """What must not have changed between a decision and its action: all but the status.
+    """The part of an object that must not change between a decision and its action: everything except the status.
 
-    The generation alone is no proof of that: after a restore of etcd the API server gives it out a second time.
+    The generation alone does not prove that: after a restore of etcd the API server uses a generation a second time.
     """
     return replace(vm, resource_version="", status=Status())
 
 
 def _overdue(*, busy: bool) -> Unreadable:
-    """What is known of a domain about which libvirt has not answered; `busy`: it has answered about others since."""
+    """The observation of a domain whose lookup is overdue; `busy`: libvirt has answered about another VM since."""
     if busy:
         return Unreadable("Another call on the domain has not returned, so that libvirt does not tell its state.", busy)
     return Unreadable("libvirt has not answered what was asked of this domain")

@@ -1,7 +1,7 @@
-"""The truth, asked for now and then: events and the watch only shorten the wait for it.
+"""The periodic relists of libvirt and of the API server: they find what libvirt's events and the watch have missed.
 
-libvirt is listed in bulk, and only VMs that differ from their report are looked at; the API server is listed with the
-field selector, and what is no longer there is forgotten.
+libvirt is listed in bulk, and only VMs that differ from their report are reconciled. The API server is listed with the
+field selector, and objects that are no longer listed are forgotten.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from controller.runtime.periodic import PeriodicTask
 from controller.runtime.retry import Backoff
 
 LISTED_WITHIN_PERIODS = 3
-"""A libvirt that has not been listed for so many periods is not looked after."""
+"""The agent is not ready when it has not listed libvirt for this many periods."""
 LIBVIRT_RETRY_S = 5.0
-"""The wait after a listing of libvirt that failed."""
+"""The wait after a failed list of libvirt."""
 FIRST_LIST_RETRY_S, LIST_RETRY_S = (1.0, 8.0), (30.0, 60.0)
-"""The first and the longest wait after a list of the API server that failed: before the first good one, and after."""
+"""The first and the longest wait after a failed list of the API server: before the first success, and after it."""
 STALE_S, STALE_PERIODS = 600.0, 2
-"""How old the last list of objects may be, or how many periods of such lists if that is longer."""
+"""The agent is not ready when its last list of objects is older than this time or this many periods, the longer one."""
 
 log = structlog.get_logger()
 
 
 def differs(vm: VirtualMachine, domain: Domain | None) -> bool:
-    """Whether the report of a VM is not what a listing of libvirt shows."""
+    """Whether the report of a VM differs from the listed domain (None: libvirt did not list it)."""
     status = vm.status
     if domain is None:
         return status.power_state is not PowerState.ABSENT
@@ -45,29 +45,29 @@ def differs(vm: VirtualMachine, domain: Domain | None) -> bool:
         record is None
         or status.power_state is not domain.phase.power_state
         or (status.libvirt_state != domain.state)
-        or _tells_another_reason(status, domain)
+        or _reason_differs(status, domain)
         or (record.uuid, record.name, record.id) != (domain.uuid, domain.name, domain.id)
         or (record.persistent, record.autostart) != (domain.persistent, domain.autostart)
     )
 
 
-def _tells_another_reason(status: Status, domain: Domain) -> bool:
-    # A restarted libvirtd says UNKNOWN where the report still knows the reason.
+def _reason_differs(status: Status, domain: Domain) -> bool:
+    # A restarted libvirtd returns UNKNOWN where the report still has the reason.
     return domain.reason not in {OffReason.UNKNOWN, status.libvirt_reason}
 
 
 class RelistDiff:
-    """Of what libvirt lists with what was reported of it; one thread at a time.
+    """Compares the domains that libvirt lists with the reports. Not thread-safe: one thread at a time.
 
-    Neither side is ever changed, only replaced, so two that agreed do so for as long as both are the same objects.
+    VMs and domains are immutable values, so a pair that agreed agrees as long as both are the same Python objects.
     """
 
     def __init__(self) -> None:
         self._agreed: dict[int, tuple[VirtualMachine, Domain]] = {}
-        """By the `id` of the former, which is no other's while it is kept here."""
+        """By the `id` of the VM, which is unique while this dict keeps the VM alive."""
 
     def changed(self, vms: Sequence[VirtualMachine], domains: Sequence[Domain]) -> list[VirtualMachine]:
-        """The VMs to look at after libvirt has been listed."""
+        """The VMs whose report differs from the list."""
         listed = set(map(id, domains))
         agreed = {id(vm): pair for vm in vms if (pair := self._agreed.get(id(vm))) and id(pair[1]) in listed}
         found = []
@@ -83,7 +83,7 @@ class RelistDiff:
 def _matched(
     vms: Sequence[VirtualMachine], domains: Sequence[Domain]
 ) -> Iterator[tuple[VirtualMachine, Domain | None]]:
-    """Each VM with the domain that it means."""
+    """Each VM with the domain that it names; None: the list has no such domain."""
     by_uuid = {domain.uuid: domain for domain in domains}
     by_name = {domain.name: domain for domain in domains}
     for vm in vms:
@@ -92,7 +92,7 @@ def _matched(
 
 
 class LibvirtRelist:
-    """Lists libvirt now and then, and has what differs from its report looked at. `unready` may be asked anywhere."""
+    """Lists libvirt periodically and enqueues the VMs that differ from their report. `unready` is thread-safe."""
 
     def __init__(
         self,
@@ -101,19 +101,19 @@ class LibvirtRelist:
         store: KubeStore,
         *,
         period_s: float,
-        look: Callable[[VmKey], None],
+        enqueue: Callable[[VmKey], None],
         resynced: Callable[[str, float], None],
     ) -> None:
-        """`look` has a VM looked at; `resynced` is told of a listing: of libvirt, and how many seconds it took."""
+        """`enqueue` adds a key to the work queue; `resynced` gets "libvirt" and the seconds that the relist took."""
         self._hypervisor, self._host, self._store = hypervisor, host, store
-        self._period_s, self._look, self._resynced = period_s, look, resynced
-        self._comparison = RelistDiff()
+        self._period_s, self._enqueue, self._resynced = period_s, enqueue, resynced
+        self._diff = RelistDiff()
         self._listed_s = time.monotonic()
-        """When libvirt was last listed; the first listing has its time too."""
+        """Monotonic time of the last list of libvirt; at first the time of construction."""
         self.task = PeriodicTask("libvirt-resync", period_s, self._relist)
 
     def unready(self) -> str | None:
-        """Why libvirt is not seen, as a sentence; None where it is: events alone are no proof."""
+        """Why libvirt is not observed, as a sentence; None if it is. Events alone do not count, only lists do."""
         if not self._hypervisor.connected:
             return f"libvirt at {self._hypervisor.uri} does not answer"
         late = time.monotonic() - self._listed_s > LISTED_WITHIN_PERIODS * self._period_s
@@ -128,44 +128,47 @@ class LibvirtRelist:
         except Transient as error:
             log.warning("could not list libvirt domains", error=str(error))
             return LIBVIRT_RETRY_S
-        for vm in self._comparison.changed(self._store.vms(), domains):
-            self._look(vm.key)
+        for vm in self._diff.changed(self._store.vms(), domains):
+            self._enqueue(vm.key)
         self._listed_s = began_s
         self._resynced("libvirt", time.monotonic() - began_s)
         return None
 
 
 class ApiRelist:
-    """Lists the objects of the node now and then, and has what changed looked at. Any thread may ask for its state."""
+    """Lists the objects of the node periodically and enqueues those that changed. `unready` is thread-safe."""
 
     def __init__(
         self,
         store: KubeStore,
-        watched: WatchHealth,
+        watch_health: WatchHealth,
         *,
         period_s: float,
-        first: Callable[[], None],
-        look: Callable[[VmKey], None],
+        on_first_list: Callable[[], None],
+        enqueue: Callable[[VmKey], None],
         resynced: Callable[[str, float], None],
     ) -> None:
-        """`first` is called after the first list, before any of its VMs is looked at."""
-        self._store, self._watched, self._period_s = store, watched, period_s
-        self._first, self._look, self._resynced = first, look, resynced
+        """`on_first_list` is called after the first list, before the first reconcile pass.
+
+        `enqueue` adds a key to the work queue; `resynced` gets "api" and the seconds that the relist took.
+        """
+        self._store, self._watch_health, self._period_s = store, watch_health, period_s
+        self._on_first_list, self._enqueue, self._resynced = on_first_list, enqueue, resynced
         self._backoff = Backoff(*FIRST_LIST_RETRY_S)
         self._listed_s = float("-inf")
-        self._why = ""
-        """Why the last list failed."""
+        self._last_error = ""
+        """Why the last list failed, after a colon; empty: it succeeded, or there was none."""
         self.listed = threading.Event()
-        """There has been a good list."""
+        """Set after the first successful list."""
         self.task = PeriodicTask("api-resync", period_s, self._relist)
 
     def unready(self) -> str | None:
-        """Why the objects of the node are not known well enough, as a sentence; None where they are."""
+        """Why the list of this node's objects is missing or too old, as a sentence; None if it is not."""
         if not self.listed.is_set():
-            return f"the VirtualMachines of this node have not been listed yet{self._why}"
-        old_s = time.monotonic() - max(self._listed_s, self._watched.listed_s)
+            return f"the VirtualMachines of this node have not been listed yet{self._last_error}"
+        old_s = time.monotonic() - max(self._listed_s, self._watch_health.listed_s)
         if old_s > max(STALE_S, STALE_PERIODS * self._period_s):
-            return f"the VirtualMachines of this node have not been listed for {old_s:.0f} s{self._why}"
+            return f"the VirtualMachines of this node have not been listed for {old_s:.0f} s{self._last_error}"
         return None
 
     def _relist(self) -> float | None:
@@ -174,15 +177,15 @@ class ApiRelist:
             changed, gone = self._store.relist()
         except (Transient, Rejected) as error:
             log.warning("could not list VirtualMachines", error=str(error))
-            self._why = f": {error}"
+            self._last_error = f": {error}"
             asked_s = error.retry_after_s if isinstance(error, Transient) else 0.0
             return max(self._backoff.wait_s(), asked_s)
         self._backoff = Backoff(*LIST_RETRY_S)
-        self._listed_s, self._why = began_s, ""
+        self._listed_s, self._last_error = began_s, ""
         for key in changed | gone:
-            self._look(key)
+            self._enqueue(key)
         self._resynced("api", time.monotonic() - began_s)
         if not self.listed.is_set():
-            self._first()
+            self._on_first_list()
             self.listed.set()
         return None

@@ -192,14 +192,14 @@ def test_a_start_without_a_turn_holds_up_nobody() -> None:
 def test_what_came_of_an_act_is_told_once() -> None:
     node, uuid, key = Node(), uuid4(), VmKey("default", "vm")
     node.begin("vm", Action.SHUTDOWN, uuid)
-    outcome, call = node.acting.news(key, uuid)
+    outcome, call = node.acting.progress(key, uuid)
     assert outcome is None
     assert call is not None
     assert call[0] is Action.SHUTDOWN
     node.returns()
     assert node.ended == [Outcome(Action.SHUTDOWN, Result.DONE)]
-    assert node.acting.news(key, uuid) == (node.ended[0], None)
-    assert node.acting.news(key, uuid) == (None, None)
+    assert node.acting.progress(key, uuid) == (node.ended[0], None)
+    assert node.acting.progress(key, uuid) == (None, None)
 
 
 def test_force_overtakes_and_what_it_cut_short_is_no_refusal() -> None:
@@ -212,12 +212,12 @@ def test_force_overtakes_and_what_it_cut_short_is_no_refusal() -> None:
     assert forced is not None
     assert forced.uuid == uuid
     node.returns(0)
-    outcome, call = node.acting.news(key, uuid)
+    outcome, call = node.acting.progress(key, uuid)
     assert outcome is None
     assert call is not None
     assert call[0] is Action.DESTROY
     node.returns(0)
-    assert node.acting.news(key, uuid) == (Outcome(Action.DESTROY, Result.DONE), None)
+    assert node.acting.progress(key, uuid) == (Outcome(Action.DESTROY, Result.DONE), None)
     assert node.acting.locked(uuid) is None
 
 
@@ -226,7 +226,7 @@ def test_nobody_is_told_what_came_of_an_act_on_a_vm_that_is_forgotten() -> None:
     node.begin("vm", Action.SHUTDOWN)
     node.returns()
     node.acting.forget(key)
-    assert node.acting.news(key, None) == (None, None)
+    assert node.acting.progress(key, None) == (None, None)
 
 
 def test_an_ending_agent_waits_for_its_acts_and_no_longer_than_it_may() -> None:
@@ -333,7 +333,7 @@ def test_an_act_whose_thread_cannot_be_started_holds_nothing(action: Action) -> 
         for _ in range(2 * CALLS_AT_ONCE):
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 node.begin("vm", action, uuid)
-    assert node.acting.news(key, uuid) == (None, None)
+    assert node.acting.progress(key, uuid) == (None, None)
     assert node.acting.wait(0.0)
     assert node.begin("vm", action, uuid) is None
     assert node.acting.wait(60)
@@ -348,7 +348,7 @@ def test_force_that_could_not_begin_has_overtaken_nothing() -> None:
     with pytest.raises(RuntimeError):
         node.begin("vm", Action.DESTROY, uuid)
     node.returns()
-    assert node.acting.news(key, uuid)[0] == Outcome(Action.SHUTDOWN, Result.REFUSED, "the monitor is gone")
+    assert node.acting.progress(key, uuid)[0] == Outcome(Action.SHUTDOWN, Result.REFUSED, "the monitor is gone")
 
 
 def test_an_ending_agent_does_not_wait_for_an_act_whose_end_could_not_be_told() -> None:
@@ -357,4 +357,4 @@ def test_an_ending_agent_does_not_wait_for_an_act_whose_end_could_not_be_told() 
     node.begin("vm", Action.SHUTDOWN, uuid)
     node.returns()
     assert node.acting.wait(0.0)
-    assert node.acting.news(key, uuid) == (Outcome(Action.SHUTDOWN, Result.DONE), None)
+    assert node.acting.progress(key, uuid) == (Outcome(Action.SHUTDOWN, Result.DONE), None)

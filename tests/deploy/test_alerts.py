@@ -49,7 +49,7 @@ def told(reason: Reason, since: datetime) -> Status:
 @pytest.mark.parametrize("reason", list(Reason))
 def test_the_drift_alert_is_about_what_virtsync_should_mend_and_does_not(reason: Reason) -> None:
     metrics = Metrics()
-    metrics.seen(VM, told(reason, datetime.now(UTC) - timedelta(minutes=31)))
+    metrics.observed(VM, told(reason, datetime.now(UTC) - timedelta(minutes=31)))
     assert fires("VirtsyncVirtualMachineDrift", metrics) is (
         READINESS[reason] in {Readiness.RECONCILING, Readiness.STALLED}
     )
@@ -58,12 +58,12 @@ def test_the_drift_alert_is_about_what_virtsync_should_mend_and_does_not(reason:
 def test_the_drift_alert_comes_half_an_hour_after_a_hold_is_released_and_not_at_once() -> None:
     metrics, held_since = Metrics(), datetime.now(UTC) - timedelta(hours=2)
     for reason in (Reason.HELD, Reason.SETTLING):
-        metrics.seen(VM, told(reason, held_since))
+        metrics.observed(VM, told(reason, held_since))
         assert not fires("VirtsyncVirtualMachineDrift", metrics)
 
 
 @pytest.mark.parametrize("hanging", [0, 1])
 def test_an_alert_is_about_acts_that_hang(hanging: int) -> None:
     metrics = Metrics()
-    metrics.watch_acts(lambda verb: hanging if verb is Action.START else 0)
+    metrics.watch_actions(lambda verb: hanging if verb is Action.START else 0)
     assert fires("VirtsyncPowerOperationHangs", metrics) is bool(hanging)

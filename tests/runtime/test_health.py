@@ -141,7 +141,7 @@ def test_who_asks_for_some_metrics_gets_those(health: Health, metrics: Metrics) 
 
 def test_a_vm_has_one_power_state_until_it_is_forgotten(health: Health, metrics: Metrics) -> None:
     port, now = health.start(), datetime.now(UTC)
-    metrics.seen(vm(), reported(PowerState.STOPPED, "False", now))
+    metrics.observed(vm(), reported(PowerState.STOPPED, "False", now))
     metrics.reported(vm(), reported(PowerState.RUNNING, "True", now), None)
     states = {
         dict(labels)["power_state"]: value
@@ -161,7 +161,7 @@ def test_drift_is_counted_while_a_vm_is_not_as_wanted(
     health: Health, metrics: Metrics, ready: str, desired: str | None, *, drifts: bool
 ) -> None:
     since = datetime.now(UTC) - timedelta(hours=1)
-    metrics.seen(vm(), reported(PowerState.STOPPED, ready, since, desired))
+    metrics.observed(vm(), reported(PowerState.STOPPED, ready, since, desired))
     found = samples(health.start())["virtsync_drift_seconds", frozenset({("namespace", "default"), ("name", "web")})]
     assert found >= 3600 if drifts else found == 0
 
@@ -175,32 +175,32 @@ def seconds(port: int) -> tuple[float | None, float | None]:
 @pytest.mark.parametrize("reason", ["Held", "ObserveOnly"])
 def test_what_somebody_keeps_as_it_is_does_not_drift(health: Health, metrics: Metrics, reason: str) -> None:
     port, since = health.start(), datetime.now(UTC) - timedelta(hours=1)
-    metrics.seen(vm(), reported(PowerState.PAUSED, "False", since, reason=reason))
+    metrics.observed(vm(), reported(PowerState.PAUSED, "False", since, reason=reason))
     drift_s, held_s = seconds(port)
     assert drift_s == 0
     assert held_s is not None
     assert held_s >= 3600
     # Released: from now on it drifts, though Ready has been False for an hour. Whatever is told of it next.
     for reason_now in ("Settling", "Resuming"):
-        metrics.seen(vm(), reported(PowerState.PAUSED, "False", since, reason=reason_now))
+        metrics.observed(vm(), reported(PowerState.PAUSED, "False", since, reason=reason_now))
         drift_s, held_s = seconds(port)
         assert drift_s is not None
         assert 0 < drift_s < 1800
         assert held_s is None
-    metrics.seen(vm(), reported(PowerState.PAUSED, "False", since, reason=reason))
+    metrics.observed(vm(), reported(PowerState.PAUSED, "False", since, reason=reason))
     assert (seconds(port)[1] or 3600) < 1800
 
 
 def test_a_drift_that_begins_anew_counts_anew(health: Health, metrics: Metrics) -> None:
     port, began = health.start(), datetime.now(UTC) - timedelta(hours=2)
-    metrics.seen(vm(), reported(PowerState.STOPPED, "False", began))
-    metrics.seen(vm(), reported(PowerState.STOPPED, "False", began + timedelta(hours=1)))
+    metrics.observed(vm(), reported(PowerState.STOPPED, "False", began))
+    metrics.observed(vm(), reported(PowerState.STOPPED, "False", began + timedelta(hours=1)))
     assert 3600 <= (seconds(port)[0] or 0) < 7200
 
 
 def test_acts_that_hang_are_counted_when_they_are_asked_for(health: Health, metrics: Metrics) -> None:
     port, hanging = health.start(), {Action.START: 2}
-    metrics.watch_acts(lambda action: hanging.get(action, 0))
+    metrics.watch_actions(lambda action: hanging.get(action, 0))
     for starts in (2, 0):
         hanging[Action.START] = starts
         found = {
@@ -250,7 +250,7 @@ def test_what_happens_is_counted(health: Health, metrics: Metrics) -> None:
 
 
 def test_each_metric_is_documented(health: Health, metrics: Metrics) -> None:
-    metrics.seen(vm(), reported(PowerState.PAUSED, "False", datetime.now(UTC), reason="Held"))
+    metrics.observed(vm(), reported(PowerState.PAUSED, "False", datetime.now(UTC), reason="Held"))
     metrics.libvirt_event("lifecycle")
     parts = re.compile(r"_(bucket|sum|count)$")
     served = {parts.sub("", name) for name, _ in samples(health.start()) if not name.startswith("process_")}
