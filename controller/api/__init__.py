@@ -1,1 +1,1 @@
-"""The contract: what users, agents and tools mean by a VirtualMachine. Pure."""
+"""The contract with users: the fields of a VirtualMachine, its words, and its JSON. Pure."""

@@ -1,7 +1,8 @@
-"""Between the API's JSON and our words, in both directions, with nothing lost.
+"""Converts between the API's JSON and the values of api/virtualmachine.py, in both directions, without loss.
 
-Pure, and total: no JSON makes it raise. What cannot be read in a status is treated as not being there, for a status
-that somebody damaged must heal. What cannot be read in a spec is told, for a newer version may have meant something.
+Pure and total: no JSON makes a function here raise. A field of a status that cannot be read counts as absent, because a
+damaged status must heal. A field of a spec that cannot be read is reported, because a newer version might have given
+it a meaning.
 """
 
 from __future__ import annotations
@@ -35,23 +36,23 @@ from controller.api.virtualmachine import (
     VmKey,
 )
 
-MISSPELT_HOLD = re.compile(
+MISSPELLED_HOLD = re.compile(
     r"(?:holds?[./_-]virtsync\.dev|virtsync\.dev[./_-]holds?)(?:[./_-](?P<who>.*))?", re.IGNORECASE
 )
 LAST_YEAR = 9000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
 CONDITIONS_LIMIT = 16
-"""How many conditions the API takes."""
+"""Maximum number of conditions in a status (of the CRD)."""
 QUOTE_LIMIT = 80
-"""Bytes that are shown of a value that is not understood."""
+"""Maximum bytes of a value that is not understood, in `misunderstood`."""
 
 Json = dict[str, Any]
 W = TypeVar("W", bound=StrEnum)
 
 
 def parse(raw: Json) -> VirtualMachine:
-    """The object that the API server shows. Never raises: what it does not understand is in `misunderstood`."""
+    """Parse an object from the API server. Never raises: `misunderstood` names what it does not understand."""
     meta, spec = _map(raw.get("metadata")), SpecReader(raw.get("spec"))
     annotations = _map(meta.get("annotations"))
     domain_name, domain_uuid = spec.domain()
@@ -77,23 +78,23 @@ def parse(raw: Json) -> VirtualMachine:
 
 
 class SpecReader:
-    """Reads the fields of one spec, and gathers those that this version does not understand."""
+    """Reads the fields of one spec, and collects those that this version does not understand."""
 
     def __init__(self, raw: object) -> None:
         self.misunderstood: list[str] = []
-        """A phrase for each, such as `spec.powerState "Hibernated"`."""
+        """One phrase for each of them, such as `spec.powerState "Hibernated"`."""
         self.raw = self._map({"spec": raw}, "spec", "spec")
 
     def word(self, words: type[W], field: str) -> W | None:
-        """The word in this field of the spec; None where there is none that is understood."""
+        """The value of this enum field of the spec; None if it is absent or not understood."""
         return self._word(words, self.raw, field, f"spec.{field}")
 
     def shutdown(self) -> Shutdown:
-        """`spec.shutdown`, with the defaults for what is not understood."""
+        """`spec.shutdown`; a field that is absent or not understood has its default."""
         raw, default = self._map(self.raw, "shutdown", "spec.shutdown"), Shutdown()
         grace_s = _whole(raw.get("gracePeriodSeconds"), 1, INT32_MAX)
         if grace_s is None:
-            self._note_if_there(raw.get("gracePeriodSeconds"), "spec.shutdown.gracePeriodSeconds")
+            self._note_unless_empty(raw.get("gracePeriodSeconds"), "spec.shutdown.gracePeriodSeconds")
         mode = self._word(ShutdownMode, raw, "mode", "spec.shutdown.mode")
         return Shutdown(mode or default.mode, grace_s or default.grace_s)
 
@@ -102,7 +103,7 @@ class SpecReader:
         text = self.raw.get("restartRequestTime")
         time = _time(text)
         if time is None:
-            self._note_if_there(text, "spec.restartRequestTime")
+            self._note_unless_empty(text, "spec.restartRequestTime")
         return time
 
     def domain(self) -> tuple[str | None, UUID | None]:
@@ -110,32 +111,32 @@ class SpecReader:
         raw = self._map(self.raw, "domain", "spec.domain")
         name, uuid = raw.get("name"), _uuid(raw.get("uuid"))
         if not isinstance(name, str):
-            self._note_if_there(name, "spec.domain.name")
+            self._note_unless_empty(name, "spec.domain.name")
         if uuid is None:
-            self._note_if_there(raw.get("uuid"), "spec.domain.uuid")
-        if raw.keys().isdisjoint({"name", "uuid"}):  # what names it here is something new, not the object's name
-            self._note_if_there(raw, "spec.domain")
+            self._note_unless_empty(raw.get("uuid"), "spec.domain.uuid")
+        if raw.keys().isdisjoint({"name", "uuid"}):  # then only a field of a newer version can name the domain
+            self._note_unless_empty(raw, "spec.domain")
         return name if isinstance(name, str) else None, uuid
 
     def _word(self, words: type[W], raw: Json, field: str, where: str) -> W | None:
         word = _word(words, raw.get(field))
         if word is None:
-            self._note_if_there(raw.get(field), where)
+            self._note_unless_empty(raw.get(field), where)
         return word
 
     def _map(self, raw: Json, field: str, where: str) -> Json:
         value = raw.get(field)
         if not isinstance(value, dict):
-            self._note_if_there(value, where)
+            self._note_unless_empty(value, where)
         return _map(value)
 
-    def _note_if_there(self, value: object, where: str) -> None:
+    def _note_unless_empty(self, value: object, where: str) -> None:
         if value not in (None, "", {}):
             self.misunderstood.append(f"{where} {tamed(json.dumps(value, ensure_ascii=False), QUOTE_LIMIT)}")
 
 
 def parse_status(raw: object) -> Status:
-    """What the last report says. Never raises."""
+    """Parse the last report. Never raises."""
     raw = _map(raw)
     libvirt = _map(raw.get("libvirt"))
     restarted = raw.get("lastRestartTime")
@@ -164,24 +165,24 @@ def parse_status(raw: object) -> Status:
 
 
 def render_status(status: Status) -> Json:
-    """The status as JSON; what is not there is left out."""
-    return _without_nothing(_every_key(status))
+    """The status as JSON, without empty fields."""
+    return _without_empty(_every_key(status))
 
 
 def status_patch(raw: Json, new: Status) -> Json | None:
-    """The merge patch from the status that is there to the new one, or None when nothing changed.
+    """The merge patch from the present status (`raw`) to the new one; None if nothing changed.
 
-    It names only keys of ours, at each level: those of a newer agent or of another writer stay as they are. A key of
-    ours that ended is null, for a merge patch never removes what is merely absent. Lists are replaced whole, so the
-    conditions of others are carried over.
+    At each level the patch has only keys that an agent owns, so the keys of a newer agent or of another writer stay
+    unchanged. An owned key that ended is null, because a merge patch removes nothing that is merely absent. A merge
+    patch replaces a list as a whole, so the new list includes the conditions of other writers.
     """
     wanted = _every_key(new)
-    wanted["conditions"] = _with_those_of_others(raw.get("conditions"), wanted["conditions"])
+    wanted["conditions"] = _with_foreign_conditions(raw.get("conditions"), wanted["conditions"])
     return _difference(raw, wanted) or None
 
 
 def _every_key(status: Status) -> Json:
-    """The status with every key that an agent owns; None or empty where there is nothing."""
+    """The status with every key that an agent owns; an absent value is None or empty."""
     domain, stop, operation, backoff = status.domain, status.last_stop, status.operation, status.backoff
     return {
         "observedGeneration": status.observed_generation,
@@ -234,8 +235,8 @@ def _every_key(status: Status) -> Json:
     }
 
 
-def _with_those_of_others(old: object, ours: list[Json]) -> list[Json]:
-    """Our conditions and, unchanged, those of types that are not ours; in the old order if they are all there."""
+def _with_foreign_conditions(old: object, ours: list[Json]) -> list[Json]:
+    """The agent's conditions and, unchanged, those of other types; the old list itself if it has exactly these."""
     found = old if isinstance(old, list) else []
     others = [c for c in found if isinstance(c, dict) and _str(c.get("type")) not in {"", *ConditionType}]
     wanted = [*ours, *others[: CONDITIONS_LIMIT - len(ours)]]
@@ -244,10 +245,10 @@ def _with_those_of_others(old: object, ours: list[Json]) -> list[Json]:
 
 
 def _difference(old: Json, new: Json) -> Json:
-    """The merge patch that gives the keys of the new one their values, and touches no other key."""
+    """The merge patch that sets the keys of `new` to their values, and touches no other key."""
     patch: Json = {}
     for key, value in new.items():
-        before, after = old.get(key), _without_nothing(value) if isinstance(value, dict) else value
+        before, after = old.get(key), _without_empty(value) if isinstance(value, dict) else value
         if after in (None, "", {}):
             if before is not None:
                 patch[key] = None
@@ -259,11 +260,11 @@ def _difference(old: Json, new: Json) -> Json:
     return patch
 
 
-def _without_nothing(value: Json) -> Json:
-    """Without what is None or empty text; a map that holds nothing is nothing too."""
+def _without_empty(value: Json) -> Json:
+    """The map without None and empty text; a nested map that becomes empty is left out too."""
     kept: Json = {}
     for key, item in value.items():
-        cleaned = _without_nothing(item) if isinstance(item, dict) else item
+        cleaned = _without_empty(item) if isinstance(item, dict) else item
         if cleaned not in (None, "", {}):
             kept[key] = _plain(cleaned)
     return kept
@@ -278,7 +279,7 @@ def _text(time: datetime | None) -> str | None:
 
 
 def _time(text: object) -> datetime | None:
-    """The time in UTC, or None: one that UTC cannot carry, or too far off to reckon with, is none."""
+    """The time in UTC; None if it is not readable, not representable in UTC, or too far away to calculate with."""
     if not isinstance(text, str):
         return None
     try:
@@ -297,16 +298,16 @@ def _uuid(text: object) -> UUID | None:
 
 
 def _holds(annotations: Json, labels: Json) -> tuple[tuple[str, str], ...]:
-    """Who holds it and why. Whoever misspells it wants to be left alone too, and is told how it is spelt."""
+    """Who holds the VM, and why. A misspelled hold counts as a hold too, with the right spelling in its text."""
     right = [(key.removeprefix(HOLD_PREFIX), why) for key, why in annotations.items() if key.startswith(HOLD_PREFIX)]
     others = [*labels.items(), *((key, why) for key, why in annotations.items() if not key.startswith(HOLD_PREFIX))]
-    wrong = [(_misspelt(found["who"]), why) for key, why in others if (found := MISSPELT_HOLD.fullmatch(key))]
+    wrong = [(_misspelled(found["who"]), why) for key, why in others if (found := MISSPELLED_HOLD.fullmatch(key))]
     return tuple(sorted((who, _str(why)) for who, why in (*right, *wrong)))
 
 
-def _misspelt(who: str | None) -> str:
-    spelt = f"write it as the annotation {HOLD_PREFIX}{who or '<your name>'}"
-    return f"{who or 'nobody named'}; {spelt}"
+def _misspelled(who: str | None) -> str:
+    spelling = f"write it as the annotation {HOLD_PREFIX}{who or '<your name>'}"
+    return f"{who or 'nobody named'}; {spelling}"
 
 
 def _str(value: object) -> str:
@@ -322,7 +323,7 @@ def _flag(value: object) -> bool | None:
 
 
 def _whole(value: object, least: int, most: int = INT32_MAX) -> int | None:
-    """The number, or None where it is none, or not one of those that the API takes in this place."""
+    """The whole number; None if the value is not one, or not within the limits of the API for this field."""
     return value if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most else None
 
 
@@ -331,7 +332,7 @@ def _count(value: object) -> int:
 
 
 def _word(words: type[W], text: object) -> W | None:
-    """The word, or None: a newer agent may have written one that this one does not know."""
+    """The enum value; None if it is unknown, because a newer agent might have written it."""
     try:
         return words(text) if isinstance(text, str) else None
     except ValueError:
@@ -365,7 +366,7 @@ def _operation(raw: Json) -> Operation | None:
     attempt = _whole(raw.get("attempt"), 1)
     starts = kind is OperationType.START or attempt is not None
     if starts and start is None:
-        start = EPOCH  # a start that was called stays a fact, whatever became of its time
+        start = EPOCH  # a start that was called stays a fact, even without a readable time
     if kind is None or start is None or (deadline is None and not starts):
         return None
     return Operation(kind, start, deadline, _whole(raw.get("domainID"), 0), attempt)
@@ -377,7 +378,7 @@ def _backoff(raw: Json) -> Backoff | None:
 
 
 def _conditions(raw: object) -> tuple[Condition, ...]:
-    """Those that an agent owns."""
+    """The conditions that an agent owns."""
     read = [_condition(_map(condition)) for condition in (raw if isinstance(raw, list) else [])]
     return tuple(condition for condition in read if condition)
 

@@ -1,4 +1,4 @@
-"""What each reason of Ready means to kstatus, and to whoever waits by it. Pure."""
+"""What each reason of Ready means to kstatus, and to tools that wait for kstatus. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from controller.api.virtualmachine import Reason
 
 
 class Readiness(Enum):
-    """What a reason means to kstatus: (Ready, and which of the abnormal conditions is True)."""
+    """The kstatus meaning of a reason: (status of Ready, and which of the abnormal conditions is True)."""
 
     READY = ("True", None)
     RECONCILING = ("False", ConditionType.RECONCILING)

@@ -1,7 +1,7 @@
-"""libvirt's words, as `status.libvirt` shows them and as decisions read them. Pure.
+"""libvirt's states and reasons, as `status.libvirt` shows them and as decisions read them. Pure.
 
-Source: enum virDomainState and the virDomain*Reason enums of libvirt-domain.h, each in the order of its numbers. A word
-that a newer libvirt adds is passed through as text.
+Source: enum virDomainState and the virDomain*Reason enums of libvirt-domain.h, each in numeric order. A name that a
+newer libvirt adds is passed through as text.
 """
 
 from __future__ import annotations

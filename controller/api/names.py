@@ -1,6 +1,6 @@
-"""Names that reach the API and are no field: the kind, annotations, conditions, Event reasons, writers.
+"""Names in the API that are not fields: the kind, annotations, condition types, Event reasons, field managers.
 
-Pure. They are spelled here and nowhere else; docs/api.md explains them to users.
+Pure. Each name is spelled here and nowhere else; docs/api.md explains them to users.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ KIND = "VirtualMachine"
 PLURAL = "virtualmachines"
 
 HOLD_PREFIX = f"hold.{GROUP}/"
-"""Begins an annotation that holds a VM; who holds it comes after, and why is its value."""
+"""Prefix of an annotation that holds a VM: the name of the holder follows, and the value is the reason."""
 CONFIRMED_OFF = f"{GROUP}/confirmed-off"
-"""The annotation by which a user vouches that a VM is off on another node."""
+"""The annotation by which a user confirms that a VM is off on another node."""
 
 AGENT = "virtsync-agent"
-"""The agent as an HTTP client, and as a field manager."""
+"""The agent's name as an HTTP client (User-Agent) and as a field manager."""
 AGENT_CONTROLLER = f"{GROUP}/agent"
-"""The agent as the `reportingController` of Events."""
+"""The agent's name as the `reportingController` of Events."""
 
 
 class ConditionType(StrEnum):
-    """The types of the conditions that an agent writes; those of kstatus.
+    """The types of the conditions that an agent writes. They are those of kstatus.
 
     Source: https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md
     """
@@ -35,7 +35,7 @@ class ConditionType(StrEnum):
 
 
 class EventReason(StrEnum):
-    """The reasons of Events that are no reason of Ready."""
+    """The reasons of Events that are not reasons of Ready."""
 
     STARTED = "Started"
     RESTARTED = "Restarted"

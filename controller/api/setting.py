@@ -1,6 +1,6 @@
-"""A setting, declared once on the field of a dataclass: its flag, variable, default and help. Pure.
+"""A setting, declared once, on the field of a dataclass: its flag, environment variable, default and help. Pure.
 
-The command line and the documentation are made from it (cli/options.py).
+The command line is made from it (cli/options.py), and a test compares docs/configuration.md with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ METADATA = "setting"
 
 
 class Section(StrEnum):
-    """The headings of --help, in their order."""
+    """The headings of --help, in order."""
 
     NODE = "Node, libvirt and cluster"
     OWNERSHIP = "One agent per node"
@@ -31,13 +31,13 @@ class Section(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """Seconds, from 500ms, 10s, 15m, 1h or a plain number; None from never, where that is allowed."""
+    """A duration such as 500ms, 10s, 15m, 1h or plain seconds, as seconds; `never` is None, where it is allowed."""
 
     least_s: float = 0.0
     never: bool = False
 
     def parse(self, text: str) -> float | None:
-        """The seconds. Raises ValueError with a sentence."""
+        """The duration in seconds. Raises ValueError with a sentence."""
         if self.never and text == "never":
             return None
         found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|)", text)
@@ -53,7 +53,7 @@ class Duration:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A whole number within these limits."""
+    """A whole number within these limits, both inclusive."""
 
     least: int
     most: int
@@ -69,7 +69,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text that `parse` reads; it raises ValueError with a sentence."""
+    """A text that `parse` checks and reads. `parse` raises ValueError with a sentence."""
 
     metavar: str
     parse: Callable[[str], str]
@@ -77,12 +77,12 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """The path of a file that can be read."""
+    """The path of a readable file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """On when the flag is given."""
+    """A flag without a value: on if it is given."""
 
 
 Kind = Duration | Whole | Choice | Text | File | Switch
@@ -90,7 +90,7 @@ Kind = Duration | Whole | Choice | Text | File | Switch
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is known of a setting besides the name and the type of its field."""
+    """Everything about a setting except the name and the type of its field."""
 
     flag: str
     variable: str
@@ -98,9 +98,9 @@ class Setting:
     kind: Kind
     help: str
     default: str | None
-    """As it is given on the command line; None: the setting is required, or its default is found at run time."""
+    """The default as written on the command line; None: required, or the default is found at run time."""
     shown_default: str
-    """Where a default comes from that is found at run time; empty: the default itself is shown."""
+    """Where a default that is found at run time comes from; empty: --help shows the default itself."""
 
 
 def setting(
@@ -114,17 +114,18 @@ def setting(
     shown_default: str = "",
     variable: str = "",
 ) -> Any:
-    """A field of a dataclass that an operator can set.
+    """A dataclass field that an operator can set.
 
-    `default` is written as on the command line; `found` is the value that stands for "found at run time", and then
-    `shown_default` says where. Neither: the setting is required. `variable` is VIRTSYNC_ and the flag, if left out.
+    `default` is written as on the command line. If the default is found at run time instead, `found` is the value that
+    stands for it, and `shown_default` describes where it is found. Without both, the setting is required. `variable` is
+    VIRTSYNC_ and the flag if it is left out.
     """
     name = variable or f"VIRTSYNC_{flag.removeprefix('--').replace('-', '_').upper()}"
     if isinstance(kind, Switch):
         found = False
     value = found if default is None else _parsed(kind, default)
-    told = Setting(flag, name, section, kind, help, default, shown_default)
-    return field(default=value, metadata={METADATA: told})
+    declared = Setting(flag, name, section, kind, help, default, shown_default)
+    return field(default=value, metadata={METADATA: declared})
 
 
 def _parsed(kind: Kind, text: str) -> Any:

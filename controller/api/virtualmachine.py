@@ -1,6 +1,7 @@
-"""A VirtualMachine: what a user may want of it, and what has been reported.
+"""A VirtualMachine: what its user can ask for (spec), and what an agent has reported (status).
 
-Values only. Every string that reaches the API is spelled here and nowhere else; docs/api.md explains them to users.
+Immutable values only. Each string that reaches the API is spelled here and nowhere else; docs/api.md explains them to
+users.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from controller.api.libvirt_words import State
 from controller.api.names import ConditionType
 
 BEYOND = datetime(9999, 12, 31, tzinfo=UTC)
-"""What `status.lastRestartTime` counts as when it cannot be read: later than any request, so that none is repeated."""
+"""The value of a `status.lastRestartTime` that cannot be read: later than any request, so no restart is repeated."""
 
 
 class DesiredPowerState(StrEnum):
@@ -26,7 +27,7 @@ class DesiredPowerState(StrEnum):
 
 
 class RestartPolicy(StrEnum):
-    """`spec.restartPolicy`: what a stop by itself leads to."""
+    """`spec.restartPolicy`: whether a VM is started again that stopped without a request to virtsync."""
 
     ALWAYS = "Always"
     ON_FAILURE = "OnFailure"
@@ -78,7 +79,7 @@ class OperationType(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why Ready is as it is: the same word in the condition, in the notes of Events and in the log."""
+    """The reason of Ready: the same word in the condition, in the notes of Events and in the log."""
 
     IN_SYNC = "InSync"
     OBSERVED = "Observed"
@@ -130,13 +131,13 @@ class VmKey:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Which domain: the UUID where one is known, with the name that it went by; else the name alone."""
+    """Which domain: the UUID if it is known, with the name under which it was found; otherwise only the name."""
 
     name: str | None = None
     uuid: UUID | None = None
 
 
-# --- what has been reported ------------------------------------------------------------------------------------------
+# --- status: what was reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +168,14 @@ class Operation:
     type: OperationType
     start_time: datetime
     deadline: datetime | None = None
-    """When the grace of a stop is over; None for a Start."""
+    """When the grace period of a stop ends; None for a Start."""
     domain_id: int | None = None
     attempt: int | None = None
-    """Of a Start, and of a Restart whose start is about to be called: which attempt it is, from 1."""
+    """Number of the attempt, from 1: of a Start, and of a Restart whose start is about to be called."""
 
     @property
     def starts(self) -> bool:
-        """It records that a start is called, which is a fact; any other operation is an intent, and can be dropped."""
+        """Whether it records a start that is being called: a fact. Other operations are intents and can be dropped."""
         return self.type is OperationType.START or self.attempt is not None
 
 
@@ -200,20 +201,20 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`status`: the report, and at the same time all that the next pass remembers of this VM."""
+    """`status`: the report, and also everything about the VM that survives a restart of the agent."""
 
     observed_generation: int = -1
     node_name: str = ""
     node_boot_id: str = ""
     host_uuid: UUID | None = None
-    """libvirt's UUID of the machine that wrote this; None: not known, or not one that lasts."""
+    """libvirt's UUID of the machine that wrote this status; None: not known, or it changes when libvirtd starts."""
     desired: DesiredPowerState | None = None
     power_state: PowerState = PowerState.UNKNOWN
     power_state_transition_time: datetime | None = None
     run_transition_time: datetime | None = None
-    """Moves by at least a second whenever node, host, boot, domain id or power state change or a Start is recorded."""
+    """Increases by at least a second when node, host, boot, domain id or power state change or a Start is recorded."""
     decided_reason: str = ""
-    """The reason of the last decision that saw the domain: the policy's memory, which no outage overwrites."""
+    """The reason of the last decision made with an observed domain: the policy's memory. Outages do not change it."""
     libvirt_state: str = ""
     libvirt_reason: str = ""
     domain: DomainRecord | None = None
@@ -226,7 +227,7 @@ class Status:
     conditions: tuple[Condition, ...] = ()
 
     def condition(self, kind: str) -> Condition | None:
-        """The condition of this type, if it is there."""
+        """The condition of this type; None: there is none."""
         return next((c for c in self.conditions if c.type == kind), None)
 
     @property
@@ -237,23 +238,23 @@ class Status:
 
     @property
     def decided(self) -> str:
-        """The reason of the last decision that saw the domain; an older version has left only the reason of Ready."""
+        """`decided_reason`; of a status that an older version wrote, the reason of Ready."""
         return self.decided_reason or self.reason
 
     @property
     def was_off(self) -> bool:
-        """It says that no QEMU runs: off, or absent."""
+        """Whether the status says that no QEMU runs: off, or absent."""
         if self.power_state is PowerState.CRASHED:
             return self.libvirt_state == State.SHUTOFF
         return self.power_state in {PowerState.STOPPED, PowerState.SAVED, PowerState.ABSENT}
 
     @property
     def was_on(self) -> bool:
-        """It says that a QEMU runs."""
+        """Whether the status says that a QEMU runs."""
         return self.power_state is not PowerState.UNKNOWN and not self.was_off
 
 
-# --- what the user wants ---------------------------------------------------------------------------------------------
+# --- spec: what the user wants
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +267,7 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class VirtualMachine:
-    """The object as the API server has it."""
+    """One object as the API server has it: spec, the relevant metadata, and status. Immutable."""
 
     key: VmKey
     uid: str
@@ -284,24 +285,24 @@ class VirtualMachine:
     holds: tuple[tuple[str, str], ...] = ()
     """(who, why) of every `hold.virtsync.dev/` annotation, sorted."""
     confirmed_off: str = ""
-    """What the user vouches for, as written in `virtsync.dev/confirmed-off`: a node and its `runTransitionTime`."""
+    """The text of the annotation `virtsync.dev/confirmed-off`: a node and its `runTransitionTime`."""
     misunderstood: str = ""
-    """What in the spec this version does not understand, as one phrase; empty: nothing."""
+    """The parts of the spec that this version does not understand, as one phrase; empty: none."""
     status: Status = field(default_factory=Status)
 
     @property
     def wants_on(self) -> bool:
-        """The user wants a QEMU."""
+        """Whether the user wants a QEMU to run."""
         return self.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}
 
     @property
     def bound_by(self) -> str:
-        """What the spec calls the domain: its UUID, its name, or the name of the object."""
+        """How the spec names the domain: by its UUID, by its name, or by the name of the object."""
         return str(self.domain_uuid) if self.domain_uuid else self.domain_name or self.key.name
 
     @property
     def address(self) -> Address:
-        """The domain to look for: what the spec names, or the UUID found under that name before."""
+        """The domain to look up: the one that the spec names, with the UUID found earlier under that name."""
         if self.domain_uuid:
             return Address(uuid=self.domain_uuid)
         record = self.status.domain
