@@ -1,29 +1,29 @@
-"""The three ways in which the world says no: Transient, with two kinds of its own, Rejected and Vanished.
+"""How a call to libvirt or the API server can fail: Transient (with two subclasses), Rejected or Vanished.
 
-Adapters raise nothing else.
+Adapters raise no other exceptions.
 """
 
 
 class Transient(Exception):  # noqa: N818 - an outcome that callers read: "raises Transient"
-    """No answer, or one that may be another later: try again."""
+    """No answer, or an answer that might change: the call can be retried."""
 
     def __init__(self, message: str = "", *, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
-        """How long whoever answered asks to be left alone; 0 where that was not said."""
+        """Seconds that the server asked to wait (`Retry-After`); 0: it did not ask."""
 
 
 class Rejected(Exception):  # noqa: N818 - an outcome that callers read: "raises Transient"
-    """A clear no: trying again changes nothing until something else does."""
+    """A refusal: a retry fails again until something else changes."""
 
 
 class Vanished(Exception):  # noqa: N818 - an outcome that callers read: "raises Transient"
-    """The thing itself is gone."""
+    """The object or domain no longer exists."""
 
 
 class Conflicted(Transient):
-    """Somebody wrote the object in between: read it again, decide again."""
+    """Another writer changed the object first (HTTP 409): read it again and decide again."""
 
 
 class CircuitOpen(Transient):
-    """Whoever would have to answer has answered nobody of late, and was not asked."""
+    """The circuit breaker is open: the server has not answered recent requests, so this one was not sent."""

@@ -1,7 +1,7 @@
 """/livez, /readyz and /metrics on one port.
 
-Alive means that the agent's own threads live, whatever libvirt and the API server do: else an outage of either would
-restart every agent at once. Ready means that the agent does its work, and gates rollouts.
+Alive means that the agent's own threads are alive, whatever libvirt and the API server do: otherwise an outage of
+either would restart every agent at once. Ready means that the agent does its work; rollouts wait for it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from controller.runtime.errors import Rejected
 EVERY_ADDRESS = "*"
 TEXT = "text/plain; charset=utf-8"
 CLIENT_TIMEOUT_S = 10.0
-"""How long a client may take over its request: each has a thread."""
+"""How long a client is allowed to take for its request, because each client occupies a thread."""
 
 log = structlog.get_logger()
 
 
 class Health:
-    """The agent's HTTP server. Name the checks first, then `start`; they run in its threads and must not wait."""
+    """The agent's HTTP server. Register the checks, then call `start`. Checks run in its threads and must not wait."""
 
     def __init__(self, address: str, port: int, registry: CollectorRegistry) -> None:
         self._address, self._port, self._registry = address, port, registry
@@ -39,15 +39,15 @@ class Health:
         self._server: _Server | None = None
 
     def alive(self, name: str, check: Callable[[], bool]) -> None:
-        """Without this part the agent must be started anew; the check says whether it lives."""
+        """Register a liveness check: False means that this part has died and the process must be restarted."""
         self._alive[name] = check
 
     def ready(self, name: str, check: Callable[[], str | None]) -> None:
-        """Without this the agent is not ready; the check says None, or in a sentence why not."""
+        """Register a readiness check: it returns why the agent is not ready, as a sentence, or None."""
         self._ready[name] = check
 
     def start(self) -> int:
-        """Serve, and return the port. Raises Rejected when address and port cannot be had."""
+        """Start to serve, and return the port. Raises Rejected if it cannot listen on the address and port."""
         try:
             self._server = _Server(self._address, self._port, self.answer)
         except OSError as error:
@@ -58,18 +58,18 @@ class Health:
         return int(self._server.server_address[1])
 
     def close(self) -> None:
-        """Stop serving and give the port back."""
+        """Stop serving and release the port."""
         if self._server:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
 
     def dead(self) -> list[str]:
-        """The parts that the agent cannot go on without, and that no longer work."""
+        """The names of the parts whose liveness check fails. Thread-safe."""
         return [name for name, check in self._alive.items() if not check()]
 
     def answer(self, path: str, accept: str) -> tuple[HTTPStatus, str, bytes]:
-        """Status, content type and body for a path and the client's Accept header."""
+        """Return status, content type and body for a path and the client's Accept header."""
         path, _, query = path.partition("?")
         match path:
             case "/livez":
@@ -78,12 +78,12 @@ class Health:
                 return _verdict(list(self._unready()))
             case "/metrics":
                 encode, content_type = choose_encoder(accept)
-                # As prometheus_client's own server: those named, for each VM has a dozen of series.
+                # Like prometheus_client's own server: only the named series, because each VM has a dozen.
                 names = parse_qs(query).get("name[]")
                 registry = self._registry.restricted_registry(names) if names else self._registry
                 return HTTPStatus.OK, content_type, encode(registry)
             case _:
-                return HTTPStatus.NOT_FOUND, TEXT, b"There are /livez, /readyz and /metrics.\n"
+                return HTTPStatus.NOT_FOUND, TEXT, b"The paths are /livez, /readyz and /metrics.\n"
 
     def _unready(self) -> Iterator[str]:
         for name, check in self._ready.items():
@@ -97,10 +97,10 @@ def _verdict(faults: list[str]) -> tuple[HTTPStatus, str, bytes]:
 
 
 class _Server(ThreadingHTTPServer):
-    """Listens once it is built; raises OSError when it cannot."""
+    """Listens as soon as it is constructed; the constructor raises OSError if it cannot listen."""
 
     daemon_threads = True
-    # A port that somebody else listens on is never shared with them.
+    # Never share a port with another process that listens on it.
     allow_reuse_port = False
 
     def __init__(self, address: str, port: int, answer: Callable[[str, str], tuple[HTTPStatus, str, bytes]]) -> None:
@@ -112,13 +112,13 @@ class _Server(ThreadingHTTPServer):
         super().__init__((address, port), _Handler)
 
     def server_bind(self) -> None:
-        """Bind, for IPv4 too where that was asked; without HTTPServer's look-up of the name in DNS, which may hang."""
+        """Bind, also for IPv4 if requested. Skips HTTPServer's DNS lookup of the host name, which might hang."""
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not self._both)
         TCPServer.server_bind(self)
 
     def handle_error(self, _request: object, client_address: object) -> None:
-        """A client that went away in between is no news; faults of ours are told where they happen."""
+        """Log at debug level that a client closed its connection. Our own faults are logged where they occur."""
         log.debug("HTTP request ended early", client=str(client_address))
 
 
@@ -141,4 +141,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Probes come every few seconds: no news."""
+        """Log nothing, because probes come every few seconds."""

@@ -1,7 +1,7 @@
-"""One log on stderr: structlog's lines and the libraries', as sentences for people or JSON for machines.
+"""One log on stderr, with the lines of virtsync (structlog) and of the libraries, as sentences or as JSON.
 
-The event of a line is constant, so that a log backend can group lines by it; what differs is in fields. The text format
-makes a sentence of both.
+The event of a line is constant, so that a log backend can group lines by it; everything that varies is in fields. The
+text format makes one sentence of both.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ LIBRARIES = {
     "urllib3": logging.ERROR,
     "asyncio": logging.WARNING,
 }
-"""The least that the libraries may say: each has its own idea of what is worth a line."""
+"""Minimum level of each library, because the libraries use the levels differently."""
 STANDARD = {"timestamp", "level", "logger", "event", "exc_info", "stack", "stack_info", "exception"}
-"""The fields that every line may have."""
-WHOSE = ("vm", "lease", "task")
-"""Fields that say what a line is about."""
+"""The fields that any line can have."""
+SUBJECTS = ("vm", "lease", "task")
+"""The fields that name the subject of a line."""
 REPEAT_EVERY_S = 30.0
-"""A warning that repeats is one line in this time."""
+"""A repeated warning is logged once in this time."""
 
 
 def configure(log_format: str, level: str, stream: TextIO | None = None) -> None:
-    """Send every line to the stream (stderr). `log_format` is text or json; for `level` debug libraries talk too."""
+    """Send all lines to the stream (stderr). `log_format` is text or json; at `level` debug, libraries log too."""
     stream = stream or sys.stderr
     shared: list[Processor] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, _stamp]
     structlog.configure(
@@ -60,10 +60,10 @@ def configure(log_format: str, level: str, stream: TextIO | None = None) -> None
 
 
 class RepeatFilter(logging.Filter):
-    """Lets a warning through once in `REPEAT_EVERY_S`; lines below a warning, and faults of ours, always.
+    """Passes each warning once in `REPEAT_EVERY_S`. Lines below a warning, and our own faults, always pass.
 
-    A warning repeats if its event and what it is about are the same. All warnings of one library are the same, for it
-    words each try differently. Any thread may use it.
+    Two warnings are the same if their event and their subject are the same. All warnings of one library count as the
+    same, because a library words each attempt differently. Thread-safe.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -77,9 +77,9 @@ class RepeatFilter(logging.Filter):
         ours: EventDict | None = record.msg if isinstance(record.msg, dict) else None
         if record.levelno < logging.WARNING or (ours and ours.get("exc_info")):
             return True
-        about = (ours["event"], *(str(ours.get(field, "")) for field in WHOSE)) if ours else (record.levelname,)
+        about = (ours["event"], *(str(ours.get(field, "")) for field in SUBJECTS)) if ours else (record.levelname,)
         now_s, warning = self._clock(), (record.name, *about)
-        with self._lock:  # a handler filters before it takes its own
+        with self._lock:  # a handler calls its filters before it takes its own lock
             if self._until_s.get(warning, now_s) > now_s:
                 return False
             self._until_s = {one: until_s for one, until_s in self._until_s.items() if until_s > now_s}
@@ -88,9 +88,9 @@ class RepeatFilter(logging.Filter):
 
 
 def sentence(line: Mapping[str, Any]) -> str:
-    """The text of a line: what it is about, the event, why, and the other fields in parentheses."""
+    """The text of a line: its subject, the event, the message or error, and the other fields in parentheses."""
     fields = {name: value for name, value in line.items() if name not in STANDARD and value not in (None, "")}
-    about = [str(fields.pop(name)) for name in WHOSE if name in fields]
+    about = [str(fields.pop(name)) for name in SUBJECTS if name in fields]
     why = [str(fields.pop(name)) for name in ("message", "error") if name in fields]
     rest = f" ({', '.join(f'{name}={value}' for name, value in fields.items())})" if fields else ""
     return ": ".join([*about, str(line["event"]), *why]) + rest

@@ -1,4 +1,4 @@
-"""Series of passes and of the workqueue, under the names that stock dashboards ask for."""
+"""The series of reconcile passes and of the work queue, under the names that stock dashboards query."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ QUEUE_BUCKETS_S = (0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 class PassMetrics:
-    """controller-runtime's metrics of passes, under the names that stock dashboards ask for."""
+    """The metrics of reconcile passes, as controller-runtime names them. Thread-safe."""
 
     def __init__(self, registry: CollectorRegistry, controller: str) -> None:
         total = Counter("controller_runtime_reconcile", "Passes.", ["controller", "result"], registry=registry)
         self._succeeded, self._failed = total.labels(controller, "success"), total.labels(controller, "error")
         self._errors = Counter(
-            "controller_runtime_reconcile_errors", "Passes that failed.", ["controller"], registry=registry
+            "controller_runtime_reconcile_errors", "Reconcile passes that failed.", ["controller"], registry=registry
         ).labels(controller)
         self._time = Histogram(
             "controller_runtime_reconcile_time_seconds",
-            "Length of a pass.",
+            "Length of a reconcile pass.",
             ["controller"],
             buckets=PASS_BUCKETS_S,
             registry=registry,
         ).labels(controller)
         self._active = Gauge(
-            "controller_runtime_active_workers", "Passes under way.", ["controller"], registry=registry
+            "controller_runtime_active_workers", "Reconcile passes in progress.", ["controller"], registry=registry
         ).labels(controller)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Around each pass; an exception is an error, and goes on its way."""
+        """Surround each pass. Counts an exception as an error, and raises it again."""
         with self._active.track_inprogress(), self._time.time():
             try:
                 yield
@@ -52,7 +52,7 @@ class PassMetrics:
 
 
 class WorkQueueMetrics:
-    """client-go's metrics of a queue, under the names that stock dashboards ask for; a workqueue.QueueMetrics."""
+    """The metrics of a work queue, as client-go names them; implements workqueue.QueueMetrics. Thread-safe."""
 
     def __init__(self, registry: CollectorRegistry, controller: str) -> None:
         def gauge(name: str, text: str) -> Gauge:
@@ -65,33 +65,33 @@ class WorkQueueMetrics:
             return Histogram(name, text, ["name"], buckets=QUEUE_BUCKETS_S, registry=registry).labels(controller)
 
         self._depth = gauge("workqueue_depth", "Keys that wait for a pass.")
-        self._unfinished = gauge("workqueue_unfinished_work_seconds", "Ages of the passes under way, added up.")
-        self._longest = gauge("workqueue_longest_running_processor_seconds", "Age of the oldest pass under way.")
-        self._adds = counter("workqueue_adds", "Keys that came to want a pass.")
-        self._retries = counter("workqueue_retries", "Keys that come back after a failed pass.")
+        self._unfinished = gauge("workqueue_unfinished_work_seconds", "Sum of the ages of the passes in progress.")
+        self._longest = gauge("workqueue_longest_running_processor_seconds", "Age of the oldest pass in progress.")
+        self._adds = counter("workqueue_adds", "Keys added to the queue.")
+        self._retries = counter("workqueue_retries", "Keys added again after a failed pass.")
         self._waited = histogram("workqueue_queue_duration_seconds", "How long keys wait for their pass.")
-        self._worked = histogram("workqueue_work_duration_seconds", "How long keys are worked on.")
+        self._worked = histogram("workqueue_work_duration_seconds", "How long the passes of keys take.")
 
     def watch(
         self, depth: Callable[[], int], unfinished_s: Callable[[], float], longest_running_s: Callable[[], float]
     ) -> None:
-        """Ask these when Prometheus asks."""
+        """Call these three at each scrape."""
         self._depth.set_function(depth)
         self._unfinished.set_function(unfinished_s)
         self._longest.set_function(longest_running_s)
 
     def added(self) -> None:
-        """A key wants a pass."""
+        """Count a key that was added."""
         self._adds.inc()
 
     def started(self, waited_s: float) -> None:
-        """A key has been handed out."""
+        """Observe how long the key of a beginning pass has waited, in seconds."""
         self._waited.observe(waited_s)
 
     def finished(self, worked_s: float) -> None:
-        """A key has been given back."""
+        """Observe how long the pass of a key took, in seconds."""
         self._worked.observe(worked_s)
 
     def retried(self) -> None:
-        """A key will come back."""
+        """Count a key that will be retried."""
         self._retries.inc()

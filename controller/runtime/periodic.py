@@ -1,4 +1,4 @@
-"""A thread that does one thing now and then."""
+"""A thread that runs one task periodically."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable
 import structlog
 
 JITTER = 0.1
-"""By how much of its period each is longer or shorter: agents that were started together must not list together."""
+"""Jitter, as a share of the period, because agents that were started together must not list together."""
 
 
 log = structlog.get_logger()
 
 
 class PeriodicTask:
-    """A thread that does one thing now and then, and at once when asked. `nudge` may be called from any thread."""
+    """A daemon thread that runs one task periodically, and at once when nudged. `nudge` is thread-safe."""
 
     def __init__(
         self,
@@ -26,41 +26,41 @@ class PeriodicTask:
         *,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """`do` returns after how many seconds it wants to be called again, or None for the period, give or take."""
+        """`do` returns after how many seconds to call it again; None: after `period_s`, with jitter."""
         self.name, self._period_s, self._do, self._uniform = name, period_s, do, uniform
         self._wake, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin; the first time is now."""
+        """Start the thread; the first run begins at once."""
         self._thread.start()
 
     def nudge(self) -> None:
-        """Do it now."""
+        """Run the task now, or again after the present run."""
         self._wake.set()
 
     def alive(self) -> bool:
-        """The thread runs."""
+        """Whether the thread is alive."""
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Stop after the call that is under way."""
+        """Stop after the present run. Does not wait."""
         self._closed.set()
         self._wake.set()
 
     def join(self, timeout_s: float) -> None:
-        """Wait so long until it has stopped."""
+        """Wait up to `timeout_s` until the thread has ended."""
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while not self._closed.is_set():
             self._wake.wait(self._do_once())
-            # After the wait, and before what it was for: whoever wakes it later is heard.
+            # Cleared after the wait and before the run, so that a nudge during the run is not lost.
             self._wake.clear()
 
     def _do_once(self) -> float:
-        """Do it; how long to wait then."""
+        """Run the task once, and return how many seconds to wait then."""
         try:
             again_s = self._do()
         except Exception:

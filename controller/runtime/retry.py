@@ -1,4 +1,4 @@
-"""How a call is repeated (`call`: few tries, under two seconds), and how the waits of a loop grow (`Backoff`)."""
+"""Retries of one call (`call`: few attempts, under two seconds), and the exponential backoff of a loop (`Backoff`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call it up to three times. Raises what the last call raised, and at once what asks for a wait."""
+    """Call up to three times, and raise what the last attempt raised. Does not retry an error that asks for a wait."""
     policy = Retrying(
         stop=stop_after_attempt(3) | stop_after_delay(1.0),
         wait=wait_random_exponential(multiplier=0.05, max=0.4),
@@ -31,7 +31,7 @@ def _may_help(error: BaseException) -> bool:
 
 
 class Backoff:
-    """Waits that double from `first_s` to `max_s`, with jitter: up to a half is taken off. One thread at a time."""
+    """Waits that double from `first_s` to `max_s`; jitter takes off up to a half. Not thread-safe."""
 
     def __init__(
         self, first_s: float, max_s: float, *, uniform: Callable[[float, float], float] = random.uniform
@@ -40,11 +40,11 @@ class Backoff:
         self._failures = 0
 
     def wait_s(self) -> float:
-        """The next wait in seconds; the one after it is longer."""
+        """Return the next wait in seconds, and lengthen the one after it."""
         self._failures += 1
         longest_s = exponential_s(self._first_s, self._max_s, self._failures)
         return self._uniform(longest_s / 2, longest_s)
 
     def reset(self) -> None:
-        """The attempt succeeded: begin with the shortest wait again."""
+        """Note that an attempt succeeded: begin with the shortest wait again."""
         self._failures = 0

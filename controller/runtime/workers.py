@@ -1,6 +1,6 @@
-"""Threads that take keys from a queue: get, handle, then forget or retry, then done. The only catch-all of a process.
+"""Threads that take keys from a queue: get, handle, then forget or retry, then done.
 
-As client-go's processNextWorkItem.
+The loop is that of client-go's processNextWorkItem. Each pass runs under its catch-all for unexpected exceptions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 class Workers(Generic[K]):
-    """`count` daemon threads: one that a call never answers must not keep the process from ending."""
+    """`count` daemon threads, because a thread in a call that never returns must not keep the process from exiting."""
 
     def __init__(
         self,
@@ -33,9 +33,9 @@ class Workers(Generic[K]):
         failed: Callable[[], None],
         key_field: str = "key",
     ) -> None:
-        """`handle` may raise Transient or Rejected, and is called for one key by one thread at a time.
+        """`handle` can raise Transient or Rejected. For one key, only one thread at a time calls it.
 
-        Each thread calls `wait` before its first key. `failed` is called after an exception that is a fault of ours.
+        Each thread calls `wait` before its first key. `failed` is called after any other exception: a fault of ours.
         Log lines have the key in the field `key_field`.
         """
         self._queue, self._handle, self._wait, self._failed = queue, handle, wait, failed
@@ -43,16 +43,16 @@ class Workers(Generic[K]):
         self._threads = [threading.Thread(target=self._work, name=f"worker-{n}", daemon=True) for n in range(count)]
 
     def start(self) -> None:
-        """Begin."""
+        """Start all threads."""
         for thread in self._threads:
             thread.start()
 
     def alive(self) -> bool:
-        """All of them run."""
+        """Whether all threads are alive."""
         return all(thread.is_alive() for thread in self._threads)
 
     def join(self, until_s: float) -> None:
-        """Wait until all have ended after the queue was closed, until this monotonic time at most."""
+        """After the queue was closed, wait until all threads have ended, at most until this monotonic time."""
         for thread in self._threads:
             thread.join(max(0.0, until_s - time.monotonic()))
 

@@ -93,7 +93,7 @@ def test_a_check_that_fails_is_not_taken_for_health(health: Health) -> None:
 
 
 def test_other_paths_are_told_which_there_are(health: Health) -> None:
-    assert ask(health.start(), "/")[::2] == (404, "There are /livez, /readyz and /metrics.\n")
+    assert ask(health.start(), "/")[::2] == (404, "The paths are /livez, /readyz and /metrics.\n")
 
 
 def test_every_address_is_both_kinds(metrics: Metrics) -> None:
