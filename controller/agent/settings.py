@@ -1,4 +1,4 @@
-"""The settings of an agent: each is declared once, with its flag, variable, default and help."""
+"""The settings of an agent: each is declared once, with its flag, environment variable, default and help."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def node_name(text: str) -> str:
-    """Read the name of a Kubernetes Node. Raises ValueError."""
+    """Check the name of a Kubernetes Node. Raises ValueError with a sentence."""
     if len(text) > 253 or not NODE_NAME.fullmatch(text):
         allowed = "lower case letters, digits, '-' and '.', at most 253"
         raise ValueError(f"{text!r} cannot be the name of a Node ({allowed}).")
@@ -25,7 +25,7 @@ def node_name(text: str) -> str:
 
 
 def namespace(text: str) -> str:
-    """Read the name of a namespace. Raises ValueError."""
+    """Check the name of a namespace. Raises ValueError with a sentence."""
     if len(text) > 63 or not re.fullmatch(LABEL, text):
         raise ValueError(
             f"{text!r} cannot be the name of a namespace (lower case letters, digits and '-', at most 63)."
@@ -34,30 +34,30 @@ def namespace(text: str) -> str:
 
 
 def libvirt_uri(text: str) -> str:
-    """Read the URI of a libvirt on this machine. Raises ValueError."""
+    """Check the URI of a libvirt on this machine. Raises ValueError with a sentence."""
     if not LIBVIRT_URI.fullmatch(text):
         raise ValueError(f"{text!r} is not the URI of a libvirt on this machine like qemu:///system.")
     return text
 
 
 def address(text: str) -> str:
-    """Read an address to listen on, or `*`. Raises ValueError."""
+    """Read an IP address to listen on, or `*` for all addresses. Raises ValueError with a sentence."""
     try:
         return text if text == "*" else str(ipaddress.ip_address(text))
     except ValueError:
-        raise ValueError(f"{text!r} is not an IPv4 or IPv6 address, nor * for every one.") from None
+        raise ValueError(f"{text!r} is neither an IPv4 or IPv6 address nor * for all addresses.") from None
 
 
 def token(text: str) -> str:
-    """Read what a field of the API has room for, such as `status.nodeBootID`. Raises ValueError."""
+    """Check a text for a field of the API, such as `status.nodeBootID`. Raises ValueError with a sentence."""
     if not re.fullmatch(r"[!-~]{1,128}", text):
-        raise ValueError(f"{text!r} is not 1 to 128 characters without spaces.")
+        raise ValueError(f"{text!r} must be 1 to 128 printable ASCII characters without spaces.")
     return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of one agent. Raises ValueError, with a sentence, where they contradict each other."""
+    """The settings of one agent. Immutable. Raises ValueError with a sentence if settings contradict each other."""
 
     node_name: str = setting(
         "--node-name",
@@ -80,7 +80,7 @@ class Settings:
         File(),
         "Kubeconfig file that says how to reach the API server.",
         found=None,
-        shown_default="the Pod's service account, else ~/.kube/config",
+        shown_default="the Pod's service account, otherwise ~/.kube/config",
         variable="KUBECONFIG",
     )
     observe_only: bool = setting(
@@ -194,7 +194,7 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        """Check what no field can check alone, and find the boot's identifier."""
+        """Check the rules that concern more than one value, and read the identifier of this boot."""
         if self.lease_duration_s % 1:
             raise ValueError("--lease-duration must be whole seconds.")
         if not self.boot_id:

@@ -1,4 +1,4 @@
-"""What people type: `virtsync`, and one module for each of its commands."""
+"""The command line: `virtsync`, and one module for each of its commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from controller.cli import agent
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="virtsync")
 def main() -> None:
-    """Keep the power state of libvirt VMs as their VirtualMachine objects in Kubernetes say.
+    """Keep libvirt VMs in the power state that their VirtualMachine objects in Kubernetes ask for.
 
     One agent runs on each node: see virtsync agent --help.
     """

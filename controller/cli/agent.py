@@ -1,4 +1,4 @@
-"""`virtsync agent`: run the agent of a node."""
+"""`virtsync agent`: runs the agent of a node."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from typing import Any
 import click
 
 from controller.agent.settings import Settings
-from controller.cli.options import SettingsCommand, build, misspelt, takes
+from controller.cli.options import SettingsCommand, build, misspelled, with_settings
 from controller.runtime.errors import Rejected
 
 
 class Refused(click.ClickException):
-    """Settings that can never work."""
+    """Settings that can never work: one sentence on stderr, and exit code 2."""
 
     exit_code = 2
 
 
 @click.command(cls=SettingsCommand)
-@takes(Settings)
+@with_settings(Settings)
 def agent(**given: Any) -> None:
     """Manage the power state of the VMs of one node, until SIGTERM.
 
-    libvirt events become the status of VirtualMachine objects within milliseconds. A VM whose power state differs from
-    its spec.powerState is started, stopped or paused, after whoever changed it has had time to change it back.
+    The agent writes libvirt events into the status of VirtualMachine objects within milliseconds. If the power state
+    of a VM differs from its spec.powerState, the agent starts, stops or pauses the VM. If somebody else changed the
+    VM, the agent first waits for a settle time, in which they can change it back.
 
     Durations are 500ms, 10s, 15m, 1h or plain seconds; 0 means at once. Each flag can also be set by the environment
     variable shown with it.
@@ -34,13 +35,13 @@ def agent(**given: Any) -> None:
     A first try that changes no VM:
       virtsync agent --node-name "$(hostname)" --observe-only
     """
-    # Imported here, so that --help and a wrong value answer at once.
+    # Imported here, so that --help and the error for a wrong value appear without delay.
     import structlog  # noqa: PLC0415
 
     from controller.runtime import logs  # noqa: PLC0415
 
     logs.configure(given["log_format"], given["log_level"])
-    for sentence in misspelt(os.environ, agent):
+    for sentence in misspelled(os.environ, agent):
         structlog.get_logger().warning(sentence)
     try:
         settings = build(Settings, given)

@@ -1,6 +1,6 @@
-"""From the settings that a dataclass declares (api/setting.py) to flags, variables and headings of --help.
+"""Makes flags, environment variables and headings of --help from the settings of a dataclass (api/setting.py).
 
-A command that takes them is a `SettingsCommand`; `build` makes the dataclass of what was given.
+A command with such settings is a `SettingsCommand`, and `build` constructs the dataclass from the given values.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import click
 
 from controller.api.setting import METADATA, Choice, Duration, File, Section, Setting, Switch, Text, Whole
 
-OURS = "VIRTSYNC_"
+PREFIX = "VIRTSYNC_"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 S = TypeVar("S")
 
 
 class Option(click.Option):
-    """The flag of a setting, with its environment variable."""
+    """The click option of a setting, with its environment variable."""
 
     def __init__(self, field: str, setting: Setting) -> None:
         self.section = setting.section
@@ -41,36 +41,36 @@ class Option(click.Option):
 
 
 class SettingsCommand(click.Command):
-    """A command whose --help has its flags below headings, in the order of `Section`."""
+    """A command whose --help groups the flags under headings, in the order of `Section`."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the flags."""
+        """Write the flags, grouped under their headings."""
         for heading, options in groupby(self.get_params(ctx), lambda one: getattr(one, "section", "Help")):
             with formatter.section(heading):
                 formatter.write_dl([record for one in options if (record := one.get_help_record(ctx))])
 
 
 def options_of(settings: type) -> list[Option]:
-    """The flags of a dataclass of settings, and of the dataclasses in it, in the order of `Section`."""
+    """The options of a dataclass of settings and of the dataclasses nested in it, in the order of `Section`."""
     order = list(Section)
     return sorted(_options(settings), key=lambda option: order.index(option.section))
 
 
-def takes(settings: type) -> Callable[[Command], Command]:
-    """Give a click command the flags of these settings."""
+def with_settings(settings: type) -> Callable[[Command], Command]:
+    """A decorator that adds the options of these settings to a click command."""
 
     def decorate(command: Command) -> Command:
         declared = command.__dict__.setdefault("__click_params__", [])
-        declared.extend(reversed(options_of(settings)))  # click reverses what decorators have gathered
+        declared.extend(reversed(options_of(settings)))  # click reverses the order of the collected options
         return command
 
     return decorate
 
 
 def build(settings: type[S], given: dict[str, Any]) -> S:
-    """The settings that these values of flags make, by the names of their fields.
+    """Construct the settings from the values of the flags, which are keyed by field name.
 
-    Raises ValueError with a sentence where they contradict each other.
+    Raises ValueError with a sentence if values contradict each other.
     """
     hints = get_type_hints(settings)
     values = {
@@ -80,15 +80,15 @@ def build(settings: type[S], given: dict[str, Any]) -> S:
     return settings(**values)
 
 
-def misspelt(variables: Iterable[str], command: click.Command) -> Iterator[str]:
-    """A sentence for each environment variable that looks like one of virtsync's and is none."""
+def misspelled(variables: Iterable[str], command: click.Command) -> Iterator[str]:
+    """A sentence for each environment variable that begins with VIRTSYNC_ and is not a setting."""
     known = {str(option.envvar) for option in command.params if isinstance(option, click.Option)}
-    by_end = {one.removeprefix(OURS): one for one in known}
+    by_end = {one.removeprefix(PREFIX): one for one in known}
     for variable in sorted(set(variables) - known):
-        if variable.startswith(OURS):
-            near = get_close_matches(variable.removeprefix(OURS), by_end, n=1)
+        if variable.startswith(PREFIX):
+            near = get_close_matches(variable.removeprefix(PREFIX), by_end, n=1)
             hint = (
-                f"did you mean {by_end[near[0]]}?" if near else f"virtsync {command.name} --help lists those that have."
+                f"did you mean {by_end[near[0]]}?" if near else f"virtsync {command.name} --help lists the valid ones."
             )
             yield f"The environment variable {variable} has no effect: {hint}"
 

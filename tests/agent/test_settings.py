@@ -7,7 +7,7 @@ import pytest
 from controller.agent.settings import BOOT_ID, Settings
 from controller.api.setting import Duration
 from controller.cli.agent import agent
-from controller.cli.options import build, misspelt
+from controller.cli.options import build, misspelled
 from controller.policy.waits import Waits
 
 
@@ -98,12 +98,12 @@ def test_the_environment_sets_what_no_flag_does(monkeypatch: pytest.MonkeyPatch)
         ("VIRTSYNC_OBSERVEONLY", "did you mean VIRTSYNC_OBSERVE_ONLY?"),
         ("VIRTSYNC_NODE_NAME", "did you mean NODE_NAME?"),
         ("VIRTSYNC_LIBVIRT_URL", "did you mean LIBVIRT_URI?"),
-        ("VIRTSYNC_XYZZY", "virtsync agent --help lists those that have."),
+        ("VIRTSYNC_XYZZY", "virtsync agent --help lists the valid ones."),
     ],
 )
 def test_a_variable_that_looks_like_ours_and_is_none_is_named_with_the_nearest(variable: str, hint: str) -> None:
     known = [str(option.envvar) for option in agent.params]
-    told = misspelt([*known, variable, "PATH", "LIBVIRT_URL"], agent)
+    told = misspelled([*known, variable, "PATH", "LIBVIRT_URL"], agent)
     assert list(told) == [f"The environment variable {variable} has no effect: {hint}"]
 
 
