@@ -1,48 +1,64 @@
-"""virtsync: Git says which libvirt VMs are on, and the cluster tells what they really do.
+"""virtsync keeps libvirt VMs in the power state that Git declares, and reports to the cluster what they really do.
 
-    libvirtd ──events──▶ native thread ──uuid──▶ ┌───────────┐            ┌ observe  hypervisor/ (libvirt)
-    API server ──watch──▶ kopf ──────────key───▶ │ workqueue │──key──▶ pass│ decide   policy/     (pure)
-    timers: relist, settle, backoff, deadline ─▶ └───────────┘            │ report   kube/store.py (status PATCH)
-                                                                          └ act      agent/acting.py (a thread for each)
+    libvirtd ──events──▶ event thread ──uuid────▶ ┌────────────┐              ┌ observe  hypervisor/ (libvirt)
+    API server ──watch──▶ kopf ──key────────────▶ │ work queue │──key──▶ pass ┤ decide   policy/     (pure)
+    timers: relist, settle, backoff, deadline ──▶ └────────────┘              │ report   kube/store.py (status PATCH)
+                                                                              └ act      agent/acting.py (own threads)
 
-Two ideas carry everything. Events carry only a name: whoever sees something says `queue.add(key)`, and the pass looks
-for itself. The report goes out before the act: it is the record of what is about to be done, and then we look again.
+Two rules shape the code. An event carries only a key: every source of events calls `queue.add(key)`, and the reconcile
+pass then observes the VM itself. The pass writes the report before the action, as a write-ahead record of the action,
+and after the action the VM is observed again.
 
-The packages, each of which may import those below it:
+docs/architecture.md describes the threads, the connections, the life of one event, and how to add a state, an action, a
+setting or a reason. The packages, from the top layer to the bottom layer; each may import those on lower layers:
 
-    cli/           what people type
+    cli/           the command line
     agent/         the process of a node
-      app.py         joins everything; settings.py: its settings
-      reconcile.py   the pass, and the protocols through which it sees the world
-      acting.py      the acts under way, each on a thread of its own; pacing.py: the brake and the pace of a node
-      domain_index.py  which object is which domain
-      outage.py      what to do while the API server is away, and after
+      app.py         wires all parts together; settings.py: the settings
+      reconcile.py   one reconcile pass, and the protocols of what it needs; memories.py: in-process state of each VM;
+                     lookups.py: lookups that libvirt does not answer
+      acting.py      actions in flight, each on its own thread
+      brake.py       the brake of the node, shared by threads
+      domain_index.py  which objects name which domain
+      relist.py      the periodic relists of libvirt and of the API server
+      ownership.py   whether this agent may act: the host lock and the Lease
+      outage.py      what to do while the API server does not answer, and afterwards
       node_conflict.py  another machine under the name of this node
-      metrics.py     what Prometheus is told
-    kube/          the API server and nothing else
-      client.py      the one client; with access.py (how and as whom), kubeconfig.py and proxies.py (who says so) and
-                     credentials.py (read again)
-      store.py       the objects of this node; watch.py tells of their changes, and watch_health.py whether it sees any
-      lease.py       keeps the Lease; events.py writes Kubernetes Events
-    hypervisor/    libvirt and nothing else
-      connection.py  the connections, in generations, with pool.py (one call at a time each) and events.py (what libvirt
-                     calls back with)
-      host.py        looks, lists and acts; with states.py and text.py, libvirt's numbers and words in ours
-      host_lock.py   the lock of whoever acts on a libvirt; pidfiles.py: the lock by which a QEMU shows that it lives
-    runtime/       machinery that knows no VM
-      workqueue.py   a key is never twice in the queue and never in two hands; periodic.py: what is done now and then
-      retry.py       the one policy for repeating a call; errors.py: the ways in which the world says no
-      health.py, logs.py  what an operator sees
-    policy/        decisions from values alone
-      decide.py      one row of a table for every look; with vetoes.py (nothing is done), gates.py (not yet) and
-                     stopping.py (politely)
-      situation.py   what a look means, in the light of the report before; with stops.py (why a VM stopped), starts.py
-                     (what has become of a recorded start) and handover.py (what the report of another host says)
-      conclusion.py  from a verdict to the conditions that users read
-      leases.py      whose the Lease of a node is
+      metrics.py     the metrics for Prometheus
+    kube/          the adapter for the API server
+      client.py      the one HTTP client; access.py: address and credentials; kubeconfig.py, proxies.py: where they come
+                     from; credentials.py: reloads them
+      store.py       the cache of this node's objects; writes their status
+      watch.py       the watch (kopf); watch_health.py: whether it works
+      lease.py       the Lease of the node
+      events.py      writes Kubernetes Events
+    hypervisor/    the adapter for libvirt
+      connection.py  connects and reconnects; pool.py: connection pools with one call at a time per connection;
+                     event_loop.py: libvirt's event loop; events.py: libvirt's events
+      host.py        observes, lists and switches domains; states.py, text.py: libvirt's numbers and texts
+      host_lock.py   the lock of the agent that acts on a libvirt
+      host_uuid.py   libvirt's UUID of the machine
+      pidfiles.py    the lock that shows that a QEMU is alive
+    runtime/       parts of any controller, which know no VM
+      workqueue.py   the work queue: a key is never queued twice, and never processed by two workers at a time
+      workers.py     the threads that process keys; periodic.py: a thread for a periodic task
+      retry.py       retries and exponential backoff; errors.py: the kinds of failure
+      health.py, metrics.py, logs.py  /livez, /readyz and /metrics; series of the queue; the log
+    policy/        decisions on immutable values
+      decide.py      the decision table: one row for each observation; vetoes.py: rows without an action; gates.py: what
+                     delays a due action; stopping.py: the steps of a graceful stop
+      situation.py   what an observation means, given the last report; assess.py: how it is derived; handover.py: from
+                     another node's report; starts.py, stops.py: recorded starts, causes of stops; operations.py: stops
+                     and restarts in flight; settling.py: settle times; backoff.py: failures
+      conclusion.py  from a verdict to status, conditions and Events
+      brake.py, start_limiter.py  the brake and the rate limit for starts of one node
+      leases.py      whether an agent may take a Lease
+      view.py, waits.py  the inputs and the result of a decision
     api/           the contract with users
-      virtualmachine.py  the words: what is wanted, seen, reported, done
-      codec.py       to and from JSON; text.py makes the words of others harmless; values.py copies values
+      virtualmachine.py  spec and status as values; conditions.py: what each reason means; names.py, libvirt_words.py
+      codec.py       to and from JSON; text.py: sanitizes foreign text; values.py, clock.py, setting.py: helpers
+
+runtime/ and policy/ are on one layer and do not import each other; so are kube/ and hypervisor/.
 """
 
 __version__ = "0.1.0"

@@ -292,4 +292,4 @@ def _hangs_after_s(action: PowerAction) -> float:
 
 def _in_a_thread(do: Callable[[], None]) -> None:
     """Run it on a daemon thread, because a call that libvirt never answers must not keep the process from exiting."""
-    threading.Thread(target=do, name="act", daemon=True).start()
+    threading.Thread(target=do, name="action", daemon=True).start()
