@@ -49,8 +49,8 @@ class NodeConflict:
                 return 0.0
             wait_s = self._waits[vm.key] = min(2 * self._waits.get(vm.key, FIRST_S / 2), MAX_S)
         log.warning(
-            "another machine reports under the name of this node: give each agent its own --node-name and a Lease "
-            "(--lease-namespace)",
+            "another machine reports under the name of this node",
+            message="give each agent its own --node-name and a Lease (--lease-namespace)",
             node=node.name,
             other_host_uuid=str(vm.status.host_uuid),
         )
