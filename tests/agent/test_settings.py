@@ -41,6 +41,7 @@ def test_each_flag_sets_its_own_field(tmp_path: Path) -> None:
         --settle-power 11s --settle-pause 12s --acpi-resend 13s --force-wait 14s --backoff-first 15s --backoff-max 16s
         --backoff-forget 17s --brake-window 18s --brake-count 19 --brake-hold 20s --schedule-confirm 21s
     """
+    assert {option.opts[0] for option in agent.params} <= set(words.split())
     assert settings(*words.split()) == Settings(
         node_name="a.example",
         boot_id="b",
