@@ -363,7 +363,10 @@ def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, 
     if outcome.result is Result.REFUSED and action.starts:
         return (
             Notice(
-                Reason.START_FAILED, f"libvirt refused: {outcome.message}", warning=True, action=action.name.title()
+                Reason.START_FAILED,
+                f"libvirt refused to start the VM: {outcome.message}",
+                warning=True,
+                action=action.name.title(),
             ),
         )
     if outcome.result is not Result.DONE:
@@ -390,5 +393,7 @@ def _identity(vm: VirtualMachine) -> VirtualMachine:
 def _overdue(*, busy: bool) -> Unreadable:
     """The observation of a domain whose lookup is overdue; `busy`: libvirt has answered about another VM since."""
     if busy:
-        return Unreadable("Another call on the domain has not returned, so that libvirt does not tell its state.", busy)
-    return Unreadable("libvirt has not answered what was asked of this domain")
+        return Unreadable(
+            "libvirt does not report the state of the VM, because another call on it has not returned.", busy
+        )
+    return Unreadable("it has not returned the state of this VM")

@@ -93,8 +93,8 @@ def let_it_stop(s: Situation) -> Verdict:
     assert s.memory.stop_attempt  # noqa: S101 - every stop in flight is pursued
     deadline = s.memory.stop_attempt.deadline
     message = (
-        "It was asked to shut down before it was wanted again: "
-        f"it is started once it is off, or left as it is at {clock(deadline)}."
+        "The guest was asked to shut down before the VM was to run again. virtsync starts the VM once it is off; "
+        f"if it is still on at {clock(deadline)}, virtsync leaves it on."
     )
     return forbidden(s) or Verdict(Reason.RESTARTING, message, recheck_s=s.now.until(deadline))
 
@@ -112,22 +112,26 @@ def cycle(s: Situation) -> Verdict:
         status = replace(status, operation=operation, last_restart_time=s.vm.restart_request)
     if s.off:
         status = recorded(s, status, OperationType.RESTART)
-        return due(s, Action.START, Reason.STARTING, "It is being started, as a restart was asked for.", status=status)
+        message = "The VM is being started, to complete the requested restart."
+        return due(s, Action.START, Reason.STARTING, message, status=status)
     return stop(s, status, Reason.RESTARTING)
 
 
 def start(s: Situation) -> Verdict:
     """It is off and wanted on."""
     action = Action.START if s.desired is RUNNING else Action.START_PAUSED
-    how = "Its saved memory is being restored" if s.phase is Phase.SAVED else "It is being started"
+    how = "started" if action is Action.START else "started paused"
+    if s.phase is Phase.SAVED:
+        how = "restored from its saved memory"
     status = s.status
     if s.start.again:  # it has been counted
         status = replace(status, restart_count=s.history.restart_count, backoff=s.history.backoff)
     else:
         status = _counted(s, status)
     status = recorded(s, status, OperationType.START)
-    why = f"it was {power(s)}" + (f", cause {s.cause}" if s.cause else "")
-    return due(s, action, Reason.STARTING, f"{how}: {why}.", status=status)
+    was = "has crashed" if s.phase is Phase.CRASHED_OFF else f"was {power(s).lower()}"
+    cause = f" (cause: {s.cause})" if s.cause else ""
+    return due(s, action, Reason.STARTING, f"The VM {was}{cause} and is being {how}.", status=status)
 
 
 def _counted(s: Situation, status: Status) -> Status:
@@ -154,7 +158,7 @@ def resume_after_io_error(s: Situation) -> Verdict:
         s,
         Action.RESUME,
         Reason.PAUSED_BY_IO_ERROR,
-        "An I/O error paused it (is its disk full?); it is being resumed.",
+        "The VM was paused by an I/O error (is its disk full?) and is being resumed.",
         status=status,
         backs_off=True,
     )
@@ -162,17 +166,17 @@ def resume_after_io_error(s: Situation) -> Verdict:
 
 def resume(s: Situation) -> Verdict:
     """Somebody paused it."""
-    return due(s, Action.RESUME, Reason.RESUMING, "It is being resumed: somebody paused it.")
+    return due(s, Action.RESUME, Reason.RESUMING, "The VM is being resumed, because somebody paused it.")
 
 
 def wake(s: Situation) -> Verdict:
     """The guest suspended itself, and restartPolicy Always wants it awake."""
-    return due(s, Action.WAKE, Reason.WAKING, "It is being woken: the guest suspended itself (S3).")
+    return due(s, Action.WAKE, Reason.WAKING, "The VM is being woken up, because its guest suspended itself (S3).")
 
 
 def suspend(s: Situation) -> Verdict:
     """It runs and is wanted paused."""
-    return due(s, Action.SUSPEND, Reason.PAUSING, "It is being paused, as spec.powerState says.")
+    return due(s, Action.SUSPEND, Reason.PAUSING, "The VM is being paused, as spec.powerState asks.")
 
 
 def stop_as_wanted(s: Situation) -> Verdict:

@@ -26,6 +26,21 @@ ACTION_OVERDUE_S = 5.0
 Starting and since when."""
 
 
+PREDICATES = {PowerState.CRASHED: "has crashed", PowerState.SHUTTING_DOWN: "is shutting down"}
+"""Power states whose own word does not fit into a sentence."""
+REQUESTS = {
+    Action.START: "start it",
+    Action.START_PAUSED: "start it paused",
+    Action.RESUME: "resume it",
+    Action.WAKE: "wake it up",
+    Action.SUSPEND: "pause it",
+    Action.SHUTDOWN: "shut it down",
+    Action.DESTROY: "force it off",
+}
+"""The actions in the words of messages about the VM."""
+NEVER_SETTLES = "the agent runs with --settle-pause never"
+
+
 @dataclass(frozen=True, slots=True)
 class DueAction:
     """An action that is due, as the gates see it."""
@@ -63,16 +78,16 @@ def held(s: Situation, _: DueAction | None = None) -> Verdict | None:
     """The user holds it."""
     if not s.vm.holds:
         return None
-    return Verdict(Reason.HELD, f"It is {power(s)} and should be {s.desired}; held by {holders(s)}.")
+    return Verdict(
+        Reason.HELD, f"{drift_sentence(s)} virtsync does not correct this while the VM is held by {holders(s)}."
+    )
 
 
 def observe_only(s: Situation, _: DueAction | None = None) -> Verdict | None:
     """The agent of this node switches nothing."""
     if not s.view.node.observe_only:
         return None
-    return Verdict(
-        Reason.OBSERVE_ONLY, f"It is {power(s)} and should be {s.desired}; the agent of this node only watches."
-    )
+    return Verdict(Reason.OBSERVE_ONLY, f"{drift_sentence(s)} The agent of this node only observes (--observe-only).")
 
 
 def not_allowed(s: Situation, _: DueAction | None = None) -> Verdict | None:
@@ -95,8 +110,8 @@ def qemu_alive(s: Situation, due_action: DueAction) -> Verdict | None:
         late = s.now.until(since.plus(s.vm.shutdown.grace_s)) <= 0
         reason = Reason.SHUTDOWN_TIMED_OUT if late else Reason.HYPERVISOR_BUSY
         message = (
-            f"libvirt has shown it off since {clock(since)}, but its QEMU has not ended (is its storage stuck?): "
-            "it is not started before that."
+            f"libvirt has reported the VM off since {clock(since)}, but its QEMU process has not exited (is its "
+            "storage stuck?). virtsync does not start the VM before QEMU has exited."
         )
         return Verdict(reason, message, recheck_s=5.0)
     if qemu is Qemu.GONE and not s.memory.off_doubted:
@@ -106,8 +121,8 @@ def qemu_alive(s: Situation, due_action: DueAction) -> Verdict | None:
     if left_s <= 0:
         return None
     message = (
-        "Its last QEMU may not have ended: another process of virtsync stopped it, or its pid file cannot be read. "
-        f"It is started if it is still off at {clock(confirmed_at)}."
+        "The last QEMU process of the VM might not have exited: another process of virtsync stopped it, or its pid "
+        f"file cannot be read. virtsync starts the VM if it is still off at {clock(confirmed_at)}."
     )
     return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=left_s)
 
@@ -118,16 +133,23 @@ def libvirt_busy(s: Situation, due_action: DueAction) -> Verdict | None:
     if answer_in_s := _answer_in_s(s):
         # What was said when the act was decided on still holds; another sentence would be another write.
         ready = s.history.condition(ConditionType.READY)
-        said = ready.message if ready and ready.reason == reason else "libvirt has not answered yet."
+        said = (
+            ready.message
+            if ready and ready.reason == reason
+            else "libvirt has not answered the last request for this VM yet."
+        )
         return Verdict(reason, said, recheck_s=answer_in_s)
     if view.call and (not force or view.call is Action.DESTROY):
-        message = f"libvirt has not answered the last request ({view.call.name}) yet."
+        message = f"libvirt has not answered the last request (to {REQUESTS[view.call]}) yet."
         return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=2.0)
     if view.crowded:
-        message = "As many requests as its libvirt bears at a time have not been answered."
+        message = (
+            "virtsync has sent as many requests to libvirt as it sends at a time, and libvirt has not answered them. "
+            "This VM waits until one of them returns."
+        )
         return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=1.0)
     if view.facts and view.facts.hangs and not force:
-        return Verdict(Reason.HYPERVISOR_BUSY, "Its QEMU does not answer libvirt.", recheck_s=2.0)
+        return Verdict(Reason.HYPERVISOR_BUSY, "The QEMU process of the VM does not answer libvirt.", recheck_s=2.0)
     return _job(s)
 
 
@@ -136,14 +158,14 @@ def _job(s: Situation) -> Verdict | None:
     kind, stop_attempt = job_kind(s), s.memory.stop_attempt
     if not kind or (kind in BESIDE and stop_attempt and s.now.until(stop_attempt.deadline) <= 0):
         return None
-    return Verdict(Reason.HYPERVISOR_BUSY, f"{job_owns(s)}.", recheck_s=2.0)
+    return Verdict(Reason.HYPERVISOR_BUSY, f"{job_owns(s)}. virtsync waits for it to end.", recheck_s=2.0)
 
 
 def job_owns(s: Situation) -> str:
     """Which job owns the domain, and since when; a moment, and not a time that runs."""
     known = s.view.facts is not None and s.view.facts.job
     since = (s.memory.job_since if known else s.memory.phase_since) or s.now
-    return f"A libvirt job ({job_kind(s)}) owns the domain, since {clock(since)}"
+    return f"A libvirt job ({job_kind(s)}) has been working on the VM since {clock(since)}"
 
 
 def job_kind(s: Situation) -> str:
@@ -177,12 +199,15 @@ def settling(s: Situation, due_action: DueAction | None = None) -> Verdict | Non
     if s.settled_at is None or (due_action and due_action.again):
         return None
     if s.settles_forever:
-        return Verdict(Reason.SETTLING, f"It is {power(s)}; the agent's settings leave that to whoever did it.")
+        return Verdict(Reason.SETTLING, f"{drift_sentence(s)} virtsync does not correct this: {NEVER_SETTLES}.")
     left_s = s.now.until(s.settled_at)
     if left_s <= 0:
         return None
     until = clock(s.settled_at)
-    message = f"It is {power(s)} and should be {s.desired}; left alone until {until} in case somebody is at work."
+    message = (
+        f"{drift_sentence(s)} virtsync waits until {until} before correcting this, in case an administrator is working "
+        "on it."
+    )
     return Verdict(Reason.SETTLING, message, recheck_s=left_s)
 
 
@@ -195,7 +220,8 @@ def braked(s: Situation, due_action: DueAction | None = None) -> Verdict | None:
         return None
     return Verdict(
         Reason.SETTLING,
-        f"Several VMs stopped together on {s.view.node.name}: nothing is started before {clock(until)}.",
+        f"Several VMs stopped together on {s.view.node.name}, so the host might be shutting down. virtsync does not "
+        f"start this VM before {clock(until)}.",
         recheck_s=s.now.until(until),
     )
 
@@ -208,19 +234,24 @@ def backing_off(s: Situation, due_action: DueAction) -> Verdict | None:
     concerned = starts or due_action.backs_off or s.refusal or failed
     if due_action.again or next_attempt is None or not concerned or (left_s := s.now.until(next_attempt)) <= 0:
         return None
-    at = f"next attempt at {clock(next_attempt)}"
+    again = f"virtsync tries again at {clock(next_attempt)}."
     if s.refusal:
         reason = Reason.START_FAILED if starts else Reason.ACTION_FAILED
-        return Verdict(reason, f"libvirt refused: {s.refusal}; {at}.", recheck_s=left_s)
+        what = "to start the VM" if starts else "the action"
+        return Verdict(reason, f"libvirt refused {what}: {s.refusal.rstrip('.')}. {again}", recheck_s=left_s)
     if failed:
         ready = s.history.condition(ConditionType.READY)
-        said = ready.message if ready and ready.reason == s.history.decided else f"libvirt refused before; {at}."
+        said = (
+            ready.message
+            if ready and ready.reason == s.history.decided
+            else f"libvirt refused the last attempt. {again}"
+        )
         return Verdict(Reason(s.history.decided), said, recheck_s=left_s)
     if s.phase is Phase.PAUSED_IO_ERROR:
-        return Verdict(
-            Reason.PAUSED_BY_IO_ERROR, f"An I/O error pauses it (is its disk full?); {at}.", recheck_s=left_s
-        )
-    return Verdict(Reason.CRASH_LOOP_BACK_OFF, f"It keeps going off; {at}.", recheck_s=left_s)
+        message = f"An I/O error keeps pausing the VM (is its disk full?). {again}"
+        return Verdict(Reason.PAUSED_BY_IO_ERROR, message, recheck_s=left_s)
+    message = f"The VM keeps stopping. virtsync starts it again at {clock(next_attempt)}."
+    return Verdict(Reason.CRASH_LOOP_BACK_OFF, message, recheck_s=left_s)
 
 
 def no_turn(s: Situation, due_action: DueAction) -> Verdict | None:
@@ -228,8 +259,9 @@ def no_turn(s: Situation, due_action: DueAction) -> Verdict | None:
     if s.view.turn_in_s <= 0:
         return None
     starts = due_action.action is not None and due_action.action.starts
-    pace = "start a few at a time" if starts else "are forced off a few at a time"
-    return Verdict(due_action.reason, f"It waits for its turn: VMs of a node {pace}.", recheck_s=s.view.turn_in_s)
+    does = "starts" if starts else "forces off"
+    message = f"The VM waits for its turn, because virtsync {does} only a few VMs of a node at a time."
+    return Verdict(due_action.reason, message, recheck_s=s.view.turn_in_s)
 
 
 FORBIDDING: tuple[Callable[[Situation], Verdict | None], ...] = (held, observe_only, not_allowed)
@@ -249,6 +281,16 @@ GATES: tuple[Gate, ...] = (
 def power(s: Situation) -> PowerState:
     """The power state that is reported."""
     return s.status.power_state
+
+
+def power_predicate(s: Situation) -> str:
+    """The power state as the predicate of a sentence about the VM."""
+    return PREDICATES.get(power(s), f"is {power(s).lower()}")
+
+
+def drift_sentence(s: Situation) -> str:
+    """The sentence that compares the VM with its spec."""
+    return f"The VM {power_predicate(s)} and should be {str(s.desired).lower()}."
 
 
 def clock(moment: Now) -> str:

@@ -21,7 +21,7 @@ def settled(s: Situation, *, news: bool) -> Situation:
     since = s.now if released else _drift_since(s, drift, wait_s, news=news)
     notices = s.notices
     if released:
-        note = "The last hold is gone; what is due begins after the settle time, with a new grace period."
+        note = "The last hold was removed. An action that is due begins after the settle time, with a new grace period."
         notices = (*notices, Notice(EventReason.HOLD_RELEASED, note))
     return replace(
         s,

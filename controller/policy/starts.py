@@ -96,7 +96,7 @@ def _unanswered(history: Status, seen: Domain, view: View, memory: VmMemory) -> 
     if news and seen.reason in RAN:
         return Start(ran=True)
     if news and seen.reason == OffReason.FAILED:
-        return Start(refusal="the start that is on record has failed")
+        return Start(refusal="the recorded start failed")
     pending = Start(operation, pending=True)
     if view.node.blocked or view.node.observe_only:
         return pending

@@ -7,6 +7,7 @@ from controller.api.values import replace
 from controller.api.virtualmachine import OperationType, Reason, ShutdownMode, Status
 from controller.policy.gates import (
     BESIDE,
+    NEVER_SETTLES,
     DueAction,
     clock,
     due,
@@ -35,12 +36,14 @@ def stop(s: Situation, status: Status, reason: Reason) -> Verdict:
 def _ask_or_force(s: Situation, stop_attempt: StopAttempt, status: Status, reason: Reason) -> Verdict:
     """Force it off where that is due; else ask the guest, or wait for it."""
     if why := _why_unasked(s):
-        return due(s, Action.DESTROY, reason, f"It is being forced off{why}.", status=status)
+        return due(s, Action.DESTROY, reason, f"The VM is being forced off, {why}.", status=status)
     ends_at = _ends_at(s, stop_attempt)
     over = s.now.until(ends_at) <= 0
     graceful_only = s.vm.shutdown.mode is ShutdownMode.GRACEFUL
     if over and not graceful_only and _waits_since(s, stop_attempt):
-        return due(s, Action.DESTROY, reason, "It is being forced off: its grace period is over.", status=status)
+        return due(
+            s, Action.DESTROY, reason, "The VM is being forced off, because its grace period is over.", status=status
+        )
     wait = libvirt_busy(s, DueAction(reason))
     if wait and (_hangs(s) or overdue(s)):  # its grace runs, though it could not be asked
         wait = replace(wait, status=status)
@@ -48,17 +51,22 @@ def _ask_or_force(s: Situation, stop_attempt: StopAttempt, status: Status, reaso
         return wait
     if graceful_only and (over or _reboots(s)):
         why = (
-            "its on_poweroff turns every shutdown into a reboot"
+            "its definition turns every shutdown into a reboot (on_poweroff)"
             if _reboots(s)
-            else f"it did not shut down by {clock(ends_at)}"
+            else f"its guest did not shut down by {clock(ends_at)}"
         )
         return Verdict(
             Reason.SHUTDOWN_TIMED_OUT,
-            f"It still runs: {why}, and spec.shutdown.mode Graceful forbids force.",
+            f"The VM is still on: {why}. spec.shutdown.mode Graceful does not allow virtsync to force it off.",
             status=status,
         )
-    how = "Every shutdown of it would be a reboot (on_poweroff)" if _reboots(s) else "It is being asked to shut down"
-    message = f"{how}." if graceful_only else f"{how}, forced off at {clock(ends_at)}."
+    message = (
+        "The definition of the VM turns every shutdown into a reboot (on_poweroff)."
+        if _reboots(s)
+        else "The guest is being asked to shut down."
+    )
+    if not graceful_only:
+        message += f" virtsync forces the VM off at {clock(ends_at)} if it is still on."
     if action := _polite(s):
         return due(s, action, reason, message, status=status)
     waits = (s.now.until(ends_at), _press_in_s(s))
@@ -76,9 +84,9 @@ def _lingers(s: Situation, stop_attempt: StopAttempt, status: Status, reason: Re
 def _why_unasked(s: Situation) -> str:
     """Why it is forced off without asking the guest; empty: it is asked."""
     if s.vm.shutdown.mode is ShutdownMode.FORCE:
-        return ", as spec.shutdown.mode says"
+        return "as spec.shutdown.mode asks"
     # It is never resumed in order to be stopped.
-    return "" if _has_run(s) else ": it was started paused and has not run"
+    return "" if _has_run(s) else "because it was started paused and has not run since"
 
 
 def _has_run(s: Situation) -> bool:
@@ -91,11 +99,14 @@ def _left_to_its_tool(s: Situation) -> Verdict | None:
     if _has_run(s) or forbidden(s):
         return None
     if s.waits.settle_pause_s is None:
-        message = "It was started paused and has not run; the agent's settings leave that to whoever did it."
+        message = f"The VM was started paused and has not run since. virtsync does not stop it: {NEVER_SETTLES}."
         return Verdict(Reason.SETTLING, message)
     until = (s.memory.phase_since or s.now).plus(s.waits.settle_pause_s)
     left_s = s.now.until(until)
-    message = f"It was started paused and has not run; left alone until {clock(until)} in case somebody is at work."
+    message = (
+        f"The VM was started paused and has not run since. virtsync waits until {clock(until)} before stopping it, in "
+        "case an administrator or a backup is using it."
+    )
     return Verdict(Reason.SETTLING, message, recheck_s=left_s) if left_s > 0 else None
 
 
@@ -106,11 +117,11 @@ def _waits_for_job(s: Situation, stop_attempt: StopAttempt, status: Status) -> V
         return None
     left_s = s.now.until(stop_attempt.deadline)
     if left_s > 0:
-        message = f"{job_owns(s)}; virtsync waits for it until {clock(stop_attempt.deadline)}."
+        message = f"{job_owns(s)}. virtsync waits for it until {clock(stop_attempt.deadline)}."
         return Verdict(Reason.HYPERVISOR_BUSY, message, status=status, recheck_s=min(left_s, 2.0))
     if kind in BESIDE:
         return None
-    message = f"{job_owns(s)}, and virtsync does not stop a VM during such a job. End the job, or wait for its end."
+    message = f"{job_owns(s)}. virtsync does not stop a VM during such a job: abort the job, or wait for it to end."
     return Verdict(Reason.SHUTDOWN_TIMED_OUT, message, status=status, recheck_s=10.0)
 
 

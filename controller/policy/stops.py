@@ -89,13 +89,13 @@ def answer(cause: StopCause, policy: RestartPolicy) -> Answer:
 
 MESSAGES = {
     StopCause.GUEST: "The guest powered itself off.",
-    StopCause.AGENT: "virtsync stopped it.",
-    StopCause.EXTERNAL: "Somebody stopped it on the host.",
+    StopCause.AGENT: "virtsync stopped the VM.",
+    StopCause.EXTERNAL: "Somebody stopped the VM on the host.",
     StopCause.NODE_REBOOT: "The node went down or was rebooted.",
-    StopCause.CRASH: "The guest or its QEMU crashed.",
-    StopCause.SAVED: "Somebody saved its memory and stopped it.",
-    StopCause.MIGRATED: "It was migrated away from this node.",
-    StopCause.UNKNOWN: "It went off while nobody watched.",
+    StopCause.CRASH: "The guest or its QEMU process crashed.",
+    StopCause.SAVED: "Somebody saved the memory of the VM and stopped it.",
+    StopCause.MIGRATED: "The VM was migrated away from this node.",
+    StopCause.UNKNOWN: "The VM stopped while virtsync was not observing it.",
 }
 """One sentence for each cause; `status.lastStop.message`."""
 
@@ -125,7 +125,7 @@ def _reconsidered(stop: LastStop, before: Status, view: View, domain: Domain) ->
     """What is learnt of a stop while the domain is still off."""
     if stop.cause is StopCause.SAVED and before.power_state is PowerState.SAVED and domain.phase is Phase.STOPPED:
         # Somebody threw the saved memory away: that is no memory which waits elsewhere.
-        return replace(stop, cause=StopCause.EXTERNAL, message="Somebody removed its saved memory.")
+        return replace(stop, cause=StopCause.EXTERNAL, message="Somebody removed the saved memory of the VM.")
     rebooted = before.node_boot_id != view.node.boot_id
     may_be_host = stop.cause in {StopCause.GUEST, StopCause.EXTERNAL, StopCause.UNKNOWN} or (
         stop.cause is StopCause.SAVED and domain.phase is Phase.SAVED

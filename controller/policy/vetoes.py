@@ -7,12 +7,15 @@ from controller.api.names import CONFIRMED_OFF, ConditionType
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, StopCause
 from controller.policy import stops as causes
-from controller.policy.gates import ACTION_OVERDUE_S, braked, holders, settling
+from controller.policy.gates import ACTION_OVERDUE_S, braked, holders, power_predicate, settling
 from controller.policy.handover import AT_WORK, Elsewhere, vouching
 from controller.policy.situation import UNSEEN, Situation
 from controller.policy.view import Absent, Conflict, Phase, Replaced, Unreadable, Verdict
 
-LINGERS = "libvirt shows it off, but its QEMU has not ended (is its storage stuck?): it is not started before that."
+LINGERS = (
+    "libvirt reports the VM off, but its QEMU process has not exited (is its storage stuck?). virtsync does not start "
+    "the VM before QEMU has exited."
+)
 LINGER_RECHECK_S = 10.0
 """No event tells when such a QEMU ends."""
 
@@ -26,8 +29,8 @@ def spec_not_understood(s: Situation) -> Verdict:
     """Say which word, and do nothing."""
     return Verdict(
         Reason.SPEC_NOT_UNDERSTOOD,
-        f"This version of virtsync does not understand {s.vm.misunderstood}: nothing is done until the agent of "
-        f"{s.view.node.name} is upgraded or the spec is changed.",
+        f"This version of virtsync does not understand {s.vm.misunderstood}. virtsync does nothing to the VM until "
+        f"the agent of {s.view.node.name} is upgraded or the spec is changed.",
     )
 
 
@@ -59,10 +62,10 @@ def start_in_flight(s: Situation) -> Verdict:
     if left_s > 0 and ready and ready.reason == Reason.STARTING:
         # What was said when the start was recorded still holds; another sentence would be another write.
         return Verdict(Reason.STARTING, ready.message, recheck_s=left_s)
-    then = "" if s.wants_on else "; it is stopped as soon as it is on"
-    message = (
-        f"It has been starting since {s.operation.start_time:%H:%M:%SZ}, and libvirt has not told the result{then}."
-    )
+    since_when = f"{s.operation.start_time:%H:%M:%SZ}"
+    message = f"The VM has been starting since {since_when}, and libvirt has not reported the result yet."
+    if s.desired is DesiredPowerState.STOPPED:
+        message += " virtsync stops the VM as soon as it is on."
     return Verdict(Reason.STARTING, message, recheck_s=s.start.recheck_s)
 
 
@@ -106,17 +109,26 @@ def in_sync(s: Situation) -> Verdict:
     """All is as wanted; and what will change that, or is kept from being changed."""
     notes = [f"restart scheduled for {s.vm.restart_request:%Y-%m-%dT%H:%M:%SZ}"] if s.restart_scheduled else []
     notes += [f"held by {holders(s)}"] if s.vm.holds else []
-    return Verdict(Reason.IN_SYNC, "; ".join([f"It is {s.status.power_state}, as wanted", *notes]) + ".")
+    power = s.status.power_state
+    now = f"is off ({power})" if s.off and power is not PowerState.STOPPED else power_predicate(s)
+    return Verdict(Reason.IN_SYNC, "; ".join([f"The VM {now}, as spec.powerState asks", *notes]) + ".")
 
 
 def post_copy_failed(_s: Situation) -> Verdict:
     """Neither copy may be touched."""
-    return Verdict(Reason.POST_COPY_FAILED, "Its post-copy migration failed: neither copy may be started or stopped.")
+    return Verdict(
+        Reason.POST_COPY_FAILED,
+        "The post-copy migration of the VM failed, so its memory is on two hosts. Neither copy may be started or "
+        "stopped.",
+    )
 
 
-def guest_suspended(_s: Situation) -> Verdict:
+def guest_suspended(s: Situation) -> Verdict:
     """The guest's own suspend is left alone."""
-    return Verdict(Reason.SUSPENDED_BY_GUEST, "The guest suspended itself (S3), and nothing here wants it woken.")
+    paused = s.desired is DesiredPowerState.PAUSED
+    why = "spec.powerState is Paused" if paused else f"spec.restartPolicy is {s.vm.restart_policy}"
+    message = f"The guest suspended itself (S3). virtsync does not wake it up, because {why}."
+    return Verdict(Reason.SUSPENDED_BY_GUEST, message)
 
 
 def libvirt_unreachable(s: Situation) -> Verdict:
@@ -135,11 +147,15 @@ def no_domain(s: Situation) -> Verdict:
     """Say why there is no domain for this object."""
     name, seen = s.vm.bound_by, s.view.observed
     if isinstance(seen, Replaced):
-        message = f"The domain {name!r} is another one now (UUID {seen.uuid}): set spec.domain or recreate this."
+        message = (
+            f"The domain {name!r} is now a different one (UUID {seen.uuid}). Set spec.domain, or recreate this "
+            "VirtualMachine."
+        )
         return Verdict(Reason.DOMAIN_REPLACED, message)
     if isinstance(seen, Conflict):
         return Verdict(
-            Reason.DOMAIN_CONFLICT, f"The older VirtualMachine {seen.owner} has the domain with UUID {seen.uuid}."
+            Reason.DOMAIN_CONFLICT,
+            f"The domain with UUID {seen.uuid} belongs to the older VirtualMachine {seen.owner}.",
         )
     return Verdict(Reason.DOMAIN_NOT_FOUND, f"libvirt on {s.view.node.name} has no domain {name!r}.")
 
@@ -150,50 +166,55 @@ def handover_unresolved(s: Situation) -> Verdict:
     if s.elsewhere is Elsewhere.OLD_MEMORY_HERE:
         message = (
             f"The memory that is saved on {here} is older than the run of this VM on {old}; restoring it would damage "
-            "its disks. Remove it on this host with virsh managedsave-remove."
+            f"the disks of the VM. Remove it on {here} with virsh managedsave-remove."
         )
         return Verdict(Reason.SAVED_ELSEWHERE, message)
     if s.elsewhere is Elsewhere.MEMORY_THERE:
         message = (
-            f"Its memory was saved on {old}: set spec.nodeName back to {old}, start it or remove the save there, and "
-            f"wait for its report. If {old} is lost, this gives that memory up{_vouch(s)}"
+            f"The memory of the VM was saved on {old}. Set spec.nodeName back to {old}, start the VM or remove the "
+            f"saved memory there, and wait for the report. If {old} is lost, this command discards that "
+            f"memory{_vouch(s)}"
         )
         return Verdict(Reason.SAVED_ELSEWHERE, message)
     if s.elsewhere is Elsewhere.SENT_AWAY:
-        what = f"{old} sent it to another host by a migration"
-        how = "set spec.nodeName to the node that it runs on"
+        what = f"{old} migrated this VM to another host"
+        how = "set spec.nodeName to the node on which the VM runs"
     else:
-        what = f"{old} last reported it {s.history.power_state}{_doubt(s)}"
-        how = f"set spec.nodeName back to {old}, stop it there and wait for its report"
-    message = f"{what}: it is not started here. Waiting does not help: {how}. If you are sure that it is off{_vouch(s)}"
+        what = f"{old} last reported this VM as {s.history.power_state}{_doubt(s)}"
+        how = f"set spec.nodeName back to {old}, stop the VM there and wait for the report"
+    message = (
+        f"{what}, so virtsync does not start it here. Waiting does not help: {how}. If you are sure that the VM is "
+        f"off, confirm it{_vouch(s)}"
+    )
     return Verdict(Reason.HANDOVER_UNCONFIRMED, message)
 
 
 def _vouch(s: Situation) -> str:
     """The command that vouches for the report of the former host, last in the message for those who copy it."""
     key, value = s.vm.key, vouching(s.history)
-    bare = " (a node name alone does not say which run is meant)" if s.vm.confirmed_off == s.history.node_name else ""
+    bare = " (a node name alone does not say which run you mean)" if s.vm.confirmed_off == s.history.node_name else ""
     return f"{bare}: kubectl annotate kvm -n {key.namespace} {key.name} --overwrite {CONFIRMED_OFF}='{value}'"
 
 
 def _doubt(s: Situation) -> str:
     """Why a report of "off" is not enough."""
     if s.history.operation and s.history.was_off:
-        return ", with a start on record whose result is not known"
+        return " with a recorded start whose result is not known"
     if s.history.was_off and (AT_WORK | {Reason.STARTING}) & {s.history.reason, s.history.decided}:
-        return ", while libvirt there was still at work on it"
-    return ", but could not see it then or has not been heard of since" if s.history.was_off else ""
+        return " while libvirt there was still working on it"
+    return " but could not observe it then, or has not been heard from since" if s.history.was_off else ""
 
 
 def power_state_unset(_s: Situation) -> Verdict:
     """Only watched."""
-    return Verdict(Reason.OBSERVED, "spec.powerState is not set: virtsync only watches.")
+    return Verdict(Reason.OBSERVED, "spec.powerState is not set, so virtsync only observes the VM.")
 
 
 def unknown_state(s: Situation) -> Verdict:
     """Passed through."""
     return Verdict(
-        Reason.UNKNOWN_STATE, f"libvirt reports {s.domain.state}/{s.domain.reason}, which virtsync does not know."
+        Reason.UNKNOWN_STATE,
+        f"libvirt reports the state {s.domain.state}/{s.domain.reason}, which virtsync does not know.",
     )
 
 
@@ -221,11 +242,13 @@ def memory_elsewhere(s: Situation) -> Verdict:
     """Say where its memory is, and how to go on."""
     if _migrated(s):
         return Verdict(
-            Reason.MIGRATED_AWAY, "It was migrated to another host and is never started here: set spec.nodeName."
+            Reason.MIGRATED_AWAY,
+            "The VM was migrated to another host, so virtsync never starts it here. Set spec.nodeName to its new node.",
         )
     return Verdict(
         Reason.SAVED_ELSEWHERE,
-        "Somebody saved its memory to a file (virsh save): a start would make that file useless; use virsh restore.",
+        "Somebody saved the memory of the VM to a file (virsh save). A start would make that file useless: use virsh "
+        "restore.",
     )
 
 
@@ -247,11 +270,10 @@ def stop_accepted(s: Situation) -> Verdict:
         return wait
     status = replace(s.status, completion_time=s.status.completion_time or s.now.to_api())
     if s.cause is StopCause.CRASH:
-        return Verdict(
-            Reason.FAILED, f"It crashed, and restartPolicy {s.vm.restart_policy} leaves it off.", status=status
-        )
+        message = f"The VM crashed, and spec.restartPolicy {s.vm.restart_policy} leaves it off."
+        return Verdict(Reason.FAILED, message, status=status)
     sentence = f"{s.status.last_stop.message} " if s.status.last_stop else ""
-    message = f"{sentence}restartPolicy {s.vm.restart_policy} leaves it off."
+    message = f"{sentence}spec.restartPolicy {s.vm.restart_policy} leaves the VM off."
     return Verdict(Reason.COMPLETED, message, status=status)
 
 
@@ -267,22 +289,26 @@ def is_guest_suspended(s: Situation) -> bool:
 def preserved(s: Situation) -> Verdict:
     """Say for whom it is kept."""
     if s.phase is Phase.PAUSED_WATCHDOG:
-        return Verdict(
-            Reason.PAUSED_BY_WATCHDOG, "Its watchdog paused it for somebody to look at; virtsync leaves it so."
-        )
-    return Verdict(Reason.CRASHED_PRESERVED, "The guest crashed and QEMU keeps it for somebody to look at (on_crash).")
+        message = "The VM was paused by its watchdog, for inspection. virtsync leaves it paused."
+        return Verdict(Reason.PAUSED_BY_WATCHDOG, message)
+    message = "The guest crashed, and QEMU keeps it for inspection (on_crash). virtsync leaves it so."
+    return Verdict(Reason.CRASHED_PRESERVED, message)
 
 
 def transitioning(s: Situation) -> Verdict:
     """Wait; say so when it takes too long."""
     if s.phase is Phase.STARTING:
-        return Verdict(Reason.STARTING, "It is starting.")
+        return Verdict(Reason.STARTING, "The VM is starting.")
     left_s = s.now.until((s.memory.phase_since or s.now).plus(s.vm.shutdown.grace_s))
     if s.domain.lingers:
         reason = Reason.SHUTTING_DOWN if left_s > 0 else Reason.SHUTDOWN_TIMED_OUT
         return Verdict(reason, LINGERS, recheck_s=LINGER_RECHECK_S)
     if left_s > 0:
-        return Verdict(Reason.SHUTTING_DOWN, "It is shutting down by itself.", recheck_s=left_s)
-    return Verdict(
-        Reason.SHUTDOWN_TIMED_OUT, "Its QEMU does not end; it should run, so virtsync does not force it off."
+        return Verdict(
+            Reason.SHUTTING_DOWN, "The VM is shutting down. virtsync waits until it is off.", recheck_s=left_s
+        )
+    message = (
+        "The QEMU process of the VM has not exited within the grace period. The VM should be running, so virtsync does "
+        "not force it off."
     )
+    return Verdict(Reason.SHUTDOWN_TIMED_OUT, message)

@@ -63,7 +63,7 @@ def test_somebody_cut_its_power_and_it_was_started_again(world: World) -> None:
     told = described(world, guest, "StoppedUnexpectedly", "Started")
     (_, stopped), (_, started) = told.events
     assert "Cause: External; spec generation 1." in stopped
-    assert started == "It was started: it was Stopped, cause External. Reason: Starting; spec generation 1."
+    assert started == "The VM was stopped (cause: External) and was started. Reason: Starting; spec generation 1."
     assert told.field("Last Stop", "Cause") == "External"
     assert told.field("Restart Count") == "1"
     assert_logged(world, guest, ("START", "Starting", "External", 1))
@@ -76,7 +76,7 @@ def test_it_crashed_and_was_started_again(world: World) -> None:
     world.until(guest, runs, "running again")
     told = described(world, guest, "StoppedUnexpectedly", "Started")
     assert "Cause: Crash; spec generation 1." in told.events[0][1]
-    assert "cause Crash" in told.events[1][1]
+    assert "(cause: Crash)" in told.events[1][1]
     assert told.field("Last Stop", "Cause") == "Crash"
     assert_logged(world, guest, ("START", "Starting", "Crash", 1))
 
@@ -115,6 +115,6 @@ def test_a_restart_was_requested(world: World) -> None:
     world.until(guest, lambda vm: vm["status"].get("lastRestartTime") == at and runs(vm), "restarted")
     told = described(world, guest, "ShutdownRequested", "Restarted")
     assert "Reason: Restarting; spec generation 2." in told.events[0][1]
-    assert told.events[1][1].startswith("It was started, as a restart was asked for.")
+    assert told.events[1][1].startswith("The VM was started, to complete the requested restart.")
     assert told.field("Last Restart Time") == at
     assert_logged(world, guest, ("SHUTDOWN", "Restarting", None, 2), ("START", "Starting", "Agent", 2))

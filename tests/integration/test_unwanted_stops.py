@@ -131,7 +131,7 @@ def test_crash_loop(world: World) -> None:
     guest.kill()
     waiting = world.until_ready(guest, "CrashLoopBackOff")
     assert (power_of(waiting), cause_of(waiting)) == ("Crashed", "Crash")
-    assert f"next attempt at {attempts[1]:%H:%M:%SZ}" in ready_of(waiting)["message"]
+    assert f"starts it again at {attempts[1]:%H:%M:%SZ}" in ready_of(waiting)["message"]
     # The second attempt came when the first wait was over, and the wait after it is twice as long.
     assert attempts[1] - attempts[0] >= timedelta(seconds=6)
     running = world.until(guest, runs, "restarted")

@@ -266,10 +266,8 @@ def test_node_handover_during_a_start_by_the_version_before(world: World, libvir
         assert not report["status"].keys() & {*NEW_FIELDS, "operation"}
         world.patch(on_a, nodeName=b)
         unconfirmed = world.until_ready(on_a, "HandoverUnconfirmed")
-        assert (
-            f"{a} last reported it Stopped, while libvirt there was still at work on it"
-            in ready_of(unconfirmed)["message"]
-        )
+        doubt = f"{a} last reported this VM as Stopped while libvirt there was still working on it"
+        assert doubt in ready_of(unconfirmed)["message"]
     # Not only the first look finds that in the report.
     world.patch(on_a, restartPolicy="OnFailure")
     until_told(world, "HandoverUnconfirmed", on_a)

@@ -102,7 +102,7 @@ def test_a1_a_handover_during_a_start_is_unconfirmed(begin: object) -> None:
     for _ in range(3):
         step = vm.look(Phase.STOPPED, after_s=60)
         assert unconfirmed(step)
-        assert "with a start on record" in step.message
+        assert "with a recorded start" in step.message
     assert vm.look(Phase.RUNNING).reason in {Reason.IN_SYNC, Reason.PAUSING}
 
 
@@ -139,7 +139,7 @@ def test_a1_no_change_of_the_spec_removes_the_record_of_a_call_that_is_out(
         step = vm.look(phase, after_s=20, call=Action.START, call_began_s=began_s)
         assert (step.reason, step.action) == (Reason.STARTING, None)
         assert step.status.operation
-    assert ("stopped as soon as it is on" in step.message) == (spec.get("desired", RUNNING) is not RUNNING)
+    assert ("virtsync stops the VM as soon as it is on" in step.message) == (spec.get("desired", RUNNING) is STOPPED)
 
 
 @pytest.mark.parametrize("standing", [{"observe_only": True}, {"blocked": "The Lease is not held."}], ids=str)
@@ -515,7 +515,7 @@ def test_a1_a_start_by_the_former_version_is_no_off_though_it_has_no_record(betw
     vm.moves_to("node-b")
     step = vm.look(FORGOTTEN)
     assert unconfirmed(step)
-    assert "Stopped, while libvirt there was still at work on it" in step.message
+    assert "Stopped while libvirt there was still working on it" in step.message
     for seen in (FORGOTTEN, between, FORGOTTEN, between, FORGOTTEN):
         step = vm.look(seen, after_s=60)
         assert step.action is None
@@ -531,7 +531,7 @@ def test_a_qemu_that_has_not_ended_on_the_former_node_is_no_off() -> None:
     vm.moves_to("node-b")
     step = vm.look(FORGOTTEN)
     assert unconfirmed(step)
-    assert "still at work on it" in step.message
+    assert "still working on it" in step.message
 
 
 def test_a_call_of_somebody_else_on_the_former_node_is_no_off() -> None:
@@ -654,7 +654,7 @@ def test_a8_where_it_has_not_been_seen_it_may_be_on_anywhere() -> None:
     for _ in range(2):
         step = vm.look(FORGOTTEN)
         assert unconfirmed(step)
-        assert "sent it to another host" in step.message
+        assert "migrated this VM to another host" in step.message
     vm.annotate(confirmed_off=vouching(vm.vm.status))
     assert action(vm.look(FORGOTTEN)) is Action.START
 

@@ -214,7 +214,7 @@ def test_a11_a_start_that_takes_long_says_so_and_since_when() -> None:
     assert {step.reason for step in told} == {Reason.STARTING}
     assert [step.message for step in told[1:]] == [told[-1].message] * 5  # one more write, and no other
     assert "00:00:13Z" in told[-1].message
-    assert told[0].message == "It is being started: it was Stopped."
+    assert told[0].message == "The VM was stopped and is being started."
 
 
 def test_a11_what_somebody_elses_call_holds_is_busy_and_not_unreachable() -> None:
@@ -254,7 +254,7 @@ def test_b7_where_pauses_are_never_ended_it_is_left_alone_and_told() -> None:
     vm.waits = replace(vm.waits, settle_pause_s=None)
     step = vm.look(Phase.PAUSED, after_s=86400, facts=NEVER_RAN)
     assert (step.reason, step.action) == (Reason.SETTLING, None)
-    assert "the agent's settings" in step.message
+    assert "--settle-pause never" in step.message
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -272,7 +272,7 @@ def stopped_beside(job: str, mode: ShutdownMode = ShutdownMode.GRACEFUL_THEN_FOR
     vm.change(desired=STOPPED)
     first = vm.look(Phase.RUNNING, after_s=5, facts=Facts(job=job))
     assert (first.reason, first.action) == (Reason.HYPERVISOR_BUSY, None)
-    assert f"({job}) owns the domain, since 00:00:05Z" in first.message
+    assert f"({job}) has been working on the VM since 00:00:05Z" in first.message
     assert first.status.operation
     assert first.status.operation.deadline == T0 + timedelta(seconds=65)
     again = vm.look(Phase.RUNNING, after_s=30, facts=Facts(job=job))
@@ -312,7 +312,7 @@ def test_b8_beside_any_other_job_it_is_never_stopped_and_the_wait_has_an_end(job
     for _ in range(2):
         step = vm.look(Phase.RUNNING, after_s=31, facts=Facts(job=job))
         assert (step.reason, step.action) == (Reason.SHUTDOWN_TIMED_OUT, None)
-    assert "End the job" in step.message
+    assert "abort the job" in step.message
     assert action(vm.look(Phase.RUNNING)) is not None  # the job has ended
 
 
@@ -328,11 +328,12 @@ def test_b8_another_job_is_dated_anew() -> None:
     vm = Vm().in_sync()
     vm.change(desired=PAUSED)
     assert (
-        "(backup) owns the domain, since 00:00:02Z"
+        "(backup) has been working on the VM since 00:00:02Z"
         in vm.look(Phase.RUNNING, after_s=2, facts=Facts(job="backup")).message
     )
     assert (
-        "(save) owns the domain, since 00:01:02Z" in vm.look(Phase.RUNNING, after_s=60, facts=Facts(job="save")).message
+        "(save) has been working on the VM since 00:01:02Z"
+        in vm.look(Phase.RUNNING, after_s=60, facts=Facts(job="save")).message
     )
 
 
@@ -373,7 +374,9 @@ def test_b10_a_restart_by_policy_waits_for_it() -> None:
 def test_c4_a_scheduled_restart_and_a_hold_are_seen_while_all_is_well() -> None:
     vm = Vm(restart_request=T0 + timedelta(hours=22), holds=(("ann", "backup"),))
     step = vm.look(Phase.RUNNING)
-    expected = "It is Running, as wanted; restart scheduled for 2026-01-01T22:00:00Z; held by ann (backup)."
+    expected = (
+        "The VM is running, as spec.powerState asks; restart scheduled for 2026-01-01T22:00:00Z; held by ann (backup)."
+    )
     assert (step.reason, step.message) == (Reason.IN_SYNC, expected)
 
 
@@ -394,7 +397,7 @@ def test_c5_nor_does_an_outage_turn_it_into_a_crash_loop() -> None:
     vm.look(Unreadable("away"))
     step = vm.look(Phase.STOPPED, after_s=1)
     assert step.reason is Reason.START_FAILED
-    assert "going off" not in step.message
+    assert "keeps stopping" not in step.message
 
 
 def test_a13_an_io_error_is_nobody_at_work() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from controller.api.virtualmachine import DesiredPowerState, Reason, RestartPolicy, Shutdown, ShutdownMode
+from controller.policy.gates import REQUESTS
 from controller.policy.view import Action, Evidence, Facts, Node, Outcome, Phase, Result
 from tests.policy.views import CRASH, GUEST, PAUSED, RUNNING, STOPPED, WAITS, Vm, action, domain, done, moment
 
@@ -45,10 +46,10 @@ def test_what_was_said_of_an_act_holds_for_the_five_seconds_that_libvirt_has_to_
     late = vm.look(phase, after_s=0.1, call=act, call_began_s=0.1)
     if act.starts:
         assert (late.reason, late.action) == (Reason.STARTING, None)
-        assert late.message == "It has been starting since 00:00:00Z, and libvirt has not told the result."
+        assert late.message == "The VM has been starting since 00:00:00Z, and libvirt has not reported the result yet."
     else:
         assert (late.reason, late.action, late.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 2.0)
-        assert late.message == f"libvirt has not answered the last request ({act.name}) yet."
+        assert late.message == f"libvirt has not answered the last request (to {REQUESTS[act]}) yet."
     later = {Action.SHUTDOWN: Reason.SHUTTING_DOWN, Action.START: Reason.STARTING, Action.START_PAUSED: Reason.STARTING}
     still = vm.look(phase, after_s=3600, call=act, call_began_s=0.1)
     assert still.reason is later.get(act, Reason.HYPERVISOR_BUSY)
@@ -60,7 +61,7 @@ def test_a_new_wish_waits_for_the_call_of_the_old_one() -> None:
     vm.change(desired=STOPPED)
     waiting = vm.look(Phase.PAUSED, after_s=1, call=Action.RESUME, call_began_s=0.1)
     assert (waiting.reason, waiting.action) == (Reason.SHUTTING_DOWN, None)
-    assert waiting.message == "libvirt has not answered yet."
+    assert waiting.message == "libvirt has not answered the last request for this VM yet."
 
 
 @pytest.mark.parametrize("hanging", [act for act in Action if act is not Action.DESTROY])
@@ -88,7 +89,7 @@ def test_nothing_is_asked_of_a_qemu_that_hangs(
     vm = Vm(desired, shutdown=shutdown)
     step = vm.look(phase, facts=HANGS)
     assert (step.reason, step.action, step.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 2.0)
-    assert step.message == "Its QEMU does not answer libvirt."
+    assert step.message == "The QEMU process of the VM does not answer libvirt."
     assert action(vm.look(phase)) is act
 
 
@@ -103,8 +104,9 @@ def test_a_job_is_left_to_end_even_by_force(
     vm = Vm(desired, shutdown=shutdown)
     step = vm.look(phase, facts=JOB)
     assert (step.reason, step.action, step.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 2.0)
-    until = "; virtsync waits for it until 00:03:00Z" if desired is STOPPED else ""
-    assert step.message == f"A libvirt job (backup) owns the domain, since 00:00:00Z{until}."
+    until = "until 00:03:00Z" if desired is STOPPED else "to end"
+    expected = f"A libvirt job (backup) has been working on the VM since 00:00:00Z. virtsync waits for it {until}."
+    assert step.message == expected
     assert action(vm.look(phase)) is act
 
 
@@ -115,7 +117,10 @@ def test_a_libvirt_that_has_too_many_calls_open_gets_no_more_for_a_while(
     vm = Vm(desired, shutdown=shutdown)
     step = vm.look(phase, crowded=True)
     assert (step.reason, step.action, step.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 1.0)
-    assert step.message == "As many requests as its libvirt bears at a time have not been answered."
+    assert step.message == (
+        "virtsync has sent as many requests to libvirt as it sends at a time, and libvirt has not answered them. "
+        "This VM waits until one of them returns."
+    )
     assert action(vm.look(phase)) is act
 
 
@@ -181,21 +186,28 @@ def test_each_obstacle_is_told_before_those_that_come_after_it() -> None:
         return step.reason, step.message
 
     recheck_s: list[float | None] = []
-    should = "It is Stopped and should be Running"
-    assert look() == (Reason.HELD, f"{should}; held by ann (backup), bob.")
+    should = "The VM is stopped and should be running."
+    assert look() == (
+        Reason.HELD,
+        f"{should} virtsync does not correct this while the VM is held by ann (backup), bob.",
+    )
     vm.annotate(holds=())
-    assert look() == (Reason.OBSERVE_ONLY, f"{should}; the agent of this node only watches.")
+    assert look() == (Reason.OBSERVE_ONLY, f"{should} The agent of this node only observes (--observe-only).")
     vm.node = replace(everything, observe_only=False)
     assert look() == (Reason.ACTION_BLOCKED, "Another process acts.")
     vm.node = replace(vm.node, blocked="")
     assert look()[0] is Reason.HYPERVISOR_BUSY
-    settle = f"{should}; left alone until 00:00:10Z in case somebody is at work."
+    settle = (
+        f"{should} virtsync waits until 00:00:10Z before correcting this, in case an administrator is working on it."
+    )
     assert look(Facts()) == (Reason.SETTLING, settle)
-    brake = "Several VMs stopped together on node-a: nothing is started before 00:00:15Z."
+    together = "Several VMs stopped together on node-a, so the host might be shutting down."
+    brake = f"{together} virtsync does not start this VM before 00:00:15Z."
     assert look(Facts(), after_s=10) == (Reason.SETTLING, brake)
     vm.node = replace(vm.node, braked_until=None)
-    assert look(Facts()) == (Reason.CRASH_LOOP_BACK_OFF, "It keeps going off; next attempt at 00:00:11Z.")
-    turn = "It waits for its turn: VMs of a node start a few at a time."
+    again = "The VM keeps stopping. virtsync starts it again at 00:00:11Z."
+    assert look(Facts()) == (Reason.CRASH_LOOP_BACK_OFF, again)
+    turn = "The VM waits for its turn, because virtsync starts only a few VMs of a node at a time."
     assert look(Facts(), after_s=10) == (Reason.STARTING, turn)
     assert recheck_s[:4] == [None, None, None, 2.0]
     assert recheck_s[4:] == pytest.approx([9.97, 4.65, 0.64, 7.0])
@@ -204,7 +216,7 @@ def test_each_obstacle_is_told_before_those_that_come_after_it() -> None:
 def test_forced_stops_take_turns_too() -> None:
     step = Vm(STOPPED, shutdown=FORCE).look(Phase.RUNNING, turn_in_s=0.75)
     assert (step.reason, step.action, step.recheck_s) == (Reason.SHUTTING_DOWN, None, 0.75)
-    assert step.message == "It waits for its turn: VMs of a node are forced off a few at a time."
+    assert step.message == "The VM waits for its turn, because virtsync forces off only a few VMs of a node at a time."
 
 
 @pytest.mark.parametrize(("desired", "phase", "shutdown", "act"), DUE)
@@ -234,7 +246,8 @@ def test_a_pause_can_be_left_to_whoever_made_it(phase: Phase) -> None:
     for after_s in (1, 1000, 100_000):
         step = vm.look(phase, after_s=after_s)
         assert (step.reason, step.action, step.recheck_s) == (Reason.SETTLING, None, None)
-        assert step.message == f"It is {phase.power_state}; the agent's settings leave that to whoever did it."
+        should = f"The VM is {phase.power_state.lower()} and should be running."
+        assert step.message == f"{should} virtsync does not correct this: the agent runs with --settle-pause never."
 
 
 # --- patience after failures -----------------------------------------------------------------------------
@@ -261,7 +274,8 @@ def test_an_io_error_is_met_by_resumes_that_back_off() -> None:
     for first_s, last_s in ((9, 2), (19, 2), (39, 2)):
         waiting = vm.look(Phase.PAUSED_IO_ERROR, after_s=first_s, outcome=done(Action.RESUME))
         assert (waiting.reason, waiting.action) == (Reason.PAUSED_BY_IO_ERROR, None)
-        assert waiting.message.startswith("An I/O error pauses it (is its disk full?); next attempt at 00:")
+        why = "An I/O error keeps pausing the VM (is its disk full?)."
+        assert waiting.message.startswith(f"{why} virtsync tries again at 00:")
         assert waiting.recheck_s is not None
         assert 1 <= waiting.recheck_s <= 2
         assert action(vm.look(Phase.PAUSED_IO_ERROR, after_s=last_s)) is Action.RESUME
@@ -272,7 +286,7 @@ def test_any_act_that_libvirt_refuses_is_tried_again_later_in_its_words() -> Non
     assert action(vm.look(Phase.RUNNING)) is Action.SUSPEND
     refused = vm.look(Phase.RUNNING, outcome=Outcome(Action.SUSPEND, Result.REFUSED, "not now"))
     assert (refused.reason, refused.action) == (Reason.ACTION_FAILED, None)
-    assert refused.message == "libvirt refused: not now; next attempt at 00:00:10Z."
+    assert refused.message == "libvirt refused the action: not now. virtsync tries again at 00:00:10Z."
     assert refused.recheck_s == pytest.approx(10)
     later = vm.look(Phase.RUNNING, after_s=9)
     assert (later.reason, later.message, later.action) == (Reason.ACTION_FAILED, refused.message, None)
@@ -285,7 +299,7 @@ def test_a_new_refusal_within_the_wait_is_told_and_does_not_lengthen_it() -> Non
     vm.look(Phase.RUNNING)
     vm.look(Phase.RUNNING, outcome=Outcome(Action.SUSPEND, Result.REFUSED, "not now"))
     again = vm.look(Phase.RUNNING, after_s=4, outcome=Outcome(Action.SUSPEND, Result.REFUSED, "nor now"))
-    assert again.message == "libvirt refused: nor now; next attempt at 00:00:10Z."
+    assert again.message == "libvirt refused the action: nor now. virtsync tries again at 00:00:10Z."
     assert again.status.backoff
     assert again.status.backoff.failures == 1
     assert action(vm.look(Phase.RUNNING, after_s=6.1)) is Action.SUSPEND

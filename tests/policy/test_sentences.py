@@ -115,6 +115,9 @@ def stories() -> Iterator[tuple[str, list[Step]]]:
     yield "in sync, and what will change that", _scheduled()
     yield "a guest that would reboot", _reboots()
     yield "a leftover pause", _left_over()
+    yield "waits for others", _waiting()
+    yield "a guest that is asleep", [Vm(restart_policy=RestartPolicy.ON_FAILURE).look(Phase.SUSPENDED)]
+    yield "a stop that is not wanted any more", _recalled()
 
 
 def _without_a_domain() -> list[Step]:
@@ -271,6 +274,30 @@ def _left_over() -> list[Step]:
     vm = Vm().in_sync()
     seen = replace(domain(Phase.PAUSED_BUSY), reason="MIGRATION")
     return [vm.look(seen, after_s=a, events={Evidence.STARTED_RESTORED}) for a in (1, 890, 20, 890, 20)]
+
+
+def _waiting() -> list[Step]:
+    """What else holds an action back: turns, other calls, a QEMU that hangs, the backoff, the settings."""
+    steps = [Vm().look(Phase.STOPPED, turn_in_s=0.5)]
+    steps += [Vm(STOPPED, shutdown=Shutdown(ShutdownMode.FORCE, 60)).look(Phase.RUNNING, turn_in_s=0.5)]
+    steps += [Vm().look(Phase.STOPPED, crowded=True), Vm().look(Phase.PAUSED, facts=Facts(hangs=True))]
+    vm = Vm(PAUSED)
+    steps += [vm.look(Phase.RUNNING, after_s=a, call=Action.SUSPEND, call_began_s=0.1) for a in (1, 10)]
+    vm = Vm().in_sync()
+    vm.waits = replace(vm.waits, settle_pause_s=None)
+    steps += [vm.look(Phase.PAUSED)]
+    vm = Vm().in_sync()
+    for run in (2, 3):
+        vm.look(Phase.CRASHED_OFF, events={Evidence.STOPPED_FAILED})
+        vm.look(domain(Phase.RUNNING, run), outcome=done(Action.START))
+    return [*steps, vm.look(Phase.CRASHED_OFF, events={Evidence.STOPPED_FAILED})]
+
+
+def _recalled() -> list[Step]:
+    vm = Vm(STOPPED)
+    vm.look(Phase.RUNNING)
+    vm.change(desired=RUNNING)
+    return [vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))]
 
 
 def written() -> str:

@@ -279,7 +279,7 @@ def test_a_saved_memory_that_somebody_removes_is_no_memory_that_waits_elsewhere(
     assert removed.status.last_stop
     assert saved.status.last_stop
     assert removed.status.last_stop == LastStop(
-        StopCause.EXTERNAL, saved.status.last_stop.time, "Somebody removed its saved memory."
+        StopCause.EXTERNAL, saved.status.last_stop.time, "Somebody removed the saved memory of the VM."
     )
     assert action(vm.look(FORGOTTEN, after_s=11)) is Action.START
 
@@ -406,8 +406,8 @@ def test_a_recalled_stop_is_over_at_its_old_deadline_whatever_the_wall_clock_say
     assert (waiting.reason, waiting.action) == (Reason.RESTARTING, None)
     assert waiting.recheck_s == pytest.approx(59)
     assert waiting.message == (
-        "It was asked to shut down before it was wanted again: it is started once it is off, or left as it is at "
-        "00:01:00Z."
+        "The guest was asked to shut down before the VM was to run again. virtsync starts the VM once it is off; if it "
+        "is still on at 00:01:00Z, virtsync leaves it on."
     )
     assert vm.look(Phase.RUNNING, after_s=58.5).reason is Reason.RESTARTING
     assert vm.look(Phase.RUNNING, after_s=0.5).reason is Reason.IN_SYNC

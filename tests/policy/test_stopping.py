@@ -24,6 +24,11 @@ def asked(grace_s: int = 60, mode: ShutdownMode = ShutdownMode.GRACEFUL_THEN_FOR
     return vm
 
 
+def asking(deadline: str) -> str:
+    """The message while the guest is asked to shut down."""
+    return f"The guest is being asked to shut down. virtsync forces the VM off at {deadline} if it is still on."
+
+
 def pressed(vm: Vm, seconds: int) -> list[float]:
     """When the power button is pressed in the time to come, by looks a second apart; nothing else may be done."""
     moments: list[float] = []
@@ -45,7 +50,7 @@ def test_a_stop_is_recorded_with_its_deadline_before_the_guest_is_asked() -> Non
     vm.change(desired=STOPPED)
     step = vm.look(Phase.RUNNING)
     assert action(step) is Action.SHUTDOWN
-    assert step.message == "It is being asked to shut down, forced off at 00:01:00Z."
+    assert step.message == asking("00:01:00Z")
     assert step.status.operation
     operation = step.status.operation
     assert (operation.type, operation.start_time, operation.deadline, operation.domain_id) == (
@@ -106,7 +111,7 @@ def test_a_guest_that_obeys_nothing_is_forced_off_when_its_grace_is_over() -> No
     assert vm.look(Phase.RUNNING, after_s=59.8, facts=None).reason is Reason.SHUTTING_DOWN
     forced = vm.look(Phase.RUNNING, after_s=0.3)
     assert action(forced) is Action.DESTROY
-    assert forced.message == "It is being forced off: its grace period is over."
+    assert forced.message == "The VM is being forced off, because its grace period is over."
 
 
 @pytest.mark.parametrize(("grace_s", "waits_s"), [(180, 30), (60, 30), (10, 10)])
@@ -118,7 +123,7 @@ def test_a_new_process_waits_again_before_force_however_old_the_record_is(grace_
     assert again.status.operation
     assert again.status.operation.start_time == T0
     seconds = 1000 + waits_s
-    assert again.message == f"It is being asked to shut down, forced off at 00:{seconds // 60}:{seconds % 60:02}Z."
+    assert again.message == asking(f"00:{seconds // 60}:{seconds % 60:02}Z")
     vm.look(Phase.RUNNING, after_s=0, outcome=done(Action.SHUTDOWN))
     assert action(vm.look(Phase.RUNNING, after_s=waits_s - 0.1)) is not Action.DESTROY
     assert action(vm.look(Phase.RUNNING, after_s=0.2)) is Action.DESTROY
@@ -129,7 +134,7 @@ def test_a_new_process_that_comes_early_keeps_the_deadline_but_not_before_its_ow
     vm.agent_restarts()
     assert action(vm.look(Phase.RUNNING, after_s=50)) is Action.SHUTDOWN
     waiting = vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
-    assert waiting.message == "It is being asked to shut down, forced off at 00:01:20Z."
+    assert waiting.message == asking("00:01:20Z")
     assert pressed(vm, 29)
     assert action(vm.look(Phase.RUNNING, after_s=1.1)) is Action.DESTROY
 
@@ -148,7 +153,7 @@ def test_what_cannot_be_asked_is_waited_for_and_forced_off_at_the_deadline(phase
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
     first = vm.look(phase, after_s=0)
     assert (first.reason, first.action) == (Reason.SHUTTING_DOWN, None)
-    assert first.message == "It is being asked to shut down, forced off at 00:01:00Z."
+    assert first.message == asking("00:01:00Z")
     assert first.recheck_s == pytest.approx(60)
     assert vm.look(phase, after_s=59.9).action is None
     assert action(vm.look(phase, after_s=0.2)) is Action.DESTROY
@@ -288,11 +293,12 @@ def test_graceful_says_at_the_deadline_that_it_still_runs(phase: Phase) -> None:
     vm = asked(60, GRACEFUL)
     waiting = vm.look(phase, after_s=59.9)
     assert waiting.reason is Reason.SHUTTING_DOWN
-    assert waiting.message == "It is being asked to shut down."
+    assert waiting.message == "The guest is being asked to shut down."
     late = vm.look(phase, after_s=0.2)
     assert (late.reason, late.action) == (Reason.SHUTDOWN_TIMED_OUT, None)
     assert late.message == (
-        "It still runs: it did not shut down by 00:01:00Z, and spec.shutdown.mode Graceful forbids force."
+        "The VM is still on: its guest did not shut down by 00:01:00Z. spec.shutdown.mode Graceful does not allow "
+        "virtsync to force it off."
     )
     assert vm.look(phase, after_s=10_000).action is None
 
@@ -301,8 +307,8 @@ def test_graceful_says_at_once_that_a_shutdown_would_be_a_reboot() -> None:
     step = Vm(STOPPED, shutdown=Shutdown(GRACEFUL, 60)).look(Phase.RUNNING, facts=REBOOTS)
     assert (step.reason, step.action) == (Reason.SHUTDOWN_TIMED_OUT, None)
     assert step.message == (
-        "It still runs: its on_poweroff turns every shutdown into a reboot, and spec.shutdown.mode Graceful forbids "
-        "force."
+        "The VM is still on: its definition turns every shutdown into a reboot (on_poweroff). spec.shutdown.mode "
+        "Graceful does not allow virtsync to force it off."
     )
 
 
@@ -310,7 +316,10 @@ def test_a_guest_that_would_reboot_is_forced_off_at_the_deadline_unasked() -> No
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
     step = vm.look(Phase.RUNNING, after_s=0, facts=REBOOTS)
     assert (step.reason, step.action) == (Reason.SHUTTING_DOWN, None)
-    assert step.message == "Every shutdown of it would be a reboot (on_poweroff), forced off at 00:01:00Z."
+    assert (
+        step.message == "The definition of the VM turns every shutdown into a reboot (on_poweroff). "
+        "virtsync forces the VM off at 00:01:00Z if it is still on."
+    )
     assert step.recheck_s == pytest.approx(60)
     assert vm.look(Phase.RUNNING, after_s=59.9, facts=REBOOTS).action is None
     assert action(vm.look(Phase.RUNNING, after_s=0.2, facts=REBOOTS)) is Action.DESTROY
@@ -334,6 +343,6 @@ def test_a_restart_stops_the_vm_in_the_manner_of_its_spec(mode: ShutdownMode, ac
 def test_force_says_why() -> None:
     step = Vm(STOPPED, shutdown=Shutdown(FORCE)).look(Phase.RUNNING)
     assert (step.reason, action(step)) == (Reason.SHUTTING_DOWN, Action.DESTROY)
-    assert step.message == "It is being forced off, as spec.shutdown.mode says."
+    assert step.message == "The VM is being forced off, as spec.shutdown.mode asks."
     assert step.status.operation
     assert step.status.operation.type is OperationType.STOP

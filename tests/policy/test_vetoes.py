@@ -76,7 +76,8 @@ def test_a_stop_by_the_guest_is_not_taken_for_memory_elsewhere() -> None:
 def test_where_its_memory_is_and_how_to_go_on_is_said() -> None:
     saved = Vm().in_sync().look(domain(Phase.STOPPED, reason="SAVED"))
     assert saved.message == (
-        "Somebody saved its memory to a file (virsh save): a start would make that file useless; use virsh restore."
+        "Somebody saved the memory of the VM to a file (virsh save). A start would make that file useless: use virsh "
+        "restore."
     )
 
 
@@ -115,7 +116,7 @@ def test_a_request_to_restart_starts_what_has_completed_and_is_on_record_before(
     vm.change(restart_request=T0 + timedelta(seconds=10))
     started = vm.look(Phase.STOPPED, events=GUEST)
     assert action(started) is Action.START
-    assert started.message == "It is being started, as a restart was asked for."
+    assert started.message == "The VM is being started, to complete the requested restart."
     assert started.status.last_restart_time == T0 + timedelta(seconds=10)
     assert started.status.restart_count == 0
     vm.agent_restarts()
@@ -128,9 +129,9 @@ def test_a_report_that_somebody_edited_is_still_a_sentence() -> None:
     vm = Vm(restart_policy=RestartPolicy.NEVER).in_sync()
     vm.look(Phase.STOPPED, events=GUEST)
     completed = vm.look(Phase.STOPPED, after_s=10, events=GUEST)
-    assert completed.message == "The guest powered itself off. restartPolicy Never leaves it off."
+    assert completed.message == "The guest powered itself off. spec.restartPolicy Never leaves the VM off."
     vm.vm = _without_last_stop(vm)
-    assert vm.look(Phase.STOPPED, after_s=10, events=GUEST).message == "restartPolicy Never leaves it off."
+    assert vm.look(Phase.STOPPED, after_s=10, events=GUEST).message == "spec.restartPolicy Never leaves the VM off."
 
 
 def _without_last_stop(vm: Vm) -> VirtualMachine:
@@ -143,14 +144,17 @@ def _without_last_stop(vm: Vm) -> VirtualMachine:
 def test_a_shutdown_by_itself_is_waited_for_as_long_as_a_grace_and_then_told() -> None:
     vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
     passing = vm.look(Phase.SHUTTING_DOWN)
-    assert passing.message == "It is shutting down by itself."
+    assert passing.message == "The VM is shutting down. virtsync waits until it is off."
     assert passing.recheck_s == pytest.approx(60)
     late = vm.look(Phase.SHUTTING_DOWN, after_s=59.5)
     assert late.reason is Reason.SHUTTING_DOWN
     assert late.recheck_s == pytest.approx(0.5)
     timed_out = vm.look(Phase.SHUTTING_DOWN, after_s=0.6)
     assert (timed_out.reason, timed_out.action) == (Reason.SHUTDOWN_TIMED_OUT, None)
-    assert timed_out.message == "Its QEMU does not end; it should run, so virtsync does not force it off."
+    assert timed_out.message == (
+        "The QEMU process of the VM has not exited within the grace period. The VM should be running, so virtsync does "
+        "not force it off."
+    )
 
 
 @pytest.mark.parametrize("policy", RestartPolicy)

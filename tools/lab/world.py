@@ -34,7 +34,7 @@ SETTINGS = {
     "boot-id": "first-boot",
 }
 
-# In the message of Ready whenever an action is about to follow: "It is being started".
+# In the message of Ready whenever an action is about to follow: "The VM was stopped and is being started."
 ACTING = " is being "
 
 Json = dict[str, Any]
