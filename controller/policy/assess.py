@@ -1,4 +1,47 @@
-"""From a view to a situation, step by step. Pure; `assess` reads top to bottom."""
+"""From a view to a situation, step by step: what this observation means. Pure; read `assess` from top to bottom.
+
+Theory of operation
+-------------------
+
+libvirt shows a state, not what led to it: "off" can mean a crash, a finished job, or a host that shuts down. So a
+decision needs what was known before. Four values have that knowledge; they differ in who writes them and in what they
+survive.
+
+history   The last report, `vm.status`. Written by the agent of the node, by each pass whose report differs. Survives
+          restarts of agent, libvirtd and host, and a move to another node (handover.py). The only durable one.
+status    The draft of the next report. Begins as a copy of history; the steps below change it. Lost at the end of the
+          pass if the API server does not accept it; then no action is taken, and the next pass drafts it again.
+memory    `VmMemory`: monotonic moments, the call in progress, its outcome. Written by this process, after a report was
+          written (agent/memories.py) or an action ended. Survives libvirtd and the API server; lost with the process.
+evidence  Details of libvirt's events, such as STOPPED/CRASHED. Written by the event thread (hypervisor/events.py).
+          Survives libvirtd and the API server; lost with the process, and when the domain is started or defined again.
+
+- The agent restarts: history is enough for a correct decision. It has the action, recorded before it was called, and
+  the waits, of which at most their whole length is waited again. Without memory some decisions only come later: whether
+  a recorded start has ended (starts.py), and force, before which this process asks the guest itself (stopping.py).
+- libvirtd restarts: it forgets why a domain is off (UNKNOWN); history keeps the reason. While libvirt does not answer,
+  the observation is `Unreadable`: it changes no power state, and it ends `stop_attempt` and `off_since` in memory,
+  because the domain might change unobserved.
+- The host restarts: its boot id is not the one in history. So no recorded operation is in flight, and a VM that
+  was on and is off now has the cause NodeReboot, unless it was migrated, saved or stopped by virtsync before.
+- The API server is away: memory keeps the first stop that could not be reported (`unreported_stop`), because a later
+  start removes the evidence of it.
+- The wall clock is set: times in history are wall-clock times. Each is converted once to a monotonic moment, which
+  memory keeps, so no wait becomes longer than its setting.
+
+A crash loop with the default settings, one pass a line, in seconds; tests/policy/test_situation.py plays it:
+
+  0    observed off, evidence STOPPED/FAILED; history Running    cause Crash; start; failures 1, next attempt at 11
+  1    on, run 2; memory: the start is DONE                      InSync; the record of the start ends; failures stay
+  5    off, evidence STOPPED/FAILED                              CrashLoopBackOff until 11
+  11   off, the wait is over                                     start; failures 2, next attempt at 32
+  12   on, run 3                                                 InSync
+  15   the agent has restarted: memory and evidence are empty    InSync; memory takes "next attempt at 32" from history
+  20   off, evidence STOPPED/FAILED, heard by the new process    CrashLoopBackOff until 32: the restart skips no wait
+  32   off, the wait is over                                     start; failures 3, next attempt at 73
+  33   on, run 4                                                 InSync; next observation in 600 s, if none before
+  633  on, run 4, for 600 s                                      InSync; the backoff is forgotten, restartCount stays 3
+"""
 
 from __future__ import annotations
 
@@ -30,7 +73,7 @@ from controller.policy.waits import Waits
 
 
 def assess(view: View, waits: Waits) -> Situation:
-    """Understand one look."""
+    """Understand one observation."""
     vm, now = view.vm, view.now
     memory = view.memory if view.memory.uid == vm.uid else VmMemory(uid=vm.uid)
     history = vm.status
@@ -46,7 +89,7 @@ def assess(view: View, waits: Waits) -> Situation:
 
     start = _start(history, view, memory)
     news = vm.generation != history.observed_generation
-    if start.ran and not news:  # so the wish that it was started for has been served
+    if start.ran and not news:  # so the spec for which it was started has been served
         history = replace(history, desired=vm.desired)
     asked = vm.desired != history.desired
     restart_due, recheck_s, memory = _restart_due(vm, history, memory, now, waits)
@@ -66,7 +109,7 @@ def assess(view: View, waits: Waits) -> Situation:
         first = memory.stop_attempt.asked_first or now
         memory = replace(memory, stop_attempt=replace(memory.stop_attempt, asked_first=first, asked_last=now))
 
-    if history.last_restart_time == BEYOND and vm.restart_request:  # nobody can tell whether it was served
+    if history.last_restart_time == BEYOND and vm.restart_request:  # whether it was served is not known
         status = replace(status, last_restart_time=vm.restart_request)
     if (asked and news) or (restart_due and news):
         status = replace(status, backoff=None)
@@ -95,9 +138,10 @@ def assess(view: View, waits: Waits) -> Situation:
 
 
 def _history(vm: VirtualMachine) -> Status:
-    """The last report; a new one when the user has bound the object to another domain.
+    """The last report; an empty one if the user has bound the object to another domain.
 
-    The same domain in other words, as by its UUID instead of its name, is no other: what is known of it stays.
+    The same domain by another identifier, such as its UUID instead of its name, is not another domain: what is known
+    about it stays.
     """
     record = vm.status.domain
     if not record or not record.bound_by or record.bound_by == vm.bound_by:
@@ -112,10 +156,10 @@ def _history(vm: VirtualMachine) -> Status:
 def _restart_due(
     vm: VirtualMachine, history: Status, memory: VmMemory, now: Now, waits: Waits
 ) -> tuple[bool, float | None, VmMemory]:
-    """Whether a requested restart is to begin now, and else when to look again for it.
+    """Whether a requested restart begins now, and otherwise in how many seconds to observe again for it.
 
-    A time that this process has seen in the future counts as come only when two looks some seconds apart agree: one
-    jump of the wall clock must not restart a fleet.
+    A time that this process has observed in the future has come only when two observations some seconds apart agree:
+    one jump of the wall clock must not restart a fleet.
     """
     request = vm.restart_request
     if vm.desired is not DesiredPowerState.RUNNING or request is None or request <= vm.created:
@@ -129,22 +173,22 @@ def _restart_due(
         return True, None, memory
     passed = memory.scheduled_passed or now
     left_s = waits.schedule_confirm_s - (now.monotonic_s - passed.monotonic_s)
-    # What is due looks again by itself; while it may not be served a wait of no time would be no wait.
+    # A due restart sets its own recheck. While the restart must not begin, a recheck in 0 s would be a busy loop.
     return left_s <= 0, left_s if left_s > 0 else None, replace(memory, scheduled_passed=passed)
 
 
-# --- what was seen ---------------------------------------------------------------------------------------------------
+# --- what was observed -----------------------------------------------------------------------------------------------
 
 
 def _seen(status: Status, view: View, memory: VmMemory, *, ran: bool) -> tuple[Status, tuple[Notice, ...]]:
-    """The report with the sight written into it; `ran`: it has run since the report, and is off again."""
+    """The report with the observation written into it; `ran`: the VM has run since the report, and is off again."""
     if isinstance(view.observed, Unreadable):
         return status, ()
     status = replace(status, node_name=view.node.name, node_boot_id=view.node.boot_id, host_uuid=view.node.host_uuid)
     if isinstance(view.observed, Domain):
         return _seen_domain(status, view, view.observed, memory, ran=ran)
     gone = PowerState.ABSENT if isinstance(view.observed, Absent) else PowerState.UNKNOWN
-    # It has run since the stop that is on record, and only events tell how that ended.
+    # It has run since the recorded stop, and only events show how that run ended.
     unseen = isinstance(view.observed, Absent) and (status.was_on or ran)
     before = replace(status, node_boot_id=view.vm.status.node_boot_id)
     return (
@@ -165,7 +209,7 @@ def _seen_domain(
     status: Status, view: View, domain: Domain, memory: VmMemory, *, ran: bool
 ) -> tuple[Status, tuple[Notice, ...]]:
     stop, notices = last_stop_of(status, view, domain, memory, ran=ran)
-    # libvirtd forgets why a domain is off when it restarts; the report remembers.
+    # A libvirtd that restarts forgets why a domain is off; the report keeps it.
     forgotten = domain.state == status.libvirt_state == State.SHUTOFF and domain.reason == OffReason.UNKNOWN
     bound = view.vm.bound_by
     run = status.domain.id if status.domain and domain.lingers else domain.id
@@ -176,7 +220,7 @@ def _seen_domain(
             libvirt_reason=status.libvirt_reason if forgotten else domain.reason,
             domain=DomainRecord(domain.name, domain.uuid, bound, run, domain.persistent, domain.autostart),
             last_stop=stop,
-            # An acceptance belongs to the stop that it accepted.
+            # A completion belongs to the stop that completed the VM.
             completion_time=status.completion_time if stop == status.last_stop else None,
         ),
         notices,
@@ -193,7 +237,7 @@ def _in_power_state(status: Status, power_state: PowerState, now: Now) -> Status
 
 
 def _start(history: Status, view: View, memory: VmMemory) -> Start:
-    """What has become of the start that is on record, if one is and this host can be seen."""
+    """What has become of the recorded start, if there is one and the domain could be observed."""
     if history.operation is None or not history.operation.starts:
         return NO_START
     if isinstance(view.observed, Unreadable):
@@ -202,7 +246,7 @@ def _start(history: Status, view: View, memory: VmMemory) -> Start:
 
 
 def _outcome(memory: VmMemory, view: View) -> tuple[Outcome | None, VmMemory]:
-    """What came of the last act; that of a start waits for a look that sees what it has led to."""
+    """The outcome of the last action; that of a start is kept until an observation shows what the start led to."""
     if isinstance(view.observed, Unreadable) and memory.outcome and memory.outcome.action.starts:
         return None, memory
     return memory.outcome, replace(memory, outcome=None)
@@ -212,7 +256,7 @@ def _outcome(memory: VmMemory, view: View) -> tuple[Outcome | None, VmMemory]:
 
 
 def _watched(memory: VmMemory, status: Status, view: View) -> VmMemory:
-    """Remember since when it is off without doubt, which job it has, and what is now on record of its stop."""
+    """Remember since when the domain is off, if that is in doubt, which job it has, and if its stop is reported."""
     seen, before = view.observed, view.vm.status.operation
     off = isinstance(seen, Domain) and seen.phase.off and view.call is None
     stop = before is not None and not before.starts and view.vm.status.node_boot_id == view.node.boot_id
@@ -230,7 +274,7 @@ def _watched(memory: VmMemory, status: Status, view: View) -> VmMemory:
 
 
 def _job(memory: VmMemory, view: View) -> dict[str, Any]:
-    """The libvirt job that owns the domain, and since when; only an act that is due asks for it."""
+    """The libvirt job that owns the domain, and since when; the host is asked for it only when an action is due."""
     if view.facts is None or view.facts.job == memory.job:
         return {}
     return {"job": view.facts.job, "job_since": view.now if view.facts.job else None}
@@ -247,7 +291,7 @@ def _timed(memory: VmMemory, history: Status, phase: Phase, now: Now, waits: Wai
 
 
 def _jobless_since(memory: VmMemory, view: View, domain: Domain) -> Now | None:
-    """Since when a pause that looks like a job's is known to have no job behind it."""
+    """Since when a pause of the kind that jobs make is known to have no job."""
     if domain.phase is not Phase.PAUSED_BUSY or (view.facts and view.facts.job):
         return None
     return memory.jobless_since or (view.now if view.facts else None)

@@ -10,7 +10,7 @@ from controller.policy.waits import Waits
 
 
 def backed_off(status: Status, memory: VmMemory, view: View, waits: Waits, *, refused: bool) -> tuple[Status, VmMemory]:
-    """The backoff after this look: increased by a refusal, forgotten after a long good run."""
+    """The backoff after this observation: increased by a refusal, forgotten after a long run."""
     backoff, now, since = status.backoff, view.now, memory.phase_since
     runs = isinstance(view.observed, Domain) and view.observed.phase is Phase.RUNNING
     if backoff and runs and since and since.plus(waits.backoff_forget_s).monotonic_s <= now.monotonic_s:
@@ -31,8 +31,8 @@ def _next_attempt(backoff: Backoff | None, memory: VmMemory, now: Now, waits: Wa
 
 
 def increased(backoff: Backoff | None, now: Now, waits: Waits) -> tuple[Backoff, Now]:
-    """The backoff after one more attempt, and the moment of the next one."""
+    """The backoff after one more attempt, and the moment of the next attempt."""
     failures = backoff.failures if backoff else 0
     moment = now.plus(exponential_s(waits.backoff_first_s, waits.backoff_max_s, failures + 1))
-    # Rounded up: a wait that is told in whole seconds must not be shorter than it was meant.
+    # Rounded up: a wait that is reported in whole seconds must not be shorter than intended.
     return Backoff(failures + 1, moment.plus(1).to_api()), moment

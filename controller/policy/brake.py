@@ -17,27 +17,27 @@ ON = {PowerState.RUNNING, PowerState.PAUSED, PowerState.STARTING, PowerState.SHU
 
 
 USUAL_TIMES, USUAL_WITHIN_S = 2, 3600.0
-"""What has happened so often within this time, and the host did not go down, is no sign that it does."""
+"""What has happened this often within this time, without the host going down, is not a sign of a shutdown."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stop:
     time: datetime
-    """As the report has it: tells one stop from the next."""
+    """As in the report; it distinguishes one stop from the next."""
     at: Now
-    """Seeded when this process first sees the stop, whatever the wall clock does later."""
+    """Set when this process first observes the stop; later changes of the wall clock do not move it."""
     counts: bool
-    """It may come of a host that shuts down."""
+    """A host that shuts down might have caused it."""
 
 
 class _Usual:
-    """Whether something has happened often of late, as far as this process knows."""
+    """Whether something has happened often recently, as far as this process knows."""
 
     def __init__(self) -> None:
         self._at_s: deque[float] = deque(maxlen=USUAL_TIMES)
 
     def happened(self, at: Now) -> None:
-        """Once more; what is told twice has happened once."""
+        """Count it once more; the same moment counts only once."""
         if at.monotonic_s not in self._at_s:
             self._at_s.append(at.monotonic_s)
 
@@ -46,12 +46,12 @@ class _Usual:
 
 
 class Brake:
-    """Several VMs that somebody else stops in a row may be a host that shuts down: then nothing is started for a while.
+    """If others stop several VMs in a row, the host might be shutting down: then virtsync starts none for a while.
 
-    A VM that powers itself off after each job and is started again (a runner) is no sign of that, unless half of the
-    running VMs go off together; and that is none either where the brake was on for nothing before. Fed with reports,
-    so that a new process knows what the old one saw; who is a runner it learns anew.
-    One thread at a time (see agent/brake.py).
+    A VM that powers itself off after each job and is started again (a runner) is not a sign of that, unless half of the
+    running VMs go off together. Even that is not a sign if the brake was recently on without a shutdown of the host.
+    The input is reports, so a new process knows what the old one observed; it learns again which VMs are runners.
+    Not thread-safe: one thread at a time (see agent/brake.py).
     """
 
     def __init__(self, waits: Waits, boot_id: str) -> None:
@@ -59,15 +59,15 @@ class Brake:
         self._stops: dict[VmKey, _Stop] = {}
         self._on: set[VmKey] = set()
         self._answers: dict[VmKey, _Usual] = {}
-        """Starts by virtsync that answered power-offs by the guest."""
+        """Starts by virtsync after a guest powered itself off."""
         self._half: Now | None = None
-        """The last stop with which half of the running VMs had gone off within the window."""
+        """The last stop at which half of the running VMs had gone off within the window."""
         self._held_until: Now | None = None
         self._for_nothing = _Usual()
-        """Times that the brake was released, and the host had not gone down."""
+        """Moments at which the brake was released without the host having gone down."""
 
     def note(self, key: VmKey, status: Status, now: Now) -> None:
-        """Take in what a report says of the VM: whether it is on, and its last stop."""
+        """Take from a report whether the VM is on, and its last stop."""
         if status.power_state in ON:
             self._on.add(key)
         else:
@@ -78,8 +78,8 @@ class Brake:
             self._note_stop(key, status.last_stop, now, same_boot=status.node_boot_id == self._boot_id)
 
     def answered(self, key: VmKey, now: Now) -> None:
-        """A start that answers the guest's own power-off has ended well."""
-        if key in self._stops:  # else the object is gone
+        """A start after the guest powered itself off has succeeded."""
+        if key in self._stops:  # otherwise the object is gone
             self._answers.setdefault(key, _Usual()).happened(now)
 
     def forget(self, key: VmKey) -> None:
@@ -89,7 +89,7 @@ class Brake:
         self._on.discard(key)
 
     def until(self, now: Now) -> Now | None:
-        """When the brake is released; None: it is not on."""
+        """When the brake is released; None: the brake is off."""
         runners = {key for key, usual in self._answers.items() if usual(now)}
         last = [self._last_of_several(runners)]
         if runners and not self._for_nothing(now):
@@ -112,7 +112,7 @@ class Brake:
             self._half = at
 
     def _half_went_off(self, by: Now) -> bool:
-        """Whether half of the VMs that ran have gone off within the window that ends here."""
+        """Whether half of the VMs that ran have gone off within the window that ends at this moment."""
         window_s = self._waits.brake_window_s
         went = {
             key
@@ -122,10 +122,10 @@ class Brake:
         return len(went) >= max(self._waits.brake_count, len(self._on - went))
 
     def _last_of_several(self, runners: set[VmKey]) -> Now | None:
-        """The last of several stops within the window that are no runners', the latest such."""
+        """The last stop of the latest window that has several stops, not counting those of runners."""
         stops = [stop.at for key, stop in self._stops.items() if stop.counts and key not in runners]
         stops.sort(key=lambda stop: stop.monotonic_s)
-        # The latest first: the others do not matter then, and after a storm there are many.
+        # The latest first: the first match decides, and after many stops together the list is long.
         for first, last in zip(reversed(stops[: 1 - self._waits.brake_count]), reversed(stops), strict=False):
             if last.monotonic_s - first.monotonic_s <= self._waits.brake_window_s:
                 return last

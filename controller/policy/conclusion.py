@@ -1,4 +1,4 @@
-"""From a verdict to the report: the conditions, and what the report remembers for the next look. Pure."""
+"""From a verdict to the report: the conditions, and what the report keeps for the next observation. Pure."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from controller.policy.situation import Situation
 from controller.policy.view import Notice, Phase, PowerAction, Step, Unreadable, Verdict, VmMemory
 
 MESSAGE_LIMIT = 32768
-"""Characters that the API takes in the message of a condition; as a bound on bytes it keeps within that."""
+"""Characters that the API allows in the message of a condition; used here as a limit on bytes, so never exceeded."""
 
 
 EVENT_REASONS = {Reason.DOMAIN_NOT_FOUND, Reason.DOMAIN_REPLACED, Reason.DOMAIN_CONFLICT}
-"""Reasons whose beginning is an Event of its own."""
+"""Reasons that are written as an Event when they begin."""
 
 
 NOT_SERVED = {Reason.HANDOVER_UNCONFIRMED} | EVENT_REASONS
-"""Reasons that end no Reconciling, and still leave a change of the spec to be served later."""
+"""Reasons that are not Reconciling, and under which a change of the spec is still to be served later."""
 
 
 UNDECIDED = {Reason.LIBVIRT_UNREACHABLE, Reason.HANDOVER_UNCONFIRMED, Reason.SPEC_NOT_UNDERSTOOD}
-"""Reasons of looks that decided nothing about the domain: what was decided before is remembered."""
+"""Reasons under which nothing was decided about the domain: the decision before stays remembered."""
 
 
 def conclude(s: Situation, verdict: Verdict) -> Step:
-    """The report of this look, with the act that it records."""
+    """The report of this observation, with the action that it records."""
     status = verdict.status or s.status
     if _served(s, verdict):
         status = replace(status, desired=s.desired)
@@ -55,19 +55,19 @@ def conclude(s: Situation, verdict: Verdict) -> Step:
 def _decided(s: Situation, verdict: Verdict) -> str:
     """The reason that the next decision builds on."""
     if s.elsewhere:
-        # The other host's word is not to be trusted, and the condition that says so is about to be replaced.
+        # The other host's report is in doubt, and the condition that shows the doubt is about to be replaced.
         stale = verdict.reason not in UNDECIDED and is_stale(s.history)
         return Reason.HANDOVER_UNCONFIRMED if stale else s.history.decided
     return verdict.reason if _sees(s, verdict) else s.status.decided
 
 
 def _sees(s: Situation, verdict: Verdict) -> bool:
-    """Whether this look decides about the domain."""
+    """Whether this observation decides about the domain."""
     return not isinstance(s.view.observed, Unreadable) and verdict.reason not in UNDECIDED
 
 
 def _moved(status: Status, s: Situation) -> Status:
-    """The report with `run_transition_time` moved on where a vouching for the former report must not hold for it."""
+    """The report, with a later `run_transition_time` if a confirmation of the former report must not apply to it."""
     before = s.vm.status
     started = status.operation is not None and status.operation.starts and status.operation != before.operation
     if not started and _run(status) == _run(before):
@@ -77,13 +77,13 @@ def _moved(status: Status, s: Situation) -> Status:
 
 
 def _run(status: Status) -> tuple[object, ...]:
-    """What tells one report of a run from another."""
+    """What distinguishes the report of one run from that of another."""
     run = status.domain.id if status.domain else None
     return status.node_name, status.host_uuid, status.node_boot_id, run, status.power_state
 
 
 def _remembered(s: Situation, verdict: Verdict, status: Status) -> VmMemory:
-    """What this process knows after this look."""
+    """What this process knows after this observation."""
     if s.elsewhere:
         return s.memory
     held = verdict.reason is Reason.HELD or (s.memory.held and not _sees(s, verdict))
@@ -91,12 +91,12 @@ def _remembered(s: Situation, verdict: Verdict, status: Status) -> VmMemory:
     if not (verdict.action and verdict.action.starts):
         return memory
     counted = status.restart_count > s.status.restart_count
-    # What was seen of it before the call says nothing of how the call ends.
+    # Observations before the call say nothing about how the call ends.
     return replace(memory, start=status.operation, start_called=False, start_counted=counted, off_since=None)
 
 
 def _served(s: Situation, verdict: Verdict) -> bool:
-    """Whether the spec's wish needs no more looking after; until then a change of it stays a change."""
+    """Whether the spec is served; until then a change of it stays a change."""
     waits_for_qemu = s.wants_on and s.off and verdict.reason is Reason.SHUTDOWN_TIMED_OUT
     if s.elsewhere or s.vm.misunderstood or waits_for_qemu:
         return False
@@ -126,9 +126,9 @@ def _told(s: Situation, verdict: Verdict) -> tuple[Notice, ...]:
 
 
 def _forget_in_s(s: Situation) -> float | None:
-    """When a backoff will be forgotten, if the domain runs on until then."""
+    """In how many seconds the backoff is forgotten, if the domain runs until then."""
     since = s.memory.phase_since
-    # A look that decides nothing forgets nothing either, however late it is: it must not ask to be repeated at once.
+    # An observation that decides nothing forgets no backoff, however old: a recheck at once would be a busy loop.
     decides = not s.vm.misunderstood and s.elsewhere is None
     if not (decides and s.status.backoff and s.phase is Phase.RUNNING and since):
         return None

@@ -1,4 +1,4 @@
-"""The whole policy: one look in, one report and at most one act out.
+"""The whole policy: one observation in, one report and at most one action out.
 
 `decide` reads a situation against the table in docs/decisions.md, which a test compares with the one below: the
 vetoes in order (vetoes.py), then exactly one row. Pure and total: no clock, no network, no catch-all but an assertion.
@@ -35,7 +35,7 @@ class Row:
 
 
 def decide(view: View, waits: Waits) -> Step:
-    """What to report of this look, and what to do about it."""
+    """What to report about this observation, and what to do."""
     s = assess(view, waits)
     return conclude(s, row_of(s).verdict(s))
 
@@ -46,7 +46,7 @@ def row_of(s: Situation) -> Row:
         if veto.applies(s):
             return veto
     rows = [row for row in ROWS if row.applies(s)]
-    assert len(rows) == 1, f"{len(rows)} rows fit {s}"  # noqa: S101 - a hole in the table must not pass unseen
+    assert len(rows) == 1, f"{len(rows)} rows fit {s}"  # noqa: S101 - a hole in the table must not go unnoticed
     return rows[0]
 
 
@@ -69,12 +69,12 @@ VETOES = (
 
 
 def should_run(s: Situation, *phases: Phase) -> bool:
-    """Desired Running and in one of these phases, with no restart and no stop that cannot be recalled in the way."""
+    """Desired Running and in one of these phases, with no restart due or in flight, and no stop in flight."""
     return s.desired is RUNNING and not s.cycling and not s.stopping and s.phase in phases
 
 
 def should(s: Situation, desired: DesiredPowerState, *phases: Phase) -> bool:
-    """So desired, and in one of these phases."""
+    """With this desired power state, and in one of these phases."""
     return s.desired is desired and s.phase in phases
 
 
@@ -84,13 +84,13 @@ def stop_in_flight(s: Situation) -> bool:
 
 
 def restart(s: Situation) -> bool:
-    """A restart is asked for or under way."""
+    """A restart is requested or in progress."""
     return s.desired is RUNNING and s.cycling
 
 
 def let_it_stop(s: Situation) -> Verdict:
-    """The guest was asked to shut down and is wanted again: an ACPI request cannot be taken back."""
-    assert s.memory.stop_attempt  # noqa: S101 - every stop in flight is pursued
+    """The guest was asked to shut down and should run again: an ACPI request cannot be canceled."""
+    assert s.memory.stop_attempt  # noqa: S101 - every stop in flight has a StopAttempt
     deadline = s.memory.stop_attempt.deadline
     message = (
         "The guest was asked to shut down before the VM was to run again. virtsync starts the VM once it is off; "
@@ -100,10 +100,10 @@ def let_it_stop(s: Situation) -> Verdict:
 
 
 def cycle(s: Situation) -> Verdict:
-    """A requested restart: recorded first, then a stop as any other, then a start."""
+    """A requested restart: recorded first, then a stop like any other, then a start."""
     status = s.status
     if s.restart_due:
-        # A stop that is in flight already becomes the first half of it.
+        # A stop that is already in flight becomes the first half of the restart.
         operation = (
             replace(s.operation, type=OperationType.RESTART)
             if s.operation
@@ -118,13 +118,13 @@ def cycle(s: Situation) -> Verdict:
 
 
 def start(s: Situation) -> Verdict:
-    """It is off and wanted on."""
+    """It is off and should be on."""
     action = Action.START if s.desired is RUNNING else Action.START_PAUSED
     how = "started" if action is Action.START else "started paused"
     if s.phase is Phase.SAVED:
         how = "restored from its saved memory"
     status = s.status
-    if s.start.again:  # it has been counted
+    if s.start.again:  # this start has been counted
         status = replace(status, restart_count=s.history.restart_count, backoff=s.history.backoff)
     else:
         status = _counted(s, status)
@@ -135,7 +135,7 @@ def start(s: Situation) -> Verdict:
 
 
 def _counted(s: Situation, status: Status) -> Status:
-    """What a start counts, when it follows an unwanted stop or another start."""
+    """The counters after a start that follows an unwanted stop or another start."""
     unwanted = s.cause not in {None, StopCause.AGENT} and not s.asked
     again = s.status.backoff is not None or s.history.decided in {Reason.STARTING, Reason.START_FAILED}
     if unwanted or again:
@@ -144,7 +144,7 @@ def _counted(s: Situation, status: Status) -> Status:
 
 
 def recorded(s: Situation, status: Status, kind: OperationType) -> Status:
-    """With the start on record that is about to be called; one that is on record already stays as it is."""
+    """The status, with the start that is about to be called recorded; a start already on record stays as it is."""
     attempt = status.backoff.failures if status.backoff else 1
     former = status.operation if kind is OperationType.RESTART else None
     since = former or Operation(kind, s.now.to_api())
@@ -152,7 +152,7 @@ def recorded(s: Situation, status: Status, kind: OperationType) -> Status:
 
 
 def resume_after_io_error(s: Situation) -> Verdict:
-    """It is resumed, and pauses again at once while the error lasts."""
+    """Resume; while the error lasts, the VM pauses again at once."""
     status = replace(s.status, backoff=increased(s.status.backoff, s.now, s.waits)[0])
     return due(
         s,
@@ -175,12 +175,12 @@ def wake(s: Situation) -> Verdict:
 
 
 def suspend(s: Situation) -> Verdict:
-    """It runs and is wanted paused."""
+    """It runs and should be paused."""
     return due(s, Action.SUSPEND, Reason.PAUSING, "The VM is being paused, as spec.powerState asks.")
 
 
 def stop_as_wanted(s: Situation) -> Verdict:
-    """It is on and not wanted."""
+    """It is on and should be off."""
     return stop(s, s.status, Reason.SHUTTING_DOWN)
 
 

@@ -1,7 +1,7 @@
 """The gates before an action that is due: what forbids it, and what delays it. Pure.
 
-`GATES` are asked in order, and the first that answers decides; docs/decisions.md lists them for users, and a test
-compares the two.
+`GATES` are asked in order, and the first that returns a verdict decides; docs/decisions.md lists them for users, and a
+test compares the two.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from controller.policy.stops import restored
 from controller.policy.view import Action, Phase, Qemu, Verdict
 
 BESIDE = {"backup"}
-"""Jobs beside which libvirt lets a domain be shut down or destroyed, and that lose nothing but themselves by it."""
+"""Jobs during which libvirt allows to shut down or destroy a domain; only the job itself is lost."""
 ACTION_OVERDUE_S = 5.0
-"""An act that has not returned for so long is told as HypervisorBusy; a start, which takes about half a second, as
-Starting and since when."""
+"""An action that has not returned for this long is reported as HypervisorBusy; a start, which takes about half a
+second, as Starting and since when."""
 
 
 PREDICATES = {PowerState.CRASHED: "has crashed", PowerState.SHUTTING_DOWN: "is shutting down"}
@@ -47,11 +47,11 @@ class DueAction:
 
     reason: Reason
     action: Action | None = None
-    """None: an action that only waits, as for a guest to shut down."""
+    """None: only a wait, such as for a guest to shut down."""
     backs_off: bool = False
-    """A failure of it is followed by a backoff, though it starts nothing."""
+    """Failures lead to a backoff, although the action starts nothing."""
     again: bool = False
-    """A start that is on record and was not called: it has had its settle time, its brake and its backoff."""
+    """A recorded start that was not called: settle time, brake and backoff have been waited for already."""
 
 
 Gate = Callable[[Situation, DueAction], Verdict | None]
@@ -65,7 +65,7 @@ def due(
     for gate in GATES:
         if verdict := gate(s, due_action):
             return replace(verdict, status=status) if due_action.again and not forbidden(s) else verdict
-    # Nothing wakes the VM of a call that never returns but another look.
+    # If the call never returns, only this recheck leads to another pass.
     return Verdict(reason, message, action, status=status or s.status, recheck_s=ACTION_OVERDUE_S)
 
 
@@ -75,7 +75,7 @@ def forbidden(s: Situation) -> Verdict | None:
 
 
 def held(s: Situation, _: DueAction | None = None) -> Verdict | None:
-    """The user holds it."""
+    """The user holds the VM."""
     if not s.vm.holds:
         return None
     return Verdict(
@@ -84,7 +84,7 @@ def held(s: Situation, _: DueAction | None = None) -> Verdict | None:
 
 
 def observe_only(s: Situation, _: DueAction | None = None) -> Verdict | None:
-    """The agent of this node switches nothing."""
+    """The agent of this node never acts."""
     if not s.view.node.observe_only:
         return None
     return Verdict(Reason.OBSERVE_ONLY, f"{drift_sentence(s)} The agent of this node only observes (--observe-only).")
@@ -96,12 +96,12 @@ def not_allowed(s: Situation, _: DueAction | None = None) -> Verdict | None:
 
 
 def holders(s: Situation) -> str:
-    """Who holds it, and why."""
+    """Who holds the VM, and why."""
     return ", ".join(f"{who} ({why})" if why else who for who, why in s.vm.holds)
 
 
 def qemu_alive(s: Situation, due_action: DueAction) -> Verdict | None:
-    """Before a start: its last QEMU may not have ended, though libvirt shows the domain off."""
+    """Before a start: the last QEMU might not have exited, although libvirt shows the domain off."""
     if due_action.action is None or not due_action.action.starts:
         return None
     qemu = s.view.facts.qemu if s.view.facts else Qemu.GONE
@@ -128,10 +128,10 @@ def qemu_alive(s: Situation, due_action: DueAction) -> Verdict | None:
 
 
 def libvirt_busy(s: Situation, due_action: DueAction) -> Verdict | None:
-    """libvirt is at work on the domain, or has not answered. Force does not wait for what hangs: it is the cure."""
+    """libvirt is working on the domain, or has not answered. Force does not wait for a hanging call: force ends it."""
     view, reason, force = s.view, due_action.reason, due_action.action is Action.DESTROY
     if answer_in_s := _answer_in_s(s):
-        # What was said when the act was decided on still holds; another sentence would be another write.
+        # The message of the decision still holds; another message would cause another write.
         ready = s.history.condition(ConditionType.READY)
         said = (
             ready.message
@@ -154,7 +154,7 @@ def libvirt_busy(s: Situation, due_action: DueAction) -> Verdict | None:
 
 
 def _job(s: Situation) -> Verdict | None:
-    """A libvirt job owns the domain, and has not had its time."""
+    """A libvirt job owns the domain, and its grace period is not over."""
     kind, stop_attempt = job_kind(s), s.memory.stop_attempt
     if not kind or (kind in BESIDE and stop_attempt and s.now.until(stop_attempt.deadline) <= 0):
         return None
@@ -162,7 +162,7 @@ def _job(s: Situation) -> Verdict | None:
 
 
 def job_owns(s: Situation) -> str:
-    """Which job owns the domain, and since when; a moment, and not a time that runs."""
+    """Which job owns the domain, and since when: a moment, so that the message stays constant."""
     known = s.view.facts is not None and s.view.facts.job
     since = (s.memory.job_since if known else s.memory.phase_since) or s.now
     return f"A libvirt job ({job_kind(s)}) has been working on the VM since {clock(since)}"
@@ -176,18 +176,18 @@ def job_kind(s: Situation) -> str:
 
 
 def overdue(s: Situation) -> bool:
-    """A call on the domain has not returned for longer than calls take."""
+    """A call on the domain has not returned within ACTION_OVERDUE_S."""
     return _answer_in_s(s) == 0
 
 
 def _answer_in_s(s: Situation) -> float | None:
-    """Seconds that libvirt still has to answer the call on the domain; None: there is no call."""
+    """Seconds until the call on the domain is overdue; None: there is no call."""
     since = s.view.call_since
     return s.now.until(since.plus(ACTION_OVERDUE_S)) if since else None
 
 
 def _left_over(s: Situation) -> bool:
-    """PAUSED/MIGRATION that no job explains, seen twice: libvirt 9 shows it for ever of a domain saved while paused."""
+    """PAUSED/MIGRATION without a job, observed twice: libvirt 9 always shows it for a domain saved while paused."""
     if s.domain.reason != PauseReason.MIGRATION or not restored(s.view.evidence) or s.waits.settle_pause_s is None:
         return False
     since = s.memory.jobless_since
@@ -195,7 +195,7 @@ def _left_over(s: Situation) -> bool:
 
 
 def settling(s: Situation, due_action: DueAction | None = None) -> Verdict | None:
-    """Somebody may be at work on it: its settle time (a debounce) runs."""
+    """An administrator might be working on the VM: the settle time (a debounce) runs."""
     if s.settled_at is None or (due_action and due_action.again):
         return None
     if s.settles_forever:
@@ -212,7 +212,7 @@ def settling(s: Situation, due_action: DueAction | None = None) -> Verdict | Non
 
 
 def braked(s: Situation, due_action: DueAction | None = None) -> Verdict | None:
-    """The host may be going down: nothing is started but what the user has just asked for (a circuit breaker)."""
+    """The host might be shutting down: only what the user has just requested is started (a circuit breaker)."""
     if due_action and (due_action.again or due_action.action is None or not due_action.action.starts):
         return None
     until = s.view.node.braked_until
@@ -227,7 +227,7 @@ def braked(s: Situation, due_action: DueAction | None = None) -> Verdict | None:
 
 
 def backing_off(s: Situation, due_action: DueAction) -> Verdict | None:
-    """The exponential backoff after failures runs: of every start, and of any other action that libvirt has refused."""
+    """The exponential backoff after failures runs: it delays each start, and any other action that libvirt refused."""
     starts = due_action.action is not None and due_action.action.starts
     next_attempt = s.memory.next_attempt
     failed = s.history.decided in {Reason.START_FAILED, Reason.ACTION_FAILED}
@@ -279,7 +279,7 @@ GATES: tuple[Gate, ...] = (
 
 
 def power(s: Situation) -> PowerState:
-    """The power state that is reported."""
+    """The reported power state."""
     return s.status.power_state
 
 
@@ -294,5 +294,5 @@ def drift_sentence(s: Situation) -> str:
 
 
 def clock(moment: Now) -> str:
-    """A moment as messages tell it."""
+    """A moment as messages show it."""
     return f"{moment.to_api():%H:%M:%SZ}"

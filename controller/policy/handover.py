@@ -1,8 +1,8 @@
-"""Whose report this is, and whether the report of another host says that the VM is off there. Pure.
+"""Which host wrote a report, and whether the report of another host shows that the VM is off there. Pure.
 
-A report of another host is history: it is kept whole until it is resolved, so that the second look finds in it what the
-first look found. It is resolved when the domain runs here, when that host's agent reported it off in good order, or
-when the user vouches for this very report.
+A report of another host is history: it is kept whole until it is resolved, so that the second observation finds in it
+what the first one found. It is resolved when the domain runs here, when that host's agent reported the VM off without
+doubt, or when the user confirms this very report (the annotation virtsync.dev/confirmed-off).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from controller.api.virtualmachine import OperationType, PowerState, Reason, Sta
 from controller.policy.view import Domain, Evidence, Node, Phase, Unreadable, View
 
 SURVIVES = {Reason.HELD, Reason.SETTLING}
-"""What the former host last decided and still holds here: the loss of a hold, or of a settle time, is no order."""
+"""Decisions of the former host that stay valid here: losing a hold or a settle time does not request an action."""
 
 AT_WORK = {Reason.HYPERVISOR_BUSY, Reason.SHUTDOWN_TIMED_OUT}
-"""Under these "off" is libvirt's word alone: somebody's call has the domain, or its QEMU has not ended."""
+"""Under these only libvirt said "off": another call is working on the domain, or its QEMU has not exited."""
 
 
 class Elsewhere(Enum):
     """Why the report of another host forbids that the VM is started here."""
 
-    MAY_RUN = "it was on there, or nobody knows"
+    MAY_RUN = "it was on there, or that is not known"
     SENT_AWAY = "it was migrated from there to some host"
     MEMORY_THERE = "its memory was saved there"
     OLD_MEMORY_HERE = "the memory that is saved here is older than that report"
@@ -38,7 +38,7 @@ def is_foreign(report: Status, node: Node) -> bool:
 
 
 def unresolved(report: Status, view: View) -> Elsewhere | None:  # noqa: PLR0911 - one rule a line
-    """Why this report forbids a start here; None: it does not, or it is of this host."""
+    """Why this report forbids a start here; None: it does not, or this host wrote it."""
     seen = view.observed
     if not is_foreign(report, view.node) or _runs_here(view):
         return None
@@ -56,16 +56,16 @@ def unresolved(report: Status, view: View) -> Elsewhere | None:  # noqa: PLR0911
 
 
 def vouching(report: Status) -> str:
-    """The value of `virtsync.dev/confirmed-off` that vouches for this report, and for no other.
+    """The value of `virtsync.dev/confirmed-off` that confirms this report, and no other.
 
-    No clock is compared: the user repeats a time that the report shows.
+    No clocks are compared: the user repeats a time that the report shows.
     """
     moved = report.run_transition_time or report.power_state_transition_time
     return f"{report.node_name} {api_time(moved)}" if moved else report.node_name
 
 
 def memory_elsewhere(report: Status) -> bool:
-    """The memory of the VM was saved, and nobody has removed or restored it since."""
+    """The memory of the VM was saved, and has not been removed or restored since."""
     if report.power_state is PowerState.SAVED:
         return True
     cause = report.last_stop.cause if report.last_stop else None
@@ -76,9 +76,9 @@ def memory_elsewhere(report: Status) -> bool:
 
 
 def taken_over(report: Status, view: View) -> Status:
-    """The report of another host as far as it means something here; nothing that was in flight there is so here."""
+    """The part of another host's report that is valid here; what was in flight there is not in flight here."""
     if isinstance(view.observed, Unreadable):
-        # Resolved, though this host cannot be seen yet: what Ready says next is not the former host's word.
+        # Resolved, although this host cannot be observed yet: the next Ready is not the former host's.
         return report if is_stale(report) else replace(report, decided_reason=Reason.PENDING)
     cause = report.last_stop.cause if report.last_stop else None
     return replace(
@@ -96,12 +96,12 @@ def taken_over(report: Status, view: View) -> Status:
 
 
 def is_stale(report: Status) -> bool:
-    """Its host could not be seen, had not been heard of, or was at work on the VM, when it last said that it is off."""
+    """The report says "off", but its host could not be observed, was not heard from, or was working on the VM then."""
     if report.decided_reason == Reason.PENDING:
         return False
     if not report.decided_reason and report.reason == Reason.STARTING:  # an older version kept no record of a start
         return True
-    # HandoverUnconfirmed: so it was found before; no agent of that host has written since.
+    # HandoverUnconfirmed: an earlier pass found the report stale; no agent of that host has written since.
     if {Reason.HANDOVER_UNCONFIRMED, *AT_WORK} & {report.reason, report.decided}:
         return True
     ready = report.condition(ConditionType.READY)
@@ -115,9 +115,9 @@ def _is_other_machine(report: Status, node: Node) -> bool:
 
 
 def _runs_here(view: View) -> bool:
-    """There is a QEMU of it here, and not one that only waits for the memory which a migration brings.
+    """The VM has a QEMU here that does not only wait for incoming memory of a migration.
 
-    Such a one goes again when the migration fails; STARTING is how it begins.
+    A QEMU that waits ends if the migration fails; it begins in the phase STARTING.
     """
     seen = view.observed
     if not isinstance(seen, Domain) or not seen.phase.on or seen.phase is Phase.STARTING:
@@ -126,7 +126,7 @@ def _runs_here(view: View) -> bool:
 
 
 def _in_flight(report: Status) -> bool:
-    """A start was called there, or may have been: a restart that is past its stop does not tell in older reports."""
+    """A start was called there, or might have been: older reports do not show whether a restart is past its stop."""
     operation = report.operation
     return operation is not None and (operation.starts or operation.type is OperationType.RESTART)
 

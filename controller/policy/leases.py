@@ -1,13 +1,13 @@
-"""Whose the Lease of a node is, in the eyes of one agent. Pure.
+"""Leader election: what one agent may do about the Lease of its node. Pure.
 
 | the Lease | this agent |
 |---|---|
-| is not there | creates it |
+| does not exist | creates it |
 | has no holder | takes it |
 | is its own | renews it |
-| was taken under the very lock that this agent has now | takes it: whoever had it has let go of that lock, or died |
-| has not changed for as long as it says | takes it |
-| else | waits |
+| was taken under the host lock that this agent holds now | takes it: the former holder has released the lock, or died |
+| has not changed for its whole duration | takes it |
+| otherwise | waits |
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 MARGIN = 1 / 8
-"""The part of a Lease's time that is for acts under way: none begins in it."""
+"""The last part of a Lease's duration, in which running actions finish and none begins."""
 
 
 class Claim(Enum):
-    """What an agent may do about a Lease."""
+    """What an agent is allowed to do about a Lease."""
 
     CREATE = "create"
     TAKE = "take"
@@ -30,33 +30,33 @@ class Claim(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What its holder has written of it."""
+    """What the holder has written into the Lease."""
 
     holder: str
     duration_s: float
     renewed: str
-    """As it stands there: only to be compared with what stood there before. The holder's clock is not ours."""
+    """Verbatim: compared only with the value before, because the holder's clock is not ours."""
     lock: str
-    """The lock that the holder had when it wrote this; empty: none that is known."""
+    """The host lock that the holder held when it wrote this; empty: not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A Lease, and since when it has been seen like this, on our own clock."""
+    """A Lease, and since when it has been observed unchanged, on our own clock."""
 
     lease: Lease
     since_s: float
 
 
 def look(before: Seen | None, lease: Lease | None, now_s: float) -> Seen | None:
-    """What is seen now, in the light of what was seen before."""
+    """The observation of now, merged with the one before."""
     if lease is None:
         return None
     return before if before and before.lease == lease else Seen(lease, now_s)
 
 
 def claim(seen: Seen | None, identity: str, lock: str, now_s: float) -> Claim:
-    """What the agent of this identity may do, which has this lock; empty: one that proves nothing."""
+    """What the agent with this identity and this host lock may do; an empty lock proves nothing."""
     if seen is None:
         return Claim.CREATE
     lease = seen.lease
@@ -70,5 +70,5 @@ def claim(seen: Seen | None, identity: str, lock: str, now_s: float) -> Claim:
 
 
 def held_until_s(sent_s: float, duration_s: float) -> float:
-    """Until when a holder may act, from when it has sent what was granted: nobody can have seen that before."""
+    """Until when a holder may act, counted from sending the granted request: others cannot have observed it earlier."""
     return sent_s + duration_s * (1 - MARGIN)

@@ -16,7 +16,7 @@ from controller.policy.view import Domain, StopAttempt, Unreadable, View, VmMemo
 def in_flight(  # noqa: PLR0911 - one rule a line
     history: Status, view: View, memory: VmMemory, start: Start
 ) -> Operation | None:
-    """The operation that is still in flight after this look, or None when it is done, void or dropped."""
+    """The operation that is still in flight after this observation, or None if it is done, void or dropped."""
     vm, seen = view.vm, view.observed
     starting = history.operation is not None and history.operation.starts
     operation = start.operation if starting else history.operation
@@ -31,7 +31,7 @@ def in_flight(  # noqa: PLR0911 - one rule a line
         return operation if operation.type is OperationType.RESTART else None
     if seen.lingers:
         return operation
-    # libvirtd gives out its ids anew when it restarts while nothing runs.
+    # libvirtd reuses its ids after it was restarted while nothing ran.
     watched = memory.stop_attempt is not None and memory.stop_attempt.start_time == operation.start_time
     other_run = not watched and starts.began_since(seen.run_since, operation, view.now)
     if seen.id != operation.domain_id or other_run or _recalled_and_over(operation, view, memory):
@@ -42,7 +42,7 @@ def in_flight(  # noqa: PLR0911 - one rule a line
 
 
 def _recalled_and_over(operation: Operation, view: View, memory: VmMemory) -> bool:
-    """The user wants it on again after all, and the guest has let its old grace period pass."""
+    """The user wants the VM on again, and the guest has not shut down within its old grace period."""
     if view.vm.desired is not DesiredPowerState.RUNNING or operation.type is not OperationType.STOP:
         return False
     return view.now.until(deadline_of(operation, memory.stop_attempt, view.vm.shutdown, view.now)) <= 0
@@ -55,9 +55,9 @@ def new_operation(kind: OperationType, domain: Domain, shutdown: Shutdown, now: 
 
 
 def deadline_of(operation: Operation, stop_attempt: StopAttempt | None, shutdown: Shutdown, now: Now) -> Now:
-    """When an operation's grace is over; what status tells only seeds it, whatever the wall clock does later.
+    """When the grace period of an operation is over. The status only seeds it; the wall clock does not move it later.
 
-    A change of the grace period counts for the stop in flight: it moves the deadline by as much.
+    A change of the grace period applies to the stop in flight: it moves the deadline by the difference.
     """
     told = operation.deadline or operation.start_time
     if (
@@ -70,14 +70,14 @@ def deadline_of(operation: Operation, stop_attempt: StopAttempt | None, shutdown
 
 
 def stop_attempt_of(operation: Operation | None, view: View, memory: VmMemory) -> StopAttempt | None:
-    """What this process knows of the stop in flight; ends with it, and with any look that could not see."""
+    """What this process knows about the stop in flight; ends with it, and with any pass that observed nothing."""
     if operation is None or operation.starts or isinstance(view.observed, Unreadable):
         return None
     return attempted_stop(operation, view, memory)
 
 
 def attempted_stop(operation: Operation, view: View, memory: VmMemory) -> StopAttempt:
-    """The stop_attempt of this operation: the one that is known, or a new one."""
+    """The StopAttempt of this operation: the known one, or a new one."""
     known = memory.stop_attempt
     deadline = deadline_of(operation, known, view.vm.shutdown, view.now)
     if known and (known.domain_id, known.start_time) == (operation.domain_id, operation.start_time):

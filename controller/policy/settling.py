@@ -1,4 +1,4 @@
-"""Since when a domain has not been as it is wanted, and until when that is left alone. Pure."""
+"""The settle time (a debounce): since when a domain drifts from its spec, and until when nothing is corrected. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from controller.policy.view import Drift, Notice, Phase
 
 
 def settled(s: Situation, *, news: bool) -> Situation:
-    """Find when the settle time is over, counted from the first sign that somebody changed the domain."""
+    """Find when the settle time is over, counted from the first observation that somebody changed the domain."""
     if s.phase is None or s.desired is None:
         return s
     drift = _drift(s.desired, s.phase)
@@ -33,25 +33,25 @@ def settled(s: Situation, *, news: bool) -> Situation:
 
 
 def _drift_since(s: Situation, drift: Drift, wait_s: float, *, news: bool) -> Now | None:  # noqa: PLR0911 - one rule a line
-    """Since when the domain is what nobody asked for; None where no settle time applies."""
+    """Since when the domain drifts from the spec; None if no settle time applies."""
     history, memory = s.history, s.memory
     if news and (s.asked or s.restart_due):
         return None
     same = memory.drift is drift
     if history.decided == Reason.SETTLING and history.was_on != s.off and not _pauses_anew(s):
         return _settling_since(s, drift, wait_s)
-    # Nobody is at work on what has crashed, or what an I/O error paused; only the backoff asks for patience.
+    # No administrator caused a crash or a pause by an I/O error; only the backoff delays the correction.
     if s.phase is Phase.PAUSED_IO_ERROR:
         return None
     if s.operation or s.cause in {StopCause.AGENT, StopCause.CRASH}:
         return None
-    if history.decided in UNSEEN:  # an older version wrote this: what it waited for before is not known
+    if history.decided in UNSEEN:  # written by an older version: what it waited for is not known
         return memory.drift_since if same and memory.drift_since else s.now
     if s.asked or s.restart_due:
         return None
     if s.start.ran:
         return s.now
-    started = history.decided == Reason.STARTING and history.was_off  # what is there now may have come of that
+    started = history.decided == Reason.STARTING and history.was_off  # that start might have caused the present state
     if started or history.power_state in {PowerState.UNKNOWN, PowerState.ABSENT}:
         return None
     if same and memory.drift_since:
@@ -64,25 +64,25 @@ def _drift_since(s: Situation, drift: Drift, wait_s: float, *, news: bool) -> No
 
 
 def _pauses_anew(s: Situation) -> bool:
-    """An I/O error pauses it, and it was paused by something else before: so it has run in between."""
+    """Paused by an I/O error now, and by something else before: so the VM has run in between."""
     return s.phase is Phase.PAUSED_IO_ERROR and s.view.memory.phase not in {None, s.phase}
 
 
 def _settling_since(s: Situation, drift: Drift, wait_s: float) -> Now | None:
-    """Since when what the last look decided to leave alone settles."""
+    """Since when the drift settles that the last pass decided not to correct yet."""
     memory, reconciling = s.memory, s.history.condition(ConditionType.RECONCILING)
-    if memory.drift is drift:  # None: what waits is not this, it is the brake
+    if memory.drift is drift:  # None: not this drift waits, but the brake
         return memory.drift_since
     if not reconciling or memory.drift is not None:
         return s.now
-    # A new process; and something else may have been reconciled before.
+    # A new process, and Reconciling might have begun for another reason.
     stop, changed = s.status.last_stop if s.off else None, s.status.power_state_transition_time
     times = (reconciling.last_transition_time, changed, stop and stop.time)
     return s.now.recall(max(time for time in times if time), at_most_s=wait_s)
 
 
 def _drift(desired: DesiredPowerState, phase: Phase) -> Drift:
-    """What sort of drift this is; a domain that only goes through a start or a shutdown has not changed sorts."""
+    """The kind of drift; a domain that passes through a start or a shutdown keeps its kind."""
     if phase.off:
         return Drift.OFF
     if desired is DesiredPowerState.STOPPED:
@@ -93,6 +93,6 @@ def _drift(desired: DesiredPowerState, phase: Phase) -> Drift:
 
 
 def _settle_s(s: Situation, drift: Drift) -> float | None:
-    """How long this sort of drift is left alone; None: for ever."""
+    """How long this kind of drift is not corrected; None: never corrected."""
     patient = drift in {Drift.PAUSED, Drift.SUSPENDED}
     return s.waits.settle_pause_s if patient or s.cause is StopCause.SAVED else s.waits.settle_power_s

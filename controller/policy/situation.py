@@ -1,7 +1,7 @@
-"""What a look means: the report of before, brought up to date with what was seen just now (assess.py).
+"""What an observation means: the last report, updated with what was observed just now (see assess.py).
 
-Everything that the rows of the table ask for is found there once: whether the user changed the spec, what operation is
-still in flight, why a domain went off, since when it is as it is.
+It contains everything that the rows of the table ask for: whether the user changed the spec, which operation is still
+in flight, why the domain went off, and since when it is in its present state.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ NO_START = Start()
 
 
 UNSEEN = {Reason.LIBVIRT_UNREACHABLE, Reason.AGENT_UNREACHABLE}
-"""Reasons of Ready under which the domain was not seen."""
+"""Reasons of Ready under which the domain was not observed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A view, understood. `status` is the draft of the report; the conditions are still those of before."""
+    """A view, understood. `status` is the draft of the report, still with the old conditions."""
 
     view: View
     waits: Waits
     history: Status
-    """The report that this look builds on: empty where the user has bound the object to another domain."""
+    """The report on which this pass builds: empty if the user has bound the object to another domain."""
     status: Status
     memory: VmMemory
     asked: bool = False
     """The user has changed spec.powerState, and it has not been served yet."""
     restart_due: bool = False
     refusal: str = ""
-    """libvirt's words, when the act before this look was refused."""
+    """libvirt's message, if it refused the action before this observation."""
     settled_at: Now | None = None
-    """When the settle time is over; None: nothing settles."""
+    """When the settle time is over; None: no settle time applies."""
     settles_forever: bool = False
     elsewhere: Elsewhere | None = None
-    """Why the report of another host forbids a start here; while it does, that report is kept whole."""
+    """Why the report of another host forbids a start here; that report is kept whole until then."""
     start: Start = NO_START
-    """What has become of the start that is on record."""
+    """What has become of the recorded start."""
     recheck_s: float | None = None
     notices: tuple[Notice, ...] = ()
 
@@ -62,7 +62,7 @@ class Situation:
 
     @property
     def now(self) -> Now:
-        """The moment of the look."""
+        """The moment of the observation."""
         return self.view.now
 
     @property
@@ -72,13 +72,13 @@ class Situation:
 
     @property
     def domain(self) -> Domain:
-        """The domain that was seen; asked for only where one was."""
-        assert isinstance(self.view.observed, Domain)  # noqa: S101 - the vetoes before it have taken every other sight
+        """The observed domain; used only if there is one."""
+        assert isinstance(self.view.observed, Domain)  # noqa: S101 - the vetoes before it handle every other observation
         return self.view.observed
 
     @property
     def phase(self) -> Phase | None:
-        """What the domain is doing, where one was seen."""
+        """What the domain is doing, if one was observed."""
         return self.view.observed.phase if isinstance(self.view.observed, Domain) else None
 
     @property
@@ -88,7 +88,7 @@ class Situation:
 
     @property
     def off(self) -> bool:
-        """The domain is there and off."""
+        """The domain exists and is off."""
         return self.phase is not None and self.phase.off
 
     @property
@@ -98,21 +98,21 @@ class Situation:
 
     @property
     def cycling(self) -> bool:
-        """A restart is asked for or under way."""
+        """A restart is requested or in progress."""
         return self.restart_due or (self.operation is not None and self.operation.type is OperationType.RESTART)
 
     @property
     def restart_scheduled(self) -> bool:
-        """A restart is asked for whose time has not come."""
+        """A restart is requested for a later time."""
         request = self.vm.restart_request
         return self.recheck_s is not None and request is not None and request > self.now.wall
 
     @property
     def stopping(self) -> bool:
-        """A stop is in flight, and no restart."""
+        """A stop is in flight that is not part of a restart."""
         return self.operation is not None and self.operation.type is OperationType.STOP
 
     @property
     def cause(self) -> StopCause | None:
-        """Why it is off, as far as a stop was seen."""
+        """Why the domain is off, if a stop was observed."""
         return self.status.last_stop.cause if self.off and self.status.last_stop else None

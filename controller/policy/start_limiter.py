@@ -1,4 +1,4 @@
-"""The rate limit of starts on one node, and the line of those that wait for their turn. Pure."""
+"""The rate limit and concurrency limit of starts on one node, and the queue of VMs that wait. Pure."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ import math
 from controller.api.virtualmachine import VmKey
 
 STARTS_AT_ONCE = 4
-"""Starts that hold a call at a time, hanging ones too: half of the calls that libvirtd bears, the rest is for stops."""
+"""Concurrent starts at most, including hanging ones: half of the calls that libvirtd serves; the rest is for stops."""
 
 
 ASK_AGAIN_S, ASK_AGAIN_MAX_S, ASK_AGAIN_SHARE = 0.05, 2.0, 0.05
 """While no turn is free, the next in the line asks again after this share of the time since the last turn was given,
-within these bounds: a start that hangs for hours must not be asked about twenty times a second."""
+within these bounds: while a start hangs for hours, the next VM must not ask twenty times a second."""
 
 
 LEAST_INTERVAL_S = 0.01
-"""How far apart those in the line ask, when turns may follow each other at once."""
+"""The least time between two requests from the line, if there is no interval between turns."""
 
 
 class Line:
-    """Those that wait, in the order of their coming, and when each is to come back. Its owner has the lock."""
+    """VMs that wait, in order of arrival, and when each asks again. Not thread-safe: the owner holds the lock."""
 
     def __init__(self) -> None:
         self._back_s: dict[VmKey, float] = {}
 
     def others(self, key: VmKey) -> bool:
-        """Whether anybody else waits."""
+        """Whether another VM waits."""
         return bool(self._back_s.keys() - {key})
 
     def ahead(self, key: VmKey) -> int:
-        """How many are before this one, which may be about to come."""
+        """How many VMs are before this one, which might not be in the line yet."""
         return list(self._back_s).index(key) if key in self._back_s else len(self)
 
     def come_back(self, key: VmKey, at_s: float) -> None:
-        """It takes, or keeps, its place."""
+        """Take, or keep, a place in the line."""
         self._back_s[key] = at_s
 
     def leave(self, key: VmKey) -> None:
-        """It waits no longer."""
+        """Leave the line."""
         self._back_s.pop(key, None)
 
     def leave_late(self, before_s: float) -> None:
-        """Whoever was to come back before then, and did not, holds up the others no longer."""
+        """Remove the VMs that should have asked again before this time and did not, so that they block no others."""
         for key in [key for key, back_s in self._back_s.items() if back_s < before_s]:
             del self._back_s[key]
 
@@ -51,11 +51,11 @@ class Line:
 
 
 class StartLimiter:
-    """Turns for starts: a few at a time, one each so many seconds, those that a user waits for first.
+    """Turns for starts: a few at a time, one per interval; VMs for which a user waits come first.
 
-    Whoever waits is told to come back when it may be its turn, not before: of a thousand that wait, one asks at a time.
-    A turn is for work, not for waiting: for each start that hangs one more may begin, at most as many again.
-    Its owner has the lock.
+    A VM that waits learns when its turn can come, and asks again then: of a thousand that wait, one asks at a time.
+    For each start that hangs, one more may begin, at most as many again.
+    Not thread-safe: the owner holds the lock.
     """
 
     def __init__(self, parallel: int, interval_s: float) -> None:
@@ -65,9 +65,9 @@ class StartLimiter:
         self._last_s = -math.inf
 
     def take(self, key: VmKey, now_s: float, *, urgent: bool, hanging: int = 0) -> float:
-        """0.0 when the VM has its turn (give it back with `give_back`); else seconds after which to ask again.
+        """0.0 if the VM has its turn (give it back with `give_back`); otherwise the seconds after which to ask again.
 
-        `hanging` is how many of the starts that have their turn have been out for longer than a start takes.
+        `hanging` is how many of the starts that have a turn have taken longer than a start takes.
         """
         at_once = min(self._parallel + min(hanging, self._parallel), STARTS_AT_ONCE)
         self._forget_who_stays_away(now_s)
@@ -83,11 +83,11 @@ class StartLimiter:
         return self._wait(key, now_s, max(left_s, ask_again_s), urgent=urgent)
 
     def give_back(self, key: VmKey) -> None:
-        """The start has ended, or was not made."""
+        """The start has ended, or was not called."""
         self._held.discard(key)
 
     def _wait(self, key: VmKey, now_s: float, next_s: float, *, urgent: bool) -> float:
-        """Take, or keep, a place in the line; how long it is until the turn may come to it."""
+        """Take, or keep, a place in the line; returns the seconds until the turn can come."""
         line, other = (self._urgent, self._others) if urgent else (self._others, self._urgent)
         other.leave(key)
         ahead = line.ahead(key) + (0 if urgent else len(self._urgent))

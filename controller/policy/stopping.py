@@ -1,4 +1,4 @@
-"""One step of a stop, polite for as long as it may be. Pure."""
+"""One step of a stop: the guest is asked as long as possible before force. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from controller.policy.view import Action, Phase, StopAttempt, Verdict
 
 
 def stop(s: Situation, status: Status, reason: Reason) -> Verdict:
-    """One step of a stop, polite for as long as it may be; `reason` tells a restart from a stop."""
+    """One step of a stop; `reason` distinguishes a restart from a stop."""
     operation = status.operation or new_operation(OperationType.STOP, s.domain, s.vm.shutdown, s.now)
     status = replace(status, operation=operation)
     stop_attempt = attempted_stop(operation, s.view, s.memory)
@@ -34,7 +34,7 @@ def stop(s: Situation, status: Status, reason: Reason) -> Verdict:
 
 
 def _ask_or_force(s: Situation, stop_attempt: StopAttempt, status: Status, reason: Reason) -> Verdict:
-    """Force it off where that is due; else ask the guest, or wait for it."""
+    """Force the VM off if that is due; otherwise ask the guest, or wait for it."""
     if why := _why_unasked(s):
         return due(s, Action.DESTROY, reason, f"The VM is being forced off, {why}.", status=status)
     ends_at = _ends_at(s, stop_attempt)
@@ -45,7 +45,7 @@ def _ask_or_force(s: Situation, stop_attempt: StopAttempt, status: Status, reaso
             s, Action.DESTROY, reason, "The VM is being forced off, because its grace period is over.", status=status
         )
     wait = libvirt_busy(s, DueAction(reason))
-    if wait and (_hangs(s) or overdue(s)):  # its grace runs, though it could not be asked
+    if wait and (_hangs(s) or overdue(s)):  # the grace period runs, although the guest could not be asked
         wait = replace(wait, status=status)
     if wait := forbidden(s) or wait or settling(s):
         return wait
@@ -74,7 +74,7 @@ def _ask_or_force(s: Situation, stop_attempt: StopAttempt, status: Status, reaso
 
 
 def _lingers(s: Situation, stop_attempt: StopAttempt, status: Status, reason: Reason) -> Verdict | None:
-    """It was forced off, and its QEMU has not ended: nothing more can be done to it."""
+    """The VM was forced off, and its QEMU has not exited: nothing more can be done."""
     if not s.domain.lingers:
         return None
     late = s.now.until(stop_attempt.deadline) <= 0
@@ -82,20 +82,20 @@ def _lingers(s: Situation, stop_attempt: StopAttempt, status: Status, reason: Re
 
 
 def _why_unasked(s: Situation) -> str:
-    """Why it is forced off without asking the guest; empty: it is asked."""
+    """Why the VM is forced off without asking the guest; empty: the guest is asked."""
     if s.vm.shutdown.mode is ShutdownMode.FORCE:
         return "as spec.shutdown.mode asks"
-    # It is never resumed in order to be stopped.
+    # A VM that has not run is never resumed only to be stopped.
     return "" if _has_run(s) else "because it was started paused and has not run since"
 
 
 def _has_run(s: Situation) -> bool:
-    """There may be something in it to save: its CPUs have run since it was started, or nobody knows."""
+    """The guest might have something to save: its CPUs have run since the start, or that is not known."""
     return s.phase is not Phase.PAUSED or s.view.facts is None or not s.view.facts.never_ran
 
 
 def _left_to_its_tool(s: Situation) -> Verdict | None:
-    """A tool has started it paused, and is at work with it: it gets the patience of a pause, whatever is wanted."""
+    """A tool has started the VM paused and is using it: the settle time of a pause applies, whatever the spec says."""
     if _has_run(s) or forbidden(s):
         return None
     if s.waits.settle_pause_s is None:
@@ -111,7 +111,7 @@ def _left_to_its_tool(s: Situation) -> Verdict | None:
 
 
 def _waits_for_job(s: Situation, stop_attempt: StopAttempt, status: Status) -> Verdict | None:
-    """A libvirt job owns it: one grace period is for the job, and only a backup is not waited for any longer."""
+    """A libvirt job owns the domain: it gets one grace period; then only jobs other than a backup block the stop."""
     kind = job_kind(s)
     if not kind or forbidden(s) or settling(s):
         return None
@@ -126,9 +126,9 @@ def _waits_for_job(s: Situation, stop_attempt: StopAttempt, status: Status) -> V
 
 
 def _ends_at(s: Situation, stop_attempt: StopAttempt) -> Now:
-    """When politeness is over: at the deadline, but not before this very process has waited, and has asked if it could.
+    """When asking ends: at the deadline, but only after this very process has waited, and has asked if it could.
 
-    A backup job has had the grace period for itself; where force is forbidden the guest then has one of its own.
+    A backup job has used the grace period; if force is forbidden, the guest then has a grace period of its own.
     """
     least_s = min(s.vm.shutdown.grace_s, s.waits.force_wait_s)
     if s.vm.shutdown.mode is ShutdownMode.GRACEFUL and job_kind(s):
@@ -138,14 +138,14 @@ def _ends_at(s: Situation, stop_attempt: StopAttempt) -> Now:
 
 
 def _waits_since(s: Situation, stop_attempt: StopAttempt) -> Now | None:
-    """Since when this process waits for it to go off; None: the guest could be asked, and has not been."""
+    """Since when this process waits for the VM to go off; None: the guest could be asked, and has not been."""
     if s.phase is not Phase.RUNNING or _reboots(s) or _hangs(s):
         return stop_attempt.since
     return stop_attempt.asked_first or s.view.call_since
 
 
 def _polite(s: Situation) -> Action | None:
-    """What asks the guest to shut down, or brings it where it can be asked; None while it is being waited for."""
+    """The action that asks the guest to shut down, or that makes asking possible; None while waiting for the guest."""
     if s.phase in {Phase.PAUSED, Phase.PAUSED_BUSY}:
         return Action.RESUME
     if s.phase is Phase.SUSPENDED:
@@ -154,7 +154,7 @@ def _polite(s: Situation) -> Action | None:
 
 
 def _press_in_s(s: Situation) -> float | None:
-    """Seconds to the next press of the power button, repeated because a boot loses it; None where it is no use."""
+    """Seconds to the next press of the power button, repeated because a booting guest misses it; None if useless."""
     if s.phase is not Phase.RUNNING or _reboots(s):
         return None
     last = s.memory.stop_attempt.asked_last if s.memory.stop_attempt else None

@@ -1,4 +1,4 @@
-"""Why a VM stopped, and what its restartPolicy says to that. Pure."""
+"""Why a VM stopped, and what its restartPolicy decides then. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from controller.policy.view import Domain, Evidence, Notice, Phase, View, VmMemo
 
 
 class Answer(Enum):
-    """What follows from a stop of a VM that should be on."""
+    """What the restartPolicy decides after a stop of a VM that should be on."""
 
     START = "start"
     COMPLETED = "accept it as done"
@@ -26,15 +26,15 @@ def cause_of_stop(domain: Domain, history: Status, view: View) -> StopCause:
 
 
 def cause_of_end(history: Status, view: View) -> StopCause:
-    """Why a domain that was on is no longer there: libvirt has forgotten it, and only events tell."""
+    """Why a domain that was on no longer exists: libvirt has forgotten it, and only events show why."""
     return _cause("", history, view)
 
 
 def _cause(reason: str, history: Status, view: View) -> StopCause:  # noqa: PLR0911 - first match, one cause a line
-    """The first that fits.
+    """The first cause that fits.
 
-    libvirt's reason proves itself, because libvirtd forgets all of them when it restarts. SHUTOFF/CRASHED is the
-    exception: a libvirtd that was away when the domain went off shows it of a clean poweroff too.
+    libvirt's reason is reliable, because a libvirtd that restarts forgets all of them. SHUTOFF/CRASHED is the
+    exception: a libvirtd that did not run when the domain went off also shows it after a clean poweroff.
     """
     evidence = view.evidence
     if reason == OffReason.MIGRATED or Evidence.STOPPED_MIGRATED in evidence:
@@ -57,7 +57,7 @@ def _cause(reason: str, history: Status, view: View) -> StopCause:  # noqa: PLR0
 
 
 def _saw(history: Status, view: View) -> bool:
-    """The libvirtd of now was there when the domain was reported on, and so has seen it go off."""
+    """The present libvirtd already ran when the domain was reported on, so it observed the domain go off."""
     operation, since = history.operation, history.power_state_transition_time
     on_since = operation.start_time if operation and operation.starts else since
     began = view.node.libvirtd_since
@@ -65,7 +65,7 @@ def _saw(history: Status, view: View) -> bool:
 
 
 def ours(history: Status, boot_id: str) -> bool:
-    """A stop of this very run was recorded before anything was done about it."""
+    """virtsync recorded a stop of this very run, before any action."""
     operation, record = history.operation, history.domain
     return (
         operation is not None
@@ -77,7 +77,7 @@ def ours(history: Status, boot_id: str) -> bool:
 
 
 def answer(cause: StopCause, policy: RestartPolicy) -> Answer:
-    """What the restartPolicy says to a stop; of Migrated and of memory saved to a file it is never asked."""
+    """Whether restartPolicy restarts a VM after this stop. Not called for Migrated or for memory saved to a file."""
     if cause is StopCause.AGENT or policy is RestartPolicy.ALWAYS:
         return Answer.START
     if cause is StopCause.GUEST:
@@ -103,12 +103,12 @@ MESSAGES = {
 def last_stop_of(
     history: Status, view: View, domain: Domain, memory: VmMemory, *, ran: bool
 ) -> tuple[LastStop | None, tuple[Notice, ...]]:
-    """Why it is off, found once and kept until it has run again; better evidence may still replace Unknown."""
+    """Why the VM is off, found once and kept until it has run again; later evidence can still replace Unknown."""
     stop, unreported = history.last_stop, memory.unreported_stop
     if not domain.phase.off:
         newer = unreported and (stop is None or stop.time < unreported.time)
         return (unreported if newer else stop), ()
-    # `history` is already told of this boot; the report that was there knows the boot in which it ran.
+    # `history` already has the boot id of now; the report in the object has that of the boot in which the VM ran.
     before = replace(history, node_boot_id=view.vm.status.node_boot_id)
     if before.was_on or ran:
         cause = cause_of_stop(domain, before, view)
@@ -122,9 +122,9 @@ def last_stop_of(
 
 
 def _reconsidered(stop: LastStop, before: Status, view: View, domain: Domain) -> LastStop:
-    """What is learnt of a stop while the domain is still off."""
+    """What later passes learn about a stop while the domain is still off."""
     if stop.cause is StopCause.SAVED and before.power_state is PowerState.SAVED and domain.phase is Phase.STOPPED:
-        # Somebody threw the saved memory away: that is no memory which waits elsewhere.
+        # Somebody removed the saved memory, so no memory is left elsewhere.
         return replace(stop, cause=StopCause.EXTERNAL, message="Somebody removed the saved memory of the VM.")
     rebooted = before.node_boot_id != view.node.boot_id
     may_be_host = stop.cause in {StopCause.GUEST, StopCause.EXTERNAL, StopCause.UNKNOWN} or (
@@ -139,12 +139,12 @@ def _reconsidered(stop: LastStop, before: Status, view: View, domain: Domain) ->
 
 
 def new_stop(cause: StopCause, now: Now) -> LastStop:
-    """A stop that this look has found."""
+    """A stop that this pass has found."""
     return LastStop(cause, now.to_api(), MESSAGES[cause])
 
 
 def _stop_notices(view: View, stop: LastStop) -> tuple[Notice, ...]:
-    """The Event of a stop that virtsync did not cause; its own acts have Events of their own."""
+    """The Event of a stop that virtsync did not cause; its own actions have their own Events."""
     if stop.cause is StopCause.AGENT:
         return ()
     vm = view.vm
@@ -154,5 +154,5 @@ def _stop_notices(view: View, stop: LastStop) -> tuple[Notice, ...]:
 
 
 def restored(evidence: frozenset[Evidence]) -> bool:
-    """The last start brought memory back."""
+    """The last start restored saved memory."""
     return Evidence.STARTED_RESTORED in evidence

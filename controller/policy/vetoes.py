@@ -1,4 +1,4 @@
-"""The rows of the table in which nothing is done, and what they say instead. Pure."""
+"""The vetoes: rows of the table in which nothing is done, and what they report instead. Pure."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ LINGERS = (
     "the VM before QEMU has exited."
 )
 LINGER_RECHECK_S = 10.0
-"""No event tells when such a QEMU ends."""
+"""No event shows when such a QEMU exits."""
 
 
 def is_spec_not_understood(s: Situation) -> bool:
-    """The spec has a word that this version does not know."""
+    """The spec has a value that this version does not know."""
     return bool(s.vm.misunderstood)
 
 
 def spec_not_understood(s: Situation) -> Verdict:
-    """Say which word, and do nothing."""
+    """Report which value, and do nothing."""
     return Verdict(
         Reason.SPEC_NOT_UNDERSTOOD,
         f"This version of virtsync does not understand {s.vm.misunderstood}. virtsync does nothing to the VM until "
@@ -40,27 +40,27 @@ def is_libvirt_unreachable(s: Situation) -> bool:
 
 
 def is_without_domain(s: Situation) -> bool:
-    """There is no domain for this object: none at all, another one, or one that an older object has."""
+    """There is no domain for this object: no domain, a different one, or one that an older object has."""
     return isinstance(s.view.observed, (Absent, Replaced, Conflict))
 
 
 def is_handover_unresolved(s: Situation) -> bool:
-    """The report of the host that had it before forbids that it is started here."""
+    """The report of the former host forbids a start here."""
     return s.elsewhere is not None
 
 
 def is_start_in_flight(s: Situation) -> bool:
-    """A start is on record, and nobody knows yet how it ends."""
+    """A start is recorded whose result is not known yet."""
     return s.start.pending
 
 
 def start_in_flight(s: Situation) -> Verdict:
-    """Whatever is wanted meanwhile: libvirt may have the call."""
-    assert s.operation  # noqa: S101 - it is what pends
+    """Wait for the result, whatever the spec says now: libvirt might have received the call."""
+    assert s.operation  # noqa: S101 - the operation is what is pending
     ready, since = s.history.condition(ConditionType.READY), s.view.call_since
     left_s = s.now.until(since.plus(ACTION_OVERDUE_S)) if since else 0.0
     if left_s > 0 and ready and ready.reason == Reason.STARTING:
-        # What was said when the start was recorded still holds; another sentence would be another write.
+        # The message of the recorded start still holds; another message would cause another write.
         return Verdict(Reason.STARTING, ready.message, recheck_s=left_s)
     since_when = f"{s.operation.start_time:%H:%M:%SZ}"
     message = f"The VM has been starting since {since_when}, and libvirt has not reported the result yet."
@@ -70,7 +70,7 @@ def start_in_flight(s: Situation) -> Verdict:
 
 
 def is_power_state_unset(s: Situation) -> bool:
-    """The user wants nothing of it."""
+    """The user has set no power state."""
     return s.desired is None
 
 
@@ -80,22 +80,22 @@ def is_unknown_state(s: Situation) -> bool:
 
 
 def is_post_copy_failed(s: Situation) -> bool:
-    """Its memory is on two hosts."""
+    """The memory of the VM is on two hosts."""
     return s.phase is Phase.POST_COPY_FAILED
 
 
 def is_preserved(s: Situation) -> bool:
-    """Somebody has configured that it stays for a look at it."""
+    """The definition says that the VM stays as it is, for inspection."""
     return s.wants_on and not s.cycling and s.phase in {Phase.PAUSED_WATCHDOG, Phase.CRASHED_KEPT}
 
 
 def is_transitioning(s: Situation) -> bool:
-    """It is on its way from off to on or from on to off."""
+    """The VM is changing from off to on, or from on to off."""
     return s.wants_on and not s.cycling and s.phase in {Phase.STARTING, Phase.SHUTTING_DOWN}
 
 
 def is_in_sync(s: Situation) -> bool:
-    """It is as wanted, and nothing is under way."""
+    """The VM is as the spec asks, and no operation is in flight."""
     if s.cycling or s.operation is not None or s.phase is None:
         return False
     if s.desired is DesiredPowerState.STOPPED:
@@ -106,7 +106,7 @@ def is_in_sync(s: Situation) -> bool:
 
 
 def in_sync(s: Situation) -> Verdict:
-    """All is as wanted; and what will change that, or is kept from being changed."""
+    """The VM is as the spec asks; the message adds what will change that, and who holds the VM."""
     notes = [f"restart scheduled for {s.vm.restart_request:%Y-%m-%dT%H:%M:%SZ}"] if s.restart_scheduled else []
     notes += [f"held by {holders(s)}"] if s.vm.holds else []
     power = s.status.power_state
@@ -124,7 +124,7 @@ def post_copy_failed(_s: Situation) -> Verdict:
 
 
 def guest_suspended(s: Situation) -> Verdict:
-    """The guest's own suspend is left alone."""
+    """A suspend by the guest itself is not corrected."""
     paused = s.desired is DesiredPowerState.PAUSED
     why = "spec.powerState is Paused" if paused else f"spec.restartPolicy is {s.vm.restart_policy}"
     message = f"The guest suspended itself (S3). virtsync does not wake it up, because {why}."
@@ -144,7 +144,7 @@ def libvirt_unreachable(s: Situation) -> Verdict:
 
 
 def no_domain(s: Situation) -> Verdict:
-    """Say why there is no domain for this object."""
+    """Report why there is no domain for this object."""
     name, seen = s.vm.bound_by, s.view.observed
     if isinstance(seen, Replaced):
         message = (
@@ -161,7 +161,7 @@ def no_domain(s: Situation) -> Verdict:
 
 
 def handover_unresolved(s: Situation) -> Verdict:
-    """Say what the former host reported, and ask the user to vouch for that very report, or to go back."""
+    """Report what the former host reported; the user confirms that very report, or moves the VM back."""
     old, here = s.history.node_name, s.view.node.name
     if s.elsewhere is Elsewhere.OLD_MEMORY_HERE:
         message = (
@@ -190,7 +190,7 @@ def handover_unresolved(s: Situation) -> Verdict:
 
 
 def _vouch(s: Situation) -> str:
-    """The command that vouches for the report of the former host, last in the message for those who copy it."""
+    """The command that confirms the report of the former host; last in the message, so that it is easy to copy."""
     key, value = s.vm.key, vouching(s.history)
     bare = " (a node name alone does not say which run you mean)" if s.vm.confirmed_off == s.history.node_name else ""
     return f"{bare}: kubectl annotate kvm -n {key.namespace} {key.name} --overwrite {CONFIRMED_OFF}='{value}'"
@@ -206,12 +206,12 @@ def _doubt(s: Situation) -> str:
 
 
 def power_state_unset(_s: Situation) -> Verdict:
-    """Only watched."""
+    """Only observe."""
     return Verdict(Reason.OBSERVED, "spec.powerState is not set, so virtsync only observes the VM.")
 
 
 def unknown_state(s: Situation) -> Verdict:
-    """Passed through."""
+    """Report libvirt's own state."""
     return Verdict(
         Reason.UNKNOWN_STATE,
         f"libvirt reports the state {s.domain.state}/{s.domain.reason}, which virtsync does not know.",
@@ -219,7 +219,7 @@ def unknown_state(s: Situation) -> Verdict:
 
 
 def is_memory_elsewhere(s: Situation) -> bool:
-    """Its memory is somewhere else: on another host, or in a file."""
+    """The memory of the VM is not where a start would take it from: it is on another host, or in a file."""
     return s.wants_on and s.off and (_migrated(s) or _saved_elsewhere(s))
 
 
@@ -234,12 +234,12 @@ def _saved_elsewhere(s: Situation) -> bool:
 
 
 def _silent(s: Situation) -> bool:
-    """libvirt does not say why the domain is off, so that the report of before stands."""
+    """libvirt does not report why the domain is off, so the last report stays valid."""
     return s.status.libvirt_reason == OffReason.UNKNOWN
 
 
 def memory_elsewhere(s: Situation) -> Verdict:
-    """Say where its memory is, and how to go on."""
+    """Report where the memory is, and what to do."""
     if _migrated(s):
         return Verdict(
             Reason.MIGRATED_AWAY,
@@ -253,19 +253,19 @@ def memory_elsewhere(s: Situation) -> Verdict:
 
 
 def is_stop_accepted(s: Situation) -> bool:
-    """The restartPolicy leaves it off, and the user has asked for nothing since."""
+    """The restartPolicy leaves the VM off, and the user has requested nothing since."""
     if not s.wants_on or s.asked or s.cycling or s.start.again:
         return False
     if s.status.completion_time:
         return True
-    # A policy speaks once, of a stop that came by itself: not of a start that was decided on already.
+    # The policy decides once, about a stop that virtsync did not cause, and not after a start was already decided.
     fresh = s.history.decided not in {Reason.STARTING, Reason.START_FAILED, Reason.CRASH_LOOP_BACK_OFF} | UNSEEN
     fresh = fresh or s.status.last_stop != s.history.last_stop
     return fresh and s.cause is not None and causes.answer(s.cause, s.vm.restart_policy) is not causes.Answer.START
 
 
 def stop_accepted(s: Situation) -> Verdict:
-    """The restartPolicy speaks, once."""
+    """The restartPolicy decides, once."""
     if not s.status.completion_time and (wait := settling(s) or braked(s)):
         return wait
     status = replace(s.status, completion_time=s.status.completion_time or s.now.to_api())
@@ -278,7 +278,7 @@ def stop_accepted(s: Situation) -> Verdict:
 
 
 def is_guest_suspended(s: Situation) -> bool:
-    """The guest suspended itself, and nothing wants it woken."""
+    """The guest suspended itself, and the spec does not ask to wake it up."""
     if s.phase is not Phase.SUSPENDED or s.cycling:
         return False
     return s.desired is DesiredPowerState.PAUSED or (
@@ -287,7 +287,7 @@ def is_guest_suspended(s: Situation) -> bool:
 
 
 def preserved(s: Situation) -> Verdict:
-    """Say for whom it is kept."""
+    """Report why the VM is preserved."""
     if s.phase is Phase.PAUSED_WATCHDOG:
         message = "The VM was paused by its watchdog, for inspection. virtsync leaves it paused."
         return Verdict(Reason.PAUSED_BY_WATCHDOG, message)
@@ -296,7 +296,7 @@ def preserved(s: Situation) -> Verdict:
 
 
 def transitioning(s: Situation) -> Verdict:
-    """Wait; say so when it takes too long."""
+    """Wait; report a shutdown that takes too long."""
     if s.phase is Phase.STARTING:
         return Verdict(Reason.STARTING, "The VM is starting.")
     left_s = s.now.until((s.memory.phase_since or s.now).plus(s.vm.shutdown.grace_s))

@@ -1,4 +1,4 @@
-"""What a decision sees, and what it answers. Values only."""
+"""The input and the output of a decision. Values only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from controller.api.virtualmachine import LastStop, Operation, PowerState, Reaso
 
 
 class Phase(Enum):
-    """What a domain that was seen is doing: finer than its power state, because decisions need it."""
+    """What an observed domain is doing: finer than its power state, because decisions need the difference."""
 
     RUNNING = PowerState.RUNNING, "on"
     STARTING = PowerState.STARTING, "on"
@@ -31,29 +31,29 @@ class Phase(Enum):
     UNKNOWN = PowerState.UNKNOWN, "unknown"
 
     power_state: PowerState
-    """The word that users see for it."""
+    """The power state that users see."""
     on: bool
     """QEMU is alive."""
     off: bool
     """There is no QEMU, and libvirt still knows the domain."""
 
     def __init__(self, power_state: PowerState, qemu: str, _detail: str = "") -> None:
-        """Each of its values, once: relists ask thousands of times."""
+        """Compute each attribute once: a relist reads them thousands of times."""
         self.power_state, self.on, self.off = power_state, qemu == "on", qemu == "off"
 
 
 class Drift(Enum):
-    """In what way a domain is not as it is wanted, as far as its settle time is concerned."""
+    """The kind of difference between a domain and its spec, for the settle time."""
 
     OFF = "off"
-    ON = "on, and wanted off"
+    ON = "on, and should be off"
     PAUSED = "paused"
     SUSPENDED = "suspended"
-    RUNNING = "running, and wanted paused"
+    RUNNING = "running, and should be paused"
 
 
 class Evidence(Enum):
-    """What an event said of a stop or a start; explains what a look has confirmed, and never causes an action."""
+    """The detail of a stop or start event: it explains what an observation confirmed, and never causes an action."""
 
     STOPPED_MIGRATED = "STOPPED/MIGRATED"
     STOPPED_CRASHED = "STOPPED/CRASHED"
@@ -64,12 +64,12 @@ class Evidence(Enum):
     STARTED_MIGRATED = "STARTED/MIGRATED"
 
 
-# --- what a look at the host shows -----------------------------------------------------------------------------------
+# --- what an observation of the host shows ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A libvirt domain as one look saw it."""
+    """A libvirt domain at one observation."""
 
     uuid: UUID
     name: str
@@ -81,17 +81,17 @@ class Domain:
     persistent: bool = True
     autostart: bool = False
     run_since: datetime | None = field(default=None, compare=False)
-    """When this run of QEMU began, by the wall clock of its host: the time of its pid file. None: not known."""
+    """When this run of QEMU began, by the host's wall clock: the time of its pid file. None: not known."""
 
     @property
     def lingers(self) -> bool:
-        """libvirt shows it off, but its QEMU has not ended."""
+        """libvirt shows the domain off, but its QEMU has not exited."""
         return self.phase is Phase.SHUTTING_DOWN and self.id is None
 
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """libvirt said that there is no such domain; no other answer means this."""
+    """libvirt returned "no such domain"; no other answer means this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Replaced:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """The domain is there, and an older object has it."""
+    """The domain exists, and belongs to an older object."""
 
     owner: VmKey
     uuid: UUID
@@ -112,11 +112,11 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """libvirt gave no answer: nothing is known, and nothing follows from that."""
+    """libvirt gave no answer: nothing is known about the domain, and no action follows."""
 
     message: str
     busy: bool = False
-    """libvirt answers about other domains: somebody's call has the lock of this one."""
+    """libvirt answers about other domains: another call holds the lock of this one."""
 
 
 Observation = Domain | Absent | Replaced | Conflict | Unreadable
@@ -126,7 +126,7 @@ Observation = Domain | Absent | Replaced | Conflict | Unreadable
 
 
 class Action(Enum):
-    """The acts on a domain, and the Event about each when it has been done."""
+    """The actions on a domain, and the Event that is written after each."""
 
     START = EventReason.STARTED
     START_PAUSED = EventReason.STARTED, "paused"
@@ -143,31 +143,31 @@ class Action(Enum):
 
     @property
     def starts(self) -> bool:
-        """It makes a QEMU, and so waits for its turn."""
+        """The action starts a QEMU, so it waits for its turn."""
         return self in (Action.START, Action.START_PAUSED)
 
 
 @dataclass(frozen=True, slots=True)
 class PowerAction:
-    """One action on one domain as it was observed; if the domain has changed by then, nothing is done."""
+    """One action on one domain as it was observed; if the domain has changed since, nothing is done."""
 
     kind: Action
     domain: Domain
 
 
 class Result(Enum):
-    """How an act ended."""
+    """How an action ended."""
 
     DONE = "done"
-    ALREADY = "already"  # somebody else did the same first: no failure and no Event
-    STALE = "stale"  # the domain was not as it had been seen: nothing was done
-    REFUSED = "refused"  # libvirt said no
-    UNKNOWN = "unknown"  # no answer in time: look, never repeat it blindly
+    ALREADY = "already"  # somebody else did the same first: neither a failure nor an Event
+    STALE = "stale"  # the domain was not as observed: nothing was done
+    REFUSED = "refused"  # libvirt returned an error
+    UNKNOWN = "unknown"  # no answer in time: observe, never repeat blindly
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an act; an input of the next look."""
+    """What became of an action; an input of the next pass."""
 
     action: Action
     result: Result
@@ -175,7 +175,7 @@ class Outcome:
 
 
 class Qemu(Enum):
-    """Whether the QEMU of a domain that libvirt shows off still lives, by the lock that QEMU holds on its pid file."""
+    """Whether the QEMU of a domain that libvirt shows off still exists, by the lock that QEMU holds on its pid file."""
 
     GONE = "gone"
     ALIVE = "alive"
@@ -184,16 +184,16 @@ class Qemu(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is asked of a domain only when an act is due, because most looks do not need it."""
+    """What the host is asked about a domain only when an action is due, because most passes do not need it."""
 
     job: str = ""
     """The libvirt job that owns the domain: backup, migration, save, dump, snapshot, or just job; empty: none."""
     never_ran: bool = False
-    """It is paused, and its CPUs have not run since it was started: there is nothing in it to save."""
+    """The VM is paused, and its CPUs have not run since it was started: the guest has nothing to save."""
     qemu: Qemu = Qemu.GONE
-    """Of a domain that is off: whether its last QEMU has really ended."""
+    """Of a domain that is off: whether its last QEMU has really exited."""
     hangs: bool = False
-    """Its QEMU has left a call of libvirt's unanswered, whoever made it."""
+    """The QEMU has not answered a request of libvirt, whichever client caused it."""
     reboots_on_poweroff: bool = False
     """`<on_poweroff>restart`: a shutdown would be a reboot."""
 
@@ -206,16 +206,16 @@ class Notice:
     note: str
     warning: bool = False
     action: str = "Observe"
-    """What virtsync did, if it did more than look."""
+    """What virtsync did, if it did more than observe."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopAttempt:
-    """A stop that this process pursues: of one run of one domain."""
+    """What this process knows about a stop in flight, of one run of one domain."""
 
     domain_id: int | None
     start_time: datetime
-    """Of the operation, as status tells it."""
+    """Of the operation, as in the status."""
     since: Now
     deadline: Now
     asked_first: Now | None = None
@@ -225,45 +225,45 @@ class StopAttempt:
 
 @dataclass(frozen=True, slots=True)
 class VmMemory:
-    """What only this process knows of a VM; a new process does well without it, a little later."""
+    """In-process state of a VM, lost on restart; a new process decides the same without it, sometimes later."""
 
     uid: str = ""
     held: bool = False
-    """The last look that saw the domain left it to a hold, whether or not that could be reported."""
+    """The last pass that observed the domain found it held, whether or not that could be reported."""
     drift: Drift | None = None
-    """As of the last look that saw the domain."""
+    """As of the last pass that observed the domain."""
     drift_since: Now | None = None
     phase: Phase | None = None
     phase_since: Now | None = None
     off_since: Now | None = None
-    """Since when each look of this process has seen it off, with no call and no outage in between."""
+    """Since when each pass of this process has observed the domain off, with no call and no outage in between."""
     off_doubted: bool = False
-    """It went off under a stop that this process did not send."""
+    """The domain went off during a stop that this process did not send."""
     stop_attempt: StopAttempt | None = None
     start: Operation | None = None
-    """The record of a start that this process wrote last, or tried to write."""
+    """The record of a start that this process last wrote, or tried to write."""
     start_called: bool = False
-    """The call that it records has been made."""
+    """The recorded call has been made."""
     start_counted: bool = False
-    """It counts in `restartCount`."""
+    """The start counts in `restartCount`."""
     next_attempt: Now | None = None
     next_attempt_told: datetime | None = None
-    """The time in status that seeded it."""
+    """The time in the status from which `next_attempt` was computed."""
     scheduled: datetime | None = None
     scheduled_passed: Now | None = None
     jobless_since: Now | None = None
     job: str = ""
     job_since: Now | None = None
-    """Since when that libvirt job was seen to own the domain."""
+    """Since when that libvirt job was observed to own the domain."""
     outcome: Outcome | None = None
-    """Of the act that ended since the last look; the look takes it."""
+    """Of the action that ended since the last pass; the next pass consumes it."""
     unreported_stop: LastStop | None = None
-    """The first stop that could not be written down yet."""
+    """The first stop that could not be reported yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """The node as a whole, as far as it concerns a decision."""
+    """What a decision needs to know about the node."""
 
     name: str
     boot_id: str
@@ -271,16 +271,16 @@ class Node:
     blocked: str = ""
     """Why this agent may not act, as one sentence; empty when it may."""
     braked_until: Now | None = None
-    """Several VMs went off together: nothing is started or judged until then."""
+    """Several VMs went off together: until then, virtsync starts none and applies no restartPolicy."""
     host_uuid: UUID | None = None
-    """libvirt's UUID of the machine; None: not known, or not one that lasts."""
+    """libvirt's UUID of the machine; None: not known, or not stable."""
     libvirtd_since: datetime | None = None
     """When libvirtd was started, by the wall clock: the time of its driver.pid. None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """All that a decision sees."""
+    """The whole input of a decision."""
 
     vm: VirtualMachine
     observed: Observation
@@ -289,14 +289,14 @@ class View:
     memory: VmMemory = field(default_factory=VmMemory)
     evidence: frozenset[Evidence] = frozenset()
     facts: Facts | None = None
-    """None: not asked yet; they are only when an act is due."""
+    """None: not asked yet; the host is asked only when an action is due."""
     call: Action | None = None
-    """An act on this domain that has not returned."""
+    """An action on this domain that has not returned."""
     call_since: Now | None = None
     crowded: bool = False
-    """As many calls as the daemon bears have not returned."""
+    """The maximum number of concurrent calls has not returned."""
     turn_in_s: float = 0.0
-    """How long the act that is due must wait for its turn."""
+    """How long the due action must wait for its turn."""
 
     @property
     def call_starts(self) -> bool:
@@ -306,19 +306,19 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a row of the table says: a reason, a sentence, at most one act, and when to look again."""
+    """What a row of the table decides: a reason, a message, at most one action, and when to observe again."""
 
     reason: Reason
     message: str
     action: Action | None = None
     recheck_s: float | None = None
     status: Status | None = None
-    """The draft with what this verdict records before its act; None when it records nothing."""
+    """The draft with what this verdict records before its action; None if it records nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The answer to a view: what to report, at most one act, and when to look again."""
+    """The output of a decision: what to report, at most one action, and when to observe again."""
 
     reason: Reason
     message: str

@@ -1,4 +1,4 @@
-"""How patient the policy is with what others do. Pure."""
+"""The wait settings of the policy: drift correction, starts and stops. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from controller.api.setting import Duration, Section, Whole, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waits:
-    """Waits in seconds; 0 means at once. Raises ValueError, with a sentence, where they contradict each other."""
+    """Waits in seconds; 0 means at once. Raises ValueError, with a message, if they contradict each other."""
 
     settle_power_s: float = setting(
         "--settle-power",
@@ -84,6 +84,6 @@ class Waits:
     )
 
     def __post_init__(self) -> None:
-        """Check what no field can check alone."""
+        """Check what involves several fields."""
         if self.backoff_first_s > self.backoff_max_s:
             raise ValueError("--backoff-first must not be longer than --backoff-max.")

@@ -271,6 +271,32 @@ def test_an_older_stop_does_not_replace_a_newer_one() -> None:
 # --- what is learnt of a stop later ----------------------------------------------------------------------
 
 
+def test_the_crash_loop_of_the_theory_of_operation() -> None:
+    """As at the head of controller/policy/assess.py."""
+    vm = Vm().in_sync()
+
+    def passes(after_s: float, run: int | None, outcome: Outcome | None = None) -> tuple[object, ...]:
+        events = CRASH if run is None else set()
+        seen = domain(Phase.CRASHED_OFF if run is None else Phase.RUNNING, run)
+        step = vm.look(seen, after_s=after_s, events=events, outcome=outcome)
+        backoff = step.status.backoff
+        next_s = (backoff.next_attempt_time - T0).total_seconds() - 100 if backoff else None
+        return step.reason, action(step), backoff.failures if backoff else 0, next_s, step.status.restart_count
+
+    started = done(Action.START)
+    assert passes(99.9, None) == (Reason.STARTING, Action.START, 1, 11, 1)
+    assert passes(1, 2, started) == (Reason.IN_SYNC, None, 1, 11, 1)
+    assert passes(4, None) == (Reason.CRASH_LOOP_BACK_OFF, None, 1, 11, 1)
+    assert passes(6, None) == (Reason.STARTING, Action.START, 2, 32, 2)
+    assert passes(1, 3, started) == (Reason.IN_SYNC, None, 2, 32, 2)
+    vm.agent_restarts()
+    assert passes(3, 3) == (Reason.IN_SYNC, None, 2, 32, 2)
+    assert passes(5, None) == (Reason.CRASH_LOOP_BACK_OFF, None, 2, 32, 2)
+    assert passes(12, None) == (Reason.STARTING, Action.START, 3, 73, 3)
+    assert passes(1, 4, started) == (Reason.IN_SYNC, None, 3, 73, 3)
+    assert passes(600, 4) == (Reason.IN_SYNC, None, 0, None, 3)
+
+
 def test_a_saved_memory_that_somebody_removes_is_no_memory_that_waits_elsewhere() -> None:
     vm = Vm().in_sync()
     saved = vm.look(Phase.SAVED, after_s=60)
