@@ -1,7 +1,7 @@
-"""How the API server is reached, and as whom: plain values that both HTTP stacks are made from.
+"""How to reach the API server, and as which user: plain values from which both HTTP clients are configured.
 
-The kubernetes client (urllib3) sends requests and kopf (aiohttp) watches. What one of them were told and the other not
-would be a watch of another user, or none at all.
+The kubernetes client (urllib3) sends requests, and kopf (aiohttp) watches. A setting that only one of them applied
+could mean a watch as another user, or no watch at all.
 """
 
 from __future__ import annotations
@@ -27,43 +27,43 @@ KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 25_000),
 )
-"""A connection whose other end is gone is given up after 25 s, idle or not; a load balancer that forgets idle ones sees
-traffic every 10 s. The kernel sends it: no process wakes up."""
+"""A connection whose peer is gone fails after 25 s, idle or not. A load balancer that drops idle connections sees
+traffic every 10 s. The kernel sends the keepalives, so no process wakes up for them."""
 SOCKET_OPTIONS = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), *KEEPALIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """One way to one API server as one user. Two that are equal make the same connections."""
+    """An API server, and the user and settings to reach it with. Equal values make equal connections."""
 
     server: str
-    """A URL, with a path where the API server is behind one; without a slash at the end."""
+    """Its URL, without a trailing slash; includes a path if the API server is served under one."""
     ca: bytes | None = None
-    """The PEM certificates that may have signed that of the server; None: those that this machine trusts."""
+    """The trusted CA certificates, as PEM; None: those that this machine trusts."""
     insecure: bool = False
-    """Any certificate will do."""
+    """Accept any certificate of the server."""
     server_name: str | None = None
-    """The name that the certificate must have; None: that of the URL."""
+    """The name that the server's certificate must have; None: the host of the URL."""
     proxy: str | None = None
     """The http:// URL of a proxy, without user and password."""
     proxy_login: tuple[str, str] | None = field(default=None, repr=False)
     """The user and the password of the proxy."""
     authorization: str | None = field(default=None, repr=False)
-    """The header that logs in."""
+    """The value of the Authorization header."""
     certificate: bytes | None = field(default=None, repr=False)
     key: bytes | None = field(default=None, repr=False)
-    """Those of the user, as PEM."""
+    """The client certificate and key of the user, as PEM."""
 
     @cached_property
     def headers(self) -> dict[str, str]:
-        """What each request carries."""
+        """The headers of each request."""
         always = {"User-Agent": f"{AGENT}/{__version__}", "Accept-Encoding": "identity"}
         return always | ({"Authorization": self.authorization} if self.authorization else {})
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
-        """What is checked and shown on TLS connections. Raises Rejected where that is no certificate or no key."""
-        context = _Named(ssl.PROTOCOL_TLS_CLIENT)
+        """The TLS settings of all connections. Raises Rejected if a certificate or a key cannot be used."""
+        context = _FixedNameContext(ssl.PROTOCOL_TLS_CLIENT)
         context.name = self.server_name
         context.set_alpn_protocols(["http/1.1"])
         if self.insecure:
@@ -80,31 +80,31 @@ class Access:
         if self.certificate and self.key:
             try:
                 with _as_file(self.certificate) as certificate, _as_file(self.key) as key:
-                    # Else OpenSSL asks at the terminal for the password of a key that has one.
+                    # Without `password`, OpenSSL asks for the password of an encrypted key at the terminal.
                     context.load_cert_chain(certificate, key, password=str)
             except (ssl.SSLError, ValueError) as error:
                 raise Rejected(
-                    "its client-certificate and client-key are not a certificate and its key without a password"
+                    "its client-certificate and client-key are not a certificate and its unencrypted key"
                 ) from error
         return context
 
 
 def basic(username: str, password: str) -> str:
-    """The header of a user with a password."""
+    """The value of an HTTP Basic authentication header."""
     return f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
 
 
-class _Named(ssl.SSLContext):
-    """Expects one name of whoever is connected to, whatever the URL says. Each stack has its own way into TLS."""
+class _FixedNameContext(ssl.SSLContext):
+    """Expects `name` in the server's certificate, whatever the URL says; each HTTP client starts TLS its own way."""
 
     name: str | None = None
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        """As urllib3 begins TLS."""
+        """How urllib3 starts TLS."""
         return super().wrap_socket(*args, **kwargs | self._expected())
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        """As asyncio begins TLS."""
+        """How asyncio starts TLS."""
         return super().wrap_bio(*args, **kwargs | self._expected())
 
     def _expected(self) -> dict[str, str]:
@@ -113,7 +113,8 @@ class _Named(ssl.SSLContext):
 
 @contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """A path for OpenSSL, which reads files only; no secret gets onto a disk, and the root may be read-only."""
+    """A path for OpenSSL, which reads only files. It is in memory: no secret reaches a disk, and the root file system
+    may be read-only."""
     descriptor = os.memfd_create("pem")
     try:
         with os.fdopen(os.dup(descriptor), "wb") as file:

@@ -1,4 +1,4 @@
-"""How the API server is asked: one client for all threads, and its errors in our three words."""
+"""Requests to the API server: one client for all threads, which raises only the exceptions of `runtime.errors`."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from controller.kube.kubeconfig import Kubeconfig, of_pod
 from controller.runtime.errors import CircuitOpen, Conflicted, Rejected, Transient, Vanished
 
 TIMEOUT_S = (3.0, 10.0)
-"""To connect, and to read; the client has none of its own."""
+"""For the connection, and for the answer. The kubernetes client has no timeout of its own."""
 CIRCUIT_OPENS_AFTER = 5
-"""After so many attempts in a row to connect in vain the API server is taken to be away."""
-LONGEST_RETRY_AFTER_S = 30.0
+"""The circuit opens after this number of consecutive failed connection attempts."""
+MAX_RETRY_AFTER_S = 30.0
 POOL_SIZE = 32
 
 Json = dict[str, Any]
 
 
 class Api:
-    """The API server. Any thread may use it.
+    """The API server, behind a circuit breaker. Thread-safe.
 
-    While it is away nobody is let through to it but `knock`: else every VM of the node would keep asking. One that is
-    slow is not away: only a connection that cannot be made counts, and an answer that does not come does not.
+    While the circuit is open, only `probe` sends a request; without the breaker, every VM of the node would keep
+    sending them. Only failed connections count: a slow API server, which accepts connections but does not answer in
+    time, does not open the circuit.
     """
 
     def __init__(self, credentials: Credentials) -> None:
@@ -41,36 +42,36 @@ class Api:
         self._lock = threading.Lock()
         access = credentials.current()
         self._client = access, _rest_client(access)
-        self._unanswered, self._why_open = 0, ""
-        self._troubled = self._back = False
+        self._failed_connections, self._why_open = 0, ""
+        self._failing = self._recovered = False
 
     @property
     def circuit_open(self) -> bool:
-        """The last attempts to connect to it were in vain."""
-        return self._unanswered >= CIRCUIT_OPENS_AFTER
+        """The last `CIRCUIT_OPENS_AFTER` connection attempts failed; the next connection closes the circuit."""
+        return self._failed_connections >= CIRCUIT_OPENS_AFTER
 
     def probe(self) -> bool:
-        """Ask whether it is there, silent or not."""
+        """Send one request even if the circuit is open; True if the API server answered, with any status."""
         try:
-            self._ask("GET", "/version", {}, None)
+            self._send("GET", "/version", {}, None)
         except Transient:
             return False
         return True
 
-    def heard(self, *, good: bool) -> None:
-        """A request has had a good answer, or has failed in a way that says that something is wrong with all of them.
+    def note_answer(self, *, good: bool) -> None:
+        """Record a successful request, or a failure that concerns all requests and not just this one.
 
-        The watch tells of its own.
+        The watch calls this for its own requests.
         """
         if not good:
-            self._troubled = True
-        elif self._troubled:
-            self._troubled, self._back = False, True
+            self._failing = True
+        elif self._failing:
+            self._failing, self._recovered = False, True
 
     def take_recovery(self) -> bool:
-        """Whether it has given a good answer after trouble, and nobody was told that yet."""
-        back, self._back = self._back, False
-        return back
+        """Whether a request has succeeded after a failure since the last call; resets this."""
+        recovered, self._recovered = self._recovered, False
+        return recovered
 
     def request(
         self,
@@ -81,25 +82,28 @@ class Api:
         content_type: str = "application/json",
         **query: str,
     ) -> Json:
-        """One request and its answer. Raises Conflicted, Vanished, Rejected, Transient, and CircuitOpen."""
+        """Send one request and return the JSON object of its answer.
+
+        Raises Conflicted, Vanished, Rejected, Transient, and CircuitOpen, which sends nothing.
+        """
         if self.circuit_open:
             raise CircuitOpen(self._why_open)
         headers = {"Content-Type": content_type} if body is not None else {}
-        where = path + (f"?{urlencode(query)}" if query else "")
-        status, text, retry_after_s, access = self._ask(method, where, headers, body)
+        target = path + (f"?{urlencode(query)}" if query else "")
+        status, text, retry_after_s, access = self._send(method, target, headers, body)
         if status == 401 and self.credentials.renew(access) is not access:
-            status, text, retry_after_s, _ = self._ask(method, where, headers, body)
+            status, text, retry_after_s, _ = self._send(method, target, headers, body)
         if status < 400:
-            self.heard(good=True)
+            self.note_answer(good=True)
             return _json(text)
         if status in {401, 429} or status >= 500:
-            self.heard(good=False)
+            self.note_answer(good=False)
         raise _error(status, text, retry_after_s)
 
-    def _ask(
+    def _send(
         self, method: str, path: str, headers: dict[str, str], body: Json | None
     ) -> tuple[int, bytes, float, Access]:
-        """The status and the body of the answer, the wait it asks for, and as whom. Raises Transient without one."""
+        """The status, body and Retry-After of the answer, and the access it was sent with. Raises Transient."""
         access, client = self._connected()
         try:
             answer = client.request(
@@ -111,17 +115,17 @@ class Api:
             )
             text = answer.read()
         except (ApiException, urllib3.exceptions.HTTPError) as error:
-            self.heard(good=False)
+            self.note_answer(good=False)
             why = f"the API server does not answer: {_cause(error)}"
             if not isinstance(error, urllib3.exceptions.ReadTimeoutError):
                 self._why_open = why
-                self._unanswered += 1
+                self._failed_connections += 1
             raise Transient(why) from error
-        self._unanswered = 0
+        self._failed_connections = 0
         return answer.status, text, _retry_after_s(answer.headers.get("Retry-After")), access
 
     def _connected(self) -> tuple[Access, RESTClientObject]:
-        """How it is reached now, and a client for that; the connections of another way are closed."""
+        """The current access and a client for it. If the access has changed, the connections of the old one close."""
         access = self.credentials.current()
         with self._lock:
             if self._client[0] is not access:
@@ -131,14 +135,17 @@ class Api:
 
 
 def load(kubeconfig: Path | None) -> Api:
-    """The API server of this kubeconfig, of the Pod, or of ~/.kube/config. Raises Rejected in one sentence."""
+    """The API server of this kubeconfig; without one, that of the Pod or of ~/.kube/config.
+
+    Raises Rejected, with one sentence as its message.
+    """
     if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
-        return Api(Credentials(lambda *, refused: of_pod(os.environ)))  # noqa: ARG005 - there is but one to give
+        return Api(Credentials(lambda *, refused: of_pod(os.environ)))  # noqa: ARG005 - a Pod has only one token
     return Api(Credentials(Kubeconfig(kubeconfig or Path.home() / ".kube" / "config").read))
 
 
 def _rest_client(access: Access) -> RESTClientObject:
-    """The kubernetes client, told nothing but what `Access` says: by itself it would read the environment too."""
+    """The kubernetes client, configured from `access` only. By default it would also read the environment."""
     configuration = Configuration(
         host=access.server,
         retries=False,
@@ -158,10 +165,10 @@ def _rest_client(access: Access) -> RESTClientObject:
 
 
 class _HttpsConnection(urllib3.connection.HTTPSConnection):
-    """Tells a handshake that does not end from an answer that does not come: to urllib3 both are read timeouts."""
+    """Reports a TLS handshake that times out as a connect timeout; urllib3 reports it as a read timeout."""
 
     def connect(self) -> None:
-        """Connect, TLS included."""
+        """Connect, including the TLS handshake. Raises ConnectTimeoutError."""
         try:
             super().connect()
         except TimeoutError as error:
@@ -172,9 +179,9 @@ class _HttpsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _HttpsConnection
 
 
-def _retry_after_s(said: str | None) -> float:
-    """The wait that an answer asks for, as far as it is heeded; Kubernetes gives it in seconds."""
-    return min(float(said), LONGEST_RETRY_AFTER_S) if said and said.isdecimal() else 0.0
+def _retry_after_s(header: str | None) -> float:
+    """The wait of a Retry-After header, at most `MAX_RETRY_AFTER_S`; Kubernetes sends it in seconds."""
+    return min(float(header), MAX_RETRY_AFTER_S) if header and header.isdecimal() else 0.0
 
 
 def _json(text: bytes) -> Json:
@@ -185,15 +192,15 @@ def _json(text: bytes) -> Json:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _error(status: int, text: bytes, retry_after_s: float) -> Exception:  # noqa: PLR0911 - one answer a line
+def _error(status: int, text: bytes, retry_after_s: float) -> Exception:  # noqa: PLR0911 - one status on each line
     try:
-        said = json.loads(text)
+        answer = json.loads(text)
     except ValueError:
-        said = {}
-    is_status = isinstance(said, dict) and said.get("kind") == "Status"
-    message = said.get("message", "") if is_status else text[:200].decode(errors="replace").strip()
+        answer = {}
+    is_status = isinstance(answer, dict) and answer.get("kind") == "Status"
+    message = answer.get("message", "") if is_status else text[:200].decode(errors="replace").strip()
     match status:
-        case 404 if is_status and said.get("details", {}).get("name"):
+        case 404 if is_status and answer.get("details", {}).get("name"):
             return Vanished(message)
         case 404:
             return Transient("the API server does not know VirtualMachine: install deploy/crds first")
@@ -202,7 +209,7 @@ def _error(status: int, text: bytes, retry_after_s: float) -> Exception:  # noqa
         case 401:
             return Transient("the API server does not accept the agent's credentials (401)")
         case 403:
-            return Transient(f"the agent lacks a right: {message}")
+            return Transient(f"the agent lacks a permission: {message}")
         case 400 | 413 | 415 | 422:
             return Rejected(message)
         case _:
@@ -210,7 +217,7 @@ def _error(status: int, text: bytes, retry_after_s: float) -> Exception:  # noqa
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason in one line: what wraps it repeats the URL at length."""
+    """The innermost reason on one line: the exceptions around it repeat the URL at length."""
     reason = getattr(error, "reason", None) or error
-    # The client puts the name of an error of TLS in a line before what it says.
+    # For a TLS error, the client writes the error's name on a line before the message.
     return (str(reason).strip().splitlines() or [type(reason).__name__])[-1]

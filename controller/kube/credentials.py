@@ -1,4 +1,4 @@
-"""The way to the API server as it is by now: kubeconfigs, tokens and certificates are exchanged while an agent runs."""
+"""The current access to the API server: kubeconfigs, tokens and certificates are replaced while an agent runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from controller.kube.access import Access
 from controller.runtime.errors import Rejected
 
 REREAD_S = 30.0
-"""Whoever asks when what was read is older has everything read again. What is exchanged so long before the old one ends
-is taken up without a 401."""
+"""The credentials are read again on the first use after this time. If they are replaced at least this long before the
+old ones expire, no request gets a 401."""
 RENEW_PAUSE_S = 1.0
-"""How often a refusal makes it be read again at most: each may start an exec plugin."""
+"""The shortest time between two reads because of a 401: each may start an exec plugin."""
 
 log = structlog.get_logger()
 
@@ -25,25 +25,28 @@ class Reader(Protocol):
     """Reads a kubeconfig, or a Pod's service account."""
 
     def __call__(self, *, refused: bool) -> Access:
-        """What it says now; `refused` when the API server no longer takes what it said before. Raises Rejected."""
+        """Read the current access; `refused`: the API server rejected the previous one with 401. Raises Rejected."""
 
 
 class Credentials:
-    """Any thread may ask. The same `Access` is given for as long as nothing in it changes."""
+    """The access to one API server, read again from time to time. Thread-safe.
+
+    The same `Access` object is returned as long as nothing in it changes.
+    """
 
     def __init__(self, read: Reader, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises Rejected where there is nothing to begin with."""
+        """Reads the first credentials. Raises Rejected."""
         self._read, self._clock = read, clock
         self._lock = threading.Lock()
-        """Held while it is read."""
+        """Held while the credentials are read."""
         self._access = read(refused=False)
         self._read_s = self._renewed_s = clock()
         self.trouble: str | None = None
-        """Why what is there by now is not taken up; what was read before stays in use."""
+        """Why the last read failed; the previous credentials stay in use. None: it succeeded."""
 
     def current(self) -> Access:
-        """How to reach it. May read files, and run an exec plugin whose last answer is about to end."""
-        # Nobody waits for whoever is reading: what is at hand may still do.
+        """The access to use now. May read files, and run an exec plugin whose last credential is about to expire."""
+        # If another thread is reading, do not wait for it: the previous credentials are probably still valid.
         if self._clock() - self._read_s > REREAD_S and self._lock.acquire(blocking=False):
             try:
                 self._reread(refused=False)
@@ -52,7 +55,7 @@ class Credentials:
         return self._access
 
     def renew(self, refused: Access) -> Access:
-        """How to reach it after this was answered with 401; the same again if there is no other."""
+        """The access to use after the API server answered `refused` with 401; the same one if there is no other."""
         with self._lock:
             if self._access is refused and self._clock() - self._renewed_s >= RENEW_PAUSE_S:
                 self._renewed_s = self._clock()
@@ -63,8 +66,8 @@ class Credentials:
         try:
             access = self._read(refused=refused)
         except Rejected as error:
-            self.trouble = f"what was read before is used, for {error}"
-            log.warning("could not reload credentials, using the former ones", error=str(error))
+            self.trouble = f"the previous ones are still in use, because {error}"
+            log.warning("could not reload credentials, using the previous ones", error=str(error))
         else:
             self.trouble = None
             if access != self._access:

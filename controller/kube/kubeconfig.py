@@ -1,4 +1,4 @@
-"""Reads a kubeconfig, a Pod's service account and the environment. Each field is honoured, or refused by name."""
+"""Reads a kubeconfig, a Pod's service account and the environment. Each field is either applied or rejected by name."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from controller.runtime.errors import Rejected
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 EXEC_TIMEOUT_S = 10.0
-"""How long a plugin may take: whoever keeps the Lease may be the one that waits for it."""
+"""The timeout of an exec plugin: the thread that renews the Lease might be waiting for it."""
 EXEC_MARGIN = timedelta(minutes=1)
-"""So long before the end of what a plugin has given it is asked again."""
+"""The plugin is run again when its last credential expires within this time."""
 EXEC_API = "client.authentication.k8s.io/"
 
 CLUSTER = {
@@ -35,7 +35,7 @@ CLUSTER = {
     "insecure-skip-tls-verify",
     "tls-server-name",
     "proxy-url",
-    # Neither stack ever asks for compression.
+    # Needs nothing: neither HTTP client ever requests compression.
     "disable-compression",
     "extensions",
 }
@@ -60,7 +60,7 @@ Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True, slots=True)
 class _Credential:
-    """What an exec plugin has given."""
+    """What an exec plugin returned."""
 
     token: str | None
     certificate: bytes | None
@@ -72,17 +72,17 @@ class _Credential:
 
 
 class Kubeconfig:
-    """A kubeconfig that may be read again and again; one thread at a time."""
+    """A kubeconfig, which can be read repeatedly. Not thread-safe: one thread at a time."""
 
     def __init__(self, file: Path, environ: Mapping[str, str] = os.environ) -> None:
         self._file, self._environ = file, environ
-        self._given: tuple[Json, _Credential] | None = None
-        """What a plugin has given, and for which command."""
+        self._last: tuple[Json, _Credential] | None = None
+        """The exec section that was last run, and the credential that its plugin returned."""
 
     def read(self, *, refused: bool) -> Access:
-        """What it says now. `refused`: the API server no longer takes what was read before.
+        """Read the current access; `refused`: the API server rejected the previous one with 401.
 
-        Raises Rejected in one sentence.
+        Raises Rejected, with one sentence as its message.
         """
         try:
             content = self._file.read_bytes()
@@ -95,7 +95,7 @@ class Kubeconfig:
 
     def _access(self, content: bytes, *, refused: bool) -> Access:
         try:
-            config = yaml.load(content, Loader)  # noqa: S506 - a safe one, in C where there is one
+            config = yaml.load(content, Loader)  # noqa: S506 - a safe loader, in C if available
         except yaml.YAMLError as error:
             raise Rejected(f"it is not YAML: {_first_line(error)}") from error
         config = _mapping(config, "it")
@@ -107,8 +107,8 @@ class Kubeconfig:
         _refuse_user(user)
         access = self._user(user, self._cluster(cluster))
         if plugin := user.get("exec"):
-            access = self._logged_in(access, _mapping(plugin, "its exec"), cluster, refused=refused)
-        access.tls  # noqa: B018 - raises where it cannot be had
+            access = self._with_plugin(access, _mapping(plugin, "its exec"), cluster, refused=refused)
+        access.tls  # noqa: B018 - raises Rejected if it cannot be made
         return access
 
     def _cluster(self, cluster: Json) -> Access:
@@ -119,15 +119,15 @@ class Kubeconfig:
             raise Rejected("it has both certificate-authority and insecure-skip-tls-verify")
         access = Access(server=server, ca=ca, insecure=insecure, server_name=_text(cluster, "tls-server-name") or None)
         proxy = _text(cluster, "proxy-url")
-        return by_proxy(access, ("proxy-url", proxy) if proxy else proxy_of(server, self._environ))
+        return _through_proxy(access, ("proxy-url", proxy) if proxy else proxy_of(server, self._environ))
 
     def _user(self, user: Json, access: Access) -> Access:
         certificate, key = self._content(user, "client-certificate"), self._content(user, "client-key")
         if bool(certificate) != bool(key):
-            raise Rejected("its client-certificate and client-key do not go without each other")
+            raise Rejected("it has only one of client-certificate and client-key")
         username, password = _text(user, "username"), _text(user, "password")
         if bool(username) != bool(password):
-            raise Rejected("its username and password do not go without each other")
+            raise Rejected("it has only one of username and password")
         token = self._token(user)
         if sum(map(bool, (token, username, user.get("exec")))) > 1:
             raise Rejected("it has more than one of token, username and exec")
@@ -135,15 +135,15 @@ class Kubeconfig:
         return replace(access, certificate=certificate, key=key, authorization=authorization)
 
     def _token(self, user: Json) -> str:
-        """As client-go has it, a file wins over what stands in the kubeconfig."""
+        """The bearer token, or nothing. As in client-go, tokenFile takes precedence over token."""
         file = _text(user, "tokenFile")
         token = self._file_content(file).decode(errors="replace").strip() if file else _text(user, "token")
         if not token.isprintable() or not token.isascii():
-            raise Rejected("its token has characters that no header can have")
+            raise Rejected("its token has characters that an HTTP header cannot have")
         return token
 
     def _content(self, section: Json, field: str) -> bytes | None:
-        """What a field of a file, or of data, holds; as kubectl has it, the data wins."""
+        """The content of a field that is given as a file or as data. As in kubectl, data takes precedence."""
         if data := _text(section, f"{field}-data"):
             try:
                 return base64.b64decode(data, validate=False)
@@ -158,43 +158,45 @@ class Kubeconfig:
         except OSError as error:
             raise Rejected(f"its file {path} cannot be read: {error.strerror}") from error
 
-    def _logged_in(self, access: Access, plugin: Json, cluster: Json, *, refused: bool) -> Access:
-        """With what the plugin gives; it is asked again before that ends, and when it is refused."""
-        if refused or not self._given or self._given[0] != plugin or not self._given[1].fresh():
-            self._given = plugin, _run(plugin, cluster, self._file.parent, self._environ)
-        given = self._given[1]
-        access = replace(access, authorization=f"Bearer {given.token}" if given.token else None)
-        return replace(access, certificate=given.certificate, key=given.key) if given.certificate else access
+    def _with_plugin(self, access: Access, plugin: Json, cluster: Json, *, refused: bool) -> Access:
+        """The access with the plugin's credential. The plugin is run again if that was refused or expires soon."""
+        if refused or not self._last or self._last[0] != plugin or not self._last[1].fresh():
+            self._last = plugin, _run(plugin, cluster, self._file.parent, self._environ)
+        credential = self._last[1]
+        access = replace(access, authorization=f"Bearer {credential.token}" if credential.token else None)
+        if not credential.certificate:
+            return access
+        return replace(access, certificate=credential.certificate, key=credential.key)
 
 
 def of_pod(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access:
-    """The API server of the cluster that this Pod runs in, as its service account. Raises Rejected."""
+    """Access to the API server of this Pod's cluster, with the Pod's service account. Raises Rejected."""
     host, port = environ["KUBERNETES_SERVICE_HOST"], environ.get("KUBERNETES_SERVICE_PORT", "443")
     try:
         token = (folder / "token").read_text().strip()
         ca = (folder / "ca.crt").read_bytes()
         server = _server(f"https://{f'[{host}]' if ':' in host else host}:{port}")
         access = Access(server=server, ca=ca, authorization=f"Bearer {token}")
-        access = by_proxy(access, proxy_of(server, environ))
-        access.tls  # noqa: B018 - raises where it cannot be had
+        access = _through_proxy(access, proxy_of(server, environ))
+        access.tls  # noqa: B018 - raises Rejected if it cannot be made
     except (OSError, Rejected) as error:
         why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
         raise Rejected(f"the Pod's service account cannot be used: {why}") from error
     return access
 
 
-def by_proxy(access: Access, named: tuple[str, str] | None) -> Access:
-    """The same by the proxy that this field or variable names. Raises Rejected."""
-    if not named:
+def _through_proxy(access: Access, proxy: tuple[str, str] | None) -> Access:
+    """The access through this proxy: (name of the field or variable, URL). Raises Rejected."""
+    if not proxy:
         return access
-    field, text = named
-    wrong = Rejected(f"its {field} is not the URL of a proxy like http://10.0.0.1:3128, and no other kind is served")
+    field, text = proxy
+    wrong = Rejected(f"its {field} is not a proxy URL like http://10.0.0.1:3128, the only kind that is supported")
     try:
         url, port = urlsplit(text), urlsplit(text).port
     except ValueError:
         raise wrong from None
     if url.scheme != "http" or not url.hostname:
-        # aiohttp knows no SOCKS, and would check the certificate of a proxy as that of the API server.
+        # aiohttp does not support SOCKS, and would verify an https proxy with the TLS settings of the API server.
         raise wrong
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     login = (unquote(url.username), unquote(url.password or "")) if url.username else None
@@ -202,24 +204,24 @@ def by_proxy(access: Access, named: tuple[str, str] | None) -> Access:
 
 
 def _run(plugin: Json, cluster: Json, folder: Path, environ: Mapping[str, str]) -> _Credential:
-    """Ask an exec plugin. Raises Rejected."""
+    """Run an exec plugin and return its credential. Raises Rejected."""
     _refuse(plugin, "exec", EXEC)
     command, api = _text(plugin, "command"), _text(plugin, "apiVersion")
     if not command or not api.startswith(EXEC_API):
         raise Rejected(f"its exec needs a command, and an apiVersion that begins with {EXEC_API}")
     if plugin.get("interactiveMode") == "Always":
-        raise Rejected("its exec has interactiveMode Always, and nobody sits at the agent's terminal")
+        raise Rejected("its exec has interactiveMode Always, but the agent has no terminal")
     if "/" in command:
         command = str(folder / command)
     spec: Json = {"interactive": False}
     if _flag(plugin, "provideClusterInfo"):
         spec["cluster"] = _cluster_info(cluster)
-    told = json.dumps({"apiVersion": api, "kind": "ExecCredential", "spec": spec})
+    info = json.dumps({"apiVersion": api, "kind": "ExecCredential", "spec": spec})
     extra = {str(one["name"]): str(one["value"]) for one in plugin.get("env") or ()}
     try:
-        ended = subprocess.run(  # noqa: S603 - whoever wrote the kubeconfig says what is run
+        ended = subprocess.run(  # noqa: S603 - the kubeconfig is trusted, and names the command
             [command, *map(str, plugin.get("args") or ())],
-            env={**environ, **extra, "KUBERNETES_EXEC_INFO": told},
+            env={**environ, **extra, "KUBERNETES_EXEC_INFO": info},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=EXEC_TIMEOUT_S,
@@ -229,12 +231,12 @@ def _run(plugin: Json, cluster: Json, folder: Path, environ: Mapping[str, str]) 
     except subprocess.CalledProcessError as error:
         raise Rejected(f"its exec {command} failed: {_first_line(error.stderr.decode(errors='replace'))}") from error
     except subprocess.TimeoutExpired as error:
-        raise Rejected(f"its exec {command} did not end within {EXEC_TIMEOUT_S:g} s") from error
+        raise Rejected(f"its exec {command} did not finish within {EXEC_TIMEOUT_S:g} s") from error
     except OSError as error:
         hint = f" ({_first_line(plugin['installHint'])})" if plugin.get("installHint") else ""
         raise Rejected(f"its exec {command} cannot be run: {error.strerror}{hint}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Rejected(f"its exec {command} did not answer with an ExecCredential of {api}") from error
+        raise Rejected(f"its exec {command} did not return an ExecCredential of {api}") from error
 
 
 def _credential(answer: Json, api: str) -> _Credential:
@@ -251,11 +253,11 @@ def _credential(answer: Json, api: str) -> _Credential:
 
 
 def _cluster_info(cluster: Json) -> Json:
-    """The cluster as a plugin is told of it."""
-    named = {one: cluster[one] for one in CLUSTER - {"certificate-authority", "extensions"} if cluster.get(one)}
+    """The cluster, as `spec.cluster` of an ExecCredential describes it."""
+    info = {one: cluster[one] for one in CLUSTER - {"certificate-authority", "extensions"} if cluster.get(one)}
     extensions = cluster.get("extensions") or ()
     config = next((one["extension"] for one in extensions if one["name"] == f"{EXEC_API}exec"), None)
-    return named | ({"config": config} if config else {})
+    return info | ({"config": config} if config else {})
 
 
 def _server(text: str) -> str:
@@ -271,26 +273,26 @@ def _server(text: str) -> str:
 def _refuse_user(user: Json) -> None:
     for field in IMPERSONATION:
         if user.get(field):
-            raise Rejected(f"its {field} asks for impersonation, which virtsync does not do")
+            raise Rejected(f"its {field} asks for impersonation, which virtsync does not support")
     if user.get("auth-provider"):
-        raise Rejected("its auth-provider is of a kind that Kubernetes no longer has: use exec")
+        raise Rejected("its auth-provider is a mechanism that Kubernetes has removed: use exec")
     _refuse(user, "user", USER | {*IMPERSONATION, "auth-provider"})
 
 
 def _refuse(section: Json, what: str, known: set[str]) -> None:
-    """What is not known may change who this is, or whom it talks to."""
+    """Reject unknown fields: they might change the user, or the server to connect to. Raises Rejected."""
     unknown = sorted(str(field) for field in section.keys() - known)
     if unknown:
-        raise Rejected(f"its {what} has {unknown[0]}, which virtsync does not know")
+        raise Rejected(f"its {what} has {unknown[0]}, which virtsync does not support")
 
 
 def _named(config: Json, kind: str, name: str) -> Json:
-    """The context, cluster or user of this name."""
+    """The context, cluster or user of this name. Raises Rejected."""
     listed = config.get(f"{kind}s")
     for one in listed if isinstance(listed, list) else ():
         if isinstance(one, dict) and one.get("name") == name:
             return _mapping(one.get(kind) or {}, f"its {kind} {name}")
-    raise Rejected(f"it has no {kind} {name!r}" if name else f"it does not say which {kind} to use")
+    raise Rejected(f"it has no {kind} {name!r}" if name else f"it does not name a {kind} to use")
 
 
 def _mapping(value: object, what: str) -> Json:
@@ -304,7 +306,7 @@ def _text(section: Json, field: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise Rejected(f"its {field} is not a text")
+        raise Rejected(f"its {field} is not a string")
     return value
 
 
@@ -316,4 +318,4 @@ def _flag(section: Json, field: str) -> bool:
 
 
 def _first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or ["it said nothing"])[0][:300]
+    return (str(error).strip().splitlines() or ["it wrote no message"])[0][:300]

@@ -1,6 +1,7 @@
-"""Which proxy the environment names for a server, by the rules of client-go and so of kubectl.
+"""Which proxy the environment names for a server, by the rules of client-go and therefore of kubectl.
 
-Source: golang.org/x/net/http/httpproxy. Python's own rules know no networks in NO_PROXY, where a cluster's are found.
+Source: golang.org/x/net/http/httpproxy. Python's own rules do not support networks in NO_PROXY, which usually lists
+those of the cluster.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ PORTS = {"http": 80, "https": 443}
 
 
 def proxy_of(server: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """The variable that names a proxy for this URL, and what it says; None: the server is reached directly."""
+    """(name of the variable, URL of the proxy) for this server; None: connect directly."""
     url = urlsplit(server)
     host, port = url.hostname or "", url.port or PORTS.get(url.scheme, 0)
     found = _variable(environ, f"{url.scheme}_proxy")
     if not found or _is_loopback(host):
         return None
     exceptions = _variable(environ, "no_proxy")
-    if exceptions and any(_matches(host, port, word.strip().lower()) for word in exceptions[1].split(",")):
+    if exceptions and any(_matches(host, port, entry.strip().lower()) for entry in exceptions[1].split(",")):
         return None
     name, proxy = found
     return name, proxy if "://" in proxy else f"http://{proxy}"
@@ -43,19 +44,19 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _matches(host: str, port: int, word: str) -> bool:
-    """Whether this word of NO_PROXY means the server."""
-    name, colon, its_port = word.rpartition(":")
-    if colon and its_port.isdecimal() and not _address(word):
-        return int(its_port) == port and _means(host, name)
-    return _means(host, word)
+def _matches(host: str, port: int, entry: str) -> bool:
+    """Whether this entry of NO_PROXY covers the server."""
+    name, colon, entry_port = entry.rpartition(":")
+    if colon and entry_port.isdecimal() and not _address(entry):
+        return int(entry_port) == port and _matches_host(host, name)
+    return _matches_host(host, entry)
 
 
-def _means(host: str, word: str) -> bool:
-    if word in {"", "*"}:
-        return word == "*"
+def _matches_host(host: str, entry: str) -> bool:
+    if entry in {"", "*"}:
+        return entry == "*"
     if address := _address(host):
         with suppress(ValueError):
-            return address in ipaddress.ip_network(word.strip("[]"), strict=False)
-    suffix = word.removeprefix("*")
+            return address in ipaddress.ip_network(entry.strip("[]"), strict=False)
+    suffix = entry.removeprefix("*")
     return host == suffix or host.endswith(suffix if suffix.startswith(".") else f".{suffix}")

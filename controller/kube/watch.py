@@ -291,11 +291,11 @@ class Watch:
     async def _answered(self, _session: object, _context: object, params: aiohttp.TraceRequestEndParams) -> None:
         status, collection = params.response.status, params.url.path.endswith(COLLECTION)
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS} or status >= 500:
-            self._api.heard(good=False)
+            self._api.note_answer(good=False)
         if status != HTTPStatus.OK:
             self.health.failed(f"the API server answers {status}")
         elif collection:
-            self._api.heard(good=True)
+            self._api.note_answer(good=True)
             if params.url.query.get("watch"):
                 self.health.opened()
             else:
@@ -309,7 +309,7 @@ class Watch:
         self, _session: object, _context: object, params: aiohttp.TraceRequestExceptionParams
     ) -> None:
         if not isinstance(params.exception, asyncio.CancelledError):
-            self._api.heard(good=False)
+            self._api.note_answer(good=False)
             self.health.failed(f"the API server does not answer: {_one_line(params.exception)}")
 
     async def _beat(self) -> None:

@@ -319,7 +319,7 @@ def test_a_kubeconfig_exchanged_for_one_that_is_refused(world: World, tmp_path: 
     mine.write_text(json.dumps(refused_one))
     until(lambda: not agent.ready(), "it does not look at it", limit_s=2 * HANG_LIMIT_S)
     told = agent.ask("/readyz")[1]
-    assert told.startswith("credentials: what was read before is used, for the kubeconfig ")
+    assert told.startswith("credentials: the previous ones are still in use, because the kubeconfig ")
     assert "its as asks for impersonation" in told
     world.patch(guest, powerState="Stopped")
     world.until(guest, is_off, "off")

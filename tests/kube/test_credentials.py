@@ -114,7 +114,7 @@ def test_one_that_would_be_refused_is_not_taken_up_and_told(
     write(file, user, **content)
     clock.now_s += REREAD_S + 1
     assert credentials.current() is first
-    assert str(credentials.trouble).startswith("what was read before is used, for the kubeconfig ")
+    assert str(credentials.trouble).startswith("the previous ones are still in use, because the kubeconfig ")
     assert why in str(credentials.trouble)
     write(file, {"token": "first"})
     clock.now_s += REREAD_S + 1
@@ -154,5 +154,5 @@ def test_a_plugin_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Mon
     file = tmp_path / "kubeconfig"
     write(file, {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "sleep", "args": ["1000"]}})
     monkeypatch.setattr(kubeconfig, "EXEC_TIMEOUT_S", 0.1)
-    with pytest.raises(Rejected, match=r"its exec sleep did not end within 0\.1 s"):
+    with pytest.raises(Rejected, match=r"its exec sleep did not finish within 0\.1 s"):
         Kubeconfig(file).read(refused=False)

@@ -20,30 +20,30 @@ REFUSED: list[tuple[Json, Json, str]] = [
     ({}, {"as-uid": "7"}, "its as-uid asks for impersonation"),
     ({}, {"as-groups": ["admins"]}, "its as-groups asks for impersonation"),
     ({}, {"as-user-extra": {"a": ["b"]}}, "its as-user-extra asks for impersonation"),
-    ({}, {"auth-provider": {"name": "oidc"}}, "its auth-provider is of a kind that Kubernetes no longer has"),
-    ({}, {"passwort": "x"}, "its user has passwort, which virtsync does not know"),
-    ({"proxy": "x"}, {}, "its cluster has proxy, which virtsync does not know"),
-    ({"proxy-url": "socks5://127.0.0.1:1080"}, {}, "its proxy-url is not the URL of a proxy like http://"),
-    ({"proxy-url": "https://127.0.0.1:3128"}, {}, "its proxy-url is not the URL of a proxy like http://"),
-    ({"proxy-url": "http://127.0.0.1:none"}, {}, "its proxy-url is not the URL of a proxy like http://"),
+    ({}, {"auth-provider": {"name": "oidc"}}, "its auth-provider is a mechanism that Kubernetes has removed"),
+    ({}, {"passwort": "x"}, "its user has passwort, which virtsync does not support"),
+    ({"proxy": "x"}, {}, "its cluster has proxy, which virtsync does not support"),
+    ({"proxy-url": "socks5://127.0.0.1:1080"}, {}, "its proxy-url is not a proxy URL like http://"),
+    ({"proxy-url": "https://127.0.0.1:3128"}, {}, "its proxy-url is not a proxy URL like http://"),
+    ({"proxy-url": "http://127.0.0.1:none"}, {}, "its proxy-url is not a proxy URL like http://"),
     ({"certificate-authority-data": "AAAA", "insecure-skip-tls-verify": True}, {}, "has both certificate-authority"),
     ({"insecure-skip-tls-verify": "yes"}, {}, "its insecure-skip-tls-verify is not true or false"),
     ({"disable-compression": "yes"}, {}, "its disable-compression is not true or false"),
-    ({"tls-server-name": 7}, {}, "its tls-server-name is not a text"),
+    ({"tls-server-name": 7}, {}, "its tls-server-name is not a string"),
     ({"certificate-authority-data": "A"}, {}, "its certificate-authority-data is not base64"),
-    ({}, {"client-certificate-data": "AAAA"}, "its client-certificate and client-key do not go without each other"),
-    ({}, {"client-key-data": "AAAA"}, "its client-certificate and client-key do not go without each other"),
-    ({}, {"username": "ann"}, "its username and password do not go without each other"),
+    ({}, {"client-certificate-data": "AAAA"}, "it has only one of client-certificate and client-key"),
+    ({}, {"client-key-data": "AAAA"}, "it has only one of client-certificate and client-key"),
+    ({}, {"username": "ann"}, "it has only one of username and password"),
     ({}, {"username": "ann", "password": "x", "token": "y"}, "more than one of token, username and exec"),
     ({}, {"token": "y", "exec": EXEC}, "more than one of token, username and exec"),
-    ({}, {"token": "two\nlines"}, "its token has characters that no header can have"),
+    ({}, {"token": "two\nlines"}, "its token has characters that an HTTP header cannot have"),
     ({}, {"tokenFile": "missing"}, "its file missing cannot be read: No such file or directory"),
     ({}, {"exec": EXEC | {"command": "/nonexistent"}}, "its exec /nonexistent cannot be run: No such file"),
     ({}, {"exec": EXEC | {"interactiveMode": "Always"}}, "its exec has interactiveMode Always"),
-    ({}, {"exec": EXEC | {"shell": "bash"}}, "its exec has shell, which virtsync does not know"),
+    ({}, {"exec": EXEC | {"shell": "bash"}}, "its exec has shell, which virtsync does not support"),
     ({}, {"exec": EXEC | {"apiVersion": "v1"}}, "its exec needs a command, and an apiVersion that begins with"),
-    ({}, {"exec": EXEC}, "its exec true did not answer with an ExecCredential"),
-    ({}, {"exec": EXEC | {"command": "false"}}, "its exec false failed: it said nothing"),
+    ({}, {"exec": EXEC}, "its exec true did not return an ExecCredential"),
+    ({}, {"exec": EXEC | {"command": "false"}}, "its exec false failed: it wrote no message"),
 ]
 
 
@@ -76,7 +76,7 @@ def test_what_is_not_honoured_is_refused_by_name(tmp_path: Path, of_cluster: Jso
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
 def test_a_proxy_of_the_environment_that_is_not_served_is_refused_by_name(tmp_path: Path, variable: str) -> None:
     file = written(tmp_path, {}, {})
-    with pytest.raises(Rejected, match=f"its {variable} is not the URL of a proxy like http://"):
+    with pytest.raises(Rejected, match=f"its {variable} is not a proxy URL like http://"):
         read(file, {variable: "socks5://127.0.0.1:1080"})
 
 
@@ -97,7 +97,7 @@ def test_the_context_says_which_cluster_and_which_user(tmp_path: Path) -> None:
     parts = {"clusters": clusters, "users": users, "contexts": contexts}
     file = written(tmp_path, {}, {}, **parts, **{"current-context": "mine"})
     assert read(file, {}) == Access(server="https://mine:1", authorization="Bearer me")
-    for context, told in (("third", "it has no context 'third'"), ("", "it does not say which context to use")):
+    for context, told in (("third", "it has no context 'third'"), ("", "it does not name a context to use")):
         with pytest.raises(Rejected, match=told):
             read(written(tmp_path, {}, {}, **parts, **{"current-context": context}), {})
 
