@@ -30,7 +30,7 @@ from controller.hypervisor.connection import Hypervisor
 from controller.hypervisor.host import LibvirtHost
 from controller.kube import client
 from controller.kube.events import EventRecorder
-from controller.kube.store import KubeStore, News
+from controller.kube.store import KubeStore, Update
 from controller.kube.watch import Watch
 from controller.policy.start_limiter import StartLimiter
 from controller.policy.view import Node
@@ -215,13 +215,13 @@ class Agent:
             self._reconciler.event(key, at_s)
 
     def _object_changed(self, raw: dict[str, Any]) -> None:
-        if self._store.put(raw) is not News.KNOWN:
+        if self._store.put(raw) is not Update.UNCHANGED:
             key = VmKey(raw["metadata"]["namespace"], raw["metadata"]["name"])
             contested_s = self._node_conflict.wait_s(vm, self._node()) if (vm := self._store.read(key)) else 0.0
             self._queue.add_after(key, max(NON_HOLDER_DELAY_S if self._ownership.blocked() else 0.0, contested_s))
 
     def _object_gone(self, key: VmKey) -> None:
-        self._store.doubt(key)
+        self._store.mark_uncertain(key)
         self._queue.add(key)
 
     def _connected(self) -> None:
@@ -280,7 +280,7 @@ class Agent:
 
     def _pass(self, key: VmKey) -> None:
         with self._metrics.pass_timed():
-            self._store.make_sure(key)
+            self._store.refresh_uncertain(key)
             self._reconciler.reconcile(key)
         self._unreported.discard(key)
 

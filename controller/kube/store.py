@@ -1,8 +1,8 @@
-"""The objects of this node: remembered from watch, list and answers, and written to.
+"""A cache of the objects of this node, filled from watch events, lists and other answers; also writes their status.
 
-Resource versions are no clock: a restored etcd gives them out anew. What the API server says when it is asked is
-believed whatever its version, unless something else came in while it was asked. What the watch tells may be late: it is
-taken in where it is newer; where it is not, the API server is asked.
+A resource version is not a clock: a restored etcd assigns the same numbers again. The answer to a request is therefore
+stored whatever its version, unless something else about the object arrived while the request was in flight. A watch
+event might be late: it is stored if its version is newer; otherwise the object is marked uncertain and read again.
 """
 
 from __future__ import annotations
@@ -27,120 +27,121 @@ from controller.runtime.errors import Conflicted, Transient, Vanished
 MERGE_PATCH = "application/merge-patch+json"
 COLLECTION = f"/apis/{GROUP}/{VERSION}/{PLURAL}"
 TRIES = 3
-"""How often an object is asked for of which something else comes in each time that it is asked for."""
+"""How often `refresh` reads an object if something else about it arrives during each read."""
 
 log = structlog.get_logger()
 
 Json = dict[str, Any]
 
 
-class News(Enum):
-    """What has come in about an object, as against what is known of it."""
+class Update(Enum):
+    """What happened to a version of an object that arrived."""
 
-    NEW = "taken in"
-    KNOWN = "known already"
-    DOUBTFUL = "not taken in: it may be older or younger than what is known, and the API server must be asked"
+    STORED = "stored"
+    UNCHANGED = "equal to the stored one"
+    UNCERTAIN = "not stored: it might be older or newer than the stored one, so the object must be read again"
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _Stored:
     raw: Json
     vm: VirtualMachine
-    taken: int
-    """The moment at which it came in."""
+    stored: int
+    """The sequence number at which it was stored."""
 
 
 class KubeStore:
-    """`reconcile.Store`, on the API server. Any thread may call it; the lock is never held over a request.
+    """`reconcile.Store` on the API server. Thread-safe; the lock is never held during a request.
 
-    Moments are numbers of its own, one more with each thing that comes in: so it is known what came in before a request
-    was sent, and what while it was under way.
+    Each thing that arrives gets the next sequence number. These numbers tell what arrived before a request was sent,
+    and what arrived while it was in flight.
     """
 
     def __init__(self, api: Api, node_name: str, *, on_rewound: Callable[[], None]) -> None:
-        """`on_rewound` is called when the API server shows older versions than before; it must not wait.
+        """`on_rewound` is called when the API server returns older versions than before; it must not block.
 
-        A watch that goes on from a version of the future is told nothing.
+        A watch that continues from a version that does not exist yet gets no events, so it must be restarted.
         """
         self._api, self._node_name, self._on_rewound = api, node_name, on_rewound
         self._lock = threading.Lock()
-        self._objects: dict[VmKey, _Known] = {}
-        self._moment = 0
-        self._gone: dict[VmKey, int] = {}
-        """When objects went, for as long as a request is under way whose answer may still have them."""
-        self._under_way: list[int] = []
+        self._objects: dict[VmKey, _Stored] = {}
+        self._sequence = 0
+        self._removed: dict[VmKey, int] = {}
+        """When objects were removed; kept while a request is in flight whose answer might still contain them."""
+        self._in_flight: list[int] = []
         """When the requests without an answer were sent."""
-        self._doubts: dict[VmKey, int] = {}
-        """Since when it is not clear how these are."""
+        self._uncertain: dict[VmKey, int] = {}
+        """The objects to read again, and since when."""
 
     def read(self, key: VmKey) -> VirtualMachine | None:
-        """The object as it was last heard of. No request."""
+        """The stored object. Sends no request."""
         with self._lock:
             known = self._objects.get(key)
         return known.vm if known else None
 
     def known(self) -> list[VmKey]:
-        """All objects of the node that were heard of."""
+        """The keys of all stored objects. Sends no request."""
         with self._lock:
             return list(self._objects)
 
     def vms(self) -> list[VirtualMachine]:
-        """All objects of the node, each as it was last heard of. No request."""
+        """All stored objects. Sends no request."""
         with self._lock:
             return [known.vm for known in self._objects.values()]
 
-    def put(self, raw: Json) -> News:
-        """Take in an object as the watch tells it, if it is newer than what is known.
+    def put(self, raw: Json) -> Update:
+        """Store an object from the watch if it is newer than the stored one; otherwise mark it uncertain.
 
-        Where that cannot be told it is doubtful, and `make_sure` asks. Never raises, never waits for a request.
+        `refresh_uncertain` reads an uncertain object again. Never raises, and never waits for a request.
         """
         with self._lock:
             known = self._objects.get(_key_of(raw))
-            # Most of what the watch shows are our own writes, long known from their answers: not worth reading.
+            # Most watch events are our own writes, already stored from their answers: they need no parsing.
             if known and known.raw == raw:
-                return News.KNOWN
+                return Update.UNCHANGED
             vm = parse(raw)
             if vm.node_name == self._node_name and (known is None or _is_newer(vm, known.vm)):
-                self._keep(raw, vm)
-                return News.NEW
-            return self._doubt(vm.key)
+                self._store(raw, vm)
+                return Update.STORED
+            return self._mark_uncertain(vm.key)
 
-    def doubt(self, key: VmKey) -> None:
-        """Something was heard of it that does not say how it is now, such as that it has gone. No request."""
+    def mark_uncertain(self, key: VmKey) -> None:
+        """Have the object read again, for example after a watch event that it was deleted. Sends no request."""
         with self._lock:
-            self._doubt(key)
+            self._mark_uncertain(key)
 
-    def make_sure(self, key: VmKey) -> None:
-        """Ask for an object that is in doubt; no request for any other. Raises Transient, Rejected."""
+    def refresh_uncertain(self, key: VmKey) -> None:
+        """Read the object if it is uncertain; otherwise send no request. Raises Transient, Rejected."""
         with self._lock:
-            doubtful = key in self._doubts
-        if doubtful:
+            uncertain = key in self._uncertain
+        if uncertain:
             self.refresh(key)
 
     def refresh(self, key: VmKey) -> VirtualMachine | None:
-        """The object as it is now; None: it is gone, or another node's. Raises Transient, Rejected."""
+        """Read the object; None: it was deleted, or belongs to another node. Raises Transient, Rejected."""
         for _ in range(TRIES):
-            with self._asking() as sent:
+            with self._request() as sent:
                 raw = self._get(key)
-                vm, news = self._answered(key, raw, sent)
-            if news is not News.DOUBTFUL:
+                vm, update = self._store_answer(key, raw, sent)
+            if update is not Update.UNCERTAIN:
                 return vm
-        raise Transient("the object changes each time that it is asked for")
+        raise Transient("the object changes each time it is read")
 
     def report(self, vm: VirtualMachine, status: Status) -> VirtualMachine:
-        """Write what differs, onto this very version; without a request when nothing does, and then returns `vm`.
+        """Write the fields of the status that differ, with optimistic concurrency on the version of `vm`.
 
-        Raises Conflicted, Vanished, Transient, Rejected.
+        Returns the object as written; sends no request and returns `vm` if nothing differs. Raises Conflicted,
+        Vanished, Transient, Rejected.
         """
         with self._lock:
             known = self._objects.get(vm.key)
         if known is None or known.vm != vm:
-            # What was decided on is no longer at hand; the API server would say the same.
-            raise Vanished("gone meanwhile") if known is None else Conflicted("changed meanwhile")
+            # The object that was decided on is no longer the stored one; the API server would answer the same.
+            raise Vanished("the object was deleted") if known is None else Conflicted("the object has changed")
         patch = status_patch(known.raw.get("status") or {}, status)
         if patch is None:
             return vm
-        with self._asking() as sent:
+        with self._request() as sent:
             raw = retry.call(
                 self._api.request,
                 "PATCH",
@@ -149,24 +150,24 @@ class KubeStore:
                 content_type=MERGE_PATCH,
                 fieldManager=AGENT,
             )
-            written, news = self._answered(vm.key, raw, sent)
-        return written if written and news is not News.DOUBTFUL else parse(raw)
+            written, update = self._store_answer(vm.key, raw, sent)
+        return written if written and update is not Update.UNCERTAIN else parse(raw)
 
     def relist(self) -> tuple[set[VmKey], set[VmKey]]:
-        """List the node's objects; returns those that are news or in doubt, and those that are gone.
+        """List the node's objects; returns (those that have changed or are uncertain, those that were removed).
 
         Raises Transient, Rejected.
         """
-        news: set[VmKey] = set()
-        gone: set[VmKey] = set()
-        with self._asking() as sent:
+        changed: set[VmKey] = set()
+        removed: set[VmKey] = set()
+        with self._request() as sent:
             answer = retry.call(self._api.request, "GET", COLLECTION, fieldSelector=f"spec.nodeName={self._node_name}")
             listed = {_key_of(item): item for item in answer.get("items", [])}
             for key in dict.fromkeys([*listed, *self.known()]):
-                vm, what = self._answered(key, listed.get(key), sent)
-                if what is not News.KNOWN:
-                    (news if vm or what is News.DOUBTFUL else gone).add(key)
-        return news, gone
+                vm, update = self._store_answer(key, listed.get(key), sent)
+                if update is not Update.UNCHANGED:
+                    (changed if vm or update is Update.UNCERTAIN else removed).add(key)
+        return changed, removed
 
     def _get(self, key: VmKey) -> Json | None:
         try:
@@ -175,63 +176,63 @@ class KubeStore:
             return None
 
     @contextmanager
-    def _asking(self) -> Iterator[int]:
-        """Around a request and the taking in of its answer; the moment at which it is sent."""
+    def _request(self) -> Iterator[int]:
+        """Surrounds a request and the storing of its answer; yields the sequence number at which it is sent."""
         with self._lock:
-            sent = self._moment
-            self._under_way.append(sent)
+            sent = self._sequence
+            self._in_flight.append(sent)
         try:
             yield sent
         finally:
             with self._lock:
-                self._under_way.remove(sent)
-                oldest = min(self._under_way, default=self._moment)
-                self._gone = {key: at for key, at in self._gone.items() if at > oldest}
+                self._in_flight.remove(sent)
+                oldest = min(self._in_flight, default=self._sequence)
+                self._removed = {key: at for key, at in self._removed.items() if at > oldest}
 
-    def _answered(self, key: VmKey, raw: Json | None, sent: int) -> tuple[VirtualMachine | None, News]:
-        """Believe the answer to a request that was sent at that moment, unless something else has come in since.
+    def _store_answer(self, key: VmKey, raw: Json | None, sent: int) -> tuple[VirtualMachine | None, Update]:
+        """Store the answer to a request sent at `sent`, unless something else about the object has arrived since.
 
-        Returns what is known now. None as `raw`: there is no such object of this node.
+        Returns what is stored now. `raw` is None if this node has no such object.
         """
         with self._lock:
             known = self._objects.get(key)
             same = known is not None and known.raw == raw
             vm = known.vm if known and same else self._own(raw)
             same = same or (known is None and vm is None)
-            changed = known.taken if known else self._gone.get(key, 0)
-            if self._doubts.get(key, 0) > sent or (changed > sent and not same):
-                return known.vm if known else None, self._doubt(key)
-            self._doubts.pop(key, None)
+            changed = known.stored if known else self._removed.get(key, 0)
+            if self._uncertain.get(key, 0) > sent or (changed > sent and not same):
+                return known.vm if known else None, self._mark_uncertain(key)
+            self._uncertain.pop(key, None)
             if raw and vm and not same:
-                self._keep(raw, vm)
+                self._store(raw, vm)
             elif known and not same:
                 del self._objects[key]
-                self._gone[key] = self._next_moment()
+                self._removed[key] = self._next_sequence()
         if known and vm and not same and _is_newer(known.vm, vm):
             log.warning(
-                "the API server shows older resource versions than before, as after a restore of etcd; accepting them"
+                "the API server returns older resource versions than before, as after a restore of etcd; accepting them"
             )
             self._on_rewound()
-        return vm, News.KNOWN if same else News.NEW
+        return vm, Update.UNCHANGED if same else Update.STORED
 
     def _own(self, raw: Json | None) -> VirtualMachine | None:
-        """The object, if there is one and it is this node's."""
+        """The parsed object; None if there is none or it belongs to another node."""
         vm = parse(raw) if raw else None
         return vm if vm and vm.node_name == self._node_name else None
 
-    def _keep(self, raw: Json, vm: VirtualMachine) -> None:
-        """With the lock held."""
-        self._objects[vm.key] = _Known(raw, vm, self._next_moment())
+    def _store(self, raw: Json, vm: VirtualMachine) -> None:
+        """The caller holds the lock."""
+        self._objects[vm.key] = _Stored(raw, vm, self._next_sequence())
 
-    def _doubt(self, key: VmKey) -> News:
-        """With the lock held."""
-        self._doubts[key] = self._next_moment()
-        return News.DOUBTFUL
+    def _mark_uncertain(self, key: VmKey) -> Update:
+        """The caller holds the lock."""
+        self._uncertain[key] = self._next_sequence()
+        return Update.UNCERTAIN
 
-    def _next_moment(self) -> int:
-        """With the lock held."""
-        self._moment += 1
-        return self._moment
+    def _next_sequence(self) -> int:
+        """The caller holds the lock."""
+        self._sequence += 1
+        return self._sequence
 
 
 def _is_newer(vm: VirtualMachine, than: VirtualMachine) -> bool:

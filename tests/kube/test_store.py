@@ -11,7 +11,7 @@ import pytest
 from controller.api.codec import parse
 from controller.api.virtualmachine import DesiredPowerState, Status, VirtualMachine, VmKey
 from controller.kube.client import Api
-from controller.kube.store import KubeStore, News
+from controller.kube.store import KubeStore, Update
 from controller.runtime.errors import Conflicted, Transient
 from tests.sim.api import SimulatedApi
 
@@ -73,9 +73,9 @@ def place() -> Place:
 
 
 def test_a_newer_version_of_the_watch_is_news_without_a_request(place: Place) -> None:
-    assert place.store.put(place.switch("Running")) is News.NEW
-    assert place.store.put(place.now()) is News.KNOWN
-    place.store.make_sure(KEY)
+    assert place.store.put(place.switch("Running")) is Update.STORED
+    assert place.store.put(place.now()) is Update.UNCHANGED
+    place.store.refresh_uncertain(KEY)
     assert place.agrees()
     assert not place.requests
 
@@ -85,16 +85,16 @@ def test_a_late_event_is_asked_about(place: Place) -> None:
     place.switch("Stopped")
     place.store.refresh(KEY)
     place.requests.clear()
-    assert place.store.put(late) is News.DOUBTFUL
+    assert place.store.put(late) is Update.UNCERTAIN
     assert place.agrees()
-    place.store.make_sure(KEY)
-    place.store.make_sure(KEY)
+    place.store.refresh_uncertain(KEY)
+    place.store.refresh_uncertain(KEY)
     assert place.requests == ["GET"]
     assert place.agrees()
 
 
 @pytest.mark.parametrize("more", [{}, {"powerState": "Stopped"}], ids=["older", "the same number"])
-@pytest.mark.parametrize("how", ["relist", "refresh", "make_sure"])
+@pytest.mark.parametrize("how", ["relist", "refresh", "refresh_uncertain"])
 def test_after_a_restore_what_is_asked_for_is_believed(place: Place, how: str, more: dict[str, str]) -> None:
     backup = place.now()
     place.store.put(place.switch("Running"))
@@ -105,8 +105,8 @@ def test_after_a_restore_what_is_asked_for_is_believed(place: Place, how: str, m
         case "refresh":
             place.store.refresh(KEY)
         case _:
-            assert place.store.put(place.now()) is News.DOUBTFUL
-            place.store.make_sure(KEY)
+            assert place.store.put(place.now()) is Update.UNCERTAIN
+            place.store.refresh_uncertain(KEY)
     assert place.agrees()
     assert bool(place.rewound) is not bool(more), "told that the watch is in the future, where it is"
     place.store.report(place.vm(), Status(node_name="a"))
@@ -142,7 +142,7 @@ def test_a_conflict_after_a_restore_is_over_with_one_read(place: Place) -> None:
 def remade(place: Place) -> None:
     """It is deleted and made anew, and the watch tells both."""
     place.api.delete(KEY)
-    place.store.doubt(KEY)
+    place.store.mark_uncertain(KEY)
     place.api.create(KEY, {**HERE, "powerState": "Stopped"})
     place.store.put(place.now())
 
@@ -158,8 +158,8 @@ def changed(place: Place) -> None:
 
 def deleted(place: Place) -> None:
     place.api.delete(KEY)
-    place.store.doubt(KEY)
-    place.store.make_sure(KEY)
+    place.store.mark_uncertain(KEY)
+    place.store.refresh_uncertain(KEY)
 
 
 @pytest.mark.parametrize("happens", [changed, remade])
@@ -167,7 +167,7 @@ def test_what_comes_in_during_a_list_is_not_touched_by_it(place: Place, happens:
     place.meanwhile.append(lambda: happens(place))
     news, gone = place.store.relist()
     assert news | gone <= {KEY}
-    place.store.make_sure(KEY)
+    place.store.refresh_uncertain(KEY)
     assert place.agrees()
     assert place.vm().desired is DesiredPowerState.STOPPED
 
@@ -179,7 +179,7 @@ def test_an_object_made_during_a_list_is_not_forgotten(place: Place) -> None:
     news, gone = place.store.relist()
     assert (news, gone) == ({KEY}, set())
     assert place.store.read(KEY)
-    place.store.make_sure(KEY)
+    place.store.refresh_uncertain(KEY)
     assert place.agrees()
 
 
@@ -188,15 +188,15 @@ def test_an_object_deleted_during_a_list_does_not_come_back(place: Place) -> Non
     news, _ = place.store.relist()
     assert place.store.read(KEY) is None
     assert news == {KEY}
-    place.store.make_sure(KEY)
+    place.store.refresh_uncertain(KEY)
     assert place.store.read(KEY) is None
 
 
 def test_what_went_is_remembered_only_while_an_answer_may_have_it(place: Place) -> None:
     place.meanwhile.append(lambda: deleted(place))
     place.store.relist()
-    assert not place.store._gone
-    assert not place.store._under_way
+    assert not place.store._removed
+    assert not place.store._in_flight
 
 
 @pytest.mark.parametrize("happens", [changed, remade])
@@ -222,7 +222,7 @@ def test_a_change_that_overtakes_the_answer_to_a_report_stays(place: Place) -> N
     reported = place.store.report(place.vm(), Status(node_name="a"))
     assert reported.desired is None
     assert place.vm().desired is DesiredPowerState.STOPPED
-    place.store.make_sure(KEY)
+    place.store.refresh_uncertain(KEY)
     assert place.agrees()
 
 
@@ -230,14 +230,14 @@ def test_our_own_write_that_overtakes_its_answer_is_no_doubt(place: Place) -> No
     place.meanwhile.append(lambda: place.store.put(place.now()))
     reported = place.store.report(place.vm(), Status(node_name="a"))
     assert reported is place.vm()
-    place.store.make_sure(KEY)
+    place.store.refresh_uncertain(KEY)
     assert place.requests == ["PATCH"]
 
 
 def test_a_doubt_is_not_ended_by_an_answer_that_was_on_its_way_before(place: Place) -> None:
-    place.meanwhile.append(lambda: place.store.doubt(KEY))
+    place.meanwhile.append(lambda: place.store.mark_uncertain(KEY))
     place.store.relist()
-    place.store.make_sure(KEY)
+    place.store.refresh_uncertain(KEY)
     assert place.requests == ["GET", "GET"]
 
 
@@ -248,16 +248,16 @@ def test_the_end_of_a_former_object_does_not_take_its_successor_away(place: Plac
     """The watch may tell of two objects of one name in any order."""
     place.api.delete(KEY)
     place.api.create(KEY, HERE)
-    assert place.store.put(place.now()) is News.DOUBTFUL
-    place.store.doubt(KEY)
-    place.store.make_sure(KEY)
+    assert place.store.put(place.now()) is Update.UNCERTAIN
+    place.store.mark_uncertain(KEY)
+    place.store.refresh_uncertain(KEY)
     assert place.agrees()
     assert place.vm().uid == place.now()["metadata"]["uid"]
 
 
 def test_an_object_of_another_node_is_not_kept(place: Place) -> None:
     place.api.edit(KEY, {"nodeName": "b"})
-    assert place.store.put(place.now()) is News.DOUBTFUL
+    assert place.store.put(place.now()) is Update.UNCERTAIN
     assert place.store.refresh(KEY) is None
     assert place.store.known() == []
 
