@@ -76,7 +76,7 @@ class Agent:
         self._brake = NodeBrake(settings.waits, settings.boot_id)
         self._api = client.load(settings.kubeconfig)
         self._watch = Watch(self._api, settings.node_name, on_object=self._object_changed, on_gone=self._object_gone)
-        self._store = KubeStore(self._api, settings.node_name, on_rewound=self._watch.begin_anew)
+        self._store = KubeStore(self._api, settings.node_name, on_rewound=self._watch.restart)
         self._recorder = EventRecorder(self._api, instance=settings.node_name, dropped=self._metrics.event_dropped)
         self._hypervisor = Hypervisor(
             settings.libvirt_uri,
@@ -169,7 +169,7 @@ class Agent:
             self._health.alive(task.name, task.alive)
         self._health.ready("libvirt", self._libvirt_relist.unready)
         self._health.ready("objects", self._objects_unready)
-        self._health.ready("watch", self._watch.health.blind)
+        self._health.ready("watch", self._watch.health.unready)
         self._health.ready("credentials", lambda: self._api.credentials.trouble)
         self._health.ready("host-lock", self._ownership.lock_missing)
         self._health.ready("lease", self._ownership.lease_missing)

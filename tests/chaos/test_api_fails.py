@@ -296,7 +296,7 @@ def test_an_agent_that_may_not_watch_is_not_ready(world: World, relay: Relay) ->
     relay.break_watches(refused(HTTPStatus.FORBIDDEN, "Forbidden"))
     until(lambda: not agent.ready(), "it is ready, and deaf", limit_s=2 * HANG_LIMIT_S)
     told = agent.ask("/readyz")[1]
-    assert "watch: changes of VirtualMachines are not seen for" in told
+    assert "watch: changes of VirtualMachines have not been watched for" in told
     assert "the API server answers 403" in told
     assert agent.ask("/livez")[0] == HTTPStatus.OK
     relay.mend()

@@ -180,7 +180,7 @@ def leads_nowhere(case: Case) -> None:
     with pytest.raises(Transient):
         api.request("GET", COLLECTION)
     with watching(api) as (watch, seen):
-        until(lambda: "not begun" not in str(watch.health.blind()), "the watch has tried nothing")
+        until(lambda: "no watch has been opened yet" not in str(watch.health.unready()), "the watch has tried nothing")
         assert not watch.health.open
         assert not watch.health.listings
         assert seen.empty()

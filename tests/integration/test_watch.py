@@ -39,10 +39,10 @@ def test_each_ends_after_a_while_and_the_next_needs_no_list_and_no_connection(
         watch = Watch(api, world.node, on_object=seen.put, on_gone=lambda _: None)
         with running(watch):
             until(lambda: watch.health.open, "it does not begin")
-            accepted, asked = proxy.accepted, {watch.health.asked_s}
+            accepted, asked = proxy.accepted, {watch.health.last_request_s}
 
             def again() -> bool:
-                asked.add(watch.health.asked_s)
+                asked.add(watch.health.last_request_s)
                 return len(asked) > 5
 
             until(again, "it does not end")

@@ -1,4 +1,4 @@
-"""Readiness covers the watch: it has begun, and has not been failing for a minute, whatever the reason."""
+"""Readiness covers the watch: it has been opened, and has not been failing for a minute, whatever the reason."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from controller.kube.watch_health import WatchHealth
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that the test advances."""
 
     now_s = 1000.0
 
@@ -23,67 +23,68 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def sight(clock: Clock) -> WatchHealth:
+def health(clock: Clock) -> WatchHealth:
     return WatchHealth(clock=clock)
 
 
-def begin(sight: WatchHealth) -> None:
-    sight.asks()
-    sight.listed()
-    sight.asks()
-    sight.opened()
+def begin(health: WatchHealth) -> None:
+    health.request_sent()
+    health.listed()
+    health.request_sent()
+    health.opened()
 
 
-def test_it_is_blind_until_it_has_begun(sight: WatchHealth, clock: Clock) -> None:
-    assert sight.blind() == "changes of VirtualMachines are not watched yet: it has not begun yet"
-    sight.asks()
-    sight.failed("the API server answers 403")
+def test_the_watch_is_unready_until_it_has_been_opened(health: WatchHealth, clock: Clock) -> None:
+    assert health.unready() == "changes of VirtualMachines are not watched yet: no watch has been opened yet"
+    health.request_sent()
+    health.failed("the API server answers 403")
     clock.goes(1)
-    assert sight.blind() == "changes of VirtualMachines are not watched yet: the API server answers 403"
-    begin(sight)
-    assert sight.blind() is None
+    assert health.unready() == "changes of VirtualMachines are not watched yet: the API server answers 403"
+    begin(health)
+    assert health.unready() is None
 
 
-def test_a_watch_that_goes_on_and_on_sees(sight: WatchHealth, clock: Clock) -> None:
-    begin(sight)
+def test_a_watch_that_continues_is_ready(health: WatchHealth, clock: Clock) -> None:
+    begin(health)
     for _ in range(10):
         clock.goes(50)
-        assert sight.blind() is None
-        sight.asks()
-        sight.opened()
-        assert sight.blind() is None
-    assert sight.listings == 1
+        assert health.unready() is None
+        health.request_sent()
+        health.opened()
+        assert health.unready() is None
+    assert health.listings == 1
 
 
-def test_one_that_fails_for_a_minute_is_told_with_the_last_reason(sight: WatchHealth, clock: Clock) -> None:
-    begin(sight)
+def test_a_watch_that_fails_for_a_minute_is_unready_for_the_last_reason(health: WatchHealth, clock: Clock) -> None:
+    begin(health)
     clock.goes(500)
     for second in range(120):
-        sight.asks()
-        sight.failed("the API server answers 403")
-        why = sight.blind()
+        health.request_sent()
+        health.failed("the API server answers 403")
+        why = health.unready()
         assert (why is None) == (second <= 60)
         clock.goes(1)
-    assert why == "changes of VirtualMachines are not seen for 119 s: the API server answers 403"
-    sight.asks()
-    sight.opened()
+    assert why == "changes of VirtualMachines have not been watched for 119 s: the API server answers 403"
+    health.request_sent()
+    health.opened()
     clock.goes(5)
-    assert sight.blind() is None
+    assert health.unready() is None
 
 
-def test_one_that_ends_as_soon_as_it_has_begun_is_as_good_as_none(sight: WatchHealth, clock: Clock) -> None:
-    begin(sight)
+def test_a_watch_that_ends_as_soon_as_it_is_opened_is_unready(health: WatchHealth, clock: Clock) -> None:
+    begin(health)
     clock.goes(500)
     for _ in range(70):
-        sight.asks()
-        sight.opened()
+        health.request_sent()
+        health.opened()
         clock.goes(1)
-    assert sight.blind() == "changes of VirtualMachines are not seen for 70 s: it ends as soon as it has begun"
+    why = "changes of VirtualMachines have not been watched for 70 s: each watch ends as soon as it is opened"
+    assert health.unready() == why
 
 
-def test_one_whose_program_has_ended_is_none(sight: WatchHealth, clock: Clock) -> None:
-    begin(sight)
+def test_a_watch_that_kopf_has_ended_is_unready(health: WatchHealth, clock: Clock) -> None:
+    begin(health)
     clock.goes(500)
-    sight.ended("kopf has ended")
+    health.ended("kopf has ended")
     clock.goes(61)
-    assert sight.blind() == "changes of VirtualMachines are not seen for 61 s: the last one has ended"
+    assert health.unready() == "changes of VirtualMachines have not been watched for 61 s: the last watch has ended"
