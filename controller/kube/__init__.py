@@ -1,1 +1,1 @@
-"""The API server, at the border: the only package that talks to it."""
+"""The adapter to the API server: the only package that sends requests to it."""

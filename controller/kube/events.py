@@ -1,6 +1,6 @@
-"""Kubernetes Events (events.k8s.io/v1) about VMs, with a series where one repeats.
+"""Kubernetes Events (events.k8s.io/v1) about VMs; a repeated Event becomes a series.
 
-Source: KEP-383, which says when a series begins, and events.k8s.io/v1 for the fields.
+Source: KEP-383, which defines when a series starts, and events.k8s.io/v1 for the fields.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from controller.policy.view import Notice
 from controller.runtime.errors import Rejected, Transient, Vanished
 
 NOTE_LIMIT = 1024
-"""Bytes that the API takes in a note."""
+"""The API accepts a note of at most this number of bytes."""
 SERIES_S = 360.0
-"""A repeat within this time continues a series; kubelet and client-go take the same."""
-WAITING_LIMIT = 1000
+"""A repetition within this time continues a series; kubelet and client-go use the same time."""
+QUEUE_LIMIT = 1000
 
 log = structlog.get_logger()
 
@@ -39,41 +39,40 @@ class _Series:
 
 
 class EventRecorder:
-    """`reconcile.Recorder`. One thread of its own writes; what cannot be written is dropped, and counted."""
+    """`reconcile.Recorder`. Its own thread writes; an Event that cannot be written is dropped and counted."""
 
     def __init__(self, api: Api, instance: str, *, dropped: Callable[[], None]) -> None:
-        """`instance` tells one agent from another: the name of its node or Pod.
+        """`instance` identifies this agent: the name of its node or Pod.
 
-        `dropped` is called for each Event that nobody will see, by any thread: too many wait, or the API server does
-        not take it.
+        `dropped` is called on any thread for each Event that is lost: the queue is full, or the write failed.
         """
         self._api, self._instance, self._dropped = api, instance, dropped
-        self._waiting: queue.Queue[tuple[VirtualMachine, Notice, datetime] | None] = queue.Queue(WAITING_LIMIT)
+        self._queue: queue.Queue[tuple[VirtualMachine, Notice, datetime] | None] = queue.Queue(QUEUE_LIMIT)
         self._series: dict[tuple[str, ...], _Series] = {}
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the thread that writes."""
         self._thread.start()
 
     def record(self, vm: VirtualMachine, notice: Notice) -> None:
-        """Write it in a while. Never raises, never waits. Any thread."""
+        """Queue the Event to be written soon. Thread-safe; never raises, never waits."""
         try:
-            self._waiting.put_nowait((vm, notice, datetime.now(UTC)))
+            self._queue.put_nowait((vm, notice, datetime.now(UTC)))
         except queue.Full:
             self._dropped()
 
     def close(self, timeout_s: float) -> None:
-        """Write what waits, for so long at most."""
+        """Write the queued Events; waits for at most `timeout_s` for the queue, and again for the thread."""
         try:
-            self._waiting.put(None, timeout=timeout_s)
+            self._queue.put(None, timeout=timeout_s)
         except queue.Full:
             return
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        while item := self._waiting.get():
+        while item := self._queue.get():
             try:
                 self._write(*item)
             except (Transient, Rejected, Vanished) as error:
@@ -97,8 +96,8 @@ class EventRecorder:
                 del self._series[key]
             else:
                 return
-        # As client-go names them: listed by name, and so in `kubectl describe`, they are in the order of their coming.
-        # What is left of a long name must not end in what no part of a DNS name may end in.
+        # The name has the form of client-go's: sorted by name, as in `kubectl describe`, Events are in order of time.
+        # A long name is cut, and what is left must not end in "-" or ".": the name must be a DNS subdomain.
         name = f"{vm.key.name[:200].rstrip('-.')}.{time.time_ns():x}"
         collection = f"/apis/events.k8s.io/v1/namespaces/{vm.key.namespace}/events"
         self._api.request("POST", collection, self._event(vm, notice, at, name))

@@ -1,7 +1,7 @@
-"""The Lease of this node: who acts under its name, and that its agent lives.
+"""The Lease of this node: it shows which agent acts under the node's name, and that this agent is alive.
 
-One agent has it at a time, as with client-go's leader election: it renews it, and whoever else sees no renewal for as
-long as the Lease says may take it. Clocks of two machines are never compared.
+As in client-go's leader election, one agent holds the Lease at a time and renews it. Another agent may take it over
+after it has observed no renewal for the duration of the Lease. Clocks of two machines are never compared.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from controller.runtime import retry
 from controller.runtime.errors import Conflicted, Rejected, Transient, Vanished
 
 RENEWALS = 4
-"""So many fit into the time of a Lease."""
+"""The number of renewals within the duration of a Lease."""
 ATTEMPTS, RETRY_MAX_S = 20, 2.0
-"""So many attempts do while it cannot be had, and they are never further apart than this. Once it is lost, and cannot
-be asked for, they double up to the time between two renewals: all agents of a cluster lose it together."""
+"""While the Lease cannot be acquired or renewed, the agent retries this often within its duration, and at least every
+`RETRY_MAX_S`. Once it is no longer held and requests fail, the wait doubles up to the time between two renewals,
+because all agents of a cluster lose their Leases together."""
 LOCK = f"{GROUP}/lock"
-"""The annotation that says under which lock its holder took it. It begins with the holder: who takes the Lease in
-another way, as with kubectl, leaves it as it is, and it then says nothing."""
-MOST_TRANSITIONS = 2**31 - 1
+"""The annotation with the host lock under which the holder took the Lease: "HOLDER LOCK". A holder that took it in
+another way, such as with kubectl, leaves the annotation unchanged; it is ignored if it does not name the holder."""
+MAX_TRANSITIONS = 2**31 - 1
 LABELS = {
     "app.kubernetes.io/name": "virtsync",
     "app.kubernetes.io/component": "agent",
@@ -43,12 +44,12 @@ log = structlog.get_logger()
 
 
 def now_s() -> float:
-    """Seconds on a clock that goes on while the machine sleeps: the Lease does not wait for it."""
+    """Seconds on a clock that also counts while the machine sleeps, because a Lease expires then too."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class NodeLease:
-    """The Lease of this node. One thread keeps it; any may read `held` and `blocked`, without a request."""
+    """The Lease of this node. One thread calls `keep`; any thread may read `held` and `blocked`, without a request."""
 
     def __init__(
         self,
@@ -62,8 +63,9 @@ class NodeLease:
         dead: Callable[[], list[str]],
         clock: Callable[[], float] = now_s,
     ) -> None:
-        """`lock` is the lock on this node's libvirt that this agent has, empty where there is none to have; None: it
-        has not got it, and then wants no Lease. `dead` names the parts of the agent that it cannot go on without.
+        """`lock` returns the name of the host lock that this agent holds; empty: none is needed; None: this agent does
+        not hold it, and then does not claim the Lease. `dead` returns the essential parts of the agent that no longer
+        work.
         """
         self._api, self._namespace, self._name = api, namespace, node_name
         self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{quote(namespace)}/leases"
@@ -71,17 +73,17 @@ class NodeLease:
         self._identity, self._duration_s = identity, duration_s
         self._lock, self._dead, self._clock = lock, dead, clock
         self._raw: Json = {}
-        """As it was last answered; empty: it is not there, or has not been asked for."""
+        """The Lease as the API server last returned it; empty: it does not exist, or has not been read yet."""
         self._seen: Seen | None = None
         self._until_s = float("-inf")
-        self._why = "it has not been asked for yet"
-        self._over = False
+        self._why = "it has not tried to acquire it yet"
+        self._released = False
         self._failures = 0
-        """How often in a row the API server was asked in vain."""
+        """The number of consecutive failed requests."""
 
     @property
     def held(self) -> bool:
-        """Nobody else can have it now."""
+        """This agent holds the Lease, and no other agent can hold it now."""
         return self._clock() < self._until_s
 
     @property
@@ -89,77 +91,83 @@ class NodeLease:
         """Why this agent may not act, as one sentence; empty while it holds the Lease."""
         if self.held:
             return ""
-        why = self._why or "it has not been renewed in time"
-        return f"The Lease {self._namespace}/{self._name} of this node is not held: {why.rstrip('.')}."
+        why = self._why or "it was not renewed in time"
+        return f"This agent does not hold Lease {self._namespace}/{self._name}: {why.rstrip('.')}."
 
     def keep(self) -> float:
-        """Do what is due, and say after how many seconds to be called again."""
-        asked_s = 0.0
+        """Acquire or renew the Lease; returns after how many seconds to call it again.
+
+        A failed request is not raised: `blocked` gives its reason.
+        """
+        retry_after_s = 0.0
         try:
-            self._why = self._hindrance() or self._attempt()
+            self._why = self._reason_not_to_claim() or self._attempt()
             self._failures = 0
         except (Transient, Rejected, Vanished) as error:
             self._why = str(error)
             self._failures += 1
-            asked_s = error.retry_after_s if isinstance(error, Transient) else 0.0
+            retry_after_s = error.retry_after_s if isinstance(error, Transient) else 0.0
             log.debug("could not renew the Lease", lease=f"{self._namespace}/{self._name}", error=str(error))
         renewal_s = self._duration_s / RENEWALS
         if not self._why:
             return renewal_s * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load
         left_s = self._until_s - self._clock()
-        again_s = min(self._duration_s / ATTEMPTS, RETRY_MAX_S)
+        wait_s = min(self._duration_s / ATTEMPTS, RETRY_MAX_S)
         if left_s > 0:
-            return min(left_s, max(again_s, min(asked_s, renewal_s)))
-        again_s = exponential_s(again_s, renewal_s, self._failures + 1) if self._failures else again_s
-        return max(again_s, min(asked_s, renewal_s)) * random.uniform(0.7, 1.0)  # noqa: S311 - spreads load
+            return min(left_s, max(wait_s, min(retry_after_s, renewal_s)))
+        wait_s = exponential_s(wait_s, renewal_s, self._failures + 1) if self._failures else wait_s
+        return max(wait_s, min(retry_after_s, renewal_s)) * random.uniform(0.7, 1.0)  # noqa: S311 - spreads load
 
     def release(self) -> None:
-        """Let another have it at once; without an answer it runs out by itself. Any thread, once, at the end."""
-        self._over = True
+        """Release the Lease, so that another agent can take it at once. If that fails, it expires.
+
+        Called once, at the end, by any thread. A failed request is logged, not raised.
+        """
+        self._released = True
         self._until_s = float("-inf")
         try:
             try:
-                self._give_up()
+                self._write_released()
             except Conflicted:
                 self._read()
-                self._give_up()
+                self._write_released()
         except (Transient, Rejected, Vanished) as error:
             log.warning("could not release the Lease", lease=f"{self._namespace}/{self._name}", error=str(error))
 
-    def _hindrance(self) -> str:
+    def _reason_not_to_claim(self) -> str:
         if dead := self._dead():
-            return f"this agent cannot go on without its {' and '.join(dead)}, which no longer work"
+            return f"essential parts of the agent no longer work: {', '.join(dead)}"
         if self._lock() is None:
-            return "another process has the lock on the libvirt of this node"
+            return "it does not hold the host lock of this node's libvirt"
         return ""
 
     def _attempt(self) -> str:
-        """Claim it; empty, or why that may not be. Raises Transient, Rejected, Vanished."""
+        """Claim the Lease; returns why it may not, or nothing. Raises Transient, Rejected, Vanished."""
         if not self._is_ours():
             self._read()
         try:
             return self._claim()
-        except Conflicted:  # also when it is gone
+        except Conflicted:  # also if it was deleted
             self._read()
             return self._claim()
 
     def _claim(self) -> str:
         seen, lock, sent_s = self._seen, self._lock() or "", self._clock()
         what = claim(seen, self._identity, lock, sent_s)
-        if self._over:
+        if self._released:
             return "this agent is stopping"
         if seen and what is Claim.WAIT:
             self._until_s = float("-inf")
             lease = seen.lease
-            return f"{lease.holder} holds it; it is taken over once that has not renewed it for {lease.duration_s:g} s"
+            return f"{lease.holder} holds it; this agent takes it over if it is not renewed for {lease.duration_s:g} s"
         self._write(self._claimed(what, lock))
         self._until_s = held_until_s(sent_s, self._duration_s)
         return ""
 
-    def _give_up(self) -> None:
+    def _write_released(self) -> None:
         if self._is_ours():
             at = _micro()
-            # As client-go's ReleaseOnCancel leaves it.
+            # The same fields as client-go's ReleaseOnCancel writes.
             free = {"holderIdentity": "", "leaseDurationSeconds": 1, "acquireTime": at, "renewTime": at}
             self._write(self._raw | {"spec": self._raw["spec"] | free})
 
@@ -167,14 +175,14 @@ class NodeLease:
         return self._seen is not None and self._seen.lease.holder == self._identity
 
     def _claimed(self, what: Claim, lock: str) -> Json:
-        """The Lease as this agent has it."""
+        """The Lease as this agent claims it."""
         at = _micro()
         metadata, spec = self._raw.get("metadata", {}), self._raw.get("spec", {})
         annotations = (metadata.get("annotations") or {}) | {LOCK: f"{self._identity} {lock}" if lock else None}
         mine = {"holderIdentity": self._identity, "leaseDurationSeconds": int(self._duration_s), "renewTime": at}
         if what is not Claim.RENEW:
             transitions = spec.get("leaseTransitions", 0) + 1 if what is Claim.TAKE else 0
-            mine |= {"acquireTime": at, "leaseTransitions": min(transitions, MOST_TRANSITIONS)}
+            mine |= {"acquireTime": at, "leaseTransitions": min(transitions, MAX_TRANSITIONS)}
         return self._raw | {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
@@ -189,28 +197,28 @@ class NodeLease:
 
     def _read(self) -> None:
         try:
-            self._take(retry.call(self._api.request, "GET", self._path))
+            self._store(retry.call(self._api.request, "GET", self._path))
         except Vanished:
-            self._take({})
+            self._store({})
 
     def _write(self, body: Json) -> None:
-        """Onto the very version that was decided on: else it is Conflicted."""
+        """Write with optimistic concurrency on the version that was decided on. Raises Conflicted and others."""
         method, path = ("PUT", self._path) if self._raw else ("POST", self._collection)
-        self._take(retry.call(self._api.request, method, path, body, fieldManager=AGENT))
+        self._store(retry.call(self._api.request, method, path, body, fieldManager=AGENT))
 
-    def _take(self, raw: Json) -> None:
+    def _store(self, raw: Json) -> None:
         self._raw = raw
         self._seen = look(self._seen, self._parsed(raw) if raw else None, self._clock())
 
     def _parsed(self, raw: Json) -> Lease:
         spec = raw.get("spec") or {}
         holder = spec.get("holderIdentity") or ""
-        whose, _, lock = (raw["metadata"].get("annotations") or {}).get(LOCK, "").partition(" ")
+        lock_holder, _, lock = (raw["metadata"].get("annotations") or {}).get(LOCK, "").partition(" ")
         return Lease(
             holder=holder,
             duration_s=float(spec.get("leaseDurationSeconds") or self._duration_s),
             renewed=spec.get("renewTime") or "",
-            lock=lock if whose == holder else "",
+            lock=lock if lock_holder == holder else "",
         )
 
 

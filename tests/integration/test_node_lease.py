@@ -117,7 +117,7 @@ def test_one_that_is_lost_is_asked_for_ever_more_rarely_while_nobody_answers(nod
 
 def test_it_is_renewed_with_one_request_and_acted_upon_for_less_than_it_grants(node: Node) -> None:
     mine = node.agent("pod-1")
-    assert "it has not been asked for yet" in mine.blocked
+    assert "it has not tried to acquire it yet" in mine.blocked
     assert keeps(mine)
     node.pass_s(34.9)
     assert mine.held
@@ -127,7 +127,7 @@ def test_it_is_renewed_with_one_request_and_acted_upon_for_less_than_it_grants(n
     node.pass_s(34.9)
     assert mine.held
     node.pass_s(0.2)
-    assert mine.blocked == f"The Lease {node.name}/node-a of this node is not held: it has not been renewed in time."
+    assert mine.blocked == f"This agent does not hold Lease {node.name}/node-a: it was not renewed in time."
 
 
 def test_the_time_counts_from_the_question_not_from_the_answer(node: Node) -> None:
@@ -254,7 +254,7 @@ def test_who_is_ill_does_not_renew_it_and_who_is_well_again_does(node: Node) -> 
     assert keeps(mine), "it still has time"
     node.pass_s(DURATION_S)
     assert not keeps(mine)
-    assert "without its workers and watch" in mine.blocked
+    assert "no longer work: workers, watch" in mine.blocked
     assert node.api.asked == []
     node.dead = []
     assert keeps(mine)
