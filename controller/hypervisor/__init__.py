@@ -1,1 +1,1 @@
-"""libvirt, translated at the border: the only package that imports it."""
+"""The adapter to libvirt: the only package that imports it, which translates its states and errors into ours."""

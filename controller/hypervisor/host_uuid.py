@@ -17,53 +17,53 @@ log = structlog.get_logger()
 
 
 class HostUuid:
-    """libvirt's UUID of this machine, as long as it lasts. Any thread may use it.
+    """libvirt's UUID of this machine, if it is permanent. Thread-safe.
 
-    Where the firmware has none, libvirt invents one at each of its starts (seen): such a UUID tells nothing.
+    If the firmware has no UUID, libvirt invents one each time it starts (measured): that does not identify a machine.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: UUID | None = None
-        self._lasting = True
-        self.asked = False
-        """A connection has told what it knows: before that nothing may be looked at."""
+        self._permanent = True
+        self.read = False
+        """The UUID has been read from a connection. Before that, no domain may be observed."""
 
     @property
     def value(self) -> UUID | None:
-        """The UUID; None: not known, or not one that lasts."""
-        return self._known if self._lasting else None
+        """The UUID; None: not known, or not permanent."""
+        return self._known if self._permanent else None
 
     def note(self, uuid: UUID | None) -> None:
-        """Take in what one connection said."""
+        """Record the UUID that was read from one connection; None: it has none."""
         with self._lock:
-            self.asked = True
+            self.read = True
             changed = None not in {self._known, uuid} and self._known != uuid
             self._known = uuid or self._known
         if changed:
             self.forget()
 
     def forget(self) -> None:
-        """It has been another one within this boot of the machine: use it no longer, and say so once."""
+        """Stop using the UUID, because it has changed within one boot of the machine; logs this once."""
         with self._lock:
-            told, self._lasting = not self._lasting, False
-        if not told:
+            logged, self._permanent = not self._permanent, False
+        if not logged:
             log.warning(
                 "libvirt's UUID of this host changes when libvirtd starts, so it does not identify the host:"
                 " set host_uuid in libvirtd.conf (virtqemud.conf) to a unique UUID, then restart libvirtd and the agent"
             )
 
 
-def ask_host_uuid(link: ConnectionSet, known: HostUuid) -> None:
-    """What libvirt calls this machine, if the driver has a word for it.
+def read_host_uuid(connections: ConnectionSet, host_uuid: HostUuid) -> None:
+    """Read libvirt's UUID of this machine, if the driver has one. Raises libvirtError if the connection is lost.
 
-    It answers within milliseconds, or a second after its first start with another QEMU, for it tries each out then.
+    libvirt answers within milliseconds; at its first start with another QEMU it takes a second, to probe each QEMU.
     """
-    with link.actions.take() as connection:
+    with connections.actions.take() as connection:
         try:
             found = HOST_UUID.search(connection.getCapabilities())
         except libvirt.libvirtError:
             if not connection.isAlive():
                 raise
             found = None
-    known.note(UUID(found[1]) if found else None)
+    host_uuid.note(UUID(found[1]) if found else None)

@@ -1,4 +1,4 @@
-"""Connections to libvirt by use: opened when they are needed, each for one call at a time, given back when idle."""
+"""Connection pools for libvirt, one for each kind of call; connections are opened on demand and closed when idle."""
 
 from __future__ import annotations
 
@@ -14,91 +14,94 @@ import libvirt
 from controller.runtime.errors import Transient
 
 KEEPALIVE_S, KEEPALIVE_COUNT = 5, 3
-"""A hung libvirtd is given up after about 19 s (measured); without keepalive never."""
+"""The connection to a libvirtd that hangs is closed after about 19 s (measured); without keepalive, never."""
 
 
 OPEN_WITHIN_S = 10.0
-"""libvirtd opens a connection within milliseconds. One that serves as many clients as it may lets the next one wait."""
+"""libvirtd opens a connection within milliseconds; once it has `max_clients`, it lets the next client wait."""
 
 
 FREE_WITHIN_S = 2.0
-"""How long a call waits for a connection: to open one takes a millisecond (measured), most calls no longer."""
+"""How long a call waits for a connection. Opening one takes a millisecond (measured), and so do most calls."""
 
 
 GROW_AGAIN_S = 30.0
-"""The pause after libvirtd has not given another connection."""
+"""The pause after libvirtd did not accept another connection."""
 
 
 class Opener:
-    """Opens connections to one libvirt, one at a time. Any thread may use it.
+    """Opens connections to one libvirt, one at a time. Thread-safe.
 
-    `libvirt.open` has no deadline and nothing can end it, so it runs on a thread of its own.
+    `libvirt.open` has no timeout and cannot be interrupted, so it runs on its own thread.
     """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._under_way = threading.Lock()
-        """Held by the one open() that has not returned: a second one would only wait behind it."""
+        self._opening = threading.Lock()
+        """Held while one open() has not returned: a second one would only wait behind it."""
 
     def open(self, timeout_s: float) -> libvirt.virConnect:
-        """A new connection. Raises libvirtError, and TimeoutError if none came in time; a later one is closed."""
+        """Open a connection within `timeout_s`; one that opens later is closed.
+
+        Raises libvirtError, TimeoutError, and RuntimeError (no thread could be started).
+        """
         until_s = time.monotonic() + timeout_s
-        if not self._under_way.acquire(timeout=timeout_s):
+        if not self._opening.acquire(timeout=timeout_s):
             raise TimeoutError
-        wanted: Future[libvirt.virConnect] = Future()
+        opened: Future[libvirt.virConnect] = Future()
         try:
-            threading.Thread(target=self._open, args=(wanted,), name="libvirt-opener", daemon=True).start()
+            threading.Thread(target=self._open, args=(opened,), name="libvirt-opener", daemon=True).start()
         except RuntimeError:
-            self._under_way.release()
+            self._opening.release()
             raise
         try:
-            return wanted.result(max(0.0, until_s - time.monotonic()))
+            return opened.result(max(0.0, until_s - time.monotonic()))
         except TimeoutError:
-            if wanted.cancel():
+            if opened.cancel():
                 raise
-            return wanted.result()  # it came at this very moment
+            return opened.result()  # it was opened just after the timeout
 
-    def _open(self, wanted: Future[libvirt.virConnect]) -> None:
+    def _open(self, opened: Future[libvirt.virConnect]) -> None:
         try:
             connection = libvirt.open(self._uri)
-            with suppress(libvirt.libvirtError):  # a driver within this process has no wire to keep alive
+            with suppress(libvirt.libvirtError):  # a driver within this process has no socket to keep alive
                 connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
         except libvirt.libvirtError as error:
-            if wanted.set_running_or_notify_cancel():
-                wanted.set_exception(error)
+            if opened.set_running_or_notify_cancel():
+                opened.set_exception(error)
         else:
-            if wanted.set_running_or_notify_cancel():
-                wanted.set_result(connection)
+            if opened.set_running_or_notify_cancel():
+                opened.set_result(connection)
             else:
                 close(connection)
         finally:
-            self._under_way.release()
+            self._opening.release()
 
 
 class ConnectionPool:
-    """Connections for one use, each for one call at a time. Any thread may use it.
+    """Connections for one kind of call, each for one call at a time. Thread-safe.
 
-    Threads that meet on a connection are a danger: before 10.4 libvirt then writes to the stack of one that has gone on
-    (CVE-2024-4418; with eight threads and a libvirtd that hung, the process died every time).
+    Two threads must not use one connection at a time: libvirt before 10.4 then writes to the stack of a thread that
+    has already returned (CVE-2024-4418; with eight threads and a libvirtd that hung, the process crashed every time).
     """
 
-    def __init__(self, at_most: int, grow: Callable[[ConnectionPool], None] = lambda _lanes: None) -> None:
-        """`grow` must return at once, and answer later by `add` or by `refuse`."""
-        self._at_most, self._grow = at_most, grow
+    def __init__(self, max_count: int, grow: Callable[[ConnectionPool], None] = lambda _pool: None) -> None:
+        """`grow` is called to open another connection; it must return at once, and later call `add` or `refuse`."""
+        self._max_count, self._grow = max_count, grow
         self._changed = threading.Condition()
         self._free: list[tuple[libvirt.virConnect, float]] = []
-        """With the monotonic seconds since when each is free; the one that was used last is the last."""
+        """Each with the monotonic seconds since when it is free; the most recently used one is last."""
         self._count = 0
         self._growing, self._grow_from_s = False, 0.0
         self._closed = False
 
     @property
     def count(self) -> int:
-        """How many connections there are, free or in use."""
+        """The number of connections, free or in use."""
         return self._count
 
     def add(self, connection: libvirt.virConnect) -> None:
-        """One more."""
+        """Add a connection; it is closed at once if the pool is closed."""
         with self._changed:
             self._growing = False
             if not self._closed:
@@ -109,26 +112,26 @@ class ConnectionPool:
         close(connection)
 
     def refuse(self) -> None:
-        """No other connection is to be had for now: calls wait for those that there are."""
+        """Another connection could not be opened: for `GROW_AGAIN_S`, calls wait for those that exist."""
         with self._changed:
             self._growing, self._grow_from_s = False, time.monotonic() + GROW_AGAIN_S
 
     @contextmanager
     def take(self) -> Iterator[libvirt.virConnect]:
-        """A connection for one call. Raises Transient if none is free in time, at once where there may be no more."""
-        connection = self._taken()
+        """Take a connection for one call. Raises Transient if none is free in time; at once if the pool is full."""
+        connection = self._next_free()
         try:
             yield connection
         finally:
             self._give_back(connection)
 
-    def _taken(self) -> libvirt.virConnect:
+    def _next_free(self) -> libvirt.virConnect:
         with self._changed:
             until_s = time.monotonic() + FREE_WITHIN_S
             while not self._free:
                 now_s = time.monotonic()
-                if self._closed or self._count >= self._at_most or now_s >= until_s:
-                    raise Transient("libvirt has not answered what was asked before")
+                if self._closed or self._count >= self._max_count or now_s >= until_s:
+                    raise Transient("libvirt has not answered earlier calls")
                 if not self._growing and now_s >= self._grow_from_s:
                     self._growing = True
                     self._grow(self)
@@ -143,19 +146,19 @@ class ConnectionPool:
                 return
         close(connection)
 
-    def tidy(self, idle_s: float) -> None:
-        """Close those but one that nobody has used for so long: libvirtd serves only so many clients."""
+    def close_idle(self, idle_s: float) -> None:
+        """Close connections that were idle for `idle_s`, but keep one: libvirtd limits the number of its clients."""
         with self._changed:
             before_s = time.monotonic() - idle_s
             idle = sum(since_s <= before_s for _, since_s in self._free)
             surplus = max(0, min(idle, self._count - 1))
-            gone, self._free = self._free[:surplus], self._free[surplus:]
+            closing, self._free = self._free[:surplus], self._free[surplus:]
             self._count -= surplus
-        for connection, _ in gone:
+        for connection, _ in closing:
             close(connection)
 
     def close(self) -> None:
-        """Close those that are free now, and each of the others when its call has returned."""
+        """Close the free connections now, and each of the others when its call returns."""
         with self._changed:
             self._closed = True
             free, self._free = self._free, []
@@ -165,7 +168,7 @@ class ConnectionPool:
 
 
 def close(connection: libvirt.virConnect) -> None:
-    """Give a connection back, whatever state it is in."""
+    """Close a connection, whatever its state. Never raises libvirtError."""
     with suppress(libvirt.libvirtError):
         connection.unregisterCloseCallback()
     with suppress(libvirt.libvirtError):
@@ -174,7 +177,7 @@ def close(connection: libvirt.virConnect) -> None:
 
 @dataclass(eq=False)
 class ConnectionSet:
-    """One generation of connections, by use: a call that hangs must not hold up others."""
+    """One generation of connections, with a pool for each kind of call: if a call hangs, other kinds do not wait."""
 
     generation: int
     events: libvirt.virConnect
@@ -184,25 +187,25 @@ class ConnectionSet:
     callback_ids: list[int] = field(default_factory=list)
 
     @property
-    def lanes(self) -> tuple[ConnectionPool, ...]:
-        """All but that of the events."""
+    def pools(self) -> tuple[ConnectionPool, ...]:
+        """All pools; the connection for events is in none."""
         return self.bulk, self.queries, self.actions
 
     @property
     def count(self) -> int:
-        """How many connections it has."""
-        return 1 + sum(lanes.count for lanes in self.lanes)
+        """The number of connections of this generation."""
+        return 1 + sum(pool.count for pool in self.pools)
 
-    def tidy(self, idle_s: float) -> None:
-        """Close what was opened on demand and has not been used for so long."""
-        for lanes in self.lanes:
-            lanes.tidy(idle_s)
+    def close_idle(self, idle_s: float) -> None:
+        """Close the connections that were opened on demand and have been idle for `idle_s`."""
+        for pool in self.pools:
+            pool.close_idle(idle_s)
 
     def close(self) -> None:
-        """Give everything back in the order that leaves nothing behind: callbacks, then connections."""
+        """Deregister the callbacks, then close the connections; in this order, nothing is left open."""
         for callback_id in self.callback_ids:
-            with suppress(libvirt.libvirtError):  # after a kill there is nobody to deregister from
+            with suppress(libvirt.libvirtError):  # libvirtd might have been killed
                 self.events.domainEventDeregisterAny(callback_id)
         close(self.events)
-        for lanes in self.lanes:
-            lanes.close()
+        for pool in self.pools:
+            pool.close()

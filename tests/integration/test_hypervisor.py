@@ -680,7 +680,7 @@ def test_who_gets_no_more_connections_lives_with_what_there_are(
         with eyes.hypervisor.query(), eyes.hypervisor.query():
             with pytest.raises(Transient, match="has not answered"), eyes.hypervisor.query():
                 pass
-            until(lambda: told("it let the agent have 5 connections, and not one more within 1 s"))
+            until(lambda: told("libvirt accepted 5 connections, and no further one within 1 s"))
         assert eyes.host.relist() == []
         # What it does not need it has given back.
         until(lambda: virsh_works(own_libvirtd))
@@ -694,7 +694,7 @@ def test_who_cannot_have_the_first_connections_gives_back_what_it_got(
     told, eyes = logged(capsys), Eyes(own_libvirtd.uri)
     eyes.hypervisor.start()
     try:
-        until(lambda: told("it let the agent have 3 of the 4 connections that it begins with"))
+        until(lambda: told("libvirt accepted 3 of the first 4 connections"))
         until(lambda: virsh_works(own_libvirtd))
         assert not eyes.hypervisor.connected
         configured(own_libvirtd, max_clients=12)
@@ -1001,12 +1001,12 @@ def test_a_libvirtd_that_is_not_there_yet_is_waited_for(folder: Path) -> None:
 
 def test_late_news_of_an_old_connection_change_nothing(own_libvirtd: Libvirtd) -> None:
     with looking_at(own_libvirtd.uri) as eyes:
-        link = eyes.hypervisor._link
-        assert link
+        old = eyes.hypervisor._connections
+        assert old
         own_libvirtd.restart()
         eyes.until_told("lost")
         eyes.until_told("connected")
-        eyes.hypervisor._closed(link.events, libvirt.VIR_CONNECT_CLOSE_REASON_EOF, link.generation)
+        eyes.hypervisor._closed(old.events, libvirt.VIR_CONNECT_CLOSE_REASON_EOF, old.generation)
         assert eyes.hypervisor.connected
         assert eyes.host.relist() == []
         assert eyes.told.empty()
