@@ -65,7 +65,7 @@ class Ownership:
         """Why the host lock is not held, as one sentence; None if it is held or not needed."""
         if self._settings.observe_only or self._lock.held:
             return None
-        return f"{self._lock.hindrance}."
+        return f"{self._lock.why_not_held}."
 
     def lease_missing(self) -> str | None:
         """Why the Lease is not held, as one sentence; None if it is held or there is no Lease."""

@@ -1,7 +1,7 @@
-"""libvirt's events: each names a domain, and may leave a piece of evidence about its stop.
+"""libvirt's events: each names a domain, and some are evidence of why it stopped.
 
-The callbacks run on libvirt's event-loop thread. They read, note and enqueue; they never call libvirt, never log and
-never wait. Nothing may leave them: an exception would be printed and lost, and SystemExit would end the loop.
+The callbacks run on libvirt's event-loop thread. They record and enqueue; they never call libvirt, log or wait. No
+exception may leave them: libvirt would print it and lose it, and SystemExit would end the loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Changed = Callable[[UUID, str, float], None]
 """(uuid, name, monotonic seconds of the callback); called on the event-loop thread."""
 
 REMEMBERED = 20_000
-"""Domains of which evidence is kept; more than a host can have."""
+"""The maximum number of domains with evidence: more than a host can have."""
 
 OTHER_EVENTS = (
     "REBOOT",
@@ -61,108 +61,108 @@ UNDEFINED_REMOVED = (libvirt.VIR_DOMAIN_EVENT_UNDEFINED, libvirt.VIR_DOMAIN_EVEN
 
 
 @dataclass(slots=True)
-class Past:
-    """What events said of one domain."""
+class History:
+    """The evidence of one domain."""
 
-    noted: dict[Evidence, float] = field(default_factory=dict)
-    """With the monotonic seconds at which the event came."""
-    gone_s: float | None = None
-    """Since when libvirt no longer knows the domain; None: it does, or nobody said otherwise."""
+    evidence: dict[Evidence, float] = field(default_factory=dict)
+    """With the monotonic seconds at which the event arrived."""
+    absent_since_s: float | None = None
+    """Since when libvirt does not know the domain; None: it knows it, as far as this process has observed."""
 
 
 class Evidences:
-    """What events said of each domain since it was last started. Any thread may use it.
+    """The evidence of each domain since its last start. Thread-safe.
 
-    It outlives the domain: a migration may undefine it, and one without a definition ends with its run. It ends when
-    the domain is defined or started anew.
+    It is kept when the domain disappears: a migration might undefine the domain, and a transient domain disappears when
+    it stops. It is discarded when a domain with this UUID is defined or started again.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[UUID, Past] = OrderedDict()
-        self._begun_paused: OrderedDict[UUID, int] = OrderedDict()
-        """The run of each domain whose CPUs have not run, as far as one connection has heard."""
+        self._histories: OrderedDict[UUID, History] = OrderedDict()
+        self._started_paused: OrderedDict[UUID, int] = OrderedDict()
+        """The id of each domain whose CPUs have not run, as far as the events of this connection show."""
         self._resumed: OrderedDict[UUID, int] = OrderedDict()
-        """The run of each domain that was last resumed: in an ordinary start that comes before STARTED (measured)."""
+        """The id of each domain at its last RESUMED: in an ordinary start, it comes before STARTED (measured)."""
 
     def connected(self) -> None:
-        """A new connection begins to listen: what was resumed before has not been heard."""
+        """A new connection listens: RESUMED events might have been missed before."""
         with self._lock:
-            self._begun_paused.clear()
+            self._started_paused.clear()
             self._resumed.clear()
 
     def note(self, uuid: UUID, event: int, detail: int, at_s: float, *, run: int = -1) -> None:
-        """Take in one lifecycle event; `run` is the id that the domain had then."""
+        """Record one lifecycle event; `run` is the id that the domain had then, -1 if it was off."""
         evidence = EVIDENCE_NUMBERS.get((event, detail))
         with self._lock:
             self._note_run(uuid, event, detail, run)
-            defined_anew = (event, detail) == DEFINED_ADDED and run < 0
-            if event == libvirt.VIR_DOMAIN_EVENT_STARTED or defined_anew:
-                self._known.pop(uuid, None)
+            newly_defined = (event, detail) == DEFINED_ADDED and run < 0
+            if event == libvirt.VIR_DOMAIN_EVENT_STARTED or newly_defined:
+                self._histories.pop(uuid, None)
             if evidence:
-                past = self._known.setdefault(uuid, Past())
-                past.noted[evidence], past.gone_s = at_s, None
-                _bound(self._known)
-            elif (event, detail) == UNDEFINED_REMOVED and run < 0:  # one that runs is still there
-                self._mark_gone(uuid, at_s)
+                history = self._histories.setdefault(uuid, History())
+                history.evidence[evidence], history.absent_since_s = at_s, None
+                _bound(self._histories)
+            elif (event, detail) == UNDEFINED_REMOVED and run < 0:  # a running domain stays, as a transient one
+                self._mark_absent(uuid, at_s)
 
     def _note_run(self, uuid: UUID, event: int, detail: int, run: int) -> None:
         if event == libvirt.VIR_DOMAIN_EVENT_RESUMED:
             self._resumed[uuid] = run
-            self._begun_paused.pop(uuid, None)
+            self._started_paused.pop(uuid, None)
         elif event == libvirt.VIR_DOMAIN_EVENT_STARTED:
-            self._begun_paused.pop(uuid, None)
+            self._started_paused.pop(uuid, None)
             if self._resumed.pop(uuid, None) != run and detail == libvirt.VIR_DOMAIN_EVENT_STARTED_BOOTED:
-                self._begun_paused[uuid] = run
+                self._started_paused[uuid] = run
         elif event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
-            self._begun_paused.pop(uuid, None)
+            self._started_paused.pop(uuid, None)
             self._resumed.pop(uuid, None)
-        _bound(self._begun_paused)
+        _bound(self._started_paused)
         _bound(self._resumed)
 
-    def begun_paused(self, uuid: UUID, run: int | None) -> bool:
-        """This run was started paused and not resumed since, and nothing of that can have been missed."""
+    def started_paused(self, uuid: UUID, run: int | None) -> bool:
+        """The domain was started paused with this id and not resumed since; no event of that can have been missed."""
         with self._lock:
-            return run is not None and self._begun_paused.get(uuid) == run
+            return run is not None and self._started_paused.get(uuid) == run
 
-    def runs(self, uuid: UUID, asked_s: float) -> None:
-        """Forget the stops before this moment of a domain that was seen to run after it: they were of earlier runs.
+    def observed_running(self, uuid: UUID, asked_s: float) -> None:
+        """An observation that began at `asked_s` shows the domain running: discard the evidence of earlier stops.
 
-        The STARTED in between was missed, for there was no connection.
+        That was of earlier runs: the STARTED in between was missed, because there was no connection.
         """
-        if uuid not in self._known:
+        if uuid not in self._histories:
             return
         with self._lock:
-            past = self._known.pop(uuid, Past())
-            kept = {e: at_s for e, at_s in past.noted.items() if at_s >= asked_s or e in OF_THE_START}
+            history = self._histories.pop(uuid, History())
+            kept = {e: at_s for e, at_s in history.evidence.items() if at_s >= asked_s or e in OF_THE_START}
             if kept:
-                self._known[uuid] = Past(kept)
+                self._histories[uuid] = History(kept)
 
-    def absent(self, uuid: UUID, asked_s: float) -> None:
-        """A look that began at this moment has not found the domain: another one of this UUID inherits nothing."""
-        if uuid in self._known:
+    def observed_absent(self, uuid: UUID, asked_s: float) -> None:
+        """An observation that began at `asked_s` has not found the domain; a later one of its UUID inherits nothing."""
+        if uuid in self._histories:
             with self._lock:
-                self._mark_gone(uuid, asked_s)
+                self._mark_absent(uuid, asked_s)
 
-    def off(self, uuid: UUID, asked_s: float) -> None:
-        """A look that began at this moment has found the domain, off: if it was gone before, this is another one."""
-        past = self._known.get(uuid)
-        if past is None or past.gone_s is None:
+    def observed_off(self, uuid: UUID, asked_s: float) -> None:
+        """An observation that began at `asked_s` shows the domain off: if it was absent before, this is another one."""
+        history = self._histories.get(uuid)
+        if history is None or history.absent_since_s is None:
             return
         with self._lock:
-            if past.gone_s < asked_s and self._known.get(uuid) is past:
-                del self._known[uuid]
+            if history.absent_since_s < asked_s and self._histories.get(uuid) is history:
+                del self._histories[uuid]
 
-    def _mark_gone(self, uuid: UUID, at_s: float) -> None:
-        past = self._known.get(uuid)
-        if past and past.gone_s is None:
-            past.gone_s = at_s
+    def _mark_absent(self, uuid: UUID, at_s: float) -> None:
+        history = self._histories.get(uuid)
+        if history and history.absent_since_s is None:
+            history.absent_since_s = at_s
 
     def of(self, uuid: UUID) -> frozenset[Evidence]:
-        """What is known of this domain."""
+        """The evidence of this domain."""
         with self._lock:
-            past = self._known.get(uuid)
-            return frozenset(past.noted) if past else frozenset()
+            history = self._histories.get(uuid)
+            return frozenset(history.evidence) if history else frozenset()
 
 
 def _bound(known: OrderedDict[UUID, Any]) -> None:
@@ -171,7 +171,7 @@ def _bound(known: OrderedDict[UUID, Any]) -> None:
 
 
 class Listener:
-    """The callbacks of one connection. `count` and `failed` must be as quick as `changed`."""
+    """The event callbacks of one connection. `changed`, `redefined`, `count` and `failed` must not block."""
 
     def __init__(
         self,
@@ -186,7 +186,7 @@ class Listener:
         self._count, self._failed = count, failed
 
     def register(self, connection: libvirt.virConnect) -> list[int]:
-        """Listen on this connection; the ids of what was registered. Raises libvirtError when it is gone."""
+        """Register for all events; returns the ids of the callbacks. Raises libvirtError if the connection is lost."""
         any_domain = None
         ids = [
             connection.domainEventRegisterAny(any_domain, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
@@ -196,7 +196,7 @@ class Listener:
                 number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{name}")
                 ids.append(connection.domainEventRegisterAny(any_domain, number, self._other, name))
             except libvirt.libvirtError as error:
-                # Drivers other than QEMU's lack some; the lifecycle is what counts.
+                # Other drivers than QEMU's lack some of these events; only the lifecycle event is required.
                 if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
                     raise
         return ids
@@ -205,7 +205,7 @@ class Listener:
         now_s = time.monotonic()
         try:
             uuid = UUID(bytes=domain.UUID())
-            self._evidences.note(uuid, event, detail, now_s, run=domain.ID())  # the id that the event tells: no call
+            self._evidences.note(uuid, event, detail, now_s, run=domain.ID())  # ID() is part of the event: no call
             if event in {libvirt.VIR_DOMAIN_EVENT_DEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED}:
                 self._redefined(uuid)
             self._changed(uuid, domain.name(), now_s)

@@ -1,4 +1,4 @@
-"""The domains of this node: looked at, listed, and switched."""
+"""The domains of this node: observes them, lists them, and performs actions on them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from controller.runtime.errors import Rejected, Transient, Vanished
 REBOOTS = re.compile(r"<on_poweroff>\s*restart\s*</on_poweroff>")
 NAME_BYTES = 255
 HANGS_MS = 5000
-"""A QEMU that has not answered libvirt for so long hangs: it answers within milliseconds."""
+"""A QEMU that has not answered libvirt for this time hangs; normally it answers within milliseconds."""
 
 UNANSWERED = {
     libvirt.VIR_ERR_OPERATION_TIMEOUT,
@@ -32,7 +32,7 @@ UNANSWERED = {
     libvirt.VIR_ERR_INVALID_CONN,
 }
 UNANSWERED_FROM = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
-"""Errors of the wire: the daemon may or may not have done what was asked."""
+"""Errors of the connection: it is unknown whether libvirtd has done what was requested."""
 
 JOBS = {
     "BACKUP": "backup",
@@ -45,30 +45,30 @@ JOBS = {
     "SNAPSHOT_REVERT": "snapshot",
 }
 ANY_JOB = "job"
-"""Of a kind that cannot be told without waiting, or that virtsync has no word for."""
+"""A job whose kind cannot be read without waiting, or for which virtsync has no word."""
 
 
 def _kinds() -> dict[int, str]:
-    """By libvirt's numbers; older builds of libvirt-python lack some."""
+    """The kinds of jobs by libvirt's numbers; older builds of libvirt-python lack some of these."""
     named = {getattr(libvirt, f"VIR_DOMAIN_JOB_OPERATION_{name}", None): kind for name, kind in JOBS.items()}
     return {number: kind for number, kind in named.items() if number is not None}
 
 
 KINDS_OF_JOBS = _kinds()
 
-# The test driver says "internal error" where QEMU's says that the operation is invalid in this state.
-ALREADY = {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_INTERNAL_ERROR}
+# For an operation that is invalid in the domain's state, the test driver reports an internal error.
+INVALID_IN_STATE = {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_INTERNAL_ERROR}
 
 
 def _press_power_button(domain: libvirt.virDomain) -> None:
-    """Ask the guest by ACPI and nothing else: without the flag a guest agent may be asked, which can do otherwise."""
-    if domain.connect().getType() == "TEST":  # the test driver takes no flags
+    """Request a shutdown by ACPI only: without the flag, libvirt might use the guest agent, which can do otherwise."""
+    if domain.connect().getType() == "TEST":  # the test driver supports no flags
         domain.shutdown()
     else:
         domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
 
 
-DOES: dict[Action, Callable[[libvirt.virDomain], object]] = {
+CALLS: dict[Action, Callable[[libvirt.virDomain], object]] = {
     Action.START: lambda domain: domain.create(),
     Action.START_PAUSED: lambda domain: domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED),
     Action.RESUME: lambda domain: domain.resume(),
@@ -90,43 +90,43 @@ ACHIEVED: dict[Action, Callable[[Phase], bool]] = {
 
 
 Listed = tuple[str, int, tuple[int, int], bool, tuple[bool, bool]]
-"""Name, id, state and reason, whether it is saved, and its flags."""
+"""Name, id, (state, reason), whether a managed save exists, (persistent, autostart)."""
 
 
 class LibvirtHost:
-    """`reconcile.Host`, on libvirt. Any thread may call it; a call takes as long as libvirt takes."""
+    """`reconcile.Host` on libvirt. Thread-safe; a call blocks for as long as libvirt does."""
 
     def __init__(self, hypervisor: Hypervisor, *, blocked: Callable[[], str] = lambda: "") -> None:
-        """`blocked` says why nothing may be done now, or nothing; it is asked last of all."""
+        """`blocked` returns why this agent must not act now, or nothing; it is called just before each action."""
         self._hypervisor, self._blocked = hypervisor, blocked
         self._pid_files = PidFiles.of(hypervisor.uri)
         self._flags: dict[UUID, tuple[bool, bool]] = {}
-        """(persistent, autostart): two calls that most looks can do without."""
+        """(persistent, autostart) of each domain, cached: most observations can omit these two calls."""
         self._listed: dict[bytes, tuple[Listed, Domain]] = {}
-        """The domains of the last relist, and what libvirt told of each; only relists touch it, one at a time."""
+        """What libvirt returned for each domain in the last relist. Only relists use it, one at a time."""
         hypervisor.when_redefined(self._redefined)
 
     def _redefined(self, uuid: UUID) -> None:
         self._flags.pop(uuid, None)
 
     def look(self, address: Address) -> Domain | Absent | Replaced:
-        """See one domain as it is now. Raises Transient.
+        """Observe one domain. Raises Transient.
 
-        Two calls, one more of a domain that is off, and two more of one whose definition is not known yet.
+        Costs two calls; one more if the domain is off, and two more if its flags are not cached.
         """
         with self._hypervisor.query() as connection:
-            return self._look(connection, address)
+            return self._observe(connection, address)
 
     def facts(self, domain: Domain) -> Facts:
-        """Learn what only an act needs to know; of a domain that is off without a call. Raises Transient, Vanished."""
+        """Read what only an action needs to know; costs no call if the domain is off. Raises Transient, Vanished."""
         if domain.phase.off or domain.lingers:
             return Facts(qemu=self._pid_files.qemu(domain.uuid, domain.name))
         with self._hypervisor.query() as connection:
             handle = _found(lambda: connection.lookupByUUID(domain.uuid.bytes))
             if handle is None:
-                raise Vanished(f"domain {domain.name} is gone")
+                raise Vanished(f"domain {domain.name} no longer exists")
             try:
-                job, hangs = _occupied(handle)
+                job, hangs = _job_and_hang(handle)
                 return Facts(
                     job=job,
                     never_ran=self._never_ran(handle, domain),
@@ -137,13 +137,14 @@ class LibvirtHost:
                 raise Transient(text(error)) from error
 
     def _never_ran(self, handle: libvirt.virDomain, domain: Domain) -> bool:
-        """By the events of one connection and by the time that its CPUs have had: the one may be lost, the other 0.
+        """The CPUs of a paused domain have not run since its start.
 
-        To ask for that time does not disturb QEMU, and waits for none of its jobs.
+        Uses the events of this connection and the CPU time, because neither is sufficient: events might be lost, and
+        the time might be 0. Reading the time does not disturb QEMU, and does not wait for a job.
         """
         if domain.phase.power_state is not PowerState.PAUSED:
             return False
-        if not self._hypervisor.evidences.begun_paused(domain.uuid, domain.id):
+        if not self._hypervisor.evidences.started_paused(domain.uuid, domain.id):
             return False
         try:
             cpus, _ = handle.vcpus()
@@ -154,63 +155,68 @@ class LibvirtHost:
         return bool(cpus) and all(time_ns == 0 for _, _, time_ns, *_ in cpus)
 
     def act(self, action: PowerAction) -> Result:
-        """Do it, if the domain is still as it was seen. Raises Transient (no answer), Rejected (libvirt's words)."""
+        """Perform the action if the domain is still as it was observed; otherwise return `Result.STALE`.
+
+        Raises Transient (libvirt did not answer), Rejected (libvirt refused, with libvirt's message).
+        """
         address = Address(uuid=action.domain.uuid)
         with self._hypervisor.action() as connection:
-            seen = self._look(connection, address)
-            if not isinstance(seen, Domain) or (seen.phase, seen.id) != (action.domain.phase, action.domain.id):
+            observed = self._observe(connection, address)
+            if not isinstance(observed, Domain) or (
+                (observed.phase, observed.id) != (action.domain.phase, action.domain.id)
+            ):
                 return Result.STALE
-            if self._blocked():  # since it was decided on: libvirt may have let the look wait for long
+            if self._blocked():  # checked again after the observation, for which libvirt might have taken long
                 return Result.STALE
-            if seen.lingers or (action.kind.starts and seen.phase.off and self._lives(seen)):
+            if observed.lingers or (action.kind.starts and observed.phase.off and self._has_qemu(observed)):
                 return Result.STALE
             try:
-                self._do(action.kind, connection, seen)
+                self._call(action.kind, connection, observed)
             except libvirt.libvirtError as error:
                 if _unanswered(error):
                     raise Transient(text(error)) from error
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return Result.STALE
-                if error.get_error_code() in ALREADY:
-                    seen = self._look(connection, address)
-                    if isinstance(seen, Domain) and ACHIEVED[action.kind](seen.phase):
+                if error.get_error_code() in INVALID_IN_STATE:
+                    observed = self._observe(connection, address)
+                    if isinstance(observed, Domain) and ACHIEVED[action.kind](observed.phase):
                         return Result.ALREADY
                 raise Rejected(text(error)) from error
             return Result.DONE
 
-    def _lives(self, domain: Domain) -> bool:
-        """A QEMU of this domain, which libvirt shows off, is still there."""
+    def _has_qemu(self, domain: Domain) -> bool:
+        """A QEMU of this domain still exists, although libvirt reports the domain off."""
         return self._pid_files.qemu(domain.uuid, domain.name) is Qemu.ALIVE
 
-    def _do(self, action: Action, connection: libvirt.virConnect, domain: Domain) -> None:
+    def _call(self, action: Action, connection: libvirt.virConnect, domain: Domain) -> None:
         handle = connection.lookupByUUID(domain.uuid.bytes)
         if action is Action.DESTROY:
             self._pid_files.watch(domain.uuid, domain.name)
         try:
-            DOES[action](handle)
+            CALLS[action](handle)
         finally:
             self._pid_files.release(domain.uuid)
         if action.starts:
             self._pid_files.started(domain.uuid)
 
     def libvirtd_since(self) -> datetime | None:
-        """When libvirtd was started, by the wall clock of this host; None: not known. No call of libvirt.
+        """When libvirtd was started, by the wall clock of this host; None: not known. Does not call libvirt.
 
-        Source: the time of driver.pid, which libvirtd and virtqemud write anew at each start (measured: 9.0).
+        Source: the modification time of driver.pid, which libvirtd and virtqemud write at each start (measured: 9.0).
         """
         return self._pid_files.libvirtd_since()
 
     def evidence(self, uuid: UUID) -> frozenset[Evidence]:
-        """What events said of this domain since it was last started. No call."""
+        """The evidence that events gave about this domain since its last start. Does not call libvirt."""
         return self._hypervisor.evidences.of(uuid)
 
     def relist(self) -> list[Domain]:
-        """All domains, by four bulk calls whatever their number. Raises Transient."""
+        """List all domains, with four bulk calls for any number of domains. Raises Transient."""
         asked_s = time.monotonic()
         try:
             with self._hypervisor.bulk() as connection:
                 stats = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
-                # Of each kind the rarer half is asked for.
+                # For each property, list the domains that have the rarer value.
                 saved, transient, autostart = (
                     {domain.UUID() for domain in connection.listAllDomains(flag)}
                     for flag in (
@@ -226,14 +232,14 @@ class LibvirtHost:
             raw = handle.UUID()
             numbers = stat["state.state"], stat["state.reason"]
             is_saved, flags = raw in saved, (raw not in transient, raw in autostart)
-            told: Listed = handle.name(), handle.ID(), numbers, is_saved, flags
-            known = self._listed.get(raw)
-            if known and known[0] == told:  # most are as they were: not worth making anew
-                domain = known[1]
+            current: Listed = handle.name(), handle.ID(), numbers, is_saved, flags
+            previous = self._listed.get(raw)
+            if previous and previous[0] == current:  # most have not changed: reuse the value
+                domain = previous[1]
             else:
                 domain = _domain(handle, UUID(bytes=raw), states.words(*numbers), managed_save=is_saved, flags=flags)
             self._flags[domain.uuid] = flags
-            listed[raw] = told, self._seen(domain, asked_s)
+            listed[raw] = current, self._update_evidence(domain, asked_s)
         self._listed = listed
         self._forget_flags()
         return [domain for _, domain in listed.values()]
@@ -244,15 +250,15 @@ class LibvirtHost:
                 if uuid.bytes not in self._listed:
                     self._flags.pop(uuid, None)
 
-    def _look(self, connection: libvirt.virConnect, address: Address) -> Domain | Absent | Replaced:
+    def _observe(self, connection: libvirt.virConnect, address: Address) -> Domain | Absent | Replaced:
         uuid, name = address.uuid, address.name
         if uuid:
             asked_s = time.monotonic()
             handle = _found(lambda: connection.lookupByUUID(uuid.bytes))
             if handle is not None:
-                return self._see(handle, uuid)
-            self._hypervisor.evidences.absent(uuid, asked_s)
-        if name is None or not _possible(name):
+                return self._read(handle, uuid)
+            self._hypervisor.evidences.observed_absent(uuid, asked_s)
+        if name is None or not _is_valid(name):
             return Absent()
         handle = _found(lambda: connection.lookupByName(name))
         if handle is None:
@@ -260,9 +266,9 @@ class LibvirtHost:
         found = UUID(bytes=handle.UUID())
         if uuid not in {None, found}:
             return Replaced(found, name)
-        return self._see(handle, found)
+        return self._read(handle, found)
 
-    def _see(self, handle: libvirt.virDomain, uuid: UUID) -> Domain | Absent:
+    def _read(self, handle: libvirt.virDomain, uuid: UUID) -> Domain | Absent:
         asked_s = time.monotonic()
         try:
             words = states.words(*handle.state(0))
@@ -278,14 +284,14 @@ class LibvirtHost:
         if domain.phase.on:
             domain = replace(domain, run_since=self._pid_files.run_since(domain.name))
         elif domain.phase.off and self._pid_files.lives_on(uuid):
-            domain = replace(domain, phase=Phase.SHUTTING_DOWN)  # whatever libvirt takes it for
-        return self._seen(domain, asked_s)
+            domain = replace(domain, phase=Phase.SHUTTING_DOWN)  # although libvirt reports it off
+        return self._update_evidence(domain, asked_s)
 
-    def _seen(self, domain: Domain, asked_s: float) -> Domain:
+    def _update_evidence(self, domain: Domain, asked_s: float) -> Domain:
         if domain.phase is Phase.RUNNING:
-            self._hypervisor.evidences.runs(domain.uuid, asked_s)
+            self._hypervisor.evidences.observed_running(domain.uuid, asked_s)
         elif domain.phase.off:
-            self._hypervisor.evidences.off(domain.uuid, asked_s)
+            self._hypervisor.evidences.observed_off(domain.uuid, asked_s)
         return domain
 
 
@@ -307,7 +313,7 @@ def _domain(
 
 
 def _found(lookup: Callable[[], libvirt.virDomain]) -> libvirt.virDomain | None:
-    """What the lookup finds; None only where libvirt says that there is no such domain. Raises Transient."""
+    """The domain that the lookup finds; None only if libvirt reports that it does not exist. Raises Transient."""
     try:
         return lookup()
     except libvirt.libvirtError as error:
@@ -316,8 +322,8 @@ def _found(lookup: Callable[[], libvirt.virDomain]) -> libvirt.virDomain | None:
         raise Transient(text(error)) from error
 
 
-def _possible(name: str) -> bool:
-    """libvirt can have a domain of this name."""
+def _is_valid(name: str) -> bool:
+    """libvirt allows a domain with this name."""
     return 0 < len(name.encode()) <= NAME_BYTES and "/" not in name and "\0" not in name
 
 
@@ -330,11 +336,11 @@ def _has_managed_save(handle: libvirt.virDomain) -> bool:
         raise
 
 
-def _occupied(handle: libvirt.virDomain) -> tuple[str, bool]:
+def _job_and_hang(handle: libvirt.virDomain) -> tuple[str, bool]:
     """(the kind of the job that owns the domain, or nothing; whether its QEMU hangs).
 
-    The control interface answers at once; jobStats waits, for 30 s, while anybody's call on the domain has not
-    returned, and one may have begun between the two: so nothing else is asked in between.
+    controlInfo returns at once. jobStats waits for up to 30 s while a call of any client on this domain has not
+    returned, and such a call might begin between the two, so there is no other call between them.
     """
     has_backup = _has_backup(handle)
     try:
@@ -358,7 +364,7 @@ def _occupied(handle: libvirt.virDomain) -> tuple[str, bool]:
 
 
 def _has_backup(handle: libvirt.virDomain) -> bool:
-    """Asked without QEMU: of a backup, jobStats asks QEMU itself, and waits for one that hangs until it wakes."""
+    """Whether a backup runs, read without QEMU: during a backup, jobStats calls QEMU, and waits as long as it hangs."""
     with suppress(libvirt.libvirtError):
         return bool(handle.backupGetXMLDesc(0))
     return False
@@ -368,7 +374,7 @@ def _job(handle: libvirt.virDomain) -> str:
     try:
         stats = handle.jobStats(0)
     except libvirt.libvirtError as error:
-        # A driver without jobs has none; a domain that went off meanwhile has none either.
+        # The driver does not support jobs, or the domain has just stopped: there is no job.
         if error.get_error_code() in {libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_INVALID}:
             return ""
         raise

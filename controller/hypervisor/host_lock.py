@@ -1,6 +1,6 @@
-"""The host lock: whoever switches the domains of a libvirt holds a lock on the directory of its socket.
+"""The host lock: the process that acts on the domains of a libvirt holds a lock on the folder of libvirt's socket.
 
-The lock is the kernel's (flock): it works on a read-only mount and ends with the process, however that ends.
+It is a lock of the kernel (flock): it works on a read-only mount, and the kernel releases it when the process ends.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class HostLock:
-    """The right to act on a libvirt. One thread asks for it; any may read `held` and `hindrance`."""
+    """The lock that allows to act on a libvirt. One thread acquires and releases it; any thread may read its fields."""
 
     def __init__(self, folder: Path | None) -> None:
-        """`folder` is that of the socket; None for a libvirt within this process, which nobody else can reach."""
+        """`folder` is that of the socket; None: libvirt runs in this process, and no other process can reach it."""
         self._folder = folder
         self._file: int | None = None
         self.held = folder is None
-        self.hindrance = "This agent has not asked yet whether another process acts on this libvirt"
-        """Why it is not held, as a sentence without its full stop."""
+        self.why_not_held = "This agent has not tried to acquire the host lock yet"
+        """Why the lock is not held, as a sentence without a full stop."""
         self.name = ""
-        """The name of the lock while it is held: on this machine, in this boot, it is that of no other."""
+        """The name of the lock while it is held; unique on this machine within one boot."""
 
     @classmethod
     def of(cls, uri: str) -> HostLock:
@@ -30,23 +30,20 @@ class HostLock:
         return cls(socket_folder(uri))
 
     def acquire(self) -> bool:
-        """Take it if it is free, without waiting; whether it is ours now."""
+        """Acquire the lock if it is free, without waiting; returns whether this process holds it now."""
         if self.held:
             return True
-        assert self._folder is not None  # noqa: S101 - None is held from the beginning
+        assert self._folder is not None  # noqa: S101 - without a folder, `held` is always true
         try:
             file = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            self.hindrance = (
-                f"Nobody can tell whether another process acts on this libvirt: {self._folder} cannot be opened "
-                f"({error.strerror})"
-            )
+            self.why_not_held = f"The host lock cannot be acquired: {self._folder} cannot be opened ({error.strerror})"
             return False
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self.hindrance = (
-                f"Another process acts on this libvirt: process {_holder(file)} has the lock on {self._folder}"
+            self.why_not_held = (
+                f"Another process acts on this libvirt: process {_holder(file)} holds the lock on {self._folder}"
             )
             os.close(file)
             return False
@@ -54,24 +51,24 @@ class HostLock:
         return True
 
     def removed(self) -> bool:
-        """Whether the folder that this process knows is no more: one that is made anew has another lock and socket."""
+        """Whether the folder was removed; if it was created again, the new one has another lock and another socket."""
         if self._file is not None and os.fstat(self._file).st_nlink == 0:
             return True
         try:
-            # Of a mount of it, as a Pod has one, the path still leads to the old one.
+            # If the folder is a mount, as in a Pod, the path still leads to the removed folder.
             return self._folder is not None and self._folder.stat().st_nlink == 0
         except OSError:
             return False
 
     def release(self) -> None:
-        """Let somebody else act."""
+        """Release the lock, so that another process can act."""
         if self._file is not None:
             os.close(self._file)
             self._file, self.name, self.held = None, "", False
 
 
 def socket_folder(uri: str) -> Path | None:
-    """The folder of the socket of the libvirt of this URI; None: it is within this process."""
+    """The folder of libvirt's socket for this URI; None: libvirt runs in this process."""
     parts = urlsplit(uri)
     socket = parse_qs(parts.query).get("socket")
     if socket:
@@ -85,13 +82,13 @@ def socket_folder(uri: str) -> Path | None:
 
 
 def _name(file: int) -> str:
-    """As the kernel names it; a mount of the same folder elsewhere has the same."""
+    """The kernel's name of the file, the same for each mount of the folder: device and inode."""
     stat = os.fstat(file)
     return f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
 
 
 def _holder(file: int) -> str:
-    """Who has it, as far as the kernel tells this process: it hides those of other PID namespaces."""
+    """The process that holds the lock; the kernel does not show processes of other PID namespaces."""
     name = _name(file)
     try:
         lines = Path("/proc/locks").read_text().splitlines()

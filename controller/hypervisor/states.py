@@ -1,7 +1,7 @@
-"""From libvirt's numbers for states and reasons to its words and to a phase. Total: unknown numbers are passed through.
+"""Translates libvirt's numbers for states and reasons into its words and into a phase. Total: unknown numbers pass.
 
 Source: enum virDomainState and the virDomain*Reason enums of libvirt-domain.h. The words are not read from
-libvirt-python: it mixes them with flags (VIR_DOMAIN_SHUTDOWN_SIGNAL), and older builds of it lack some.
+libvirt-python, because it mixes them with flags (VIR_DOMAIN_SHUTDOWN_SIGNAL), and older builds lack some.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ PAUSES: dict[str, Phase] = {
     **dict.fromkeys(PLAIN, Phase.PAUSED),
     **dict.fromkeys(BUSY, Phase.PAUSED_BUSY),
 }
-"""A pause for a reason that this table lacks may be anybody's: it is Unknown, and nothing is done about it."""
+"""The phase of a paused domain by its reason. For any other reason, nobody knows who paused it: the phase is UNKNOWN,
+and the agent does nothing."""
 PHASES: dict[str, Phase] = {
     State.RUNNING: Phase.RUNNING,
     State.BLOCKED: Phase.RUNNING,
@@ -65,14 +66,14 @@ PHASES: dict[str, Phase] = {
 
 
 def words(state: int, reason: int) -> tuple[str, str]:
-    """libvirt's own words for its numbers."""
+    """libvirt's words for a state and a reason; STATE_n and REASON_n for unknown numbers."""
     state_word = STATES[state] if 0 <= state < len(STATES) else f"STATE_{state}"
     reasons = REASONS.get(state_word, ())
     return state_word, reasons[reason] if 0 <= reason < len(reasons) else f"REASON_{reason}"
 
 
 def phase(state: str, reason: str, *, managed_save: bool) -> Phase:
-    """What a domain is doing, from libvirt's words; `managed_save` is asked only of a domain that is off."""
+    """The phase of a domain, from libvirt's words; `managed_save` matters only if the domain is off."""
     if state == State.SHUTOFF:
         if managed_save:
             return Phase.SAVED

@@ -397,9 +397,9 @@ def test_a_look_that_began_before_the_domain_went_does_not_bring_it_back() -> No
     evidences, uuid = Evidences(), uuid4()
     evidences.note(uuid, libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED, at_s=1.0)
     evidences.note(uuid, libvirt.VIR_DOMAIN_EVENT_UNDEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED_REMOVED, at_s=2.0)
-    evidences.off(uuid, asked_s=1.5)
+    evidences.observed_off(uuid, asked_s=1.5)
     assert evidences.of(uuid) == {Evidence.STOPPED_MIGRATED}
-    evidences.off(uuid, asked_s=2.5)
+    evidences.observed_off(uuid, asked_s=2.5)
     assert not evidences.of(uuid)
 
 
@@ -408,7 +408,7 @@ def test_a_definition_does_not_end_what_a_running_domain_is_known_for() -> None:
     started = libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_MIGRATED
     evidences.note(uuid, *started, at_s=1.0, run=3)
     evidences.note(uuid, libvirt.VIR_DOMAIN_EVENT_DEFINED, added, at_s=2.0, run=3)
-    evidences.runs(uuid, asked_s=3.0)
+    evidences.observed_running(uuid, asked_s=3.0)
     assert evidences.of(uuid) == {Evidence.STARTED_MIGRATED}
 
 
@@ -453,7 +453,7 @@ def test_a_stop_before_a_start_that_nobody_heard_explains_nothing() -> None:
     evidences.note(uuid, libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_RESTORED, at_s=1.0)
     evidences.note(uuid, stopped, failed, at_s=2.0)
     evidences.note(uuid, shutdown, by_guest, at_s=4.0)
-    evidences.runs(uuid, asked_s=3.0)
+    evidences.observed_running(uuid, asked_s=3.0)
     assert evidences.of(uuid) == {Evidence.STARTED_RESTORED, Evidence.SHUTDOWN_GUEST}
 
 
@@ -883,7 +883,7 @@ def test_who_was_away_does_not_know_that_it_has_not_run(eyes: Eyes, guest: Guest
 
 
 def test_what_events_do_not_tell_its_cpus_do(eyes: Eyes, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eyes.hypervisor.evidences, "begun_paused", lambda *_: True)
+    monkeypatch.setattr(eyes.hypervisor.evidences, "started_paused", lambda *_: True)
     guest.start()
     guest.libvirtd.virsh("suspend", guest.name)
     assert not eyes.host.facts(eyes.look(guest)).never_ran
@@ -1060,7 +1060,7 @@ def test_the_hand_is_one_until_its_process_dies(tmp_path: Path) -> None:
         assert other.stdout.readline() == "True\n"
         hand = HostLock(tmp_path)
         assert not hand.acquire()
-        assert f"process {other.pid} (" in hand.hindrance
+        assert f"process {other.pid} (" in hand.why_not_held
         other.kill()
         other.wait()
         assert hand.acquire()
@@ -1076,7 +1076,7 @@ def test_the_hand_is_one_until_its_process_dies(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_yet_is_no_hand(tmp_path: Path) -> None:
     hand = HostLock(tmp_path / "missing")
     assert not hand.acquire()
-    assert "No such file" in hand.hindrance
+    assert "No such file" in hand.why_not_held
     (tmp_path / "missing").mkdir()
     assert hand.acquire()
     hand.release()

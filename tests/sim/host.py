@@ -540,7 +540,7 @@ class SimulatedHost:
         if address.uuid and (guest := self.libvirtd.guests.get(address.uuid)):
             return self._see(guest)
         if address.uuid:
-            self._evidences.absent(address.uuid, self.libvirtd.clock())
+            self._evidences.observed_absent(address.uuid, self.libvirtd.clock())
         guest = self.libvirtd.named(address.name) if address.name else None
         if guest is None:
             return Absent()
@@ -553,10 +553,10 @@ class SimulatedHost:
         self._reach()
         guest = self.libvirtd.guests.get(domain.uuid)
         if guest is None:
-            raise Vanished(f"domain {domain.name} is gone")
+            raise Vanished(f"domain {domain.name} no longer exists")
         waited_s = max((self.libvirtd.clock() - since_s for since_s in guest.calls.values()), default=-1.0)
         call = "job" if 0 <= waited_s < HANGS_S else ""
-        begun_paused = guest.state == "PAUSED" and self._evidences.begun_paused(guest.uuid, guest.id)
+        begun_paused = guest.state == "PAUSED" and self._evidences.started_paused(guest.uuid, guest.id)
         return Facts(
             job="backup" if guest.job else call,
             never_ran=begun_paused and not guest.ran,
@@ -601,9 +601,9 @@ class SimulatedHost:
 
     def _see(self, guest: SimulatedGuest) -> Domain:
         if guest.phase is Phase.RUNNING:
-            self._evidences.runs(guest.uuid, self.libvirtd.clock())
+            self._evidences.observed_running(guest.uuid, self.libvirtd.clock())
         elif guest.phase.off:
-            self._evidences.off(guest.uuid, self.libvirtd.clock())
+            self._evidences.observed_off(guest.uuid, self.libvirtd.clock())
         lives_on = guest.phase.off and guest.uuid in self._killed and guest.lost
         return Domain(
             uuid=guest.uuid,
