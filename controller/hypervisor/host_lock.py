@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class HostLock:
-    """The lock that allows to act on a libvirt. One thread acquires and releases it; any thread may read its fields."""
+    """The lock that a process needs to act on a libvirt. One thread acquires it; any thread may read its fields."""
 
     def __init__(self, folder: Path | None) -> None:
         """`folder` is that of the socket; None: libvirt runs in this process, and no other process can reach it."""

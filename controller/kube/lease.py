@@ -88,7 +88,7 @@ class NodeLease:
 
     @property
     def blocked(self) -> str:
-        """Why this agent may not act, as one sentence; empty while it holds the Lease."""
+        """Why this agent must not act, as one sentence; empty while it holds the Lease."""
         if self.held:
             return ""
         why = self._why or "it was not renewed in time"
@@ -142,7 +142,7 @@ class NodeLease:
         return ""
 
     def _attempt(self) -> str:
-        """Claim the Lease; returns why it may not, or nothing. Raises Transient, Rejected, Vanished."""
+        """Claim the Lease; returns why that is not allowed, or nothing. Raises Transient, Rejected, Vanished."""
         if not self._is_ours():
             self._read()
         try:
