@@ -16,7 +16,7 @@ from uuid import UUID
 
 from controller.api.clock import api_time
 from controller.api.names import CONFIRMED_OFF, HOLD_PREFIX, ConditionType
-from controller.api.text import tamed
+from controller.api.text import sanitized
 from controller.api.virtualmachine import (
     BEYOND,
     Backoff,
@@ -132,7 +132,7 @@ class SpecReader:
 
     def _note_unless_empty(self, value: object, where: str) -> None:
         if value not in (None, "", {}):
-            self.misunderstood.append(f"{where} {tamed(json.dumps(value, ensure_ascii=False), QUOTE_LIMIT)}")
+            self.misunderstood.append(f"{where} {sanitized(json.dumps(value, ensure_ascii=False), QUOTE_LIMIT)}")
 
 
 def parse_status(raw: object) -> Status:

@@ -21,7 +21,7 @@ from controller.hypervisor.event_loop import EventLoop
 from controller.hypervisor.events import Changed, Evidences, Listener
 from controller.hypervisor.host_uuid import HostUuid, read_host_uuid
 from controller.hypervisor.pool import OPEN_WITHIN_S, ConnectionPool, ConnectionSet, Opener, close
-from controller.hypervisor.text import text
+from controller.hypervisor.text import error_text
 from controller.runtime.errors import Transient
 from controller.runtime.retry import Backoff
 
@@ -272,7 +272,7 @@ def _too_few(count: str) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, libvirt.libvirtError):
-        return text(error)
+        return error_text(error)
     return str(error) or f"it has not let the agent in within {OPEN_WITHIN_S:g} s; {HANGS_OR_FULL}"
 
 

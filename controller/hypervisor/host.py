@@ -17,7 +17,7 @@ from controller.api.virtualmachine import Address, PowerState
 from controller.hypervisor import states
 from controller.hypervisor.connection import Hypervisor
 from controller.hypervisor.pidfiles import PidFiles
-from controller.hypervisor.text import text
+from controller.hypervisor.text import error_text
 from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Phase, PowerAction, Qemu, Replaced, Result
 from controller.runtime.errors import Rejected, Transient, Vanished
 
@@ -134,7 +134,7 @@ class LibvirtHost:
                     reboots_on_poweroff=bool(REBOOTS.search(handle.XMLDesc(0))),
                 )
             except libvirt.libvirtError as error:
-                raise Transient(text(error)) from error
+                raise Transient(error_text(error)) from error
 
     def _never_ran(self, handle: libvirt.virDomain, domain: Domain) -> bool:
         """The CPUs of a paused domain have not run since its start.
@@ -174,14 +174,14 @@ class LibvirtHost:
                 self._call(action.kind, connection, observed)
             except libvirt.libvirtError as error:
                 if _unanswered(error):
-                    raise Transient(text(error)) from error
+                    raise Transient(error_text(error)) from error
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return Result.STALE
                 if error.get_error_code() in INVALID_IN_STATE:
                     observed = self._observe(connection, address)
                     if isinstance(observed, Domain) and ACHIEVED[action.kind](observed.phase):
                         return Result.ALREADY
-                raise Rejected(text(error)) from error
+                raise Rejected(error_text(error)) from error
             return Result.DONE
 
     def _has_qemu(self, domain: Domain) -> bool:
@@ -226,7 +226,7 @@ class LibvirtHost:
                     )
                 )
         except libvirt.libvirtError as error:
-            raise Transient(text(error)) from error
+            raise Transient(error_text(error)) from error
         listed: dict[bytes, tuple[Listed, Domain]] = {}
         for handle, stat in stats:
             raw = handle.UUID()
@@ -279,7 +279,7 @@ class LibvirtHost:
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return Absent()
-            raise Transient(text(error)) from error
+            raise Transient(error_text(error)) from error
         domain = _domain(handle, uuid, words, managed_save=managed_save, flags=flags)
         if domain.phase.on:
             domain = replace(domain, run_since=self._pid_files.run_since(domain.name))
@@ -319,7 +319,7 @@ def _found(lookup: Callable[[], libvirt.virDomain]) -> libvirt.virDomain | None:
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
-        raise Transient(text(error)) from error
+        raise Transient(error_text(error)) from error
 
 
 def _is_valid(name: str) -> bool:

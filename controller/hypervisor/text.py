@@ -1,17 +1,15 @@
-"""What libvirt says, fit to be shown: its words may hold those of QEMU, and those of a guest."""
+"""Messages of libvirt, made safe to show. They may contain output of QEMU, and so text that a guest chose."""
 
 from __future__ import annotations
 
-import re
-
 import libvirt
 
-LIMIT = 1000
-STAMP = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z:? ?")
-"""QEMU puts the time before its words: with it no two failures would be the same."""
-UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+")
+from controller.api.text import sanitized, without_log_times
+
+LIMIT_BYTES = 4000
+"""Enough for 1000 characters of any script: a character of UTF-8 has at most 4 bytes."""
 
 
-def text(error: libvirt.libvirtError) -> str:
-    """libvirt's words on one line of bounded length, without control characters and times."""
-    return UNPRINTABLE.sub(" ", STAMP.sub("", str(error.get_error_message() or error))).strip()[:LIMIT]
+def error_text(error: libvirt.libvirtError) -> str:
+    """The message of a libvirt error: one line of at most `LIMIT_BYTES`, without control characters and log times."""
+    return sanitized(without_log_times(str(error.get_error_message() or error)), LIMIT_BYTES)

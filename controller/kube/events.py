@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from controller.api.names import AGENT_CONTROLLER, GROUP, KIND, VERSION
-from controller.api.text import gist, tamed, untimed
+from controller.api.text import comparable, sanitized, without_log_times
 from controller.api.virtualmachine import VirtualMachine
 from controller.kube.client import Api
 from controller.policy.view import Notice
@@ -83,7 +83,7 @@ class EventRecorder:
                 log.exception("could not write an Event inside virtsync")
 
     def _write(self, vm: VirtualMachine, notice: Notice, at: datetime) -> None:
-        key = (vm.uid, notice.reason, gist(notice.note), notice.action)
+        key = (vm.uid, notice.reason, comparable(notice.note), notice.action)
         now_s = time.monotonic()
         self._series = {k: s for k, s in self._series.items() if now_s - s.last_s < SERIES_S}
         known = self._series.get(key)
@@ -112,7 +112,7 @@ class EventRecorder:
             "type": "Warning" if notice.warning else "Normal",
             "reason": notice.reason,
             "action": notice.action or "Observe",
-            "note": tamed(untimed(notice.note), NOTE_LIMIT),
+            "note": sanitized(without_log_times(notice.note), NOTE_LIMIT),
             "reportingController": AGENT_CONTROLLER,
             "reportingInstance": self._instance[:128],
             "regarding": {

@@ -49,7 +49,7 @@ from typing import Any
 
 from controller.api.clock import Now
 from controller.api.libvirt_words import OffReason, State
-from controller.api.text import untimed
+from controller.api.text import without_log_times
 from controller.api.values import replace
 from controller.api.virtualmachine import (
     BEYOND,
@@ -116,7 +116,7 @@ def assess(view: View, waits: Waits) -> Situation:
     if asked or restart_due or (isinstance(view.observed, Domain) and view.observed.phase.on):
         status = replace(status, completion_time=None)
 
-    refusal = untimed(outcome.message) if outcome and outcome.result is Result.REFUSED else start.refusal
+    refusal = without_log_times(outcome.message) if outcome and outcome.result is Result.REFUSED else start.refusal
     status, memory = backed_off(status, memory, view, waits, refused=bool(refusal))
     situation = Situation(
         view=view,

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from controller.api.conditions import READINESS, Readiness
 from controller.api.names import ConditionType
-from controller.api.text import tamed
+from controller.api.text import sanitized
 from controller.api.values import replace
 from controller.api.virtualmachine import Condition, Reason, Status
 from controller.policy.handover import is_stale
@@ -106,7 +106,7 @@ def _served(s: Situation, verdict: Verdict) -> bool:
 def _conditions(s: Situation, verdict: Verdict, generation: int) -> tuple[Condition, ...]:
     ready, abnormal = READINESS[verdict.reason].value
     kinds: list[tuple[str, str]] = [(ConditionType.READY, ready)] + ([(abnormal, "True")] if abnormal else [])
-    message = tamed(verdict.message, MESSAGE_LIMIT)
+    message = sanitized(verdict.message, MESSAGE_LIMIT)
     return tuple(
         Condition(kind, value, verdict.reason, message, _since(s, kind, value), max(generation, 0))
         for kind, value in kinds

@@ -1,4 +1,4 @@
-"""Whatever others write, what is shown is one harmless line, and a repeated failure is recognized."""
+"""Any text that others wrote is shown as one safe line, and a repeated failure is recognized."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.api.text import gist, tamed, untimed
+from controller.api.text import comparable, sanitized, without_log_times
 
 FIXED = settings(derandomize=True, deadline=None, database=None)
-WILD = st.text(st.sampled_from("\x1b\x9b\x9d[]m0;1 \n\t\r\x00\x07\x7f\u2028\u202e\ud800aé東\U0001f600\\"), max_size=40)
-ANY = st.text(st.characters(exclude_categories=[])) | WILD
+UNSAFE = st.text(
+    st.sampled_from("\x1b\x9b\x9d[]m0;1 \n\t\r\x00\x07\x7f\u2028\u202e\ud800aé東\U0001f600\\"), max_size=40
+)
+ANY = st.text(st.characters(exclude_categories=[])) | UNSAFE
 
 
 @FIXED
 @given(ANY, st.integers(-1, 60))
-def test_any_text_becomes_a_harmless_line_within_the_limit(text: str, limit: int) -> None:
-    shown = tamed(text, limit)
+def test_any_text_becomes_one_safe_line_within_the_limit(text: str, limit: int) -> None:
+    shown = sanitized(text, limit)
     assert len(shown) <= len(shown.encode()) <= max(limit, 0)
     assert not [c for c in shown if unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"}]
     assert not re.search("[\u202a-\u202e\u2066-\u2069\ufeff]", shown)
@@ -27,15 +29,15 @@ def test_any_text_becomes_a_harmless_line_within_the_limit(text: str, limit: int
 
 @FIXED
 @given(ANY)
-def test_what_is_tame_stays_as_it_is(text: str) -> None:
-    shown = tamed(text, 10_000)
-    assert tamed(shown, 10_000) == shown
+def test_sanitized_text_stays_as_it_is(text: str) -> None:
+    shown = sanitized(text, 10_000)
+    assert sanitized(shown, 10_000) == shown
 
 
 @FIXED
 @given(ANY)
-def test_any_text_has_a_gist(text: str) -> None:
-    assert gist(text) == gist(untimed(text))
+def test_any_text_can_be_compared_with_and_without_log_times(text: str) -> None:
+    assert comparable(text) == comparable(without_log_times(text))
 
 
 @pytest.mark.parametrize(
@@ -53,13 +55,13 @@ def test_any_text_has_a_gist(text: str) -> None:
         ("half \ud83d", "half \ufffd"),
     ],
 )
-def test_what_is_shown(text: str, shown: str) -> None:
-    assert tamed(text, 100) == shown
+def test_sanitized_text(text: str, shown: str) -> None:
+    assert sanitized(text, 100) == shown
 
 
 def test_a_long_text_is_cut_between_characters_and_says_so() -> None:
-    assert tamed("ü" * 10, 20) == "ü" * 10
-    assert tamed("ü" * 11, 20) == "ü" * 8 + "…"
+    assert sanitized("ü" * 10, 20) == "ü" * 10
+    assert sanitized("ü" * 11, 20) == "ü" * 8 + "…"
 
 
 QEMU = (
@@ -67,15 +69,15 @@ QEMU = (
 )
 
 
-def test_the_time_in_front_of_the_words_of_qemu_is_not_shown_and_makes_no_difference() -> None:
+def test_the_time_before_a_message_of_qemu_is_not_shown_and_makes_no_difference() -> None:
     first, second = (QEMU.format(f"2026-01-01T00:00:{second}.123456Z") for second in ("11", "12"))
-    assert untimed(first) == QEMU.replace("{} ", "")
-    assert gist(first) == gist(second)
+    assert without_log_times(first) == QEMU.replace("{} ", "")
+    assert comparable(first) == comparable(second)
 
 
-def test_a_time_that_is_told_is_shown() -> None:
+def test_a_time_within_a_message_is_shown() -> None:
     line = "write virtsync.dev/confirmed-off: node-a 2026-01-01T00:00:11Z"
-    assert untimed(line) == line
+    assert without_log_times(line) == line
 
 
 @pytest.mark.parametrize(
@@ -91,8 +93,8 @@ def test_a_time_that_is_told_is_shown() -> None:
         ("fd=28 refused", "fd=29 refused"),
     ],
 )
-def test_what_is_another_each_time_makes_no_difference(one: str, other: str) -> None:
-    assert gist(one) == gist(other)
+def test_parts_that_differ_each_time_make_no_difference(one: str, other: str) -> None:
+    assert comparable(one) == comparable(other)
 
 
 @pytest.mark.parametrize(
@@ -103,5 +105,5 @@ def test_what_is_another_each_time_makes_no_difference(one: str, other: str) -> 
         ("Cause: Crash", "Cause: External"),
     ],
 )
-def test_what_says_something_else_is_told_apart(one: str, other: str) -> None:
-    assert gist(one) != gist(other)
+def test_other_differences_are_kept(one: str, other: str) -> None:
+    assert comparable(one) != comparable(other)

@@ -30,7 +30,6 @@ from controller.hypervisor.host_lock import HostLock
 from controller.hypervisor.host_uuid import HostUuid
 from controller.hypervisor.pidfiles import PidFiles
 from controller.hypervisor.pool import Opener
-from controller.hypervisor.text import LIMIT, text
 from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Phase, PowerAction, Qemu, Replaced, Result
 from controller.runtime.errors import Rejected, Transient
 from lab.guest import Guest
@@ -907,13 +906,6 @@ def test_what_qemu_says_twice_is_the_same_twice(eyes: Eyes, libvirtd: Libvirtd, 
         # libvirt itself has two ways to put it: it has seen the end of QEMU, or that of its monitor.
         said.append(str(refusal.value).partition("monitor: ")[2])
     assert said == ["qemu-system-i386: -nonsense: invalid option"] * 2
-
-
-def test_words_are_tamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libvirt.libvirtError, "get_error_message", lambda _: "a\x1b[31mb\r\nc\x00\x9b" + "d" * 5000)
-    said = text(libvirt.libvirtError("nothing"))
-    assert said.startswith("a [31mb c d")
-    assert len(said) == LIMIT
 
 
 # --- the UUID of the host
