@@ -114,6 +114,17 @@ def test_a1_a_slow_start_whose_node_is_marked_is_unconfirmed() -> None:
     assert unconfirmed(vm.look(Phase.STOPPED))
 
 
+def test_a1_a_restart_that_is_past_its_stop_is_unconfirmed_though_its_start_has_no_record() -> None:
+    """An older version wrote such reports; this version does where it recorded the start and then could not call it."""
+    vm = restarting()
+    vm.node = replace(vm.node, blocked="The agent is stopping.")
+    operation = vm.look(Phase.STOPPED).status.operation
+    assert operation
+    assert (operation.type, operation.starts) == (OperationType.RESTART, False)
+    vm.moves_to("node-b")
+    assert unconfirmed(vm.look(FORGOTTEN))
+
+
 def test_a1_a_start_that_is_over_is_no_longer_in_the_way() -> None:
     vm = starting()
     vm.look(domain(Phase.RUNNING, 2), outcome=done(Action.START))
@@ -451,6 +462,12 @@ def test_a_report_of_off_in_good_order_is_believed() -> None:
     assert action(vm.look(FORGOTTEN)) is Action.START
 
 
+def test_a_report_of_the_former_version_in_good_order_is_believed_too() -> None:
+    vm = stopped_on_a(decided_reason="")
+    vm.moves_to("node-b", desired=RUNNING)
+    assert action(vm.look(FORGOTTEN)) is Action.START
+
+
 HERE: list[Observation] = [FORGOTTEN, Absent(), Replaced(UUID(int=9), "web"), Conflict(VmKey("default", "older"), UID)]
 HERE += [Unreadable("away"), Unreadable("its lock is held", busy=True), domain(Phase.SAVED), domain(Phase.STARTING)]
 
@@ -552,6 +569,30 @@ def test_a_domain_that_a_migration_is_about_to_bring_does_not_run_here_yet() -> 
     assert vm.look(domain(Phase.RUNNING, 4)).status.node_name == "node-b"
 
 
+def test_a_domain_that_a_job_other_than_a_migration_pauses_here_runs_here() -> None:
+    vm = handed_over(Phase.RUNNING)
+    step = vm.look(domain(Phase.PAUSED_BUSY, reason="SAVE"))
+    assert (step.reason, step.status.node_name) == (Reason.HYPERVISOR_BUSY, "node-b")
+
+
+def test_a_qemu_that_has_not_ended_here_is_not_the_run_that_the_former_node_reported() -> None:
+    """Each host numbers its runs, and libvirt here does not report the number any more."""
+    vm = handed_over(Phase.RUNNING, vouched=True)
+    record = vm.look(LINGERING).status.domain
+    assert record
+    assert record.id is None
+
+
+@pytest.mark.parametrize("seen_there", [domain(Phase.STOPPED), Absent()], ids=["off", "absent"])
+def test_the_report_still_names_the_domain_of_the_former_node_while_this_node_has_none(seen_there: Observation) -> None:
+    vm = Vm(STOPPED)
+    there = vm.look(seen_there).status.domain
+    vm.moves_to("node-b", desired=RUNNING)
+    step = vm.look(Absent())
+    assert (step.reason, step.status.node_name) == (Reason.DOMAIN_NOT_FOUND, "node-b")
+    assert step.status.domain == there
+
+
 def test_another_domain_on_another_node_does_not_resolve_the_report() -> None:
     """The user names the domain anew in the same change: what ran on node-a is the same VM, as far as anybody knows."""
     vm = Vm().in_sync()
@@ -596,6 +637,40 @@ def test_rule_4b_memory_in_a_file_of_a_vm_that_was_never_seen_on_stays_there_too
     assert vm.vm.status.last_stop is None
     vm.moves_to("node-b")
     assert vm.look(FORGOTTEN).reason is Reason.SAVED_ELSEWHERE
+
+
+def test_rule_4b_memory_in_a_file_stays_there_though_its_domain_was_undefined_and_defined_again() -> None:
+    vm = Vm().in_sync()
+    vm.look(domain(Phase.STOPPED, reason="SAVED"))
+    vm.look(Absent())
+    assert vm.look(FORGOTTEN).status.libvirt_reason == "UNKNOWN"
+    vm.moves_to("node-b")
+    assert vm.look(FORGOTTEN).reason is Reason.SAVED_ELSEWHERE
+
+
+def test_rule_4b_memory_in_a_file_forbids_no_start_once_libvirt_there_has_reported_another_stop() -> None:
+    vm = Vm().in_sync()
+    vm.look(domain(Phase.STOPPED, reason="SAVED"))
+    vm.look(DESTROYED)
+    vm.moves_to("node-b")
+    assert action(vm.look(FORGOTTEN)) is Action.START
+
+
+def test_rule_4b_a_vm_whose_last_stop_libvirt_there_does_not_know_has_no_memory_there() -> None:
+    vm = Vm(STOPPED)
+    vm.look(FORGOTTEN)
+    vm.moves_to("node-b", desired=RUNNING)
+    assert action(vm.look(FORGOTTEN)) is Action.START
+
+
+def test_a_settle_time_on_the_former_node_goes_on_when_the_user_confirms_its_report() -> None:
+    vm = Vm().in_sync()
+    assert vm.look(Phase.SAVED).reason is Reason.SETTLING
+    vm.moves_to("node-b")
+    assert vm.look(FORGOTTEN).reason is Reason.SAVED_ELSEWHERE
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    assert vm.look(FORGOTTEN).reason is Reason.SETTLING
+    assert action(vm.look(FORGOTTEN, after_s=10)) is Action.START
 
 
 def test_a_doubt_is_not_forgotten_though_it_was_vouched_for_while_this_node_could_not_look() -> None:
@@ -724,6 +799,16 @@ def test_a2_a_report_of_the_former_version_is_vouched_for_by_the_time_of_its_pow
     vm = Vm(RUNNING).in_sync()
     vm.edit(run_transition_time=None, decided_reason="")
     vm.moves_to("node-b", confirmed_off="node-a 2026-01-01T00:00:00Z")
+    assert action(vm.look(FORGOTTEN)) is Action.START
+
+
+def test_a2_a_report_of_the_former_version_without_any_time_is_confirmed_by_the_node_name() -> None:
+    vm = Vm()
+    vm.look(Replaced(UUID(int=9), "web"))
+    vm.edit(run_transition_time=None, decided_reason="")
+    vm.moves_to("node-b")
+    assert unconfirmed(vm.look(FORGOTTEN))
+    vm.annotate(confirmed_off="node-a")
     assert action(vm.look(FORGOTTEN)) is Action.START
 
 

@@ -180,6 +180,16 @@ def test_an_accepted_stop_stays_accepted_on_another_node() -> None:
         assert there.status.completion_time == completed.status.completion_time
 
 
+def test_a_stop_that_was_reported_on_another_node_stays_in_the_report() -> None:
+    vm = Vm().in_sync()
+    vm.change(desired=STOPPED)
+    vm.look(Phase.RUNNING)
+    there = vm.look(Phase.STOPPED).status.last_stop
+    assert there
+    vm.moves_to("node-b", desired=RUNNING)
+    assert vm.look(FORGOTTEN).status.last_stop == there
+
+
 def test_while_libvirt_is_away_the_report_of_the_other_node_stands() -> None:
     vm = handed_over(Phase.STOPPED)
     away = vm.look(Unreadable("away"))
