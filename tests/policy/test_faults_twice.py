@@ -210,12 +210,16 @@ def test_a1_a_look_while_a_call_is_out_confirms_nothing() -> None:
     assert vm.look(Phase.STOPPED, after_s=10).reason is Reason.IN_SYNC
 
 
-def test_a1_a_libvirtd_that_was_started_since_knows_of_no_call() -> None:
+@pytest.mark.parametrize("began_s", [1, 30, 60])
+def test_a1_a_libvirtd_that_was_started_since_knows_of_no_call(began_s: float) -> None:
+    """From one second after the record, which shows whole seconds, up to this very moment."""
     vm = starting()
     vm.agent_restarts()
     vm.change(desired=STOPPED)
-    vm.node = replace(vm.node, libvirtd_since=moment(vm.at_s + 30).wall)
-    assert vm.look(FORGOTTEN, after_s=60).reason is Reason.IN_SYNC
+    assert vm.vm.status.operation
+    began = vm.vm.status.operation.start_time + timedelta(seconds=began_s)
+    vm.node = replace(vm.node, libvirtd_since=began)
+    assert vm.look(FORGOTTEN, after_s=60 - vm.at_s).reason is Reason.IN_SYNC
 
 
 def test_a1_what_a_dead_agent_left_over_is_executed_once_and_counted_once() -> None:
@@ -298,6 +302,29 @@ def test_a1_a_call_without_an_answer_is_made_again_with_the_same_record() -> Non
     assert (action(step), step.status.operation) == (Action.START, recorded)
 
 
+def test_a1_what_came_of_another_action_says_nothing_of_a_start_that_another_process_recorded() -> None:
+    """Two agents overlap during an upgrade: an action of one ends after the other has recorded a start."""
+    vm = Vm(STOPPED).in_sync()
+    memory = vm.memory
+    vm.change(desired=RUNNING)
+    recorded = vm.look(Phase.STOPPED).status.operation
+    assert recorded
+    vm.memory = memory
+    step = vm.look(Phase.STOPPED, after_s=5, outcome=done(Action.SHUTDOWN))
+    assert (action(step), step.status.operation, step.status.last_stop) == (Action.START, recorded, None)
+
+
+def test_a1_a_start_that_a_dead_agent_recorded_stays_on_record_though_it_is_not_called_again() -> None:
+    """libvirt may have the call, and the saved memory has become a file that somebody else may restore."""
+    vm = Vm()
+    assert action(vm.look(Phase.SAVED)) is Action.START
+    recorded = vm.vm.status.operation
+    vm.agent_restarts()
+    step = vm.look(domain(Phase.STOPPED, reason="SAVED"))
+    assert (step.reason, step.action) == (Reason.SAVED_ELSEWHERE, None)
+    assert step.status.operation == recorded
+
+
 def test_a1_a_domain_that_is_starting_is_not_yet_on() -> None:
     """Nobody of this process has called it, and libvirt has not ended the call of whoever did."""
     vm = starting()
@@ -314,7 +341,7 @@ def test_a1_a_libvirtd_that_was_started_in_the_same_second_may_have_the_call() -
     vm.change(desired=STOPPED)
     assert vm.vm.status.operation
     vm.node = replace(vm.node, libvirtd_since=vm.vm.status.operation.start_time + timedelta(seconds=0.9))
-    assert vm.look(FORGOTTEN).reason is Reason.STARTING
+    assert vm.look(FORGOTTEN, after_s=5).reason is Reason.STARTING
 
 
 def test_a1_a_start_that_was_not_made_and_is_still_due_keeps_its_failures_and_waits_for_them() -> None:
@@ -431,6 +458,29 @@ def test_a10_a_restart_that_is_not_wanted_any_more_ends_though_its_start_was_not
     vm.change(desired=STOPPED)
     step = vm.look(Phase.STOPPED)
     assert (step.reason, step.action, step.status.operation) == (Reason.IN_SYNC, None, None)
+
+
+def test_a10_a_restart_whose_start_found_another_domain_than_expected_is_still_a_restart() -> None:
+    """So the brake does not delay it, as it delays a start that no user asked for."""
+    vm = restarting()
+    vm.node = replace(vm.node, braked_until=moment(vm.at_s + 100))
+    step = vm.look(Phase.STOPPED, outcome=Outcome(Action.START, Result.STALE))
+    assert action(step) is Action.START
+    assert step.status.operation
+    assert step.status.operation.type is OperationType.RESTART
+
+
+def test_a10_a_restart_whose_start_was_not_called_is_still_one_for_the_next_process() -> None:
+    vm = restarting()
+    vm.node = replace(vm.node, blocked="The agent is stopping.")
+    assert vm.look(Phase.STOPPED).reason is Reason.ACTION_BLOCKED
+    vm.agent_restarts()
+    vm.node = replace(vm.node, blocked="", braked_until=moment(vm.at_s + 100))
+    assert vm.look(Phase.STOPPED).reason is Reason.HYPERVISOR_BUSY  # it did not send that stop
+    step = vm.look(Phase.STOPPED, after_s=10)
+    assert action(step) is Action.START
+    assert step.status.operation
+    assert step.status.operation.type is OperationType.RESTART
 
 
 @pytest.mark.parametrize("spec", [*SPECS, {"desired": PAUSED}], ids=str)
