@@ -914,10 +914,41 @@ def test_b2_nothing_is_started_while_the_last_qemu_has_not_ended() -> None:
     assert step.status.last_stop.cause is StopCause.AGENT
 
 
+def test_b2_a_stop_that_somebody_else_forced_has_its_grace_for_the_qemu_to_end() -> None:
+    vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60)).in_sync()
+    first = vm.look(LINGERING, after_s=1)
+    looks = [first, *(vm.look(LINGERING, after_s=after_s) for after_s in (59.5, 0.5))]
+    assert [step.reason for step in looks] == [
+        Reason.SHUTTING_DOWN,
+        Reason.SHUTTING_DOWN,
+        Reason.SHUTDOWN_TIMED_OUT,
+    ]
+    assert first.status.operation
+    assert {step.status.operation for step in looks} == {first.status.operation}
+
+
+def test_b2_a_restart_that_is_asked_for_while_the_last_qemu_has_not_ended_is_on_record() -> None:
+    vm = Vm().in_sync()
+    vm.change(restart_request=T0 + timedelta(seconds=1))
+    step = vm.look(LINGERING, after_s=5)
+    assert (step.reason, step.status.last_restart_time) == (Reason.RESTARTING, T0 + timedelta(seconds=1))
+    assert action(vm.look(DESTROYED, after_s=5)) is Action.START
+
+
+def test_b2_a_qemu_of_a_vm_that_should_run_has_a_whole_grace_to_end() -> None:
+    vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
+    looks = [vm.look(LINGERING, after_s=after_s) for after_s in (1, 59.5, 0.5)]
+    assert [step.reason for step in looks] == [
+        Reason.SHUTTING_DOWN,
+        Reason.SHUTTING_DOWN,
+        Reason.SHUTDOWN_TIMED_OUT,
+    ]
+
+
 def test_b2_a_qemu_that_libvirt_left_behind_stalls_the_start_after_the_grace() -> None:
     vm = Vm(shutdown=Shutdown(grace_s=60))
     alive = Facts(qemu=Qemu.ALIVE)
-    looks = [vm.look(DESTROYED, after_s=after_s, facts=alive) for after_s in (1, 30, 31)]
+    looks = [vm.look(DESTROYED, after_s=after_s, facts=alive) for after_s in (1, 59.5, 0.5)]
     assert [step.reason for step in looks] == [
         Reason.HYPERVISOR_BUSY,
         Reason.HYPERVISOR_BUSY,

@@ -223,6 +223,7 @@ def test_a11_what_somebody_elses_call_holds_is_busy_and_not_unreachable() -> Non
     assert (step.reason, step.action) == (Reason.HYPERVISOR_BUSY, None)
     assert step.status.condition("Ready")
     assert step.status.decided_reason == Reason.IN_SYNC
+    assert step.recheck_s == vm.look(Unreadable("away")).recheck_s  # no event tells when such a call returns
 
 
 # --- B7, rule 14: never more to reach less ---------------------------------------------------------------
@@ -231,9 +232,9 @@ def test_a11_what_somebody_elses_call_holds_is_busy_and_not_unreachable() -> Non
 @pytest.mark.parametrize("mode", ShutdownMode)
 def test_b7_what_was_started_paused_and_has_not_run_is_left_to_its_tool_and_then_destroyed(mode: ShutdownMode) -> None:
     vm = Vm(STOPPED, shutdown=Shutdown(mode, 60)).in_sync()
-    looks = [vm.look(Phase.PAUSED, after_s=a, facts=NEVER_RAN) for a in (1, 15, 800, 80)]
+    looks = [vm.look(Phase.PAUSED, after_s=a, facts=NEVER_RAN) for a in (1, 15, 800, 84.5)]
     assert [step.reason for step in looks] == [Reason.SETTLING] * 4
-    assert action(vm.look(Phase.PAUSED, after_s=10, facts=NEVER_RAN)) is Action.DESTROY
+    assert action(vm.look(Phase.PAUSED, after_s=0.5, facts=NEVER_RAN)) is Action.DESTROY
 
 
 def test_b7_a_change_of_the_spec_does_not_hurry_that_tool() -> None:
@@ -314,6 +315,27 @@ def test_b8_beside_any_other_job_it_is_never_stopped_and_the_wait_has_an_end(job
         assert (step.reason, step.action) == (Reason.SHUTDOWN_TIMED_OUT, None)
     assert "abort the job" in step.message
     assert action(vm.look(Phase.RUNNING)) is not None  # the job has ended
+
+
+@pytest.mark.parametrize("job", ["save", "backup"])
+def test_b8_a_job_has_the_whole_grace_period(job: str) -> None:
+    vm = stopped_beside(job)
+    last = vm.look(Phase.RUNNING, after_s=29.5, facts=Facts(job=job))
+    assert last.reason is Reason.HYPERVISOR_BUSY
+    assert last.recheck_s == pytest.approx(0.4)
+    assert vm.look(Phase.RUNNING, after_s=0.4, facts=Facts(job=job)).reason is not Reason.HYPERVISOR_BUSY
+
+
+def test_b8_a_second_request_to_restart_is_on_record_though_a_job_has_outlived_the_grace_period() -> None:
+    vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
+    save = Facts(job="save")
+    vm.change(restart_request=T0)
+    assert vm.look(Phase.RUNNING, after_s=5, facts=save).reason is Reason.HYPERVISOR_BUSY
+    assert vm.look(Phase.RUNNING, after_s=60, facts=save).reason is Reason.SHUTDOWN_TIMED_OUT
+    vm.change(restart_request=T0 + timedelta(seconds=60))
+    step = vm.look(Phase.RUNNING, facts=save)
+    assert (step.reason, step.action) == (Reason.SHUTDOWN_TIMED_OUT, None)
+    assert step.status.last_restart_time == T0 + timedelta(seconds=60)
 
 
 def test_b8_what_never_ran_is_destroyed_beside_a_backup_whose_tool_has_died() -> None:
