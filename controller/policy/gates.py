@@ -53,6 +53,11 @@ class DueAction:
     again: bool = False
     """A recorded start that was not called: settle time, brake and backoff have been waited for already."""
 
+    @property
+    def starts(self) -> bool:
+        """Whether the action starts a QEMU."""
+        return self.action is not None and self.action.starts
+
 
 Gate = Callable[[Situation, DueAction], Verdict | None]
 
@@ -102,7 +107,7 @@ def holders(s: Situation) -> str:
 
 def qemu_alive(s: Situation, due_action: DueAction) -> Verdict | None:
     """Before a start: the last QEMU might not have exited, although libvirt shows the domain off."""
-    if due_action.action is None or not due_action.action.starts:
+    if not due_action.starts:
         return None
     qemu = s.view.facts.qemu if s.view.facts else Qemu.GONE
     since = s.memory.off_since or s.now
@@ -213,7 +218,7 @@ def settling(s: Situation, due_action: DueAction | None = None) -> Verdict | Non
 
 def braked(s: Situation, due_action: DueAction | None = None) -> Verdict | None:
     """The host might be shutting down: only what the user has just requested is started (a circuit breaker)."""
-    if due_action and (due_action.again or due_action.action is None or not due_action.action.starts):
+    if due_action and (due_action.again or not due_action.starts):
         return None
     until = s.view.node.braked_until
     if s.asked or s.cycling or until is None or s.now.until(until) <= 0:
@@ -228,16 +233,15 @@ def braked(s: Situation, due_action: DueAction | None = None) -> Verdict | None:
 
 def backing_off(s: Situation, due_action: DueAction) -> Verdict | None:
     """The exponential backoff after failures runs: it delays each start, and any other action that libvirt refused."""
-    starts = due_action.action is not None and due_action.action.starts
     next_attempt = s.memory.next_attempt
     failed = s.history.decided in {Reason.START_FAILED, Reason.ACTION_FAILED}
-    concerned = starts or due_action.backs_off or s.refusal or failed
+    concerned = due_action.starts or due_action.backs_off or s.refusal or failed
     if due_action.again or next_attempt is None or not concerned or (left_s := s.now.until(next_attempt)) <= 0:
         return None
     again = f"virtsync tries again at {clock(next_attempt)}."
     if s.refusal:
-        reason = Reason.START_FAILED if starts else Reason.ACTION_FAILED
-        what = "to start the VM" if starts else "the action"
+        reason = Reason.START_FAILED if due_action.starts else Reason.ACTION_FAILED
+        what = "to start the VM" if due_action.starts else "the action"
         return Verdict(reason, f"libvirt refused {what}: {s.refusal.rstrip('.')}. {again}", recheck_s=left_s)
     if failed:
         ready = s.history.condition(ConditionType.READY)
@@ -258,8 +262,7 @@ def no_turn(s: Situation, due_action: DueAction) -> Verdict | None:
     """The rate limit of the node: starts and forced stops take turns."""
     if s.view.turn_in_s <= 0:
         return None
-    starts = due_action.action is not None and due_action.action.starts
-    does = "starts" if starts else "forces off"
+    does = "starts" if due_action.starts else "forces off"
     message = f"The VM waits for its turn, because virtsync {does} only a few VMs of a node at a time."
     return Verdict(due_action.reason, message, recheck_s=s.view.turn_in_s)
 

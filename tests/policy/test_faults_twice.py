@@ -958,6 +958,11 @@ def test_b2_a_qemu_that_libvirt_left_behind_stalls_the_start_after_the_grace() -
     assert action(vm.look(DESTROYED)) is Action.START
 
 
+def test_b2_a_start_is_due_before_libvirt_was_asked_about_the_last_qemu() -> None:
+    """The reconcile pass asks for these facts only where an action is due, and then decides again with them."""
+    assert action(Vm().look(DESTROYED, facts=None)) is Action.START
+
+
 def test_b2_a_start_that_the_user_asked_for_is_not_forgotten_while_a_qemu_is_in_the_way() -> None:
     vm = Vm(restart_policy=RestartPolicy.NEVER, shutdown=Shutdown(grace_s=60)).in_sync()
     vm.look(Phase.STOPPED, events={Evidence.SHUTDOWN_GUEST})

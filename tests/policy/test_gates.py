@@ -231,6 +231,16 @@ def test_only_starts_are_braked(desired: DesiredPowerState, phase: Phase, shutdo
     assert action(vm.look(phase, after_s=0.1)) is act
 
 
+@pytest.mark.parametrize(("desired", "phase", "shutdown", "act"), DUE[2:])
+def test_no_other_action_is_braked_though_no_change_of_the_spec_asks_for_it(
+    desired: DesiredPowerState, phase: Phase, shutdown: Shutdown, act: Action
+) -> None:
+    vm = Vm(desired, shutdown=shutdown)
+    vm.edit(desired=desired)
+    vm.node = replace(vm.node, braked_until=moment(60))
+    assert action(vm.look(phase)) is act
+
+
 @pytest.mark.parametrize(("desired", "act"), [(RUNNING, Action.START), (PAUSED, Action.START_PAUSED)])
 def test_a_change_of_the_spec_is_not_braked(desired: DesiredPowerState, act: Action) -> None:
     vm = Vm(STOPPED).in_sync()
