@@ -623,6 +623,27 @@ def test_a_libvirt_that_is_away_for_a_moment_does_not_end_the_settle_time_after_
     assert action(vm.look(Phase.RUNNING, after_s=1)) is Action.SHUTDOWN
 
 
+def test_the_settle_time_after_a_hold_goes_on_though_the_memory_of_the_vm_is_saved_meanwhile() -> None:
+    vm = Vm(STOPPED, holds=(("ann", ""),)).in_sync()
+    vm.change(desired=RUNNING)
+    assert vm.look(Phase.STOPPED).reason is Reason.HELD
+    vm.annotate(holds=())
+    assert vm.look(Phase.STOPPED).reason is Reason.SETTLING
+    assert vm.look(Phase.SAVED, after_s=5).reason is Reason.SETTLING
+    assert action(vm.look(Phase.SAVED, after_s=5)) is Action.START
+
+
+def test_a_stop_that_was_reported_by_a_clock_ahead_lengthens_no_settle_time_of_a_vm_that_is_on() -> None:
+    vm = Vm().in_sync()
+    vm.wall_ahead_s = 7200
+    assert vm.look(Phase.STOPPED).status.last_stop
+    vm.wall_ahead_s = 0
+    vm.look(domain(Phase.RUNNING, 2), after_s=60)
+    assert vm.look(domain(Phase.PAUSED, 2), after_s=60).reason is Reason.SETTLING
+    vm.agent_restarts()
+    assert vm.look(domain(Phase.PAUSED, 2), after_s=600).recheck_s == pytest.approx(300, abs=1)
+
+
 def test_a_report_that_somebody_edited_settles_its_whole_time() -> None:
     vm = released()
     vm.agent_restarts()
