@@ -59,7 +59,8 @@ def view(seen: Observation, evidence: set[Evidence], node: Node | None = None) -
 
 
 @pytest.mark.parametrize(
-    ("libvirtd_s", "cause"), [(None, StopCause.UNKNOWN), (-1, StopCause.CRASH), (1, StopCause.UNKNOWN)]
+    ("libvirtd_s", "cause"),
+    [(None, StopCause.UNKNOWN), (-1, StopCause.CRASH), (0, StopCause.UNKNOWN), (1, StopCause.UNKNOWN)],
 )
 def test_a_crash_is_believed_of_a_libvirtd_that_was_there(libvirtd_s: int | None, cause: StopCause) -> None:
     """SHUTOFF/CRASHED is also what a libvirtd shows of a clean poweroff that it did not see."""
