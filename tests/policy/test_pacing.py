@@ -185,6 +185,20 @@ def test_a_runner_that_has_not_been_one_for_an_hour_is_none() -> None:
     assert brake.until(at(5003)) == at(5122)
 
 
+@pytest.mark.parametrize(("now_s", "braked"), [(3600, False), (3601, True)])
+def test_a_runner_is_one_for_an_hour_after_the_first_of_its_last_two_jobs(now_s: float, *, braked: bool) -> None:
+    brake = Brake(Waits(), BOOT)
+    for number in range(7):
+        runs(brake, number, 0)
+    for number in range(3):
+        finishes(brake, number, 0)
+        for answered_s in (0, 3000):
+            brake.answered(key(number), at(answered_s))
+        runs(brake, number, 3001, after_s=0)
+        finishes(brake, number, 3590)
+    assert (brake.until(at(now_s)) is not None) == braked
+
+
 def test_an_object_that_is_gone_leaves_no_runner_behind() -> None:
     brake = node_of(runners=3, others=4)
     for number in range(3):
@@ -219,11 +233,12 @@ def test_a_host_that_shuts_down_its_runners_one_after_the_other_is_braked_for_as
             assert brake.until(at(1000 + apart_s * number)) == at(1120 + apart_s * number)
 
 
-def test_half_that_go_off_within_more_than_the_window_are_no_host_that_shuts_down() -> None:
+@pytest.mark.parametrize(("apart_s", "braked"), [(30, True), (31, False)])
+def test_half_that_go_off_are_a_host_that_shuts_down_only_within_the_window(apart_s: int, *, braked: bool) -> None:
     brake = node_of(runners=3, others=0)
     for number in range(3):
-        finishes(brake, number, 1000 + 31 * number)
-    assert brake.until(at(1062)) is None
+        finishes(brake, number, 1000 + apart_s * number)
+    assert (brake.until(at(1000 + 2 * apart_s)) is not None) == braked
 
 
 def test_a_runner_that_is_started_again_within_the_window_has_gone_off_all_the_same() -> None:
@@ -400,6 +415,14 @@ def test_who_becomes_urgent_goes_ahead_and_back_again() -> None:
     assert pace.take(key(1), 0, urgent=False) == 2
     assert pace.take(key(2), 0, urgent=False) == 2
     assert pace.take(key(1), 0, urgent=False) == 1
+
+
+def test_a_start_that_is_no_longer_urgent_does_not_wait_for_its_own_urgent_place() -> None:
+    pace = StartLimiter(parallel=1, interval_s=1)
+    assert pace.take(key(0), 0, urgent=False) == 0
+    assert pace.take(key(1), 0, urgent=True) == 1
+    pace.give_back(key(0))
+    assert pace.take(key(1), 1, urgent=False) == 0
 
 
 def test_who_has_had_its_turn_is_in_nobodys_way() -> None:
