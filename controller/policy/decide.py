@@ -146,8 +146,7 @@ def _counted(s: Situation, status: Status) -> Status:
 def recorded(s: Situation, status: Status, kind: OperationType) -> Status:
     """The status, with the start that is about to be called recorded; a start already on record stays as it is."""
     attempt = status.backoff.failures if status.backoff else 1
-    former = status.operation if kind is OperationType.RESTART else None
-    since = former or Operation(kind, s.now.to_api())
+    since = status.operation or Operation(kind, s.now.to_api())
     return replace(status, operation=s.start.again or replace(since, attempt=attempt))
 
 

@@ -559,6 +559,30 @@ def test_a_refused_start_is_told_and_tried_again_later() -> None:
     assert action(vm.look(Phase.STOPPED, after_s=6)) is Action.START
 
 
+def test_the_record_of_a_start_reports_which_attempt_it_is() -> None:
+    vm = Vm()
+    attempts = []
+    wait_s: float | None = 1.0
+    for _ in range(3):
+        assert wait_s
+        operation = vm.look(Phase.STOPPED, after_s=wait_s).status.operation
+        assert operation
+        attempts.append(operation.attempt)
+        wait_s = vm.look(Phase.STOPPED, outcome=Outcome(Action.START, Result.REFUSED, "no such disk")).recheck_s
+    assert attempts == [1, 2, 3]
+
+
+def test_a_start_that_finds_another_domain_than_expected_again_and_again_backs_off() -> None:
+    vm = Vm()
+    other = Outcome(Action.START, Result.STALE)
+    assert action(vm.look(Phase.STOPPED)) is Action.START
+    again = vm.look(Phase.STOPPED, outcome=other)
+    assert action(again) is Action.START
+    assert again.status.backoff
+    waits = vm.look(Phase.STOPPED, outcome=other)
+    assert (waits.reason, waits.action) == (Reason.CRASH_LOOP_BACK_OFF, None)
+
+
 def test_hold() -> None:
     vm = Vm().in_sync()
     vm.annotate(holds=(("ann", "backup"),))

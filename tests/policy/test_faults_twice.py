@@ -405,6 +405,16 @@ def test_a10_a_record_whose_answer_was_lost_is_executed_and_counted_once() -> No
     assert step.status.operation == recorded.operation
 
 
+def test_a10_a_record_that_is_executed_after_a_change_of_the_spec_keeps_the_failures_that_it_counts() -> None:
+    vm = unwanted_stop()
+    recorded = vm.vm.status
+    assert recorded.backoff
+    vm.change(desired=PAUSED)
+    step = vm.look(DESTROYED)
+    assert (action(step), step.status.operation) == (Action.START_PAUSED, recorded.operation)
+    assert step.status.backoff == recorded.backoff
+
+
 def test_a10_a_record_that_waits_again_waits_for_no_settle_time_brake_or_backoff() -> None:
     vm = unwanted_stop()
     vm.node = replace(vm.node, braked_until=moment(vm.at_s + 100))
