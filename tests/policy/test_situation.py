@@ -21,6 +21,7 @@ from controller.api.virtualmachine import (
     StopCause,
     VmKey,
 )
+from controller.policy.handover import vouching
 from controller.policy.view import (
     Absent,
     Action,
@@ -194,6 +195,21 @@ def test_while_libvirt_is_away_the_report_of_the_other_node_stands() -> None:
     vm = handed_over(Phase.STOPPED)
     away = vm.look(Unreadable("away"))
     assert (away.status.node_name, away.status.power_state) == ("node-a", PowerState.STOPPED)
+
+
+def test_a_report_of_another_node_that_stands_is_about_the_newest_spec() -> None:
+    vm = handed_over(Phase.RUNNING)
+    step = vm.look(FORGOTTEN)
+    assert step.reason is Reason.HANDOVER_UNCONFIRMED
+    assert step.status.observed_generation == vm.vm.generation
+
+
+def test_what_came_of_an_action_is_forgotten_while_the_report_of_another_node_stands() -> None:
+    vm = handed_over(Phase.RUNNING)
+    vm.look(FORGOTTEN)
+    vm.look(FORGOTTEN, outcome=Outcome(Action.START, Result.REFUSED, "no such disk"))
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    assert action(vm.look(FORGOTTEN)) is Action.START
 
 
 # --- a restart that is asked for -------------------------------------------------------------------------
@@ -661,6 +677,21 @@ def test_what_was_only_watched_settles_when_the_agent_may_act_again() -> None:
     vm.node = Node("node-a", "boot-1")
     vm.agent_restarts()
     assert vm.look(Phase.STOPPED, events=GUEST).recheck_s == pytest.approx(10)
+
+
+@pytest.mark.parametrize(("then", "left_s"), [(Phase.PAUSED, 880), (Phase.SUSPENDED, 900)])
+def test_after_an_outage_that_an_older_version_reported_a_settle_time_goes_on_though_no_report_is_taken(
+    then: Phase, left_s: float
+) -> None:
+    """The settle time of another kind of drift begins when that drift is first observed."""
+    vm = Vm().in_sync()
+    vm.look(Unreadable("away"))
+    vm.edit(decided_reason="")
+    vm.agent_restarts()
+    assert vm.look_unreported(Phase.PAUSED).reason is Reason.SETTLING
+    step = vm.look(then, after_s=20)
+    assert step.reason is Reason.SETTLING
+    assert step.recheck_s == pytest.approx(left_s)
 
 
 @pytest.mark.parametrize(
