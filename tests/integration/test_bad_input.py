@@ -235,7 +235,7 @@ UNUSABLE = [
     (config(cluster={"certificate-authority-data": NO_PEM}), "its certificate-authority is not a certificate"),
     (
         config(user={"client-certificate-data": NO_PEM, "client-key-data": NO_PEM}),
-        "its client-certificate and client-key are not a certificate and its key",
+        "its client-certificate and client-key are not a certificate and its unencrypted key",
     ),
     (
         config(config={"users": [{"name": "any", "user": {"tokenFile": "/nonexistent"}}]}),
