@@ -192,11 +192,11 @@ class ActionRunner:
     def _perform(
         self, vm: VirtualMachine, step: Step, action: PowerAction, call: _Call, release: Callable[[], None]
     ) -> None:
-        outcome = Outcome(action.kind, Result.UNKNOWN, "the action failed inside virtsync")
+        outcome = Outcome(action.kind, Result.UNKNOWN, "internal error in virtsync")
         try:
             outcome = self._outcome(action)
         except Exception:
-            log.exception("action failed inside virtsync", vm=str(vm.key), action=action.kind.name)
+            log.exception("internal error in an action", vm=str(vm.key), action=action.kind.name)
         finally:
             release()
             with self._lock:
@@ -208,22 +208,22 @@ class ActionRunner:
             self._report_end(vm, step, action, outcome)
         except Exception:
             log.exception(
-                "could not report the end of an action inside virtsync", vm=str(vm.key), action=action.kind.name
+                "internal error while recording the end of an action", vm=str(vm.key), action=action.kind.name
             )
         finally:
             self._reported_one()
 
     def _report_end(self, vm: VirtualMachine, step: Step, action: PowerAction, outcome: Outcome) -> None:
         log.info(
-            "action ended",
+            "action finished",
             vm=str(vm.key),
             action=action.kind.name,
             result=outcome.result.value,
             reason=str(step.reason),
-            cause=str(step.status.last_stop.cause) if step.status.last_stop else None,
+            last_stop_cause=str(step.status.last_stop.cause) if step.status.last_stop else None,
             generation=vm.generation,
             domain_id=action.domain.id,
-            message=step.message,
+            message=past_tense(step.message, outcome.result),
             error=outcome.message or None,
         )
         self._ended(vm, step, outcome)
@@ -281,6 +281,11 @@ class ActionRunner:
     def _release_force(self) -> None:
         with self._lock:
             self._forcing -= 1
+
+
+def past_tense(message: str, result: Result) -> str:
+    """Return the message of a step as it reads after its action has ended with this result."""
+    return message.replace(" is being ", " was " if result is Result.DONE else " was to be ", 1)
 
 
 def _hangs_after_s(action: PowerAction) -> float:

@@ -175,7 +175,7 @@ class Agent:
         self._health.ready("lease", self._ownership.lease_missing)
         port = self._health.start()
         log.info(
-            "agent started",
+            "agent is starting",
             node=settings.node_name,
             libvirt_uri=settings.libvirt_uri,
             http_port=port,
@@ -188,7 +188,7 @@ class Agent:
 
     def _stop(self) -> None:
         """Stop all parts in order. The waits for actions and reports share one deadline, so hangs do not add up."""
-        log.info("stopping: no further actions; flushing reports")
+        log.info("agent is stopping: no further actions; flushing reports")
         self._reconciler.stop_acting()
         flushed_s = time.monotonic() + FLUSH_S
         for task in self._tasks:
@@ -206,7 +206,7 @@ class Agent:
         self._hypervisor.close(CLOSE_S)
         self._ownership.release_lock()
         self._health.close()
-        log.info("stopped")
+        log.info("agent stopped")
 
     # --- notifications from libvirt and the API server: they add keys to the queue and do nothing more
 

@@ -59,7 +59,9 @@ class Metrics:
         self.workqueue = WorkQueueMetrics(registry, CONTROLLER)
         self.passes = PassMetrics(registry, CONTROLLER)
         self.pass_errors = Counter(
-            "virtsync_pass_errors", "Reconcile passes that failed inside virtsync: each is a bug.", registry=registry
+            "virtsync_pass_errors",
+            "Reconcile passes that ended with an internal error: each is a bug.",
+            registry=registry,
         )
         self.lease_held = Gauge(
             "virtsync_lease_held",
@@ -168,7 +170,7 @@ class Metrics:
             yield
 
     def pass_failed(self) -> None:
-        """Count a pass that failed inside virtsync."""
+        """Count a pass that ended with an internal error."""
         self.pass_errors.inc()
 
 

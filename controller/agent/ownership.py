@@ -94,7 +94,7 @@ class Ownership:
         if self._lock.removed():
             self._folder_removed()
         if not self._settings.observe_only and not self._lock.held and self._lock.acquire():
-            log.info("acquired the host lock; this agent may now act", libvirt_uri=self._settings.libvirt_uri)
+            log.info("acquired the host lock", libvirt_uri=self._settings.libvirt_uri)
             self._lease_task.nudge()
             self._changed()
         return None
@@ -128,7 +128,7 @@ class Ownership:
         if blocked != self._lease_blocked:
             self._lease_blocked = blocked
             if blocked:
-                log.warning("Lease not held", message=blocked)
+                log.warning("cannot act without the Lease", message=blocked)
             else:
                 log.info("acquired the Lease of this node", node=self._settings.node_name)
             self._changed()

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import structlog
 
-from controller.agent.acting import NO_TURN, ActionRunner, Actuator, Turn, now
+from controller.agent.acting import NO_TURN, ActionRunner, Actuator, Turn, now, past_tense
 from controller.agent.brake import NodeBrake
 from controller.agent.domain_index import DomainIndex
 from controller.agent.lookups import Lookups
@@ -358,8 +358,7 @@ class Reconciler:
 def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, ...]:
     """The Event of an action that has ended: one for each action that was done, and for each start that was refused."""
     action = outcome.action
-    did = step.message.replace(" is being ", " was ", 1)
-    why = f"{did} Reason: {step.reason}; spec generation {vm.generation}."
+    why = f"{past_tense(step.message, outcome.result)} Reason: {step.reason}; spec generation {vm.generation}."
     if outcome.result is Result.REFUSED and action.starts:
         return (
             Notice(

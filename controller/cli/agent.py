@@ -41,8 +41,9 @@ def agent(**given: Any) -> None:
     from controller.runtime import logs  # noqa: PLC0415
 
     logs.configure(given["log_format"], given["log_level"])
-    for sentence in misspelled(os.environ, agent):
-        structlog.get_logger().warning(sentence)
+    log = structlog.get_logger()
+    if unknown := " ".join(misspelled(os.environ, agent)):  # one line, because a repeated warning is not logged
+        log.warning("unknown environment variable", message=unknown)
     try:
         settings = build(Settings, given)
     except ValueError as error:

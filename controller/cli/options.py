@@ -81,7 +81,7 @@ def build(settings: type[S], given: dict[str, Any]) -> S:
 
 
 def misspelled(variables: Iterable[str], command: click.Command) -> Iterator[str]:
-    """A sentence for each environment variable that begins with VIRTSYNC_ and is not a setting."""
+    """Yield a message for each environment variable that begins with VIRTSYNC_ and is not a setting."""
     known = {str(option.envvar) for option in command.params if isinstance(option, click.Option)}
     by_end = {one.removeprefix(PREFIX): one for one in known}
     for variable in sorted(set(variables) - known):
@@ -90,7 +90,7 @@ def misspelled(variables: Iterable[str], command: click.Command) -> Iterator[str
             hint = (
                 f"did you mean {by_end[near[0]]}?" if near else f"virtsync {command.name} --help lists the valid ones."
             )
-            yield f"The environment variable {variable} has no effect: {hint}"
+            yield f"{variable} has no effect: {hint}"
 
 
 def _options(settings: type) -> Iterator[Option]:

@@ -183,7 +183,7 @@ class Hypervisor:
             self._wake.clear()
             while self._event_failures:
                 error = self._event_failures.popleft()
-                log.error("handling a libvirt event failed inside virtsync", exc_info=error)
+                log.error("internal error while handling a libvirt event", exc_info=error)
                 del error  # its traceback refers to the event's domain, and a domain keeps its connection open
             if self._connections:
                 self._connections.close_idle(IDLE_S)

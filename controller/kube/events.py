@@ -80,7 +80,7 @@ class EventRecorder:
                 log.warning("could not write an Event", error=str(error))
             except Exception:
                 self._dropped()
-                log.exception("could not write an Event inside virtsync")
+                log.exception("internal error while writing an Event")
 
     def _write(self, vm: VirtualMachine, notice: Notice, at: datetime) -> None:
         key = (vm.uid, notice.reason, comparable(notice.note), notice.action)

@@ -280,7 +280,7 @@ class Watch:
                     self._on_object(raw)
             except Exception:
                 # kopf ignores an exception of this handler, and does not call it again for this event.
-                log.exception("could not process a watch event inside virtsync")
+                log.exception("internal error while processing a watch event")
 
         return registry
 

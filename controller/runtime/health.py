@@ -132,8 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             status, content_type, body = self.server.answer(self.path, self.headers.get("Accept", ""))
         except Exception:
-            log.exception("HTTP request failed inside virtsync", path=self.path)
-            status, content_type, body = HTTPStatus.INTERNAL_SERVER_ERROR, TEXT, b"a check failed inside virtsync\n"
+            log.exception("internal error in an HTTP request", path=self.path)
+            status, content_type, body = HTTPStatus.INTERNAL_SERVER_ERROR, TEXT, b"internal error\n"
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))

@@ -64,6 +64,6 @@ class PeriodicTask:
         try:
             again_s = self._do()
         except Exception:
-            log.exception("periodic task failed inside virtsync", task=self.name)
+            log.exception("internal error in a periodic task", task=self.name)
             again_s = None
         return self._period_s * self._uniform(1 - JITTER, 1 + JITTER) if again_s is None else again_s

@@ -72,7 +72,7 @@ class Workers(Generic[K]):
             log.warning("the API server rejected a request, will retry", error=str(error), **field)
             self._queue.retry(key)
         except Exception:
-            log.exception("reconcile pass failed inside virtsync", **field)
+            log.exception("internal error in a reconcile pass", **field)
             self._failed()
             self._queue.retry(key)
         else:

@@ -24,7 +24,7 @@ def end(agent: Agent, number: int = signal.SIGTERM) -> None:
     """Ask it to end, and see it go in order."""
     agent.signal(number)
     assert agent.wait_until_ended(timeout_s=END_LIMIT_S) == 0
-    assert has_said(agent, "stopped")
+    assert has_said(agent, "agent stopped")
 
 
 def has_said(agent: Agent, words: str) -> bool:
@@ -115,7 +115,7 @@ def test_sigterm_just_before_an_act_returns(world: World) -> None:
         world.patch(guest, powerState="Stopped")
         world.until_ready(guest, "HypervisorBusy")
         agent.signal(signal.SIGTERM)
-        until(lambda: has_said(agent, "stopping"), "it has not heard the signal")
+        until(lambda: has_said(agent, "agent is stopping"), "it has not heard the signal")
     assert agent.wait_until_ended(timeout_s=END_LIMIT_S) == 0
     assert world.acts(guest) == ["SHUTDOWN done"]
     assert reason_of(world.get(guest)) != "HypervisorBusy"
@@ -130,7 +130,7 @@ def test_sigterm_flushes_what_waits(world: World) -> None:
         world.virsh("suspend", guest.name)
         until(lambda: waits_for_an_answer(agent), "no pass has begun")
         agent.signal(signal.SIGTERM)
-        until(lambda: has_said(agent, "stopping"), "it has not heard the signal")
+        until(lambda: has_said(agent, "agent is stopping"), "it has not heard the signal")
     assert agent.wait_until_ended(timeout_s=END_LIMIT_S) == 0
     world.until(guest, lambda vm: power_of(vm) == "Paused", "told to be paused")
     assert world.acts(guest) == []
@@ -182,9 +182,9 @@ def test_a_second_signal_changes_nothing(world: World) -> None:
         until(lambda: waits_for_an_answer(agent), "nobody looks at it")
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
             agent.signal(number)
-            until(lambda: has_said(agent, "stopping"), "it has not heard the signal")
+            until(lambda: has_said(agent, "agent is stopping"), "it has not heard the signal")
         assert agent.wait_until_ended(timeout_s=END_LIMIT_S) == 0
-    assert has_said(agent, "stopped")
+    assert has_said(agent, "agent stopped")
 
 
 def test_sigterm_before_anybody_has_answered(world: World) -> None:
@@ -192,5 +192,5 @@ def test_sigterm_before_anybody_has_answered(world: World) -> None:
     agent = world.new_agent()
     with paused(world.libvirtd.pid), paused(world.controlplane.pid("kube-apiserver")):
         agent.launch()
-        until(lambda: has_said(agent, "agent started"), "it has not started")
+        until(lambda: has_said(agent, "agent is starting"), "it has not started")
         end(agent)

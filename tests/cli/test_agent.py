@@ -97,15 +97,18 @@ def test_a_port_that_is_taken_is_one_sentence_and_exit_2(tmp_path: Path) -> None
     assert told == f"Error: Cannot serve health and metrics on port {port} of 127.0.0.1: Address already in use."
 
 
-def test_a_misspelt_variable_is_one_line_before_anything_else(tmp_path: Path) -> None:
+def test_misspelt_variables_are_one_line_before_anything_else(tmp_path: Path) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(NOWHERE)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         flags = ["--node-name", "a", "--libvirt-uri", "test:///default", "--kubeconfig", str(kubeconfig)]
         flags += ["--observe-only", "--http-address", "127.0.0.1", "--http-port", str(taken.getsockname()[1])]
-        ended = virtsync("agent", *flags, VIRTSYNC_SETLE_POWER="5s")
+        ended = virtsync("agent", *flags, VIRTSYNC_SETLE_POWER="5s", VIRTSYNC_XYZZY="1")
     warning, *rest = ended.stderr.splitlines()
-    told = "The environment variable VIRTSYNC_SETLE_POWER has no effect: did you mean VIRTSYNC_SETTLE_POWER?"
+    told = (
+        "unknown environment variable: VIRTSYNC_SETLE_POWER has no effect: did you mean VIRTSYNC_SETTLE_POWER?"
+        " VIRTSYNC_XYZZY has no effect: virtsync agent --help lists the valid ones."
+    )
     assert re.fullmatch(rf"\S+ \[warning +\] {re.escape(told)}", warning)
     assert "VIRTSYNC_SETLE_POWER" not in "".join(rest)
 

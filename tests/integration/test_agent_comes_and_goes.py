@@ -5,7 +5,7 @@ import shutil
 from datetime import datetime, timedelta
 from typing import Any
 
-from lab.agent import ACTION_ENDED
+from lab.agent import ACTION_FINISHED
 from lab.guest import Guest
 from lab.world import World, cause_of, is_off, moment, runs
 
@@ -49,7 +49,7 @@ def test_agent_killed_mid_shutdown(world: World) -> None:
     off = world.until(guest, is_off, "off")
     assert cause_of(off) == "Agent"
     world.until_act(guest, "DESTROY done")
-    asked, asked_again, forced = [line for line in world.agents[0].log_lines() if line["event"] == ACTION_ENDED]
+    asked, asked_again, forced = [line for line in world.agents[0].log_lines() if line["event"] == ACTION_FINISHED]
     assert [line["action"] for line in (asked, asked_again, forced)] == ["SHUTDOWN", "SHUTDOWN", "DESTROY"]
     # The new process has waited for the guest by itself, whatever the old one had done.
     waited = datetime.fromisoformat(forced["timestamp"]) - datetime.fromisoformat(asked_again["timestamp"])

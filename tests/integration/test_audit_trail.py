@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from lab.agent import ACTION_ENDED
+from lab.agent import ACTION_FINISHED
 from lab.guest import Guest
 from lab.world import World, is_off, moment, runs
 
@@ -50,8 +50,9 @@ def looked_after(world: World, **spec: object) -> Guest:
 def assert_logged(world: World, guest: Guest, *acts: tuple[str, str, str | None, int]) -> None:
     """One structured line an act: its verb, the reason, the cause of the stop before, the spec's generation."""
     world.until_acts(guest, *(f"{verb} done" for verb, *_ in acts))
-    lines = [line for line in world.agents[0].log_lines() if line["event"] == ACTION_ENDED]
-    assert [(line["action"], line["reason"], line["cause"], line["generation"]) for line in lines] == list(acts)
+    lines = [line for line in world.agents[0].log_lines() if line["event"] == ACTION_FINISHED]
+    logged = [(line["action"], line["reason"], line["last_stop_cause"], line["generation"]) for line in lines]
+    assert logged == list(acts)
     assert {line["vm"] for line in lines} == {f"{world.name}/{guest.name}"}
 
 

@@ -21,7 +21,7 @@ from chaos.judge import asked
 from controller.agent.app import NON_HOLDER_DELAY_S
 from controller.kube import client
 from controller.kube.lease import LOCK
-from lab.agent import ACTION_ENDED, Agent
+from lab.agent import ACTION_FINISHED, Agent
 from lab.controlplane import ControlPlane
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
@@ -200,11 +200,11 @@ def test_it_is_freed_when_the_last_act_has_returned(world: World, leases: Leases
         world.patch(guest, powerState="Stopped")
         world.until_ready(guest, "HypervisorBusy")
         agent.signal(signal.SIGTERM)
-        until(lambda: any("stopping" in line["event"] for line in agent.log_lines()), "it has not heard the signal")
+        until(lambda: any("is stopping" in line["event"] for line in agent.log_lines()), "it has not heard the signal")
         assert holder_of(leases.versions()[-1]) == "pod-1"
     assert agent.wait_until_ended() == 0
     world.until_acts(guest, "SHUTDOWN done")
-    acted = next(line["timestamp"] for line in agent.log_lines() if line["event"] == ACTION_ENDED)
+    acted = next(line["timestamp"] for line in agent.log_lines() if line["event"] == ACTION_FINISHED)
     freed = leases.until(lambda lease: not holder_of(lease))["spec"]["renewTime"]
     assert datetime.fromisoformat(freed) >= datetime.fromisoformat(acted)
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from lab.agent import ACTION_ENDED
+from lab.agent import ACTION_FINISHED
 from lab.guest import Guest
 from lab.world import World, cause_of, is_off, power_of, ready_of, reason_of, runs
 
@@ -63,7 +63,7 @@ def test_user_start_during_stop_is_never_forced(world: World) -> None:
     generations = {
         line["generation"]
         for line in world.agents[0].log_lines()
-        if line["event"] == ACTION_ENDED and guest.name in line["vm"]
+        if line["event"] == ACTION_FINISHED and guest.name in line["vm"]
     }
     assert kept["metadata"]["generation"] not in generations, "ACPI was sent again after the user thought again"
 

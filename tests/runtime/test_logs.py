@@ -118,10 +118,10 @@ def test_the_same_warning_about_another_vm_is_another_line() -> None:
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ({"event": "stopped"}, "stopped"),
+        ({"event": "agent stopped"}, "agent stopped"),
         ({"event": "failed", "error": "no answer", "vm": "default/web"}, "default/web: failed: no answer"),
-        ({"event": "agent started", "node": "a", "http_port": 8080}, "agent started (node=a, http_port=8080)"),
-        ({"event": "action ended", "message": "It is started.", "error": None}, "action ended: It is started."),
+        ({"event": "agent is starting", "node": "a", "http_port": 80}, "agent is starting (node=a, http_port=80)"),
+        ({"event": "action finished", "message": "It was started.", "error": None}, "action finished: It was started."),
     ],
 )
 def test_a_line_is_a_sentence(line: dict[str, object], text: str) -> None:

@@ -14,7 +14,7 @@ from lab import LabError
 from lab.controlplane import ControlPlane
 from lab.processes import Process, last_lines
 
-ACTION_ENDED = "action ended"
+ACTION_FINISHED = "action finished"
 """The event of the log line for each action on a domain."""
 READY_TIMEOUT_S = 60
 END_TIMEOUT_S = 30
