@@ -1,4 +1,4 @@
-"""The settings of an agent: each is declared once, with its flag, environment variable, default and help."""
+"""The settings of an agent. Each field declares its flag, environment variable, default and help."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def node_name(text: str) -> str:
-    """Check the name of a Kubernetes Node. Raises ValueError with a sentence."""
+    """Return the name of a Kubernetes Node after checking it. Raises ValueError with a message."""
     if len(text) > 253 or not NODE_NAME.fullmatch(text):
         allowed = "lower case letters, digits, '-' and '.', at most 253"
         raise ValueError(f"{text!r} cannot be the name of a Node ({allowed}).")
@@ -25,7 +25,7 @@ def node_name(text: str) -> str:
 
 
 def namespace(text: str) -> str:
-    """Check the name of a namespace. Raises ValueError with a sentence."""
+    """Return the name of a namespace after checking it. Raises ValueError with a message."""
     if len(text) > 63 or not re.fullmatch(LABEL, text):
         raise ValueError(
             f"{text!r} cannot be the name of a namespace (lower case letters, digits and '-', at most 63)."
@@ -34,14 +34,14 @@ def namespace(text: str) -> str:
 
 
 def libvirt_uri(text: str) -> str:
-    """Check the URI of a libvirt on this machine. Raises ValueError with a sentence."""
+    """Return the URI of a libvirt on this machine after checking it. Raises ValueError with a message."""
     if not LIBVIRT_URI.fullmatch(text):
         raise ValueError(f"{text!r} is not the URI of a libvirt on this machine like qemu:///system.")
     return text
 
 
 def address(text: str) -> str:
-    """Read an IP address to listen on, or `*` for all addresses. Raises ValueError with a sentence."""
+    """Return an IP address in its normal form, or `*` for all addresses. Raises ValueError with a message."""
     try:
         return text if text == "*" else str(ipaddress.ip_address(text))
     except ValueError:
@@ -49,7 +49,10 @@ def address(text: str) -> str:
 
 
 def token(text: str) -> str:
-    """Check a text for a field of the API, such as `status.nodeBootID`. Raises ValueError with a sentence."""
+    """Return an identifier after checking that the API accepts it, as in `holderIdentity` or `status.nodeBootID`.
+
+    Raises ValueError with a message.
+    """
     if not re.fullmatch(r"[!-~]{1,128}", text):
         raise ValueError(f"{text!r} must be 1 to 128 printable ASCII characters without spaces.")
     return text
@@ -57,7 +60,7 @@ def token(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of one agent. Immutable. Raises ValueError with a sentence if settings contradict each other."""
+    """The settings of one agent. Immutable. The constructor raises ValueError with a message for wrong values."""
 
     node_name: str = setting(
         "--node-name",
@@ -78,7 +81,7 @@ class Settings:
         "--kubeconfig",
         Section.NODE,
         File(),
-        "Kubeconfig file that says how to reach the API server.",
+        "Kubeconfig file with the address of the API server and the credentials.",
         found=None,
         shown_default="the Pod's service account, otherwise ~/.kube/config",
         variable="KUBECONFIG",
@@ -90,8 +93,8 @@ class Settings:
         "--lease-namespace",
         Section.OWNERSHIP,
         Text("NAMESPACE", namespace),
-        "Namespace of this Node's Lease; only its holder acts (leader election). Without a Lease, only the lock on"
-        " libvirt's socket directory decides which agent acts.",
+        "Namespace of this Node's Lease. Only the agent that holds the Lease acts (leader election). Without a Lease,"
+        " only the lock on libvirt's socket directory decides which agent acts.",
         found=None,
         shown_default="no Lease",
         variable="POD_NAMESPACE",
@@ -100,7 +103,8 @@ class Settings:
         "--identity",
         Section.OWNERSHIP,
         Text("IDENTITY", token),
-        "Holder identity in the Lease: in a Pod its uid. No two agents may share it.",
+        "The holderIdentity that this agent writes into the Lease. In a Pod, use the Pod's UID. No two agents"
+        " may have the same.",
         found=None,
         shown_default="a random one",
         variable="POD_UID",
@@ -109,22 +113,22 @@ class Settings:
         "--lease-duration",
         Section.OWNERSHIP,
         Duration(least_s=2),
-        "How long a Lease stays valid without renewal (whole seconds). Its holder renews it every quarter of this.",
+        "How long the Lease stays valid without renewal (whole seconds). Its holder renews it four times in this time.",
         default="40s",
     )
     start_parallel: int = setting(
         "--start-parallel",
         Section.STARTS,
         Whole(1, 4),
-        "How many VMs to start at the same time; each start that hangs lets one more begin, up to twice as many and at"
-        " most 4.",
+        "How many VMs to start in parallel. Starts that hang are replaced by further ones; in total at most twice this"
+        " number, and at most 4.",
         default="2",
     )
     start_interval_s: float = setting(
         "--start-interval",
         Section.STARTS,
         Duration(),
-        "The shortest time between two starts (a rate limit, for the time after a power cut).",
+        "The shortest time between two starts (a rate limit, which matters after a power cut).",
         default="1s",
     )
     waits: Waits = field(default_factory=Waits)
@@ -146,21 +150,22 @@ class Settings:
         "--relist-spread",
         Section.RESYNC,
         Duration(),
-        "After an API server outage, list them within this time, at a random moment: all agents lost it together.",
+        "After an API server outage, each agent waits a random time up to this before it lists the VirtualMachines, so"
+        " that not all agents list at once (jitter).",
         default="10s",
     )
     workers: int = setting(
         "--workers",
         Section.RESYNC,
         Whole(1, 8),
-        "How many VMs to reconcile in parallel; a libvirt call that does not return occupies one worker.",
+        "How many VMs to reconcile in parallel. A libvirt query that does not return blocks one worker.",
         default="8",
     )
     log_format: str = setting(
         "--log-format",
         Section.OUTPUT,
         Choice(("text", "json")),
-        "Log as sentences, or as JSON with fields for a log backend.",
+        "Log lines of text, or JSON objects for a log backend.",
         default="text",
     )
     log_level: str = setting(
@@ -194,7 +199,7 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        """Check the rules that concern more than one value, and read the identifier of this boot."""
+        """Check that the Lease duration is in whole seconds, and read the identifier of this boot if none is given."""
         if self.lease_duration_s % 1:
             raise ValueError("--lease-duration must be whole seconds.")
         if not self.boot_id:

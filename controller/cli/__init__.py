@@ -1,4 +1,4 @@
-"""The command line: `virtsync`, and one module for each of its commands."""
+"""The command `virtsync`. Each of its subcommands has its own module."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from controller.cli import agent
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="virtsync")
 def main() -> None:
-    """Keep libvirt VMs in the power state that their VirtualMachine objects in Kubernetes ask for.
+    """Keep libvirt VMs in the power state that their VirtualMachine objects in Kubernetes request.
 
-    One agent runs on each node: see virtsync agent --help.
+    One agent runs on each node. For its options, run: virtsync agent --help
     """
 
 

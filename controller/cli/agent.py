@@ -1,4 +1,4 @@
-"""`virtsync agent`: runs the agent of a node."""
+"""The command `virtsync agent`, which runs the agent of a node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from controller.runtime.errors import Rejected
 
 
 class Refused(click.ClickException):
-    """Settings that can never work: one sentence on stderr, and exit code 2."""
+    """Settings that cannot work: the command prints one message on stderr and exits with code 2."""
 
     exit_code = 2
 
@@ -24,18 +24,19 @@ class Refused(click.ClickException):
 def agent(**given: Any) -> None:
     """Manage the power state of the VMs of one node, until SIGTERM.
 
-    The agent writes libvirt events into the status of VirtualMachine objects within milliseconds. If the power state
-    of a VM differs from its spec.powerState, the agent starts, stops or pauses the VM. If somebody else changed the
-    VM, the agent first waits for a settle time, in which they can change it back.
+    After each libvirt event, the agent observes the VM and writes its power state into the status of the
+    VirtualMachine, usually within milliseconds. If the power state differs from spec.powerState, the agent starts,
+    stops, pauses, resumes or wakes up the VM, unless a hold, --observe-only or spec.restartPolicy prevents this. If
+    somebody else changed the VM, the agent first waits for a settle time, in which they can change it back.
 
-    Durations are 500ms, 10s, 15m, 1h or plain seconds; 0 means at once. Each flag can also be set by the environment
-    variable shown with it.
+    Durations are 500ms, 10s, 15m, 1h or plain seconds; 0, where allowed, means no wait. Each flag can also be set by
+    the environment variable shown with it.
 
     \b
-    A first try that changes no VM:
+    To try the agent without changing any VM:
       virtsync agent --node-name "$(hostname)" --observe-only
     """
-    # Imported here, so that --help and the error for a wrong value appear without delay.
+    # These modules are imported here, so that --help and the error for a wrong value appear without delay.
     import structlog  # noqa: PLC0415
 
     from controller.runtime import logs  # noqa: PLC0415

@@ -1,6 +1,6 @@
-"""Makes flags, environment variables and headings of --help from the settings of a dataclass (api/setting.py).
+"""Generates the options of a command and the headings of its --help from a dataclass of settings (api/setting.py).
 
-A command with such settings is a `SettingsCommand`, and `build` constructs the dataclass from the given values.
+Such a command has the class `SettingsCommand`. `build` constructs the dataclass from the values of the options.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ S = TypeVar("S")
 
 
 class Option(click.Option):
-    """The click option of a setting, with its environment variable."""
+    """The click option that sets one field of a dataclass of settings."""
 
     def __init__(self, field: str, setting: Setting) -> None:
         self.section = setting.section
@@ -51,13 +51,13 @@ class SettingsCommand(click.Command):
 
 
 def options_of(settings: type) -> list[Option]:
-    """The options of a dataclass of settings and of the dataclasses nested in it, in the order of `Section`."""
+    """Return the options of a dataclass of settings and of the dataclasses nested in it, in the order of `Section`."""
     order = list(Section)
     return sorted(_options(settings), key=lambda option: order.index(option.section))
 
 
 def with_settings(settings: type) -> Callable[[Command], Command]:
-    """A decorator that adds the options of these settings to a click command."""
+    """Return a decorator that adds the options of these settings to a click command."""
 
     def decorate(command: Command) -> Command:
         declared = command.__dict__.setdefault("__click_params__", [])
@@ -68,9 +68,9 @@ def with_settings(settings: type) -> Callable[[Command], Command]:
 
 
 def build(settings: type[S], given: dict[str, Any]) -> S:
-    """Construct the settings from the values of the flags, which are keyed by field name.
+    """Construct the settings from the values of the options. `given` maps field names to values.
 
-    Raises ValueError with a sentence if values contradict each other.
+    Raises ValueError with a message if values contradict each other.
     """
     hints = get_type_hints(settings)
     values = {
