@@ -1,1 +1,1 @@
-"""The contract with users: the fields of a VirtualMachine, its words, and its JSON. Pure."""
+"""The API of virtsync: the fields of a VirtualMachine, the names of their values, and the JSON format. Pure."""

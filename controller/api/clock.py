@@ -1,4 +1,4 @@
-"""One moment on two clocks, the time format of the API, and the exponential backoff. Pure."""
+"""Times: one moment on two clocks, the time format of the API, and the waits of an exponential backoff. Pure."""
 
 from __future__ import annotations
 
@@ -7,39 +7,45 @@ from datetime import UTC, datetime, timedelta
 
 
 def api_time(time: datetime) -> str:
-    """A time in the format of the API: RFC 3339 in UTC, with a fraction of a second only if it is not 0."""
+    """Return a time in the format of the API: RFC 3339 in UTC. A fraction of a second is included unless it is 0."""
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """One moment on both clocks: the wall clock for users, the monotonic clock for waits. Immutable."""
+    """One moment on two clocks: the wall clock, for users, and the monotonic clock, for waits. Immutable."""
 
     wall: datetime
     monotonic_s: float
 
     def plus(self, seconds: float) -> Now:
-        """The moment that many seconds later."""
+        """Return the moment that is this many seconds later."""
         return Now(self.wall + timedelta(seconds=seconds), self.monotonic_s + seconds)
 
     def to_api(self) -> datetime:
-        """The wall time in whole seconds, as the API has it."""
+        """Return the wall time without the fraction of a second, as a status stores it."""
         return self.wall.replace(microsecond=0)
 
     def until(self, later: Now) -> float:
-        """Seconds from this moment to the later one, by the monotonic clock; never less than 0."""
+        """Return the seconds from this moment to the later one, by the monotonic clock; at least 0."""
         return max(0.0, later.monotonic_s - self.monotonic_s)
 
     def recall(self, then: datetime, *, at_most_s: float) -> Now:
-        """The moment of a past time that was read from a status; on the monotonic clock at most `at_most_s` ago."""
+        """Return the moment of a past wall time that was read from a status.
+
+        Its monotonic time is at most `at_most_s` seconds before this moment, even if the wall clock has jumped.
+        """
         return Now(then, self.monotonic_s - min(max((self.wall - then).total_seconds(), 0.0), at_most_s))
 
     def expect(self, then: datetime, *, at_most_s: float) -> Now:
-        """The moment of a future time that was read from a status; on the monotonic clock at most `at_most_s` ahead."""
+        """Return the moment of a future wall time that was read from a status.
+
+        Its monotonic time is at most `at_most_s` seconds after this moment, even if the wall clock has jumped.
+        """
         return Now(then, self.monotonic_s + min(max((then - self.wall).total_seconds(), 0.0), at_most_s))
 
 
 def exponential_s(first_s: float, max_s: float, failures: int) -> float:
-    """The exponential backoff in seconds: `first_s` after the first failure, doubled with each one, up to `max_s`."""
-    # The exponent is bounded, because the power of a year of failures would overflow.
+    """Return a wait in seconds: `first_s` after the first failure, doubled with each further one, at most `max_s`."""
+    # The exponent is limited, because 2.0 ** 1024 overflows.
     return min(first_s * 2.0 ** min(max(failures - 1, 0), 30), max_s)

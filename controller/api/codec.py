@@ -1,8 +1,8 @@
-"""Converts between the API's JSON and the values of api/virtualmachine.py, in both directions, without loss.
+"""Parses the object, and renders the status as JSON and as a patch that leaves other writers' keys unchanged.
 
-Pure and total: no JSON makes a function here raise. A field of a status that cannot be read counts as absent, because a
-damaged status must heal. A field of a spec that cannot be read is reported, because a newer version might have given
-it a meaning.
+Pure. No function raises an exception, whatever the JSON is. A status field that cannot be read counts as absent, so
+that the next report repairs a damaged status. A spec field that cannot be read is reported, because it might have a
+meaning in a newer version.
 """
 
 from __future__ import annotations
@@ -43,16 +43,19 @@ LAST_YEAR = 9000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
 CONDITIONS_LIMIT = 16
-"""Maximum number of conditions in a status (of the CRD)."""
+"""The maximum number of conditions in a status, as in the CRD."""
 QUOTE_LIMIT = 80
-"""Maximum bytes of a value that is not understood, in `misunderstood`."""
+"""The maximum length in bytes of each value that `misunderstood` quotes."""
 
 Json = dict[str, Any]
 W = TypeVar("W", bound=StrEnum)
 
 
 def parse(raw: Json) -> VirtualMachine:
-    """Parse an object from the API server. Never raises: `misunderstood` names what it does not understand."""
+    """Parse an object from the API server. Never raises.
+
+    `misunderstood` of the returned VirtualMachine names the spec fields that this version does not understand.
+    """
     meta, spec = _map(raw.get("metadata")), SpecReader(raw.get("spec"))
     annotations = _map(meta.get("annotations"))
     domain_name, domain_uuid = spec.domain()
@@ -78,19 +81,19 @@ def parse(raw: Json) -> VirtualMachine:
 
 
 class SpecReader:
-    """Reads the fields of one spec, and collects those that this version does not understand."""
+    """Reads the fields of one spec, and collects the fields that this version does not understand."""
 
     def __init__(self, raw: object) -> None:
         self.misunderstood: list[str] = []
-        """One phrase for each of them, such as `spec.powerState "Hibernated"`."""
+        """A phrase for each field that is not understood, such as `spec.powerState "Hibernated"`."""
         self.raw = self._map({"spec": raw}, "spec", "spec")
 
     def word(self, words: type[W], field: str) -> W | None:
-        """The value of this enum field of the spec; None if it is absent or not understood."""
+        """Return the value of this enum field of the spec; None if the field is absent or not understood."""
         return self._word(words, self.raw, field, f"spec.{field}")
 
     def shutdown(self) -> Shutdown:
-        """`spec.shutdown`; a field that is absent or not understood has its default."""
+        """Return `spec.shutdown`. A field that is absent or not understood gets its default."""
         raw, default = self._map(self.raw, "shutdown", "spec.shutdown"), Shutdown()
         grace_s = _whole(raw.get("gracePeriodSeconds"), 1, INT32_MAX)
         if grace_s is None:
@@ -99,7 +102,7 @@ class SpecReader:
         return Shutdown(mode or default.mode, grace_s or default.grace_s)
 
     def restart_request(self) -> datetime | None:
-        """`spec.restartRequestTime`."""
+        """Return `spec.restartRequestTime`; None if it is absent or not understood."""
         text = self.raw.get("restartRequestTime")
         time = _time(text)
         if time is None:
@@ -107,14 +110,14 @@ class SpecReader:
         return time
 
     def domain(self) -> tuple[str | None, UUID | None]:
-        """The name and the UUID in `spec.domain`."""
+        """Return the name and the UUID in `spec.domain`; each is None if it is absent or not understood."""
         raw = self._map(self.raw, "domain", "spec.domain")
         name, uuid = raw.get("name"), _uuid(raw.get("uuid"))
         if not isinstance(name, str):
             self._note_unless_empty(name, "spec.domain.name")
         if uuid is None:
             self._note_unless_empty(raw.get("uuid"), "spec.domain.uuid")
-        if raw.keys().isdisjoint({"name", "uuid"}):  # then only a field of a newer version can name the domain
+        if raw.keys().isdisjoint({"name", "uuid"}):  # it might name the domain in a field of a newer version
             self._note_unless_empty(raw, "spec.domain")
         return name if isinstance(name, str) else None, uuid
 
@@ -136,7 +139,7 @@ class SpecReader:
 
 
 def parse_status(raw: object) -> Status:
-    """Parse the last report. Never raises."""
+    """Parse a status, which is the last report of an agent. Never raises."""
     raw = _map(raw)
     libvirt = _map(raw.get("libvirt"))
     restarted = raw.get("lastRestartTime")
@@ -165,16 +168,16 @@ def parse_status(raw: object) -> Status:
 
 
 def render_status(status: Status) -> Json:
-    """The status as JSON, without empty fields."""
+    """Return the status as JSON, without empty fields."""
     return _without_empty(_every_key(status))
 
 
 def status_patch(raw: Json, new: Status) -> Json | None:
-    """The merge patch from the present status (`raw`) to the new one; None if nothing changed.
+    """Return the merge patch that changes the status `raw` to the new one; None if nothing changes.
 
-    At each level the patch has only keys that an agent owns, so the keys of a newer agent or of another writer stay
-    unchanged. An owned key that ended is null, because a merge patch removes nothing that is merely absent. A merge
-    patch replaces a list as a whole, so the new list includes the conditions of other writers.
+    At each level the patch has only keys that this version of the agent owns, so that the keys of newer agents and of
+    other writers stay unchanged. To remove a key of its own, the patch sets it to null, as a merge patch requires. A
+    merge patch replaces a list as a whole, so the new list also has the conditions of other writers.
     """
     wanted = _every_key(new)
     wanted["conditions"] = _with_foreign_conditions(raw.get("conditions"), wanted["conditions"])
@@ -182,7 +185,7 @@ def status_patch(raw: Json, new: Status) -> Json | None:
 
 
 def _every_key(status: Status) -> Json:
-    """The status with every key that an agent owns; an absent value is None or empty."""
+    """Return the status as JSON with every key that an agent owns; the value of an unset key is None or empty."""
     domain, stop, operation, backoff = status.domain, status.last_stop, status.operation, status.backoff
     return {
         "observedGeneration": status.observed_generation,
@@ -236,7 +239,10 @@ def _every_key(status: Status) -> Json:
 
 
 def _with_foreign_conditions(old: object, ours: list[Json]) -> list[Json]:
-    """The agent's conditions and, unchanged, those of other types; the old list itself if it has exactly these."""
+    """Return the agent's conditions, followed by the old conditions of other types up to `CONDITIONS_LIMIT`.
+
+    Returns the old list itself if it has exactly these conditions, in whatever order.
+    """
     found = old if isinstance(old, list) else []
     others = [c for c in found if isinstance(c, dict) and _str(c.get("type")) not in {"", *ConditionType}]
     wanted = [*ours, *others[: CONDITIONS_LIMIT - len(ours)]]
@@ -245,7 +251,7 @@ def _with_foreign_conditions(old: object, ours: list[Json]) -> list[Json]:
 
 
 def _difference(old: Json, new: Json) -> Json:
-    """The merge patch that sets the keys of `new` to their values, and touches no other key."""
+    """Return the merge patch that sets the keys of `new` to their values, and changes no other key."""
     patch: Json = {}
     for key, value in new.items():
         before, after = old.get(key), _without_empty(value) if isinstance(value, dict) else value
@@ -261,7 +267,7 @@ def _difference(old: Json, new: Json) -> Json:
 
 
 def _without_empty(value: Json) -> Json:
-    """The map without None and empty text; a nested map that becomes empty is left out too."""
+    """Return the map without keys whose value is None, an empty text, or a map that is or becomes empty."""
     kept: Json = {}
     for key, item in value.items():
         cleaned = _without_empty(item) if isinstance(item, dict) else item
@@ -279,7 +285,10 @@ def _text(time: datetime | None) -> str | None:
 
 
 def _time(text: object) -> datetime | None:
-    """The time in UTC; None if it is not readable, not representable in UTC, or too far away to calculate with."""
+    """Parse a time, and return it in UTC; None if it cannot be read, or is not between the years 1970 and 9000.
+
+    The limits exist because calculations with times outside of them might overflow.
+    """
     if not isinstance(text, str):
         return None
     try:
@@ -298,7 +307,7 @@ def _uuid(text: object) -> UUID | None:
 
 
 def _holds(annotations: Json, labels: Json) -> tuple[tuple[str, str], ...]:
-    """Who holds the VM, and why. A misspelled hold counts as a hold too, with the right spelling in its text."""
+    """Return who holds the VM, and why. A misspelled hold also holds the VM, and its text has the right spelling."""
     right = [(key.removeprefix(HOLD_PREFIX), why) for key, why in annotations.items() if key.startswith(HOLD_PREFIX)]
     others = [*labels.items(), *((key, why) for key, why in annotations.items() if not key.startswith(HOLD_PREFIX))]
     wrong = [(_misspelled(found["who"]), why) for key, why in others if (found := MISSPELLED_HOLD.fullmatch(key))]
@@ -323,7 +332,7 @@ def _flag(value: object) -> bool | None:
 
 
 def _whole(value: object, least: int, most: int = INT32_MAX) -> int | None:
-    """The whole number; None if the value is not one, or not within the limits of the API for this field."""
+    """Return the value if it is a whole number within these limits of the API, otherwise None."""
     return value if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most else None
 
 
@@ -332,7 +341,7 @@ def _count(value: object) -> int:
 
 
 def _word(words: type[W], text: object) -> W | None:
-    """The enum value; None if it is unknown, because a newer agent might have written it."""
+    """Return the enum member with this text; None if there is none, as for a text of a newer version."""
     try:
         return words(text) if isinstance(text, str) else None
     except ValueError:
@@ -366,7 +375,7 @@ def _operation(raw: Json) -> Operation | None:
     attempt = _whole(raw.get("attempt"), 1)
     starts = kind is OperationType.START or attempt is not None
     if starts and start is None:
-        start = EPOCH  # a start that was called stays a fact, even without a readable time
+        start = EPOCH  # the record of a called start must not get lost, even if its time cannot be read
     if kind is None or start is None or (deadline is None and not starts):
         return None
     return Operation(kind, start, deadline, _whole(raw.get("domainID"), 0), attempt)
@@ -378,7 +387,7 @@ def _backoff(raw: Json) -> Backoff | None:
 
 
 def _conditions(raw: object) -> tuple[Condition, ...]:
-    """The conditions that an agent owns."""
+    """Return the conditions whose types an agent owns."""
     read = [_condition(_map(condition)) for condition in (raw if isinstance(raw, list) else [])]
     return tuple(condition for condition in read if condition)
 

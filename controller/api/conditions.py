@@ -1,4 +1,4 @@
-"""What each reason of Ready means to kstatus, and to tools that wait for kstatus. Pure."""
+"""Maps each reason of the condition Ready to its meaning in kstatus, for which tools such as Flux wait. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from controller.api.virtualmachine import Reason
 
 
 class Readiness(Enum):
-    """The kstatus meaning of a reason: (status of Ready, and which of the abnormal conditions is True)."""
+    """The meaning of a reason in kstatus: the status of Ready, and the type of the abnormal condition that is True."""
 
     READY = ("True", None)
     RECONCILING = ("False", ConditionType.RECONCILING)

@@ -1,7 +1,7 @@
-"""libvirt's states and reasons, as `status.libvirt` shows them and as decisions read them. Pure.
+"""The names of libvirt's domain states and their reasons, for `status.libvirt` and for decisions. Pure.
 
-Source: enum virDomainState and the virDomain*Reason enums of libvirt-domain.h, each in numeric order. A name that a
-newer libvirt adds is passed through as text.
+Source: the enums virDomainState and virDomain*Reason of libvirt-domain.h. Each enum here has libvirt's numeric order. A
+name that only a newer libvirt has stays plain text.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Names in the API that are not fields: the kind, annotations, condition types, Event reasons, field managers.
+"""The names of the API that are not fields: the kind, annotations, condition types, Event reasons, field managers.
 
-Pure. Each name is spelled here and nowhere else; docs/api.md explains them to users.
+Pure. All other modules use these constants. docs/api.md explains the names to users.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ KIND = "VirtualMachine"
 PLURAL = "virtualmachines"
 
 HOLD_PREFIX = f"hold.{GROUP}/"
-"""Prefix of an annotation that holds a VM: the name of the holder follows, and the value is the reason."""
+"""The prefix of an annotation that holds a VM. The rest of the key names the holder; the value is the reason."""
 CONFIRMED_OFF = f"{GROUP}/confirmed-off"
 """The annotation by which a user confirms that a VM is off on another node."""
 
@@ -24,7 +24,7 @@ AGENT_CONTROLLER = f"{GROUP}/agent"
 
 
 class ConditionType(StrEnum):
-    """The types of the conditions that an agent writes. They are those of kstatus.
+    """The types of the conditions that an agent writes. kstatus defines them.
 
     Source: https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md
     """
@@ -35,7 +35,7 @@ class ConditionType(StrEnum):
 
 
 class EventReason(StrEnum):
-    """The reasons of Events that are not reasons of Ready."""
+    """The reasons of Kubernetes Events. Events also use some reasons of Ready, which are not repeated here."""
 
     STARTED = "Started"
     RESTARTED = "Restarted"

@@ -1,6 +1,6 @@
-"""A setting, declared once, on the field of a dataclass: its flag, environment variable, default and help. Pure.
+"""Declares settings on the fields of a dataclass: the flag, environment variable, default and help of each. Pure.
 
-The command line is made from it (cli/options.py), and a test compares docs/configuration.md with it.
+cli/options.py generates the command line from these declarations, and a test compares docs/configuration.md with them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ METADATA = "setting"
 
 
 class Section(StrEnum):
-    """The headings of --help, in order."""
+    """The headings of --help, in the order in which --help shows them."""
 
     NODE = "Node, libvirt and cluster"
     OWNERSHIP = "One agent per node"
@@ -31,13 +31,13 @@ class Section(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """A duration such as 500ms, 10s, 15m, 1h or plain seconds, as seconds; `never` is None, where it is allowed."""
+    """The kind of a duration, such as 500ms, 10s, 15m, 1h or plain seconds. `never`: the word "never" is allowed."""
 
     least_s: float = 0.0
     never: bool = False
 
     def parse(self, text: str) -> float | None:
-        """The duration in seconds. Raises ValueError with a sentence."""
+        """Return the duration in seconds; None for "never". Raises ValueError with a message."""
         if self.never and text == "never":
             return None
         found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|)", text)
@@ -53,7 +53,7 @@ class Duration:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A whole number within these limits, both inclusive."""
+    """The kind of a whole number between `least` and `most`, both included."""
 
     least: int
     most: int
@@ -62,14 +62,14 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of these words."""
+    """The kind of a value that is one of these words."""
 
     words: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text that `parse` checks and reads. `parse` raises ValueError with a sentence."""
+    """The kind of a text. `parse` checks and converts it, and raises ValueError with a message."""
 
     metavar: str
     parse: Callable[[str], str]
@@ -77,12 +77,12 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """The path of a readable file."""
+    """The kind of a path to a readable file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """A flag without a value: on if it is given."""
+    """The kind of a flag that has no value: the setting is True if the flag is given."""
 
 
 Kind = Duration | Whole | Choice | Text | File | Switch
@@ -90,7 +90,7 @@ Kind = Duration | Whole | Choice | Text | File | Switch
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Everything about a setting except the name and the type of its field."""
+    """The declaration of a setting: everything except the name and the type of its field."""
 
     flag: str
     variable: str
@@ -98,9 +98,9 @@ class Setting:
     kind: Kind
     help: str
     default: str | None
-    """The default as written on the command line; None: required, or the default is found at run time."""
+    """The default as written on the command line; None: there is none, or it is determined at run time."""
     shown_default: str
-    """Where a default that is found at run time comes from; empty: --help shows the default itself."""
+    """The text that --help shows for a default that is determined at run time; empty: --help shows `default`."""
 
 
 def setting(
@@ -114,11 +114,11 @@ def setting(
     shown_default: str = "",
     variable: str = "",
 ) -> Any:
-    """A dataclass field that an operator can set.
+    """Return a dataclass field that an operator can set.
 
-    `default` is written as on the command line. If the default is found at run time instead, `found` is the value that
-    stands for it, and `shown_default` describes where it is found. Without both, the setting is required. `variable` is
-    VIRTSYNC_ and the flag if it is left out.
+    `default` is written as on the command line. If the default is determined at run time, `found` is the field's value
+    until then, and `shown_default` describes the default. A setting without `default` and `found` is required, unless
+    its kind is Switch. The default of `variable` is VIRTSYNC_ followed by the name of the flag.
     """
     name = variable or f"VIRTSYNC_{flag.removeprefix('--').replace('-', '_').upper()}"
     if isinstance(kind, Switch):

@@ -1,7 +1,7 @@
-"""Text that others wrote: sanitized before it is shown, and compared without the parts that differ each time.
+"""Sanitizes text from outside before virtsync shows it, and makes messages comparable. Pure.
 
-Pure. The messages of libvirt and QEMU, and the values that users write, may contain times, process ids, several lines
-and control characters.
+The messages of libvirt and QEMU, and the values that users write, can contain times, process ids, several lines and
+control characters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UNSAFE = re.compile(f"(?P<escape>{_ESCAPE})|(?P<line_break>{_LINE_BREAK})|(?P<c
 
 _TIME = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: ?(?:Z\b|[+-]\d\d:?\d\d))?"
 _LOG_TIME = re.compile(rf"{_TIME}:? (?=[\w./+-]+(?:\[\d+\])?: )")
-"""The time that a program writes before its name in a log line: `2026-01-01T00:00:00.000000Z qemu-system-x86_64: `."""
+"""A time that a program writes before its name in a log line: `2026-01-01T00:00:00.000000Z qemu-system-x86_64: `."""
 _VARIABLE = re.compile(
     rf"{_TIME}"
     r"|\b\d\d:\d\d:\d\d(?:\.\d+)?Z?"
@@ -31,25 +31,26 @@ _VARIABLE = re.compile(
     r"|(?<=[\w)])\[\d+\]"
     r"|\bdomain-\d+-"
 )
-"""Parts that differ with each run: times, addresses, process ids, descriptors, ports, libvirt's folder of the run."""
+"""The parts of a message that differ at each start of a VM: times, memory addresses, process ids, file descriptors,
+ports, and the name of libvirt's directory for the domain."""
 
 
 def sanitized(text: str, limit_bytes: int) -> str:
-    """The text on one line, without escape sequences and control characters, cut to `limit_bytes` of UTF-8.
+    """Return the text on one line, without escape sequences, cut to `limit_bytes` of UTF-8. Never raises.
 
-    A cut text ends in "…". A text has no more characters than bytes, so the limit also holds for an API that counts
-    characters. Never raises, for any text.
+    Other control characters are replaced. A cut text ends in "…". The text can also be used where an API limits the
+    number of characters, because a text has at most as many characters as bytes.
     """
     return _cut(_UNSAFE.sub(_safe, text).strip(), limit_bytes)
 
 
 def without_log_times(text: str) -> str:
-    """The text without the times that programs write before their names in log lines; other times stay."""
+    """Return the text without the times that programs write before their names in log lines. Keeps other times."""
     return _LOG_TIME.sub("", text)
 
 
 def comparable(text: str) -> str:
-    """The text for comparison only: the same for two failures that differ only in times, process ids and addresses."""
+    """Return a text for comparison: two messages that differ only in times, process ids and the like become equal."""
     return _VARIABLE.sub("#", without_log_times(text))
 
 
@@ -60,7 +61,7 @@ def _safe(found: re.Match[str]) -> str:
 
 
 def _cut(text: str, limit_bytes: int) -> str:
-    """The first bytes of the text, never half a character."""
+    """Cut the text to this number of bytes of UTF-8, and never inside a character."""
     encoded = text.encode()
     if len(encoded) <= limit_bytes:
         return text

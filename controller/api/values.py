@@ -1,4 +1,4 @@
-"""Copies of frozen values. Pure."""
+"""Copies frozen values with changed fields. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ else:
     import dataclasses
 
     def replace(value, **fields):
-        """`dataclasses.replace`, but returns `value` itself if nothing changes.
+        """Return a copy of `value` with these fields, as `dataclasses.replace` does; `value` itself if nothing changes.
 
-        A copy of a status takes 5 us, and a decision makes 19 calls, most of which change nothing (measured).
+        A copy of a status takes 5 us. A decision calls this 19 times, and most of the calls change nothing (measured).
         """
         if all(getattr(value, name) == new for name, new in fields.items()):
             return value

@@ -1,7 +1,6 @@
-"""A VirtualMachine: what its user can ask for (spec), and what an agent has reported (status).
+"""The VirtualMachine: its spec, which the user writes, and its status, which the agent writes.
 
-Immutable values only. Each string that reaches the API is spelled here and nowhere else; docs/api.md explains them to
-users.
+Immutable values only. The enums have the strings that the API uses, and docs/api.md explains these to users.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from controller.api.libvirt_words import State
 from controller.api.names import ConditionType
 
 BEYOND = datetime(9999, 12, 31, tzinfo=UTC)
-"""The value of a `status.lastRestartTime` that cannot be read: later than any request, so no restart is repeated."""
+"""Replaces a `status.lastRestartTime` that cannot be read. It is later than any request, so no restart is repeated."""
 
 
 class DesiredPowerState(StrEnum):
@@ -27,7 +26,7 @@ class DesiredPowerState(StrEnum):
 
 
 class RestartPolicy(StrEnum):
-    """`spec.restartPolicy`: whether a VM is started again that stopped without a request to virtsync."""
+    """`spec.restartPolicy`: whether virtsync restarts a VM that stopped although virtsync did not stop it."""
 
     ALWAYS = "Always"
     ON_FAILURE = "OnFailure"
@@ -79,7 +78,7 @@ class OperationType(StrEnum):
 
 
 class Reason(StrEnum):
-    """The reason of Ready: the same word in the condition, in the notes of Events and in the log."""
+    """The reasons of the condition Ready. Events and the log use the same words."""
 
     IN_SYNC = "InSync"
     OBSERVED = "Observed"
@@ -120,7 +119,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class VmKey:
-    """The address of a VirtualMachine object."""
+    """The namespace and the name of a VirtualMachine object."""
 
     namespace: str
     name: str
@@ -131,13 +130,13 @@ class VmKey:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Which domain: the UUID if it is known, with the name under which it was found; otherwise only the name."""
+    """Identifies a domain: by its UUID, if that is known, and by its name, if the spec gives no UUID."""
 
     name: str | None = None
     uuid: UUID | None = None
 
 
-# --- status: what was reported
+# --- status
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,19 +162,19 @@ class LastStop:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`status.operation`: the write-ahead record of a start, of a stop or of a restart."""
+    """`status.operation`: the write-ahead record of a start, a stop or a restart."""
 
     type: OperationType
     start_time: datetime
     deadline: datetime | None = None
-    """When the grace period of a stop ends; None for a Start."""
+    """The end of the grace period of a Stop or Restart; None for a Start."""
     domain_id: int | None = None
     attempt: int | None = None
-    """Number of the attempt, from 1: of a Start, and of a Restart whose start is about to be called."""
+    """The number of the attempt, from 1; set for a Start, and for a Restart that is about to call its start."""
 
     @property
     def starts(self) -> bool:
-        """Whether it records a start that is being called: a fact. Other operations are intents and can be dropped."""
+        """Whether this records a start that might have been called. Other operations are intents and can be dropped."""
         return self.type is OperationType.START or self.attempt is not None
 
 
@@ -201,20 +200,22 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`status`: the report, and also everything about the VM that survives a restart of the agent."""
+    """`status`: the agent's report on the VM, and all that the next agent process knows about the VM's past."""
 
     observed_generation: int = -1
     node_name: str = ""
     node_boot_id: str = ""
     host_uuid: UUID | None = None
-    """libvirt's UUID of the machine that wrote this status; None: not known, or it changes when libvirtd starts."""
+    """libvirt's UUID of the host whose agent wrote this status; None: not known, or it changes when libvirtd starts."""
     desired: DesiredPowerState | None = None
     power_state: PowerState = PowerState.UNKNOWN
     power_state_transition_time: datetime | None = None
     run_transition_time: datetime | None = None
-    """Increases by at least a second when node, host, boot, domain id or power state change or a Start is recorded."""
+    """Increases by at least a second when the node, host, boot, domain id or power state changes or a start is
+    recorded."""
     decided_reason: str = ""
-    """The reason of the last decision made with an observed domain: the policy's memory. Outages do not change it."""
+    """The reason of the last decision for which the domain could be observed; an outage does not change it. Later
+    decisions read it."""
     libvirt_state: str = ""
     libvirt_reason: str = ""
     domain: DomainRecord | None = None
@@ -227,7 +228,7 @@ class Status:
     conditions: tuple[Condition, ...] = ()
 
     def condition(self, kind: str) -> Condition | None:
-        """The condition of this type; None: there is none."""
+        """Return the condition of this type; None: there is none."""
         return next((c for c in self.conditions if c.type == kind), None)
 
     @property
@@ -238,23 +239,23 @@ class Status:
 
     @property
     def decided(self) -> str:
-        """`decided_reason`; of a status that an older version wrote, the reason of Ready."""
+        """`decided_reason`, or the reason of Ready if an older version wrote the status without `decided_reason`."""
         return self.decided_reason or self.reason
 
     @property
     def was_off(self) -> bool:
-        """Whether the status says that no QEMU runs: off, or absent."""
+        """Whether, according to the status, the VM has no QEMU process: it is off, or libvirt does not have it."""
         if self.power_state is PowerState.CRASHED:
             return self.libvirt_state == State.SHUTOFF
         return self.power_state in {PowerState.STOPPED, PowerState.SAVED, PowerState.ABSENT}
 
     @property
     def was_on(self) -> bool:
-        """Whether the status says that a QEMU runs."""
+        """Whether, according to the status, the VM has a QEMU process."""
         return self.power_state is not PowerState.UNKNOWN and not self.was_off
 
 
-# --- spec: what the user wants
+# --- spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +268,7 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class VirtualMachine:
-    """One object as the API server has it: spec, the relevant metadata, and status. Immutable."""
+    """A VirtualMachine object from the API server: its spec, some of its metadata, and its status. Immutable."""
 
     key: VmKey
     uid: str
@@ -283,26 +284,26 @@ class VirtualMachine:
     shutdown: Shutdown = field(default_factory=Shutdown)
     restart_request: datetime | None = None
     holds: tuple[tuple[str, str], ...] = ()
-    """(who, why) of every `hold.virtsync.dev/` annotation, sorted."""
+    """The pairs (who, why) of all holds, sorted. A hold is a `hold.virtsync.dev/` annotation, or a misspelled one."""
     confirmed_off: str = ""
-    """The text of the annotation `virtsync.dev/confirmed-off`: a node and its `runTransitionTime`."""
+    """The value of the annotation `virtsync.dev/confirmed-off`: `status.nodeName` and `status.runTransitionTime`."""
     misunderstood: str = ""
-    """The parts of the spec that this version does not understand, as one phrase; empty: none."""
+    """The fields of the spec that this version does not understand, as one phrase; empty: it understands all."""
     status: Status = field(default_factory=Status)
 
     @property
     def wants_on(self) -> bool:
-        """Whether the user wants a QEMU to run."""
+        """Whether the spec asks for a VM that has a QEMU process: Running or Paused."""
         return self.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}
 
     @property
     def bound_by(self) -> str:
-        """How the spec names the domain: by its UUID, by its name, or by the name of the object."""
+        """The text that identifies the domain: the UUID in the spec, the name in the spec, or the object's name."""
         return str(self.domain_uuid) if self.domain_uuid else self.domain_name or self.key.name
 
     @property
     def address(self) -> Address:
-        """The domain to look up: the one that the spec names, with the UUID found earlier under that name."""
+        """The address of the domain that the spec names, with the UUID that the status has for that name, if any."""
         if self.domain_uuid:
             return Address(uuid=self.domain_uuid)
         record = self.status.domain
