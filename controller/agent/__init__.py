@@ -1,1 +1,1 @@
-"""The process of a node."""
+"""The agent: the process that manages the VMs of one node."""

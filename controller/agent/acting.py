@@ -1,9 +1,9 @@
-"""Actions in flight. A libvirt call has no deadline, so each action has its own thread, and their number is limited.
+"""Runs actions on domains, and keeps a record of the actions in flight. Their number is limited.
 
-A QEMU that hangs blocks a call until that QEMU continues or dies (measured; closing and reopening the connection does
-not end a call inside the daemon). Therefore a domain gets no second action before the first one has returned, with one
-exception: a forced stop can overtake a graceful one, because the forced stop ends a QEMU that hangs, and so also the
-call that waits for this QEMU.
+Each action has its own thread, because a libvirt call has no deadline. If the QEMU of a domain hangs, the call blocks
+until QEMU continues or dies (measured; closing the connection does not end the call in libvirtd). Therefore no second
+action on the domain begins before the first has returned, with one exception: a forced stop may begin while another
+action hangs, because it kills the QEMU that hangs, and then the other action returns too.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from controller.policy.view import Action, Domain, Outcome, Phase, PowerAction, 
 from controller.runtime.errors import Rejected, Transient, Vanished
 
 CALLS_AT_ONCE = 8
-"""Maximum number of actions in flight in libvirtd: its pool has 20 workers, and other clients need some of them."""
+"""The maximum number of actions in flight. libvirtd has 20 workers, and other clients need some of them."""
 HANGS_AFTER_S, RESTORE_HANGS_AFTER_S, FORCE_HANGS_AFTER_S = 30.0, 300.0, 10.0
-"""After this time without an answer an action counts as hanging. A restore reads all memory of a VM, and a forced stop
-waits until the kernel has killed QEMU, so they have their own limits."""
+"""An action hangs if it has been in flight for longer than this. There are separate limits for a restore, which reads
+all memory of a VM, and for a forced stop, which waits until the kernel has killed QEMU."""
 FORCED_AT_ONCE = 3
-"""Maximum number of forced stops in flight, including those that hang."""
+"""The maximum number of forced stops in flight, including those that hang."""
 FORCE_TURN_S = 0.25
-"""How long a forced stop usually takes; it takes 10 s if QEMU hangs."""
+"""How long a forced stop usually takes. It takes 10 s if QEMU hangs."""
 FORCE_RETRY_MAX_S = 10.0
+"""The longest time after which a VM that waits for a forced stop asks again."""
 
 log = structlog.get_logger()
 
 
 def now() -> Now:
-    """Return the present moment on both clocks."""
+    """Return the current moment on both clocks."""
     return Now(datetime.now(UTC), time.monotonic())
 
 
@@ -49,25 +50,29 @@ class Actuator(Protocol):
     """Executes actions on domains. Thread-safe; a call blocks until libvirt answers, without a deadline."""
 
     def act(self, action: PowerAction) -> Result:
-        """Execute the action if the domain is still as it was observed.
+        """Execute the action, unless the domain has changed since it was observed. Return the result.
 
-        Raises Transient (libvirt did not answer) and Rejected (with libvirt's message).
+        Raises Transient if libvirt does not answer, and Rejected with libvirt's message if it refuses.
         """
 
 
 @dataclass(slots=True)
 class Turn(AbstractContextManager["Turn"]):
-    """The permission to begin an action, or how long to wait for it. Leaving the context releases it, unless kept."""
+    """The answer to a request to begin an action: a permission, or a time after which to ask again.
+
+    As a context manager, it releases the permission at the end, unless `keep` was called.
+    """
 
     granted: bool
     wait_s: float = 0.0
-    """After how many seconds to ask again. 0 without a grant: the maximum number of calls is in flight."""
+    """If the turn is not granted, the seconds after which to ask again; 0: the maximum number of calls is in flight."""
     release: Callable[[], None] = field(default=lambda: None)
     """Releases the slots that a granted turn occupies."""
     kept: bool = False
+    """Whether `keep` was called."""
 
     def keep(self) -> Callable[[], None]:
-        """Keep the turn after its context has ended, and return the function that releases it."""
+        """Keep the permission after the end of the context. Returns the function that releases it."""
         self.kept = True
         return self.release
 
@@ -77,7 +82,7 @@ class Turn(AbstractContextManager["Turn"]):
 
 
 NO_TURN = Turn(granted=False)
-"""The turn of a step that has no action."""
+"""The turn of a pass that begins no action."""
 
 
 @dataclass(eq=False, slots=True)
@@ -85,6 +90,7 @@ class _Call:
     action: PowerAction
     since: Now
     overtaken: bool = False
+    """Whether a later action on the same domain has begun."""
 
     def hangs(self, now_s: float) -> bool:
         """Whether the call has been in flight for longer than such an action normally takes."""
@@ -92,7 +98,7 @@ class _Call:
 
 
 class ActionRunner:
-    """Runs the actions of one agent, each on its own thread, and keeps the record of those in flight. Thread-safe."""
+    """Runs the actions of one agent, each on its own thread, and records the actions in flight. Thread-safe."""
 
     def __init__(
         self,
@@ -103,7 +109,10 @@ class ActionRunner:
         spawn: Callable[[Callable[[], None]], None] | None = None,
         clock: Callable[[], Now] = now,
     ) -> None:
-        """`ended` is called on the action's own thread, after `progress` can return the action's outcome."""
+        """`ended` is called after each action, on the thread of the action. `progress` has the outcome by then.
+
+        `spawn` runs a function on a thread; the default uses a new daemon thread for each.
+        """
         self._actuator, self._start_limiter, self._ended = actuator, start_limiter, ended
         self._clock = clock
         self._spawn = spawn or _in_a_thread
@@ -112,23 +121,23 @@ class ActionRunner:
         self._polite, self._forcing = 0, 0
         self._to_be_forced = Line()
         self._unreported = 0
-        """Number of actions that have begun and whose call of `ended` has not returned."""
+        """The number of actions that have begun and for which `ended` has not returned."""
         self._calls: dict[UUID, list[_Call]] = {}
         self._outcomes: dict[VmKey, Outcome] = {}
 
     def progress(self, key: VmKey, uuid: UUID | None) -> tuple[Outcome | None, tuple[Action, Now] | None]:
-        """Return the outcome of the last action on this VM, and the action in flight on its domain with its start time.
+        """Return the outcome of the last action on the VM, and the action in flight on its domain.
 
-        Each outcome is returned only once.
+        Each is None if there is none. An outcome is returned only once. The action has the time when it began.
         """
         with self._lock:
             calls = self._calls.get(uuid) if uuid else None
             return self._outcomes.pop(key, None), (calls[-1].action.kind, calls[-1].since) if calls else None
 
     def locked(self, uuid: UUID | None) -> Domain | None:
-        """Return the domain as it was observed before the start or forced stop that is in flight; None: there is none.
+        """Return the last observation of a domain on which a start or forced stop is in flight; None: there is none.
 
-        During such a call libvirt holds the domain's lock, so an observation would show nothing new and block a thread.
+        During such a call libvirt locks the domain. Another observation would block its thread and return nothing new.
         """
         with self._lock:
             calls = self._calls.get(uuid, ()) if uuid else ()
@@ -138,13 +147,13 @@ class ActionRunner:
             )
 
     def forget(self, key: VmKey) -> None:
-        """Drop the outcome of this VM's last action and its place in the line for a forced stop."""
+        """Drop the outcome of the VM's last action, and the VM's place in the queue for forced stops."""
         with self._lock:
             self._outcomes.pop(key, None)
             self._to_be_forced.leave(key)
 
     def turn(self, key: VmKey, action: Action, now_s: float, *, urgent: bool) -> Turn:
-        """Request permission to begin this action on the VM. A granted turn must be used or released."""
+        """Request the permission to begin this action on the VM. The caller must use or release a granted turn."""
         if action is Action.DESTROY:
             return self._turn_to_force(key, now_s)
         with self._lock:
@@ -159,7 +168,10 @@ class ActionRunner:
         return Turn(granted=True, release=partial(self._release, key if action.starts else None))
 
     def begin(self, vm: VirtualMachine, step: Step, action: PowerAction, release: Callable[[], None]) -> None:
-        """Run the action on its own thread. Raises RuntimeError, after `release`, when no thread can be started."""
+        """Run the action on its own thread, and call `release` when it has returned.
+
+        If no thread can be started, calls `release` and raises RuntimeError.
+        """
         call = _Call(action, self._clock())
         with self._lock:
             self._unreported += 1
@@ -180,12 +192,15 @@ class ActionRunner:
             raise
 
     def hanging(self, action: Action) -> int:
-        """Number of actions of this kind that have been in flight for longer than such an action normally takes."""
+        """Return the number of actions of this kind that hang: they take longer than such an action normally takes."""
         with self._lock:
             return sum(call.action.kind is action for call in self._hanging(self._clock().monotonic_s))
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait up to `timeout_s` for the actions in flight; returns whether all have ended. libvirt keeps the rest."""
+        """Wait up to `timeout_s` seconds for the actions in flight. Returns whether all of them have ended.
+
+        libvirt continues to execute the others.
+        """
         with self._lock:
             return self._idle.wait_for(lambda: not self._unreported, timeout_s)
 
@@ -201,7 +216,7 @@ class ActionRunner:
             release()
             with self._lock:
                 self._remove(call)
-                # The forced stop made the overtaken action fail, so this failure is not a refusal by libvirt.
+                # The forced stop makes an overtaken action fail, so that failure must not count as a refusal.
                 if not call.overtaken:
                     self._outcomes[vm.key] = outcome
         try:
@@ -234,7 +249,7 @@ class ActionRunner:
             self._idle.notify_all()
 
     def _remove(self, call: _Call) -> None:
-        """Remove the call from the record. The caller holds the lock."""
+        """Remove the call from the calls in flight. The caller holds the lock."""
         calls = self._calls[call.action.domain.uuid]
         calls.remove(call)
         if not calls:
@@ -260,16 +275,16 @@ class ActionRunner:
             return Turn(granted=False, wait_s=wait_s)
 
     def _forced_at_once(self, now_s: float) -> int:
-        """Number of forced stops that are allowed in parallel, and of the calls reserved for them. Needs the lock.
+        """Return how many forced stops may be in flight, which is also the number of slots reserved for them.
 
-        The number is one, because libvirtd answers no listing while it ends a QEMU that hangs, for 10 s. Each forced
-        stop that takes longer adds one: a QEMU that waits for dead storage takes minutes, and the other VMs must not
-        wait for it.
+        Normally only one, because libvirtd cannot list domains while it kills a QEMU that hangs (10 s). Each forced
+        stop that takes longer adds one, because a QEMU with dead storage takes minutes and other VMs must not wait for
+        it. The caller holds the lock.
         """
         return min(1 + sum(call.action.kind is Action.DESTROY for call in self._hanging(now_s)), FORCED_AT_ONCE)
 
     def _hanging(self, now_s: float) -> list[_Call]:
-        """The calls that have been in flight for longer than such calls normally take. The caller holds the lock."""
+        """Return the calls that take longer than such a call normally takes. The caller holds the lock."""
         return [call for calls in self._calls.values() for call in calls if call.hangs(now_s)]
 
     def _release(self, started: VmKey | None) -> None:
@@ -284,7 +299,7 @@ class ActionRunner:
 
 
 def past_tense(message: str, result: Result) -> str:
-    """Return the message of a step as it reads after its action has ended with this result."""
+    """Return the message of a step in the past tense: "was" if its action was done, otherwise "was to be"."""
     return message.replace(" is being ", " was " if result is Result.DONE else " was to be ", 1)
 
 
@@ -296,5 +311,5 @@ def _hangs_after_s(action: PowerAction) -> float:
 
 
 def _in_a_thread(do: Callable[[], None]) -> None:
-    """Run it on a daemon thread, because a call that libvirt never answers must not keep the process from exiting."""
+    """Run the function on a daemon thread: a call that libvirt never answers must not keep the process from exiting."""
     threading.Thread(target=do, name="action", daemon=True).start()

@@ -1,4 +1,4 @@
-"""The agent: wires its parts together, starts them, and stops them in order."""
+"""The agent as a whole: creates its parts and connects them, starts them, and stops them in order."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ from controller.runtime.workers import Workers
 from controller.runtime.workqueue import WorkQueue
 
 FLUSH_S = 5.0
-"""How long a stopping agent waits for actions in flight. The agent continues to report during this time."""
+"""How long a stopping agent waits for the actions in flight. It continues to report during this time."""
 CLOSE_S = 0.5
-"""How long a stopping agent then waits for the thread that writes Events, and for libvirt connections to close."""
+"""How long a stopping agent waits for the thread that writes Events, and then again for its libvirt connections."""
 FIRST_CONNECT_S = 5.0
 """How long a starting agent waits for libvirt before it reports that libvirt does not answer."""
-FOLDER_REMOVED = os.EX_TEMPFAIL
-"""Exit code of an agent that must be restarted, because libvirt's socket directory was removed and created again."""
+DIRECTORY_REMOVED = os.EX_TEMPFAIL
+"""The exit code of an agent that must be restarted, because libvirt's socket directory was removed."""
 NON_HOLDER_DELAY_S = 5.0
-"""How long an agent that must not act leaves another agent's report unchanged. Without this wait, two agents that
-observe different libvirts would overwrite each other's report forty times a second, without end."""
+"""How long an agent that must not act waits before it overwrites another agent's report. Without this wait, two agents
+that observe different libvirts would overwrite each other's report forty times a second."""
 PROBE_EVERY_S = 1.0
-"""How often the agent checks whether a probe of an API server that does not answer is due. `Outage` has the intervals
-between probes."""
+"""How often the agent checks whether a probe, a retry or a list is due during and after an outage of the API server.
+`Outage` determines when each is due."""
 OVERDUE_EVERY_S = 1.0
 """How often the agent checks for overdue lookups."""
 
@@ -60,7 +60,7 @@ log = structlog.get_logger()
 
 
 def run(settings: Settings) -> int:
-    """Run the agent until SIGTERM or SIGINT; return its exit code. Raises Rejected for settings that cannot work."""
+    """Run the agent until SIGTERM or SIGINT, and return its exit code. Raises Rejected if the settings cannot work."""
     return asyncio.run(Agent(settings).run())
 
 
@@ -86,7 +86,11 @@ class Agent:
             count=self._metrics.libvirt_event,
         )
         self._ownership = Ownership(
-            settings, self._api, dead=self._health.dead, changed=self._add_all, folder_removed=self._folder_removed
+            settings,
+            self._api,
+            dead=self._health.dead,
+            changed=self._add_all,
+            directory_removed=self._directory_removed,
         )
         self._metrics.lease_held.set_function(lambda: float(self._ownership.lease_held()))
         self._host = LibvirtHost(self._hypervisor, blocked=self._ownership.blocked)
@@ -128,7 +132,7 @@ class Agent:
             self._libvirt_relist.task,
             PeriodicTask("api-probe", PROBE_EVERY_S, self._probe_api),
             PeriodicTask("overdue", OVERDUE_EVERY_S, self._reconciler.report_overdue_lookups),
-            # These come last, because the Lease task renews the Lease only while all threads are alive.
+            # These tasks start last, because the agent claims the Lease only while all of its threads are alive.
             *self._ownership.tasks,
         ]
         self._workers = Workers(
@@ -144,10 +148,10 @@ class Agent:
         self._stopping = threading.Event()
         self._exit_code = os.EX_OK
         self._end: Callable[[], object] = lambda: None
-        """Stops the agent, as SIGTERM does. Thread-safe."""
+        """Makes the agent stop, as SIGTERM does. Thread-safe."""
 
     async def run(self) -> int:
-        """Run until SIGTERM or SIGINT; then stop acting, flush reports, and return the exit code."""
+        """Run until SIGTERM or SIGINT. Then stop acting, write the last reports, and return the exit code."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -187,7 +191,7 @@ class Agent:
             task.start()
 
     def _stop(self) -> None:
-        """Stop all parts in order. The waits for actions and reports share one deadline, so hangs do not add up."""
+        """Stop all parts in order. The waits for actions and for reports share one deadline, so they do not add up."""
         log.info("agent is stopping: no further actions; flushing reports")
         self._reconciler.stop_acting()
         flushed_s = time.monotonic() + FLUSH_S
@@ -208,7 +212,7 @@ class Agent:
         self._health.close()
         log.info("agent stopped")
 
-    # --- notifications from libvirt and the API server: they add keys to the queue and do nothing more
+    # --- notifications from libvirt and the API server: these methods add keys to the queue
 
     def _domain_changed(self, uuid: UUID, name: str, at_s: float) -> None:
         for key in self._domain_index.keys(uuid, name):
@@ -227,7 +231,7 @@ class Agent:
     def _connected(self) -> None:
         self._metrics.libvirt_up()
         self._connected_once.set()
-        self._libvirt_relist.task.nudge()
+        self._libvirt_relist.task.wake_up()
         self._add_all()
 
     def _lost(self) -> None:
@@ -239,7 +243,11 @@ class Agent:
             self._queue.add(key)
 
     def _probe_api(self) -> float | None:
-        """Probe an API server that does not answer; when it answers again, retry failed keys and list the objects."""
+        """During an outage of the API server, probe it when a probe is due. After the outage, retry and list.
+
+        Failed keys are retried after each recovery. The objects are listed only if deletions might have been missed;
+        the list can come up to 60 s later than the recovery (`Outage`).
+        """
         if not self._api.circuit_open:
             self._outage.answered()
         elif self._outage.probes() and self._api.probe():
@@ -248,7 +256,7 @@ class Agent:
         if self._api.take_recovery():
             self._outage.over()
         if self._watch.health.listings > self._listings_of_the_watch:
-            # The watch's new list shows the objects that exist, but not those deleted while there was no watch.
+            # The new list of the watch has the objects that exist. It does not show which objects were deleted before.
             if self._listings_of_the_watch:
                 self._outage.missed()
             self._listings_of_the_watch = self._watch.health.listings
@@ -256,11 +264,15 @@ class Agent:
             self._queue.retry_failed_now(RETRY_SPREAD_S)
             self._ownership.ask_again()
         if self._outage.relists():
-            self._api_relist.task.nudge()
+            self._api_relist.task.wake_up()
         return None
 
     def _first_list(self) -> None:
-        """Take in all objects before the first reconcile pass: the owner of each domain, and the former reports."""
+        """Initialize the parts that need all objects, before the first reconcile pass.
+
+        The domain index needs them to find the owner of each domain, and the brake and the metrics need the last
+        reports.
+        """
         now = Now(datetime.now(UTC), time.monotonic())
         vms = self._store.vms()
         for vm in vms:
@@ -273,7 +285,10 @@ class Agent:
     # --- reconcile passes
 
     def _wait_for_both_sides(self) -> None:
-        """Wait, before a worker's first pass, for the first list of objects and for libvirt's first connection."""
+        """Wait for the first list of objects and, for a limited time, for the first connection to libvirt.
+
+        Each worker calls this before its first pass.
+        """
         self._api_relist.listed.wait()
         if not self._stopping.is_set():
             self._connected_once.wait(FIRST_CONNECT_S)
@@ -297,13 +312,13 @@ class Agent:
             libvirtd_since=self._host.libvirtd_since(),
         )
 
-    def _folder_removed(self) -> None:
+    def _directory_removed(self) -> None:
         if not self._exit_code:
             log.error(
                 "libvirt socket directory was removed and re-created; exiting, so that the restarted Pod mounts"
                 " the new one"
             )
-            self._exit_code = FOLDER_REMOVED
+            self._exit_code = DIRECTORY_REMOVED
             self._end()
 
     def _objects_unready(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Which objects name a domain: finds the objects of an event, and the owner of a domain that several objects name."""
+"""Finds the VirtualMachines that refer to a domain, and the one that owns it if several refer to the same domain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from controller.policy.view import Domain
 
 
 class DomainIndex:
-    """Index of this node's objects by the UUID and the name of the domain that each names. Thread-safe."""
+    """An index of this node's VirtualMachines by the UUID and the name of their domains. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -21,7 +21,7 @@ class DomainIndex:
         self._by_name: defaultdict[str, set[VmKey]] = defaultdict(set)
 
     def enter(self, vm: VirtualMachine) -> set[VmKey]:
-        """Enter or update the object. Returns the other objects that name the domain it names now or named before."""
+        """Add or update the object. Returns the other objects that refer to its domain, or to its former domain."""
         entry = (vm.created, vm.address)
         with self._lock:
             if self._entries.get(vm.key) == entry:
@@ -35,17 +35,20 @@ class DomainIndex:
             return (touched | self._same(vm.address.uuid, vm.address.name)) - {vm.key}
 
     def leave(self, key: VmKey) -> set[VmKey]:
-        """Remove the object. Returns the other objects that name its domain."""
+        """Remove the object. Returns the other objects that refer to its domain."""
         with self._lock:
             return self._remove(key)
 
     def keys(self, uuid: UUID, name: str) -> set[VmKey]:
-        """The objects that name this domain, by UUID or by name."""
+        """Return the objects that refer to this domain by its UUID or its name."""
         with self._lock:
             return self._same(uuid, name)
 
     def owner(self, domain: Domain) -> VmKey | None:
-        """The oldest object that names this domain: it owns the domain, whatever its spec asks for."""
+        """Return the owner of this domain: the oldest object that refers to it, whatever power state it asks for.
+
+        An object that is bound to another UUID does not count, even if it has the name of this domain.
+        """
         with self._lock:
             claims = [
                 (self._entries[key][0], key)
@@ -55,7 +58,7 @@ class DomainIndex:
         return min(claims)[1] if claims else None
 
     def _same(self, uuid: UUID | None, name: str | None) -> set[VmKey]:
-        # .get, because indexing a defaultdict would keep an empty set for every domain that was ever named.
+        # .get, because indexing a defaultdict would add an empty set for each unknown UUID and name.
         by_uuid = self._by_uuid.get(uuid, set()) if uuid else set()
         return by_uuid | (self._by_name.get(name, set()) if name else set())
 

@@ -1,4 +1,4 @@
-"""Lookups in flight. A worker whose lookup hangs is blocked in libvirt, so another thread must detect it."""
+"""Records the lookups of domains that are in flight, so that another thread can detect those that hang."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from controller.api.clock import Now
 from controller.api.virtualmachine import VmKey
 
 LOOKUP_OVERDUE_S = 5.0
-"""A lookup that libvirt has not answered for this long is reported for its VM: as HypervisorBusy if libvirt has
-answered about another VM since, otherwise as LibvirtUnreachable."""
+"""A lookup that takes longer than this is overdue. Its VM is then reported as HypervisorBusy if libvirt has answered
+another lookup since, otherwise as LibvirtUnreachable."""
 
 
 class Lookups:
-    """The lookups in flight: the VM of each, and since when. Thread-safe."""
+    """The lookups in flight: the VM of each lookup, and the time when it began. Thread-safe."""
 
     def __init__(self, clock: Callable[[], Now]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._since_s: dict[VmKey, float] = {}
         self._answered_s = float("-inf")
-        """When libvirt last answered about any domain."""
+        """The monotonic time at which libvirt last answered a lookup."""
 
     @contextmanager
     def asking(self, key: VmKey) -> Iterator[None]:
-        """Surround each libvirt call about the domain of this VM. A call that raises does not count as an answer."""
+        """Return a context manager for one lookup of this VM's domain. An exception does not count as an answer."""
         with self._lock:
             self._since_s[key] = self._clock().monotonic_s
         try:
@@ -38,7 +38,7 @@ class Lookups:
                 del self._since_s[key]
 
     def overdue(self) -> dict[VmKey, bool]:
-        """The VMs whose lookup is overdue. The value is True if libvirt has answered about another VM since."""
+        """Return the VMs whose lookup is overdue, and for each whether libvirt has answered another lookup since."""
         now_s = self._clock().monotonic_s
         with self._lock:
             return {

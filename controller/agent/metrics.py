@@ -1,7 +1,7 @@
-"""The metrics of an agent; their names are here, in runtime/metrics.py and nowhere else.
+"""The metrics of an agent. This module and runtime/metrics.py define all of their names.
 
-Each instance has its own registry: importing this module does nothing, and a test can have two instances. The series of
-each VM are computed when Prometheus scrapes them, and are not stored a second time.
+Each instance has its own registry, so an import has no side effects and a test can create several instances. The series
+of the VMs are computed at each scrape.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from controller.policy.view import Action, Result
 from controller.runtime.metrics import PassMetrics, WorkQueueMetrics
 
 CONTROLLER = "virtualmachine"
-"""The label of the series of reconcile passes and of the work queue."""
+"""The value of the label that names the controller, in the metrics of reconcile passes and of the work queue."""
 EVENT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -44,14 +44,14 @@ RESYNCED = ("libvirt", "api")
 
 
 HELD = {Reason.HELD, Reason.OBSERVE_ONLY}
-"""Reasons of a VM that differs from its spec because a user or an operator wants no action."""
+"""The reasons of a VM that differs from its spec because a user or an operator wants no action."""
 
 
 class Metrics:
-    """The metrics of one agent. Thread-safe; no method makes a call or waits for one."""
+    """The metrics of one agent. Thread-safe. No method calls libvirt or the API server, or waits for such a call."""
 
     def __init__(self) -> None:
-        # The creation time of each series would double the page, and no dashboard uses it.
+        # Without this, each counter and histogram has a second series with its creation time, which no dashboard uses.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -93,7 +93,7 @@ class Metrics:
             ["operation", "result"],
             registry=registry,
         )
-        # Create all series at the start: otherwise increase() misses the first action of each kind.
+        # All series must exist from the start: otherwise increase() misses the first action of each kind.
         for action in Action:
             for result in Result:
                 self.power_operations.labels(action.name.lower(), result.value)
@@ -132,22 +132,25 @@ class Metrics:
         self.libvirt_connected.set(0)
 
     def observed(self, vm: VirtualMachine, status: Status) -> None:
-        """Show the status with which a pass has ended, whether or not it was written."""
+        """Update the series of the VM to this status, which a pass has confirmed or written."""
         self.virtual_machines.show(vm.key, status)
 
     def reported(self, vm: VirtualMachine, status: Status, since_s: float | None) -> None:
-        """Count a written status. `since_s`: monotonic time of the event that caused it; None: there was no event."""
+        """Count a written status, and update the series of the VM.
+
+        `since_s` is the monotonic time of the event that led to the status; None: there was no event.
+        """
         self.status_writes.inc()
         if since_s is not None:
             self.event_to_status.observe(time.monotonic() - since_s)
         self.observed(vm, status)
 
     def forgotten(self, key: VmKey) -> None:
-        """End the series of an object that is no longer this node's."""
+        """Remove the series of an object that is gone or belongs to another node."""
         self.virtual_machines.forget(key)
 
     def resynced(self, source: str, took_s: float) -> None:
-        """Observe the seconds that a relist took; `source` is one of `RESYNCED`."""
+        """Observe the seconds that a relist took. `source` is one of `RESYNCED`."""
         self.resyncs[source].observe(took_s)
 
     def event_dropped(self) -> None:
@@ -159,13 +162,13 @@ class Metrics:
         self.power_operations.labels(action.name.lower(), result.value).inc()
 
     def watch_actions(self, hanging: Callable[[Action], int]) -> None:
-        """Call `hanging` for the number of actions that hang, at each scrape."""
+        """Keep `hanging`, and call it at each scrape. It returns how many actions of a kind hang."""
         for action, gauge in self._hanging.items():
             gauge.set_function(partial(hanging, action))
 
     @contextmanager
     def pass_timed(self) -> Iterator[None]:
-        """Surround each reconcile pass."""
+        """Return a context manager that measures one reconcile pass."""
         with self.passes.timed():
             yield
 
@@ -178,35 +181,35 @@ class Metrics:
 class _Shown:
     power_state: PowerState
     off_spec_since: datetime | None
-    """Since when the VM differs from its spec; None: it does not differ, or its state is not known."""
+    """The time since when the VM differs from its spec; None: it does not differ, or its state is not known."""
     held: bool
     """Whether a hold or --observe-only prevents the correction."""
 
 
 class VmCollector(Collector):
-    """The series of each VM: its power state as a StateSet, and how long it has differed from its spec. Thread-safe."""
+    """Computes the series of each VM: its power state, and how long it has differed from its spec. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shown: dict[VmKey, _Shown] = {}
 
     def show(self, key: VmKey, status: Status) -> None:
-        """Set the status that the series of this VM show."""
+        """Update the series of the VM to this status."""
         since, held = _off_spec_since(status), status.reason in HELD
         with self._lock:
             former = self._shown.get(key)
             if since and former and former.off_spec_since:
-                # When a hold ends, the drift begins only now; when a hold begins, the held time does.
+                # When a hold begins or ends, the time starts again, because drift and held time are different series.
                 since = max(since, former.off_spec_since if former.held is held else datetime.now(UTC))
             self._shown[key] = _Shown(status.power_state, since, held)
 
     def forget(self, key: VmKey) -> None:
-        """End the VM's series."""
+        """Remove the series of the VM."""
         with self._lock:
             self._shown.pop(key, None)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the series as they are now."""
+        """Yield the current values of all series."""
         states = GaugeMetricFamily(
             "virtsync_virtualmachine_power_state",
             "1 for the present power state of the VM, 0 for the others.",

@@ -1,7 +1,7 @@
-"""Two machines under one node name: detects reports that another machine has written under the name of this node.
+"""Detects that two hosts have the same node name, by the reports that the other host has written.
 
-The Lease of the node separates two such agents. Without a Lease, each would replace the other's report at once, without
-end; so each waits before it writes.
+With a Lease, only one of the two agents acts. Without a Lease, the agents would overwrite each other's reports at once
+and without end, so each of them waits before it writes.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from controller.api.virtualmachine import VirtualMachine, VmKey
 from controller.policy.view import Node
 
 FIRST_S, MAX_S = 5.0, 60.0
-"""How long to leave the report of another machine unchanged: doubled each time, up to a minute."""
+"""The first and the longest wait before this agent overwrites a report of the other host. The waits double."""
 
 log = structlog.get_logger()
 
 
 class NodeConflict:
-    """Detects reports of another machine under the name of this node. Thread-safe; no method waits."""
+    """Detects reports that another host has written under the name of this node. Thread-safe. No method waits."""
 
     def __init__(self, *, temporary: Callable[[], None]) -> None:
-        """`temporary` is called when the UUID of this machine has changed within one boot."""
+        """`temporary` is called if libvirt's UUID of this host has changed within one boot: it identifies no host."""
         self._temporary = temporary
         self._lock = threading.Lock()
         self._waits: dict[VmKey, float] = {}
 
     def check(self, vm: VirtualMachine, node: Node) -> bool:
-        """Whether another machine has written this status under the name of this node."""
+        """Whether another host has written the status of this VM under the name of this node."""
         status = vm.status
         known = None not in {status.host_uuid, node.host_uuid}
         if not known or status.node_name != node.name or status.host_uuid == node.host_uuid:
             return False
-        if status.node_boot_id == node.boot_id:  # one boot is one machine, whatever its UUID
+        if status.node_boot_id == node.boot_id:  # the same boot is the same host, whatever its UUID is
             self._temporary()
             return False
         return True
 
     def wait_s(self, vm: VirtualMachine, node: Node) -> float:
-        """After how many seconds to reconcile a VM whose status another writer has just written; 0: at once."""
+        """Return the seconds to wait before the next pass of a VM; 0 unless another host has just reported the VM."""
         contested = self.check(vm, node)
         with self._lock:
             if not contested:

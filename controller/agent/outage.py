@@ -1,6 +1,6 @@
-"""What an agent does while the API server does not answer, and in which order when it answers again.
+"""Schedules the requests of an agent during and after an outage of the API server: probes, retries and lists.
 
-All agents of a cluster lose the API server at the same moment, so everything they do then is spread and rate-limited.
+All agents of a cluster lose the API server at the same moment. Therefore their requests have jitter and rate limits.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Callable
 from controller.runtime.retry import Backoff
 
 FIRST_S, MAX_S = 1.0, 8.0
-"""The first and the longest wait between two probes. Waits double; jitter takes off up to a half of each."""
+"""The first and the longest wait between two probes. The wait doubles each time; jitter shortens it by up to a half."""
 RETRY_SPREAD_S = 5.0
-"""Keys whose last pass failed are retried within this time."""
+"""When the API server answers again, all keys whose last pass failed are retried within this time."""
 RETRY_FAILED_EVERY_S = 10.0
-"""The shortest time between two such retries, because a server that answers only some requests recovers repeatedly."""
+"""The shortest time between two such retries. A server that answers only some requests seems to recover repeatedly."""
 RELIST_EVERY_S = 60.0
-"""The shortest time between two lists that recoveries of the API server cause."""
+"""The shortest time between two lists that follow a recovery of the API server."""
 NEVER = float("inf")
 
 
 class Outage:
-    """When to probe, when to retry what has failed, and when to list. Not thread-safe: one thread at a time."""
+    """Determines when to probe the API server, when to retry failed keys, and when to list. Not thread-safe."""
 
     def __init__(
         self,
@@ -32,16 +32,16 @@ class Outage:
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """`relist_spread_s`: the API is listed within this time after a recovery."""
+        """`relist_spread_s`: the list after a recovery waits a random time, up to this."""
         self._relist_spread_s, self._clock, self._uniform = relist_spread_s, clock, uniform
         self._backoff = Backoff(FIRST_S, MAX_S, uniform=uniform)
         self._probe_s = float("-inf")
         self._retry_failed_s = self._relist_s = NEVER
-        """The monotonic time at which each is due."""
+        """The monotonic times at which the next retry and the next list are due."""
         self._retried_failed_s = self._relisted_s = float("-inf")
 
     def probes(self) -> bool:
-        """Whether to probe the server now. To be called repeatedly while the server does not answer."""
+        """Whether to probe the server now. The caller calls this repeatedly while the server does not answer."""
         now_s = self._clock()
         if now_s < self._probe_s:
             return False
@@ -49,31 +49,31 @@ class Outage:
         return True
 
     def answered(self) -> None:
-        """Note that the server answers: the next probe has the shortest wait again."""
+        """Note that the server answers. In the next outage, the first probe is sent at once."""
         self._backoff.reset()
         self._probe_s = float("-inf")
 
     def over(self) -> None:
-        """Note that the server has given a good answer after failures: a retry becomes due."""
+        """Note that a request has succeeded after failures. A retry of the failed keys becomes due."""
         self._retry_failed_s = min(
             self._retry_failed_s, max(self._clock(), self._retried_failed_s + RETRY_FAILED_EVERY_S)
         )
 
     def missed(self) -> None:
-        """Note that deletions might have been missed: a list becomes due."""
+        """Note that the agent might have missed deletions. A list becomes due."""
         if self._relist_s == NEVER:
             spread_s = self._uniform(0.0, self._relist_spread_s)
             self._relist_s = max(self._clock() + spread_s, self._relisted_s + RELIST_EVERY_S)
 
     def retries_failed(self) -> bool:
-        """Whether to retry what has failed now; True once for each time that a retry is due."""
+        """Whether to retry the failed keys now. Returns True once when a retry is due."""
         if self._clock() < self._retry_failed_s:
             return False
         self._retried_failed_s, self._retry_failed_s = self._clock(), NEVER
         return True
 
     def relists(self) -> bool:
-        """Whether to list the API now; True once for each time that a list is due."""
+        """Whether to list the objects now. Returns True once when a list is due."""
         if self._clock() < self._relist_s:
             return False
         self._relisted_s, self._relist_s = self._clock(), NEVER

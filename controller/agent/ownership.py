@@ -1,6 +1,7 @@
-"""Whether this agent may act on its libvirt, and if not, why: it must hold the host lock and the Lease of its node.
+"""Determines whether this agent may act on its libvirt: it must hold the host lock and, if configured, the Lease.
 
-The host lock separates two agents on one host, and the Lease separates two hosts with one node name (ADR 014).
+The host lock excludes a second agent on the same host. The Lease excludes a second host with the same node name (ADR
+014).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from controller.kube.lease import NodeLease
 from controller.runtime.periodic import PeriodicTask
 
 RETRY_S = 1.0
-"""How often an agent tries to acquire a host lock that another process holds."""
+"""How often the agent tries to acquire a host lock that another process holds."""
 RELEASE_S = 1.0
 """How long a stopping agent waits for the API server to release the Lease of the node."""
 
@@ -26,9 +27,10 @@ log = structlog.get_logger()
 
 
 class Ownership:
-    """The host lock and the Lease of one agent. Thread-safe; only `release_lease` makes a call.
+    """The host lock and the Lease of one agent. Thread-safe.
 
-    With --observe-only it acquires no host lock and `blocked` is empty, because such an agent never acts.
+    Only `release_lease` sends a request on the caller's thread. With --observe-only the agent acquires no host lock and
+    `blocked` returns an empty text, because such an agent never acts.
     """
 
     def __init__(
@@ -38,37 +40,39 @@ class Ownership:
         *,
         dead: Callable[[], list[str]],
         changed: Callable[[], None],
-        folder_removed: Callable[[], None],
+        directory_removed: Callable[[], None],
     ) -> None:
-        """`dead` names the threads of the agent that have died. If there are any, the Lease is not renewed.
+        """`dead` returns the names of the agent's threads that have died. If there is one, the Lease is not renewed.
 
-        `changed` is called when the permission to act might have changed; `folder_removed` when the libvirt socket
-        directory that this process has opened was removed.
+        `changed` is called when the permission to act might have changed. `directory_removed` is called repeatedly
+        after the libvirt socket directory that this process uses was removed.
         """
-        self._settings, self._changed, self._folder_removed = settings, changed, folder_removed
+        self._settings, self._changed, self._directory_removed = settings, changed, directory_removed
         self._lock = HostLock.of(settings.libvirt_uri)
         self._lease = self._lease_of_node(api, dead)
         self._lease_blocked: str | None = None
-        """The last logged reason why the Lease is not held; empty: it was held; None: nothing was logged yet."""
+        """The last logged reason why the agent does not hold the Lease; empty: the log says that it holds the Lease;
+        None: nothing was logged yet."""
         self._lock_task = PeriodicTask("host-lock", RETRY_S, self._keep_lock)
         self._lease_task = PeriodicTask("lease", RETRY_S, self._keep_lease)
         self.tasks = [self._lock_task, self._lease_task] if self._lease else [self._lock_task]
-        """The periodic tasks that keep both. The owner starts them, and closes them before the two releases."""
+        """The periodic tasks that acquire and keep the lock and the Lease. The creator of this object starts them, and
+        closes them before it calls `release_lease` and `release_lock`."""
 
     def blocked(self) -> str:
-        """Why this agent must not act, as one sentence; empty if it may, and with --observe-only, which never acts."""
+        """Return why this agent must not act, as one sentence; empty if it may act, and with --observe-only."""
         if self._settings.observe_only:
             return ""
         return self.lock_missing() or self.lease_missing() or ""
 
     def lock_missing(self) -> str | None:
-        """Why the host lock is not held, as one sentence; None if it is held or not needed."""
+        """Return why this agent lacks the host lock, as one sentence; None if it holds the lock or needs none."""
         if self._settings.observe_only or self._lock.held:
             return None
         return f"{self._lock.why_not_held}."
 
     def lease_missing(self) -> str | None:
-        """Why the Lease is not held, as one sentence; None if it is held or there is no Lease."""
+        """Return why this agent lacks the Lease, as one sentence; None if it holds the Lease or needs none."""
         return (self._lease.blocked or None) if self._lease else None
 
     def lease_held(self) -> bool:
@@ -76,26 +80,26 @@ class Ownership:
         return self._lease is not None and self._lease.held
 
     def ask_again(self) -> None:
-        """Try to acquire or renew the Lease at once, because the obstacle might be gone."""
-        self._lease_task.nudge()
+        """Make the Lease task try to acquire or renew the Lease now, because the API server might answer again."""
+        self._lease_task.wake_up()
 
     def release_lease(self) -> None:
-        """Release the Lease for another agent. Waits at most `RELEASE_S` for the API server."""
+        """Release the Lease, so that another agent can take it. Waits at most `RELEASE_S` for the API server."""
         if self._lease:
             release = threading.Thread(target=self._lease.release, name="lease-release", daemon=True)
             release.start()
             release.join(RELEASE_S)
 
     def release_lock(self) -> None:
-        """Release the host lock, so that another process may act on this libvirt."""
+        """Release the host lock, so that another process can act on this libvirt."""
         self._lock.release()
 
     def _keep_lock(self) -> float | None:
         if self._lock.removed():
-            self._folder_removed()
+            self._directory_removed()
         if not self._settings.observe_only and not self._lock.held and self._lock.acquire():
             log.info("acquired the host lock", libvirt_uri=self._settings.libvirt_uri)
-            self._lease_task.nudge()
+            self._lease_task.wake_up()
             self._changed()
         return None
 
@@ -114,8 +118,8 @@ class Ownership:
         )
 
     def _lock_name(self) -> str | None:
-        """A globally unique name of the host lock; None: another process holds the lock; empty: there is none."""
-        if self._settings.observe_only:  # such an agent acquires no host lock
+        """Return a globally unique name of the host lock; None: this agent does not hold it; empty: it needs none."""
+        if self._settings.observe_only:
             return ""
         if not self._lock.held:
             return None

@@ -1,8 +1,9 @@
 """One reconcile pass over one VM: observe, decide, report, act.
 
-The pass writes the report before the action. The report informs users, it is the write-ahead record of the action, and
-its success proves that the object is current (optimistic concurrency). A pass makes at most one action; then the VM is
-observed again. The protocols below are all that a pass needs of libvirt, the API server, the queue and the metrics.
+A pass writes its report before it acts. The report informs users and is the write-ahead record of the action. If the
+report can be written, the object has not changed since the decision (optimistic concurrency). A pass begins at most one
+action; the next pass observes the result. The protocols below declare what a pass needs from libvirt, the API server,
+the queue and the metrics.
 """
 
 from __future__ import annotations
@@ -49,32 +50,32 @@ log = structlog.get_logger()
 
 
 class Host(Actuator, Protocol):
-    """Observes the domains of this node and acts on them. Thread-safe; a call blocks until libvirt answers."""
+    """Observes the domains of this node and acts on them. Thread-safe. A call blocks until libvirt answers."""
 
     def look(self, address: Address) -> Domain | Absent | Replaced:
-        """Observe one domain as it is now. Raises Transient."""
+        """Return the current state of one domain. Raises Transient."""
 
     def facts(self, domain: Domain) -> Facts:
-        """Ask libvirt for the facts that only an action needs. Raises Transient, Vanished."""
+        """Return the facts that are needed only before an action. Raises Transient, Vanished."""
 
     def evidence(self, uuid: UUID) -> frozenset[Evidence]:
-        """The details of events about this domain since it was last started. Makes no call."""
+        """Return the details of the events about this domain since its last start. Does not call libvirt."""
 
 
 class Store(Protocol):
-    """The objects of this node. Thread-safe."""
+    """Reads the objects of this node and writes their status. Thread-safe."""
 
     def read(self, key: VmKey) -> VirtualMachine | None:
-        """The object as last received (from the cache). Sends no request."""
+        """Return the object from the cache, without a request; None: the cache does not have it."""
 
     def refresh(self, key: VmKey) -> VirtualMachine | None:
-        """Request the object from the API server; None: it is gone. Raises Transient, Rejected."""
+        """Request the object from the API server and return it; None: it is gone. Raises Transient, Rejected."""
 
     def report(self, vm: VirtualMachine, status: Status) -> VirtualMachine:
-        """Write what differs, onto exactly this version of the object, and return the new version.
+        """Write the changes of the status, unless the object is newer than `vm`. Return the new version of the object.
 
-        If nothing differs, it sends no request and returns `vm` itself.
-        Raises Conflicted, Vanished, Transient, Rejected.
+        If the status does not change, sends no request and returns `vm` itself. Raises Conflicted if the object is
+        newer, and Vanished, Transient, Rejected.
         """
 
 
@@ -82,40 +83,43 @@ class Recorder(Protocol):
     """Writes Kubernetes Events."""
 
     def record(self, vm: VirtualMachine, notice: Notice) -> None:
-        """Queue the Event; another thread writes it. Never raises, never waits."""
+        """Queue the Event, which another thread writes. Never raises an exception, never waits."""
 
 
 class Queue(Protocol):
-    """The work queue. Thread-safe; never waits."""
+    """The work queue. Thread-safe. No method waits."""
 
     def add(self, key: VmKey) -> None:
-        """Reconcile the VM as soon as possible."""
+        """Queue the VM for a pass as soon as possible."""
 
     def add_after(self, key: VmKey, seconds: float) -> None:
-        """Reconcile the VM after this time, or earlier."""
+        """Queue the VM for a pass after this time, or earlier."""
 
 
 class Gauges(Protocol):
-    """The metrics of passes. Thread-safe; never waits."""
+    """The metrics of passes and actions. Thread-safe. No method waits."""
 
     def reported(self, vm: VirtualMachine, status: Status, since_s: float | None) -> None:
-        """A status was written. `since_s`: monotonic time of the event that caused it; None: there was no event."""
+        """Note that a status was written.
+
+        `since_s` is the monotonic time of the event that led to the status; None: there was no event.
+        """
 
     def observed(self, vm: VirtualMachine, status: Status) -> None:
-        """A pass has confirmed that the present status is right."""
+        """Note that a pass has confirmed the current status, so that nothing was written."""
 
     def acted(self, action: Action, result: Result) -> None:
-        """An action has ended."""
+        """Note that an action has ended."""
 
     def forgotten(self, key: VmKey) -> None:
-        """The object is no longer this node's."""
+        """Note that the object is gone or belongs to another node."""
 
 
 class Reconciler:
-    """Runs reconcile passes. Thread-safe, as long as only one thread at a time reconciles one key (as the queue does).
+    """Runs reconcile passes. Thread-safe, but a VM must not have two passes at the same time; the queue ensures this.
 
-    `report_overdue_lookups` reports on a key while the key's own pass hangs in libvirt. If both write, the resource
-    version onto which each report is written rejects the later one. Only the pass changes the VM's memory.
+    `report_overdue_lookups` can report on a VM while the VM's pass hangs in libvirt. If both write a report, the API
+    server rejects the later one, because its resource version is outdated. Only the pass changes the memory of the VM.
     """
 
     def __init__(
@@ -135,7 +139,7 @@ class Reconciler:
         spawn: Callable[[Callable[[], None]], None] | None = None,
         clock: Callable[[], Now] = now,
     ) -> None:
-        """`spawn` runs an action; the default runs each action on its own daemon thread."""
+        """`node` returns the current state of the node. `spawn` runs an action; the default uses a daemon thread."""
         self._host, self._store, self._recorder, self._queue = host, store, recorder, queue
         self._domain_index, self._brake, self._gauges = domain_index, brake, gauges
         self._node_name, self._node, self._waits, self._clock = node_name, node, waits, clock
@@ -144,7 +148,7 @@ class Reconciler:
         self._stopping = False
 
     def reconcile(self, key: VmKey) -> None:
-        """Observe one VM, decide, report, and begin at most one action. Raises Transient, Rejected."""
+        """Run one pass: observe the VM, decide, report, and begin at most one action. Raises Transient, Rejected."""
         since_s = self._memories.take_event(key)
         vm = self._store.read(key)
         if vm is None or vm.deleting or vm.node_name != self._node_name:
@@ -155,7 +159,7 @@ class Reconciler:
         step, turn = self._decide(view)
         with turn:
             reported = self._report(view, step, since_s)
-            if reported is None:  # without the record in the status, no action is allowed
+            if reported is None:  # without a record in the status, no action may begin
                 return
             if step.recheck_s is not None:
                 self._queue.add_after(key, step.recheck_s)
@@ -165,7 +169,7 @@ class Reconciler:
                     self._memories.start_called(key)
 
     def forget(self, key: VmKey) -> None:
-        """Drop all in-process state of an object that is gone or belongs to another node. Writes and does nothing."""
+        """Drop the in-process state of an object that is gone or belongs to another node. Does not act or report."""
         self._memories.forget(key)
         self._runner.forget(key)
         self._brake.forget(key)
@@ -173,15 +177,15 @@ class Reconciler:
         self._wake(self._domain_index.leave(key))
 
     def event(self, key: VmKey, at_s: float) -> None:
-        """Note an event that named this VM at this monotonic time, and queue the VM. Called by the event thread."""
+        """Note the monotonic time of an event about this VM, and queue the VM. The event thread calls this."""
         self._memories.event(key, at_s)
         self._queue.add(key)
 
     def report_overdue_lookups(self) -> None:
-        """Report LibvirtUnreachable, or HypervisorBusy, for VMs whose lookup is overdue: see `Lookups`.
+        """Report LibvirtUnreachable or HypervisorBusy for each VM whose lookup is overdue (`Lookups`). Does not act.
 
-        To be called periodically, from one thread. It begins no action on such a VM, and the VM's own pass then finds
-        its report outdated and starts again. A report that fails does not affect other VMs.
+        One thread must call this periodically, because the thread of the VM's own pass is blocked in libvirt. When that
+        pass continues, its report is outdated, and the pass is repeated. A report that fails does not affect other VMs.
         """
         for key, busy in self._lookups.overdue().items():
             if vm := self._store.read(key):
@@ -190,23 +194,23 @@ class Reconciler:
                 try:
                     self._publish(view, step, self._store.report(vm, step.status), None)
                 except (Conflicted, Vanished):
-                    continue  # its own pass continued, or the watch delivers the newer version
+                    continue  # the VM's own pass has reported, or the watch delivers the newer version
                 except (Transient, Rejected) as error:
                     log.warning("could not report an overdue lookup", vm=str(key), error=str(error))
                 finally:
-                    # Its own pass might have ended during this write, with nothing to write: reconcile again.
+                    # The VM's own pass might have ended during this write without a report, so it is repeated.
                     self._queue.add(key)
 
     def hanging(self, action: Action) -> int:
-        """Number of actions of this kind that hang in libvirt."""
+        """Return the number of actions of this kind that hang in libvirt."""
         return self._runner.hanging(action)
 
     def stop_acting(self) -> None:
-        """Begin no further action; continue to report."""
+        """Begin no further action. Passes continue to report."""
         self._stopping = True
 
     def wait_for_actions(self, timeout_s: float) -> None:
-        """Wait up to `timeout_s` for the actions in flight; libvirt keeps those that have not ended."""
+        """Wait up to `timeout_s` seconds for the actions in flight. libvirt continues to execute the others."""
         self._runner.wait(timeout_s)
 
     # --- observe
@@ -249,13 +253,13 @@ class Reconciler:
     # --- decide
 
     def _decide(self, view: View) -> tuple[Step, Turn]:
-        """Decide on the step and get the turn for its action. Decides again after each addition to the view."""
+        """Return the step, and the turn for its action. Decides again after each addition to the view."""
         step = decide(view, self._waits)
         if step.action:
-            # The stop of this VM, which this view might be the first to show, counts for the brake.
+            # The brake must count the stop of this VM too, which no earlier pass might have observed.
             self._brake.note(view.vm.key, step.status, view.now)
             view = replace(view, node=replace(view.node, braked_until=self._brake.until(view.now)))
-            # Most views lead to no action, so the facts that only an action needs are requested here.
+            # Most passes need no action, so the facts that are needed only for an action are requested here.
             view = self._informed(view, step.action)
             step = decide(view, self._waits)
         if not step.action:
@@ -267,7 +271,7 @@ class Reconciler:
         return decide(replace(view, crowded=turn.wait_s == 0, turn_in_s=turn.wait_s), self._waits), NO_TURN
 
     def _informed(self, view: View, action: PowerAction) -> View:
-        if view.call:  # libvirt would answer only after that call has returned
+        if view.call:  # libvirt would not answer before the call in flight has returned
             return view
         try:
             with self._lookups.asking(view.vm.key):
@@ -278,14 +282,18 @@ class Reconciler:
     # --- report
 
     def _report(self, view: View, step: Step, since_s: float | None) -> VirtualMachine | None:
-        """Write the report. Returns None if the object changed first; then no action is allowed."""
+        """Write the report, and return the new version of the object.
+
+        Returns None if somebody else has changed or deleted the object; then no action may begin.
+        """
         vm, key = view.vm, view.vm.key
         try:
             reported = self._store.report(vm, step.status)
         except Conflicted:
             self._memories.remember_unreported(view, step)
             self._store.refresh(key)
-            # Several conflicts in a row: another writer writes as often as this agent, or versions go backwards.
+            # After several conflicts in a row, the pass is retried with backoff: another writer might write as often
+            # as this agent, or the API server might return older versions than before.
             if self._memories.conflicted(key) > 1:
                 raise
             self._queue.add(key)
@@ -302,7 +310,7 @@ class Reconciler:
         return reported
 
     def _publish(self, view: View, step: Step, reported: VirtualMachine, since_s: float | None) -> None:
-        """Pass a written report on to the brake, the domain index, the metrics, the log and the Events."""
+        """Pass a report to the brake, the domain index, the metrics, the log and the Events, after it was written."""
         vm, key = view.vm, view.vm.key
         self._brake.note(key, step.status, view.now)
         self._index(reported)
@@ -316,9 +324,10 @@ class Reconciler:
             self._recorder.record(reported, notice)
 
     def _is_current(self, vm: VirtualMachine, reported: VirtualMachine) -> bool:
-        """Whether the object is still the one that the decision was based on.
+        """Whether the object has not changed since the decision, apart from its status.
 
-        A write of the report has just proved it; if no write was needed, this reads the object from the API server.
+        If a report was written, the write has proved this. If not, this method reads the object from the API server,
+        and queues the VM if the object has changed.
         """
         if reported is not vm:
             return True
@@ -329,7 +338,7 @@ class Reconciler:
         return False
 
     def _may_act(self, key: VmKey) -> bool:
-        """Whether this agent may still act. If not, queues another pass, which replaces the report of the action."""
+        """Whether this agent may still act. If not, queues another pass, which replaces the report of this action."""
         if self._stopping or self._node().blocked:
             self._queue.add(key)
             return False
@@ -346,7 +355,10 @@ class Reconciler:
             self._recorder.record(vm, notice)
 
     def _index(self, vm: VirtualMachine) -> None:
-        """Index the domain that the object names, unless the spec is not understood: it might name another domain."""
+        """Update the domain index for this object.
+
+        Skips an object whose spec is not fully understood, because it might refer to another domain.
+        """
         if not vm.misunderstood:
             self._wake(self._domain_index.enter(vm))
 
@@ -356,7 +368,7 @@ class Reconciler:
 
 
 def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, ...]:
-    """The Event of an action that has ended: one for each action that was done, and for each start that was refused."""
+    """Return the Event of an action that has ended. Only done actions and refused starts have an Event."""
     action = outcome.action
     why = f"{past_tense(step.message, outcome.result)} Reason: {step.reason}; spec generation {vm.generation}."
     if outcome.result is Result.REFUSED and action.starts:
@@ -376,21 +388,21 @@ def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, 
 
 
 def _answers_guest(vm: VirtualMachine) -> bool:
-    """Whether a start of this VM follows a power-off by its guest, and not a change of the spec."""
+    """Whether this start follows a power-off by the guest and not a change of the spec."""
     stop = vm.status.last_stop
     return stop is not None and stop.cause is StopCause.GUEST and vm.desired == vm.status.desired
 
 
 def _identity(vm: VirtualMachine) -> VirtualMachine:
-    """The part of an object that must not change between a decision and its action: everything except the status.
+    """Return the part of an object that must not change between a decision and its action: all but the status.
 
-    The generation alone does not prove that: after a restore of etcd the API server uses a generation a second time.
+    It is not enough to compare the generation, because after a restore of etcd the same generation occurs twice.
     """
     return replace(vm, resource_version="", status=Status())
 
 
 def _overdue(*, busy: bool) -> Unreadable:
-    """The observation of a domain whose lookup is overdue; `busy`: libvirt has answered about another VM since."""
+    """Return the observation of a domain whose lookup is overdue; `busy`: libvirt has answered another lookup since."""
     if busy:
         return Unreadable(
             "libvirt does not report the state of the VM, because another call on it has not returned.", busy

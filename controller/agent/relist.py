@@ -1,7 +1,7 @@
-"""The periodic relists of libvirt and of the API server: they find what libvirt's events and the watch have missed.
+"""Lists libvirt and the API server periodically, to find changes that libvirt's events and the watch have missed.
 
-libvirt is listed in bulk, and only VMs that differ from their report are reconciled. The API server is listed with the
-field selector, and objects that are no longer listed are forgotten.
+A list of libvirt has all domains, and only the VMs whose report differs from the list are reconciled. A list of the API
+server has the objects of this node (field selector), and the store removes the objects that are missing in the list.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from controller.runtime.periodic import PeriodicTask
 from controller.runtime.retry import Backoff
 
 LISTED_WITHIN_PERIODS = 3
-"""The agent is not ready when it has not listed libvirt for this many periods."""
+"""If the agent has not listed libvirt for this many periods, it is not ready."""
 LIBVIRT_RETRY_S = 5.0
-"""The wait after a failed list of libvirt."""
+"""How long the agent waits after a failed list of libvirt."""
 FIRST_LIST_RETRY_S, LIST_RETRY_S = (1.0, 8.0), (30.0, 60.0)
-"""The first and the longest wait after a failed list of the API server: before the first success, and after it."""
+"""The first and the longest wait after a failed list of the API server, before and after the first successful list."""
 STALE_S, STALE_PERIODS = 600.0, 2
-"""The agent is not ready when its last list of objects is older than this time or this many periods, the longer one."""
+"""If the last list of the API server is older than this time and than this many periods, the agent is not ready."""
 
 log = structlog.get_logger()
 
 
 def differs(vm: VirtualMachine, domain: Domain | None) -> bool:
-    """Whether the report of a VM differs from the listed domain (None: libvirt did not list it)."""
+    """Whether the report of a VM differs from its domain in a list of libvirt; None: the list does not have it."""
     status = vm.status
     if domain is None:
         return status.power_state is not PowerState.ABSENT
@@ -52,22 +52,24 @@ def differs(vm: VirtualMachine, domain: Domain | None) -> bool:
 
 
 def _reason_differs(status: Status, domain: Domain) -> bool:
-    # A restarted libvirtd returns UNKNOWN where the report still has the reason.
+    # After a restart, libvirtd returns UNKNOWN for a domain whose report still has the reason.
     return domain.reason not in {OffReason.UNKNOWN, status.libvirt_reason}
 
 
 class RelistDiff:
-    """Compares the domains that libvirt lists with the reports. Not thread-safe: one thread at a time.
+    """Compares the domains of a list with the reports. Not thread-safe.
 
-    VMs and domains are immutable values, so a pair that agreed agrees as long as both are the same Python objects.
+    VMs and domains are immutable. A pair that agreed once is not compared again as long as both are the same Python
+    objects.
     """
 
     def __init__(self) -> None:
         self._agreed: dict[int, tuple[VirtualMachine, Domain]] = {}
-        """By the `id` of the VM, which is unique while this dict keeps the VM alive."""
+        """The pairs that agreed in the last list, by the `id` of the VM. The dict keeps the VM alive, so that no other
+        object gets this `id`."""
 
     def changed(self, vms: Sequence[VirtualMachine], domains: Sequence[Domain]) -> list[VirtualMachine]:
-        """The VMs whose report differs from the list."""
+        """Return the VMs whose report differs from the list."""
         listed = set(map(id, domains))
         agreed = {id(vm): pair for vm in vms if (pair := self._agreed.get(id(vm))) and id(pair[1]) in listed}
         found = []
@@ -83,7 +85,7 @@ class RelistDiff:
 def _matched(
     vms: Sequence[VirtualMachine], domains: Sequence[Domain]
 ) -> Iterator[tuple[VirtualMachine, Domain | None]]:
-    """Each VM with the domain that it names; None: the list has no such domain."""
+    """Yield each VM with its domain; None: the list does not have it."""
     by_uuid = {domain.uuid: domain for domain in domains}
     by_name = {domain.name: domain for domain in domains}
     for vm in vms:
@@ -92,7 +94,7 @@ def _matched(
 
 
 class LibvirtRelist:
-    """Lists libvirt periodically and enqueues the VMs that differ from their report. `unready` is thread-safe."""
+    """Lists libvirt periodically, and enqueues the VMs whose report differs from the list. `unready` is thread-safe."""
 
     def __init__(
         self,
@@ -104,16 +106,16 @@ class LibvirtRelist:
         enqueue: Callable[[VmKey], None],
         resynced: Callable[[str, float], None],
     ) -> None:
-        """`enqueue` adds a key to the work queue; `resynced` gets "libvirt" and the seconds that the relist took."""
+        """`enqueue` adds a key to the work queue. `resynced` is called with "libvirt" and the duration in seconds."""
         self._hypervisor, self._host, self._store = hypervisor, host, store
         self._period_s, self._enqueue, self._resynced = period_s, enqueue, resynced
         self._diff = RelistDiff()
         self._listed_s = time.monotonic()
-        """Monotonic time of the last list of libvirt; at first the time of construction."""
+        """The monotonic time of the last list of libvirt; initially that of the construction."""
         self.task = PeriodicTask("libvirt-resync", period_s, self._relist)
 
     def unready(self) -> str | None:
-        """Why libvirt is not observed, as a sentence; None if it is. Events alone do not count, only lists do."""
+        """Return a message if libvirt is not connected or was not listed recently, otherwise None."""
         if not self._hypervisor.connected:
             return f"libvirt at {self._hypervisor.uri} does not answer"
         late = time.monotonic() - self._listed_s > LISTED_WITHIN_PERIODS * self._period_s
@@ -136,7 +138,7 @@ class LibvirtRelist:
 
 
 class ApiRelist:
-    """Lists the objects of the node periodically and enqueues those that changed. `unready` is thread-safe."""
+    """Lists the objects of the node periodically, and enqueues those that have changed. `unready` is thread-safe."""
 
     def __init__(
         self,
@@ -150,20 +152,20 @@ class ApiRelist:
     ) -> None:
         """`on_first_list` is called after the first list, before the first reconcile pass.
 
-        `enqueue` adds a key to the work queue; `resynced` gets "api" and the seconds that the relist took.
+        `enqueue` adds a key to the work queue. `resynced` is called with "api" and the duration in seconds.
         """
         self._store, self._watch_health, self._period_s = store, watch_health, period_s
         self._on_first_list, self._enqueue, self._resynced = on_first_list, enqueue, resynced
         self._backoff = Backoff(*FIRST_LIST_RETRY_S)
         self._listed_s = float("-inf")
         self._last_error = ""
-        """Why the last list failed, after a colon; empty: it succeeded, or there was none."""
+        """The reason why the last list failed, with a leading colon; empty: it succeeded, or there was none."""
         self.listed = threading.Event()
         """Set after the first successful list."""
         self.task = PeriodicTask("api-resync", period_s, self._relist)
 
     def unready(self) -> str | None:
-        """Why the list of this node's objects is missing or too old, as a sentence; None if it is not."""
+        """Return a message if this node's objects were not listed yet or not recently, otherwise None."""
         if not self.listed.is_set():
             return f"the VirtualMachines of this node have not been listed yet{self._last_error}"
         old_s = time.monotonic() - max(self._listed_s, self._watch_health.listed_s)

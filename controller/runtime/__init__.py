@@ -1,1 +1,1 @@
-"""Machinery that knows no VM: any controller of ours could run on it."""
+"""Generic parts of a controller, such as the work queue, the workers and the log; none of them depends on VMs."""

@@ -1,20 +1,20 @@
-"""How a call to libvirt or the API server can fail: Transient (with two subclasses), Rejected or Vanished.
+"""The exceptions of calls to libvirt and to the API server: Transient (with two subclasses), Rejected and Vanished.
 
-Adapters raise no other exceptions.
+The adapters (hypervisor/, kube/) convert the errors of their libraries to these.
 """
 
 
 class Transient(Exception):  # noqa: N818 - an outcome that callers read: "raises Transient"
-    """No answer, or an answer that might change: the call can be retried."""
+    """The server did not answer, or it gave an answer that might change: the caller can retry."""
 
     def __init__(self, message: str = "", *, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
-        """Seconds that the server asked to wait (`Retry-After`); 0: it did not ask."""
+        """How many seconds the server asked the client to wait (`Retry-After`); 0: it did not ask."""
 
 
 class Rejected(Exception):  # noqa: N818 - an outcome that callers read: "raises Transient"
-    """A refusal: a retry fails again until something else changes."""
+    """The server refused the request: a retry fails too, until something else has changed."""
 
 
 class Vanished(Exception):  # noqa: N818 - an outcome that callers read: "raises Transient"
@@ -22,8 +22,8 @@ class Vanished(Exception):  # noqa: N818 - an outcome that callers read: "raises
 
 
 class Conflicted(Transient):
-    """Another writer changed the object first (HTTP 409): read it again and decide again."""
+    """Another writer changed the object first (HTTP 409): the caller must read the object and decide again."""
 
 
 class CircuitOpen(Transient):
-    """The circuit breaker is open: the server has not answered recent requests, so this one was not sent."""
+    """The circuit breaker is open: the server has not answered recent requests, so this request was not sent."""

@@ -1,7 +1,7 @@
-"""/livez, /readyz and /metrics on one port.
+"""The HTTP server of the agent, which serves /livez, /readyz and /metrics on one port.
 
-Alive means that the agent's own threads are alive, whatever libvirt and the API server do: otherwise an outage of
-either would restart every agent at once. Ready means that the agent does its work; rollouts wait for it.
+/livez checks only the agent's own threads: if it also checked libvirt and the API server, an outage of the API server
+would restart all agents at once. /readyz checks that the agent does its work; a rollout waits until it succeeds.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from controller.runtime.errors import Rejected
 EVERY_ADDRESS = "*"
 TEXT = "text/plain; charset=utf-8"
 CLIENT_TIMEOUT_S = 10.0
-"""How long a client is allowed to take for its request, because each client occupies a thread."""
+"""How long a client may take to send its request. The limit exists because each client occupies a thread."""
 
 log = structlog.get_logger()
 
 
 class Health:
-    """The agent's HTTP server. Register the checks, then call `start`. Checks run in its threads and must not wait."""
+    """The agent's HTTP server. Register the checks, then call `start`.
+
+    The checks run on the threads of the server and must not block.
+    """
 
     def __init__(self, address: str, port: int, registry: CollectorRegistry) -> None:
         self._address, self._port, self._registry = address, port, registry
@@ -39,15 +42,15 @@ class Health:
         self._server: _Server | None = None
 
     def alive(self, name: str, check: Callable[[], bool]) -> None:
-        """Register a liveness check: False means that this part has died and the process must be restarted."""
+        """Register a liveness check. It returns False if this part has died, so that the process must be restarted."""
         self._alive[name] = check
 
     def ready(self, name: str, check: Callable[[], str | None]) -> None:
-        """Register a readiness check: it returns why the agent is not ready, as a sentence, or None."""
+        """Register a readiness check. It returns a message if the agent is not ready, otherwise None."""
         self._ready[name] = check
 
     def start(self) -> int:
-        """Start to serve, and return the port. Raises Rejected if it cannot listen on the address and port."""
+        """Start the server, and return its port. Raises Rejected if it cannot listen on the address and port."""
         try:
             self._server = _Server(self._address, self._port, self.answer)
         except OSError as error:
@@ -65,11 +68,14 @@ class Health:
             self._server = None
 
     def dead(self) -> list[str]:
-        """The names of the parts whose liveness check fails. Thread-safe."""
+        """Return the names of the parts whose liveness check fails. Thread-safe."""
         return [name for name, check in self._alive.items() if not check()]
 
     def answer(self, path: str, accept: str) -> tuple[HTTPStatus, str, bytes]:
-        """Return status, content type and body for a path and the client's Accept header."""
+        """Return the status, content type and body of the response to a request for this path.
+
+        `accept` is the Accept header of the request.
+        """
         path, _, query = path.partition("?")
         match path:
             case "/livez":
@@ -78,7 +84,8 @@ class Health:
                 return _verdict(list(self._unready()))
             case "/metrics":
                 encode, content_type = choose_encoder(accept)
-                # Like prometheus_client's own server: only the named series, because each VM has a dozen.
+                # As in prometheus_client's own server, a client can request some metrics only: each VM has a dozen
+                # series.
                 names = parse_qs(query).get("name[]")
                 registry = self._registry.restricted_registry(names) if names else self._registry
                 return HTTPStatus.OK, content_type, encode(registry)
@@ -97,10 +104,10 @@ def _verdict(faults: list[str]) -> tuple[HTTPStatus, str, bytes]:
 
 
 class _Server(ThreadingHTTPServer):
-    """Listens as soon as it is constructed; the constructor raises OSError if it cannot listen."""
+    """The server of `Health`. The constructor begins to listen, and raises OSError if it cannot."""
 
     daemon_threads = True
-    # Never share a port with another process that listens on it.
+    # Do not share the port with another process that already listens on it.
     allow_reuse_port = False
 
     def __init__(self, address: str, port: int, answer: Callable[[str, str], tuple[HTTPStatus, str, bytes]]) -> None:
@@ -112,13 +119,19 @@ class _Server(ThreadingHTTPServer):
         super().__init__((address, port), _Handler)
 
     def server_bind(self) -> None:
-        """Bind, also for IPv4 if requested. Skips HTTPServer's DNS lookup of the host name, which might hang."""
+        """Bind the socket, for IPv4 too if requested.
+
+        Does not call HTTPServer.server_bind, because its DNS lookup of the host name might hang.
+        """
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not self._both)
         TCPServer.server_bind(self)
 
     def handle_error(self, _request: object, client_address: object) -> None:
-        """Log at debug level that a client closed its connection. Our own faults are logged where they occur."""
+        """Log at debug level that a request failed, usually because the client closed its connection.
+
+        `_Handler.do_GET` has already logged internal errors.
+        """
         log.debug("HTTP request ended early", client=str(client_address))
 
 
@@ -128,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "virtsync", ""
 
     def do_GET(self) -> None:
-        """Answer one request."""
+        """Send the response to a GET request."""
         try:
             status, content_type, body = self.server.answer(self.path, self.headers.get("Accept", ""))
         except Exception:

@@ -1,7 +1,7 @@
-"""One log on stderr, with the lines of virtsync (structlog) and of the libraries, as sentences or as JSON.
+"""Configures the log on stderr: the lines of virtsync (structlog) and of its libraries, in a text or JSON format.
 
-The event of a line is constant, so that a log backend can group lines by it; everything that varies is in fields. The
-text format makes one sentence of both.
+The event of a line is constant, so that a log backend can group lines by event. Everything that varies is in other
+fields. The text format writes the event and the fields as one sentence.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ LIBRARIES = {
     "urllib3": logging.ERROR,
     "asyncio": logging.WARNING,
 }
-"""Minimum level of each library, because the libraries use the levels differently."""
+"""The minimum level at which each library's lines are logged. The libraries use the levels differently."""
 STANDARD = {"timestamp", "level", "logger", "event", "exc_info", "stack", "stack_info", "exception"}
-"""The fields that any line can have."""
+"""The fields that every line can have, whatever its event."""
 SUBJECTS = ("vm", "lease", "task")
-"""The fields that name the subject of a line."""
+"""The fields that identify what a line is about."""
 REPEAT_EVERY_S = 30.0
 """A repeated warning is logged once in this time."""
 
 
 def configure(log_format: str, level: str, stream: TextIO | None = None) -> None:
-    """Send all lines to the stream (stderr). `log_format` is text or json; at `level` debug, libraries log too."""
+    """Send all lines of the process to the stream (None: stderr).
+
+    `log_format` is "text" or "json". With `level` "debug", all lines of the libraries are logged too.
+    """
     stream = stream or sys.stderr
     shared: list[Processor] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, _stamp]
     structlog.configure(
@@ -60,10 +63,11 @@ def configure(log_format: str, level: str, stream: TextIO | None = None) -> None
 
 
 class RepeatFilter(logging.Filter):
-    """Passes each warning once in `REPEAT_EVERY_S`. Lines below a warning, and our own faults, always pass.
+    """Drops warnings and errors that repeat within `REPEAT_EVERY_S`. Thread-safe.
 
-    Two warnings are the same if their event and their subject are the same. All warnings of one library count as the
-    same, because a library words each attempt differently. Thread-safe.
+    Two lines are repeats if they have the same event and the same subject. Lines of a library have no event: those of
+    one logger and one level count as repeats, because a library words each attempt differently. Lines below the level
+    warning, and virtsync's own lines with a traceback, are never dropped.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -79,7 +83,7 @@ class RepeatFilter(logging.Filter):
             return True
         about = (ours["event"], *(str(ours.get(field, "")) for field in SUBJECTS)) if ours else (record.levelname,)
         now_s, warning = self._clock(), (record.name, *about)
-        with self._lock:  # a handler calls its filters before it takes its own lock
+        with self._lock:  # a handler calls its filters before it acquires its own lock
             if self._until_s.get(warning, now_s) > now_s:
                 return False
             self._until_s = {one: until_s for one, until_s in self._until_s.items() if until_s > now_s}
@@ -88,7 +92,7 @@ class RepeatFilter(logging.Filter):
 
 
 def sentence(line: Mapping[str, Any]) -> str:
-    """The text of a line: its subject, the event, the message or error, and the other fields in parentheses."""
+    """Return a line as text: its subject, the event, the message, the error, and the other fields in parentheses."""
     fields = {name: value for name, value in line.items() if name not in STANDARD and value not in (None, "")}
     about = [str(fields.pop(name)) for name in SUBJECTS if name in fields]
     why = [str(fields.pop(name)) for name in ("message", "error") if name in fields]

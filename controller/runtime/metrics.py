@@ -1,4 +1,4 @@
-"""The series of reconcile passes and of the work queue, under the names that stock dashboards query."""
+"""The metrics of reconcile passes and of the work queue. They have the names that common dashboards query."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUEUE_BUCKETS_S = (0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 class PassMetrics:
-    """The metrics of reconcile passes, as controller-runtime names them. Thread-safe."""
+    """The metrics of reconcile passes, with the names of controller-runtime. Thread-safe."""
 
     def __init__(self, registry: CollectorRegistry, controller: str) -> None:
         total = Counter("controller_runtime_reconcile", "Passes.", ["controller", "result"], registry=registry)
@@ -40,7 +40,7 @@ class PassMetrics:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Surround each pass. Counts an exception as an error, and raises it again."""
+        """Return a context manager for one pass. It counts an exception as an error, and does not suppress it."""
         with self._active.track_inprogress(), self._time.time():
             try:
                 yield
@@ -52,7 +52,7 @@ class PassMetrics:
 
 
 class WorkQueueMetrics:
-    """The metrics of a work queue, as client-go names them; implements workqueue.QueueMetrics. Thread-safe."""
+    """The metrics of a work queue, with the names of client-go. Implements workqueue.QueueMetrics. Thread-safe."""
 
     def __init__(self, registry: CollectorRegistry, controller: str) -> None:
         def gauge(name: str, text: str) -> Gauge:
@@ -75,7 +75,7 @@ class WorkQueueMetrics:
     def watch(
         self, depth: Callable[[], int], unfinished_s: Callable[[], float], longest_running_s: Callable[[], float]
     ) -> None:
-        """Call these three at each scrape."""
+        """Keep these functions and call them at each scrape."""
         self._depth.set_function(depth)
         self._unfinished.set_function(unfinished_s)
         self._longest.set_function(longest_running_s)
@@ -85,11 +85,11 @@ class WorkQueueMetrics:
         self._adds.inc()
 
     def started(self, waited_s: float) -> None:
-        """Observe how long the key of a beginning pass has waited, in seconds."""
+        """Observe the seconds that a key has waited in the queue, when its pass begins."""
         self._waited.observe(waited_s)
 
     def finished(self, worked_s: float) -> None:
-        """Observe how long the pass of a key took, in seconds."""
+        """Observe the seconds that a pass took, when it has ended."""
         self._worked.observe(worked_s)
 
     def retried(self) -> None:

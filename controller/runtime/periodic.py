@@ -1,4 +1,4 @@
-"""A thread that runs one task periodically."""
+"""Runs a task periodically on its own thread."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable
 import structlog
 
 JITTER = 0.1
-"""Jitter, as a share of the period, because agents that were started together must not list together."""
+"""The jitter, as a share of the period. Without it, agents that were started together would list together."""
 
 
 log = structlog.get_logger()
 
 
 class PeriodicTask:
-    """A daemon thread that runs one task periodically, and at once when nudged. `nudge` is thread-safe."""
+    """A daemon thread that runs one task periodically, and also when `wake_up` is called. `wake_up` is thread-safe."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class PeriodicTask:
         *,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """`do` returns after how many seconds to call it again; None: after `period_s`, with jitter."""
+        """`do` is the task. It returns the seconds until its next run; None: about `period_s`, with jitter."""
         self.name, self._period_s, self._do, self._uniform = name, period_s, do, uniform
         self._wake, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -35,8 +35,8 @@ class PeriodicTask:
         """Start the thread; the first run begins at once."""
         self._thread.start()
 
-    def nudge(self) -> None:
-        """Run the task now, or again after the present run."""
+    def wake_up(self) -> None:
+        """Make the thread run the task now, or once more if the task is running. Does not wait."""
         self._wake.set()
 
     def alive(self) -> bool:
@@ -44,7 +44,7 @@ class PeriodicTask:
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Stop after the present run. Does not wait."""
+        """Make the thread end, after the current run if there is one. Does not wait."""
         self._closed.set()
         self._wake.set()
 
@@ -56,11 +56,11 @@ class PeriodicTask:
     def _run(self) -> None:
         while not self._closed.is_set():
             self._wake.wait(self._do_once())
-            # Cleared after the wait and before the run, so that a nudge during the run is not lost.
+            # Cleared after the wait and before the run, so that a call of wake_up during the run is not lost.
             self._wake.clear()
 
     def _do_once(self) -> float:
-        """Run the task once, and return how many seconds to wait then."""
+        """Run the task once, and return the seconds until the next run."""
         try:
             again_s = self._do()
         except Exception:

@@ -1,4 +1,4 @@
-"""Retries of one call (`call`: few attempts, under two seconds), and the exponential backoff of a loop (`Backoff`)."""
+"""Retries: `call` makes up to three attempts at one call, and `Backoff` computes the waits of a loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ R = TypeVar("R")
 
 
 def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call up to three times, and raise what the last attempt raised. Does not retry an error that asks for a wait."""
+    """Call the function up to three times, and return its result. Raises the exception of the last attempt.
+
+    Retries only after Transient, except Conflicted, CircuitOpen and an error with `retry_after_s`. Begins no further
+    attempt when a second has passed since the first.
+    """
     policy = Retrying(
         stop=stop_after_attempt(3) | stop_after_delay(1.0),
         wait=wait_random_exponential(multiplier=0.05, max=0.4),
@@ -31,7 +35,11 @@ def _may_help(error: BaseException) -> bool:
 
 
 class Backoff:
-    """Waits that double from `first_s` to `max_s`; jitter takes off up to a half. Not thread-safe."""
+    """Exponential backoff with jitter. Not thread-safe.
+
+    The longest possible wait doubles with each failure, from `first_s` to `max_s`. Jitter shortens each wait by up to a
+    half.
+    """
 
     def __init__(
         self, first_s: float, max_s: float, *, uniform: Callable[[float, float], float] = random.uniform
@@ -40,11 +48,11 @@ class Backoff:
         self._failures = 0
 
     def wait_s(self) -> float:
-        """Return the next wait in seconds, and lengthen the one after it."""
+        """Count a failure, and return the seconds to wait before the next attempt."""
         self._failures += 1
         longest_s = exponential_s(self._first_s, self._max_s, self._failures)
         return self._uniform(longest_s / 2, longest_s)
 
     def reset(self) -> None:
-        """Note that an attempt succeeded: begin with the shortest wait again."""
+        """Note that an attempt succeeded: the next wait is the shortest again."""
         self._failures = 0

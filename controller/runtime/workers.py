@@ -1,6 +1,7 @@
-"""Threads that take keys from a queue: get, handle, then forget or retry, then done.
+"""Worker threads, which take keys from a work queue and run a reconcile pass for each key.
 
-The loop is that of client-go's processNextWorkItem. Each pass runs under its catch-all for unexpected exceptions.
+Each thread repeats the steps of client-go's processNextWorkItem: get a key, handle it, forget or retry it, and mark it
+as done. It catches all exceptions of a pass, so that a bug ends no worker.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ log = structlog.get_logger()
 
 
 class Workers(Generic[K]):
-    """`count` daemon threads, because a thread in a call that never returns must not keep the process from exiting."""
+    """The worker threads of one queue.
+
+    They are daemon threads, because a thread in a call that never returns must not keep the process from exiting.
+    """
 
     def __init__(
         self,
@@ -33,10 +37,10 @@ class Workers(Generic[K]):
         failed: Callable[[], None],
         key_field: str = "key",
     ) -> None:
-        """`handle` can raise Transient or Rejected. For one key, only one thread at a time calls it.
+        """`handle` runs the pass of a key, and can raise Transient or Rejected. A key has one pass at a time.
 
-        Each thread calls `wait` before its first key. `failed` is called after any other exception: a fault of ours.
-        Log lines have the key in the field `key_field`.
+        Each thread calls `wait` before its first key. `failed` is called after any other exception, which is a bug. Log
+        lines have the key in the field that `key_field` names.
         """
         self._queue, self._handle, self._wait, self._failed = queue, handle, wait, failed
         self._key_field = key_field
@@ -52,7 +56,7 @@ class Workers(Generic[K]):
         return all(thread.is_alive() for thread in self._threads)
 
     def join(self, until_s: float) -> None:
-        """After the queue was closed, wait until all threads have ended, at most until this monotonic time."""
+        """Wait until all threads have ended, at most until this monotonic time. Close the queue before this call."""
         for thread in self._threads:
             thread.join(max(0.0, until_s - time.monotonic()))
 

@@ -1,7 +1,8 @@
-"""Keys that wait for a reconcile pass: a work queue like that of client-go.
+"""The work queue, which has the keys that wait for a reconcile pass. It works like the work queue of client-go.
 
-A key is never in the queue twice, and never processed by two workers at a time. A key that is added while it is
-processed is queued again after that. `add` holds one lock for a few instructions, so the event thread can call it.
+A key is never in the queue twice, and two workers never process it at the same time. If a key is added while a worker
+processes it, the key is queued again when the worker is done. `add` blocks only for a few instructions, so the event
+thread can call it.
 """
 
 from __future__ import annotations
@@ -20,34 +21,35 @@ K = TypeVar("K", bound=Hashable)
 
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 30.0
-"""The longest wait before a retry. Jitter takes off up to a half of each wait, so that keys do not retry together."""
+"""The longest wait before a retry. Jitter shortens each wait by up to a half, so that keys do not retry together."""
 SPREAD = 1.2
-"""A requested wait (`not_before_s`) becomes longer by up to this factor, for the same reason."""
+"""A wait that the server asked for (`not_before_s`) is multiplied by a random factor between 1 and this one, so that
+keys do not retry together."""
 
 
 class QueueMetrics(Protocol):
-    """The metrics of a queue. Called from any thread, never with the queue's lock held."""
+    """The metrics of a queue. Its methods are called on any thread, and never while the queue's lock is held."""
 
     def watch(
         self, depth: Callable[[], int], unfinished_s: Callable[[], float], longest_running_s: Callable[[], float]
     ) -> None:
-        """Keep these functions and call them at each scrape: until then they cost the queue nothing."""
+        """Keep these functions and call them at each scrape, because the queue computes these values only then."""
 
     def added(self) -> None:
         """Count a key that was added and was not in the queue before."""
 
     def started(self, waited_s: float) -> None:
-        """A pass begins, `waited_s` after its key was added."""
+        """Note that a pass begins. Its key was added `waited_s` seconds earlier."""
 
     def finished(self, worked_s: float) -> None:
-        """A pass has ended after `worked_s`."""
+        """Note that a pass has ended. It took `worked_s` seconds."""
 
     def retried(self) -> None:
-        """A pass has failed, and its key will be retried."""
+        """Note that a pass has failed and that its key will be retried."""
 
 
 class WorkQueue(Generic[K]):
-    """A queue of keys. Thread-safe; only `get` and `drain` wait."""
+    """A work queue. Thread-safe. Only `get` and `drain` wait."""
 
     def __init__(
         self,
@@ -61,19 +63,21 @@ class WorkQueue(Generic[K]):
         self._available = threading.Condition(self._lock)
         self._idle = threading.Condition(self._lock)
         self._dirty: dict[K, float] = {}
-        """The keys that need a pass, and since when: those in `_ready`, and those added while they are processed."""
+        """The keys that need a pass, each with the time since when: the keys in `_ready`, and the keys that were added
+        while a worker processed them."""
         self._ready: deque[K] = deque()
-        """The keys of `_dirty` that no worker processes, each once, oldest first."""
+        """The keys of `_dirty` that no worker is processing, each once, oldest first."""
         self._processing: dict[K, float] = {}
-        """The keys that workers process, and since when. Never in `_ready` at the same time."""
+        """The keys that workers are processing, each with the time since when. None of them is in `_ready`."""
         self._due_at: dict[K, float] = {}
-        """When each delayed key is due: the earliest requested time."""
+        """The time at which each delayed key is due. Of several requested times, the earliest counts."""
         self._delayed: list[tuple[float, int, K]] = []
-        """A heap of the same times; an entry that differs from `_due_at` is void."""
+        """A heap of the times in `_due_at`: (time, serial number, key). An entry whose time differs from `_due_at` is
+        void."""
         self._delays = 0
         self._failures: dict[K, int] = {}
         self._not_before: dict[K, float] = {}
-        """The earliest retry of a failed key, as the server asked: `retry_failed_now` does not retry it before."""
+        """For failed keys, the time before which the server asked for no retry. `retry_failed_now` respects it."""
         self._closed = False
         if metrics:
             metrics.watch(self.__len__, self._unfinished_s, self._longest_running_s)
@@ -88,7 +92,7 @@ class WorkQueue(Generic[K]):
             self._metrics.added()
 
     def add_after(self, key: K, seconds: float) -> None:
-        """Queue the key for a pass after `seconds`. Of several such times the earliest counts."""
+        """Queue the key for a pass after this time. If this is called several times, the earliest time counts."""
         if seconds <= 0:
             self.add(key)
             return
@@ -98,9 +102,10 @@ class WorkQueue(Generic[K]):
                 self._delay(key, due_s)
 
     def retry(self, key: K, *, not_before_s: float = 0.0) -> None:
-        """Queue the key for another pass, with exponential backoff by its failures since `forget`.
+        """Queue the key for another pass after a failed one. The wait is an exponential backoff with jitter.
 
-        `not_before_s`: how long the server asked to wait, in seconds. `add` does not wait for that.
+        `forget` resets the backoff. `not_before_s` is how many seconds the server asked to wait; the wait is at least
+        as long, with jitter. A call of `add` queues the key at once in spite of both.
         """
         with self._lock:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
@@ -113,15 +118,16 @@ class WorkQueue(Generic[K]):
         self.add_after(key, max(wait_s, not_before_s * self._uniform(1.0, SPREAD)) if not_before_s else wait_s)
 
     def forget(self, key: K) -> None:
-        """Reset the failures of the key, because its pass succeeded."""
+        """Reset the backoff of the key, because its pass succeeded."""
         with self._lock:
             self._failures.pop(key, None)
             self._not_before.pop(key, None)
 
     def retry_failed_now(self, spread_s: float) -> None:
-        """Retry all keys whose last pass failed, within `spread_s` seconds, because the cause of the failures is over.
+        """Retry all keys whose last pass failed, because the cause of the failures is over.
 
-        A key with a `not_before_s` that has not passed waits until then.
+        Each key waits a random time of up to `spread_s` seconds. If the wait that the server asked for (`not_before_s`)
+        has not passed, the random time begins when it has passed.
         """
         with self._lock:
             now_s = self._clock()
@@ -131,7 +137,10 @@ class WorkQueue(Generic[K]):
                     self._delay(key, due_s)
 
     def get(self) -> K | None:
-        """Wait for the next key and return it; None: the queue is closed. The caller must call `done` with the key."""
+        """Wait for the next key, and return it; None: the queue is closed.
+
+        The caller must call `done` with the key after its pass.
+        """
         with self._lock:
             wait_s, fresh = self._admit_due(self._clock())
             while not self._ready and not self._closed:
@@ -143,7 +152,7 @@ class WorkQueue(Generic[K]):
             key, now_s = self._ready.popleft(), self._clock()
             waited_s = now_s - self._dirty.pop(key)
             self._processing[key] = now_s
-            # Wake another worker for the remaining keys: it might have begun to wait before they were added.
+            # Wake up another worker for the remaining keys, because it might have begun to wait before they were added.
             if self._ready or self._delayed:
                 self._available.notify()
         if self._metrics:
@@ -153,7 +162,7 @@ class WorkQueue(Generic[K]):
         return key
 
     def done(self, key: K) -> None:
-        """Note that the pass of the key has ended. If the key was added during the pass, it is queued again."""
+        """Note that the pass of the key has ended. Queues the key again if it was added during the pass."""
         with self._lock:
             worked_s = self._clock() - self._processing.pop(key)
             if key in self._dirty and not self._closed:
@@ -165,12 +174,15 @@ class WorkQueue(Generic[K]):
             self._metrics.finished(worked_s)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until no key is queued or processed, except delayed ones. Returns False after `timeout_s` seconds."""
+        """Wait until no key is queued or processed. Delayed keys do not count.
+
+        Returns False if this takes longer than `timeout_s` seconds.
+        """
         with self._lock:
             return self._idle.wait_for(self._is_idle, timeout_s)
 
     def close(self) -> None:
-        """Drop all waiting keys, and make every present and later `get` return None."""
+        """Drop all waiting keys, and make each current and later call of `get` return None."""
         with self._lock:
             self._closed = True
             for waiting in (self._dirty, self._ready, self._due_at, self._delayed, self._failures, self._not_before):
@@ -179,7 +191,7 @@ class WorkQueue(Generic[K]):
             self._idle.notify_all()
 
     def __len__(self) -> int:
-        """Number of keys that `get` could return now."""
+        """Return the number of keys that `get` could return now."""
         with self._lock:
             now_s = self._clock()
             return len(self._ready) + sum(
@@ -198,7 +210,8 @@ class WorkQueue(Generic[K]):
     def _delay(self, key: K, due_s: float) -> None:
         self._due_at[key] = due_s
         self._delays += 1
-        # A void entry leaves the heap when it is due, perhaps in a day, or here when void entries outnumber the others.
+        # A void entry is removed when it is due, which might be in a day. If void entries are the majority, they are
+        # removed here.
         if len(self._delayed) > 2 * len(self._due_at) + 16:
             self._delayed = [(at, number, key) for number, (key, at) in enumerate(self._due_at.items())]
             heapq.heapify(self._delayed)
@@ -208,7 +221,10 @@ class WorkQueue(Generic[K]):
             self._available.notify()
 
     def _admit_due(self, now_s: float) -> tuple[float | None, int]:
-        """Queue the due keys. Returns seconds until the next is due (None: there is none) and how many it queued."""
+        """Queue the delayed keys that are due. The caller holds the lock.
+
+        Returns the seconds until the next delayed key is due (None: there is none), and how many keys it queued.
+        """
         fresh = 0
         while self._delayed:
             due_s, _, key = self._delayed[0]

@@ -35,7 +35,7 @@ def test_whoever_closes_it_is_heard_wherever_its_thread_is(line: int) -> None:
         nonlocal calls
         calls += 1
         if calls == 1:
-            periodic.nudge()
+            periodic.wake_up()
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal lines
@@ -58,7 +58,7 @@ def test_whoever_closes_it_is_heard_wherever_its_thread_is(line: int) -> None:
     assert not periodic.alive()
 
 
-def test_whoever_nudges_it_while_it_works_has_it_done_once_more() -> None:
+def test_a_wake_up_during_a_run_leads_to_one_more_run() -> None:
     began, go_on, again = threading.Event(), threading.Event(), threading.Event()
 
     def do() -> None:
@@ -69,7 +69,7 @@ def test_whoever_nudges_it_while_it_works_has_it_done_once_more() -> None:
 
     with running(PeriodicTask("periodic", 3600, do)) as periodic:
         assert began.wait(HANG_S)
-        periodic.nudge()
+        periodic.wake_up()
         go_on.set()
         assert again.wait(HANG_S)
 
@@ -112,5 +112,5 @@ def test_what_fails_is_done_again_after_the_period() -> None:
 
     with running(PeriodicTask("periodic", 3600, do)) as periodic:
         assert done.acquire(timeout=HANG_S)
-        periodic.nudge()
+        periodic.wake_up()
         assert done.acquire(timeout=HANG_S)
