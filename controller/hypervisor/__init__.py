@@ -1,1 +1,1 @@
-"""The adapter to libvirt: the only package that imports it, which translates its states and errors into ours."""
+"""The adapter to libvirt. Only this package imports libvirt; it translates libvirt's states and errors into ours."""

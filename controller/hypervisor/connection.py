@@ -1,8 +1,9 @@
-"""The connections to libvirt: opens them, keeps them alive, listens to events, and closes them in order.
+"""Opens the connections to libvirt, keeps them alive, registers for events, and closes the connections in order.
 
-Four kinds of threads run this code: libvirt's event loop, which only records what happened and calls `changed`; the
-keeper, which connects and disconnects; one thread for each connection that is opened on demand; and any thread that
-needs a connection. Each connection belongs to a generation, so that a late callback of an old one has no effect.
+Four kinds of threads run this code. The event-loop thread of libvirt only records what happened and calls `changed`.
+The keeper connects and disconnects. One thread runs for each connection that is opened on demand. Other threads take
+connections for their calls. Each connection belongs to a generation, so that a late callback of an old connection has
+no effect.
 """
 
 from __future__ import annotations
@@ -27,16 +28,18 @@ from controller.runtime.retry import Backoff
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
 ABSENT_RETRY_MAX_S = 0.5
-"""The longest wait while no libvirtd listens: an attempt then costs nothing, and the agent soon finds it again."""
+"""The longest wait while no libvirtd accepts connections. It is short, so that the agent connects soon after libvirtd
+has started; an attempt costs nothing."""
 STABLE_S = 10.0
-"""A connection that is lost earlier does not reset the exponential backoff."""
+"""A connection that is lost within this time does not reset the exponential backoff."""
 QUERIES_AT_ONCE, ACTIONS_AT_ONCE = 8, 8
-"""With a list, these are 17 of the 20 calls that libvirtd serves at a time. One connection of each kind is opened at
-first, more on demand."""
+"""The maximum numbers of connections for queries and for actions. Together with the connection for lists, they can make
+17 of the 20 calls that libvirtd serves at a time. One connection of each kind is opened at first, and more on demand.
+"""
 
 
 FIRST_CONNECTIONS = 4
-"""For events, lists, queries and actions."""
+"""The number of first connections: one each for events, lists, queries and actions."""
 
 
 IDLE_S = 10.0
@@ -50,7 +53,7 @@ log = structlog.get_logger()
 
 
 class Hypervisor:
-    """libvirt on this node; reconnects whenever the connection is lost. Thread-safe."""
+    """The libvirt of this node. Reconnects whenever the connection is lost. Thread-safe."""
 
     def __init__(
         self,
@@ -61,13 +64,16 @@ class Hypervisor:
         on_lost: Callable[[], None],
         count: Callable[[str], None] = lambda _event: None,
     ) -> None:
-        """`changed` and `count` run on the event-loop thread and must not block; the others run on the keeper's."""
+        """`changed` and `count` run on the event-loop thread and must not block.
+
+        `on_connected` and `on_lost` run on the keeper's thread.
+        """
         self.uri = uri
         self.evidences = Evidences()
         self._opener = Opener(uri)
         self._host_uuid = HostUuid()
         self._event_failures: deque[BaseException] = deque(maxlen=10)
-        """What event callbacks raised. The keeper logs it, because a callback must not."""
+        """Exceptions that event callbacks raised. The keeper logs them, because a callback must not log."""
         self._on_redefined: list[Callable[[UUID], None]] = []
         self._on_connected, self._on_lost = on_connected, on_lost
         self._loop = EventLoop()
@@ -82,12 +88,15 @@ class Hypervisor:
         self._keeper = threading.Thread(target=self._keep_connected, name="libvirt-keeper", daemon=True)
 
     def start(self) -> None:
-        """Start the event loop and the thread that connects."""
+        """Start the event loop and the keeper."""
         self._loop.start()
         self._keeper.start()
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Close the connections and end the threads; waits for each of them for at most `timeout_s`."""
+        """Tell the keeper to close the connections, then end the event loop.
+
+        Waits at most `timeout_s` seconds for each of these two threads.
+        """
         self._closing.set()
         self._wake.set()
         if self._keeper.is_alive():
@@ -96,40 +105,40 @@ class Hypervisor:
 
     @property
     def connected(self) -> bool:
-        """Connected, registered for events, and not known to be disconnected."""
+        """Whether the agent is connected and registered for events, as far as libvirt has reported."""
         connections = self._connections
         return connections is not None and connections.generation > self._lost_generation
 
     def alive(self, max_age_s: float = 20.0) -> bool:
-        """The event loop and the keeper's thread run; this is independent of libvirtd."""
+        """Whether the event loop and the keeper run. This does not depend on libvirtd."""
         return self._loop.alive(max_age_s) and self._keeper.is_alive()
 
     @property
     def host_uuid(self) -> UUID | None:
-        """libvirt's UUID of this machine, known before the first `on_connected`; None: it has no permanent UUID.
+        """libvirt's UUID of this machine, read before `on_connected` is first called. None if none is permanent.
 
         Source: `<host><uuid>` of virConnectGetCapabilities, read once for each connection.
         """
         return self._host_uuid.value
 
     def forget_host_uuid(self) -> None:
-        """Stop using the UUID: a status that was written in this boot of the machine has another one."""
+        """Stop using the UUID, because a status that was written in this boot of the machine has another UUID."""
         self._host_uuid.forget()
 
     def when_redefined(self, redefined: Callable[[UUID], None]) -> None:
-        """Call `redefined`, on the event-loop thread, with each domain whose definition has changed."""
+        """Add a callback, which runs on the event-loop thread for each domain whose definition changes."""
         self._on_redefined.append(redefined)
 
     def query(self) -> AbstractContextManager[libvirt.virConnect]:
-        """A connection for reading one domain. Raises Transient."""
+        """Take a connection to read one domain. Raises Transient."""
         return self._current().queries.take()
 
     def bulk(self) -> AbstractContextManager[libvirt.virConnect]:
-        """The connection for lists, which can take seconds. Raises Transient."""
+        """Take the connection for lists. A list can take seconds. Raises Transient."""
         return self._current().bulk.take()
 
     def action(self) -> AbstractContextManager[libvirt.virConnect]:
-        """A connection for one action. Raises Transient."""
+        """Take a connection for one action. Raises Transient."""
         return self._current().actions.take()
 
     def _current(self) -> ConnectionSet:
@@ -172,7 +181,10 @@ class Hypervisor:
             self._closing.wait(wait_s)
 
     def _wait_until_lost(self) -> float:
-        """Report the connection, and wait until it is lost or closed; returns how many seconds it lasted."""
+        """Call `on_connected`, and wait until the connection is lost or `close` is called.
+
+        Returns how many seconds the connection lasted.
+        """
         since_s = time.monotonic()
         self._on_connected()
         if self._connections:
@@ -184,16 +196,17 @@ class Hypervisor:
             while self._event_failures:
                 error = self._event_failures.popleft()
                 log.error("internal error while handling a libvirt event", exc_info=error)
-                del error  # its traceback refers to the event's domain, and a domain keeps its connection open
+                del error  # its traceback refers to the event's domain, which keeps the connection open
             if self._connections:
                 self._connections.close_idle(IDLE_S)
         return time.monotonic() - since_s
 
     def _connect(self) -> None:
-        """Register for events before the first list, so that a change in between is seen twice and not missed.
+        """Register for events and open the first connections.
 
-        Raises libvirtError, TimeoutError, RuntimeError (no thread). Connections that were already open are closed
-        first: if the agent kept them while it waits for others, other clients could not connect to libvirtd.
+        The first list comes later, so a change in between is observed twice and not missed. Raises libvirtError,
+        TimeoutError, RuntimeError (no thread could be started). If one connection fails, closes the others, so that
+        other clients can connect to libvirtd.
         """
         self._generation += 1
         until_s = time.monotonic() + OPEN_WITHIN_S
@@ -273,11 +286,11 @@ def _too_few(count: str) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, libvirt.libvirtError):
         return error_text(error)
-    return str(error) or f"it has not let the agent in within {OPEN_WITHIN_S:g} s; {HANGS_OR_FULL}"
+    return str(error) or f"it has not accepted a connection within {OPEN_WITHIN_S:g} s; {HANGS_OR_FULL}"
 
 
 def _is_absent(error: Exception) -> bool:
-    """The socket does not exist, or no libvirtd accepts a connection."""
+    """Whether the socket does not exist, or no libvirtd accepts a connection."""
     if not isinstance(error, libvirt.libvirtError):
         return isinstance(error, TimeoutError)
     return (error.get_error_domain(), error.get_error_code()) == (libvirt.VIR_FROM_RPC, libvirt.VIR_ERR_SYSTEM_ERROR)

@@ -1,4 +1,4 @@
-"""libvirt's event loop, on its own thread."""
+"""Runs libvirt's event loop on a thread."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import libvirt
 
 HEARTBEAT_MS = 1000
 DRAIN_MS = 10
-"""How long the loop runs after `stop`: it frees closed connections when it has nothing else to do."""
+"""How long the loop continues after `stop`. In this time it frees closed connections."""
 
 
 class EventLoop:
-    """libvirt's event loop. A process can have only one, and it must run before any connection is opened.
+    """libvirt's event loop. A process can have only one loop, which must run before any connection is opened.
 
-    Any thread may call `alive`; one thread calls `start` and `stop`.
+    Any thread may call `alive`. Only one thread may call `start` and `stop`.
     """
 
     def __init__(self) -> None:
@@ -27,18 +27,19 @@ class EventLoop:
     def start(self) -> None:
         """Register the loop with libvirt and start its thread."""
         libvirt.virEventRegisterDefaultImpl()
-        libvirt.registerErrorHandler(lambda *_: None, None)  # libvirt would print each error; they are raised anyway
+        # Without this handler, libvirt prints each error, although libvirt-python also raises it.
+        libvirt.registerErrorHandler(lambda *_: None, None)
         self._timers.append(libvirt.virEventAddTimeout(HEARTBEAT_MS, self._heartbeat, None))
         self._thread.start()
 
     def alive(self, max_age_s: float) -> bool:
-        """The thread runs, and its last heartbeat is at most `max_age_s` old."""
+        """Whether the thread runs and its last heartbeat is at most `max_age_s` old."""
         return self._thread.is_alive() and time.monotonic() - self._heartbeat_s <= max_age_s
 
     def stop(self, timeout_s: float) -> None:
-        """End the loop, and wait at most `timeout_s` for its thread."""
+        """End the loop, and wait at most `timeout_s` seconds for its thread to end."""
         if self._thread.is_alive():
-            # The loop wakes up only for traffic or a timer.
+            # Only traffic or a timer wakes up the loop.
             self._timers.append(libvirt.virEventAddTimeout(DRAIN_MS, self._end, None))
             self._thread.join(timeout_s)
 

@@ -1,7 +1,7 @@
-"""libvirt's events: each names a domain, and some are evidence of why it stopped.
+"""Handles libvirt's events. Each event is about one domain, and some events are evidence of why the domain stopped.
 
-The callbacks run on libvirt's event-loop thread. They record and enqueue; they never call libvirt, log or wait. No
-exception may leave them: libvirt would print it and lose it, and SystemExit would end the loop.
+The callbacks run on libvirt's event-loop thread. They record the event and enqueue the domain; they never call libvirt,
+log or wait. A callback must catch every exception: libvirt would only print it, and SystemExit would end the loop.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import libvirt
 from controller.policy.view import Evidence
 
 Changed = Callable[[UUID, str, float], None]
-"""(uuid, name, monotonic seconds of the callback); called on the event-loop thread."""
+"""Called on the event-loop thread with the UUID and the name of a domain, and the monotonic seconds of the event."""
 
 REMEMBERED = 20_000
-"""The maximum number of domains with evidence: more than a host can have."""
+"""The maximum number of domains to remember events of. No host has more domains."""
 
 OTHER_EVENTS = (
     "REBOOT",
@@ -65,34 +65,34 @@ class History:
     """The evidence of one domain."""
 
     evidence: dict[Evidence, float] = field(default_factory=dict)
-    """With the monotonic seconds at which the event arrived."""
+    """The evidence, each with the monotonic seconds at which its event arrived."""
     absent_since_s: float | None = None
-    """Since when libvirt does not know the domain; None: it knows it, as far as this process has observed."""
+    """Since when libvirt does not know the domain, in monotonic seconds. None if no absence was observed."""
 
 
 class Evidences:
     """The evidence of each domain since its last start. Thread-safe.
 
-    It is kept when the domain disappears: a migration might undefine the domain, and a transient domain disappears when
-    it stops. It is discarded when a domain with this UUID is defined or started again.
+    The evidence is kept when the domain disappears, because a migration might undefine the domain, and a transient
+    domain disappears when it stops. The evidence is discarded when a domain with this UUID is defined or started again.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._histories: OrderedDict[UUID, History] = OrderedDict()
         self._started_paused: OrderedDict[UUID, int] = OrderedDict()
-        """The id of each domain whose CPUs have not run, as far as the events of this connection show."""
+        """The id of each domain that was started paused and not resumed, according to this connection's events."""
         self._resumed: OrderedDict[UUID, int] = OrderedDict()
-        """The id of each domain at its last RESUMED: in an ordinary start, it comes before STARTED (measured)."""
+        """The id of each domain at its last RESUMED event. In an ordinary start, it precedes STARTED (measured)."""
 
     def connected(self) -> None:
-        """A new connection listens: RESUMED events might have been missed before."""
+        """Forget which domains were started paused: RESUMED events might have been missed before this connection."""
         with self._lock:
             self._started_paused.clear()
             self._resumed.clear()
 
     def note(self, uuid: UUID, event: int, detail: int, at_s: float, *, run: int = -1) -> None:
-        """Record one lifecycle event; `run` is the id that the domain had then, -1 if it was off."""
+        """Record one lifecycle event. `run` is the id of the domain at the event, or -1 if the domain was off."""
         evidence = EVIDENCE_NUMBERS.get((event, detail))
         with self._lock:
             self._note_run(uuid, event, detail, run)
@@ -103,7 +103,7 @@ class Evidences:
                 history = self._histories.setdefault(uuid, History())
                 history.evidence[evidence], history.absent_since_s = at_s, None
                 _bound(self._histories)
-            elif (event, detail) == UNDEFINED_REMOVED and run < 0:  # a running domain stays, as a transient one
+            elif (event, detail) == UNDEFINED_REMOVED and run < 0:  # a running domain remains, as a transient domain
                 self._mark_absent(uuid, at_s)
 
     def _note_run(self, uuid: UUID, event: int, detail: int, run: int) -> None:
@@ -121,14 +121,18 @@ class Evidences:
         _bound(self._resumed)
 
     def started_paused(self, uuid: UUID, run: int | None) -> bool:
-        """The domain was started paused with this id and not resumed since; no event of that can have been missed."""
+        """Whether the domain was started paused with id `run` and has not been resumed.
+
+        True only if this connection saw the start, so that no RESUMED event was missed.
+        """
         with self._lock:
             return run is not None and self._started_paused.get(uuid) == run
 
     def observed_running(self, uuid: UUID, asked_s: float) -> None:
-        """An observation that began at `asked_s` shows the domain running: discard the evidence of earlier stops.
+        """Record that an observation that began at `asked_s` shows the domain running.
 
-        That was of earlier runs: the STARTED in between was missed, because there was no connection.
+        Evidence of earlier stops is discarded. Such evidence belongs to earlier runs: the agent had no connection at
+        the next STARTED event, so it missed the event.
         """
         if uuid not in self._histories:
             return
@@ -139,13 +143,19 @@ class Evidences:
                 self._histories[uuid] = History(kept)
 
     def observed_absent(self, uuid: UUID, asked_s: float) -> None:
-        """An observation that began at `asked_s` has not found the domain; a later one of its UUID inherits nothing."""
+        """Record that an observation that began at `asked_s` did not find the domain.
+
+        A later domain with this UUID does not inherit the evidence.
+        """
         if uuid in self._histories:
             with self._lock:
                 self._mark_absent(uuid, asked_s)
 
     def observed_off(self, uuid: UUID, asked_s: float) -> None:
-        """An observation that began at `asked_s` shows the domain off: if it was absent before, this is another one."""
+        """Record that an observation that began at `asked_s` shows the domain off.
+
+        If the domain was absent before, it is now another domain with the same UUID, so the evidence is discarded.
+        """
         history = self._histories.get(uuid)
         if history is None or history.absent_since_s is None:
             return
@@ -159,7 +169,7 @@ class Evidences:
             history.absent_since_s = at_s
 
     def of(self, uuid: UUID) -> frozenset[Evidence]:
-        """The evidence of this domain."""
+        """Return the evidence of this domain."""
         with self._lock:
             history = self._histories.get(uuid)
             return frozenset(history.evidence) if history else frozenset()
@@ -171,7 +181,7 @@ def _bound(known: OrderedDict[UUID, Any]) -> None:
 
 
 class Listener:
-    """The event callbacks of one connection. `changed`, `redefined`, `count` and `failed` must not block."""
+    """The callbacks for libvirt's events. `changed`, `redefined`, `count` and `failed` must not block."""
 
     def __init__(
         self,
@@ -186,7 +196,7 @@ class Listener:
         self._count, self._failed = count, failed
 
     def register(self, connection: libvirt.virConnect) -> list[int]:
-        """Register for all events; returns the ids of the callbacks. Raises libvirtError if the connection is lost."""
+        """Register a callback for each event, and return their ids. Raises libvirtError if the connection is lost."""
         any_domain = None
         ids = [
             connection.domainEventRegisterAny(any_domain, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
@@ -196,7 +206,7 @@ class Listener:
                 number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{name}")
                 ids.append(connection.domainEventRegisterAny(any_domain, number, self._other, name))
             except libvirt.libvirtError as error:
-                # Other drivers than QEMU's lack some of these events; only the lifecycle event is required.
+                # Drivers other than QEMU's lack some of these events. Only the lifecycle event is required.
                 if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
                     raise
         return ids
@@ -205,12 +215,12 @@ class Listener:
         now_s = time.monotonic()
         try:
             uuid = UUID(bytes=domain.UUID())
-            self._evidences.note(uuid, event, detail, now_s, run=domain.ID())  # ID() is part of the event: no call
+            self._evidences.note(uuid, event, detail, now_s, run=domain.ID())  # ID() makes no libvirt call
             if event in {libvirt.VIR_DOMAIN_EVENT_DEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED}:
                 self._redefined(uuid)
             self._changed(uuid, domain.name(), now_s)
             self._count("lifecycle")
-        except BaseException as error:  # noqa: BLE001 - see above
+        except BaseException as error:  # noqa: BLE001 - a callback must catch every exception
             self._failed(error)
 
     def _other(self, _connection: Any, domain: Any, *rest: Any) -> None:
@@ -218,5 +228,5 @@ class Listener:
         try:
             self._changed(UUID(bytes=domain.UUID()), domain.name(), now_s)
             self._count(str(rest[-1]).lower())
-        except BaseException as error:  # noqa: BLE001 - see above
+        except BaseException as error:  # noqa: BLE001 - a callback must catch every exception
             self._failed(error)

@@ -1,4 +1,4 @@
-"""The domains of this node: observes them, lists them, and performs actions on them."""
+"""Observes and lists the domains of this node, and performs actions on them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ from controller.runtime.errors import Rejected, Transient, Vanished
 REBOOTS = re.compile(r"<on_poweroff>\s*restart\s*</on_poweroff>")
 NAME_BYTES = 255
 HANGS_MS = 5000
-"""A QEMU that has not answered libvirt for this time hangs; normally it answers within milliseconds."""
+"""A QEMU hangs if it has not responded to libvirt for this time. Normally it responds within milliseconds."""
 
 UNANSWERED = {
     libvirt.VIR_ERR_OPERATION_TIMEOUT,
     libvirt.VIR_ERR_NO_CONNECT,
     libvirt.VIR_ERR_INVALID_CONN,
 }
+"""The codes of errors after which it is unknown whether libvirtd has performed the call."""
 UNANSWERED_FROM = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
-"""Errors of the connection: it is unknown whether libvirtd has done what was requested."""
+"""The sources of errors of the connection, after which it is also unknown whether libvirtd has performed the call."""
 
 JOBS = {
     "BACKUP": "backup",
@@ -45,11 +46,11 @@ JOBS = {
     "SNAPSHOT_REVERT": "snapshot",
 }
 ANY_JOB = "job"
-"""A job whose kind cannot be read without waiting, or for which virtsync has no word."""
+"""The word for a job whose kind is not in `JOBS`, or cannot be read without waiting."""
 
 
 def _kinds() -> dict[int, str]:
-    """The kinds of jobs by libvirt's numbers; older builds of libvirt-python lack some of these."""
+    """Return the kind of job for each of libvirt's numbers. Older builds of libvirt-python lack some numbers."""
     named = {getattr(libvirt, f"VIR_DOMAIN_JOB_OPERATION_{name}", None): kind for name, kind in JOBS.items()}
     return {number: kind for number, kind in named.items() if number is not None}
 
@@ -61,7 +62,7 @@ INVALID_IN_STATE = {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_INTERNAL_
 
 
 def _press_power_button(domain: libvirt.virDomain) -> None:
-    """Request a shutdown by ACPI only: without the flag, libvirt might use the guest agent, which can do otherwise."""
+    """Request a shutdown by ACPI only. Without the flag, libvirt might use the guest agent, with another effect."""
     if domain.connect().getType() == "TEST":  # the test driver supports no flags
         domain.shutdown()
     else:
@@ -90,20 +91,20 @@ ACHIEVED: dict[Action, Callable[[Phase], bool]] = {
 
 
 Listed = tuple[str, int, tuple[int, int], bool, tuple[bool, bool]]
-"""Name, id, (state, reason), whether a managed save exists, (persistent, autostart)."""
+"""A domain's name, id, (state, reason), whether it has a managed save, and (persistent, autostart)."""
 
 
 class LibvirtHost:
-    """`reconcile.Host` on libvirt. Thread-safe; a call blocks for as long as libvirt does."""
+    """Implements `reconcile.Host` with libvirt. Thread-safe. A method blocks until libvirt returns."""
 
     def __init__(self, hypervisor: Hypervisor, *, blocked: Callable[[], str] = lambda: "") -> None:
-        """`blocked` returns why this agent must not act now, or nothing; it is called just before each action."""
+        """`blocked` is called just before each action. It returns why this agent must not act, or an empty string."""
         self._hypervisor, self._blocked = hypervisor, blocked
         self._pid_files = PidFiles.of(hypervisor.uri)
         self._flags: dict[UUID, tuple[bool, bool]] = {}
-        """(persistent, autostart) of each domain, cached: most observations can omit these two calls."""
+        """The cached (persistent, autostart) of each domain, so that most observations omit these two calls."""
         self._listed: dict[bytes, tuple[Listed, Domain]] = {}
-        """What libvirt returned for each domain in the last relist. Only relists use it, one at a time."""
+        """What libvirt returned for each domain in the last relist. Only `relist` uses it, one call at a time."""
         hypervisor.when_redefined(self._redefined)
 
     def _redefined(self, uuid: UUID) -> None:
@@ -112,13 +113,16 @@ class LibvirtHost:
     def look(self, address: Address) -> Domain | Absent | Replaced:
         """Observe one domain. Raises Transient.
 
-        Costs two calls; one more if the domain is off, and two more if its flags are not cached.
+        This makes two libvirt calls, one more if the domain is off, and two more if its flags are not cached.
         """
         with self._hypervisor.query() as connection:
             return self._observe(connection, address)
 
     def facts(self, domain: Domain) -> Facts:
-        """Read what only an action needs to know; costs no call if the domain is off. Raises Transient, Vanished."""
+        """Read the facts that only an action needs. Makes no libvirt call if the domain is off.
+
+        Raises Transient, Vanished.
+        """
         if domain.phase.off or domain.lingers:
             return Facts(qemu=self._pid_files.qemu(domain.uuid, domain.name))
         with self._hypervisor.query() as connection:
@@ -137,10 +141,10 @@ class LibvirtHost:
                 raise Transient(error_text(error)) from error
 
     def _never_ran(self, handle: libvirt.virDomain, domain: Domain) -> bool:
-        """The CPUs of a paused domain have not run since its start.
+        """Whether the domain is paused and its CPUs have not run since its start.
 
-        Uses the events of this connection and the CPU time, because neither is sufficient: events might be lost, and
-        the time might be 0. Reading the time does not disturb QEMU, and does not wait for a job.
+        Requires that both the events of this connection and the CPU time show this: events might be lost, and the CPU
+        time of a domain that has run might be 0. Reading the CPU time does not disturb QEMU or wait for a job.
         """
         if domain.phase.power_state is not PowerState.PAUSED:
             return False
@@ -151,13 +155,13 @@ class LibvirtHost:
         except libvirt.libvirtError as error:
             if _unanswered(error):
                 raise
-            return False  # not known
+            return False  # unknown
         return bool(cpus) and all(time_ns == 0 for _, _, time_ns, *_ in cpus)
 
     def act(self, action: PowerAction) -> Result:
-        """Perform the action if the domain is still as it was observed; otherwise return `Result.STALE`.
+        """Perform the action if the domain has not changed since it was observed. Otherwise return `Result.STALE`.
 
-        Raises Transient (libvirt did not answer), Rejected (libvirt refused, with libvirt's message).
+        Raises Transient if libvirt returned no result, and Rejected with libvirt's message if libvirt refused.
         """
         address = Address(uuid=action.domain.uuid)
         with self._hypervisor.action() as connection:
@@ -166,7 +170,7 @@ class LibvirtHost:
                 (observed.phase, observed.id) != (action.domain.phase, action.domain.id)
             ):
                 return Result.STALE
-            if self._blocked():  # checked again after the observation, for which libvirt might have taken long
+            if self._blocked():  # checked last, because the observation might have taken long
                 return Result.STALE
             if observed.lingers or (action.kind.starts and observed.phase.off and self._has_qemu(observed)):
                 return Result.STALE
@@ -185,7 +189,7 @@ class LibvirtHost:
             return Result.DONE
 
     def _has_qemu(self, domain: Domain) -> bool:
-        """A QEMU of this domain still exists, although libvirt reports the domain off."""
+        """Whether a QEMU of this domain still exists, although libvirt reports the domain off."""
         return self._pid_files.qemu(domain.uuid, domain.name) is Qemu.ALIVE
 
     def _call(self, action: Action, connection: libvirt.virConnect, domain: Domain) -> None:
@@ -200,18 +204,18 @@ class LibvirtHost:
             self._pid_files.started(domain.uuid)
 
     def libvirtd_since(self) -> datetime | None:
-        """When libvirtd was started, by the wall clock of this host; None: not known. Does not call libvirt.
+        """Return when libvirtd was started, by this host's wall clock, or None if unknown. Does not call libvirt.
 
         Source: the modification time of driver.pid, which libvirtd and virtqemud write at each start (measured: 9.0).
         """
         return self._pid_files.libvirtd_since()
 
     def evidence(self, uuid: UUID) -> frozenset[Evidence]:
-        """The evidence that events gave about this domain since its last start. Does not call libvirt."""
+        """Return the evidence from events of this domain since its last start. Does not call libvirt."""
         return self._hypervisor.evidences.of(uuid)
 
     def relist(self) -> list[Domain]:
-        """List all domains, with four bulk calls for any number of domains. Raises Transient."""
+        """Return all domains. Makes four libvirt calls, whatever the number of domains. Raises Transient."""
         asked_s = time.monotonic()
         try:
             with self._hypervisor.bulk() as connection:
@@ -234,7 +238,7 @@ class LibvirtHost:
             is_saved, flags = raw in saved, (raw not in transient, raw in autostart)
             current: Listed = handle.name(), handle.ID(), numbers, is_saved, flags
             previous = self._listed.get(raw)
-            if previous and previous[0] == current:  # most have not changed: reuse the value
+            if previous and previous[0] == current:  # most domains have not changed: reuse the value
                 domain = previous[1]
             else:
                 domain = _domain(handle, UUID(bytes=raw), states.words(*numbers), managed_save=is_saved, flags=flags)
@@ -246,7 +250,7 @@ class LibvirtHost:
 
     def _forget_flags(self) -> None:
         if len(self._flags) > len(self._listed):
-            for uuid in list(self._flags):  # a copy: other threads write to it
+            for uuid in list(self._flags):  # a copy, because other threads change the dict
                 if uuid.bytes not in self._listed:
                     self._flags.pop(uuid, None)
 
@@ -313,7 +317,7 @@ def _domain(
 
 
 def _found(lookup: Callable[[], libvirt.virDomain]) -> libvirt.virDomain | None:
-    """The domain that the lookup finds; None only if libvirt reports that it does not exist. Raises Transient."""
+    """Return the domain that the lookup finds, or None if libvirt reports that it does not exist. Raises Transient."""
     try:
         return lookup()
     except libvirt.libvirtError as error:
@@ -323,7 +327,7 @@ def _found(lookup: Callable[[], libvirt.virDomain]) -> libvirt.virDomain | None:
 
 
 def _is_valid(name: str) -> bool:
-    """libvirt allows a domain with this name."""
+    """Whether libvirt allows a domain with this name."""
     return 0 < len(name.encode()) <= NAME_BYTES and "/" not in name and "\0" not in name
 
 
@@ -337,10 +341,10 @@ def _has_managed_save(handle: libvirt.virDomain) -> bool:
 
 
 def _job_and_hang(handle: libvirt.virDomain) -> tuple[str, bool]:
-    """(the kind of the job that owns the domain, or nothing; whether its QEMU hangs).
+    """Return the kind of the job that owns the domain (empty if there is none), and whether the domain's QEMU hangs.
 
-    controlInfo returns at once. jobStats waits for up to 30 s while a call of any client on this domain has not
-    returned, and such a call might begin between the two, so there is no other call between them.
+    controlInfo returns at once, but jobStats waits up to 30 s while a call of any client on this domain has not
+    returned. Such a call might begin after controlInfo, so no other call is made between controlInfo and jobStats.
     """
     has_backup = _has_backup(handle)
     try:
@@ -364,7 +368,7 @@ def _job_and_hang(handle: libvirt.virDomain) -> tuple[str, bool]:
 
 
 def _has_backup(handle: libvirt.virDomain) -> bool:
-    """Whether a backup runs, read without QEMU: during a backup, jobStats calls QEMU, and waits as long as it hangs."""
+    """Whether a backup runs. This does not call QEMU; jobStats does during a backup, and waits while QEMU hangs."""
     with suppress(libvirt.libvirtError):
         return bool(handle.backupGetXMLDesc(0))
     return False
@@ -374,7 +378,7 @@ def _job(handle: libvirt.virDomain) -> str:
     try:
         stats = handle.jobStats(0)
     except libvirt.libvirtError as error:
-        # The driver does not support jobs, or the domain has just stopped: there is no job.
+        # The driver does not support jobs, or the domain has just stopped, so there is no job.
         if error.get_error_code() in {libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_INVALID}:
             return ""
         raise

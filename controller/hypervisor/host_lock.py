@@ -1,6 +1,6 @@
-"""The host lock: the process that acts on the domains of a libvirt holds a lock on the folder of libvirt's socket.
+"""The host lock is a lock on libvirt's socket directory. Only the process that holds it acts on libvirt's domains.
 
-It is a lock of the kernel (flock): it works on a read-only mount, and the kernel releases it when the process ends.
+The lock is a flock, so it works on a read-only mount, and the kernel releases it when the process ends.
 """
 
 from __future__ import annotations
@@ -12,38 +12,46 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class HostLock:
-    """The lock that a process needs to act on a libvirt. One thread acquires it; any thread may read its fields."""
+    """The lock that a process needs to act on one libvirt.
 
-    def __init__(self, folder: Path | None) -> None:
-        """`folder` is that of the socket; None: libvirt runs in this process, and no other process can reach it."""
-        self._folder = folder
+    Only one thread may call `acquire`. Any thread may read the fields.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        """`directory` is libvirt's socket directory, or None if libvirt runs in this process.
+
+        No other process can act on a libvirt that runs in this process, so no lock is needed.
+        """
+        self._directory = directory
         self._file: int | None = None
-        self.held = folder is None
+        self.held = directory is None
         self.why_not_held = "This agent has not tried to acquire the host lock yet"
-        """Why the lock is not held, as a sentence without a full stop."""
+        """Why this process does not hold the lock, as a sentence without a full stop."""
         self.name = ""
-        """The name of the lock while it is held; unique on this machine within one boot."""
+        """The name of the lock, unique on this machine within one boot. Empty if the lock is not held or not needed."""
 
     @classmethod
     def of(cls, uri: str) -> HostLock:
-        """The lock of the libvirt of this URI."""
-        return cls(socket_folder(uri))
+        """Return the lock of the libvirt with this URI."""
+        return cls(socket_directory(uri))
 
     def acquire(self) -> bool:
-        """Acquire the lock if it is free, without waiting; returns whether this process holds it now."""
+        """Try to acquire the lock, without waiting. Return whether this process now holds the lock."""
         if self.held:
             return True
-        assert self._folder is not None  # noqa: S101 - without a folder, `held` is always true
+        assert self._directory is not None  # noqa: S101 - without a directory, `held` is always true
         try:
-            file = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            file = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            self.why_not_held = f"The host lock cannot be acquired: {self._folder} cannot be opened ({error.strerror})"
+            self.why_not_held = (
+                f"The host lock cannot be acquired: {self._directory} cannot be opened ({error.strerror})"
+            )
             return False
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.why_not_held = (
-                f"Another process acts on this libvirt: process {_holder(file)} holds the lock on {self._folder}"
+                f"Another process acts on this libvirt: process {_holder(file)} holds the lock on {self._directory}"
             )
             os.close(file)
             return False
@@ -51,12 +59,15 @@ class HostLock:
         return True
 
     def removed(self) -> bool:
-        """Whether the folder was removed; if it was created again, the new one has another lock and another socket."""
+        """Whether the socket directory was removed.
+
+        If the directory was created again, the new directory has another lock and another socket.
+        """
         if self._file is not None and os.fstat(self._file).st_nlink == 0:
             return True
         try:
-            # If the folder is a mount, as in a Pod, the path still leads to the removed folder.
-            return self._folder is not None and self._folder.stat().st_nlink == 0
+            # If the directory is a mount point, as in a Pod, its path still refers to the removed directory.
+            return self._directory is not None and self._directory.stat().st_nlink == 0
         except OSError:
             return False
 
@@ -67,8 +78,8 @@ class HostLock:
             self._file, self.name, self.held = None, "", False
 
 
-def socket_folder(uri: str) -> Path | None:
-    """The folder of libvirt's socket for this URI; None: libvirt runs in this process."""
+def socket_directory(uri: str) -> Path | None:
+    """Return libvirt's socket directory for this URI, or None if libvirt runs in this process."""
     parts = urlsplit(uri)
     socket = parse_qs(parts.query).get("socket")
     if socket:
@@ -82,13 +93,13 @@ def socket_folder(uri: str) -> Path | None:
 
 
 def _name(file: int) -> str:
-    """The kernel's name of the file, the same for each mount of the folder: device and inode."""
+    """Return the device and inode of the file in the form of /proc/locks. They are the same for each mount."""
     stat = os.fstat(file)
     return f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
 
 
 def _holder(file: int) -> str:
-    """The process that holds the lock; the kernel does not show processes of other PID namespaces."""
+    """Return the process that holds the lock. The kernel does not show processes of other PID namespaces."""
     name = _name(file)
     try:
         lines = Path("/proc/locks").read_text().splitlines()

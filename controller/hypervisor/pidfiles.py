@@ -1,9 +1,9 @@
-"""QEMU's pid files: since when a QEMU runs, and whether the QEMU of a domain that libvirt reports off has really ended.
+"""Reads QEMU's pid files. They show when a QEMU was started, and whether it still exists after libvirt reports it off.
 
-A QEMU that libvirt starts holds a write lock (fcntl) on its NAME.pid until it ends. The lock is visible through a
-read-only mount and from another PID namespace, and also after the file was removed, on a descriptor that was opened
-before (measured: libvirt 9.0). libvirt itself is not reliable here: after a while it treats a QEMU that has not ended
-on SIGKILL as gone.
+Each QEMU that libvirt starts holds a write lock (fcntl) on its file NAME.pid until QEMU ends. The lock is visible
+through a read-only mount and from another PID namespace. After the file was removed, the lock is still visible on a
+descriptor that was opened earlier (measured: libvirt 9.0). libvirt's own report is not reliable: if a QEMU does not end
+after SIGKILL, libvirt reports the domain off after some time.
 """
 
 from __future__ import annotations
@@ -18,46 +18,47 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from controller.hypervisor.host_lock import socket_folder
+from controller.hypervisor.host_lock import socket_directory
 from controller.policy.view import Qemu
 
 FLOCK = "hhqqi4x"
-"""struct flock of 64-bit Linux: type, whence, start, length, process id."""
+"""The format of struct flock on 64-bit Linux: type, whence, start, length, process id."""
 
 REMEMBERED = 20_000
+"""The maximum number of domains in `_unwatched`."""
 
 
 class PidFiles:
-    """The pid files of one libvirt's QEMUs. Thread-safe; does not call libvirt, and never waits."""
+    """The pid files of the QEMUs of one libvirt. Thread-safe. The methods do not call libvirt."""
 
-    def __init__(self, folder: Path | None) -> None:
-        """`folder` is where libvirt keeps the files; None: this libvirt has no QEMUs."""
-        self._folder = folder
+    def __init__(self, directory: Path | None) -> None:
+        """`directory` is the directory of the pid files, or None if this libvirt runs no QEMU."""
+        self._directory = directory
         self._lock = threading.Lock()
         self._watched: dict[UUID, list[int]] = {}
-        """Descriptors of the files of QEMUs that were killed and have not ended."""
+        """Descriptors of the pid files of killed QEMUs that have not been observed to end."""
         self._unwatched: dict[UUID, None] = {}
-        """Domains whose last QEMU was killed without a descriptor that shows its end; the oldest first."""
+        """Domains whose last QEMU was killed while no open descriptor could show its end. The oldest entry is first."""
 
     @classmethod
     def of(cls, uri: str) -> PidFiles:
-        """The pid files of the libvirt with this URI."""
-        folder, parts = socket_folder(uri), urlsplit(uri)
-        if folder is None or parts.scheme.partition("+")[0] != "qemu":
+        """Return the pid files of the libvirt with this URI."""
+        directory, parts = socket_directory(uri), urlsplit(uri)
+        if directory is None or parts.scheme.partition("+")[0] != "qemu":
             return cls(None)
-        return cls(folder / "qemu" / "run" if parts.path == "/session" else folder / "qemu")
+        return cls(directory / "qemu" / "run" if parts.path == "/session" else directory / "qemu")
 
     def run_since(self, name: str) -> datetime | None:
-        """When the QEMU of this domain was started, by the wall clock of the host; None: not known."""
+        """Return when the QEMU of this domain was started, by the host's wall clock, or None if unknown."""
         return self._modified(name)
 
     def libvirtd_since(self) -> datetime | None:
-        """When libvirtd (or virtqemud) was started, by the wall clock of the host; None: not known."""
+        """Return when libvirtd (or virtqemud) was started, by the host's wall clock, or None if unknown."""
         return self._modified("driver")
 
     def watch(self, uuid: UUID, name: str) -> None:
-        """Keep the file of a QEMU open that is about to be killed, because libvirt removes the file."""
-        if self._folder is None:
+        """Open the pid file of a QEMU that will be killed, and keep the file open, because libvirt removes it."""
+        if self._directory is None:
             return
         with self._lock:
             self._unwatched.pop(uuid, None)
@@ -71,7 +72,7 @@ class PidFiles:
                     del self._unwatched[next(iter(self._unwatched))]
 
     def _watch(self, uuid: UUID, file: int) -> bool:
-        """Keep the file open; returns whether a QEMU locks it. An older libvirt or another program locks no file."""
+        """Keep the file open. Return whether it is locked: an older libvirt or another program locks no pid file."""
         watched = self._watched.setdefault(uuid, [])
         if any(os.path.sameopenfile(file, other) for other in watched):
             os.close(file)
@@ -80,26 +81,29 @@ class PidFiles:
         return _locked(watched[-1])
 
     def release(self, uuid: UUID) -> None:
-        """Close the files of this domain's QEMUs that have ended; the other files stay open."""
+        """Close the files of this domain's QEMUs that have ended, and keep the other files open."""
         with self._lock, suppress(OSError):
             self._release(uuid)
 
     def lives_on(self, uuid: UUID) -> bool:
-        """Whether a QEMU of this domain that was killed has not ended, as far as its file is watched."""
-        if uuid not in self._watched:  # almost always, so an observation costs nothing more
+        """Whether a killed QEMU of this domain still locks its pid file. True if the lock cannot be read.
+
+        False if `watch` did not open the file.
+        """
+        if uuid not in self._watched:  # the usual case: an observation then makes no system call here
             return False
         with self._lock, suppress(OSError):
             return self._release(uuid)
         return True
 
     def started(self, uuid: UUID) -> None:
-        """A new QEMU runs, so it no longer matters whether the end of the last one was watched."""
+        """Record that a new QEMU of this domain runs, so that `qemu` no longer returns UNSURE for an earlier QEMU."""
         with self._lock:
             self._unwatched.pop(uuid, None)
 
     def qemu(self, uuid: UUID, name: str) -> Qemu:
-        """Whether a QEMU of this domain, which libvirt reports off, still exists."""
-        if self._folder is None:
+        """Return whether a QEMU of this domain still exists, although libvirt reports the domain off."""
+        if self._directory is None:
             return Qemu.GONE
         with self._lock:
             try:
@@ -111,7 +115,7 @@ class PidFiles:
             return Qemu.UNSURE if uuid in self._unwatched else Qemu.GONE
 
     def _release(self, uuid: UUID) -> bool:
-        """Close the files that are no longer locked; returns whether others are left. Raises OSError."""
+        """Close this domain's files that are no longer locked. Return whether a locked file remains. Raises OSError."""
         for file in list(self._watched.get(uuid, ())):
             if not _locked(file):
                 self._watched[uuid].remove(file)
@@ -121,7 +125,7 @@ class PidFiles:
         return uuid in self._watched
 
     def _locked_by_name(self, name: str) -> bool:
-        """Whether a file of this name exists, and a QEMU locks it. Raises OSError."""
+        """Whether the pid file of the domain with this name exists and is locked. Raises OSError."""
         try:
             file = self._open(name)
         except FileNotFoundError:
@@ -135,19 +139,19 @@ class PidFiles:
         return os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
     def _modified(self, name: str) -> datetime | None:
-        if self._folder is None:
+        if self._directory is None:
             return None
         try:
-            # Each observation needs this: os.stat of a string takes half the time of Path.stat (measured).
+            # Each observation calls this, and os.stat of a string takes half the time of Path.stat (measured).
             return datetime.fromtimestamp(os.stat(self._path(name)).st_mtime, UTC)  # noqa: PTH116
         except (OSError, ValueError, OverflowError):  # no file, or a time outside the range of datetime
             return None
 
     def _path(self, name: str) -> str:
-        return f"{self._folder}/{name}.pid"
+        return f"{self._directory}/{name}.pid"
 
 
 def _locked(file: int) -> bool:
-    """Whether another process holds a lock on the file that excludes a write lock. Raises OSError."""
+    """Whether another process has locked the file, so that no write lock can be acquired. Raises OSError."""
     request = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     return bool(struct.unpack(FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, request))[0] != fcntl.F_UNLCK)

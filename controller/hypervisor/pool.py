@@ -1,4 +1,4 @@
-"""Connection pools for libvirt, one for each kind of call; connections are opened on demand and closed when idle."""
+"""Connection pools for libvirt, one for each kind of call. Connections are opened on demand and closed when idle."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ import libvirt
 from controller.runtime.errors import Transient
 
 KEEPALIVE_S, KEEPALIVE_COUNT = 5, 3
-"""The connection to a libvirtd that hangs is closed after about 19 s (measured); without keepalive, never."""
+"""If libvirtd hangs, its connections are closed after about 19 s (measured). Without keepalive, they stay open."""
 
 
 OPEN_WITHIN_S = 10.0
-"""libvirtd opens a connection within milliseconds; once it has `max_clients`, it lets the next client wait."""
+"""The timeout for opening a connection. libvirtd accepts a connection within milliseconds, unless it already has
+`max_clients` clients: then the next client waits."""
 
 
 FREE_WITHIN_S = 2.0
-"""How long a call waits for a connection. Opening one takes a millisecond (measured), and so do most calls."""
+"""How long a call waits for a free connection. Most calls take a millisecond, and so does opening a connection
+(measured)."""
 
 
 GROW_AGAIN_S = 30.0
-"""The pause after libvirtd did not accept another connection."""
+"""How long a pool does not grow after another connection could not be opened."""
 
 
 class Opener:
@@ -38,10 +40,10 @@ class Opener:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._opening = threading.Lock()
-        """Held while one open() has not returned: a second one would only wait behind it."""
+        """Locked until `libvirt.open` returns. A second call would only wait for the first."""
 
     def open(self, timeout_s: float) -> libvirt.virConnect:
-        """Open a connection within `timeout_s`; one that opens later is closed.
+        """Open a connection within `timeout_s` seconds. A connection that opens later is closed.
 
         Raises libvirtError, TimeoutError, and RuntimeError (no thread could be started).
         """
@@ -59,7 +61,7 @@ class Opener:
         except TimeoutError:
             if opened.cancel():
                 raise
-            return opened.result()  # it was opened just after the timeout
+            return opened.result()  # libvirt.open has returned just after the timeout
 
     def _open(self, opened: Future[libvirt.virConnect]) -> None:
         try:
@@ -79,18 +81,23 @@ class Opener:
 
 
 class ConnectionPool:
-    """Connections for one kind of call, each for one call at a time. Thread-safe.
+    """Connections for one kind of call. Each connection serves one call at a time. Thread-safe.
 
-    Two threads must not use one connection at a time: libvirt before 10.4 then writes to the stack of a thread that
-    has already returned (CVE-2024-4418; with eight threads and a libvirtd that hung, the process crashed every time).
+    Two threads must not use one connection at the same time: libvirt before 10.4 might then write to the stack of a
+    thread that has already returned (CVE-2024-4418). With eight threads and a libvirtd that hung, the process crashed
+    every time.
     """
 
     def __init__(self, max_count: int, grow: Callable[[ConnectionPool], None] = lambda _pool: None) -> None:
-        """`grow` is called to open another connection; it must return at once, and later call `add` or `refuse`."""
+        """`grow` is called when the pool needs another connection.
+
+        It must return at once, and later the pool's `add` or `refuse` must be called.
+        """
         self._max_count, self._grow = max_count, grow
         self._changed = threading.Condition()
         self._free: list[tuple[libvirt.virConnect, float]] = []
-        """Each with the monotonic seconds since when it is free; the most recently used one is last."""
+        """The free connections, each with the monotonic seconds since when it is free. The one used last is at the end.
+        """
         self._count = 0
         self._growing, self._grow_from_s = False, 0.0
         self._closed = False
@@ -101,7 +108,7 @@ class ConnectionPool:
         return self._count
 
     def add(self, connection: libvirt.virConnect) -> None:
-        """Add a connection; it is closed at once if the pool is closed."""
+        """Add a connection to the pool, or close the connection if the pool is closed."""
         with self._changed:
             self._growing = False
             if not self._closed:
@@ -112,13 +119,16 @@ class ConnectionPool:
         close(connection)
 
     def refuse(self) -> None:
-        """Another connection could not be opened: for `GROW_AGAIN_S`, calls wait for those that exist."""
+        """Record that another connection could not be opened. The pool does not grow for `GROW_AGAIN_S`."""
         with self._changed:
             self._growing, self._grow_from_s = False, time.monotonic() + GROW_AGAIN_S
 
     @contextmanager
     def take(self) -> Iterator[libvirt.virConnect]:
-        """Take a connection for one call. Raises Transient if none is free in time; at once if the pool is full."""
+        """Take a connection for one call.
+
+        Raises Transient if no connection is free within `FREE_WITHIN_S`, or at once if the pool cannot grow any more.
+        """
         connection = self._next_free()
         try:
             yield connection
@@ -147,7 +157,7 @@ class ConnectionPool:
         close(connection)
 
     def close_idle(self, idle_s: float) -> None:
-        """Close connections that were idle for `idle_s`, but keep one: libvirtd limits the number of its clients."""
+        """Close connections that have been idle for `idle_s`, but keep one. libvirtd limits the number of clients."""
         with self._changed:
             before_s = time.monotonic() - idle_s
             idle = sum(since_s <= before_s for _, since_s in self._free)
@@ -158,7 +168,7 @@ class ConnectionPool:
             close(connection)
 
     def close(self) -> None:
-        """Close the free connections now, and each of the others when its call returns."""
+        """Close the free connections now, and each other connection when its call returns."""
         with self._changed:
             self._closed = True
             free, self._free = self._free, []
@@ -168,7 +178,7 @@ class ConnectionPool:
 
 
 def close(connection: libvirt.virConnect) -> None:
-    """Close a connection, whatever its state. Never raises libvirtError."""
+    """Close a connection in any state. Never raises libvirtError."""
     with suppress(libvirt.libvirtError):
         connection.unregisterCloseCallback()
     with suppress(libvirt.libvirtError):
@@ -177,7 +187,7 @@ def close(connection: libvirt.virConnect) -> None:
 
 @dataclass(eq=False)
 class ConnectionSet:
-    """One generation of connections, with a pool for each kind of call: if a call hangs, other kinds do not wait."""
+    """One generation of connections. Each kind of call has a pool, so a call that hangs does not delay other kinds."""
 
     generation: int
     events: libvirt.virConnect
@@ -188,7 +198,7 @@ class ConnectionSet:
 
     @property
     def pools(self) -> tuple[ConnectionPool, ...]:
-        """All pools; the connection for events is in none."""
+        """All pools. The connection for events is in no pool."""
         return self.bulk, self.queries, self.actions
 
     @property
@@ -197,12 +207,12 @@ class ConnectionSet:
         return 1 + sum(pool.count for pool in self.pools)
 
     def close_idle(self, idle_s: float) -> None:
-        """Close the connections that were opened on demand and have been idle for `idle_s`."""
+        """Close connections that have been idle for `idle_s`. Keep at least one in each pool."""
         for pool in self.pools:
             pool.close_idle(idle_s)
 
     def close(self) -> None:
-        """Deregister the callbacks, then close the connections; in this order, nothing is left open."""
+        """Deregister the callbacks, then close the connections. In another order, a connection might remain open."""
         for callback_id in self.callback_ids:
             with suppress(libvirt.libvirtError):  # libvirtd might have been killed
                 self.events.domainEventDeregisterAny(callback_id)

@@ -1,7 +1,8 @@
-"""Translates libvirt's numbers for states and reasons into its words and into a phase. Total: unknown numbers pass.
+"""Translates libvirt's numbers for states and reasons into words, and the words into a phase. Accepts unknown numbers.
 
 Source: enum virDomainState and the virDomain*Reason enums of libvirt-domain.h. The words are not read from
-libvirt-python, because it mixes them with flags (VIR_DOMAIN_SHUTDOWN_SIGNAL), and older builds lack some.
+libvirt-python, because some flags there have similar names (VIR_DOMAIN_SHUTDOWN_SIGNAL), and older builds lack some
+words.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     State.CRASHED: ("UNKNOWN", "PANICKED"),
     State.PMSUSPENDED: ("UNKNOWN",),
 }
-"""Each state's reasons, in the order of their numbers."""
+"""The reasons of each state, in the order of libvirt's numbers."""
 
 STATES = tuple(State)
 
@@ -54,8 +55,8 @@ PAUSES: dict[str, Phase] = {
     **dict.fromkeys(PLAIN, Phase.PAUSED),
     **dict.fromkeys(BUSY, Phase.PAUSED_BUSY),
 }
-"""The phase of a paused domain by its reason. For any other reason, nobody knows who paused it: the phase is UNKNOWN,
-and the agent does nothing."""
+"""The phase of a paused domain for each reason. For any other reason, it is unknown who paused the domain, so the phase
+is UNKNOWN and the agent does nothing."""
 PHASES: dict[str, Phase] = {
     State.RUNNING: Phase.RUNNING,
     State.BLOCKED: Phase.RUNNING,
@@ -66,14 +67,14 @@ PHASES: dict[str, Phase] = {
 
 
 def words(state: int, reason: int) -> tuple[str, str]:
-    """libvirt's words for a state and a reason; STATE_n and REASON_n for unknown numbers."""
+    """Return libvirt's words for a state and a reason, or STATE_n and REASON_n for unknown numbers."""
     state_word = STATES[state] if 0 <= state < len(STATES) else f"STATE_{state}"
     reasons = REASONS.get(state_word, ())
     return state_word, reasons[reason] if 0 <= reason < len(reasons) else f"REASON_{reason}"
 
 
 def phase(state: str, reason: str, *, managed_save: bool) -> Phase:
-    """The phase of a domain, from libvirt's words; `managed_save` matters only if the domain is off."""
+    """Return the phase of a domain with this state and reason. `managed_save` matters only if the domain is off."""
     if state == State.SHUTOFF:
         if managed_save:
             return Phase.SAVED
