@@ -1,1 +1,1 @@
-"""The adapter to the API server: the only package that sends requests to it."""
+"""The adapter to the API server. Only this package sends requests to the API server."""

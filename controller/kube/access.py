@@ -1,7 +1,7 @@
-"""How to reach the API server, and as which user: plain values from which both HTTP clients are configured.
+"""The address of the API server, the user, and the TLS settings. Both HTTP clients are configured from these values.
 
-The kubernetes client (urllib3) sends requests, and kopf (aiohttp) watches. A setting that only one of them applied
-could mean a watch as another user, or no watch at all.
+The kubernetes client (urllib3) sends requests, and kopf (aiohttp) watches. If only one of the two clients applied a
+setting, the watch might run as another user, or fail.
 """
 
 from __future__ import annotations
@@ -27,36 +27,37 @@ KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 25_000),
 )
-"""A connection whose peer is gone fails after 25 s, idle or not. A load balancer that drops idle connections sees
-traffic every 10 s. The kernel sends the keepalives, so no process wakes up for them."""
+"""If the peer disappears, its connections fail after 25 s, whether or not they are idle. Keepalives every 10 s prevent
+load balancers from dropping idle connections. The kernel sends them, so no process wakes up."""
 SOCKET_OPTIONS = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), *KEEPALIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """An API server, and the user and settings to reach it with. Equal values make equal connections."""
+    """All settings of a connection to an API server, including the credentials."""
 
     server: str
-    """Its URL, without a trailing slash; includes a path if the API server is served under one."""
+    """The URL of the API server, without a trailing slash. The URL can have a path."""
     ca: bytes | None = None
-    """The trusted CA certificates, as PEM; None: those that this machine trusts."""
+    """The trusted CA certificates, as PEM. If None, the certificates that this machine trusts are used."""
     insecure: bool = False
-    """Accept any certificate of the server."""
+    """Whether to accept any server certificate."""
     server_name: str | None = None
-    """The name that the server's certificate must have; None: the host of the URL."""
+    """The name that the server's certificate must have. If None, the host of the URL."""
     proxy: str | None = None
-    """The http:// URL of a proxy, without user and password."""
+    """The http:// URL of the proxy, without user and password. None if there is no proxy."""
     proxy_login: tuple[str, str] | None = field(default=None, repr=False)
-    """The user and the password of the proxy."""
+    """The user and the password for the proxy."""
     authorization: str | None = field(default=None, repr=False)
     """The value of the Authorization header."""
     certificate: bytes | None = field(default=None, repr=False)
+    """The client certificate of the user, as PEM."""
     key: bytes | None = field(default=None, repr=False)
-    """The client certificate and key of the user, as PEM."""
+    """The private key of `certificate`, as PEM."""
 
     @cached_property
     def headers(self) -> dict[str, str]:
-        """The headers of each request."""
+        """The headers that each request has."""
         always = {"User-Agent": f"{AGENT}/{__version__}", "Accept-Encoding": "identity"}
         return always | ({"Authorization": self.authorization} if self.authorization else {})
 
@@ -90,21 +91,21 @@ class Access:
 
 
 def basic(username: str, password: str) -> str:
-    """The value of an HTTP Basic authentication header."""
+    """Return the value of an Authorization header for HTTP Basic authentication."""
     return f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
 
 
 class _FixedNameContext(ssl.SSLContext):
-    """Expects `name` in the server's certificate, whatever the URL says; each HTTP client starts TLS its own way."""
+    """A TLS context. If `name` is set, the server's certificate must have this name instead of the host of the URL."""
 
     name: str | None = None
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        """How urllib3 starts TLS."""
+        """Start TLS. urllib3 calls this method."""
         return super().wrap_socket(*args, **kwargs | self._expected())
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        """How asyncio starts TLS."""
+        """Start TLS. asyncio calls this method."""
         return super().wrap_bio(*args, **kwargs | self._expected())
 
     def _expected(self) -> dict[str, str]:
@@ -113,8 +114,10 @@ class _FixedNameContext(ssl.SSLContext):
 
 @contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """A path for OpenSSL, which reads only files. It is in memory: no secret reaches a disk, and the root file system
-    may be read-only."""
+    """Yield the path of a file with this content, because OpenSSL reads only files.
+
+    The file is in memory, so no secret is written to a disk, and the root file system can be read-only.
+    """
     descriptor = os.memfd_create("pem")
     try:
         with os.fdopen(os.dup(descriptor), "wb") as file:

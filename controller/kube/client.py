@@ -1,4 +1,4 @@
-"""Requests to the API server: one client for all threads, which raises only the exceptions of `runtime.errors`."""
+"""Sends requests to the API server. All threads share one client. It raises only exceptions of `runtime.errors`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from controller.kube.kubeconfig import Kubeconfig, of_pod
 from controller.runtime.errors import CircuitOpen, Conflicted, Rejected, Transient, Vanished
 
 TIMEOUT_S = (3.0, 10.0)
-"""For the connection, and for the answer. The kubernetes client has no timeout of its own."""
+"""The timeouts for connecting and for reading the response. The kubernetes client has no default timeout."""
 CIRCUIT_OPENS_AFTER = 5
-"""The circuit opens after this number of consecutive failed connection attempts."""
+"""The circuit opens when this number of connections have failed since the last response."""
 MAX_RETRY_AFTER_S = 30.0
 POOL_SIZE = 32
 
@@ -30,11 +30,11 @@ Json = dict[str, Any]
 
 
 class Api:
-    """The API server, behind a circuit breaker. Thread-safe.
+    """Sends requests to the API server, with a circuit breaker. Thread-safe.
 
-    While the circuit is open, only `probe` sends a request; without the breaker, every VM of the node would keep
-    sending them. Only failed connections count: a slow API server, which accepts connections but does not answer in
-    time, does not open the circuit.
+    While the circuit is open, only `probe` sends requests. Without the circuit breaker, the agent would continue to
+    send requests for each VM of the node. Only failed connections open the circuit. A slow API server, which accepts
+    connections but does not respond in time, does not open the circuit.
     """
 
     def __init__(self, credentials: Credentials) -> None:
@@ -47,11 +47,11 @@ class Api:
 
     @property
     def circuit_open(self) -> bool:
-        """The last `CIRCUIT_OPENS_AFTER` connection attempts failed; the next connection closes the circuit."""
+        """Whether `CIRCUIT_OPENS_AFTER` connections have failed since the last response."""
         return self._failed_connections >= CIRCUIT_OPENS_AFTER
 
     def probe(self) -> bool:
-        """Send one request even if the circuit is open; True if the API server answered, with any status."""
+        """Send one request, even if the circuit is open. Return whether the API server responded, with any status."""
         try:
             self._send("GET", "/version", {}, None)
         except Transient:
@@ -59,9 +59,9 @@ class Api:
         return True
 
     def note_answer(self, *, good: bool) -> None:
-        """Record a successful request, or a failure that concerns all requests and not just this one.
+        """Record whether a request succeeded, or failed for a reason that affects all requests.
 
-        The watch calls this for its own requests.
+        Do not call this after a failure that affects only one request. The watch calls this for its own requests.
         """
         if not good:
             self._failing = True
@@ -69,7 +69,7 @@ class Api:
             self._failing, self._recovered = False, True
 
     def take_recovery(self) -> bool:
-        """Whether a request has succeeded after a failure since the last call; resets this."""
+        """Return whether a request has succeeded after a failed one since the last call of this method."""
         recovered, self._recovered = self._recovered, False
         return recovered
 
@@ -82,9 +82,10 @@ class Api:
         content_type: str = "application/json",
         **query: str,
     ) -> Json:
-        """Send one request and return the JSON object of its answer.
+        """Send one request and return the JSON object of the response.
 
-        Raises Conflicted, Vanished, Rejected, Transient, and CircuitOpen, which sends nothing.
+        After a 401, renews the credentials and sends the request again if they have changed. Raises Conflicted,
+        Vanished, Rejected, Transient, and, without sending a request, CircuitOpen.
         """
         if self.circuit_open:
             raise CircuitOpen(self._why_open)
@@ -103,7 +104,10 @@ class Api:
     def _send(
         self, method: str, path: str, headers: dict[str, str], body: Json | None
     ) -> tuple[int, bytes, float, Access]:
-        """The status, body and Retry-After of the answer, and the access it was sent with. Raises Transient."""
+        """Send one request. Raises Transient.
+
+        Returns the status, body and Retry-After of the response, and the access that the request used.
+        """
         access, client = self._connected()
         try:
             answer = client.request(
@@ -125,7 +129,7 @@ class Api:
         return answer.status, text, _retry_after_s(answer.headers.get("Retry-After")), access
 
     def _connected(self) -> tuple[Access, RESTClientObject]:
-        """The current access and a client for it. If the access has changed, the connections of the old one close."""
+        """Return the current access and a client for it. Close the old client if the access has changed."""
         access = self.credentials.current()
         with self._lock:
             if self._client[0] is not access:
@@ -135,9 +139,9 @@ class Api:
 
 
 def load(kubeconfig: Path | None) -> Api:
-    """The API server of this kubeconfig; without one, that of the Pod or of ~/.kube/config.
+    """Return the API of this kubeconfig. If None, use the Pod's service account, or outside a Pod ~/.kube/config.
 
-    Raises Rejected, with one sentence as its message.
+    Raises Rejected with a message.
     """
     if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
         return Api(Credentials(lambda *, refused: of_pod(os.environ)))  # noqa: ARG005 - a Pod has only one token
@@ -145,7 +149,7 @@ def load(kubeconfig: Path | None) -> Api:
 
 
 def _rest_client(access: Access) -> RESTClientObject:
-    """The kubernetes client, configured from `access` only. By default it would also read the environment."""
+    """Return a client that is configured from `access` only. By default, it would also read the environment."""
     configuration = Configuration(
         host=access.server,
         retries=False,
@@ -165,7 +169,7 @@ def _rest_client(access: Access) -> RESTClientObject:
 
 
 class _HttpsConnection(urllib3.connection.HTTPSConnection):
-    """Reports a TLS handshake that times out as a connect timeout; urllib3 reports it as a read timeout."""
+    """Raises ConnectTimeoutError if the TLS handshake times out. urllib3 itself would raise ReadTimeoutError."""
 
     def connect(self) -> None:
         """Connect, including the TLS handshake. Raises ConnectTimeoutError."""
@@ -180,7 +184,7 @@ class _HttpsPool(urllib3.HTTPSConnectionPool):
 
 
 def _retry_after_s(header: str | None) -> float:
-    """The wait of a Retry-After header, at most `MAX_RETRY_AFTER_S`; Kubernetes sends it in seconds."""
+    """Return the wait in a Retry-After header, at most `MAX_RETRY_AFTER_S`. Kubernetes sends seconds, never a date."""
     return min(float(header), MAX_RETRY_AFTER_S) if header and header.isdecimal() else 0.0
 
 
@@ -217,7 +221,7 @@ def _error(status: int, text: bytes, retry_after_s: float) -> Exception:  # noqa
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason on one line: the exceptions around it repeat the URL at length."""
+    """Return the innermost reason as one line. The messages of the outer exceptions are long and repeat the URL."""
     reason = getattr(error, "reason", None) or error
-    # For a TLS error, the client writes the error's name on a line before the message.
+    # For a TLS error, the kubernetes client puts the name of the error on a line before the message.
     return (str(reason).strip().splitlines() or [type(reason).__name__])[-1]

@@ -1,4 +1,4 @@
-"""The current access to the API server: kubeconfigs, tokens and certificates are replaced while an agent runs."""
+"""Keeps the access to the API server up to date. Kubeconfigs, tokens and certificates can be replaced at any time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from controller.kube.access import Access
 from controller.runtime.errors import Rejected
 
 REREAD_S = 30.0
-"""The credentials are read again on the first use after this time. If they are replaced at least this long before the
-old ones expire, no request gets a 401."""
+"""The first use after this time reads the credentials again. If new credentials are available at least this long before
+the old ones expire, no request gets a 401."""
 RENEW_PAUSE_S = 1.0
-"""The shortest time between two reads because of a 401: each may start an exec plugin."""
+"""The shortest time between two reads that a 401 causes, because each read can start an exec plugin."""
 
 log = structlog.get_logger()
 
@@ -25,28 +25,28 @@ class Reader(Protocol):
     """Reads a kubeconfig, or a Pod's service account."""
 
     def __call__(self, *, refused: bool) -> Access:
-        """Read the current access; `refused`: the API server rejected the previous one with 401. Raises Rejected."""
+        """Read the current access. `refused`: whether the API server rejected the previous one. Raises Rejected."""
 
 
 class Credentials:
-    """The access to one API server, read again from time to time. Thread-safe.
+    """The access to one API server. Thread-safe.
 
-    The same `Access` object is returned as long as nothing in it changes.
+    The methods return the same `Access` object until the credentials change.
     """
 
     def __init__(self, read: Reader, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Reads the first credentials. Raises Rejected."""
+        """Read the first credentials. Raises Rejected."""
         self._read, self._clock = read, clock
         self._lock = threading.Lock()
-        """Held while the credentials are read."""
+        """Locked while a thread reads the credentials."""
         self._access = read(refused=False)
         self._read_s = self._renewed_s = clock()
         self.trouble: str | None = None
-        """Why the last read failed; the previous credentials stay in use. None: it succeeded."""
+        """Why the last read failed, so that the previous credentials are still in use. None if it succeeded."""
 
     def current(self) -> Access:
-        """The access to use now. May read files, and run an exec plugin whose last credential is about to expire."""
-        # If another thread is reading, do not wait for it: the previous credentials are probably still valid.
+        """Return the access to use now. Might read files, and run an exec plugin whose last credential expires soon."""
+        # While another thread reads the credentials, use the previous ones, which are probably still valid.
         if self._clock() - self._read_s > REREAD_S and self._lock.acquire(blocking=False):
             try:
                 self._reread(refused=False)
@@ -55,7 +55,7 @@ class Credentials:
         return self._access
 
     def renew(self, refused: Access) -> Access:
-        """The access to use after the API server answered `refused` with 401; the same one if there is no other."""
+        """Return the access to use after the API server rejected `refused`, or `refused` if there is no other."""
         with self._lock:
             if self._access is refused and self._clock() - self._renewed_s >= RENEW_PAUSE_S:
                 self._renewed_s = self._clock()

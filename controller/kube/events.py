@@ -1,6 +1,6 @@
-"""Kubernetes Events (events.k8s.io/v1) about VMs; a repeated Event becomes a series.
+"""Writes Kubernetes Events (events.k8s.io/v1) about VMs. A repeated Event becomes a series.
 
-Source: KEP-383, which defines when a series starts, and events.k8s.io/v1 for the fields.
+Sources: KEP-383 defines when a series starts, and events.k8s.io/v1 defines the fields.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from controller.policy.view import Notice
 from controller.runtime.errors import Rejected, Transient, Vanished
 
 NOTE_LIMIT = 1024
-"""The API accepts a note of at most this number of bytes."""
+"""The maximum size of a note in bytes. The API server rejects a longer note."""
 SERIES_S = 360.0
-"""A repetition within this time continues a series; kubelet and client-go use the same time."""
+"""An Event that is repeated within this time continues a series. kubelet and client-go use the same time."""
 QUEUE_LIMIT = 1000
 
 log = structlog.get_logger()
@@ -39,12 +39,12 @@ class _Series:
 
 
 class EventRecorder:
-    """`reconcile.Recorder`. Its own thread writes; an Event that cannot be written is dropped and counted."""
+    """Implements `reconcile.Recorder`. A thread writes the queued Events, and drops those that it cannot write."""
 
     def __init__(self, api: Api, instance: str, *, dropped: Callable[[], None]) -> None:
-        """`instance` identifies this agent: the name of its node or Pod.
+        """`instance` is the name of the agent's node.
 
-        `dropped` is called on any thread for each Event that is lost: the queue is full, or the write failed.
+        `dropped` is called, on any thread, for each Event that is lost because the queue is full or the write failed.
         """
         self._api, self._instance, self._dropped = api, instance, dropped
         self._queue: queue.Queue[tuple[VirtualMachine, Notice, datetime] | None] = queue.Queue(QUEUE_LIMIT)
@@ -52,18 +52,21 @@ class EventRecorder:
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
 
     def start(self) -> None:
-        """Start the thread that writes."""
+        """Start the thread that writes Events."""
         self._thread.start()
 
     def record(self, vm: VirtualMachine, notice: Notice) -> None:
-        """Queue the Event to be written soon. Thread-safe; never raises, never waits."""
+        """Add the Event to the queue. Thread-safe. Never raises and never waits."""
         try:
             self._queue.put_nowait((vm, notice, datetime.now(UTC)))
         except queue.Full:
             self._dropped()
 
     def close(self, timeout_s: float) -> None:
-        """Write the queued Events; waits for at most `timeout_s` for the queue, and again for the thread."""
+        """Let the thread write the queued Events and end.
+
+        Waits at most `timeout_s` seconds for space in the queue, and at most `timeout_s` seconds for the thread.
+        """
         try:
             self._queue.put(None, timeout=timeout_s)
         except queue.Full:
@@ -96,8 +99,8 @@ class EventRecorder:
                 del self._series[key]
             else:
                 return
-        # The name has the form of client-go's: sorted by name, as in `kubectl describe`, Events are in order of time.
-        # A long name is cut, and what is left must not end in "-" or ".": the name must be a DNS subdomain.
+        # client-go builds names in the same way. `kubectl describe` sorts Events by name, and thus by time. The name
+        # must be a DNS subdomain, so a long name of a VM is truncated, and must not then end in "-" or ".".
         name = f"{vm.key.name[:200].rstrip('-.')}.{time.time_ns():x}"
         collection = f"/apis/events.k8s.io/v1/namespaces/{vm.key.namespace}/events"
         self._api.request("POST", collection, self._event(vm, notice, at, name))

@@ -1,4 +1,7 @@
-"""Reads a kubeconfig, a Pod's service account and the environment. Each field is either applied or rejected by name."""
+"""Reads a kubeconfig, a Pod's service account and the environment.
+
+Each field of a kubeconfig is applied, or rejected with a message that contains the name of the field.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ from controller.runtime.errors import Rejected
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 EXEC_TIMEOUT_S = 10.0
-"""The timeout of an exec plugin: the thread that renews the Lease might be waiting for it."""
+"""The timeout of an exec plugin. It is short, because the thread that renews the Lease might wait for the plugin."""
 EXEC_MARGIN = timedelta(minutes=1)
-"""The plugin is run again when its last credential expires within this time."""
+"""An exec plugin is run again if its last credential expires within this time."""
 EXEC_API = "client.authentication.k8s.io/"
 
 CLUSTER = {
@@ -35,7 +38,7 @@ CLUSTER = {
     "insecure-skip-tls-verify",
     "tls-server-name",
     "proxy-url",
-    # Needs nothing: neither HTTP client ever requests compression.
+    # This field has no effect, because neither HTTP client requests compression.
     "disable-compression",
     "extensions",
 }
@@ -60,7 +63,7 @@ Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True, slots=True)
 class _Credential:
-    """What an exec plugin returned."""
+    """A credential that an exec plugin returned."""
 
     token: str | None
     certificate: bytes | None
@@ -72,17 +75,17 @@ class _Credential:
 
 
 class Kubeconfig:
-    """A kubeconfig, which can be read repeatedly. Not thread-safe: one thread at a time."""
+    """A kubeconfig that can be read repeatedly. Not thread-safe."""
 
     def __init__(self, file: Path, environ: Mapping[str, str] = os.environ) -> None:
         self._file, self._environ = file, environ
         self._last: tuple[Json, _Credential] | None = None
-        """The exec section that was last run, and the credential that its plugin returned."""
+        """The exec section of the plugin that was run last, and the credential that the plugin returned."""
 
     def read(self, *, refused: bool) -> Access:
-        """Read the current access; `refused`: the API server rejected the previous one with 401.
+        """Read the current access. `refused`: whether the API server rejected the previous access with 401.
 
-        Raises Rejected, with one sentence as its message.
+        Raises Rejected with a message.
         """
         try:
             content = self._file.read_bytes()
@@ -108,7 +111,7 @@ class Kubeconfig:
         access = self._user(user, self._cluster(cluster))
         if plugin := user.get("exec"):
             access = self._with_plugin(access, _mapping(plugin, "its exec"), cluster, refused=refused)
-        access.tls  # noqa: B018 - raises Rejected if it cannot be made
+        access.tls  # noqa: B018 - raises Rejected if a certificate or key cannot be used
         return access
 
     def _cluster(self, cluster: Json) -> Access:
@@ -135,7 +138,7 @@ class Kubeconfig:
         return replace(access, certificate=certificate, key=key, authorization=authorization)
 
     def _token(self, user: Json) -> str:
-        """The bearer token, or nothing. As in client-go, tokenFile takes precedence over token."""
+        """Return the bearer token, or an empty string. As in client-go, tokenFile takes precedence over token."""
         file = _text(user, "tokenFile")
         token = self._file_content(file).decode(errors="replace").strip() if file else _text(user, "token")
         if not token.isprintable() or not token.isascii():
@@ -143,7 +146,7 @@ class Kubeconfig:
         return token
 
     def _content(self, section: Json, field: str) -> bytes | None:
-        """The content of a field that is given as a file or as data. As in kubectl, data takes precedence."""
+        """Return the content of a field that is set as a file or as data. As in kubectl, data takes precedence."""
         if data := _text(section, f"{field}-data"):
             try:
                 return base64.b64decode(data, validate=False)
@@ -159,7 +162,7 @@ class Kubeconfig:
             raise Rejected(f"its file {path} cannot be read: {error.strerror}") from error
 
     def _with_plugin(self, access: Access, plugin: Json, cluster: Json, *, refused: bool) -> Access:
-        """The access with the plugin's credential. The plugin is run again if that was refused or expires soon."""
+        """Return `access` with the plugin's credential. Run the plugin if the last credential is not usable."""
         if refused or not self._last or self._last[0] != plugin or not self._last[1].fresh():
             self._last = plugin, _run(plugin, cluster, self._file.parent, self._environ)
         credential = self._last[1]
@@ -170,7 +173,7 @@ class Kubeconfig:
 
 
 def of_pod(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access:
-    """Access to the API server of this Pod's cluster, with the Pod's service account. Raises Rejected."""
+    """Return the access of this Pod's service account to the API server of its cluster. Raises Rejected."""
     host, port = environ["KUBERNETES_SERVICE_HOST"], environ.get("KUBERNETES_SERVICE_PORT", "443")
     try:
         token = (folder / "token").read_text().strip()
@@ -178,7 +181,7 @@ def of_pod(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access
         server = _server(f"https://{f'[{host}]' if ':' in host else host}:{port}")
         access = Access(server=server, ca=ca, authorization=f"Bearer {token}")
         access = _through_proxy(access, proxy_of(server, environ))
-        access.tls  # noqa: B018 - raises Rejected if it cannot be made
+        access.tls  # noqa: B018 - raises Rejected if the CA certificate cannot be used
     except (OSError, Rejected) as error:
         why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
         raise Rejected(f"the Pod's service account cannot be used: {why}") from error
@@ -186,7 +189,10 @@ def of_pod(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access
 
 
 def _through_proxy(access: Access, proxy: tuple[str, str] | None) -> Access:
-    """The access through this proxy: (name of the field or variable, URL). Raises Rejected."""
+    """Return `access` with this proxy set, or unchanged if `proxy` is None. Raises Rejected.
+
+    `proxy`: (name of the field or variable, URL).
+    """
     if not proxy:
         return access
     field, text = proxy
@@ -253,7 +259,7 @@ def _credential(answer: Json, api: str) -> _Credential:
 
 
 def _cluster_info(cluster: Json) -> Json:
-    """The cluster, as `spec.cluster` of an ExecCredential describes it."""
+    """Return the cluster in the format of `spec.cluster` of an ExecCredential."""
     info = {one: cluster[one] for one in CLUSTER - {"certificate-authority", "extensions"} if cluster.get(one)}
     extensions = cluster.get("extensions") or ()
     config = next((one["extension"] for one in extensions if one["name"] == f"{EXEC_API}exec"), None)
@@ -280,14 +286,14 @@ def _refuse_user(user: Json) -> None:
 
 
 def _refuse(section: Json, what: str, known: set[str]) -> None:
-    """Reject unknown fields: they might change the user, or the server to connect to. Raises Rejected."""
+    """Raise Rejected if the section has an unknown field, which might change the user or the server."""
     unknown = sorted(str(field) for field in section.keys() - known)
     if unknown:
         raise Rejected(f"its {what} has {unknown[0]}, which virtsync does not support")
 
 
 def _named(config: Json, kind: str, name: str) -> Json:
-    """The context, cluster or user of this name. Raises Rejected."""
+    """Return the context, cluster or user with this name. Raises Rejected."""
     listed = config.get(f"{kind}s")
     for one in listed if isinstance(listed, list) else ():
         if isinstance(one, dict) and one.get("name") == name:

@@ -1,7 +1,7 @@
-"""The Lease of this node: it shows which agent acts under the node's name, and that this agent is alive.
+"""Holds the Lease of this node. The Lease shows which agent acts under the node's name, and that the agent is alive.
 
-As in client-go's leader election, one agent holds the Lease at a time and renews it. Another agent may take it over
-after it has observed no renewal for the duration of the Lease. Clocks of two machines are never compared.
+As in client-go's leader election, one agent holds the Lease at a time and renews it. Another agent may take over the
+Lease after it has observed no renewal for the Lease's duration. The clocks of two machines are never compared.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from controller.runtime import retry
 from controller.runtime.errors import Conflicted, Rejected, Transient, Vanished
 
 RENEWALS = 4
-"""The number of renewals within the duration of a Lease."""
+"""The holder renews the Lease this number of times within the Lease's duration."""
 ATTEMPTS, RETRY_MAX_S = 20, 2.0
-"""While the Lease cannot be acquired or renewed, the agent retries this often within its duration, and at least every
-`RETRY_MAX_S`. Once it is no longer held and requests fail, the wait doubles up to the time between two renewals,
-because all agents of a cluster lose their Leases together."""
+"""While the Lease cannot be acquired or renewed, the agent retries `ATTEMPTS` times within the Lease's duration, and at
+least every `RETRY_MAX_S`. While the agent does not hold the Lease and requests fail, the wait doubles up to the time
+between two renewals, because all agents of a cluster might have lost their Leases together."""
 LOCK = f"{GROUP}/lock"
-"""The annotation with the host lock under which the holder took the Lease: "HOLDER LOCK". A holder that took it in
-another way, such as with kubectl, leaves the annotation unchanged; it is ignored if it does not name the holder."""
+"""The annotation that contains the holder of the Lease and its host lock, as "HOLDER LOCK". If the holder was changed
+in another way, such as with kubectl, the annotation still contains an earlier holder, and is ignored."""
 MAX_TRANSITIONS = 2**31 - 1
 LABELS = {
     "app.kubernetes.io/name": "virtsync",
@@ -44,12 +44,12 @@ log = structlog.get_logger()
 
 
 def now_s() -> float:
-    """Seconds on a clock that also counts while the machine sleeps, because a Lease expires then too."""
+    """Return the seconds of a clock that also runs while the machine sleeps, because a Lease expires then too."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class NodeLease:
-    """The Lease of this node. One thread calls `keep`; any thread may read `held` and `blocked`, without a request."""
+    """The Lease of this node. Only one thread may call `keep`. Any thread may read `held` and `blocked`."""
 
     def __init__(
         self,
@@ -63,9 +63,11 @@ class NodeLease:
         dead: Callable[[], list[str]],
         clock: Callable[[], float] = now_s,
     ) -> None:
-        """`lock` returns the name of the host lock that this agent holds; empty: none is needed; None: this agent does
-        not hold it, and then does not claim the Lease. `dead` returns the essential parts of the agent that no longer
-        work.
+        """The agent does not claim the Lease if `lock` returns None or `dead` returns a part.
+
+        `lock` returns the name of the host lock that this agent holds. It returns an empty string if no host lock is
+        needed, and None if this agent does not hold the host lock. `dead` returns the essential parts of the agent that
+        no longer work.
         """
         self._api, self._namespace, self._name = api, namespace, node_name
         self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{quote(namespace)}/leases"
@@ -73,7 +75,7 @@ class NodeLease:
         self._identity, self._duration_s = identity, duration_s
         self._lock, self._dead, self._clock = lock, dead, clock
         self._raw: Json = {}
-        """The Lease as the API server last returned it; empty: it does not exist, or has not been read yet."""
+        """The Lease as the API server last returned it. Empty if it does not exist or has not been read yet."""
         self._seen: Seen | None = None
         self._until_s = float("-inf")
         self._why = "it has not tried to acquire it yet"
@@ -83,21 +85,21 @@ class NodeLease:
 
     @property
     def held(self) -> bool:
-        """This agent holds the Lease, and no other agent can hold it now."""
+        """Whether this agent holds the Lease. While it does, no other agent can hold the Lease."""
         return self._clock() < self._until_s
 
     @property
     def blocked(self) -> str:
-        """Why this agent must not act, as one sentence; empty while it holds the Lease."""
+        """Why this agent must not act, as one sentence. Empty while the agent holds the Lease."""
         if self.held:
             return ""
         why = self._why or "it was not renewed in time"
         return f"This agent does not hold Lease {self._namespace}/{self._name}: {why.rstrip('.')}."
 
     def keep(self) -> float:
-        """Acquire or renew the Lease; returns after how many seconds to call it again.
+        """Try to acquire or renew the Lease. Return after how many seconds this must be called again.
 
-        A failed request is not raised: `blocked` gives its reason.
+        Does not raise if a request fails. While the Lease is not held, `blocked` contains the reason.
         """
         retry_after_s = 0.0
         try:
@@ -119,9 +121,9 @@ class NodeLease:
         return max(wait_s, min(retry_after_s, renewal_s)) * random.uniform(0.7, 1.0)  # noqa: S311 - spreads load
 
     def release(self) -> None:
-        """Release the Lease, so that another agent can take it at once. If that fails, it expires.
+        """Release the Lease, so that another agent can take it at once. If the request fails, the Lease expires later.
 
-        Called once, at the end, by any thread. A failed request is logged, not raised.
+        Must be called only once, when the agent ends. Any thread may call it. Logs a failed request and does not raise.
         """
         self._released = True
         self._until_s = float("-inf")
@@ -142,12 +144,12 @@ class NodeLease:
         return ""
 
     def _attempt(self) -> str:
-        """Claim the Lease; returns why that is not allowed, or nothing. Raises Transient, Rejected, Vanished."""
+        """Claim the Lease. Return why this is not allowed, or an empty string. Raises Transient, Rejected, Vanished."""
         if not self._is_ours():
             self._read()
         try:
             return self._claim()
-        except Conflicted:  # also if it was deleted
+        except Conflicted:  # the Lease has changed or was deleted
             self._read()
             return self._claim()
 
@@ -167,7 +169,7 @@ class NodeLease:
     def _write_released(self) -> None:
         if self._is_ours():
             at = _micro()
-            # The same fields as client-go's ReleaseOnCancel writes.
+            # client-go's ReleaseOnCancel writes the same fields.
             free = {"holderIdentity": "", "leaseDurationSeconds": 1, "acquireTime": at, "renewTime": at}
             self._write(self._raw | {"spec": self._raw["spec"] | free})
 
@@ -175,7 +177,7 @@ class NodeLease:
         return self._seen is not None and self._seen.lease.holder == self._identity
 
     def _claimed(self, what: Claim, lock: str) -> Json:
-        """The Lease as this agent claims it."""
+        """Return the Lease that this agent writes to claim it."""
         at = _micro()
         metadata, spec = self._raw.get("metadata", {}), self._raw.get("spec", {})
         annotations = (metadata.get("annotations") or {}) | {LOCK: f"{self._identity} {lock}" if lock else None}
@@ -202,7 +204,10 @@ class NodeLease:
             self._store({})
 
     def _write(self, body: Json) -> None:
-        """Write with optimistic concurrency on the version that was decided on. Raises Conflicted and others."""
+        """Write the Lease with optimistic concurrency: raises Conflicted if it has changed since it was last read.
+
+        Also raises Transient, Rejected, Vanished.
+        """
         method, path = ("PUT", self._path) if self._raw else ("POST", self._collection)
         self._store(retry.call(self._api.request, method, path, body, fieldManager=AGENT))
 

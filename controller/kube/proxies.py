@@ -1,7 +1,7 @@
-"""Which proxy the environment names for a server, by the rules of client-go and therefore of kubectl.
+"""Finds the proxy for a server in the environment variables, by the rules of client-go. kubectl has the same rules.
 
-Source: golang.org/x/net/http/httpproxy. Python's own rules do not support networks in NO_PROXY, which usually lists
-those of the cluster.
+Source: golang.org/x/net/http/httpproxy. NO_PROXY usually contains the networks of the cluster, but Python's standard
+library does not support networks there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PORTS = {"http": 80, "https": 443}
 
 
 def proxy_of(server: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """(name of the variable, URL of the proxy) for this server; None: connect directly."""
+    """Return (name of the variable, URL of the proxy) for this server, or None to connect without a proxy."""
     url = urlsplit(server)
     host, port = url.hostname or "", url.port or PORTS.get(url.scheme, 0)
     found = _variable(environ, f"{url.scheme}_proxy")
@@ -45,7 +45,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _matches(host: str, port: int, entry: str) -> bool:
-    """Whether this entry of NO_PROXY covers the server."""
+    """Whether this entry of NO_PROXY matches the server."""
     name, colon, entry_port = entry.rpartition(":")
     if colon and entry_port.isdecimal() and not _address(entry):
         return int(entry_port) == port and _matches_host(host, name)

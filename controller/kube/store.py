@@ -1,8 +1,9 @@
-"""A cache of the objects of this node, filled from watch events, lists and other answers; also writes their status.
+"""Caches the objects of this node from watch events and responses, and writes their status.
 
-A resource version is not a clock: a restored etcd assigns the same numbers again. The answer to a request is therefore
-stored whatever its version, unless something else about the object arrived while the request was in flight. A watch
-event might be late: it is stored if its version is newer; otherwise the object is marked uncertain and read again.
+A higher resource version is not always later: after a restore, etcd assigns the same numbers again. The response to a
+request is therefore stored whatever its version, unless the cached object has changed or was marked uncertain while the
+request was in flight. A watch event might be late, so it is stored only if its version is newer. Otherwise the object
+is marked uncertain, and read again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from controller.runtime.errors import Conflicted, Transient, Vanished
 MERGE_PATCH = "application/merge-patch+json"
 COLLECTION = f"/apis/{GROUP}/{VERSION}/{PLURAL}"
 TRIES = 3
-"""How often `refresh` reads an object if something else about it arrives during each read."""
+"""How often `refresh` reads an object if the cached object changes during each read."""
 
 log = structlog.get_logger()
 
@@ -35,7 +36,7 @@ Json = dict[str, Any]
 
 
 class Update(Enum):
-    """What happened to a version of an object that arrived."""
+    """What the store did with a received version of an object."""
 
     STORED = "stored"
     UNCHANGED = "equal to the stored one"
@@ -47,56 +48,58 @@ class _Stored:
     raw: Json
     vm: VirtualMachine
     stored: int
-    """The sequence number at which it was stored."""
+    """The sequence number at which this version was stored."""
 
 
 class KubeStore:
-    """`reconcile.Store` on the API server. Thread-safe; the lock is never held during a request.
+    """Implements `reconcile.Store` with the API server. Thread-safe. No thread waits for the request of another thread.
 
-    Each thing that arrives gets the next sequence number. These numbers tell what arrived before a request was sent,
-    and what arrived while it was in flight.
+    Each change of the cache gets the next sequence number. By these numbers, the store finds out whether an object has
+    changed since a request was sent.
     """
 
     def __init__(self, api: Api, node_name: str, *, on_rewound: Callable[[], None]) -> None:
-        """`on_rewound` is called when the API server returns older versions than before; it must not block.
+        """`on_rewound` is called when the API server returns an older version than before. It must not block.
 
-        A watch that continues from a version that does not exist yet gets no events, so it must be restarted.
+        It must restart the watch: a watch that continues from a version that does not exist yet receives no events.
         """
         self._api, self._node_name, self._on_rewound = api, node_name, on_rewound
         self._lock = threading.Lock()
         self._objects: dict[VmKey, _Stored] = {}
         self._sequence = 0
         self._removed: dict[VmKey, int] = {}
-        """When objects were removed; kept while a request is in flight whose answer might still contain them."""
+        """The sequence numbers at which objects were removed. An entry is kept while a request is in flight whose
+        response might still contain the object."""
         self._in_flight: list[int] = []
-        """When the requests without an answer were sent."""
+        """The sequence numbers at which the requests in flight were sent."""
         self._uncertain: dict[VmKey, int] = {}
-        """The objects to read again, and since when."""
+        """The objects to read again, and the sequence numbers at which they were marked."""
 
     def read(self, key: VmKey) -> VirtualMachine | None:
-        """The stored object. Sends no request."""
+        """Return the stored object, or None. Sends no request."""
         with self._lock:
             known = self._objects.get(key)
         return known.vm if known else None
 
     def known(self) -> list[VmKey]:
-        """The keys of all stored objects. Sends no request."""
+        """Return the keys of all stored objects. Sends no request."""
         with self._lock:
             return list(self._objects)
 
     def vms(self) -> list[VirtualMachine]:
-        """All stored objects. Sends no request."""
+        """Return all stored objects. Sends no request."""
         with self._lock:
             return [known.vm for known in self._objects.values()]
 
     def put(self, raw: Json) -> Update:
-        """Store an object from the watch if it is newer than the stored one; otherwise mark it uncertain.
+        """Store an object from the watch if it is newer than the stored one. Otherwise mark the object uncertain.
 
-        `refresh_uncertain` reads an uncertain object again. Never raises, and never waits for a request.
+        An object that is equal to the stored one has no effect. `refresh_uncertain` reads uncertain objects again.
+        Never raises, and never waits for a request.
         """
         with self._lock:
             known = self._objects.get(_key_of(raw))
-            # Most watch events are our own writes, already stored from their answers: they need no parsing.
+            # Most watch events report writes of this agent, which it has already stored. They need no parsing.
             if known and known.raw == raw:
                 return Update.UNCHANGED
             vm = parse(raw)
@@ -106,19 +109,22 @@ class KubeStore:
             return self._mark_uncertain(vm.key)
 
     def mark_uncertain(self, key: VmKey) -> None:
-        """Have the object read again, for example after a watch event that it was deleted. Sends no request."""
+        """Mark the object uncertain, for example after a watch event that reports its deletion. Sends no request."""
         with self._lock:
             self._mark_uncertain(key)
 
     def refresh_uncertain(self, key: VmKey) -> None:
-        """Read the object if it is uncertain; otherwise send no request. Raises Transient, Rejected."""
+        """Read the object again if it is uncertain. Otherwise send no request. Raises Transient, Rejected."""
         with self._lock:
             uncertain = key in self._uncertain
         if uncertain:
             self.refresh(key)
 
     def refresh(self, key: VmKey) -> VirtualMachine | None:
-        """Read the object; None: it was deleted, or belongs to another node. Raises Transient, Rejected."""
+        """Read, store and return the object. Return None if it was deleted or belongs to another node.
+
+        Raises Transient, Rejected.
+        """
         for _ in range(TRIES):
             with self._request() as sent:
                 raw = self._get(key)
@@ -128,15 +134,15 @@ class KubeStore:
         raise Transient("the object changes each time it is read")
 
     def report(self, vm: VirtualMachine, status: Status) -> VirtualMachine:
-        """Write the fields of the status that differ, with optimistic concurrency on the version of `vm`.
+        """Write the fields of the status that differ from the stored status. Return the object as written.
 
-        Returns the object as written; sends no request and returns `vm` if nothing differs. Raises Conflicted,
-        Vanished, Transient, Rejected.
+        Sends no request and returns `vm` if no field differs. Raises Conflicted if the object has changed since `vm`
+        was read; also Vanished, Transient, Rejected.
         """
         with self._lock:
             known = self._objects.get(vm.key)
         if known is None or known.vm != vm:
-            # The object that was decided on is no longer the stored one; the API server would answer the same.
+            # `vm` is not the version that is stored now. The API server would refuse the write too.
             raise Vanished("the object was deleted") if known is None else Conflicted("the object has changed")
         patch = status_patch(known.raw.get("status") or {}, status)
         if patch is None:
@@ -154,7 +160,7 @@ class KubeStore:
         return written if written and update is not Update.UNCERTAIN else parse(raw)
 
     def relist(self) -> tuple[set[VmKey], set[VmKey]]:
-        """List the node's objects; returns (those that have changed or are uncertain, those that were removed).
+        """List the node's objects. Return the keys of the changed and uncertain objects, and of the removed objects.
 
         Raises Transient, Rejected.
         """
@@ -177,7 +183,7 @@ class KubeStore:
 
     @contextmanager
     def _request(self) -> Iterator[int]:
-        """Surrounds a request and the storing of its answer; yields the sequence number at which it is sent."""
+        """Register a request as in flight until its response is stored. Yields the sequence number when it is sent."""
         with self._lock:
             sent = self._sequence
             self._in_flight.append(sent)
@@ -190,9 +196,10 @@ class KubeStore:
                 self._removed = {key: at for key, at in self._removed.items() if at > oldest}
 
     def _store_answer(self, key: VmKey, raw: Json | None, sent: int) -> tuple[VirtualMachine | None, Update]:
-        """Store the answer to a request sent at `sent`, unless something else about the object has arrived since.
+        """Store the response to a request that was sent at the sequence number `sent`.
 
-        Returns what is stored now. `raw` is None if this node has no such object.
+        Marks the object uncertain instead if the cached object has changed since then. `raw` is None if this node has
+        no such object. Returns the object that is now stored, or None.
         """
         with self._lock:
             known = self._objects.get(key)
@@ -216,27 +223,27 @@ class KubeStore:
         return vm, Update.UNCHANGED if same else Update.STORED
 
     def _own(self, raw: Json | None) -> VirtualMachine | None:
-        """The parsed object; None if there is none or it belongs to another node."""
+        """Return the parsed object, or None if there is none or it belongs to another node."""
         vm = parse(raw) if raw else None
         return vm if vm and vm.node_name == self._node_name else None
 
     def _store(self, raw: Json, vm: VirtualMachine) -> None:
-        """The caller holds the lock."""
+        """Store the object. The caller must have acquired the lock."""
         self._objects[vm.key] = _Stored(raw, vm, self._next_sequence())
 
     def _mark_uncertain(self, key: VmKey) -> Update:
-        """The caller holds the lock."""
+        """Mark the object uncertain. The caller must have acquired the lock."""
         self._uncertain[key] = self._next_sequence()
         return Update.UNCERTAIN
 
     def _next_sequence(self) -> int:
-        """The caller holds the lock."""
+        """Return the next sequence number. The caller must have acquired the lock."""
         self._sequence += 1
         return self._sequence
 
 
 def _is_newer(vm: VirtualMachine, than: VirtualMachine) -> bool:
-    """Kubernetes compares resource versions of one resource as numbers (KEP-5504)."""
+    """Whether `vm` is a newer version of the object `than`. Resource versions compare as numbers (KEP-5504)."""
     versions = vm.resource_version, than.resource_version
     return vm.uid == than.uid and all(map(str.isdecimal, versions)) and int(versions[0]) > int(versions[1])
 

@@ -1,7 +1,7 @@
-"""The watch on this node's objects. kopf only watches (docs/adr/001).
+"""Watches this node's objects with kopf. The agent uses kopf for nothing else (docs/adr/001).
 
-No timer, daemon or on.delete handler: kopf would add a finalizer to every object, and a dead node would block its
-deletion. No on.create or on.update handler: kopf would write annotations.
+There is no timer, daemon or on.delete handler, because kopf would add a finalizer to every object, and a dead node
+would then block the deletion. There is no on.create or on.update handler, because kopf would write annotations.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ RESOURCE = (GROUP, VERSION, PLURAL)
 THE_RESOURCE = kopf.Resource(GROUP, VERSION, PLURAL, kind=KIND, namespaced=True, preferred=True)
 BACKOFF_MAX_S = 10.0
 RESTART_PAUSE_S = 1.0
-"""If kopf ends sooner than this, the agent waits about this long before it starts kopf again."""
+"""If kopf ends within this time after its start, the agent waits about as long before it starts kopf again."""
 BURST, REQUEST_INTERVAL_S = 10, 1.0
-"""The rate limit of kopf's requests: a burst, which is more than kopf needs to start, then one for each interval."""
+"""The rate limit of kopf's requests: `BURST` requests at once, then one in each interval. kopf needs fewer than `BURST`
+requests to start."""
 HEARTBEAT_S = 1.0
 WATCH_S = 45.0, 50.0
-"""The range of the duration that a watch requests from the API server (timeoutSeconds)."""
+"""The API server ends each watch after a time in this range (timeoutSeconds)."""
 INACTIVITY_TIMEOUT_S = 55.0
-"""A watch that has received nothing for this time is broken."""
+"""kopf ends a watch that has received nothing for this time, because the watch must be broken."""
 MAX_IDLE_S = 60.0
-"""The longest time between two requests of kopf while no watch is open: longer than any of its requests, and than any
-backoff of ours."""
+"""kopf is restarted if it sends no request for this time while no watch is open. Each of kopf's requests and each
+backoff of this module is shorter."""
 COLLECTION = f"/apis/{GROUP}/{VERSION}/{PLURAL}"
 
 log = structlog.get_logger()
@@ -59,7 +60,10 @@ T = TypeVar("T", bound=object)
 
 
 class EndlessBackoff:
-    """Waits without an end, in seconds: with a finite list, kopf gives up and exits. Can be iterated repeatedly."""
+    """An endless sequence of waits in seconds. At the end of a finite sequence, kopf would exit.
+
+    Can be iterated repeatedly.
+    """
 
     def __iter__(self) -> Iterator[float]:
         backoff = Backoff(0.5, BACKOFF_MAX_S)
@@ -69,18 +73,18 @@ class EndlessBackoff:
 
 @dataclass(frozen=True, kw_only=True)
 class AccessSession(AiohttpSession):
-    """An aiohttp session, and the access it was made from.
+    """An aiohttp session, and the access from which it was created.
 
-    No two are equal: kopf does not accept credentials that are equal to some that have failed.
+    No two instances are equal, because kopf does not accept credentials that are equal to credentials that have failed.
     """
 
     access: Access
 
 
 class RateLimitedVault(Vault):
-    """kopf gets its credentials here before each request, so this limits its rate and replaces old credentials.
+    """Returns credentials to kopf before each request. It limits the rate of requests, and replaces old credentials.
 
-    Without the limit, kopf starts the next watch as soon as one has ended, and a broken proxy can end 690 of them a
+    Without the limit, kopf starts the next watch as soon as one has ended, and a broken proxy can end 690 watches per
     second.
     """
 
@@ -88,18 +92,18 @@ class RateLimitedVault(Vault):
         super().__init__()
         self._credentials = credentials
         self._full_s = float("-inf")
-        """When the whole burst is available again, in monotonic seconds."""
+        """When `BURST` requests are available again, in monotonic seconds."""
         self._backoffs = iter(EndlessBackoff())
 
     async def extended(
         self, factory: Callable[[KubeContext], T], purpose: str | None = None
     ) -> AsyncIterator[tuple[VaultKey, KubeContext, T]]:
-        """Yield the credentials and their session, once the rate limit allows another request."""
+        """Wait until the rate limit allows another request, and yield the credentials and their session."""
         async for key, info, session in super().extended(factory, purpose):
             now_s = time.monotonic()
             self._full_s = max(self._full_s, now_s) + REQUEST_INTERVAL_S
             await asyncio.sleep(max(0.0, self._full_s - now_s - BURST * REQUEST_INTERVAL_S))
-            # In a thread, because it reads files.
+            # `current` reads files, so it runs on another thread.
             current = await asyncio.to_thread(self._credentials.current)
             if isinstance(info, AccessSession) and info.access is not current:
                 await super().invalidate(key, info)
@@ -107,7 +111,7 @@ class RateLimitedVault(Vault):
                 yield key, info, session
 
     async def invalidate(self, key: VaultKey, info: KubeContext, *, exc: Exception | None = None) -> None:
-        """The API server has rejected these credentials, or their session is closed. Waits if there are no others."""
+        """Discard credentials that the API server has rejected, or whose session is closed. Wait if no others exist."""
         if isinstance(info, AccessSession):
             if await asyncio.to_thread(self._credentials.renew, info.access) is info.access:
                 await asyncio.sleep(next(self._backoffs))
@@ -117,28 +121,29 @@ class RateLimitedVault(Vault):
 
 
 class NoDiffStorage(kopf.DiffBaseStorage):
-    """Keeps kopf from comparing versions of an object, which is half of its work; no handler uses the difference."""
+    """Prevents kopf from comparing versions of an object. Comparing is half of kopf's work, and no handler needs it."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
-        """The part of the object that kopf would compare: nothing."""
+        """Return the part of the object that kopf compares, which is always empty."""
         return kopf.BodyEssence()
 
     def fetch(self, **_: Any) -> None:
-        """The part that kopf compared last: nothing."""
+        """Return the part that kopf compared last, which is always None."""
 
     def store(self, **_: Any) -> None:
-        """Never called: there is no handler of changes."""
+        """Do nothing. kopf never calls this method, because no handler handles changes."""
 
 
 class Watch:
-    """Reports every change of this node's objects while it runs."""
+    """Reports every change of this node's objects while `run` runs."""
 
     def __init__(
         self, api: Api, node_name: str, *, on_object: Callable[[Json], None], on_gone: Callable[[VmKey], None]
     ) -> None:
-        """The callbacks run on the asyncio thread and must not block.
+        """`on_object` is called for each object that is listed, added or changed.
 
-        `on_gone`: the object was deleted, or now belongs to another node.
+        `on_gone` is called for each object that is deleted or assigned to another node. The callbacks run on the
+        asyncio thread and must not block.
         """
         self._api, self._node_name = api, node_name
         self._on_object, self._on_gone = on_object, on_gone
@@ -147,29 +152,29 @@ class Watch:
         self._restart = asyncio.Event()
         self.health = WatchHealth()
         self._undefined = asyncio.Event()
-        """The API server does not know VirtualMachine."""
+        """Set if the API server does not know VirtualMachine."""
         self._sessions: list[aiohttp.ClientSession] = []
 
     def restart(self) -> None:
-        """List and watch again, for example after a restore of etcd: from the last known version, no events would come.
+        """List and watch again. After a restore of etcd, a watch from the last known version would receive no events.
 
-        Thread-safe; does nothing while the watch does not run.
+        Thread-safe. Does nothing while the watch does not run.
         """
         if loop := self._loop:
             loop.call_soon_threadsafe(self._restart.set)
 
     def alive(self, max_age_s: float = 20.0) -> bool:
-        """The asyncio thread runs; this is independent of the API server."""
+        """Whether the asyncio thread runs. This does not depend on the API server."""
         return time.monotonic() - self._heartbeat_s <= max_age_s
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Watch until `stop`. Restarts kopf whatever ends it: a 410, a repeated 401, an ERROR in the stream.
+        """Watch until `stop` is set. Restarts kopf whenever it ends, as after a 410 or a repeated 401.
 
-        Raises RuntimeError, as `settings` does, before the first request.
+        Before the first request, raises RuntimeError if kopf would watch the whole cluster.
         """
-        self.settings()  # raises if kopf would watch the whole cluster
+        self.settings()  # raises RuntimeError
         self._loop = asyncio.get_running_loop()
-        # Created before kopf's own tasks: kopf cancels the tasks that appear while it ends.
+        # This task must exist before kopf starts, because kopf cancels later tasks when it ends.
         heartbeat = asyncio.create_task(self._heartbeat())
         try:
             while not stop.is_set():
@@ -202,12 +207,12 @@ class Watch:
             vault=RateLimitedVault(self._api.credentials),
         )
         if threading.current_thread() is threading.main_thread():
-            # spawn_tasks has installed kopf's signal handlers, which would end kopf without setting `stop`.
+            # Replace the signal handlers that spawn_tasks has installed, because they end kopf without setting `stop`.
             for signum in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(signum, stop.set)
         self._undefined.clear()
-        # kopf ends as soon as one of its tasks ends, so each of ours ends kopf. kopf's own `stop_flag` is not used: if
-        # something else ends kopf, its task is left behind, and kopf then waits 5 s for it.
+        # kopf ends as soon as one of its tasks ends, so each of these tasks ends kopf. kopf's own `stop_flag` is not
+        # used: if kopf ends for another reason, the task of that flag still runs, and kopf waits 5 s for this task.
         ours = (
             _end_without_resource(insights),
             self._end_without_definition(),
@@ -226,24 +231,30 @@ class Watch:
         log.warning("the API server does not know VirtualMachine: install deploy/crds; no object is watched until then")
 
     async def _end_when_idle(self) -> None:
-        """End if kopf waits too long before its next request: a Retry-After might ask for a day."""
+        """Return if kopf sends no request for `MAX_IDLE_S` while no watch is open. The return ends kopf.
+
+        A Retry-After header might make kopf wait for a day.
+        """
         started_s = time.monotonic()
         while self.health.open or time.monotonic() - max(started_s, self.health.last_request_s) < MAX_IDLE_S:
             await asyncio.sleep(HEARTBEAT_S)
         log.warning("watch failed, restarting it", error=f"kopf has sent no request for {MAX_IDLE_S:g} s")
 
     def settings(self) -> kopf.OperatorSettings:
-        """kopf's settings: bounded waits, few log lines. Raises RuntimeError if kopf would watch the whole cluster."""
+        """Return kopf's settings, which limit its waits and its log lines.
+
+        Raises RuntimeError if kopf would watch the whole cluster.
+        """
         settings = kopf.OperatorSettings()
         selector = f"spec.nodeName={self._node_name}"
-        # The key must be a tuple: kopf misreads the string form of a group with a dot, and then filters nothing.
+        # The key must be a tuple. From a string, kopf parses a group with a dot wrongly, and then filters nothing.
         settings.watching.field_selectors[RESOURCE] = selector
         if settings.watching.field_selectors.collect(THE_RESOURCE) != [selector]:
             raise RuntimeError("kopf does not apply the field selector: every agent would watch the whole cluster")
-        settings.watching.initial_streaming = False  # it loses objects if the stream breaks
+        settings.watching.initial_streaming = False  # this feature loses objects if the stream breaks
         settings.watching.chunk_size = None
         # The API server ends each watch after this time, so a watch that receives nothing for longer is broken. kopf
-        # continues from the last version, without a list and on the same connection.
+        # then starts the next watch from the last version, without a list and on the same connection.
         settings.watching.server_timeout = round(random.uniform(*WATCH_S))  # noqa: S311 - spreads load
         settings.watching.inactivity_timeout = INACTIVITY_TIMEOUT_S
         settings.watching.connect_timeout = 5
@@ -256,7 +267,7 @@ class Watch:
         settings.posting.enabled = False
         settings.posting.loggers = False
         settings.queueing.worker_limit = None
-        # With a timeout, kopf kills this thread some time after kopf ends, but the next watch runs on the same thread.
+        # With a timeout, kopf kills this thread some time after kopf has ended, but the next watch needs the thread.
         settings.process.ultimate_exiting_timeout = None
         return settings
 
@@ -271,7 +282,7 @@ class Watch:
             return AccessSession(server=access.server, aiohttp_session=session, access=access)
 
         @kopf.on.event(*RESOURCE, registry=registry)
-        async def changed(event: Any, **_: Any) -> None:  # async: kopf calls other functions on another thread
+        async def changed(event: Any, **_: Any) -> None:  # if it were not async, kopf would call it on another thread
             raw = event["object"]
             try:
                 if event["type"] == "DELETED":
@@ -279,13 +290,13 @@ class Watch:
                 else:
                     self._on_object(raw)
             except Exception:
-                # kopf ignores an exception of this handler, and does not call it again for this event.
+                # kopf ignores an exception of this handler, and does not call the handler again for this event.
                 log.exception("internal error while processing a watch event")
 
         return registry
 
     def _session(self, access: Access) -> aiohttp.ClientSession:
-        """A session with the same access as all other requests, which reports its requests to `health`."""
+        """Return a session that uses this access and reports its requests to `health`."""
         traces = aiohttp.TraceConfig()
         traces.on_request_start.append(self._request_started)
         traces.on_request_end.append(self._request_ended)
@@ -314,7 +325,7 @@ class Watch:
                 self.health.listed()
         if status == HTTPStatus.NOT_FOUND and collection:
             self._undefined.set()
-            # kopf would log a long failure for this answer, so it never gets it: _end_without_definition ends kopf.
+            # kopf would log a long error for this response. Withhold it until _end_without_definition ends kopf.
             await asyncio.Event().wait()
 
     async def _request_failed(
@@ -331,18 +342,19 @@ class Watch:
 
 
 async def _end_without_resource(insights: Insights) -> None:
-    """End if the API server has no VirtualMachine resource: kopf reads the resources once, and misses later ones.
+    """If the API server has no VirtualMachine resource, return after a pause. The return ends kopf.
 
-    Logs nothing: the relist reports that the definition is missing.
+    kopf reads the list of resources only at its start, so it must be started again. This function logs nothing, because
+    the relist reports the missing definition.
     """
     await insights.ready_resources.wait()
     if any((known.group, known.plural) == (GROUP, PLURAL) for known in insights.watched_resources):
         await asyncio.Event().wait()
-    await asyncio.sleep(BACKOFF_MAX_S * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+    await asyncio.sleep(BACKOFF_MAX_S * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
 
 
 def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket with the keepalive settings of all other requests."""
+    """Return a socket with the same options as all other connections to the API server."""
     family, kind, protocol, *_ = address
     new = socket.socket(family, kind, protocol)
     for option in SOCKET_OPTIONS:
@@ -351,7 +363,7 @@ def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
 
 
 def _proxy(access: Access) -> URL | None:
-    """The proxy's URL, which includes the user and the password: a session has no other parameter for them."""
+    """Return the proxy's URL with user and password, because aiohttp has deprecated its parameter `proxy_auth`."""
     if not access.proxy:
         return None
     url = URL(access.proxy)

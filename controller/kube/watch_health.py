@@ -1,4 +1,4 @@
-"""The health of the watch, derived from its requests and their answers. Pure."""
+"""The health of the watch, derived from its requests and their responses. Does no I/O."""
 
 from __future__ import annotations
 
@@ -6,41 +6,42 @@ import time
 from collections.abc import Callable
 
 STEADY_S = 5.0
-"""A watch that ends sooner than this has failed, whatever the API server answered."""
+"""A watch that ends within this time has failed, whatever the API server responded."""
 UNREADY_AFTER_S = 60.0
-"""A watch that has been failing for longer than this makes the agent unready."""
+"""If the watch fails for longer than this, the agent is not ready."""
 
 
 class WatchHealth:
-    """The health of one watch. Only its asyncio thread updates it; any thread may read it."""
+    """The health of the watch. Only the asyncio thread may call the methods that record; any thread may read."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._opened_s: float | None = None
-        """Since when a watch is open; None: none is open."""
+        """Since when a watch is open, in monotonic seconds. None if no watch is open."""
         self._failing_s = clock()
-        """When the last watch ended that was open for `STEADY_S`; at first, the start."""
+        """When the last watch ended that was open for at least `STEADY_S`. Before that, when this object was created.
+        """
         self._opened_once = False
         self._why = "no watch has been opened yet"
         self.listed_s = float("-inf")
         """When all objects were last listed, in monotonic seconds."""
         self.listings = 0
-        """How often all objects were listed."""
+        """How many times all objects were listed."""
         self.last_request_s = clock()
         """When the last request was sent, in monotonic seconds."""
 
     @property
     def open(self) -> bool:
-        """A watch is open, as far as the last request and its answer show."""
+        """Whether a watch is open, as far as the last request and its response show."""
         return self._opened_s is not None
 
     def request_sent(self) -> None:
-        """Record that a request is sent: a watch that was open has ended."""
+        """Record that a request is sent. If a watch was open, it has therefore ended."""
         self.last_request_s = self._clock()
         self.ended("each watch ends as soon as it is opened")
 
     def ended(self, why: str) -> None:
-        """Record that no watch is open any more; `why` counts if it was open for less than `STEADY_S`."""
+        """Record that no watch is open any more. `why` is the reason if the watch was open for less than `STEADY_S`."""
         opened_s, self._opened_s = self._opened_s, None
         if opened_s is None:
             return
@@ -54,7 +55,7 @@ class WatchHealth:
         self._opened_s, self._opened_once = self._clock(), True
 
     def failed(self, why: str) -> None:
-        """Record that a request was answered with an error, or not at all."""
+        """Record that a request failed: the API server returned an error or did not respond."""
         self._why = why
 
     def listed(self) -> None:
@@ -62,7 +63,7 @@ class WatchHealth:
         self.listed_s, self.listings = self._clock(), self.listings + 1
 
     def unready(self) -> str | None:
-        """Why changes might not be observed, as one sentence; None: the watch works."""
+        """Return why changes might not be observed, as one sentence, or None if the agent is ready."""
         now_s, opened_s = self._clock(), self._opened_s
         if not self._opened_once:
             return f"changes of VirtualMachines are not watched yet: {self._why}"
