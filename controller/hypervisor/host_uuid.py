@@ -19,7 +19,7 @@ log = structlog.get_logger()
 class HostUuid:
     """libvirt's UUID of this machine, if it is permanent. Thread-safe.
 
-    If the firmware has no UUID, libvirt invents one each time it starts (measured): that does not identify a machine.
+    If the firmware has no UUID, libvirt generates one at each start (measured). That UUID is not permanent.
     """
 
     def __init__(self) -> None:
@@ -27,15 +27,15 @@ class HostUuid:
         self._known: UUID | None = None
         self._permanent = True
         self.read = False
-        """The UUID has been read from a connection. Before that, no domain may be observed."""
+        """Whether the UUID has been requested from libvirt. No domain may be observed before that."""
 
     @property
     def value(self) -> UUID | None:
-        """The UUID; None: not known, or not permanent."""
+        """The UUID. None if it is unknown or not permanent."""
         return self._known if self._permanent else None
 
     def note(self, uuid: UUID | None) -> None:
-        """Record the UUID that was read from one connection; None: it has none."""
+        """Record the UUID that was read from a connection. `uuid` is None if libvirt has no UUID."""
         with self._lock:
             self.read = True
             changed = None not in {self._known, uuid} and self._known != uuid
@@ -44,20 +44,21 @@ class HostUuid:
             self.forget()
 
     def forget(self) -> None:
-        """Stop using the UUID, because it has changed within one boot of the machine; logs this once."""
+        """Stop using the UUID, because it has changed within one boot of the machine. Logs one warning per process."""
         with self._lock:
             logged, self._permanent = not self._permanent, False
         if not logged:
             log.warning(
-                "libvirt's UUID of this host changes when libvirtd starts, so it does not identify the host:"
+                "libvirt's UUID of this host has changed since boot, so it does not identify the host:"
                 " set host_uuid in libvirtd.conf (virtqemud.conf) to a unique UUID, then restart libvirtd and the agent"
             )
 
 
 def read_host_uuid(connections: ConnectionSet, host_uuid: HostUuid) -> None:
-    """Read libvirt's UUID of this machine, if the driver has one. Raises libvirtError if the connection is lost.
+    """Read libvirt's UUID of this machine, and record it in `host_uuid`.
 
-    libvirt answers within milliseconds; at its first start with another QEMU it takes a second, to probe each QEMU.
+    This takes milliseconds. When libvirt runs with another QEMU for the first time, it takes a second, because libvirt
+    probes each QEMU. Raises libvirtError if the connection is lost, and Transient if no connection is free.
     """
     with connections.actions.take() as connection:
         try:
