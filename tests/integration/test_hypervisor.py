@@ -1102,7 +1102,7 @@ def test_a_folder_that_was_removed_is_known_by_who_has_its_lock(tmp_path: Path) 
 )
 def test_the_hand_is_on_the_folder_of_the_socket(uri: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/users/me")
-    assert HostLock.of(uri)._folder == Path(folder)
+    assert HostLock.of(uri)._directory == Path(folder)
 
 
 def test_a_libvirt_within_the_process_is_nobody_elses() -> None:
