@@ -1,7 +1,8 @@
-"""The whole policy: one observation in, one report and at most one action out.
+"""The whole policy: from one view of a VM, decide on one report and at most one action.
 
-`decide` reads a situation against the table in docs/decisions.md, which a test compares with the one below: the
-vetoes in order (vetoes.py), then exactly one row. Pure and total: no clock, no network, no catch-all but an assertion.
+`decide` finds the row of the decision table that applies: the first of the vetoes (vetoes.py), otherwise exactly one of
+the rows below. docs/decisions.md shows the same table, and a test compares the two. Pure and total: the functions read
+no clock and no network, and the only catch-all is an assertion.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ RUNNING, STOPPED, PAUSED = DesiredPowerState
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table."""
+    """One row of the decision table."""
 
     name: str
     applies: Callable[[Situation], bool]
@@ -35,13 +36,13 @@ class Row:
 
 
 def decide(view: View, waits: Waits) -> Step:
-    """What to report about this observation, and what to do."""
+    """Return what to report about this view, the action to take, and when to observe again."""
     s = assess(view, waits)
     return conclude(s, row_of(s).verdict(s))
 
 
 def row_of(s: Situation) -> Row:
-    """The one line of the table that fits."""
+    """Return the one row of the table that applies."""
     for veto in VETOES:
         if veto.applies(s):
             return veto
@@ -69,38 +70,38 @@ VETOES = (
 
 
 def should_run(s: Situation, *phases: Phase) -> bool:
-    """Desired Running and in one of these phases, with no restart due or in flight, and no stop in flight."""
+    """Whether a VM in one of these phases should run, with no restart due or in flight and no stop in flight."""
     return s.desired is RUNNING and not s.cycling and not s.stopping and s.phase in phases
 
 
 def should(s: Situation, desired: DesiredPowerState, *phases: Phase) -> bool:
-    """With this desired power state, and in one of these phases."""
+    """Whether the VM has this desired power state and is in one of these phases."""
     return s.desired is desired and s.phase in phases
 
 
 def stop_in_flight(s: Situation) -> bool:
-    """Desired Running again, after the guest was asked to shut down."""
+    """Whether spec.powerState is Running again while a stop is in flight."""
     return s.desired is RUNNING and not s.cycling and s.stopping
 
 
 def restart(s: Situation) -> bool:
-    """A restart is requested or in progress."""
+    """Whether a restart is due or in flight."""
     return s.desired is RUNNING and s.cycling
 
 
 def let_it_stop(s: Situation) -> Verdict:
-    """The guest was asked to shut down and should run again: an ACPI request cannot be canceled."""
+    """Wait for the end of a stop that is no longer wanted, because an ACPI shutdown request cannot be canceled."""
     assert s.memory.stop_attempt  # noqa: S101 - every stop in flight has a StopAttempt
     deadline = s.memory.stop_attempt.deadline
     message = (
-        "The guest was asked to shut down before the VM was to run again. virtsync starts the VM once it is off; "
-        f"if it is still on at {clock(deadline)}, virtsync leaves it on."
+        "A stop of the VM had begun before spec.powerState became Running, and a shutdown request cannot be canceled. "
+        f"virtsync starts the VM when it is off. If the VM is still on at {clock(deadline)}, virtsync does not stop it."
     )
     return forbidden(s) or Verdict(Reason.RESTARTING, message, recheck_s=s.now.until(deadline))
 
 
 def cycle(s: Situation) -> Verdict:
-    """A requested restart: recorded first, then a stop like any other, then a start."""
+    """Take the next step of a requested restart: record the restart, stop the VM like any other stop, then start it."""
     status = s.status
     if s.restart_due:
         # A stop that is already in flight becomes the first half of the restart.
@@ -118,24 +119,34 @@ def cycle(s: Situation) -> Verdict:
 
 
 def start(s: Situation) -> Verdict:
-    """It is off and should be on."""
+    """Start a VM that is off and should be on."""
     action = Action.START if s.desired is RUNNING else Action.START_PAUSED
     how = "started" if action is Action.START else "started paused"
     if s.phase is Phase.SAVED:
         how = "restored from its saved memory"
     status = s.status
-    if s.start.again:  # this start has been counted
+    if s.start.again:  # this start was counted when it was recorded
         status = replace(status, restart_count=s.history.restart_count, backoff=s.history.backoff)
     else:
         status = _counted(s, status)
     status = recorded(s, status, OperationType.START)
-    was = "has crashed" if s.phase is Phase.CRASHED_OFF else f"was {power(s).lower()}"
+    return due(s, action, Reason.STARTING, f"{_why_off(s)} is being {how}.", status=status)
+
+
+def _why_off(s: Situation) -> str:
+    """Return the first part of the message about a start: why the VM is off."""
     cause = f" (cause: {s.cause})" if s.cause else ""
-    return due(s, action, Reason.STARTING, f"The VM {was}{cause} and is being {how}.", status=status)
+    if s.phase is not Phase.CRASHED_OFF:
+        return f"The VM was {power(s).lower()}{cause} and"
+    if s.cause in {None, StopCause.CRASH}:
+        return f"The VM has crashed{cause} and"
+    unknown = s.cause is StopCause.UNKNOWN
+    but = f"virtsync did not observe the stop{cause}" if unknown else f"the cause of the stop is {s.cause}"
+    return f"libvirt reports a crash of the VM, but {but}. The VM"
 
 
 def _counted(s: Situation, status: Status) -> Status:
-    """The counters after a start that follows an unwanted stop or another start."""
+    """Return the draft with its counters increased, if the start follows an unwanted stop or another start."""
     unwanted = s.cause not in {None, StopCause.AGENT} and not s.asked
     again = s.status.backoff is not None or s.history.decided in {Reason.STARTING, Reason.START_FAILED}
     if unwanted or again:
@@ -144,14 +155,14 @@ def _counted(s: Situation, status: Status) -> Status:
 
 
 def recorded(s: Situation, status: Status, kind: OperationType) -> Status:
-    """The status, with the start that is about to be called recorded; a start already on record stays as it is."""
+    """Return the draft with a record of the start that is about to be called; an existing record is kept as it is."""
     attempt = status.backoff.failures if status.backoff else 1
     since = status.operation or Operation(kind, s.now.to_api())
     return replace(status, operation=s.start.again or replace(since, attempt=attempt))
 
 
 def resume_after_io_error(s: Situation) -> Verdict:
-    """Resume; while the error lasts, the VM pauses again at once."""
+    """Resume a VM that was paused by an I/O error, with backoff: if the error persists, the VM pauses again at once."""
     status = replace(s.status, backoff=increased(s.status.backoff, s.now, s.waits)[0])
     return due(
         s,
@@ -164,22 +175,22 @@ def resume_after_io_error(s: Situation) -> Verdict:
 
 
 def resume(s: Situation) -> Verdict:
-    """Somebody paused it."""
+    """Resume a VM that somebody has paused."""
     return due(s, Action.RESUME, Reason.RESUMING, "The VM is being resumed, because somebody paused it.")
 
 
 def wake(s: Situation) -> Verdict:
-    """The guest suspended itself, and restartPolicy Always wants it awake."""
+    """Wake up a guest that suspended itself, as restartPolicy Always asks."""
     return due(s, Action.WAKE, Reason.WAKING, "The VM is being woken up, because its guest suspended itself (S3).")
 
 
 def suspend(s: Situation) -> Verdict:
-    """It runs and should be paused."""
+    """Pause a VM that runs and should be paused."""
     return due(s, Action.SUSPEND, Reason.PAUSING, "The VM is being paused, as spec.powerState asks.")
 
 
 def stop_as_wanted(s: Situation) -> Verdict:
-    """It is on and should be off."""
+    """Stop a VM that is on and should be off."""
     return stop(s, s.status, Reason.SHUTTING_DOWN)
 
 

@@ -1,7 +1,7 @@
-"""The gates before an action that is due: what forbids it, and what delays it. Pure.
+"""The gates that every due action must pass: each gate can forbid or delay the action. Pure.
 
-`GATES` are asked in order, and the first that returns a verdict decides; docs/decisions.md lists them for users, and a
-test compares the two.
+`due` calls the `GATES` in order, and the first gate that returns a verdict decides. docs/decisions.md lists the gates
+for users, and a test compares that list with `GATES`.
 """
 
 from __future__ import annotations
@@ -13,45 +13,46 @@ from controller.api.clock import Now
 from controller.api.libvirt_words import PauseReason
 from controller.api.names import ConditionType
 from controller.api.values import replace
-from controller.api.virtualmachine import PowerState, Reason, Status
+from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, Status
 from controller.policy.situation import Situation
 from controller.policy.starts import OFF_CONFIRM_S
 from controller.policy.stops import restored
 from controller.policy.view import Action, Phase, Qemu, Verdict
 
 BESIDE = {"backup"}
-"""Jobs during which libvirt allows to shut down or destroy a domain; only the job itself is lost."""
+"""Kinds of jobs during which libvirt permits a shutdown or a destroy of the domain; only the job itself is lost."""
 ACTION_OVERDUE_S = 5.0
-"""An action that has not returned for this long is reported as HypervisorBusy; a start, which takes about half a
-second, as Starting and since when."""
+"""An action that has not returned after this time is reported as HypervisorBusy. A start, which usually takes about
+half a second, is reported as Starting, with the time at which it began."""
 
 
 PREDICATES = {PowerState.CRASHED: "has crashed", PowerState.SHUTTING_DOWN: "is shutting down"}
-"""Power states whose own word does not fit into a sentence."""
+"""The power states for which messages do not use "is" and the name of the state."""
 REQUESTS = {
-    Action.START: "start it",
-    Action.START_PAUSED: "start it paused",
-    Action.RESUME: "resume it",
-    Action.WAKE: "wake it up",
-    Action.SUSPEND: "pause it",
-    Action.SHUTDOWN: "shut it down",
-    Action.DESTROY: "force it off",
+    Action.START: "start the VM",
+    Action.START_PAUSED: "start the VM paused",
+    Action.RESUME: "resume the VM",
+    Action.WAKE: "wake up the VM",
+    Action.SUSPEND: "pause the VM",
+    Action.SHUTDOWN: "shut down the VM",
+    Action.DESTROY: "force off the VM",
 }
-"""The actions in the words of messages about the VM."""
-NEVER_SETTLES = "the agent runs with --settle-pause never"
+"""How messages name the request that an action sends to libvirt."""
+NEVER_SETTLES = "because the agent runs with --settle-pause never"
 
 
 @dataclass(frozen=True, slots=True)
 class DueAction:
-    """An action that is due, as the gates see it."""
+    """A due action: the input of the gates."""
 
     reason: Reason
     action: Action | None = None
-    """None: only a wait, such as for a guest to shut down."""
+    """None: virtsync only waits, for example until a guest has shut down."""
     backs_off: bool = False
-    """Failures lead to a backoff, although the action starts nothing."""
+    """Whether the backoff delays the action although the action starts nothing."""
     again: bool = False
-    """A recorded start that was not called: settle time, brake and backoff have been waited for already."""
+    """Whether the action is a recorded start that was not called. It has already waited for settle time, brake and
+    backoff."""
 
     @property
     def starts(self) -> bool:
@@ -65,7 +66,7 @@ Gate = Callable[[Situation, DueAction], Verdict | None]
 def due(
     s: Situation, action: Action, reason: Reason, message: str, *, status: Status | None = None, backs_off: bool = False
 ) -> Verdict:
-    """An action that is due: done now, unless a gate forbids or delays it."""
+    """Return the verdict for a due action: take the action now, unless a gate forbids or delays it."""
     due_action = DueAction(reason, action, backs_off, again=action.starts and s.start.again is not None)
     for gate in GATES:
         if verdict := gate(s, due_action):
@@ -75,38 +76,36 @@ def due(
 
 
 def forbidden(s: Situation) -> Verdict | None:
-    """What forbids every action: a hold, observe-only, or an agent that is not allowed to act."""
+    """Return the verdict of the first gate that forbids every action; None: actions are allowed."""
     return next((verdict for gate in FORBIDDING if (verdict := gate(s))), None)
 
 
 def held(s: Situation, _: DueAction | None = None) -> Verdict | None:
-    """The user holds the VM."""
+    """Forbid every action while a hold annotation is on the VM."""
     if not s.vm.holds:
         return None
-    return Verdict(
-        Reason.HELD, f"{drift_sentence(s)} virtsync does not correct this while the VM is held by {holders(s)}."
-    )
+    return Verdict(Reason.HELD, f"{drift_sentence(s)} virtsync takes no action while the VM is held by {holders(s)}.")
 
 
 def observe_only(s: Situation, _: DueAction | None = None) -> Verdict | None:
-    """The agent of this node never acts."""
+    """Forbid every action if the agent runs with --observe-only."""
     if not s.view.node.observe_only:
         return None
     return Verdict(Reason.OBSERVE_ONLY, f"{drift_sentence(s)} The agent of this node only observes (--observe-only).")
 
 
 def not_allowed(s: Situation, _: DueAction | None = None) -> Verdict | None:
-    """This agent must not act: it lacks the host lock or the Lease, or it is stopping."""
+    """Forbid every action if this agent lacks the host lock or the Lease, or is stopping."""
     return Verdict(Reason.ACTION_BLOCKED, s.view.node.blocked) if s.view.node.blocked else None
 
 
 def holders(s: Situation) -> str:
-    """Who holds the VM, and why."""
+    """Return who holds the VM, and why, as text for a message."""
     return ", ".join(f"{who} ({why})" if why else who for who, why in s.vm.holds)
 
 
 def qemu_alive(s: Situation, due_action: DueAction) -> Verdict | None:
-    """Before a start: the last QEMU might not have exited, although libvirt shows the domain off."""
+    """Delay a start while the last QEMU might not have exited, although libvirt reports the domain off."""
     if not due_action.starts:
         return None
     qemu = s.view.facts.qemu if s.view.facts else Qemu.GONE
@@ -126,17 +125,20 @@ def qemu_alive(s: Situation, due_action: DueAction) -> Verdict | None:
     if left_s <= 0:
         return None
     message = (
-        "The last QEMU process of the VM might not have exited: another process of virtsync stopped it, or its pid "
-        f"file cannot be read. virtsync starts the VM if it is still off at {clock(confirmed_at)}."
+        "The last QEMU process of the VM might not have exited: an earlier agent process stopped the VM, or the pid "
+        f"file of QEMU cannot be read. virtsync starts the VM if it is still off at {clock(confirmed_at)}."
     )
     return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=left_s)
 
 
 def libvirt_busy(s: Situation, due_action: DueAction) -> Verdict | None:
-    """libvirt is working on the domain, or has not answered. Force does not wait for a hanging call: force ends it."""
+    """Delay an action while a libvirt job owns the domain, or while libvirt has not answered an earlier request.
+
+    A forced stop does not wait for a request that hangs, because the forced stop ends that request.
+    """
     view, reason, force = s.view, due_action.reason, due_action.action is Action.DESTROY
     if answer_in_s := _answer_in_s(s):
-        # The message of the decision still holds; another message would cause another write.
+        # The message of the last report is still correct; another message would cause another write.
         ready = s.history.condition(ConditionType.READY)
         said = (
             ready.message
@@ -149,8 +151,8 @@ def libvirt_busy(s: Situation, due_action: DueAction) -> Verdict | None:
         return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=2.0)
     if view.crowded:
         message = (
-            "virtsync has sent as many requests to libvirt as it sends at a time, and libvirt has not answered them. "
-            "This VM waits until one of them returns."
+            "virtsync has reached its limit of concurrent requests, because libvirt has not answered them. This VM "
+            "waits until libvirt answers one of them."
         )
         return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=1.0)
     if view.facts and view.facts.hangs and not force:
@@ -159,7 +161,7 @@ def libvirt_busy(s: Situation, due_action: DueAction) -> Verdict | None:
 
 
 def _job(s: Situation) -> Verdict | None:
-    """A libvirt job owns the domain, and its grace period is not over."""
+    """Delay an action while a libvirt job owns the domain; a stop waits for a backup at most for one grace period."""
     kind, stop_attempt = job_kind(s), s.memory.stop_attempt
     if not kind or (kind in BESIDE and stop_attempt and s.now.until(stop_attempt.deadline) <= 0):
         return None
@@ -167,32 +169,39 @@ def _job(s: Situation) -> Verdict | None:
 
 
 def job_owns(s: Situation) -> str:
-    """Which job owns the domain, and since when: a moment, so that the message stays constant."""
+    """Return which job owns the domain, and since when, as text for a message.
+
+    The text contains a time and not a duration, so that the message does not change while the job runs.
+    """
     known = s.view.facts is not None and s.view.facts.job
     since = (s.memory.job_since if known else s.memory.phase_since) or s.now
     return f"A libvirt job ({job_kind(s)}) has been working on the VM since {clock(since)}"
 
 
 def job_kind(s: Situation) -> str:
-    """Which libvirt job owns the domain; empty: none."""
+    """Return the kind of the libvirt job that owns the domain; empty: there is no job."""
     if s.view.facts and s.view.facts.job:
         return s.view.facts.job
     return s.domain.reason.lower() if s.phase is Phase.PAUSED_BUSY and not _left_over(s) else ""
 
 
 def overdue(s: Situation) -> bool:
-    """A call on the domain has not returned within ACTION_OVERDUE_S."""
+    """Whether a call on the domain has not returned within ACTION_OVERDUE_S."""
     return _answer_in_s(s) == 0
 
 
 def _answer_in_s(s: Situation) -> float | None:
-    """Seconds until the call on the domain is overdue; None: there is no call."""
+    """Return in how many seconds the call on the domain is overdue; None: there is no call."""
     since = s.view.call_since
     return s.now.until(since.plus(ACTION_OVERDUE_S)) if since else None
 
 
 def _left_over(s: Situation) -> bool:
-    """PAUSED/MIGRATION without a job, observed twice: libvirt 9 always shows it for a domain saved while paused."""
+    """Whether PAUSED/MIGRATION is only a remnant of a restore, and not a job.
+
+    libvirt 9 always reports it for a restored domain that was paused when its memory was saved. It counts as a remnant
+    when no job has been observed for the settle time of a pause, or before the host was asked for jobs.
+    """
     if s.domain.reason != PauseReason.MIGRATION or not restored(s.view.evidence) or s.waits.settle_pause_s is None:
         return False
     since = s.memory.jobless_since
@@ -200,24 +209,33 @@ def _left_over(s: Situation) -> bool:
 
 
 def settling(s: Situation, due_action: DueAction | None = None) -> Verdict | None:
-    """An administrator might be working on the VM: the settle time (a debounce) runs."""
+    """Delay an action while the settle time (a debounce) runs, because an administrator might be working on the VM."""
     if s.settled_at is None or (due_action and due_action.again):
         return None
     if s.settles_forever:
-        return Verdict(Reason.SETTLING, f"{drift_sentence(s)} virtsync does not correct this: {NEVER_SETTLES}.")
+        return Verdict(Reason.SETTLING, f"{drift_sentence(s)} virtsync takes no action, {NEVER_SETTLES}.")
     left_s = s.now.until(s.settled_at)
     if left_s <= 0:
         return None
     until = clock(s.settled_at)
-    message = (
-        f"{drift_sentence(s)} virtsync waits until {until} before correcting this, in case an administrator is working "
-        "on it."
-    )
+    if s.phase is Phase.SHUTTING_DOWN and s.desired is DesiredPowerState.STOPPED:
+        message = (
+            f"The VM is already shutting down. virtsync begins its own stop at {until} if the VM is still on; it waits "
+            "in case an administrator is working on the VM."
+        )
+    else:
+        correction = "before beginning the restart" if s.cycling else "before correcting this"
+        message = (
+            f"{drift_sentence(s)} virtsync waits until {until} {correction}, in case an administrator is working on it."
+        )
     return Verdict(Reason.SETTLING, message, recheck_s=left_s)
 
 
 def braked(s: Situation, due_action: DueAction | None = None) -> Verdict | None:
-    """The host might be shutting down: only what the user has just requested is started (a circuit breaker)."""
+    """Delay a start while the brake (a circuit breaker) is on, because the host might be shutting down.
+
+    The brake does not delay a start that follows a change of spec.powerState or a requested restart.
+    """
     if due_action and (due_action.again or not due_action.starts):
         return None
     until = s.view.node.braked_until
@@ -232,7 +250,10 @@ def braked(s: Situation, due_action: DueAction | None = None) -> Verdict | None:
 
 
 def backing_off(s: Situation, due_action: DueAction) -> Verdict | None:
-    """The exponential backoff after failures runs: it delays each start, and any other action that libvirt refused."""
+    """Delay an action while the exponential backoff runs.
+
+    The backoff delays each start, a resume after an I/O error, and any action after libvirt has refused one.
+    """
     next_attempt = s.memory.next_attempt
     failed = s.history.decided in {Reason.START_FAILED, Reason.ACTION_FAILED}
     concerned = due_action.starts or due_action.backs_off or s.refusal or failed
@@ -241,8 +262,7 @@ def backing_off(s: Situation, due_action: DueAction) -> Verdict | None:
     again = f"virtsync tries again at {clock(next_attempt)}."
     if s.refusal:
         reason = Reason.START_FAILED if due_action.starts else Reason.ACTION_FAILED
-        what = "to start the VM" if due_action.starts else "the action"
-        return Verdict(reason, f"libvirt refused {what}: {s.refusal.rstrip('.')}. {again}", recheck_s=left_s)
+        return Verdict(reason, f"libvirt refused to {_refused(s)}: {s.refusal.rstrip('.')}. {again}", recheck_s=left_s)
     if failed:
         ready = s.history.condition(ConditionType.READY)
         said = (
@@ -259,7 +279,7 @@ def backing_off(s: Situation, due_action: DueAction) -> Verdict | None:
 
 
 def no_turn(s: Situation, due_action: DueAction) -> Verdict | None:
-    """The rate limit of the node: starts and forced stops take turns."""
+    """Delay a start or a forced stop until the rate limit of the node gives the VM its turn."""
     if s.view.turn_in_s <= 0:
         return None
     does = "starts" if due_action.starts else "forces off"
@@ -281,21 +301,29 @@ GATES: tuple[Gate, ...] = (
 )
 
 
+def _refused(s: Situation) -> str:
+    """Return the request that libvirt refused, as text for a message."""
+    outcome = s.view.memory.outcome
+    return REQUESTS[outcome.action if outcome else Action.START]  # without an outcome, a recorded start was refused
+
+
 def power(s: Situation) -> PowerState:
-    """The reported power state."""
+    """Return the reported power state."""
     return s.status.power_state
 
 
 def power_predicate(s: Situation) -> str:
-    """The power state as the predicate of a sentence about the VM."""
+    """Return the power state as text that follows "The VM" in a message, such as "is paused"."""
     return PREDICATES.get(power(s), f"is {power(s).lower()}")
 
 
 def drift_sentence(s: Situation) -> str:
-    """The sentence that compares the VM with its spec."""
+    """Return the part of a message that compares the VM with its spec."""
+    if s.cycling:
+        return f"The VM {power_predicate(s)}, and a restart is requested."
     return f"The VM {power_predicate(s)} and should be {str(s.desired).lower()}."
 
 
 def clock(moment: Now) -> str:
-    """A moment as messages show it."""
+    """Return a moment in the format of messages."""
     return f"{moment.to_api():%H:%M:%SZ}"

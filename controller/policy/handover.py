@@ -1,8 +1,8 @@
-"""Which host wrote a report, and whether the report of another host shows that the VM is off there. Pure.
+"""Whether another host wrote the last report, and whether that report permits a start on this host. Pure.
 
-A report of another host is history: it is kept whole until it is resolved, so that the second observation finds in it
-what the first one found. It is resolved when the domain runs here, when that host's agent reported the VM off without
-doubt, or when the user confirms this very report (the annotation virtsync.dev/confirmed-off).
+The report of another host is resolved when the domain runs on this host, when the report shows without doubt that the
+VM is off, or when the user confirms exactly this report with the annotation virtsync.dev/confirmed-off. Until then the
+report is kept unchanged, so that each pass decides from the same report.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from controller.api.virtualmachine import OperationType, PowerState, Reason, Sta
 from controller.policy.view import Domain, Evidence, Node, Phase, Unreadable, View
 
 SURVIVES = {Reason.HELD, Reason.SETTLING}
-"""Decisions of the former host that stay valid here: losing a hold or a settle time does not request an action."""
+"""Decisions of the former host that stay valid on this host: the end of a hold or of a settle time is not a request."""
 
 AT_WORK = {Reason.HYPERVISOR_BUSY, Reason.SHUTDOWN_TIMED_OUT}
-"""Under these only libvirt said "off": another call is working on the domain, or its QEMU has not exited."""
+"""Reasons under which a report of "off" is in doubt: a call is working on the domain, or QEMU has not exited."""
 
 
 class Elsewhere(Enum):
-    """Why the report of another host forbids that the VM is started here."""
+    """Why the report of another host forbids a start of the VM on this host."""
 
-    MAY_RUN = "it was on there, or that is not known"
-    SENT_AWAY = "it was migrated from there to some host"
-    MEMORY_THERE = "its memory was saved there"
-    OLD_MEMORY_HERE = "the memory that is saved here is older than that report"
+    MAY_RUN = "the VM was on there, or might have been on"
+    SENT_AWAY = "the VM was migrated from there to another host"
+    MEMORY_THERE = "the memory of the VM was saved there"
+    MEMORY_HERE = "memory of the VM is saved here, and might be older than the last run there"
 
 
 def is_foreign(report: Status, node: Node) -> bool:
-    """Another node wrote this report, or another machine under the name of this node."""
+    """Whether another node wrote this report, or another machine that had the name of this node."""
     return bool(report.node_name) and (report.node_name != node.name or _is_other_machine(report, node))
 
 
 def unresolved(report: Status, view: View) -> Elsewhere | None:  # noqa: PLR0911 - one rule a line
-    """Why this report forbids a start here; None: it does not, or this host wrote it."""
+    """Return why this report forbids a start on this host; None: it permits a start, or this host wrote it."""
     seen = view.observed
     if not is_foreign(report, view.node) or _runs_here(view):
         return None
     if isinstance(seen, Domain) and seen.phase is Phase.SAVED:
-        return Elsewhere.OLD_MEMORY_HERE
+        return Elsewhere.MEMORY_HERE
     if view.vm.confirmed_off == vouching(report):
         return None
     if _in_flight(report) or not report.was_off:
@@ -56,16 +56,19 @@ def unresolved(report: Status, view: View) -> Elsewhere | None:  # noqa: PLR0911
 
 
 def vouching(report: Status) -> str:
-    """The value of `virtsync.dev/confirmed-off` that confirms this report, and no other.
+    """Return the value of the annotation `virtsync.dev/confirmed-off` that confirms this report and no other report.
 
-    No clocks are compared: the user repeats a time that the report shows.
+    The value contains a time from the report. The user copies that time, so no clocks are compared.
     """
     moved = report.run_transition_time or report.power_state_transition_time
     return f"{report.node_name} {api_time(moved)}" if moved else report.node_name
 
 
 def memory_elsewhere(report: Status) -> bool:
-    """The memory of the VM was saved, and has not been removed or restored since."""
+    """Whether this report shows that the memory of the VM was saved (managed save, or a file) and is still there.
+
+    If libvirt no longer knows why the domain is off (UNKNOWN), the cause of the last stop decides.
+    """
     if report.power_state is PowerState.SAVED:
         return True
     cause = report.last_stop.cause if report.last_stop else None
@@ -76,9 +79,12 @@ def memory_elsewhere(report: Status) -> bool:
 
 
 def taken_over(report: Status, view: View) -> Status:
-    """The part of another host's report that is valid here; what was in flight there is not in flight here."""
+    """Return the resolved report of another host without the parts that are not valid on this host.
+
+    The operation and the backoff of the other host, for example, do not continue on this host.
+    """
     if isinstance(view.observed, Unreadable):
-        # Resolved, although this host cannot be observed yet: the next Ready is not the former host's.
+        # Ready is about to be replaced. Pending lets `is_stale` know that the report was not in doubt.
         return report if is_stale(report) else replace(report, decided_reason=Reason.PENDING)
     cause = report.last_stop.cause if report.last_stop else None
     return replace(
@@ -96,12 +102,16 @@ def taken_over(report: Status, view: View) -> Status:
 
 
 def is_stale(report: Status) -> bool:
-    """The report says "off", but its host could not be observed, was not heard from, or was working on the VM then."""
+    """Whether a report of "off" is in doubt.
+
+    The report is in doubt if Ready was Unknown (the VM could not be observed, or the agent was unreachable), or if
+    libvirt was working on the VM.
+    """
     if report.decided_reason == Reason.PENDING:
         return False
-    if not report.decided_reason and report.reason == Reason.STARTING:  # an older version kept no record of a start
+    if not report.decided_reason and report.reason == Reason.STARTING:  # an older version wrote no record of a start
         return True
-    # HandoverUnconfirmed: an earlier pass found the report stale; no agent of that host has written since.
+    # HandoverUnconfirmed: an earlier pass found the report in doubt, and the agent of that host has not written since.
     if {Reason.HANDOVER_UNCONFIRMED, *AT_WORK} & {report.reason, report.decided}:
         return True
     ready = report.condition(ConditionType.READY)
@@ -109,15 +119,18 @@ def is_stale(report: Status) -> bool:
 
 
 def _is_other_machine(report: Status, node: Node) -> bool:
-    """Another machine took over the name of this node. Within one boot a machine is the same, whatever its UUID."""
+    """Whether another machine with the name of this node wrote the report.
+
+    Within one boot it is the same machine, even if its host UUID has changed.
+    """
     known = report.host_uuid is not None and node.host_uuid is not None
     return known and report.host_uuid != node.host_uuid and report.node_boot_id != node.boot_id
 
 
 def _runs_here(view: View) -> bool:
-    """The VM has a QEMU here that does not only wait for incoming memory of a migration.
+    """Whether the VM has a QEMU on this host. A QEMU that waits for the memory of an incoming migration does not count.
 
-    A QEMU that waits ends if the migration fails; it begins in the phase STARTING.
+    Such a QEMU is STARTING, or PAUSED_BUSY with the reason MIGRATION or POSTCOPY. It ends if the migration fails.
     """
     seen = view.observed
     if not isinstance(seen, Domain) or not seen.phase.on or seen.phase is Phase.STARTING:
@@ -126,10 +139,14 @@ def _runs_here(view: View) -> bool:
 
 
 def _in_flight(report: Status) -> bool:
-    """A start was called there, or might have been: older reports do not show whether a restart is past its stop."""
+    """Whether the other host has called a start, or might have.
+
+    A restart counts, because reports by older versions do not show whether its stop has ended and its start was called.
+    """
     operation = report.operation
     return operation is not None and (operation.starts or operation.type is OperationType.RESTART)
 
 
 def _surviving(report: Status) -> str:
+    """Return the reason of the former host's decision if it stays valid on this host, otherwise Pending."""
     return report.decided if report.decided in SURVIVES else Reason.PENDING

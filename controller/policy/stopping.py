@@ -1,4 +1,4 @@
-"""One step of a stop: the guest is asked as long as possible before force. Pure."""
+"""One step of a stop: ask the guest to shut down, wait for the guest, or force the VM off. Pure."""
 
 from __future__ import annotations
 
@@ -23,9 +23,17 @@ from controller.policy.situation import Situation
 from controller.policy.vetoes import LINGER_RECHECK_S, LINGERS
 from controller.policy.view import Action, Phase, StopAttempt, Verdict
 
+CANNOT_REACT = {
+    Phase.STARTING: "The VM is still starting",
+    Phase.PAUSED_IO_ERROR: "The VM is paused by an I/O error",
+    Phase.PAUSED_WATCHDOG: "The VM is paused by its watchdog",
+    Phase.CRASHED_KEPT: "The guest has crashed",
+}
+"""The phases in which a guest cannot react to a shutdown request, as messages explain them."""
+
 
 def stop(s: Situation, status: Status, reason: Reason) -> Verdict:
-    """One step of a stop; `reason` distinguishes a restart from a stop."""
+    """Return the verdict for one step of a stop; `reason` shows whether the stop is part of a restart."""
     operation = status.operation or new_operation(OperationType.STOP, s.domain, s.vm.shutdown, s.now)
     status = replace(status, operation=operation)
     stop_attempt = attempted_stop(operation, s.view, s.memory)
@@ -34,7 +42,7 @@ def stop(s: Situation, status: Status, reason: Reason) -> Verdict:
 
 
 def _ask_or_force(s: Situation, stop_attempt: StopAttempt, status: Status, reason: Reason) -> Verdict:
-    """Force the VM off if that is due; otherwise ask the guest, or wait for it."""
+    """Force the VM off if that is due; otherwise ask the guest to shut down, or wait for the guest."""
     if why := _why_unasked(s):
         return due(s, Action.DESTROY, reason, f"The VM is being forced off, {why}.", status=status)
     ends_at = _ends_at(s, stop_attempt)
@@ -45,7 +53,7 @@ def _ask_or_force(s: Situation, stop_attempt: StopAttempt, status: Status, reaso
             s, Action.DESTROY, reason, "The VM is being forced off, because its grace period is over.", status=status
         )
     wait = libvirt_busy(s, DueAction(reason))
-    if wait and (_hangs(s) or overdue(s)):  # the grace period runs, although the guest could not be asked
+    if wait and (_hangs(s) or overdue(s)):  # record the stop, so that its grace period runs although libvirt hangs
         wait = replace(wait, status=status)
     if wait := forbidden(s) or wait or settling(s):
         return wait
@@ -57,14 +65,10 @@ def _ask_or_force(s: Situation, stop_attempt: StopAttempt, status: Status, reaso
         )
         return Verdict(
             Reason.SHUTDOWN_TIMED_OUT,
-            f"The VM is still on: {why}. spec.shutdown.mode Graceful does not allow virtsync to force it off.",
+            f"The VM is still on, because {why}. spec.shutdown.mode Graceful does not allow virtsync to force it off.",
             status=status,
         )
-    message = (
-        "The definition of the VM turns every shutdown into a reboot (on_poweroff)."
-        if _reboots(s)
-        else "The guest is being asked to shut down."
-    )
+    message = _stop_message(s)
     if not graceful_only:
         message += f" virtsync forces the VM off at {clock(ends_at)} if it is still on."
     if action := _polite(s):
@@ -73,8 +77,26 @@ def _ask_or_force(s: Situation, stop_attempt: StopAttempt, status: Status, reaso
     return Verdict(reason, message, status=status, recheck_s=min(wait for wait in waits if wait))
 
 
+def _stop_message(s: Situation) -> str:
+    """Return the first part of the message about a stop: what virtsync is doing, or why it does not ask the guest."""
+    if s.phase in CANNOT_REACT:
+        return f"{CANNOT_REACT[s.phase]} and cannot react, so virtsync does not ask the guest to shut down."
+    if s.phase is Phase.SHUTTING_DOWN:
+        return "The guest is already shutting down."
+    if _reboots(s):
+        why = "The definition of the VM turns every shutdown into a reboot (on_poweroff)"
+        return f"{why}, so virtsync does not ask the guest to shut down."
+    if s.phase is Phase.RUNNING:
+        return "The guest is being asked to shut down."
+    how = "woken up" if s.phase is Phase.SUSPENDED else "resumed"
+    return f"The VM is being {how}, so that its guest can be asked to shut down."
+
+
 def _lingers(s: Situation, stop_attempt: StopAttempt, status: Status, reason: Reason) -> Verdict | None:
-    """The VM was forced off, and its QEMU has not exited: nothing more can be done."""
+    """Return the verdict for a VM whose QEMU has not exited after a forced stop; None: there is no such QEMU.
+
+    virtsync can only wait until QEMU exits.
+    """
     if not s.domain.lingers:
         return None
     late = s.now.until(stop_attempt.deadline) <= 0
@@ -82,24 +104,30 @@ def _lingers(s: Situation, stop_attempt: StopAttempt, status: Status, reason: Re
 
 
 def _why_unasked(s: Situation) -> str:
-    """Why the VM is forced off without asking the guest; empty: the guest is asked."""
+    """Return why virtsync forces the VM off without asking the guest; empty: virtsync asks the guest first."""
     if s.vm.shutdown.mode is ShutdownMode.FORCE:
         return "as spec.shutdown.mode asks"
-    # A VM that has not run is never resumed only to be stopped.
+    # If a VM has not run, virtsync does not resume it only to ask its guest to shut down.
     return "" if _has_run(s) else "because it was started paused and has not run since"
 
 
 def _has_run(s: Situation) -> bool:
-    """The guest might have something to save: its CPUs have run since the start, or that is not known."""
+    """Whether the CPUs of the VM have run since its start, or might have, so that the guest might have unsaved data."""
     return s.phase is not Phase.PAUSED or s.view.facts is None or not s.view.facts.never_ran
 
 
 def _left_to_its_tool(s: Situation) -> Verdict | None:
-    """A tool has started the VM paused and is using it: the settle time of a pause applies, whatever the spec says."""
+    """Return the verdict for a VM that was started paused and has not run since; None: continue with the stop.
+
+    A tool might be using the VM. So virtsync waits for the settle time of a pause, even after a change of the spec.
+    """
     if _has_run(s) or forbidden(s):
         return None
     if s.waits.settle_pause_s is None:
-        message = f"The VM was started paused and has not run since. virtsync does not stop it: {NEVER_SETTLES}."
+        message = (
+            "The VM was started paused and has not run since, so a tool might be using it. virtsync does not stop it, "
+            f"{NEVER_SETTLES}."
+        )
         return Verdict(Reason.SETTLING, message)
     until = (s.memory.phase_since or s.now).plus(s.waits.settle_pause_s)
     left_s = s.now.until(until)
@@ -111,7 +139,11 @@ def _left_to_its_tool(s: Situation) -> Verdict | None:
 
 
 def _waits_for_job(s: Situation, stop_attempt: StopAttempt, status: Status) -> Verdict | None:
-    """A libvirt job owns the domain: it gets one grace period; then only jobs other than a backup block the stop."""
+    """Return the verdict while a libvirt job delays the stop; None: continue with the stop.
+
+    The stop waits for any job for one grace period. After that, the stop continues during a backup; other jobs still
+    prevent the stop.
+    """
     kind = job_kind(s)
     if not kind or forbidden(s) or settling(s):
         return None
@@ -126,9 +158,11 @@ def _waits_for_job(s: Situation, stop_attempt: StopAttempt, status: Status) -> V
 
 
 def _ends_at(s: Situation, stop_attempt: StopAttempt) -> Now:
-    """When asking ends: at the deadline, but only after this very process has waited, and has asked if it could.
+    """Return when virtsync no longer waits for the guest: at the deadline, or later if this process has not yet waited.
 
-    A backup job has used the grace period; if force is forbidden, the guest then has a grace period of its own.
+    This process waits at least `force_wait_s`, or the grace period if that is shorter. The wait begins when this
+    process first asks the guest; if the guest cannot be asked, when this process first observes the stop. With mode
+    Graceful and a backup job, which has used the grace period, the guest has a whole grace period of its own.
     """
     least_s = min(s.vm.shutdown.grace_s, s.waits.force_wait_s)
     if s.vm.shutdown.mode is ShutdownMode.GRACEFUL and job_kind(s):
@@ -138,14 +172,14 @@ def _ends_at(s: Situation, stop_attempt: StopAttempt) -> Now:
 
 
 def _waits_since(s: Situation, stop_attempt: StopAttempt) -> Now | None:
-    """Since when this process waits for the VM to go off; None: the guest could be asked, and has not been."""
+    """Return since when this process waits for the VM to go off; None: it must first ask the guest."""
     if s.phase is not Phase.RUNNING or _reboots(s) or _hangs(s):
         return stop_attempt.since
     return stop_attempt.asked_first or s.view.call_since
 
 
 def _polite(s: Situation) -> Action | None:
-    """The action that asks the guest to shut down, or that makes asking possible; None while waiting for the guest."""
+    """Return the action that asks the guest to shut down, or that makes this possible; None: wait for the guest."""
     if s.phase in {Phase.PAUSED, Phase.PAUSED_BUSY}:
         return Action.RESUME
     if s.phase is Phase.SUSPENDED:
@@ -154,7 +188,10 @@ def _polite(s: Situation) -> Action | None:
 
 
 def _press_in_s(s: Situation) -> float | None:
-    """Seconds to the next press of the power button, repeated because a booting guest misses it; None if useless."""
+    """Return in how many seconds to press the power button; None: pressing it has no effect.
+
+    virtsync presses the button repeatedly, because a guest that is booting ignores it.
+    """
     if s.phase is not Phase.RUNNING or _reboots(s):
         return None
     last = s.memory.stop_attempt.asked_last if s.memory.stop_attempt else None

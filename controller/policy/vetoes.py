@@ -1,4 +1,7 @@
-"""The vetoes: rows of the table in which nothing is done, and what they report instead. Pure."""
+"""The vetoes: the rows of the decision table in which virtsync takes no action. Pure.
+
+For each veto there is a function that checks whether it applies, and a function that returns its verdict.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ LINGERS = (
     "the VM before QEMU has exited."
 )
 LINGER_RECHECK_S = 10.0
-"""No event shows when such a QEMU exits."""
+"""libvirt sends no event when such a QEMU exits, so the domain is observed again after this time."""
 
 
 def is_spec_not_understood(s: Situation) -> bool:
-    """The spec has a value that this version does not know."""
+    """Whether the spec has a value that this version does not know."""
     return bool(s.vm.misunderstood)
 
 
 def spec_not_understood(s: Situation) -> Verdict:
-    """Report which value, and do nothing."""
+    """Report which value of the spec this version does not understand."""
     return Verdict(
         Reason.SPEC_NOT_UNDERSTOOD,
         f"This version of virtsync does not understand {s.vm.misunderstood}. virtsync does nothing to the VM until "
@@ -35,32 +38,32 @@ def spec_not_understood(s: Situation) -> Verdict:
 
 
 def is_libvirt_unreachable(s: Situation) -> bool:
-    """libvirt gave no answer."""
+    """Whether libvirt gave no answer about the domain."""
     return isinstance(s.view.observed, Unreadable)
 
 
 def is_without_domain(s: Situation) -> bool:
-    """There is no domain for this object: no domain, a different one, or one that an older object has."""
+    """Whether this object has no domain: the domain is absent, was replaced, or belongs to an older object."""
     return isinstance(s.view.observed, (Absent, Replaced, Conflict))
 
 
 def is_handover_unresolved(s: Situation) -> bool:
-    """The report of the former host forbids a start here."""
+    """Whether the report of the former host forbids a start on this host."""
     return s.elsewhere is not None
 
 
 def is_start_in_flight(s: Situation) -> bool:
-    """A start is recorded whose result is not known yet."""
+    """Whether a start is recorded and its result is not known yet."""
     return s.start.pending
 
 
 def start_in_flight(s: Situation) -> Verdict:
-    """Wait for the result, whatever the spec says now: libvirt might have received the call."""
-    assert s.operation  # noqa: S101 - the operation is what is pending
+    """Wait for the result, whatever the spec says now, because libvirt might have received the call."""
+    assert s.operation  # noqa: S101 - a pending start is always recorded
     ready, since = s.history.condition(ConditionType.READY), s.view.call_since
     left_s = s.now.until(since.plus(ACTION_OVERDUE_S)) if since else 0.0
     if left_s > 0 and ready and ready.reason == Reason.STARTING:
-        # The message of the recorded start still holds; another message would cause another write.
+        # The message of the recorded start is still correct; another message would cause another write.
         return Verdict(Reason.STARTING, ready.message, recheck_s=left_s)
     since_when = f"{s.operation.start_time:%H:%M:%SZ}"
     message = f"The VM has been starting since {since_when}, and libvirt has not reported the result yet."
@@ -70,32 +73,32 @@ def start_in_flight(s: Situation) -> Verdict:
 
 
 def is_power_state_unset(s: Situation) -> bool:
-    """The user has set no power state."""
+    """Whether spec.powerState is not set."""
     return s.desired is None
 
 
 def is_unknown_state(s: Situation) -> bool:
-    """libvirt shows a state that this version does not know."""
+    """Whether libvirt reports a state that this version does not know."""
     return s.phase is Phase.UNKNOWN
 
 
 def is_post_copy_failed(s: Situation) -> bool:
-    """The memory of the VM is on two hosts."""
+    """Whether a post-copy migration failed, so that the memory of the VM is on two hosts."""
     return s.phase is Phase.POST_COPY_FAILED
 
 
 def is_preserved(s: Situation) -> bool:
-    """The definition says that the VM stays as it is, for inspection."""
+    """Whether the VM is kept for inspection, as its libvirt definition asks, and no restart is requested."""
     return s.wants_on and not s.cycling and s.phase in {Phase.PAUSED_WATCHDOG, Phase.CRASHED_KEPT}
 
 
 def is_transitioning(s: Situation) -> bool:
-    """The VM is changing from off to on, or from on to off."""
+    """Whether a VM that should be on is starting or shutting down, and no restart is requested."""
     return s.wants_on and not s.cycling and s.phase in {Phase.STARTING, Phase.SHUTTING_DOWN}
 
 
 def is_in_sync(s: Situation) -> bool:
-    """The VM is as the spec asks, and no operation is in flight."""
+    """Whether the VM is as the spec asks, and no operation is in flight."""
     if s.cycling or s.operation is not None or s.phase is None:
         return False
     if s.desired is DesiredPowerState.STOPPED:
@@ -106,7 +109,7 @@ def is_in_sync(s: Situation) -> bool:
 
 
 def in_sync(s: Situation) -> Verdict:
-    """The VM is as the spec asks; the message adds what will change that, and who holds the VM."""
+    """Report that the VM is as the spec asks, with a scheduled restart and the holds on the VM."""
     notes = [f"restart scheduled for {s.vm.restart_request:%Y-%m-%dT%H:%M:%SZ}"] if s.restart_scheduled else []
     notes += [f"held by {holders(s)}"] if s.vm.holds else []
     power = s.status.power_state
@@ -115,7 +118,7 @@ def in_sync(s: Situation) -> Verdict:
 
 
 def post_copy_failed(_s: Situation) -> Verdict:
-    """Neither copy may be touched."""
+    """Report that virtsync acts on neither copy of the VM."""
     return Verdict(
         Reason.POST_COPY_FAILED,
         "The post-copy migration of the VM failed, so its memory is on two hosts. Neither copy may be started or "
@@ -124,7 +127,7 @@ def post_copy_failed(_s: Situation) -> Verdict:
 
 
 def guest_suspended(s: Situation) -> Verdict:
-    """A suspend by the guest itself is not corrected."""
+    """Report that virtsync does not wake up a guest that suspended itself."""
     paused = s.desired is DesiredPowerState.PAUSED
     why = "spec.powerState is Paused" if paused else f"spec.restartPolicy is {s.vm.restart_policy}"
     message = f"The guest suspended itself (S3). virtsync does not wake it up, because {why}."
@@ -132,7 +135,7 @@ def guest_suspended(s: Situation) -> Verdict:
 
 
 def libvirt_unreachable(s: Situation) -> Verdict:
-    """libvirt does not answer."""
+    """Report that libvirt does not answer, or that another call holds the lock of the domain."""
     assert isinstance(s.view.observed, Unreadable)  # noqa: S101
     if s.view.observed.busy:
         return Verdict(Reason.HYPERVISOR_BUSY, s.view.observed.message, recheck_s=5.0)
@@ -144,74 +147,92 @@ def libvirt_unreachable(s: Situation) -> Verdict:
 
 
 def no_domain(s: Situation) -> Verdict:
-    """Report why there is no domain for this object."""
+    """Report why this object has no domain, and what the user can do."""
     name, seen = s.vm.bound_by, s.view.observed
     if isinstance(seen, Replaced):
         message = (
-            f"The domain {name!r} is now a different one (UUID {seen.uuid}). Set spec.domain, or recreate this "
-            "VirtualMachine."
+            f"The former domain no longer exists. The name {seen.name!r} now belongs to another domain (UUID "
+            f"{seen.uuid}). To manage that one, set spec.domain.uuid to this UUID, or recreate this VirtualMachine."
         )
         return Verdict(Reason.DOMAIN_REPLACED, message)
     if isinstance(seen, Conflict):
         return Verdict(
             Reason.DOMAIN_CONFLICT,
-            f"The domain with UUID {seen.uuid} belongs to the older VirtualMachine {seen.owner}.",
+            f"The domain with UUID {seen.uuid} belongs to the older VirtualMachine {seen.owner}. Set spec.domain of "
+            "this VirtualMachine to another domain, or delete one of the two objects.",
         )
     return Verdict(Reason.DOMAIN_NOT_FOUND, f"libvirt on {s.view.node.name} has no domain {name!r}.")
 
 
 def handover_unresolved(s: Situation) -> Verdict:
-    """Report what the former host reported; the user confirms that very report, or moves the VM back."""
+    """Report what the former host reported, and what the user can do.
+
+    Usually the user confirms exactly this report, or sets spec.nodeName back.
+    """
     old, here = s.history.node_name, s.view.node.name
-    if s.elsewhere is Elsewhere.OLD_MEMORY_HERE:
+    other_machine = old == here
+    if other_machine:
+        old, here = f"{old} (the former machine)", f"{here} (the present machine)"
+    if s.elsewhere is Elsewhere.MEMORY_HERE:
         message = (
-            f"The memory that is saved on {here} is older than the run of this VM on {old}; restoring it would damage "
-            f"the disks of the VM. Remove it on {here} with virsh managedsave-remove."
+            f"Memory of this VM is saved on {here} (managed save), but the last report is from {old}. So virtsync does "
+            f"not know which of the two is newer, and does not start the VM. If the VM ran on {old} after this save, "
+            f"restoring the memory would damage the disks of the VM: remove the saved memory on {here} with virsh "
+            f"managedsave-remove. If the VM did not run on {old} after this save, restore it on {here} with virsh "
+            "start."
         )
         return Verdict(Reason.SAVED_ELSEWHERE, message)
     if s.elsewhere is Elsewhere.MEMORY_THERE:
+        back = (
+            f" Set spec.nodeName back to {old}, start the VM or remove the saved memory there, and wait for the report."
+        )
         message = (
-            f"The memory of the VM was saved on {old}. Set spec.nodeName back to {old}, start the VM or remove the "
-            f"saved memory there, and wait for the report. If {old} is lost, this command discards that "
-            f"memory{_vouch(s)}"
+            f"The memory of the VM was saved on {old}.{'' if other_machine else back} If {old} is lost, this command "
+            f"discards that memory{_vouch(s)}"
         )
         return Verdict(Reason.SAVED_ELSEWHERE, message)
     if s.elsewhere is Elsewhere.SENT_AWAY:
-        what = f"{old} migrated this VM to another host"
-        how = "set spec.nodeName to the node on which the VM runs"
+        what = f"{old} migrated this VM to another host."
+        how = "Set spec.nodeName to the node on which the VM runs"
     else:
-        what = f"{old} last reported this VM as {s.history.power_state}{_doubt(s)}"
-        how = f"set spec.nodeName back to {old}, stop the VM there and wait for the report"
+        what = f"{old} last reported this VM as {s.history.power_state}.{_doubt(s, old)}"
+        how = f"Set spec.nodeName back to {old}, stop the VM there and wait for the report"
+        how = "Stop the VM on the former machine" if other_machine else how
     message = (
-        f"{what}, so virtsync does not start it here. Waiting does not help: {how}. If you are sure that the VM is "
-        f"off, confirm it{_vouch(s)}"
+        f"{what} So virtsync does not start the VM on {here}. Waiting does not help. {how}. If you are sure that the "
+        f"VM is off, confirm it{_vouch(s)}"
     )
     return Verdict(Reason.HANDOVER_UNCONFIRMED, message)
 
 
 def _vouch(s: Situation) -> str:
-    """The command that confirms the report of the former host; last in the message, so that it is easy to copy."""
+    """Return the command that confirms the report of the former host.
+
+    Messages end with the command, so that it is easy to copy.
+    """
     key, value = s.vm.key, vouching(s.history)
-    bare = " (a node name alone does not say which run you mean)" if s.vm.confirmed_off == s.history.node_name else ""
+    bare = " (a node name alone does not identify the run)" if s.vm.confirmed_off == s.history.node_name else ""
     return f"{bare}: kubectl annotate kvm -n {key.namespace} {key.name} --overwrite {CONFIRMED_OFF}='{value}'"
 
 
-def _doubt(s: Situation) -> str:
-    """Why a report of "off" is not enough."""
-    if s.history.operation and s.history.was_off:
-        return " with a recorded start whose result is not known"
-    if s.history.was_off and (AT_WORK | {Reason.STARTING}) & {s.history.reason, s.history.decided}:
-        return " while libvirt there was still working on it"
-    return " but could not observe it then, or has not been heard from since" if s.history.was_off else ""
+def _doubt(s: Situation, old: str) -> str:
+    """Return why a report of "off" by the host `old` is in doubt; empty: the report is not "off"."""
+    if not s.history.was_off:
+        return ""
+    if s.history.operation:
+        return " It had also recorded a start, and the result of that start is not known."
+    if (AT_WORK | {Reason.STARTING}) & {s.history.reason, s.history.decided}:
+        return f" But libvirt on {old} was still working on the VM."
+    return f" But {old} could not observe the VM then, or has not reported since."
 
 
 def power_state_unset(_s: Situation) -> Verdict:
-    """Only observe."""
+    """Report that virtsync only observes the VM."""
     return Verdict(Reason.OBSERVED, "spec.powerState is not set, so virtsync only observes the VM.")
 
 
 def unknown_state(s: Situation) -> Verdict:
-    """Report libvirt's own state."""
+    """Report the state as libvirt names it."""
     return Verdict(
         Reason.UNKNOWN_STATE,
         f"libvirt reports the state {s.domain.state}/{s.domain.reason}, which virtsync does not know.",
@@ -219,7 +240,7 @@ def unknown_state(s: Situation) -> Verdict:
 
 
 def is_memory_elsewhere(s: Situation) -> bool:
-    """The memory of the VM is not where a start would take it from: it is on another host, or in a file."""
+    """Whether a start would not restore the memory of the VM, because it is on another host or in a file."""
     return s.wants_on and s.off and (_migrated(s) or _saved_elsewhere(s))
 
 
@@ -234,7 +255,7 @@ def _saved_elsewhere(s: Situation) -> bool:
 
 
 def _silent(s: Situation) -> bool:
-    """libvirt does not report why the domain is off, so the last report stays valid."""
+    """Whether libvirt does not know why the domain is off, so that the cause in the last report is still valid."""
     return s.status.libvirt_reason == OffReason.UNKNOWN
 
 
@@ -247,25 +268,25 @@ def memory_elsewhere(s: Situation) -> Verdict:
         )
     return Verdict(
         Reason.SAVED_ELSEWHERE,
-        "Somebody saved the memory of the VM to a file (virsh save). A start would make that file useless: use virsh "
-        "restore.",
+        "Somebody saved the memory of the VM to a file (virsh save). A normal start would make that file useless. "
+        "Restore the VM from the file with virsh restore.",
     )
 
 
 def is_stop_accepted(s: Situation) -> bool:
-    """The restartPolicy leaves the VM off, and the user has requested nothing since."""
+    """Whether the restartPolicy leaves the VM off, and the user has not requested a start since."""
     if not s.wants_on or s.asked or s.cycling or s.start.again:
         return False
     if s.status.completion_time:
         return True
-    # The policy decides once, about a stop that virtsync did not cause, and not after a start was already decided.
+    # The restartPolicy applies once to each stop, and no longer when a start after this stop was already decided.
     fresh = s.history.decided not in {Reason.STARTING, Reason.START_FAILED, Reason.CRASH_LOOP_BACK_OFF} | UNSEEN
     fresh = fresh or s.status.last_stop != s.history.last_stop
     return fresh and s.cause is not None and causes.answer(s.cause, s.vm.restart_policy) is not causes.Answer.START
 
 
 def stop_accepted(s: Situation) -> Verdict:
-    """The restartPolicy decides, once."""
+    """Report that the restartPolicy leaves the VM off, and record this decision as the completion time."""
     if not s.status.completion_time and (wait := settling(s) or braked(s)):
         return wait
     status = replace(s.status, completion_time=s.status.completion_time or s.now.to_api())
@@ -278,7 +299,7 @@ def stop_accepted(s: Situation) -> Verdict:
 
 
 def is_guest_suspended(s: Situation) -> bool:
-    """The guest suspended itself, and the spec does not ask to wake it up."""
+    """Whether the guest suspended itself, and the spec does not ask virtsync to wake it up."""
     if s.phase is not Phase.SUSPENDED or s.cycling:
         return False
     return s.desired is DesiredPowerState.PAUSED or (
@@ -287,16 +308,16 @@ def is_guest_suspended(s: Situation) -> bool:
 
 
 def preserved(s: Situation) -> Verdict:
-    """Report why the VM is preserved."""
+    """Report why the VM is kept for inspection."""
     if s.phase is Phase.PAUSED_WATCHDOG:
-        message = "The VM was paused by its watchdog, for inspection. virtsync leaves it paused."
+        message = "The watchdog paused the VM for inspection. virtsync does not resume it."
         return Verdict(Reason.PAUSED_BY_WATCHDOG, message)
-    message = "The guest crashed, and QEMU keeps it for inspection (on_crash). virtsync leaves it so."
+    message = "The guest crashed, and QEMU keeps the VM for inspection (on_crash). virtsync takes no action."
     return Verdict(Reason.CRASHED_PRESERVED, message)
 
 
 def transitioning(s: Situation) -> Verdict:
-    """Wait; report a shutdown that takes too long."""
+    """Wait until the VM is on or off, and report a shutdown that takes too long."""
     if s.phase is Phase.STARTING:
         return Verdict(Reason.STARTING, "The VM is starting.")
     left_s = s.now.until((s.memory.phase_since or s.now).plus(s.vm.shutdown.grace_s))

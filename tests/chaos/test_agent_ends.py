@@ -95,7 +95,7 @@ def test_sigterm_mid_action(world: World, number: signal.Signals) -> None:
         world.patch(guest, powerState="Stopped")
         # The act is with libvirt, which does not answer.
         busy = world.until_ready(guest, "HypervisorBusy")
-        assert "to shut it down" in ready_of(busy)["message"]
+        assert "to shut down the VM" in ready_of(busy)["message"]
         assert not hand_is_free(world.libvirtd)
         end(agent, number)
         assert hand_is_free(world.libvirtd)

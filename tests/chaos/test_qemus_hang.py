@@ -42,7 +42,7 @@ def test_qemu_stuck(world: World) -> None:
         for other in others:
             is_served(world, other)
         busy = world.until_ready(stuck, "HypervisorBusy")
-        assert "to shut it down" in ready_of(busy)["message"]
+        assert "to shut down the VM" in ready_of(busy)["message"]
         assert power_of(busy) == "Running"
         # Its grace is over: force does not wait for the call that never returns.
         off = world.until(stuck, is_off, "forced off")

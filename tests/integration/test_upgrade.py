@@ -266,7 +266,7 @@ def test_node_handover_during_a_start_by_the_version_before(world: World, libvir
         assert not report["status"].keys() & {*NEW_FIELDS, "operation"}
         world.patch(on_a, nodeName=b)
         unconfirmed = world.until_ready(on_a, "HandoverUnconfirmed")
-        doubt = f"{a} last reported this VM as Stopped while libvirt there was still working on it"
+        doubt = f"{a} last reported this VM as Stopped. But libvirt on {a} was still working on the VM."
         assert doubt in ready_of(unconfirmed)["message"]
     # Not only the first look finds that in the report.
     world.patch(on_a, restartPolicy="OnFailure")

@@ -102,7 +102,7 @@ def test_a1_a_handover_during_a_start_is_unconfirmed(begin: object) -> None:
     for _ in range(3):
         step = vm.look(Phase.STOPPED, after_s=60)
         assert unconfirmed(step)
-        assert "with a recorded start" in step.message
+        assert "as Stopped. It had also recorded a start, and the result of that start is not known." in step.message
     assert vm.look(Phase.RUNNING).reason in {Reason.IN_SYNC, Reason.PAUSING}
 
 
@@ -249,6 +249,7 @@ def test_a1_a_start_that_failed_without_its_agent_is_a_refusal() -> None:
     vm.agent_restarts()
     step = vm.look(domain(Phase.STOPPED, reason="FAILED"))
     assert (step.reason, step.action, step.status.operation) == (Reason.START_FAILED, None, None)
+    assert step.message.startswith("libvirt refused to start the VM: the recorded start failed.")
     assert step.status.backoff
 
 
@@ -592,7 +593,7 @@ def test_a1_a_start_by_the_former_version_is_no_off_though_it_has_no_record(betw
     vm.moves_to("node-b")
     step = vm.look(FORGOTTEN)
     assert unconfirmed(step)
-    assert "Stopped while libvirt there was still working on it" in step.message
+    assert "as Stopped. But libvirt on node-a was still working on the VM." in step.message
     for seen in (FORGOTTEN, between, FORGOTTEN, between, FORGOTTEN):
         step = vm.look(seen, after_s=60)
         assert step.action is None
@@ -608,7 +609,7 @@ def test_a_qemu_that_has_not_ended_on_the_former_node_is_no_off() -> None:
     vm.moves_to("node-b")
     step = vm.look(FORGOTTEN)
     assert unconfirmed(step)
-    assert "still working on it" in step.message
+    assert "still working on the VM" in step.message
 
 
 def test_a_call_of_somebody_else_on_the_former_node_is_no_off() -> None:
@@ -747,6 +748,7 @@ def test_rule_4d_memory_here_is_not_restored_after_a_run_there_however_the_user_
     vm = handed_over(Phase.RUNNING, vouched=True)
     step = vm.look(Phase.SAVED)
     assert (step.reason, step.action) == (Reason.SAVED_ELSEWHERE, None)
+    assert "does not know which of the two is newer" in step.message
     assert "managedsave-remove" in step.message
     assert action(vm.look(FORGOTTEN)) is Action.START
 

@@ -118,8 +118,8 @@ def test_a_libvirt_that_has_too_many_calls_open_gets_no_more_for_a_while(
     step = vm.look(phase, crowded=True)
     assert (step.reason, step.action, step.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 1.0)
     assert step.message == (
-        "virtsync has sent as many requests to libvirt as it sends at a time, and libvirt has not answered them. "
-        "This VM waits until one of them returns."
+        "virtsync has reached its limit of concurrent requests, because libvirt has not answered them. This VM waits "
+        "until libvirt answers one of them."
     )
     assert action(vm.look(phase)) is act
 
@@ -189,7 +189,7 @@ def test_each_obstacle_is_told_before_those_that_come_after_it() -> None:
     should = "The VM is stopped and should be running."
     assert look() == (
         Reason.HELD,
-        f"{should} virtsync does not correct this while the VM is held by ann (backup), bob.",
+        f"{should} virtsync takes no action while the VM is held by ann (backup), bob.",
     )
     vm.annotate(holds=())
     assert look() == (Reason.OBSERVE_ONLY, f"{should} The agent of this node only observes (--observe-only).")
@@ -257,7 +257,7 @@ def test_a_pause_can_be_left_to_whoever_made_it(phase: Phase) -> None:
         step = vm.look(phase, after_s=after_s)
         assert (step.reason, step.action, step.recheck_s) == (Reason.SETTLING, None, None)
         should = f"The VM is {phase.power_state.lower()} and should be running."
-        assert step.message == f"{should} virtsync does not correct this: the agent runs with --settle-pause never."
+        assert step.message == f"{should} virtsync takes no action, because the agent runs with --settle-pause never."
 
 
 # --- patience after failures -----------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def test_any_act_that_libvirt_refuses_is_tried_again_later_in_its_words() -> Non
     assert action(vm.look(Phase.RUNNING)) is Action.SUSPEND
     refused = vm.look(Phase.RUNNING, outcome=Outcome(Action.SUSPEND, Result.REFUSED, "not now"))
     assert (refused.reason, refused.action) == (Reason.ACTION_FAILED, None)
-    assert refused.message == "libvirt refused the action: not now. virtsync tries again at 00:00:10Z."
+    assert refused.message == "libvirt refused to pause the VM: not now. virtsync tries again at 00:00:10Z."
     assert refused.recheck_s == pytest.approx(10)
     later = vm.look(Phase.RUNNING, after_s=9)
     assert (later.reason, later.message, later.action) == (Reason.ACTION_FAILED, refused.message, None)
@@ -309,7 +309,7 @@ def test_a_new_refusal_within_the_wait_is_told_and_does_not_lengthen_it() -> Non
     vm.look(Phase.RUNNING)
     vm.look(Phase.RUNNING, outcome=Outcome(Action.SUSPEND, Result.REFUSED, "not now"))
     again = vm.look(Phase.RUNNING, after_s=4, outcome=Outcome(Action.SUSPEND, Result.REFUSED, "nor now"))
-    assert again.message == "libvirt refused the action: nor now. virtsync tries again at 00:00:10Z."
+    assert again.message == "libvirt refused to pause the VM: nor now. virtsync tries again at 00:00:10Z."
     assert again.status.backoff
     assert again.status.backoff.failures == 1
     assert action(vm.look(Phase.RUNNING, after_s=6.1)) is Action.SUSPEND

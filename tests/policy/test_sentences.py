@@ -100,6 +100,7 @@ def stories() -> Iterator[tuple[str, list[Step]]]:
         steps = [vm.look(phase), vm.look(phase, outcome=refused), vm.look(phase, after_s=5), vm.look(phase, after_s=6)]
         steps += [vm.look(phase, outcome=refused), vm.look(phase, after_s=15), vm.look(phase, after_s=6)]
         yield f"{action.name} is refused", steps
+    yield "a restart that is held; a reported crash with another cause", [*_held_restart(), *_not_a_crash()]
     yield "no domain, another, a claimed one, none to be seen", _without_a_domain()
     yield "held, watched, blocked, busy, crowded, in turn, braked", _forbidden()
     yield "handed over", _handed_over()
@@ -188,6 +189,23 @@ def _other_machine() -> list[Step]:
     vm.look(Phase.RUNNING)
     vm.node = Node("node-a", "boot-2", host_uuid=UUID(int=2))
     return [vm.look(FORGOTTEN, after_s=2)]
+
+
+def _held_restart() -> list[Step]:
+    vm = Vm().in_sync()
+    vm.change(restart_request=T0 + timedelta(seconds=1))
+    vm.annotate(holds=(("ann", ""),))
+    steps = [vm.look(Phase.RUNNING, after_s=3)]
+    vm.annotate(holds=())
+    return [*steps, vm.look(Phase.RUNNING, after_s=3)]
+
+
+def _not_a_crash() -> list[Step]:
+    steps = []
+    for events in (None, {Evidence.SHUTDOWN_GUEST}):
+        vm = Vm().in_sync()
+        steps += [vm.look(Phase.CRASHED_OFF, after_s=a, events=events) for a in (3, 11)]
+    return steps
 
 
 def _old_memory() -> list[Step]:

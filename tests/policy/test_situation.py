@@ -458,8 +458,8 @@ def test_a_recalled_stop_is_over_at_its_old_deadline_whatever_the_wall_clock_say
     assert (waiting.reason, waiting.action) == (Reason.RESTARTING, None)
     assert waiting.recheck_s == pytest.approx(59)
     assert waiting.message == (
-        "The guest was asked to shut down before the VM was to run again. virtsync starts the VM once it is off; if it "
-        "is still on at 00:01:00Z, virtsync leaves it on."
+        "A stop of the VM had begun before spec.powerState became Running, and a shutdown request cannot be canceled. "
+        "virtsync starts the VM when it is off. If the VM is still on at 00:01:00Z, virtsync does not stop it."
     )
     assert vm.look(Phase.RUNNING, after_s=58.5).reason is Reason.RESTARTING
     assert vm.look(Phase.RUNNING, after_s=0.5).reason is Reason.IN_SYNC

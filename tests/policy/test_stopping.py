@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from controller.api.virtualmachine import OperationType, Reason, Shutdown, ShutdownMode
+from controller.policy.stopping import CANNOT_REACT
 from controller.policy.view import Action, Evidence, Facts, Outcome, Phase, Result, Step
 from tests.policy.views import PAUSED, STOPPED, T0, Vm, action, domain, done
 
@@ -26,7 +27,15 @@ def asked(grace_s: int = 60, mode: ShutdownMode = ShutdownMode.GRACEFUL_THEN_FOR
 
 def asking(deadline: str) -> str:
     """The message while the guest is asked to shut down."""
-    return f"The guest is being asked to shut down. virtsync forces the VM off at {deadline} if it is still on."
+    return f"{course(Phase.RUNNING)} virtsync forces the VM off at {deadline} if it is still on."
+
+
+def course(phase: Phase) -> str:
+    """What the message says about the guest while the grace period runs."""
+    if phase in CANNOT_REACT:
+        return f"{CANNOT_REACT[phase]} and cannot react, so virtsync does not ask the guest to shut down."
+    shutting_down = phase is Phase.SHUTTING_DOWN
+    return "The guest is already shutting down." if shutting_down else "The guest is being asked to shut down."
 
 
 def pressed(vm: Vm, seconds: int) -> list[float]:
@@ -153,7 +162,7 @@ def test_what_cannot_be_asked_is_waited_for_and_forced_off_at_the_deadline(phase
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
     first = vm.look(phase, after_s=0)
     assert (first.reason, first.action) == (Reason.SHUTTING_DOWN, None)
-    assert first.message == asking("00:01:00Z")
+    assert first.message == f"{course(phase)} virtsync forces the VM off at 00:01:00Z if it is still on."
     assert first.recheck_s == pytest.approx(60)
     assert vm.look(phase, after_s=59.9).action is None
     assert action(vm.look(phase, after_s=0.2)) is Action.DESTROY
@@ -293,12 +302,12 @@ def test_graceful_says_at_the_deadline_that_it_still_runs(phase: Phase) -> None:
     vm = asked(60, GRACEFUL)
     waiting = vm.look(phase, after_s=59.9)
     assert waiting.reason is Reason.SHUTTING_DOWN
-    assert waiting.message == "The guest is being asked to shut down."
+    assert waiting.message == course(phase)
     late = vm.look(phase, after_s=0.2)
     assert (late.reason, late.action) == (Reason.SHUTDOWN_TIMED_OUT, None)
     assert late.message == (
-        "The VM is still on: its guest did not shut down by 00:01:00Z. spec.shutdown.mode Graceful does not allow "
-        "virtsync to force it off."
+        "The VM is still on, because its guest did not shut down by 00:01:00Z. spec.shutdown.mode Graceful does not "
+        "allow virtsync to force it off."
     )
     assert vm.look(phase, after_s=10_000).action is None
 
@@ -307,8 +316,8 @@ def test_graceful_says_at_once_that_a_shutdown_would_be_a_reboot() -> None:
     step = Vm(STOPPED, shutdown=Shutdown(GRACEFUL, 60)).look(Phase.RUNNING, facts=REBOOTS)
     assert (step.reason, step.action) == (Reason.SHUTDOWN_TIMED_OUT, None)
     assert step.message == (
-        "The VM is still on: its definition turns every shutdown into a reboot (on_poweroff). spec.shutdown.mode "
-        "Graceful does not allow virtsync to force it off."
+        "The VM is still on, because its definition turns every shutdown into a reboot (on_poweroff). "
+        "spec.shutdown.mode Graceful does not allow virtsync to force it off."
     )
 
 
@@ -317,8 +326,9 @@ def test_a_guest_that_would_reboot_is_forced_off_at_the_deadline_unasked() -> No
     step = vm.look(Phase.RUNNING, after_s=0, facts=REBOOTS)
     assert (step.reason, step.action) == (Reason.SHUTTING_DOWN, None)
     assert (
-        step.message == "The definition of the VM turns every shutdown into a reboot (on_poweroff). "
-        "virtsync forces the VM off at 00:01:00Z if it is still on."
+        step.message
+        == "The definition of the VM turns every shutdown into a reboot (on_poweroff), so virtsync does not "
+        "ask the guest to shut down. virtsync forces the VM off at 00:01:00Z if it is still on."
     )
     assert step.recheck_s == pytest.approx(60)
     assert vm.look(Phase.RUNNING, after_s=59.9, facts=REBOOTS).action is None

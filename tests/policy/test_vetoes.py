@@ -76,8 +76,8 @@ def test_a_stop_by_the_guest_is_not_taken_for_memory_elsewhere() -> None:
 def test_where_its_memory_is_and_how_to_go_on_is_said() -> None:
     saved = Vm().in_sync().look(domain(Phase.STOPPED, reason="SAVED"))
     assert saved.message == (
-        "Somebody saved the memory of the VM to a file (virsh save). A start would make that file useless: use virsh "
-        "restore."
+        "Somebody saved the memory of the VM to a file (virsh save). A normal start would make that file useless. "
+        "Restore the VM from the file with virsh restore."
     )
 
 
