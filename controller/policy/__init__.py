@@ -1,1 +1,1 @@
-"""Decisions about one VM and one Lease, from values alone. Pure."""
+"""Pure decisions about one VM, and about the Lease of the node. They depend only on the values passed in."""

@@ -1,35 +1,41 @@
-"""From a view to a situation, step by step: what this observation means. Pure; read `assess` from top to bottom.
+"""Make a situation from a view: what this observation means. Pure; `assess` has all steps, from top to bottom.
 
 Theory of operation
 -------------------
 
 libvirt shows a state, not what led to it: "off" can mean a crash, a finished job, or a host that shuts down. So a
-decision needs what was known before. Four values have that knowledge; they differ in who writes them and in what they
-survive.
+decision also needs what earlier passes have observed. Four values contain this knowledge. They differ in who writes
+them, and in which restarts they survive.
 
-history   The last report, `vm.status`. Written by the agent of the node, by each pass whose report differs. Survives
-          restarts of agent, libvirtd and host, and a move to another node (handover.py). The only durable one.
-status    The draft of the next report. Begins as a copy of history; the steps below change it. Lost at the end of the
-          pass if the API server does not accept it; then no action is taken, and the next pass drafts it again.
-memory    `VmMemory`: monotonic moments, the call in progress, its outcome. Written by this process, after a report was
-          written (agent/memories.py) or an action ended. Survives libvirtd and the API server; lost with the process.
-evidence  Details of libvirt's events, such as STOPPED/CRASHED. Written by the event thread (hypervisor/events.py).
-          Survives libvirtd and the API server; lost with the process, and when the domain is started or defined again.
+history   The last report, `vm.status`. The agent of the node writes it in each pass in which the report changes. It
+          survives restarts of the agent, of libvirtd and of the host, and a move to another node (handover.py). No
+          other of these values is durable.
+status    The draft of the next report. It begins as a copy of history, and the steps below change it. If the API server
+          does not accept it, it is lost at the end of the pass; then no action is taken, and the next pass drafts it
+          again.
+memory    `VmMemory`: monotonic moments, the last recorded start, the outcome of the last action. This process writes it
+          after a report was written (agent/memories.py) or an action has ended. It survives restarts of libvirtd and of
+          the API server, and is lost when the agent restarts.
+evidence  Details of libvirt's events, such as STOPPED/CRASHED. The event thread writes it (hypervisor/events.py). It
+          survives restarts of libvirtd and of the API server. It is lost when the agent restarts, and when the domain
+          is started or defined again.
 
-- The agent restarts: history is enough for a correct decision. It has the action, recorded before it was called, and
-  the waits, of which at most their whole length is waited again. Without memory some decisions only come later: whether
-  a recorded start has ended (starts.py), and force, before which this process asks the guest itself (stopping.py).
-- libvirtd restarts: it forgets why a domain is off (UNKNOWN); history keeps the reason. While libvirt does not answer,
-  the observation is `Unreadable`: it changes no power state, and it ends `stop_attempt` and `off_since` in memory,
-  because the domain might change unobserved.
-- The host restarts: its boot id is not the one in history. So no recorded operation is in flight, and a VM that
-  was on and is off now has the cause NodeReboot, unless it was migrated, saved or stopped by virtsync before.
-- The API server is away: memory keeps the first stop that could not be reported (`unreported_stop`), because a later
-  start removes the evidence of it.
-- The wall clock is set: times in history are wall-clock times. Each is converted once to a monotonic moment, which
+- The agent restarts: history is enough for a correct decision. It contains each action, recorded before the call, and
+  each wait. A wait can begin again, but never becomes longer than its setting. Without memory, two decisions come
+  later: that a recorded start has ended (starts.py), and a forced stop, because the new process asks the guest first
+  (stopping.py).
+- libvirtd restarts: it forgets why a domain is off (UNKNOWN), but history keeps the reason. While libvirt does not
+  answer, the observation is `Unreadable`. Such an observation changes no power state, and removes `stop_attempt` and
+  `off_since` from memory, because the domain might change unobserved.
+- The host restarts: its boot id differs from the one in history. So no recorded operation is in flight. A VM that was
+  on and is off now has the cause NodeReboot, unless it was migrated, saved or stopped by virtsync before.
+- The API server does not answer: memory keeps the first stop that could not be reported (`unreported_stop`), because a
+  later start removes its evidence.
+- The wall clock is set: history contains wall-clock times. Each of them is converted once to a monotonic moment, which
   memory keeps, so no wait becomes longer than its setting.
 
-A crash loop with the default settings, one pass a line, in seconds; tests/policy/test_situation.py plays it:
+Example: a crash loop with the default settings. Each line is one pass, and begins with its time in seconds. A test in
+tests/policy/test_situation.py repeats this example.
 
   0    observed off, evidence STOPPED/FAILED; history Running    cause Crash; start; failures 1, next attempt at 11
   1    on, run 2; memory: the start is DONE                      InSync; the record of the start ends; failures stay
@@ -37,7 +43,7 @@ A crash loop with the default settings, one pass a line, in seconds; tests/polic
   11   off, the wait is over                                     start; failures 2, next attempt at 32
   12   on, run 3                                                 InSync
   15   the agent has restarted: memory and evidence are empty    InSync; memory takes "next attempt at 32" from history
-  20   off, evidence STOPPED/FAILED, heard by the new process    CrashLoopBackOff until 32: the restart skips no wait
+  20   off, evidence STOPPED/FAILED, from the new process        CrashLoopBackOff until 32: the restart skips no wait
   32   off, the wait is over                                     start; failures 3, next attempt at 73
   33   on, run 4                                                 InSync; next observation in 600 s, if none before
   633  on, run 4, for 600 s                                      InSync; the backoff is forgotten, restartCount stays 3
@@ -73,7 +79,7 @@ from controller.policy.waits import Waits
 
 
 def assess(view: View, waits: Waits) -> Situation:
-    """Understand one observation."""
+    """Return what one view means: the changes of the spec, the operation in flight, and the draft of the report."""
     vm, now = view.vm, view.now
     memory = view.memory if view.memory.uid == vm.uid else VmMemory(uid=vm.uid)
     history = vm.status
@@ -82,22 +88,22 @@ def assess(view: View, waits: Waits) -> Situation:
     if elsewhere := handover.unresolved(history, view):
         status = replace(history, observed_generation=vm.generation)
         return Situation(view, waits, history, status, replace(memory, outcome=None), elsewhere=elsewhere)
-    history = _history(vm)
+    history = _history_of_domain(vm)
     memory = replace(memory, held=memory.held or history.decided == Reason.HELD)
     if handover.is_foreign(history, view.node):
         history = handover.taken_over(history, view)
 
     start = _start(history, view, memory)
     news = vm.generation != history.observed_generation
-    if start.ran and not news:  # so the spec for which it was started has been served
+    if start.ran and not news:  # the VM was started for this spec, so the spec has been served
         history = replace(history, desired=vm.desired)
     asked = vm.desired != history.desired
     restart_due, recheck_s, memory = _restart_due(vm, history, memory, now, waits)
     status = replace(history, observed_generation=vm.generation)
-    status, notices = _seen(status, view, memory, ran=start.ran)
-    memory = _watched(memory, status, view)
+    status, notices = _observed(status, view, memory, ran=start.ran)
+    memory = _with_off_and_job(memory, status, view)
     if isinstance(view.observed, Domain):
-        memory = _timed(memory, history, view.observed.phase, now, waits)
+        memory = _with_phase(memory, history, view.observed.phase, now, waits)
         memory = replace(memory, jobless_since=_jobless_since(memory, view, view.observed))
 
     outcome, memory = _outcome(memory, view)
@@ -109,7 +115,7 @@ def assess(view: View, waits: Waits) -> Situation:
         first = memory.stop_attempt.asked_first or now
         memory = replace(memory, stop_attempt=replace(memory.stop_attempt, asked_first=first, asked_last=now))
 
-    if history.last_restart_time == BEYOND and vm.restart_request:  # whether it was served is not known
+    if history.last_restart_time == BEYOND and vm.restart_request:  # not known whether this request was served
         status = replace(status, last_restart_time=vm.restart_request)
     if (asked and news) or (restart_due and news):
         status = replace(status, backoff=None)
@@ -134,14 +140,13 @@ def assess(view: View, waits: Waits) -> Situation:
     return settled(situation, news=news)
 
 
-# --- whose history this is -------------------------------------------------------------------------------------------
+# --- which history applies -------------------------------------------------------------------------------------------
 
 
-def _history(vm: VirtualMachine) -> Status:
-    """The last report; an empty one if the user has bound the object to another domain.
+def _history_of_domain(vm: VirtualMachine) -> Status:
+    """Return the last report; only its conditions, if the user has bound the object to another domain.
 
-    The same domain by another identifier, such as its UUID instead of its name, is not another domain: what is known
-    about it stays.
+    If the spec names the same domain in another way, such as by its UUID instead of its name, the report stays valid.
     """
     record = vm.status.domain
     if not record or not record.bound_by or record.bound_by == vm.bound_by:
@@ -150,16 +155,16 @@ def _history(vm: VirtualMachine) -> Status:
     return vm.status if same else Status(conditions=vm.status.conditions)
 
 
-# --- what the user asks for ------------------------------------------------------------------------------------------
+# --- what the user requests ------------------------------------------------------------------------------------------
 
 
 def _restart_due(
     vm: VirtualMachine, history: Status, memory: VmMemory, now: Now, waits: Waits
 ) -> tuple[bool, float | None, VmMemory]:
-    """Whether a requested restart begins now, and otherwise in how many seconds to observe again for it.
+    """Return whether a requested restart is due, in how many seconds to observe again for it, and the memory.
 
-    A time that this process has observed in the future has come only when two observations some seconds apart agree:
-    one jump of the wall clock must not restart a fleet.
+    If this process has observed that the requested time is in the future, the restart is due only when two observations
+    some seconds apart agree that the time has passed. So one jump of the wall clock cannot restart all VMs.
     """
     request = vm.restart_request
     if vm.desired is not DesiredPowerState.RUNNING or request is None or request <= vm.created:
@@ -173,22 +178,25 @@ def _restart_due(
         return True, None, memory
     passed = memory.scheduled_passed or now
     left_s = waits.schedule_confirm_s - (now.monotonic_s - passed.monotonic_s)
-    # A due restart sets its own recheck. While the restart must not begin, a recheck in 0 s would be a busy loop.
+    # A due restart needs no recheck here. If a gate delays it, a recheck in 0 s would cause a busy loop.
     return left_s <= 0, left_s if left_s > 0 else None, replace(memory, scheduled_passed=passed)
 
 
 # --- what was observed -----------------------------------------------------------------------------------------------
 
 
-def _seen(status: Status, view: View, memory: VmMemory, *, ran: bool) -> tuple[Status, tuple[Notice, ...]]:
-    """The report with the observation written into it; `ran`: the VM has run since the report, and is off again."""
+def _observed(status: Status, view: View, memory: VmMemory, *, ran: bool) -> tuple[Status, tuple[Notice, ...]]:
+    """Return the draft with the observation, and the Event of a stop.
+
+    `ran` means that the VM has run since the last report, and is off again.
+    """
     if isinstance(view.observed, Unreadable):
         return status, ()
     status = replace(status, node_name=view.node.name, node_boot_id=view.node.boot_id, host_uuid=view.node.host_uuid)
     if isinstance(view.observed, Domain):
-        return _seen_domain(status, view, view.observed, memory, ran=ran)
+        return _observed_domain(status, view, view.observed, memory, ran=ran)
     gone = PowerState.ABSENT if isinstance(view.observed, Absent) else PowerState.UNKNOWN
-    # It has run since the recorded stop, and only events show how that run ended.
+    # The VM has run since the last recorded stop. libvirt no longer knows it, so only events show how the run ended.
     unseen = isinstance(view.observed, Absent) and (status.was_on or ran)
     before = replace(status, node_boot_id=view.vm.status.node_boot_id)
     return (
@@ -205,11 +213,12 @@ def _seen(status: Status, view: View, memory: VmMemory, *, ran: bool) -> tuple[S
     )
 
 
-def _seen_domain(
+def _observed_domain(
     status: Status, view: View, domain: Domain, memory: VmMemory, *, ran: bool
 ) -> tuple[Status, tuple[Notice, ...]]:
+    """Return the draft with the observed domain, and the Event of a stop."""
     stop, notices = last_stop_of(status, view, domain, memory, ran=ran)
-    # A libvirtd that restarts forgets why a domain is off; the report keeps it.
+    # When libvirtd restarts, it forgets why a domain is off. The report keeps the reason.
     forgotten = domain.state == status.libvirt_state == State.SHUTOFF and domain.reason == OffReason.UNKNOWN
     bound = view.vm.bound_by
     run = status.domain.id if status.domain and domain.lingers else domain.id
@@ -220,7 +229,7 @@ def _seen_domain(
             libvirt_reason=status.libvirt_reason if forgotten else domain.reason,
             domain=DomainRecord(domain.name, domain.uuid, bound, run, domain.persistent, domain.autostart),
             last_stop=stop,
-            # A completion belongs to the stop that completed the VM.
+            # The completion time is valid only for the stop that completed the VM.
             completion_time=status.completion_time if stop == status.last_stop else None,
         ),
         notices,
@@ -228,6 +237,7 @@ def _seen_domain(
 
 
 def _in_power_state(status: Status, power_state: PowerState, now: Now) -> Status:
+    """Return the draft with this power state; its transition time changes only with the power state."""
     if power_state is status.power_state:
         return status
     return replace(status, power_state=power_state, power_state_transition_time=now.to_api())
@@ -237,7 +247,7 @@ def _in_power_state(status: Status, power_state: PowerState, now: Now) -> Status
 
 
 def _start(history: Status, view: View, memory: VmMemory) -> Start:
-    """What has become of the recorded start, if there is one and the domain could be observed."""
+    """Return the state of the recorded start; if libvirt gave no answer, the record stays unchanged."""
     if history.operation is None or not history.operation.starts:
         return NO_START
     if isinstance(view.observed, Unreadable):
@@ -246,7 +256,10 @@ def _start(history: Status, view: View, memory: VmMemory) -> Start:
 
 
 def _outcome(memory: VmMemory, view: View) -> tuple[Outcome | None, VmMemory]:
-    """The outcome of the last action; that of a start is kept until an observation shows what the start led to."""
+    """Return the outcome of the last action, and the memory without it.
+
+    If libvirt gave no answer, the outcome of a start stays in memory until a pass observes the domain.
+    """
     if isinstance(view.observed, Unreadable) and memory.outcome and memory.outcome.action.starts:
         return None, memory
     return memory.outcome, replace(memory, outcome=None)
@@ -255,8 +268,11 @@ def _outcome(memory: VmMemory, view: View) -> tuple[Outcome | None, VmMemory]:
 # --- since when ------------------------------------------------------------------------------------------------------
 
 
-def _watched(memory: VmMemory, status: Status, view: View) -> VmMemory:
-    """Remember since when the domain is off, if that is in doubt, which job it has, and if its stop is reported."""
+def _with_off_and_job(memory: VmMemory, status: Status, view: View) -> VmMemory:
+    """Return the memory with the job of the domain, since when the domain is off, and whether "off" is in doubt.
+
+    Also remove the unreported stop when the report contains it.
+    """
     seen, before = view.observed, view.vm.status.operation
     off = isinstance(seen, Domain) and seen.phase.off and view.call is None
     stop = before is not None and not before.starts and view.vm.status.node_boot_id == view.node.boot_id
@@ -274,14 +290,17 @@ def _watched(memory: VmMemory, status: Status, view: View) -> VmMemory:
 
 
 def _job(memory: VmMemory, view: View) -> dict[str, Any]:
-    """The libvirt job that owns the domain, and since when; the host is asked for it only when an action is due."""
+    """Return the changed fields of memory for the libvirt job that owns the domain; empty: nothing has changed.
+
+    The host is asked about jobs only when an action is due.
+    """
     if view.facts is None or view.facts.job == memory.job:
         return {}
     return {"job": view.facts.job, "job_since": view.now if view.facts.job else None}
 
 
-def _timed(memory: VmMemory, history: Status, phase: Phase, now: Now, waits: Waits) -> VmMemory:
-    """Remember since when the domain is in this phase."""
+def _with_phase(memory: VmMemory, history: Status, phase: Phase, now: Now, waits: Waits) -> VmMemory:
+    """Return the memory with this phase, and with the moment since when the domain has been in this phase."""
     if memory.phase is phase and memory.phase_since:
         return memory
     since = now
@@ -291,7 +310,10 @@ def _timed(memory: VmMemory, history: Status, phase: Phase, now: Now, waits: Wai
 
 
 def _jobless_since(memory: VmMemory, view: View, domain: Domain) -> Now | None:
-    """Since when a pause of the kind that jobs make is known to have no job."""
+    """Return since when it is known that no job causes the pause; None: a job does, or that is not known.
+
+    The result is None in every phase except PAUSED_BUSY.
+    """
     if domain.phase is not Phase.PAUSED_BUSY or (view.facts and view.facts.job):
         return None
     return memory.jobless_since or (view.now if view.facts else None)

@@ -1,4 +1,4 @@
-"""Failures, and when the next attempt may be made. Pure."""
+"""The exponential backoff: how many attempts have failed, and when the next attempt is allowed. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from controller.policy.waits import Waits
 
 
 def backed_off(status: Status, memory: VmMemory, view: View, waits: Waits, *, refused: bool) -> tuple[Status, VmMemory]:
-    """The backoff after this observation: increased by a refusal, forgotten after a long run."""
+    """Return the draft and the in-process state, both with the updated backoff.
+
+    A long run removes the backoff. A refusal increases the backoff, but only if its former wait is over.
+    """
     backoff, now, since = status.backoff, view.now, memory.phase_since
     runs = isinstance(view.observed, Domain) and view.observed.phase is Phase.RUNNING
     if backoff and runs and since and since.plus(waits.backoff_forget_s).monotonic_s <= now.monotonic_s:
@@ -18,20 +21,21 @@ def backed_off(status: Status, memory: VmMemory, view: View, waits: Waits, *, re
     next_attempt = _next_attempt(backoff, memory, now, waits)
     if refused and (next_attempt is None or now.until(next_attempt) <= 0):
         backoff, next_attempt = increased(backoff, now, waits)
-    told = backoff.next_attempt_time if backoff else None
-    return replace(status, backoff=backoff), replace(memory, next_attempt=next_attempt, next_attempt_told=told)
+    source = backoff.next_attempt_time if backoff else None
+    return replace(status, backoff=backoff), replace(memory, next_attempt=next_attempt, next_attempt_from=source)
 
 
 def _next_attempt(backoff: Backoff | None, memory: VmMemory, now: Now, waits: Waits) -> Now | None:
+    """Return the moment of the next attempt; the time in the status is converted only once to a monotonic moment."""
     if backoff is None:
         return None
-    if memory.next_attempt and memory.next_attempt_told == backoff.next_attempt_time:
+    if memory.next_attempt and memory.next_attempt_from == backoff.next_attempt_time:
         return memory.next_attempt
     return now.expect(backoff.next_attempt_time, at_most_s=waits.backoff_max_s)
 
 
 def increased(backoff: Backoff | None, now: Now, waits: Waits) -> tuple[Backoff, Now]:
-    """The backoff after one more attempt, and the moment of the next attempt."""
+    """Return the backoff after one more failure, and the moment of the next attempt."""
     failures = backoff.failures if backoff else 0
     moment = now.plus(exponential_s(waits.backoff_first_s, waits.backoff_max_s, failures + 1))
     # Rounded up: a wait that is reported in whole seconds must not be shorter than intended.

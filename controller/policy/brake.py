@@ -1,4 +1,4 @@
-"""The brake: a circuit breaker for mass stops, which might be a host that is shutting down. Pure."""
+"""The brake: a circuit breaker for mass stops, because the host might be shutting down. Pure."""
 
 from __future__ import annotations
 
@@ -11,47 +11,54 @@ from controller.api.virtualmachine import LastStop, PowerState, Status, StopCaus
 from controller.policy.waits import Waits
 
 BY_OTHERS = {StopCause.GUEST, StopCause.EXTERNAL, StopCause.SAVED}
+"""The causes of stops that count for the brake."""
 
 
 ON = {PowerState.RUNNING, PowerState.PAUSED, PowerState.STARTING, PowerState.SHUTTING_DOWN, PowerState.SUSPENDED}
+"""The power states in which the brake counts a VM as on."""
 
 
 USUAL_TIMES, USUAL_WITHIN_S = 2, 3600.0
-"""What has happened this often within this time, without the host going down, is not a sign of a shutdown."""
+"""An event that has happened this often within this time is usual, and so not a sign that the host is shutting down."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stop:
+    """The last stop of one VM."""
+
     time: datetime
-    """As in the report; it distinguishes one stop from the next."""
+    """The time in the report, which distinguishes this stop from the next one."""
     at: Now
-    """Set when this process first observes the stop; later changes of the wall clock do not move it."""
+    """The moment of the stop, computed once: later changes of the wall clock do not change it."""
     counts: bool
-    """A host that shuts down might have caused it."""
+    """Whether a host that is shutting down might have caused the stop."""
 
 
 class _Usual:
-    """Whether something has happened often recently, as far as this process knows."""
+    """Counts one kind of event and shows whether it has been usual recently, as far as this process knows."""
 
     def __init__(self) -> None:
         self._at_s: deque[float] = deque(maxlen=USUAL_TIMES)
 
     def happened(self, at: Now) -> None:
-        """Count it once more; the same moment counts only once."""
+        """Count one event; a second event at the same moment does not count."""
         if at.monotonic_s not in self._at_s:
             self._at_s.append(at.monotonic_s)
 
     def __call__(self, now: Now) -> bool:
+        """Whether the event has been usual within the last USUAL_WITHIN_S."""
         return len(self._at_s) == USUAL_TIMES and now.monotonic_s - self._at_s[0] <= USUAL_WITHIN_S
 
 
 class Brake:
-    """If others stop several VMs in a row, the host might be shutting down: then virtsync starts none for a while.
+    """Delays all starts for a while if others have stopped several VMs, because the host might be shutting down.
 
-    A VM that powers itself off after each job and is started again (a runner) is not a sign of that, unless half of the
-    running VMs go off together. Even that is not a sign if the brake was recently on without a shutdown of the host.
-    The input is reports, so a new process knows what the old one observed; it learns again which VMs are runners.
-    Not thread-safe: one thread at a time (see agent/brake.py).
+    A runner is a VM that powers itself off after each job, and that virtsync then starts again. Stops of runners do not
+    count, unless half of the running VMs go off together. Even then they do not count if the brake was released twice
+    within the last hour and the host had not shut down.
+    The brake learns the stops from reports, so a new process knows the stops that the old process observed. A new
+    process does not know which VMs are runners; it learns them again.
+    Not thread-safe: the owner allows one thread at a time (see agent/brake.py).
     """
 
     def __init__(self, waits: Waits, boot_id: str) -> None:
@@ -59,15 +66,15 @@ class Brake:
         self._stops: dict[VmKey, _Stop] = {}
         self._on: set[VmKey] = set()
         self._answers: dict[VmKey, _Usual] = {}
-        """Starts by virtsync after a guest powered itself off."""
+        """Per VM, the starts by virtsync that followed a power-off by the guest."""
         self._half: Now | None = None
         """The last stop at which half of the running VMs had gone off within the window."""
         self._held_until: Now | None = None
         self._for_nothing = _Usual()
-        """Moments at which the brake was released without the host having gone down."""
+        """Counts the moments at which the brake was released and the host had not shut down."""
 
     def note(self, key: VmKey, status: Status, now: Now) -> None:
-        """Take from a report whether the VM is on, and its last stop."""
+        """Read from a report whether the VM is on, and when and why it last stopped."""
         if status.power_state in ON:
             self._on.add(key)
         else:
@@ -78,18 +85,18 @@ class Brake:
             self._note_stop(key, status.last_stop, now, same_boot=status.node_boot_id == self._boot_id)
 
     def answered(self, key: VmKey, now: Now) -> None:
-        """A start after the guest powered itself off has succeeded."""
-        if key in self._stops:  # otherwise the object is gone
+        """Note a successful start that followed a power-off by the guest."""
+        if key in self._stops:  # otherwise the object was deleted
             self._answers.setdefault(key, _Usual()).happened(now)
 
     def forget(self, key: VmKey) -> None:
-        """The object is gone."""
+        """Forget a VM whose object was deleted or moved to another node."""
         self._stops.pop(key, None)
         self._answers.pop(key, None)
         self._on.discard(key)
 
     def until(self, now: Now) -> Now | None:
-        """When the brake is released; None: the brake is off."""
+        """Return when the brake is released; None: the brake is off."""
         runners = {key for key, usual in self._answers.items() if usual(now)}
         last = [self._last_of_several(runners)]
         if runners and not self._for_nothing(now):
@@ -102,6 +109,7 @@ class Brake:
         return self._held_until
 
     def _note_stop(self, key: VmKey, stop: LastStop, now: Now, *, same_boot: bool) -> None:
+        """Note the last stop of a VM, and whether half of the running VMs have now gone off together."""
         known, counts = self._stops.get(key), same_boot and stop.cause in BY_OTHERS
         seen = known is not None and known.time == stop.time
         horizon_s = self._waits.brake_window_s + self._waits.brake_hold_s
@@ -112,7 +120,7 @@ class Brake:
             self._half = at
 
     def _half_went_off(self, by: Now) -> bool:
-        """Whether half of the VMs that ran have gone off within the window that ends at this moment."""
+        """Whether at least half of the VMs that were on have gone off within the window that ends at this moment."""
         window_s = self._waits.brake_window_s
         went = {
             key
@@ -122,10 +130,10 @@ class Brake:
         return len(went) >= max(self._waits.brake_count, len(self._on - went))
 
     def _last_of_several(self, runners: set[VmKey]) -> Now | None:
-        """The last stop of the latest window that has several stops, not counting those of runners."""
+        """Return the last stop of the latest window with `brake_count` stops or more; stops of runners do not count."""
         stops = [stop.at for key, stop in self._stops.items() if stop.counts and key not in runners]
         stops.sort(key=lambda stop: stop.monotonic_s)
-        # The latest first: the first match decides, and after many stops together the list is long.
+        # Begin with the latest stops, because the first match decides and the list can be long.
         for first, last in zip(reversed(stops[: 1 - self._waits.brake_count]), reversed(stops), strict=False):
             if last.monotonic_s - first.monotonic_s <= self._waits.brake_window_s:
                 return last

@@ -1,4 +1,4 @@
-"""From a verdict to the report: the conditions, and what the report keeps for the next observation. Pure."""
+"""Make the report from a verdict: its conditions, and the values that the next pass needs. Pure."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from controller.policy.situation import Situation
 from controller.policy.view import Notice, Phase, PowerAction, Step, Unreadable, Verdict, VmMemory
 
 MESSAGE_LIMIT = 32768
-"""Characters that the API allows in the message of a condition; used here as a limit on bytes, so never exceeded."""
+"""The API allows this many characters in the message of a condition. virtsync limits the bytes to the same number."""
 
 
 EVENT_REASONS = {Reason.DOMAIN_NOT_FOUND, Reason.DOMAIN_REPLACED, Reason.DOMAIN_CONFLICT}
-"""Reasons that are written as an Event when they begin."""
+"""Reasons for which virtsync writes an Event when they begin."""
 
 
 NOT_SERVED = {Reason.HANDOVER_UNCONFIRMED} | EVENT_REASONS
-"""Reasons that are not Reconciling, and under which a change of the spec is still to be served later."""
+"""Reasons that are not Reconciling, and under which a change of the spec still counts as not served."""
 
 
 UNDECIDED = {Reason.LIBVIRT_UNREACHABLE, Reason.HANDOVER_UNCONFIRMED, Reason.SPEC_NOT_UNDERSTOOD}
-"""Reasons under which nothing was decided about the domain: the decision before stays remembered."""
+"""Reasons under which virtsync decides nothing about the domain, so the report keeps the former decision."""
 
 
 def conclude(s: Situation, verdict: Verdict) -> Step:
-    """The report of this observation, with the action that it records."""
+    """Return the step of this pass: the report, at most one action, and when to observe again."""
     status = verdict.status or s.status
     if _served(s, verdict):
         status = replace(status, desired=s.desired)
     if verdict.reason is Reason.IN_SYNC and s.phase is not Phase.RUNNING:
         status = replace(status, backoff=None)
     status = replace(status, decided_reason=_decided(s, verdict))
-    status = replace(_moved(status, s), conditions=_conditions(s, verdict, status.observed_generation))
+    status = replace(_with_run_time(status, s), conditions=_conditions(s, verdict, status.observed_generation))
     action = PowerAction(verdict.action, s.domain) if verdict.action else None
     waits = [wait for wait in (verdict.recheck_s, s.recheck_s, _forget_in_s(s)) if wait is not None]
     return Step(
@@ -48,26 +48,29 @@ def conclude(s: Situation, verdict: Verdict) -> Step:
         memory=_remembered(s, verdict, status),
         action=action,
         recheck_s=min(waits, default=None),
-        notices=(*s.notices, *_told(s, verdict)),
+        notices=(*s.notices, *_notices(s, verdict)),
     )
 
 
 def _decided(s: Situation, verdict: Verdict) -> str:
-    """The reason that the next decision builds on."""
+    """Return the reason of the last decision about the domain, which the next decision uses as an input."""
     if s.elsewhere:
-        # The other host's report is in doubt, and the condition that shows the doubt is about to be replaced.
+        # The condition that shows that the other host's report is in doubt is about to be replaced.
         stale = verdict.reason not in UNDECIDED and is_stale(s.history)
         return Reason.HANDOVER_UNCONFIRMED if stale else s.history.decided
-    return verdict.reason if _sees(s, verdict) else s.status.decided
+    return verdict.reason if _decides(s, verdict) else s.status.decided
 
 
-def _sees(s: Situation, verdict: Verdict) -> bool:
-    """Whether this observation decides about the domain."""
+def _decides(s: Situation, verdict: Verdict) -> bool:
+    """Whether this pass observed the domain and decided about it."""
     return not isinstance(s.view.observed, Unreadable) and verdict.reason not in UNDECIDED
 
 
-def _moved(status: Status, s: Situation) -> Status:
-    """The report, with a later `run_transition_time` if a confirmation of the former report must not apply to it."""
+def _with_run_time(status: Status, s: Situation) -> Status:
+    """Return the report. Set a later `run_transition_time` if the VM's run, node or power state has changed.
+
+    Also set a later time if a new start was recorded. An old `confirmed-off` annotation then no longer matches.
+    """
     before = s.vm.status
     started = status.operation is not None and status.operation.starts and status.operation != before.operation
     if not started and _run(status) == _run(before):
@@ -77,26 +80,26 @@ def _moved(status: Status, s: Situation) -> Status:
 
 
 def _run(status: Status) -> tuple[object, ...]:
-    """What distinguishes the report of one run from that of another."""
+    """Return the fields in which the reports of two runs differ."""
     run = status.domain.id if status.domain else None
     return status.node_name, status.host_uuid, status.node_boot_id, run, status.power_state
 
 
 def _remembered(s: Situation, verdict: Verdict, status: Status) -> VmMemory:
-    """What this process knows after this observation."""
+    """Return the in-process state for the next pass."""
     if s.elsewhere:
         return s.memory
-    held = verdict.reason is Reason.HELD or (s.memory.held and not _sees(s, verdict))
+    held = verdict.reason is Reason.HELD or (s.memory.held and not _decides(s, verdict))
     memory = replace(s.memory, held=held, stop_attempt=stop_attempt_of(status.operation, s.view, s.memory))
     if not (verdict.action and verdict.action.starts):
         return memory
     counted = status.restart_count > s.status.restart_count
-    # Observations before the call say nothing about how the call ends.
+    # `off_since` begins again, because observations from before the call do not show how the call ends.
     return replace(memory, start=status.operation, start_called=False, start_counted=counted, off_since=None)
 
 
 def _served(s: Situation, verdict: Verdict) -> bool:
-    """Whether the spec is served; until then a change of it stays a change."""
+    """Whether the spec has been served. Until then, a change of spec.powerState still counts as new."""
     waits_for_qemu = s.wants_on and s.off and verdict.reason is Reason.SHUTDOWN_TIMED_OUT
     if s.elsewhere or s.vm.misunderstood or waits_for_qemu:
         return False
@@ -114,21 +117,22 @@ def _conditions(s: Situation, verdict: Verdict, generation: int) -> tuple[Condit
 
 
 def _since(s: Situation, kind: str, value: str) -> datetime:
-    """Since when the condition has this status."""
+    """Return since when the condition has this status."""
     before = s.vm.status.condition(kind)
     return before.last_transition_time if before and before.status == value else s.now.to_api()
 
 
-def _told(s: Situation, verdict: Verdict) -> tuple[Notice, ...]:
+def _notices(s: Situation, verdict: Verdict) -> tuple[Notice, ...]:
+    """Return the Event of a reason in EVENT_REASONS that has just begun."""
     if verdict.reason not in EVENT_REASONS or verdict.reason in {s.vm.status.reason, s.vm.status.decided_reason}:
         return ()
     return (Notice(str(verdict.reason), verdict.message, warning=True),)
 
 
 def _forget_in_s(s: Situation) -> float | None:
-    """In how many seconds the backoff is forgotten, if the domain runs until then."""
+    """Return in how many seconds the backoff is removed if the domain still runs then; None: there is no backoff."""
     since = s.memory.phase_since
-    # An observation that decides nothing forgets no backoff, however old: a recheck at once would be a busy loop.
+    # Only a pass that decides can remove the backoff. Without this check, other passes would repeat in a busy loop.
     decides = not s.vm.misunderstood and s.elsewhere is None
     if not (decides and s.status.backoff and s.phase is Phase.RUNNING and since):
         return None

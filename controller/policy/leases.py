@@ -1,11 +1,11 @@
-"""Leader election: what one agent may do about the Lease of its node. Pure.
+"""Leader election: decide what an agent is allowed to do with the Lease of its node. Pure.
 
 | the Lease | this agent |
 |---|---|
 | does not exist | creates it |
 | has no holder | takes it |
-| is its own | renews it |
-| was taken under the host lock that this agent holds now | takes it: the former holder has released the lock, or died |
+| is held by this agent | renews it |
+| names the host lock that this agent holds now | takes it: the former holder has released that lock, or died |
 | has not changed for its whole duration | takes it |
 | otherwise | waits |
 """
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 MARGIN = 1 / 8
-"""The last part of a Lease's duration, in which running actions finish and none begins."""
+"""The last part of a Lease's duration. In this part, actions in progress can finish, and no action begins."""
 
 
 class Claim(Enum):
-    """What an agent is allowed to do about a Lease."""
+    """What an agent is allowed to do with a Lease."""
 
     CREATE = "create"
     TAKE = "take"
@@ -30,33 +30,36 @@ class Claim(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What the holder has written into the Lease."""
+    """The fields of a Lease that its holder has written."""
 
     holder: str
     duration_s: float
     renewed: str
-    """Verbatim: compared only with the value before, because the holder's clock is not ours."""
+    """The renew time as text. It is compared only with the former value, because the holder's clock is another one."""
     lock: str
-    """The host lock that the holder held when it wrote this; empty: not known."""
+    """The host lock that the holder had when it took the Lease; empty: not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A Lease, and since when it has been observed unchanged, on our own clock."""
+    """A Lease, and since when this agent has observed it unchanged, on this agent's monotonic clock."""
 
     lease: Lease
     since_s: float
 
 
 def look(before: Seen | None, lease: Lease | None, now_s: float) -> Seen | None:
-    """The observation of now, merged with the one before."""
+    """Return the new observation of a Lease; an unchanged Lease keeps the time of its first observation."""
     if lease is None:
         return None
     return before if before and before.lease == lease else Seen(lease, now_s)
 
 
 def claim(seen: Seen | None, identity: str, lock: str, now_s: float) -> Claim:
-    """What the agent with this identity and this host lock may do; an empty lock proves nothing."""
+    """Return what the agent with this identity and this host lock is allowed to do.
+
+    An empty `lock` does not show that the former holder has stopped.
+    """
     if seen is None:
         return Claim.CREATE
     lease = seen.lease
@@ -70,5 +73,8 @@ def claim(seen: Seen | None, identity: str, lock: str, now_s: float) -> Claim:
 
 
 def held_until_s(sent_s: float, duration_s: float) -> float:
-    """Until when a holder may act, counted from sending the granted request: others cannot have observed it earlier."""
+    """Return until when the holder of a Lease is allowed to act.
+
+    The time counts from when the granted request was sent, because no other agent can have observed the Lease earlier.
+    """
     return sent_s + duration_s * (1 - MARGIN)

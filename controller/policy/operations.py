@@ -1,4 +1,4 @@
-"""The stop or restart that is in flight, and its deadline. Pure."""
+"""Follow a stop or restart that is in flight, with its deadline. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from controller.policy.view import Domain, StopAttempt, Unreadable, View, VmMemo
 def in_flight(  # noqa: PLR0911 - one rule a line
     history: Status, view: View, memory: VmMemory, start: Start
 ) -> Operation | None:
-    """The operation that is still in flight after this observation, or None if it is done, void or dropped."""
+    """Return the operation that is still in flight after this observation; None: it has ended or was dropped."""
     vm, seen = view.vm, view.observed
     starting = history.operation is not None and history.operation.starts
     operation = start.operation if starting else history.operation
@@ -31,7 +31,7 @@ def in_flight(  # noqa: PLR0911 - one rule a line
         return operation if operation.type is OperationType.RESTART else None
     if seen.lingers:
         return operation
-    # libvirtd reuses its ids after it was restarted while nothing ran.
+    # The same id can belong to another run: libvirtd reuses ids if no domain was on when it was restarted.
     watched = memory.stop_attempt is not None and memory.stop_attempt.start_time == operation.start_time
     other_run = not watched and starts.began_since(seen.run_since, operation, view.now)
     if seen.id != operation.domain_id or other_run or _recalled_and_over(operation, view, memory):
@@ -42,42 +42,46 @@ def in_flight(  # noqa: PLR0911 - one rule a line
 
 
 def _recalled_and_over(operation: Operation, view: View, memory: VmMemory) -> bool:
-    """The user wants the VM on again, and the guest has not shut down within its old grace period."""
+    """Whether spec.powerState is Running again, and the guest has not shut down within the grace period of the stop."""
     if view.vm.desired is not DesiredPowerState.RUNNING or operation.type is not OperationType.STOP:
         return False
     return view.now.until(deadline_of(operation, memory.stop_attempt, view.vm.shutdown, view.now)) <= 0
 
 
 def new_operation(kind: OperationType, domain: Domain, shutdown: Shutdown, now: Now) -> Operation:
-    """A new operation on this run of the domain, with its whole grace period."""
+    """Return a new operation on this run of the domain, with a whole grace period."""
     start = now.to_api()
     return Operation(kind, start, start + timedelta(seconds=shutdown.grace_s), domain.id)
 
 
 def deadline_of(operation: Operation, stop_attempt: StopAttempt | None, shutdown: Shutdown, now: Now) -> Now:
-    """When the grace period of an operation is over. The status only seeds it; the wall clock does not move it later.
+    """Return when the grace period of an operation is over.
 
-    A change of the grace period applies to the stop in flight: it moves the deadline by the difference.
+    The deadline in the status is converted once to a monotonic moment, so later changes of the wall clock do not move
+    it. A change of spec.shutdown moves the deadline of a stop in flight by the difference.
     """
-    told = operation.deadline or operation.start_time
+    recorded = operation.deadline or operation.start_time
     if (
         stop_attempt
         and stop_attempt.domain_id == operation.domain_id
         and stop_attempt.start_time == operation.start_time
     ):
-        return stop_attempt.deadline.plus((told - stop_attempt.deadline.wall).total_seconds())
-    return now.expect(told, at_most_s=shutdown.grace_s)
+        return stop_attempt.deadline.plus((recorded - stop_attempt.deadline.wall).total_seconds())
+    return now.expect(recorded, at_most_s=shutdown.grace_s)
 
 
 def stop_attempt_of(operation: Operation | None, view: View, memory: VmMemory) -> StopAttempt | None:
-    """What this process knows about the stop in flight; ends with it, and with any pass that observed nothing."""
+    """Return what this process knows about the stop in flight.
+
+    None: no stop is in flight, or libvirt gave no answer in this pass.
+    """
     if operation is None or operation.starts or isinstance(view.observed, Unreadable):
         return None
     return attempted_stop(operation, view, memory)
 
 
 def attempted_stop(operation: Operation, view: View, memory: VmMemory) -> StopAttempt:
-    """The StopAttempt of this operation: the known one, or a new one."""
+    """Return the StopAttempt of this operation: the known one with its deadline updated, or a new one."""
     known = memory.stop_attempt
     deadline = deadline_of(operation, known, view.vm.shutdown, view.now)
     if known and (known.domain_id, known.start_time) == (operation.domain_id, operation.start_time):

@@ -1,4 +1,4 @@
-"""The settle time (a debounce): since when a domain drifts from its spec, and until when nothing is corrected. Pure."""
+"""The settle time (a debounce): how long virtsync waits before it corrects a drift from the spec. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from controller.policy.view import Drift, Notice, Phase
 
 
 def settled(s: Situation, *, news: bool) -> Situation:
-    """Find when the settle time is over, counted from the first observation that somebody changed the domain."""
+    """Return the situation with the end of the settle time.
+
+    The settle time begins when this process first observes that somebody else changed the domain.
+    """
     if s.phase is None or s.desired is None:
         return s
     drift = _drift(s.desired, s.phase)
@@ -33,25 +36,25 @@ def settled(s: Situation, *, news: bool) -> Situation:
 
 
 def _drift_since(s: Situation, drift: Drift, wait_s: float, *, news: bool) -> Now | None:  # noqa: PLR0911 - one rule a line
-    """Since when the domain drifts from the spec; None if no settle time applies."""
+    """Return since when the domain has drifted from the spec; None: no settle time applies."""
     history, memory = s.history, s.memory
     if news and (s.asked or s.restart_due):
         return None
     same = memory.drift is drift
-    if history.decided == Reason.SETTLING and history.was_on != s.off and not _pauses_anew(s):
+    if history.decided == Reason.SETTLING and history.was_on != s.off and not _paused_again(s):
         return _settling_since(s, drift, wait_s)
-    # No administrator caused a crash or a pause by an I/O error; only the backoff delays the correction.
+    # No settle time after a crash or an I/O error, because no administrator causes these. Only the backoff applies.
     if s.phase is Phase.PAUSED_IO_ERROR:
         return None
     if s.operation or s.cause in {StopCause.AGENT, StopCause.CRASH}:
         return None
-    if history.decided in UNSEEN:  # written by an older version: what it waited for is not known
+    if history.decided in UNSEEN:  # written by an older version, which did not report what it waited for
         return memory.drift_since if same and memory.drift_since else s.now
     if s.asked or s.restart_due:
         return None
     if s.start.ran:
         return s.now
-    started = history.decided == Reason.STARTING and history.was_off  # that start might have caused the present state
+    started = history.decided == Reason.STARTING and history.was_off  # the start might have caused the present state
     if started or history.power_state in {PowerState.UNKNOWN, PowerState.ABSENT}:
         return None
     if same and memory.drift_since:
@@ -63,26 +66,29 @@ def _drift_since(s: Situation, drift: Drift, wait_s: float, *, news: bool) -> No
     return s.now.recall(changed, at_most_s=wait_s)
 
 
-def _pauses_anew(s: Situation) -> bool:
-    """Paused by an I/O error now, and by something else before: so the VM has run in between."""
+def _paused_again(s: Situation) -> bool:
+    """Whether an I/O error paused the VM after this process had observed it in another phase."""
     return s.phase is Phase.PAUSED_IO_ERROR and s.view.memory.phase not in {None, s.phase}
 
 
 def _settling_since(s: Situation, drift: Drift, wait_s: float) -> Now | None:
-    """Since when the drift settles that the last pass decided not to correct yet."""
+    """Return since when the settle time runs, if the last decision was to wait for it or for the brake.
+
+    None: only the brake delays the correction.
+    """
     memory, reconciling = s.memory, s.history.condition(ConditionType.RECONCILING)
-    if memory.drift is drift:  # None: not this drift waits, but the brake
+    if memory.drift is drift:
         return memory.drift_since
     if not reconciling or memory.drift is not None:
         return s.now
-    # A new process, and Reconciling might have begun for another reason.
+    # This is a new process. Reconciling might have begun earlier for another reason, so the latest time counts.
     stop, changed = s.status.last_stop if s.off else None, s.status.power_state_transition_time
     times = (reconciling.last_transition_time, changed, stop and stop.time)
     return s.now.recall(max(time for time in times if time), at_most_s=wait_s)
 
 
 def _drift(desired: DesiredPowerState, phase: Phase) -> Drift:
-    """The kind of drift; a domain that passes through a start or a shutdown keeps its kind."""
+    """Return the kind of drift. It does not change while a domain that should be off starts or shuts down."""
     if phase.off:
         return Drift.OFF
     if desired is DesiredPowerState.STOPPED:
@@ -93,6 +99,6 @@ def _drift(desired: DesiredPowerState, phase: Phase) -> Drift:
 
 
 def _settle_s(s: Situation, drift: Drift) -> float | None:
-    """How long this kind of drift is not corrected; None: never corrected."""
+    """Return the settle time of this kind of drift in seconds; None: virtsync never corrects it."""
     patient = drift in {Drift.PAUSED, Drift.SUSPENDED}
     return s.waits.settle_pause_s if patient or s.cause is StopCause.SAVED else s.waits.settle_power_s

@@ -1,7 +1,7 @@
-"""What an observation means: the last report, updated with what was observed just now (see assess.py).
+"""The situation of a VM: the last report, updated with the present observation (see assess.py).
 
-It contains everything that the rows of the table ask for: whether the user changed the spec, which operation is still
-in flight, why the domain went off, and since when it is in its present state.
+A situation contains all values that the rows of the decision table read. Examples are whether the user changed the
+spec, which operation is in flight, why the domain is off, and since when it has been in its present state.
 """
 
 from __future__ import annotations
@@ -27,32 +27,42 @@ NO_START = Start()
 
 
 UNSEEN = {Reason.LIBVIRT_UNREACHABLE, Reason.AGENT_UNREACHABLE}
-"""Reasons of Ready under which the domain was not observed."""
+"""Reasons of Ready which show that the domain was not observed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A view, understood. `status` is the draft of the report, still with the old conditions."""
+    """What one view means: the result of `assess`, and the input of the decision table."""
 
     view: View
     waits: Waits
     history: Status
-    """The report on which this pass builds: empty if the user has bound the object to another domain."""
+    """The last report, as far as it is valid for this domain and this host.
+
+    If the user has bound the object to another domain, only its conditions are left.
+    """
     status: Status
+    """The draft of the next report, still with the conditions of the last report."""
     memory: VmMemory
     asked: bool = False
-    """The user has changed spec.powerState, and it has not been served yet."""
+    """Whether the user has changed spec.powerState, and the change has not been served yet."""
     restart_due: bool = False
+    """Whether a requested restart is due and not recorded yet."""
     refusal: str = ""
-    """libvirt's message, if it refused the action before this observation."""
+    """libvirt's message, if libvirt refused the last action; empty otherwise."""
     settled_at: Now | None = None
     """When the settle time is over; None: no settle time applies."""
     settles_forever: bool = False
+    """Whether virtsync never corrects this kind of drift (--settle-pause never)."""
     elsewhere: Elsewhere | None = None
-    """Why the report of another host forbids a start here; that report is kept whole until then."""
+    """Why the report of another host forbids a start on this host; None: no such report forbids it.
+
+    As long as it forbids a start, the report is kept unchanged.
+    """
     start: Start = NO_START
-    """What has become of the recorded start."""
+    """The state of the recorded start."""
     recheck_s: float | None = None
+    """In how many seconds to observe again for a requested restart."""
     notices: tuple[Notice, ...] = ()
 
     @property
@@ -67,52 +77,52 @@ class Situation:
 
     @property
     def desired(self) -> DesiredPowerState | None:
-        """What the user wants."""
+        """The value of spec.powerState."""
         return self.view.vm.desired
 
     @property
     def domain(self) -> Domain:
-        """The observed domain; used only if there is one."""
-        assert isinstance(self.view.observed, Domain)  # noqa: S101 - the vetoes before it handle every other observation
+        """The observed domain. Callers use it only if a domain was observed."""
+        assert isinstance(self.view.observed, Domain)  # noqa: S101 - earlier vetoes handle every other observation
         return self.view.observed
 
     @property
     def phase(self) -> Phase | None:
-        """What the domain is doing, if one was observed."""
+        """The phase of the observed domain; None: no domain was observed."""
         return self.view.observed.phase if isinstance(self.view.observed, Domain) else None
 
     @property
     def wants_on(self) -> bool:
-        """The user wants a QEMU."""
+        """Whether the user wants the VM on: running or paused."""
         return self.view.vm.wants_on
 
     @property
     def off(self) -> bool:
-        """The domain exists and is off."""
+        """Whether the domain exists and is off."""
         return self.phase is not None and self.phase.off
 
     @property
     def operation(self) -> Operation | None:
-        """The operation that is still in flight."""
+        """The operation that is still in flight; None: there is none."""
         return self.status.operation
 
     @property
     def cycling(self) -> bool:
-        """A restart is requested or in progress."""
+        """Whether a restart is due or in flight."""
         return self.restart_due or (self.operation is not None and self.operation.type is OperationType.RESTART)
 
     @property
     def restart_scheduled(self) -> bool:
-        """A restart is requested for a later time."""
+        """Whether a restart is requested for a later time."""
         request = self.vm.restart_request
         return self.recheck_s is not None and request is not None and request > self.now.wall
 
     @property
     def stopping(self) -> bool:
-        """A stop is in flight that is not part of a restart."""
+        """Whether a stop that is not part of a restart is in flight."""
         return self.operation is not None and self.operation.type is OperationType.STOP
 
     @property
     def cause(self) -> StopCause | None:
-        """Why the domain is off, if a stop was observed."""
+        """Why the domain is off; None: it is not off, or no stop was observed."""
         return self.status.last_stop.cause if self.off and self.status.last_stop else None

@@ -1,17 +1,24 @@
-"""What has become of a recorded start. Pure.
+"""Follow a recorded start until its result is known. Pure.
 
-A stop is an intent, and can be dropped. A start is a fact about a call: once libvirt might have received the call, only
-the end of the call ends the record, whatever the user wants in between. The record ends when
+A recorded stop is an intent, and virtsync can drop it. A recorded start is a fact about a call: once libvirt might have
+received the call, only the result of the call ends the record, whatever the user wants by then. The record ends when
+one of these is true:
 
-- the domain is observed on, and no call of this process is in progress;
-- libvirt's refusal is known;
-- nothing was called: this process knows that it did not call, or that the domain was not as expected;
-- the host has booted since, or the domain no longer exists;
-- the domain is observed off after the call has ended: it returned, or libvirtd was started since, or two observations
-  some seconds apart on one connection show the domain off. Only an agent that may act ends a record by the last two.
+- The domain is observed in a phase that is neither off nor STARTING, and no start call of this process is in progress.
+- libvirt has refused the start.
+- Nothing was called: this process has not made the call, or the domain was not as expected.
+- The host has booted since the record was written.
+- The domain no longer exists.
+- The start call of this process has returned with a known result, and the domain is observed off.
+- libvirt's reason for "off" is new, and only a domain that has run can have this reason.
+- (*) libvirtd was started since the record was written, and the domain is observed off.
+- (*) Two observations some seconds apart, on one uninterrupted connection, show the domain off.
 
-A record that a dead agent left behind, or whose call got no answer, is executed again while the VM should be on:
-libvirt starts a domain once, however often it is asked.
+(*) Only an agent that is allowed to act ends the record for this reason, and only if the VM should not be on or is
+held.
+
+If a dead agent left a record behind, or a call got no answer, virtsync executes the recorded start again if the VM
+should be on and is not held. This is safe, because libvirt does not start a domain that is already on.
 """
 
 from __future__ import annotations
@@ -26,31 +33,32 @@ from controller.api.virtualmachine import Operation, OperationType, Status
 from controller.policy.view import Domain, Phase, Result, View, VmMemory
 
 OFF_CONFIRM_S = 10.0
-"""Two observations this far apart confirm that a domain is off, if nothing else shows that a call on it has ended."""
+"""Two observations this far apart confirm that a domain is off, if nothing else shows that its last call has ended."""
 RAN = {OffReason.SHUTDOWN, OffReason.DESTROYED, OffReason.CRASHED, OffReason.SAVED, OffReason.MIGRATED}
-"""libvirt's reasons for off that only a domain can have that has run."""
+"""libvirt's reasons for "off" that only a domain that has run can have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A recorded start after this observation."""
+    """The state of a recorded start after this observation."""
 
     operation: Operation | None = None
-    """What stays recorded."""
+    """The operation that the report keeps; None: the record has ended."""
     pending: bool = False
-    """Its result is not known yet: nothing else is done."""
+    """Whether the result is not known yet, so that virtsync takes no other action."""
     again: Operation | None = None
-    """The record to execute now, if the VM should still be on."""
+    """The recorded start to execute now, if the VM should still be on."""
     ran: bool = False
-    """The domain has run since the record was written, and is off again."""
+    """Whether the domain has run since the record was written, and is off again."""
     refusal: str = ""
+    """Why the start failed, if it failed without an outcome; empty otherwise."""
     withdrawn: bool = False
-    """Nothing was called: `restartCount` is reduced again."""
+    """Whether nothing was called, so that the increase of `restartCount` is taken back."""
     recheck_s: float | None = None
 
 
 def follow(history: Status, view: View, memory: VmMemory) -> Start:
-    """What has become of the recorded start, in a pass that observed this host."""
+    """Return the state of the recorded start; the view must be of a pass in which libvirt gave an answer."""
     operation, seen = history.operation, view.observed
     assert operation is not None  # noqa: S101 - called only if one is recorded
     if view.vm.status.node_boot_id != view.node.boot_id or not isinstance(seen, Domain):
@@ -69,27 +77,30 @@ def follow(history: Status, view: View, memory: VmMemory) -> Start:
 
 
 def began_since(began: datetime | None, operation: Operation, now: Now) -> bool:
-    """Whether something began after this record was written, as far as times in whole seconds show.
+    """Whether a process began at least one whole second after this record was written.
 
-    A beginning in the future was recorded while the clock was ahead, and shows nothing.
+    A time in the future was recorded while the clock was ahead, and does not count.
     """
     return began is not None and operation.start_time + timedelta(seconds=1) <= began <= now.wall
 
 
 def _is_uncalled(memory: VmMemory) -> bool:
-    """This process has not made the call that it recorded, or did nothing because the domain was not as expected."""
+    """Whether this process has not made the recorded call, or did nothing because the domain was not as expected."""
     outcome = memory.outcome
     return not memory.start_called or (outcome is not None and outcome.result is Result.STALE)
 
 
 def _uncalled(operation: Operation, memory: VmMemory) -> Start:
-    """This process wrote the record and called nothing: it can still call, but does not have to."""
+    """Return the state of a start that this process has recorded and not called.
+
+    The record ends. If the call was not tried, this process can execute the start now.
+    """
     intent = replace(operation, attempt=None) if operation.type is OperationType.RESTART else None
     return Start(intent, again=None if memory.start_called else operation, withdrawn=True)
 
 
 def _unanswered(history: Status, seen: Domain, view: View, memory: VmMemory) -> Start:
-    """A dead agent left the record behind, or its call got no answer."""
+    """Return the state of a start whose record a dead agent left behind, or whose call got no answer."""
     operation = history.operation
     assert operation is not None  # noqa: S101 - called only if one is recorded
     news = seen.reason != history.libvirt_reason

@@ -1,4 +1,4 @@
-"""Why a VM stopped, and what its restartPolicy decides then. Pure."""
+"""Find why a VM stopped, and what its restartPolicy decides after the stop. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from controller.policy.view import Domain, Evidence, Notice, Phase, View, VmMemo
 
 
 class Answer(Enum):
-    """What the restartPolicy decides after a stop of a VM that should be on."""
+    """The decisions of a restartPolicy after a stop of a VM that should be on."""
 
     START = "start"
     COMPLETED = "accept it as done"
@@ -21,20 +21,20 @@ class Answer(Enum):
 
 
 def cause_of_stop(domain: Domain, history: Status, view: View) -> StopCause:
-    """Why a domain that was on is off now; `history` is the report from when it was on."""
+    """Return why a domain is off that was on before; `history` is the report of the time when the domain was on."""
     return _cause(OffReason.SAVED if domain.phase is Phase.SAVED else domain.reason, history, view)
 
 
 def cause_of_end(history: Status, view: View) -> StopCause:
-    """Why a domain that was on no longer exists: libvirt has forgotten it, and only events show why."""
+    """Return why a domain that was on no longer exists. libvirt does not know it any more, so only events show why."""
     return _cause("", history, view)
 
 
 def _cause(reason: str, history: Status, view: View) -> StopCause:  # noqa: PLR0911 - first match, one cause a line
-    """The first cause that fits.
+    """Return the first cause that fits.
 
-    libvirt's reason is reliable, because a libvirtd that restarts forgets all of them. SHUTOFF/CRASHED is the
-    exception: a libvirtd that did not run when the domain went off also shows it after a clean poweroff.
+    A reason that libvirt gives is reliable, because libvirtd forgets all reasons when it restarts. SHUTOFF/CRASHED is
+    the exception: if libvirtd did not run when the domain went off, it gives this reason even after a clean poweroff.
     """
     evidence = view.evidence
     if reason == OffReason.MIGRATED or Evidence.STOPPED_MIGRATED in evidence:
@@ -46,7 +46,7 @@ def _cause(reason: str, history: Status, view: View) -> StopCause:  # noqa: PLR0
     if history.node_boot_id != view.node.boot_id:
         return StopCause.NODE_REBOOT
     if evidence & {Evidence.STOPPED_CRASHED, Evidence.STOPPED_FAILED} or (
-        reason == OffReason.CRASHED and _saw(history, view)
+        reason == OffReason.CRASHED and _libvirtd_ran(history, view)
     ):
         return StopCause.CRASH
     if reason in {OffReason.DESTROYED, OffReason.FROM_SNAPSHOT} or Evidence.SHUTDOWN_HOST in evidence:
@@ -56,8 +56,8 @@ def _cause(reason: str, history: Status, view: View) -> StopCause:  # noqa: PLR0
     return StopCause.UNKNOWN
 
 
-def _saw(history: Status, view: View) -> bool:
-    """The present libvirtd already ran when the domain was reported on, so it observed the domain go off."""
+def _libvirtd_ran(history: Status, view: View) -> bool:
+    """Whether the present libvirtd was started before the domain was reported on, so that it observed the stop."""
     operation, since = history.operation, history.power_state_transition_time
     on_since = operation.start_time if operation and operation.starts else since
     began = view.node.libvirtd_since
@@ -65,7 +65,7 @@ def _saw(history: Status, view: View) -> bool:
 
 
 def ours(history: Status, boot_id: str) -> bool:
-    """virtsync recorded a stop of this very run, before any action."""
+    """Whether the report contains a stop or restart by virtsync of exactly this run of the domain."""
     operation, record = history.operation, history.domain
     return (
         operation is not None
@@ -77,7 +77,10 @@ def ours(history: Status, boot_id: str) -> bool:
 
 
 def answer(cause: StopCause, policy: RestartPolicy) -> Answer:
-    """Whether restartPolicy restarts a VM after this stop. Not called for Migrated or for memory saved to a file."""
+    """Return what the restartPolicy decides after a stop with this cause.
+
+    Callers do not call it for a VM that was migrated, or whose memory was saved to a file.
+    """
     if cause is StopCause.AGENT or policy is RestartPolicy.ALWAYS:
         return Answer.START
     if cause is StopCause.GUEST:
@@ -97,18 +100,21 @@ MESSAGES = {
     StopCause.MIGRATED: "The VM was migrated away from this node.",
     StopCause.UNKNOWN: "The VM stopped while virtsync was not observing it.",
 }
-"""One sentence for each cause; `status.lastStop.message`."""
+"""The text of `status.lastStop.message` for each cause."""
 
 
 def last_stop_of(
     history: Status, view: View, domain: Domain, memory: VmMemory, *, ran: bool
 ) -> tuple[LastStop | None, tuple[Notice, ...]]:
-    """Why the VM is off, found once and kept until it has run again; later evidence can still replace Unknown."""
+    """Return the last stop of the VM, and the Event of a stop that this pass has found.
+
+    The cause is kept until the VM has run again, except that later evidence can replace it (see `_reconsidered`).
+    """
     stop, unreported = history.last_stop, memory.unreported_stop
     if not domain.phase.off:
         newer = unreported and (stop is None or stop.time < unreported.time)
         return (unreported if newer else stop), ()
-    # `history` already has the boot id of now; the report in the object has that of the boot in which the VM ran.
+    # `history` already has the present boot id. The report in the object has the id of the boot in which the VM ran.
     before = replace(history, node_boot_id=view.vm.status.node_boot_id)
     if before.was_on or ran:
         cause = cause_of_stop(domain, before, view)
@@ -122,9 +128,9 @@ def last_stop_of(
 
 
 def _reconsidered(stop: LastStop, before: Status, view: View, domain: Domain) -> LastStop:
-    """What later passes learn about a stop while the domain is still off."""
+    """Return the stop with a better cause, if later passes have found one while the domain is still off."""
     if stop.cause is StopCause.SAVED and before.power_state is PowerState.SAVED and domain.phase is Phase.STOPPED:
-        # Somebody removed the saved memory, so no memory is left elsewhere.
+        # Somebody removed the saved memory, so a start can no longer lose it.
         return replace(stop, cause=StopCause.EXTERNAL, message="Somebody removed the saved memory of the VM.")
     rebooted = before.node_boot_id != view.node.boot_id
     may_be_host = stop.cause in {StopCause.GUEST, StopCause.EXTERNAL, StopCause.UNKNOWN} or (
@@ -139,12 +145,12 @@ def _reconsidered(stop: LastStop, before: Status, view: View, domain: Domain) ->
 
 
 def new_stop(cause: StopCause, now: Now) -> LastStop:
-    """A stop that this pass has found."""
+    """Return the record of a stop that this pass has found."""
     return LastStop(cause, now.to_api(), MESSAGES[cause])
 
 
 def _stop_notices(view: View, stop: LastStop) -> tuple[Notice, ...]:
-    """The Event of a stop that virtsync did not cause; its own actions have their own Events."""
+    """Return the Event of a stop that virtsync did not cause. A stop by virtsync has the Event of the action."""
     if stop.cause is StopCause.AGENT:
         return ()
     vm = view.vm
@@ -154,5 +160,5 @@ def _stop_notices(view: View, stop: LastStop) -> tuple[Notice, ...]:
 
 
 def restored(evidence: frozenset[Evidence]) -> bool:
-    """The last start restored saved memory."""
+    """Whether the last start restored saved memory."""
     return Evidence.STARTED_RESTORED in evidence

@@ -1,4 +1,4 @@
-"""The input and the output of a decision. Values only."""
+"""The input and the output of a decision: values without behavior."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from controller.api.virtualmachine import LastStop, Operation, PowerState, Reaso
 
 
 class Phase(Enum):
-    """What an observed domain is doing: finer than its power state, because decisions need the difference."""
+    """The state of an observed domain. One power state can have several phases, between which decisions distinguish."""
 
     RUNNING = PowerState.RUNNING, "on"
     STARTING = PowerState.STARTING, "on"
@@ -31,14 +31,14 @@ class Phase(Enum):
     UNKNOWN = PowerState.UNKNOWN, "unknown"
 
     power_state: PowerState
-    """The power state that users see."""
+    """The power state in the report."""
     on: bool
-    """QEMU is alive."""
+    """Whether the domain has a QEMU."""
     off: bool
-    """There is no QEMU, and libvirt still knows the domain."""
+    """Whether the domain has no QEMU."""
 
     def __init__(self, power_state: PowerState, qemu: str, _detail: str = "") -> None:
-        """Compute each attribute once: a relist reads them thousands of times."""
+        """Compute each attribute once, because a relist reads them thousands of times."""
         self.power_state, self.on, self.off = power_state, qemu == "on", qemu == "off"
 
 
@@ -53,7 +53,10 @@ class Drift(Enum):
 
 
 class Evidence(Enum):
-    """The detail of a stop or start event: it explains what an observation confirmed, and never causes an action."""
+    """The detail of a libvirt event about a start or a stop.
+
+    Evidence explains a stop or start that an observation has confirmed. It never causes an action.
+    """
 
     STOPPED_MIGRATED = "STOPPED/MIGRATED"
     STOPPED_CRASHED = "STOPPED/CRASHED"
@@ -75,28 +78,28 @@ class Domain:
     name: str
     phase: Phase
     id: int | None = None
-    """libvirt's number for this run of QEMU; None while off."""
+    """libvirt's number for this run of QEMU; None: there is no QEMU that libvirt knows."""
     state: str = ""
     reason: str = ""
     persistent: bool = True
     autostart: bool = False
     run_since: datetime | None = field(default=None, compare=False)
-    """When this run of QEMU began, by the host's wall clock: the time of its pid file. None: not known."""
+    """When this run of QEMU began: the time of its pid file, by the host's wall clock. None: not known."""
 
     @property
     def lingers(self) -> bool:
-        """libvirt shows the domain off, but its QEMU has not exited."""
+        """Whether libvirt reports the domain off, but its QEMU has not exited."""
         return self.phase is Phase.SHUTTING_DOWN and self.id is None
 
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """libvirt returned "no such domain"; no other answer means this."""
+    """libvirt has returned "no such domain". No other answer of libvirt leads to this observation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """The remembered UUID is gone, and another domain has the name."""
+    """The domain with the UUID in the status no longer exists, and another domain has its name."""
 
     uuid: UUID
     name: str
@@ -104,7 +107,7 @@ class Replaced:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """The domain exists, and belongs to an older object."""
+    """The domain exists, but belongs to an older VirtualMachine object."""
 
     owner: VmKey
     uuid: UUID
@@ -112,11 +115,11 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """libvirt gave no answer: nothing is known about the domain, and no action follows."""
+    """libvirt gave no answer, so nothing is known about the domain, and virtsync takes no action."""
 
     message: str
     busy: bool = False
-    """libvirt answers about other domains: another call holds the lock of this one."""
+    """Whether libvirt answers about other domains, so that another call must hold libvirt's lock of this domain."""
 
 
 Observation = Domain | Absent | Replaced | Conflict | Unreadable
@@ -126,7 +129,7 @@ Observation = Domain | Absent | Replaced | Conflict | Unreadable
 
 
 class Action(Enum):
-    """The actions on a domain, and the Event that is written after each."""
+    """The actions on a domain. The value of each contains the reason of the Event that virtsync writes after it."""
 
     START = EventReason.STARTED
     START_PAUSED = EventReason.STARTED, "paused"
@@ -143,13 +146,13 @@ class Action(Enum):
 
     @property
     def starts(self) -> bool:
-        """The action starts a QEMU, so it waits for its turn."""
+        """Whether the action starts a QEMU."""
         return self in (Action.START, Action.START_PAUSED)
 
 
 @dataclass(frozen=True, slots=True)
 class PowerAction:
-    """One action on one domain as it was observed; if the domain has changed since, nothing is done."""
+    """One action on one domain as it was observed. If the domain has changed since, virtsync does not act on it."""
 
     kind: Action
     domain: Domain
@@ -159,15 +162,15 @@ class Result(Enum):
     """How an action ended."""
 
     DONE = "done"
-    ALREADY = "already"  # somebody else did the same first: neither a failure nor an Event
-    STALE = "stale"  # the domain was not as observed: nothing was done
+    ALREADY = "already"  # somebody else had done the same before; this is no failure, and leads to no Event
+    STALE = "stale"  # the domain was not as observed, so virtsync did not act on it
     REFUSED = "refused"  # libvirt returned an error
-    UNKNOWN = "unknown"  # no answer in time: observe, never repeat blindly
+    UNKNOWN = "unknown"  # libvirt gave no answer in time; observe the domain before any repetition
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an action; an input of the next pass."""
+    """The outcome of one action. The next pass reads it."""
 
     action: Action
     result: Result
@@ -175,7 +178,10 @@ class Outcome:
 
 
 class Qemu(Enum):
-    """Whether the QEMU of a domain that libvirt shows off still exists, by the lock that QEMU holds on its pid file."""
+    """Whether the last QEMU of a domain that libvirt reports off still exists.
+
+    QEMU holds a lock on its pid file for as long as it exists.
+    """
 
     GONE = "gone"
     ALIVE = "alive"
@@ -184,98 +190,111 @@ class Qemu(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the host is asked about a domain only when an action is due, because most passes do not need it."""
+    """Facts about a domain that virtsync requests only when an action is due, because most passes do not need them."""
 
     job: str = ""
-    """The libvirt job that owns the domain: backup, migration, save, dump, snapshot, or just job; empty: none."""
+    """The libvirt job that owns the domain: backup, migration, save, dump, snapshot or job. Empty: there is no job."""
     never_ran: bool = False
-    """The VM is paused, and its CPUs have not run since it was started: the guest has nothing to save."""
+    """Whether the VM is paused and its CPUs have not run since its start, so that the guest has no unsaved data."""
     qemu: Qemu = Qemu.GONE
-    """Of a domain that is off: whether its last QEMU has really exited."""
+    """For a domain that is off: whether its last QEMU still exists."""
     hangs: bool = False
-    """The QEMU has not answered a request of libvirt, whichever client caused it."""
+    """Whether QEMU has not answered a request of libvirt. The request can come from any client of libvirt."""
     reboots_on_poweroff: bool = False
-    """`<on_poweroff>restart`: a shutdown would be a reboot."""
+    """Whether the definition has `<on_poweroff>restart`, so that a shutdown would be a reboot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A Kubernetes Event to be written about a VM."""
+    """A Kubernetes Event about a VM that virtsync is about to write."""
 
     reason: str
     note: str
     warning: bool = False
     action: str = "Observe"
-    """What virtsync did, if it did more than observe."""
+    """What virtsync did: the name of an action, or Observe."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopAttempt:
-    """What this process knows about a stop in flight, of one run of one domain."""
+    """What this process knows about the stop in flight of one run of a domain."""
 
     domain_id: int | None
     start_time: datetime
-    """Of the operation, as in the status."""
+    """The start time of the operation in the status."""
     since: Now
+    """When this process first observed the stop."""
     deadline: Now
+    """When the grace period ends."""
     asked_first: Now | None = None
-    """When this process first pressed the power button of this run."""
+    """When this process first pressed the power button during this run."""
     asked_last: Now | None = None
+    """When this process last pressed the power button during this run."""
 
 
 @dataclass(frozen=True, slots=True)
 class VmMemory:
-    """In-process state of a VM, lost on restart; a new process decides the same without it, sometimes later."""
+    """In-process state of a VM, lost on restart. A new process makes the same decisions without it, sometimes later."""
 
     uid: str = ""
+    """The uid of the object. A memory with another uid is not used."""
     held: bool = False
-    """The last pass that observed the domain found it held, whether or not that could be reported."""
+    """Whether a hold forbade a due action in the last pass that observed the domain, reported or not."""
     drift: Drift | None = None
-    """As of the last pass that observed the domain."""
+    """The drift in the last pass that observed the domain."""
     drift_since: Now | None = None
+    """Since when that drift counts for the settle time; None: no settle time applies."""
     phase: Phase | None = None
+    """The phase in the last pass that observed the domain."""
     phase_since: Now | None = None
+    """Since when the domain has been in that phase."""
     off_since: Now | None = None
     """Since when each pass of this process has observed the domain off, with no call and no outage in between."""
     off_doubted: bool = False
-    """The domain went off during a stop that this process did not send."""
+    """Whether the domain went off during a stop that this process did not send, so that its QEMU might still exist."""
     stop_attempt: StopAttempt | None = None
+    """The stop in flight; None: there is none, or the last pass observed nothing."""
     start: Operation | None = None
     """The record of a start that this process last wrote, or tried to write."""
     start_called: bool = False
-    """The recorded call has been made."""
+    """Whether libvirt might have received the call of that start."""
     start_counted: bool = False
-    """The start counts in `restartCount`."""
+    """Whether that start has increased `restartCount`."""
     next_attempt: Now | None = None
-    next_attempt_told: datetime | None = None
+    """When the wait of the backoff ends; None: there is no backoff."""
+    next_attempt_from: datetime | None = None
     """The time in the status from which `next_attempt` was computed."""
     scheduled: datetime | None = None
+    """The requested time of a restart that this process has observed to be in the future."""
     scheduled_passed: Now | None = None
+    """When this process first observed that the time in `scheduled` had passed."""
     jobless_since: Now | None = None
+    """Since when it is known that no job causes the pause of the domain; None: a job does, or that is not known."""
     job: str = ""
+    """The libvirt job that owned the domain when the host was last asked; empty: there was no job."""
     job_since: Now | None = None
-    """Since when that libvirt job was observed to own the domain."""
+    """When this process first observed that job."""
     outcome: Outcome | None = None
-    """Of the action that ended since the last pass; the next pass consumes it."""
+    """The outcome of the action that has ended since the last pass. The next pass uses and removes it."""
     unreported_stop: LastStop | None = None
     """The first stop that could not be reported yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a decision needs to know about the node."""
+    """The facts about the node that a decision needs."""
 
     name: str
     boot_id: str
     observe_only: bool = False
     blocked: str = ""
-    """Why this agent may not act, as one sentence; empty when it may."""
+    """A message about why this agent is not allowed to act; empty: it is allowed to act."""
     braked_until: Now | None = None
-    """Several VMs went off together: until then, virtsync starts none and applies no restartPolicy."""
+    """When the brake is released. Until then, virtsync starts no VM and applies no restartPolicy. None: no brake."""
     host_uuid: UUID | None = None
     """libvirt's UUID of the machine; None: not known, or not stable."""
     libvirtd_since: datetime | None = None
-    """When libvirtd was started, by the wall clock: the time of its driver.pid. None: not known."""
+    """When libvirtd was started: the time of its driver.pid, by the host's wall clock. None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,36 +308,37 @@ class View:
     memory: VmMemory = field(default_factory=VmMemory)
     evidence: frozenset[Evidence] = frozenset()
     facts: Facts | None = None
-    """None: not asked yet; the host is asked only when an action is due."""
+    """None: not requested yet. virtsync requests the facts only when an action is due."""
     call: Action | None = None
-    """An action on this domain that has not returned."""
+    """An action on this domain that has not returned; None: there is none."""
     call_since: Now | None = None
+    """When that action was called."""
     crowded: bool = False
-    """The maximum number of concurrent calls has not returned."""
+    """Whether the maximum number of concurrent calls is in progress, so that no other call can begin."""
     turn_in_s: float = 0.0
-    """How long the due action must wait for its turn."""
+    """How many seconds the due action must wait for its turn; 0: it need not wait."""
 
     @property
     def call_starts(self) -> bool:
-        """A start of this process has not returned."""
+        """Whether a start call of this process has not returned."""
         return self.call is not None and self.call.starts
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a row of the table decides: a reason, a message, at most one action, and when to observe again."""
+    """The decision of one row of the table: a reason, a message, at most one action, and when to observe again."""
 
     reason: Reason
     message: str
     action: Action | None = None
     recheck_s: float | None = None
     status: Status | None = None
-    """The draft with what this verdict records before its action; None if it records nothing."""
+    """The draft with the record that must be written before the action; None: the verdict records nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The output of a decision: what to report, at most one action, and when to observe again."""
+    """The output of a decision: the report, at most one action, and when to observe again."""
 
     reason: Reason
     message: str

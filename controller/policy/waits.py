@@ -1,4 +1,4 @@
-"""The settings that say how long decisions wait: for drift correction, starts and stops. Pure."""
+"""The wait settings of the policy, for drift correction, starts and stops. Pure."""
 
 from __future__ import annotations
 
