@@ -42,7 +42,7 @@ log = structlog.get_logger()
 
 
 def now() -> Now:
-    """Return the current moment on both clocks."""
+    """Return the current moment, on the wall clock and on the monotonic clock."""
     return Now(datetime.now(UTC), time.monotonic())
 
 

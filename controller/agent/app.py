@@ -314,10 +314,7 @@ class Agent:
 
     def _directory_removed(self) -> None:
         if not self._exit_code:
-            log.error(
-                "libvirt socket directory was removed and re-created; exiting, so that the restarted Pod mounts"
-                " the new one"
-            )
+            log.error("libvirt socket directory was removed; exiting, so that a restarted Pod mounts the new one")
             self._exit_code = DIRECTORY_REMOVED
             self._end()
 

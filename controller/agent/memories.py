@@ -10,9 +10,10 @@ from controller.policy.view import Step, View, VmMemory
 
 
 class PassMemories:
-    """The VmMemory of each VM of one agent, with its write conflicts and the time of its first event. Thread-safe.
+    """What one agent keeps of each VM between two passes. Thread-safe.
 
-    No method calls libvirt or the API server.
+    For each VM: the VmMemory, the number of consecutive write conflicts, and the time of the first event since its
+    last pass began. No method calls libvirt or the API server.
     """
 
     def __init__(self) -> None:

@@ -196,7 +196,7 @@ class Reconciler:
                 except (Conflicted, Vanished):
                     continue  # the VM's own pass has reported, or the watch delivers the newer version
                 except (Transient, Rejected) as error:
-                    log.warning("could not report an overdue lookup", vm=str(key), error=str(error))
+                    log.warning("could not report a VM that libvirt does not answer for", vm=str(key), error=str(error))
                 finally:
                     # The VM's own pass might have ended during this write without a report, so it is repeated.
                     self._queue.add(key)

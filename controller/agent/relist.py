@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 def differs(vm: VirtualMachine, domain: Domain | None) -> bool:
-    """Whether the report of a VM differs from its domain in a list of libvirt; None: the list does not have it."""
+    """Whether the report of a VM differs from its domain in a list of libvirt; `domain` is None if it is not listed."""
     status = vm.status
     if domain is None:
         return status.power_state is not PowerState.ABSENT

@@ -120,8 +120,8 @@ class Settings:
         "--start-parallel",
         Section.STARTS,
         Whole(1, 4),
-        "How many VMs to start in parallel. Starts that hang are replaced by further ones; in total at most twice this"
-        " number, and at most 4.",
+        "How many VMs to start in parallel. For each start that hangs, one more may begin: at most twice this number in"
+        " all, and never more than 4.",
         default="2",
     )
     start_interval_s: float = setting(
@@ -151,7 +151,7 @@ class Settings:
         Section.RESYNC,
         Duration(),
         "After an API server outage, each agent waits a random time up to this before it lists the VirtualMachines, so"
-        " that not all agents list at once (jitter).",
+        " that not all agents list at once (jitter). Two such lists are at least 60s apart.",
         default="10s",
     )
     workers: int = setting(

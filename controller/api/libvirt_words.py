@@ -1,7 +1,7 @@
-"""The names of libvirt's domain states and their reasons, for `status.libvirt` and for decisions. Pure.
+"""The names of libvirt's domain states, and of the reasons that decisions compare with. Pure.
 
-Source: the enums virDomainState and virDomain*Reason of libvirt-domain.h. Each enum here has libvirt's numeric order. A
-name that only a newer libvirt has stays plain text.
+Source: the enums virDomainState and virDomain*Reason of libvirt-domain.h. Each enum here has libvirt's numeric order.
+`status.libvirt` can also contain plain text: reasons of other states, and STATE_n or REASON_n for an unknown number.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ def agent(**given: Any) -> None:
 
     After each libvirt event, the agent observes the VM and writes its power state into the status of the
     VirtualMachine, usually within milliseconds. If the power state differs from spec.powerState, the agent starts,
-    stops, pauses, resumes or wakes up the VM, unless a hold, --observe-only or spec.restartPolicy prevents this. If
+    stops, pauses, resumes or wakes up the VM, unless a hold (an annotation hold.virtsync.dev/NAME), --observe-only or
+    spec.restartPolicy prevents this. If
     somebody else changed the VM, the agent first waits for a settle time, in which they can change it back.
 
     Durations are 500ms, 10s, 15m, 1h or plain seconds; 0, where allowed, means no wait. Each flag can also be set by

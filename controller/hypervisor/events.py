@@ -145,7 +145,7 @@ class Evidences:
     def observed_absent(self, uuid: UUID, asked_s: float) -> None:
         """Record that an observation that began at `asked_s` did not find the domain.
 
-        A later domain with this UUID does not inherit the evidence.
+        A later domain with this UUID does not inherit the evidence of a stop.
         """
         if uuid in self._histories:
             with self._lock:

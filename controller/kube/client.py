@@ -221,7 +221,7 @@ def _error(status: int, text: bytes, retry_after_s: float) -> Exception:  # noqa
 
 
 def _cause(error: BaseException) -> str:
-    """Return the innermost reason as one line. The messages of the outer exceptions are long and repeat the URL."""
+    """Return the reason inside the outer exception as one line. The outer message is long and repeats the URL."""
     reason = getattr(error, "reason", None) or error
     # For a TLS error, the kubernetes client puts the name of the error on a line before the message.
     return (str(reason).strip().splitlines() or [type(reason).__name__])[-1]

@@ -114,7 +114,10 @@ class KubeStore:
             self._mark_uncertain(key)
 
     def refresh_uncertain(self, key: VmKey) -> None:
-        """Read the object again if it is uncertain. Otherwise send no request. Raises Transient, Rejected."""
+        """Read the object again if it is marked uncertain: the cached version might not be the current one.
+
+        Otherwise send no request. Raises Transient, Rejected.
+        """
         with self._lock:
             uncertain = key in self._uncertain
         if uncertain:

@@ -120,7 +120,10 @@ class Brake:
             self._half = at
 
     def _half_went_off(self, by: Now) -> bool:
-        """Whether at least half of the VMs that were on have gone off within the window that ends at this moment."""
+        """Whether at least half of the VMs that were on, and at least `brake_count`, were stopped by others.
+
+        Only stops within the window that ends at this moment count.
+        """
         window_s = self._waits.brake_window_s
         went = {
             key

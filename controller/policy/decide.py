@@ -95,7 +95,7 @@ def let_it_stop(s: Situation) -> Verdict:
     deadline = s.memory.stop_attempt.deadline
     message = (
         "A stop of the VM had begun before spec.powerState became Running, and a shutdown request cannot be canceled. "
-        f"virtsync starts the VM when it is off. If the VM is still on at {clock(deadline)}, virtsync does not stop it."
+        f"virtsync starts the VM when it is off. If the VM is still on at {clock(deadline)}, virtsync leaves it on."
     )
     return forbidden(s) or Verdict(Reason.RESTARTING, message, recheck_s=s.now.until(deadline))
 
@@ -141,7 +141,11 @@ def _why_off(s: Situation) -> str:
     if s.cause in {None, StopCause.CRASH}:
         return f"The VM has crashed{cause} and"
     unknown = s.cause is StopCause.UNKNOWN
-    but = f"virtsync did not observe the stop{cause}" if unknown else f"the cause of the stop is {s.cause}"
+    but = (
+        f"virtsync did not observe the stop{cause}"
+        if unknown
+        else f"virtsync determined the cause of the stop as {s.cause}"
+    )
     return f"libvirt reports a crash of the VM, but {but}. The VM"
 
 

@@ -232,7 +232,7 @@ def settling(s: Situation, due_action: DueAction | None = None) -> Verdict | Non
 
 
 def braked(s: Situation, due_action: DueAction | None = None) -> Verdict | None:
-    """Delay a start while the brake (a circuit breaker) is on, because the host might be shutting down.
+    """Delay a start, or the acceptance of a stop, while the brake (a circuit breaker) is on.
 
     The brake does not delay a start that follows a change of spec.powerState or a requested restart.
     """

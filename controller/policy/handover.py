@@ -38,7 +38,10 @@ def is_foreign(report: Status, node: Node) -> bool:
 
 
 def unresolved(report: Status, view: View) -> Elsewhere | None:  # noqa: PLR0911 - one rule a line
-    """Return why this report forbids a start on this host; None: it permits a start, or this host wrote it."""
+    """Return why this report forbids a start on this host.
+
+    None: it permits a start, this host wrote it, or the VM already runs here.
+    """
     seen = view.observed
     if not is_foreign(report, view.node) or _runs_here(view):
         return None

@@ -188,7 +188,7 @@ def _polite(s: Situation) -> Action | None:
 
 
 def _press_in_s(s: Situation) -> float | None:
-    """Return in how many seconds to press the power button; None: pressing it has no effect.
+    """Return in how many seconds to press the power button; None: pressing it would not shut the VM down.
 
     virtsync presses the button repeatedly, because a guest that is booting ignores it.
     """

@@ -30,9 +30,9 @@ class Waits:
         "--brake-count",
         Section.DRIFT,
         Whole(2, 1000),
-        "If this many VMs stop within --brake-window and virtsync did not stop them (a guest's own power-off counts),"
-        " assume that the host is shutting down: start only VMs that the user has just asked to start or restart (a"
-        " circuit breaker).",
+        "If this many VMs stop within --brake-window because their guests powered off, or somebody stopped or saved"
+        " them, assume that the host is shutting down: start only VMs that the user has just asked to start or restart"
+        " (a circuit breaker).",
         default="3",
     )
     brake_window_s: float = setting(
@@ -83,8 +83,8 @@ class Waits:
         "--force-wait",
         Section.STOPS,
         Duration(),
-        "How long this agent waits for a guest, from its first press of the power button, before it forces the VM off,"
-        " even if the grace period is over; a shorter grace period replaces this.",
+        "The shortest time between this agent's first press of a guest's power button and forcing the VM off, even if"
+        " the grace period ends earlier. If the whole grace period is shorter than this, it counts instead.",
         default="30s",
     )
     schedule_confirm_s: float = setting(

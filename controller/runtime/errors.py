@@ -26,4 +26,4 @@ class Conflicted(Transient):
 
 
 class CircuitOpen(Transient):
-    """The circuit breaker is open: the server has not answered recent requests, so this request was not sent."""
+    """The circuit breaker is open: several connections have failed since the last response. Nothing was sent."""

@@ -417,15 +417,17 @@ def until_taken_over(world: World, before: dict[Guest, Json]) -> None:
 
 
 def reports_before(world: World, *guests: Guest) -> dict[Guest, Json]:
-    """The statuses that the version before has left."""
-    before: dict[Guest, Json] = {guest: world.get(guest)["status"] for guest in guests}
-    assert not any(status.keys() & NEW_FIELDS for status in before.values())
-    return before
+    """The statuses that the version before has left, without their messages."""
+    before = {guest: world.get(guest) for guest in guests}
+    assert not any(vm["status"].keys() & NEW_FIELDS for vm in before.values())
+    return {guest: without_new(vm) for guest, vm in before.items()}
 
 
 def without_new(vm: Json) -> Json:
-    """Its status as the version before knows it."""
-    return {key: value for key, value in vm["status"].items() if key not in NEW_FIELDS}
+    """Its status as the version before knows it, but for the messages: each version has its own words."""
+    kept = {key: value for key, value in vm["status"].items() if key not in NEW_FIELDS}
+    words = [{key: value for key, value in one.items() if key != "message"} for one in kept["conditions"]]
+    return kept | {"conditions": words}
 
 
 def cannot_look(vm: Json) -> bool:

@@ -459,7 +459,7 @@ def test_a_recalled_stop_is_over_at_its_old_deadline_whatever_the_wall_clock_say
     assert waiting.recheck_s == pytest.approx(59)
     assert waiting.message == (
         "A stop of the VM had begun before spec.powerState became Running, and a shutdown request cannot be canceled. "
-        "virtsync starts the VM when it is off. If the VM is still on at 00:01:00Z, virtsync does not stop it."
+        "virtsync starts the VM when it is off. If the VM is still on at 00:01:00Z, virtsync leaves it on."
     )
     assert vm.look(Phase.RUNNING, after_s=58.5).reason is Reason.RESTARTING
     assert vm.look(Phase.RUNNING, after_s=0.5).reason is Reason.IN_SYNC
