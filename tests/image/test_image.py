@@ -148,7 +148,7 @@ def test_every_module_of_the_agent_is_in_it_and_finds_what_it_needs(image: Image
 def test_all_that_an_agent_loads_is_compiled(image: Image) -> None:
     """It could keep no bytecode where it runs: each start would compile all anew."""
     loaded = image.run("-v", "-c", "import controller.agent.app", entrypoint=("python",))
-    assert re.search(r"matches /opt/virtsync/.*/controller/app\.py", loaded)
+    assert re.search(r"matches /opt/virtsync/.*/controller/agent/app\.py", loaded)
     assert re.findall(r"# code object from '?(/(?:opt|usr)/.*\.py)'?$", loaded, re.MULTILINE) == []
 
 
