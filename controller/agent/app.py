@@ -8,13 +8,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 import structlog
 
+from controller.agent.acting import now
 from controller.agent.brake import NodeBrake
 from controller.agent.domain_index import DomainIndex
 from controller.agent.metrics import Metrics
@@ -24,7 +24,6 @@ from controller.agent.ownership import Ownership
 from controller.agent.reconcile import Reconciler
 from controller.agent.relist import ApiRelist, LibvirtRelist
 from controller.agent.settings import Settings
-from controller.api.clock import Now
 from controller.api.virtualmachine import VmKey
 from controller.hypervisor.connection import Hypervisor
 from controller.hypervisor.host import LibvirtHost
@@ -273,11 +272,11 @@ class Agent:
         The domain index needs them to find the owner of each domain, and the brake and the metrics need the last
         reports.
         """
-        now = Now(datetime.now(UTC), time.monotonic())
+        moment = now()
         vms = self._store.vms()
         for vm in vms:
             self._domain_index.enter(vm)
-            self._brake.note(vm.key, vm.status, now)
+            self._brake.note(vm.key, vm.status, moment)
             self._metrics.observed(vm, vm.status)
             self._node_conflict.check(vm, self._node())
         self._unreported = {vm.key for vm in vms}
