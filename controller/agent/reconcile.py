@@ -9,7 +9,6 @@ the queue and the metrics.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Protocol
 from uuid import UUID
 
@@ -22,6 +21,7 @@ from controller.agent.lookups import Lookups
 from controller.agent.memories import PassMemories
 from controller.api.clock import Now
 from controller.api.names import EventReason
+from controller.api.values import replace
 from controller.api.virtualmachine import Address, OperationType, Reason, Status, StopCause, VirtualMachine, VmKey
 from controller.policy.decide import decide
 from controller.policy.start_limiter import StartLimiter

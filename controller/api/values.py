@@ -10,7 +10,7 @@ else:
     import dataclasses
 
     def replace(value, **fields):
-        """Return a copy of `value` with these fields, as `dataclasses.replace` does; `value` itself if nothing changes.
+        """Return a copy with these fields, as `dataclasses.replace` does; `value` itself if all of them are equal (==).
 
         A copy of a status takes 5 us. A decision calls this 19 times, and most of the calls change nothing (measured).
         """

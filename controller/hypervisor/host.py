@@ -6,13 +6,13 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
 import libvirt
 
 from controller.api.libvirt_words import State
+from controller.api.values import replace
 from controller.api.virtualmachine import Address, PowerState
 from controller.hypervisor import states
 from controller.hypervisor.connection import Hypervisor
