@@ -287,18 +287,8 @@ def no_turn(s: Situation, due_action: DueAction) -> Verdict | None:
     return Verdict(due_action.reason, message, recheck_s=s.view.turn_in_s)
 
 
-FORBIDDING: tuple[Callable[[Situation], Verdict | None], ...] = (held, observe_only, not_allowed)
-GATES: tuple[Gate, ...] = (
-    held,
-    observe_only,
-    not_allowed,
-    libvirt_busy,
-    qemu_alive,
-    settling,
-    braked,
-    backing_off,
-    no_turn,
-)
+FORBIDDING = (held, observe_only, not_allowed)
+GATES: tuple[Gate, ...] = (*FORBIDDING, libvirt_busy, qemu_alive, settling, braked, backing_off, no_turn)
 
 
 def _refused(s: Situation) -> str:
