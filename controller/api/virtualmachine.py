@@ -237,6 +237,11 @@ class Status:
         ready = self.condition(ConditionType.READY)
         return ready.reason if ready else Reason.PENDING
 
+    def message_of(self, reason: str) -> str | None:
+        """Return the message of Ready if this is its reason, otherwise None."""
+        ready = self.condition(ConditionType.READY)
+        return ready.message if ready and ready.reason == reason else None
+
     @property
     def decided(self) -> str:
         """`decided_reason`, or the reason of Ready if an older version wrote the status without `decided_reason`."""

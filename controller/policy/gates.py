@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from controller.api.clock import Now
 from controller.api.libvirt_words import PauseReason
-from controller.api.names import ConditionType
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, Status
 from controller.policy.situation import Situation
@@ -137,15 +136,11 @@ def libvirt_busy(s: Situation, due_action: DueAction) -> Verdict | None:
     A forced stop does not wait for a request that hangs, because the forced stop ends that request.
     """
     view, reason, force = s.view, due_action.reason, due_action.action is Action.DESTROY
-    if answer_in_s := _answer_in_s(s):
+    if left_s := answer_in_s(s):
         # The message of the last report is still correct; another message would cause another write.
-        ready = s.history.condition(ConditionType.READY)
-        said = (
-            ready.message
-            if ready and ready.reason == reason
-            else "libvirt has not answered the last request for this VM yet."
-        )
-        return Verdict(reason, said, recheck_s=answer_in_s)
+        reported = s.history.message_of(reason)
+        message = "libvirt has not answered the last request for this VM yet." if reported is None else reported
+        return Verdict(reason, message, recheck_s=left_s)
     if view.call and (not force or view.call is Action.DESTROY):
         message = f"libvirt has not answered the last request (to {REQUESTS[view.call]}) yet."
         return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=2.0)
@@ -187,10 +182,10 @@ def job_kind(s: Situation) -> str:
 
 def overdue(s: Situation) -> bool:
     """Whether a call on the domain has not returned within ACTION_OVERDUE_S."""
-    return _answer_in_s(s) == 0
+    return answer_in_s(s) == 0
 
 
-def _answer_in_s(s: Situation) -> float | None:
+def answer_in_s(s: Situation) -> float | None:
     """Return in how many seconds the call on the domain is overdue; None: there is no call."""
     since = s.view.call_since
     return s.now.until(since.plus(ACTION_OVERDUE_S)) if since else None
@@ -264,13 +259,9 @@ def backing_off(s: Situation, due_action: DueAction) -> Verdict | None:
         reason = Reason.START_FAILED if due_action.starts else Reason.ACTION_FAILED
         return Verdict(reason, f"libvirt refused to {_refused(s)}: {s.refusal.rstrip('.')}. {again}", recheck_s=left_s)
     if failed:
-        ready = s.history.condition(ConditionType.READY)
-        said = (
-            ready.message
-            if ready and ready.reason == s.history.decided
-            else f"libvirt refused the last attempt. {again}"
-        )
-        return Verdict(Reason(s.history.decided), said, recheck_s=left_s)
+        reported = s.history.message_of(s.history.decided)
+        message = f"libvirt refused the last attempt. {again}" if reported is None else reported
+        return Verdict(Reason(s.history.decided), message, recheck_s=left_s)
     if s.phase is Phase.PAUSED_IO_ERROR:
         message = f"An I/O error keeps pausing the VM (is its disk full?). {again}"
         return Verdict(Reason.PAUSED_BY_IO_ERROR, message, recheck_s=left_s)

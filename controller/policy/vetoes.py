@@ -6,11 +6,11 @@ For each veto there is a function that checks whether it applies, and a function
 from __future__ import annotations
 
 from controller.api.libvirt_words import OffReason
-from controller.api.names import CONFIRMED_OFF, ConditionType
+from controller.api.names import CONFIRMED_OFF
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, StopCause
 from controller.policy import stops as causes
-from controller.policy.gates import ACTION_OVERDUE_S, braked, holders, power_predicate, settling
+from controller.policy.gates import answer_in_s, braked, holders, power_predicate, settling
 from controller.policy.handover import AT_WORK, Elsewhere, vouching
 from controller.policy.situation import UNSEEN, Situation
 from controller.policy.view import Absent, Conflict, Phase, Replaced, Unreadable, Verdict
@@ -60,11 +60,10 @@ def is_start_in_flight(s: Situation) -> bool:
 def start_in_flight(s: Situation) -> Verdict:
     """Wait for the result, whatever the spec says now, because libvirt might have received the call."""
     assert s.operation  # noqa: S101 - a pending start is always recorded
-    ready, since = s.history.condition(ConditionType.READY), s.view.call_since
-    left_s = s.now.until(since.plus(ACTION_OVERDUE_S)) if since else 0.0
-    if left_s > 0 and ready and ready.reason == Reason.STARTING:
+    reported, left_s = s.history.message_of(Reason.STARTING), answer_in_s(s)
+    if left_s and reported is not None:
         # The message of the recorded start is still correct; another message would cause another write.
-        return Verdict(Reason.STARTING, ready.message, recheck_s=left_s)
+        return Verdict(Reason.STARTING, reported, recheck_s=left_s)
     since_when = f"{s.operation.start_time:%H:%M:%SZ}"
     message = f"The VM has been starting since {since_when}, and libvirt has not reported the result yet."
     if s.desired is DesiredPowerState.STOPPED:
