@@ -11,6 +11,11 @@ def api_time(time: datetime) -> str:
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
+def micro_time(time: datetime) -> str:
+    """Return a time in the format of Leases and Events (MicroTime): RFC 3339 in UTC, always with microseconds."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 @dataclass(frozen=True, slots=True)
 class Now:
     """One moment on two clocks: the wall clock, for users, and the monotonic clock, for waits. Immutable."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from controller.api.clock import micro_time
 from controller.api.names import AGENT_CONTROLLER, GROUP, KIND, VERSION
 from controller.api.text import comparable, sanitized, without_log_times
 from controller.api.virtualmachine import VirtualMachine
@@ -92,7 +93,7 @@ class EventRecorder:
         known = self._series.get(key)
         if known:
             known.count, known.last_s = known.count + 1, now_s
-            series = {"count": known.count, "lastObservedTime": _micro(at)}
+            series = {"count": known.count, "lastObservedTime": micro_time(at)}
             try:
                 self._api.request("PATCH", known.path, {"series": series}, content_type="application/merge-patch+json")
             except Vanished:
@@ -111,7 +112,7 @@ class EventRecorder:
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
             "metadata": {"name": name, "namespace": vm.key.namespace},
-            "eventTime": _micro(at),
+            "eventTime": micro_time(at),
             "type": "Warning" if notice.warning else "Normal",
             "reason": notice.reason,
             "action": notice.action or "Observe",
@@ -127,7 +128,3 @@ class EventRecorder:
                 "resourceVersion": vm.resource_version,
             },
         }
-
-
-def _micro(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

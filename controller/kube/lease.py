@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import structlog
 
-from controller.api.clock import exponential_s
+from controller.api.clock import exponential_s, micro_time
 from controller.api.names import AGENT, GROUP
 from controller.kube.client import Api
 from controller.policy.leases import Claim, Lease, Seen, claim, held_until_s, look
@@ -168,7 +168,7 @@ class NodeLease:
 
     def _write_released(self) -> None:
         if self._is_ours():
-            at = _micro()
+            at = micro_time(datetime.now(UTC))
             # client-go's ReleaseOnCancel writes the same fields.
             free = {"holderIdentity": "", "leaseDurationSeconds": 1, "acquireTime": at, "renewTime": at}
             self._write(self._raw | {"spec": self._raw["spec"] | free})
@@ -178,7 +178,7 @@ class NodeLease:
 
     def _claimed(self, what: Claim, lock: str) -> Json:
         """Return the Lease that this agent writes to claim it."""
-        at = _micro()
+        at = micro_time(datetime.now(UTC))
         metadata, spec = self._raw.get("metadata", {}), self._raw.get("spec", {})
         annotations = (metadata.get("annotations") or {}) | {LOCK: f"{self._identity} {lock}" if lock else None}
         mine = {"holderIdentity": self._identity, "leaseDurationSeconds": int(self._duration_s), "renewTime": at}
@@ -225,7 +225,3 @@ class NodeLease:
             renewed=spec.get("renewTime") or "",
             lock=lock if lock_holder == holder else "",
         )
-
-
-def _micro() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
