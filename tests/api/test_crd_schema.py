@@ -1,13 +1,10 @@
 """What every field of the VirtualMachine schema owes its readers and the API server that must pay for checking it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import yaml
+from tests.api.documents import CRD
 
-ROOT = Path(__file__).parents[2]
-CRD: dict[str, Any] = yaml.safe_load((ROOT / "deploy/crds/virtsync.dev_virtualmachines.yaml").read_text())
 VERSION: dict[str, Any] = CRD["spec"]["versions"][0]
 SCHEMA: dict[str, Any] = VERSION["schema"]["openAPIV3Schema"]
 
