@@ -35,14 +35,8 @@ from controller.runtime.metrics import PassMetrics, WorkQueueMetrics
 CONTROLLER = "virtualmachine"
 """The value of the label that names the controller, in the metrics of reconcile passes and of the work queue."""
 EVENT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-
-
 RESYNC_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-
-
 RESYNCED = ("libvirt", "api")
-
-
 HELD = {Reason.HELD, Reason.OBSERVE_ONLY}
 """The reasons of a VM that differs from its spec because a user or an operator wants no action."""
 

@@ -36,16 +36,10 @@ QUERIES_AT_ONCE, ACTIONS_AT_ONCE = 8, 8
 """The maximum numbers of connections for queries and for actions. Together with the connection for lists, they can make
 17 of the 20 calls that libvirtd serves at a time. One connection of each kind is opened at first, and more on demand.
 """
-
-
 FIRST_CONNECTIONS = 4
 """The number of first connections: one each for events, lists, queries and actions."""
-
-
 IDLE_S = 10.0
 """A connection that was opened on demand is closed when it has been idle for this time."""
-
-
 HANGS_OR_FULL = "either libvirtd hangs, or it has as many clients as max_clients in its configuration allows"
 
 

@@ -15,18 +15,12 @@ from controller.runtime.errors import Transient
 
 KEEPALIVE_S, KEEPALIVE_COUNT = 5, 3
 """If libvirtd hangs, its connections are closed after about 19 s (measured). Without keepalive, they stay open."""
-
-
 OPEN_WITHIN_S = 10.0
 """The timeout for opening a connection. libvirtd accepts a connection within milliseconds, unless it already has
 `max_clients` clients: then the next client waits."""
-
-
 FREE_WITHIN_S = 2.0
 """How long a call waits for a free connection. Most calls take a millisecond, and so does opening a connection
 (measured)."""
-
-
 GROW_AGAIN_S = 30.0
 """How long a pool does not grow after another connection could not be opened."""
 

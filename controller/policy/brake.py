@@ -12,12 +12,8 @@ from controller.policy.waits import Waits
 
 BY_OTHERS = {StopCause.GUEST, StopCause.EXTERNAL, StopCause.SAVED}
 """The causes of stops that count for the brake."""
-
-
 ON = {PowerState.RUNNING, PowerState.PAUSED, PowerState.STARTING, PowerState.SHUTTING_DOWN, PowerState.SUSPENDED}
 """The power states in which the brake counts a VM as on."""
-
-
 USUAL_TIMES, USUAL_WITHIN_S = 2, 3600.0
 """An event that has happened this often within this time is usual, and so not a sign that the host is shutting down."""
 

@@ -16,16 +16,10 @@ from controller.policy.view import Notice, Phase, PowerAction, Step, Unreadable,
 
 MESSAGE_LIMIT = 32768
 """The API allows this many characters in the message of a condition. virtsync limits the bytes to the same number."""
-
-
 EVENT_REASONS = {Reason.DOMAIN_NOT_FOUND, Reason.DOMAIN_REPLACED, Reason.DOMAIN_CONFLICT}
 """Reasons for which virtsync writes an Event when they begin."""
-
-
 NOT_SERVED = {Reason.HANDOVER_UNCONFIRMED} | EVENT_REASONS
 """Reasons that are not Reconciling, and under which a change of the spec still counts as not served."""
-
-
 UNDECIDED = {Reason.LIBVIRT_UNREACHABLE, Reason.HANDOVER_UNCONFIRMED, Reason.SPEC_NOT_UNDERSTOOD}
 """Reasons under which virtsync decides nothing about the domain, so the report keeps the former decision."""
 

@@ -23,8 +23,6 @@ BESIDE = {"backup"}
 ACTION_OVERDUE_S = 5.0
 """An action that has not returned after this time is reported as HypervisorBusy. A start, which usually takes about
 half a second, is reported as Starting, with the time at which it began."""
-
-
 PREDICATES = {PowerState.CRASHED: "has crashed", PowerState.SHUTTING_DOWN: "is shutting down"}
 """The power states for which messages do not use "is" and the name of the state."""
 REQUESTS = {

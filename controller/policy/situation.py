@@ -24,8 +24,6 @@ from controller.policy.view import Domain, Notice, Phase, View, VmMemory
 from controller.policy.waits import Waits
 
 NO_START = Start()
-
-
 UNSEEN = {Reason.LIBVIRT_UNREACHABLE, Reason.AGENT_UNREACHABLE}
 """Reasons of Ready which show that the domain was not observed."""
 

@@ -9,13 +9,9 @@ from controller.api.virtualmachine import VmKey
 STARTS_AT_ONCE = 4
 """The maximum of concurrent starts, including starts that hang. It is half of the calls that libvirtd serves at a time;
 the other half is for stops."""
-
-
 ASK_AGAIN_S, ASK_AGAIN_MAX_S, ASK_AGAIN_SHARE = 0.05, 2.0, 0.05
 """While no turn is free, the first VM in the queue asks again after this share of the time since the last turn began,
 within these bounds. Without the share, a VM would ask twenty times a second while a start hangs for hours."""
-
-
 LEAST_INTERVAL_S = 0.01
 """The least time between the requests of two waiting VMs, if there is no interval between turns."""
 
