@@ -25,7 +25,7 @@ from controller.agent.reconcile import Reconciler
 from controller.agent.relist import ApiRelist, LibvirtRelist
 from controller.agent.settings import Settings
 from controller.api.virtualmachine import VmKey
-from controller.hypervisor.connection import Hypervisor
+from controller.hypervisor.connection import LibvirtConnection
 from controller.hypervisor.host import LibvirtHost
 from controller.kube import client
 from controller.kube.events import EventRecorder
@@ -77,7 +77,7 @@ class Agent:
         self._watch = Watch(self._api, settings.node_name, on_object=self._object_changed, on_gone=self._object_gone)
         self._store = KubeStore(self._api, settings.node_name, on_rewound=self._watch.restart)
         self._recorder = EventRecorder(self._api, instance=settings.node_name, dropped=self._metrics.event_dropped)
-        self._hypervisor = Hypervisor(
+        self._hypervisor = LibvirtConnection(
             settings.libvirt_uri,
             changed=self._domain_changed,
             on_connected=self._connected,

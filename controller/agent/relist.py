@@ -14,7 +14,7 @@ import structlog
 
 from controller.api.libvirt_words import OffReason
 from controller.api.virtualmachine import PowerState, Status, VirtualMachine, VmKey
-from controller.hypervisor.connection import Hypervisor
+from controller.hypervisor.connection import LibvirtConnection
 from controller.hypervisor.host import LibvirtHost
 from controller.kube.store import KubeStore
 from controller.kube.watch_health import WatchHealth
@@ -98,7 +98,7 @@ class LibvirtRelist:
 
     def __init__(
         self,
-        hypervisor: Hypervisor,
+        hypervisor: LibvirtConnection,
         host: LibvirtHost,
         store: KubeStore,
         *,

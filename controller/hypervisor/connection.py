@@ -46,7 +46,7 @@ HANGS_OR_FULL = "either libvirtd hangs, or it has as many clients as max_clients
 log = structlog.get_logger()
 
 
-class Hypervisor:
+class LibvirtConnection:
     """The libvirt of this node. Reconnects whenever the connection is lost. Thread-safe."""
 
     def __init__(

@@ -15,7 +15,7 @@ from controller.api.libvirt_words import State
 from controller.api.values import replace
 from controller.api.virtualmachine import Address, PowerState
 from controller.hypervisor import states
-from controller.hypervisor.connection import Hypervisor
+from controller.hypervisor.connection import LibvirtConnection
 from controller.hypervisor.pidfiles import PidFiles
 from controller.hypervisor.text import error_text
 from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Phase, PowerAction, Qemu, Replaced, Result
@@ -97,7 +97,7 @@ Listed = tuple[str, int, tuple[int, int], bool, tuple[bool, bool]]
 class LibvirtHost:
     """Implements `reconcile.Host` with libvirt. Thread-safe. A method blocks until libvirt returns."""
 
-    def __init__(self, hypervisor: Hypervisor, *, blocked: Callable[[], str] = lambda: "") -> None:
+    def __init__(self, hypervisor: LibvirtConnection, *, blocked: Callable[[], str] = lambda: "") -> None:
         """`blocked` is called just before each action. It returns why this agent must not act, or an empty string."""
         self._hypervisor, self._blocked = hypervisor, blocked
         self._pid_files = PidFiles.of(hypervisor.uri)

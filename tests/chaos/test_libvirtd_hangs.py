@@ -15,7 +15,7 @@ LOST_AND_FOUND = """
 import sys, threading
 from uuid import uuid4
 from controller.runtime.errors import Transient
-from controller.hypervisor.connection import QUERIES_AT_ONCE, Hypervisor
+from controller.hypervisor.connection import QUERIES_AT_ONCE, LibvirtConnection
 from controller.hypervisor.host import LibvirtHost
 from controller.api.virtualmachine import Address
 
@@ -27,7 +27,7 @@ def ask():
             again.wait(0.1)
 
 again = threading.Event()
-hypervisor = Hypervisor(
+hypervisor = LibvirtConnection(
     sys.argv[1],
     changed=lambda *_: None,
     on_connected=lambda: print("connected", flush=True),

@@ -14,7 +14,7 @@ import pytest
 
 from controller.agent.reconcile import Host
 from controller.api.virtualmachine import Address
-from controller.hypervisor.connection import Hypervisor
+from controller.hypervisor.connection import LibvirtConnection
 from controller.hypervisor.host import LibvirtHost
 from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Phase, PowerAction, Qemu, Replaced, Result
 from controller.runtime.errors import Rejected, Transient, Vanished
@@ -179,7 +179,7 @@ def until(holds: Callable[[], bool], otherwise: Callable[[], str]) -> None:
 @contextmanager
 def real(libvirtd: Libvirtd, name: str) -> Iterator[Place]:
     connected = threading.Event()
-    hypervisor = Hypervisor(
+    hypervisor = LibvirtConnection(
         libvirtd.uri, changed=lambda *_: None, on_connected=connected.set, on_lost=lambda: None, count=lambda _: None
     )
     hypervisor.start()

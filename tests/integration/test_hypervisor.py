@@ -23,7 +23,7 @@ import pytest
 from controller.agent.acting import CALLS_AT_ONCE
 from controller.api.virtualmachine import Address
 from controller.hypervisor import connection, pool
-from controller.hypervisor.connection import FIRST_CONNECTIONS, Hypervisor
+from controller.hypervisor.connection import FIRST_CONNECTIONS, LibvirtConnection
 from controller.hypervisor.events import REMEMBERED, Evidences
 from controller.hypervisor.host import LibvirtHost
 from controller.hypervisor.host_lock import HostLock
@@ -84,7 +84,7 @@ class Eyes:
         self.names: dict[UUID, str] = {}
         self.counted: list[str] = []
         self._then = changed
-        self.hypervisor = Hypervisor(
+        self.hypervisor = LibvirtConnection(
             uri,
             changed=self._changed,
             on_connected=lambda: self.told.put("connected"),
