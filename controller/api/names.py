@@ -11,6 +11,8 @@ GROUP = "virtsync.dev"
 VERSION = "v1alpha1"
 KIND = "VirtualMachine"
 PLURAL = "virtualmachines"
+HYPERVISOR_KIND = "Hypervisor"
+HYPERVISOR_PLURAL = "hypervisors"
 
 HOLD_PREFIX = f"hold.{GROUP}/"
 """The prefix of an annotation that holds a VM. The rest of the key names the holder; the value is the reason."""
@@ -21,6 +23,11 @@ AGENT = "virtsync-agent"
 """The agent's name as an HTTP client (User-Agent) and as a field manager."""
 AGENT_CONTROLLER = f"{GROUP}/agent"
 """The agent's name as the `reportingController` of Events."""
+MANAGER = "virtsync-manager"
+"""The manager's name as an HTTP client (User-Agent), as a field manager, and of the Lease of its leader. No Node may
+have this name."""
+MANAGER_CONTROLLER = f"{GROUP}/manager"
+"""The manager's name as the `reportingController` of Events."""
 
 
 class ConditionType(StrEnum):
@@ -32,6 +39,14 @@ class ConditionType(StrEnum):
     READY = "Ready"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
+
+
+class HypervisorConditionType(StrEnum):
+    """The types of the conditions of a Hypervisor."""
+
+    READY = "Ready"
+    QUIESCED = "Quiesced"
+    """Only during a maintenance: whether the host is quiet, as the mode of the maintenance defines it."""
 
 
 class EventReason(StrEnum):
@@ -47,3 +62,7 @@ class EventReason(StrEnum):
     STOPPED = "Stopped"
     STOPPED_UNEXPECTEDLY = "StoppedUnexpectedly"
     HOLD_RELEASED = "HoldReleased"
+    AGENT_RETURNED = "AgentReturned"
+    MAINTENANCE_BEGUN = "MaintenanceBegun"
+    QUIESCED = "Quiesced"
+    MAINTENANCE_ENDED = "MaintenanceEnded"

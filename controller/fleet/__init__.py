@@ -1,0 +1,1 @@
+"""Facts about many hosts: who is silent, what is marked, which domains no object refers to. Pure."""
