@@ -56,7 +56,9 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       view.py, waits.py  the inputs and the result of a decision
     api/           the contract with users
       virtualmachine.py  spec and status as values; conditions.py: what each reason means; names.py, libvirt_words.py
-      codec.py       to and from JSON; text.py: sanitizes foreign text; values.py, clock.py, setting.py: helpers
+      codec.py, hypervisor_codec.py  the objects from JSON, their status to JSON; json_mapping.py: dataclasses to and
+                     from JSON; spec_reader.py: what a spec means, or that it is not understood; merge_patch.py
+      text.py        sanitizes foreign text; values.py, clock.py, setting.py: helpers
 
 runtime/ and policy/ are on one layer and do not import each other; so are kube/ and hypervisor/.
 """

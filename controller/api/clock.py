@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 def api_time(time: datetime) -> str:
     """Return a time in the format of the API: RFC 3339 in UTC. A fraction of a second is included unless it is 0."""
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    in_utc = time if time.tzinfo is UTC else time.astimezone(UTC)
+    return in_utc.isoformat().removesuffix("+00:00") + "Z"
 
 
 def micro_time(time: datetime) -> str:

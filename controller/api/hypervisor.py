@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from controller.api.json_mapping import INT64_MAX, whole
 from controller.api.names import HypervisorConditionType
 from controller.api.virtualmachine import Condition, PowerState
 
@@ -61,7 +62,7 @@ class Capacity:
     """`status.capacity`: what the host has. The status has no usage."""
 
     cpus: int
-    memory_mib: int
+    memory_mib: int = field(metadata=whole(most=INT64_MAX))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ class RunsElsewhere:
 class HypervisorStatus:
     """`status`: the agent's report on its host. `runs_elsewhere` is the manager's."""
 
-    observed_generation: int = -1
+    observed_generation: int = field(default=-1, metadata=whole(-1, INT64_MAX))
     """The generation of the spec that the agent has read and obeys."""
     lease_namespace: str = ""
     """The namespace of the agent's Lease; empty: it has none, so nobody can find out that the agent has died."""

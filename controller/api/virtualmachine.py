@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from uuid import UUID
 
+from controller.api.json_mapping import INT64_MAX, named, whole
 from controller.api.libvirt_words import State
 from controller.api.names import ConditionType
 
@@ -169,7 +170,7 @@ class Operation:
     deadline: datetime | None = None
     """The end of the grace period of a Stop or Restart; None for a Start."""
     domain_id: int | None = None
-    attempt: int | None = None
+    attempt: int | None = field(default=None, metadata=whole(least=1))
     """The number of the attempt, from 1; set for a Start, and for a Restart that is about to call its start."""
 
     @property
@@ -195,19 +196,19 @@ class Condition:
     reason: str
     message: str
     last_transition_time: datetime
-    observed_generation: int
+    observed_generation: int = field(metadata=whole(most=INT64_MAX))
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """`status`: the agent's report on the VM, and all that the next agent process knows about the VM's past."""
 
-    observed_generation: int = -1
+    observed_generation: int = field(default=-1, metadata=whole(-1, INT64_MAX))
     node_name: str = ""
     node_boot_id: str = ""
     host_uuid: UUID | None = None
     """libvirt's UUID of the host whose agent wrote this status; None: not known, or it changes when libvirtd starts."""
-    desired: DesiredPowerState | None = None
+    desired: DesiredPowerState | None = field(default=None, metadata=named("desiredPowerState"))
     power_state: PowerState = PowerState.UNKNOWN
     power_state_transition_time: datetime | None = None
     run_transition_time: datetime | None = None
@@ -216,8 +217,8 @@ class Status:
     decided_reason: str = ""
     """The reason of the last decision for which the domain could be observed; an outage does not change it. Later
     decisions read it."""
-    libvirt_state: str = ""
-    libvirt_reason: str = ""
+    libvirt_state: str = field(default="", metadata=named("libvirt.state"))
+    libvirt_reason: str = field(default="", metadata=named("libvirt.reason"))
     domain: DomainRecord | None = None
     last_stop: LastStop | None = None
     completion_time: datetime | None = None

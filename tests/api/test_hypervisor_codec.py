@@ -201,9 +201,10 @@ def test_a_maintenance_without_a_reason_is_one() -> None:
 @pytest.mark.parametrize(
     ("spec", "phrase"),
     [
-        ({"maintenance": {"mode": "Freeze", "reason": "?"}}, 'spec.maintenance.mode "Freeze"'),
-        ({"maintenance": {"mode": ["Hold"]}}, 'spec.maintenance.mode ["Hold"]'),
+        ({"maintenance": {"mode": "Freeze", "reason": "?"}}, 'spec.maintenance {"mode": "Freeze", "reason": "?"}'),
+        ({"maintenance": {"mode": ["Hold"]}}, 'spec.maintenance {"mode": ["Hold"]}'),
         ({"maintenance": {"reason": "?"}}, 'spec.maintenance {"reason": "?"}'),
+        ({"maintenance": {"mode": ""}}, 'spec.maintenance {"mode": ""}'),
         ({"maintenance": {}}, "spec.maintenance {}"),
         ({"maintenance": ""}, 'spec.maintenance ""'),
         ({"maintenance": "Hold"}, 'spec.maintenance "Hold"'),
