@@ -1,4 +1,4 @@
-"""The schema of VirtualMachine and its reference for users, and what they list."""
+"""The schemas of VirtualMachine and Hypervisor and their reference for users, and what they list."""
 
 import re
 from pathlib import Path
@@ -8,12 +8,13 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CRD: dict[str, Any] = yaml.safe_load((ROOT / "deploy/crds/virtsync.dev_virtualmachines.yaml").read_text())
+HYPERVISOR_CRD: dict[str, Any] = yaml.safe_load((ROOT / "deploy/crds/virtsync.dev_hypervisors.yaml").read_text())
 REFERENCE = (ROOT / "docs/api.md").read_text()
 
 
-def words_of(path: str) -> list[str]:
+def words_of(path: str, crd: dict[str, Any] = CRD) -> list[str]:
     """The values of a field: its enum, or for the open ones of the status those that its description counts up."""
-    field = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    field = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     for name in path.split("."):
         field = field["properties"][name]
     if "enum" in field:
@@ -21,6 +22,14 @@ def words_of(path: str) -> list[str]:
     counted = re.search(r"One of: ([\w, ]+)\.", field["description"])
     assert counted, f"{path} does not count up its values"
     return counted[1].split(", ")
+
+
+def leaves(field: dict[str, Any], path: str = "") -> list[str]:
+    """The fields below this one that hold a value, or a list."""
+    below = field.get("properties", {})
+    if not below:
+        return [path.removeprefix(".")]
+    return [leaf for name, child in below.items() for leaf in leaves(child, f"{path}.{name}")]
 
 
 def rows(heading: str) -> list[list[str]]:

@@ -3,7 +3,9 @@
 import re
 from typing import Any
 
-from tests.api.documents import CRD, REFERENCE, rows, words_of
+import pytest
+
+from tests.api.documents import CRD, HYPERVISOR_CRD, REFERENCE, leaves, rows, words_of
 
 
 def test_the_reference_explains_each_value() -> None:
@@ -20,20 +22,30 @@ def test_the_reference_explains_each_value() -> None:
     assert sorted(re.findall(r"`(\w+)`", causes)) == sorted(words_of("status.lastStop.cause"))
 
 
-def test_the_reference_names_each_field() -> None:
-    named = {
-        word
-        for heading in ("## spec: what you want", "## status: what is")
-        for row in rows(heading)
-        for word in re.findall(r"`([\w.]+)`", row[0])
-    }
-    schema = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
-    assert named == {name for part in schema.values() for name in _leaves(part)}
+@pytest.mark.parametrize(
+    ("crd", "headings"),
+    [
+        (CRD, ("## spec: what you want", "## status: what is")),
+        (HYPERVISOR_CRD, ("## spec of a Hypervisor", "## status of a Hypervisor")),
+    ],
+    ids=["VirtualMachine", "Hypervisor"],
+)
+def test_the_reference_names_each_field(crd: dict[str, Any], headings: tuple[str, ...]) -> None:
+    named = {word for heading in headings for row in rows(heading) for word in re.findall(r"`([\w.]+)`", row[0])}
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    assert named == {name for part in schema.values() for name in leaves(part)}
 
 
-def _leaves(field: dict[str, Any], path: str = "") -> list[str]:
-    """The fields below this one that hold a value, or a list."""
-    below = field.get("properties", {})
-    if not below:
-        return [path.removeprefix(".")]
-    return [leaf for name, child in below.items() for leaf in _leaves(child, f"{path}.{name}")]
+def test_the_reference_names_each_field_of_the_lists_of_a_hypervisor() -> None:
+    status = HYPERVISOR_CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    explained = {row[0].strip("`"): row[1] for row in rows("## status of a Hypervisor")}
+    for path, field in (
+        ("unmanaged.domains", status["unmanaged"]["properties"]["domains"]),
+        ("runsElsewhere", status["runsElsewhere"]),
+    ):
+        assert {*field["items"]["properties"]} <= {*re.findall(r"`(\w+)`", explained[path])}
+
+
+def test_the_reference_explains_each_mode_of_a_maintenance() -> None:
+    [mode] = [row[1] for row in rows("## spec of a Hypervisor") if row[0] == "`maintenance.mode`"]
+    assert re.findall(r"`(\w+)`", mode) == words_of("spec.maintenance.mode", HYPERVISOR_CRD)

@@ -1,14 +1,29 @@
-"""What every field of the VirtualMachine schema owes its readers and the API server that must pay for checking it."""
+"""What every field of the schemas owes its readers and the API server that must pay for checking it."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from tests.api.documents import CRD
+import pytest
 
-VERSION: dict[str, Any] = CRD["spec"]["versions"][0]
-SCHEMA: dict[str, Any] = VERSION["schema"]["openAPIV3Schema"]
+from tests.api.documents import CRD, HYPERVISOR_CRD
 
 Json = dict[str, Any]
+
+VERSIONS: list[Json] = [CRD["spec"]["versions"][0], HYPERVISOR_CRD["spec"]["versions"][0]]
+KINDS = ["VirtualMachine", "Hypervisor"]
+SCHEMA: Json = VERSIONS[0]["schema"]["openAPIV3Schema"]
+
+
+@pytest.fixture(params=VERSIONS, ids=KINDS)
+def version(request: pytest.FixtureRequest) -> Json:
+    found: Json = request.param
+    return found
+
+
+@pytest.fixture
+def schema(version: Json) -> Json:
+    found: Json = version["schema"]["openAPIV3Schema"]
+    return found
 
 
 def fields(schema: Json, path: str = "") -> Iterator[tuple[str, Json]]:
@@ -37,12 +52,12 @@ def _unbounded(field: Json) -> bool:
             raise AssertionError(unexpected)
 
 
-def test_everything_has_a_bound() -> None:
-    assert [path for path, field in fields(SCHEMA) if _unbounded(field)] == []
+def test_everything_has_a_bound(schema: Json) -> None:
+    assert [path for path, field in fields(schema) if _unbounded(field)] == []
 
 
-def test_no_default_inside_a_list_item() -> None:
-    lists = [(path, field) for path, field in fields(SCHEMA) if "items" in field]
+def test_no_default_inside_a_list_item(schema: Json) -> None:
+    lists = [(path, field) for path, field in fields(schema) if "items" in field]
     assert [below for path, field in lists for below, item in fields(field["items"], path) if "default" in item] == []
 
 
@@ -52,17 +67,17 @@ def test_every_rule_says_what_must_be() -> None:
     assert [rule for rule in rules if not rule["message"].startswith("must ") or "reason" not in rule] == []
 
 
-def test_no_wrong_spec_is_answered_with_a_pattern() -> None:
-    spec = SCHEMA["properties"]["spec"]
+def test_no_wrong_spec_is_answered_with_a_pattern(schema: Json) -> None:
+    spec = schema["properties"]["spec"]
     # `must be of type date-time` says no more than a pattern does.
     assert [path for path, field in fields(spec) if "pattern" in field or field.get("format") == "date-time"] == []
 
 
-def test_every_column_has_a_description() -> None:
-    columns = VERSION["additionalPrinterColumns"]
+def test_every_column_has_a_description(version: Json) -> None:
+    columns = version["additionalPrinterColumns"]
     assert [column["name"] for column in columns if not column.get("description")] == []
 
 
-def test_every_field_has_a_description() -> None:
-    described = [SCHEMA, *(field for _, field in fields(SCHEMA))]
+def test_every_field_has_a_description(schema: Json) -> None:
+    described = [schema, *(field for _, field in fields(schema))]
     assert [field for field in described if not field.get("description", "").rstrip().endswith(".")] == []

@@ -407,6 +407,10 @@ def test_fields_that_lists_can_be_filtered_by(vms: Namespace) -> None:
     assert vms.names("spec.powerState=Stopped") == ["there"]
     assert vms.names("status.powerState=Crashed") == ["here"]
     assert vms.names("status.powerState=Unknown") == ["there", "unbound"]
+    uuid = "4dea22b3-1d52-48f3-8516-782e98ab3fa0"
+    vms.report("there", {"domain": {"name": "web", "uuid": uuid}})
+    assert vms.names(f"status.domain.uuid={uuid}") == ["there"]
+    assert vms.names("status.domain.uuid=") == ["here", "unbound"]
 
 
 def test_delete_all_leaves_virtual_machines_alone(vms: Namespace) -> None:
@@ -532,7 +536,8 @@ COMMANDS: list[tuple[Json, str, str]] = [
 
 
 def test_the_commands_of_the_reference_work_as_typed(vms: Namespace, tmp_path: Path) -> None:
-    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs/api.md").read_text(), re.DOTALL)
+    about_vms = (ROOT / "docs/api.md").read_text().partition("\n# The Hypervisor object\n")[0]
+    blocks = re.findall(r"```console\n(.*?)```", about_vms, re.DOTALL)
     assert [line for block in blocks for line in block.splitlines()] == [line for _, line, _ in COMMANDS]
     kubeconfig = json.loads(vms.controlplane.kubeconfig.read_text())
     kubeconfig["contexts"][0]["context"]["namespace"] = vms.name

@@ -135,12 +135,13 @@ class ControlPlane:
         return done
 
     def install_crds(self) -> None:
-        """Install the CRD, and return when VirtualMachines are served and explained."""
+        """Install the CRDs, and return when VirtualMachines and Hypervisors are served and explained."""
         self.kubectl("apply", "-f", str(CRDS))
-        self.kubectl("wait", "crd/virtualmachines.virtsync.dev", "--for=condition=Established", "--timeout=60s")
+        names = ("crd/virtualmachines.virtsync.dev", "crd/hypervisors.virtsync.dev")
+        self.kubectl("wait", *names, "--for=condition=Established", "--timeout=60s")
         # Serving and explaining begin a moment after Established, and no condition reports when.
         deadline = time.monotonic() + READY_TIMEOUT_S
-        for command in (("get", "kvm"), ("explain", "kvm")):
+        for command in (("get", "kvm"), ("explain", "kvm"), ("get", "kvmhost"), ("explain", "kvmhost")):
             while self.kubectl(*command, check=False).returncode:
                 if time.monotonic() > deadline:
                     raise LabError(f"kubectl {' '.join(command)} still fails.")
