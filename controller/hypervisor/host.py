@@ -217,32 +217,15 @@ class LibvirtHost:
     def relist(self) -> list[Domain]:
         """Return all domains. Makes four libvirt calls, whatever the number of domains. Raises Transient."""
         asked_s = time.monotonic()
-        try:
-            with self._hypervisor.bulk() as connection:
-                stats = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
-                # For each property, list the domains that have the rarer value.
-                saved, transient, autostart = (
-                    {domain.UUID() for domain in connection.listAllDomains(flag)}
-                    for flag in (
-                        libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE,
-                        libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT,
-                        libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART,
-                    )
-                )
-        except libvirt.libvirtError as error:
-            raise Transient(error_text(error)) from error
+        with self._hypervisor.bulk() as connection:
+            everything = list_all(connection)
         listed: dict[bytes, tuple[Listed, Domain]] = {}
-        for handle, stat in stats:
+        for handle, current in everything:
             raw = handle.UUID()
-            numbers = stat["state.state"], stat["state.reason"]
-            is_saved, flags = raw in saved, (raw not in transient, raw in autostart)
-            current: Listed = handle.name(), handle.ID(), numbers, is_saved, flags
             previous = self._listed.get(raw)
-            if previous and previous[0] == current:  # most domains have not changed: reuse the value
-                domain = previous[1]
-            else:
-                domain = _domain(handle, UUID(bytes=raw), states.words(*numbers), managed_save=is_saved, flags=flags)
-            self._flags[domain.uuid] = flags
+            # Most domains have not changed: reuse the value.
+            domain = previous[1] if previous and previous[0] == current else listed_domain(handle, current)
+            self._flags[domain.uuid] = current[4]
             listed[raw] = current, self._update_evidence(domain, asked_s)
         self._listed = listed
         self._forget_flags()
@@ -297,6 +280,36 @@ class LibvirtHost:
         elif domain.phase.off:
             self._hypervisor.evidences.observed_off(domain.uuid, asked_s)
         return domain
+
+
+def list_all(connection: libvirt.virConnect) -> list[tuple[libvirt.virDomain, Listed]]:
+    """List all domains. Makes four libvirt calls, whatever the number of domains. Raises Transient."""
+    try:
+        stats = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
+        # For each property, list the domains that have the rarer value.
+        saved, transient, autostart = (
+            {domain.UUID() for domain in connection.listAllDomains(flag)}
+            for flag in (
+                libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE,
+                libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT,
+                libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART,
+            )
+        )
+    except libvirt.libvirtError as error:
+        raise Transient(error_text(error)) from error
+    listed: list[tuple[libvirt.virDomain, Listed]] = []
+    for handle, stat in stats:
+        raw, numbers = handle.UUID(), (stat["state.state"], stat["state.reason"])
+        flags = raw not in transient, raw in autostart
+        listed.append((handle, (handle.name(), handle.ID(), numbers, raw in saved, flags)))
+    return listed
+
+
+def listed_domain(handle: libvirt.virDomain, listed: Listed) -> Domain:
+    """Return the domain as `list_all` has listed it. Makes no libvirt call."""
+    _, _, numbers, managed_save, flags = listed
+    uuid = UUID(bytes=handle.UUID())
+    return _domain(handle, uuid, states.words(*numbers), managed_save=managed_save, flags=flags)
 
 
 def _domain(
