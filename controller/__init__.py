@@ -13,6 +13,8 @@ docs/architecture.md describes the threads, the connections, the life of one eve
 setting or a reason. The packages, from the top layer to the bottom layer; each may import those on lower layers:
 
     cli/           the command line
+      agent.py       virtsync agent; options.py: its options from the settings
+      import_.py     virtsync import; manifest_folder.py: the files in a folder; namespace_rules.py: the file of rules
     agent/         the process of a node
       app.py         wires all parts together; settings.py: the settings
       reconcile.py   one reconcile pass, and the protocols of what it needs; memories.py: in-process state of each VM;
@@ -32,10 +34,12 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       watch.py       the watch (kopf); watch_health.py: whether it works
       lease.py       the Lease of the node
       events.py      writes Kubernetes Events
+      collection.py  reads whole collections; manifests.py: manifests as YAML
     hypervisor/    the adapter for libvirt
       connection.py  connects and reconnects; pool.py: connection pools with one call at a time per connection;
                      event_loop.py: libvirt's event loop; events.py: libvirt's events
       host.py        observes, lists and switches domains; states.py, text.py: libvirt's numbers and texts
+      listing.py     lists the domains of a host once
       host_lock.py   the lock of the agent that acts on a libvirt
       host_uuid.py   libvirt's UUID of the machine
       pidfiles.py    the lock that shows that a QEMU is alive
@@ -54,6 +58,8 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       brake.py, start_limiter.py  the brake and the rate limit for starts of one node
       leases.py      whether an agent may take a Lease
       view.py, waits.py  the inputs and the result of a decision
+    fleet/         facts about many hosts
+      adopting.py    which objects import writes; adopted.py: what is in such an object
     api/           the contract with users
       virtualmachine.py  spec and status as values; conditions.py: what each reason means; names.py, libvirt_words.py
       codec.py, hypervisor_codec.py  the objects from JSON, their status to JSON; json_mapping.py: dataclasses to and

@@ -105,9 +105,9 @@ def _options(settings: type) -> Iterator[Option]:
 def _click_type(setting: Setting) -> dict[str, Any]:
     match setting.kind:
         case Duration():
-            return {"type": _reads(setting.kind.parse), "metavar": "DURATION"}
+            return {"type": reads(setting.kind.parse), "metavar": "DURATION"}
         case Text():
-            return {"type": _reads(setting.kind.parse), "metavar": setting.kind.metavar}
+            return {"type": reads(setting.kind.parse), "metavar": setting.kind.metavar}
         case Whole():
             return {"type": click.IntRange(setting.kind.least, setting.kind.most), "metavar": setting.kind.metavar}
         case Choice():
@@ -118,7 +118,9 @@ def _click_type(setting: Setting) -> dict[str, Any]:
             return {"is_flag": True}
 
 
-def _reads(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+def reads(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a click type that converts with `parse`, and shows the message of its ValueError."""
+
     def read(text: str) -> Any:
         try:
             return parse(text)

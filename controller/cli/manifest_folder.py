@@ -1,0 +1,133 @@
+"""A folder of manifests, such as a part of a Git repository: which objects it has, and how new ones are added.
+
+`DIR/<node>/<name>.yaml` has one object. Each `DIR/<node>`, and DIR itself, has a kustomization. No file that exists is
+changed, except that a kustomization gets the entries of new files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from controller.api.codec import parse
+from controller.api.names import GROUP, KIND
+from controller.api.virtualmachine import VirtualMachine
+from controller.kube import manifests
+from controller.runtime.errors import Rejected
+
+KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
+"""The names that kustomize accepts. It accepts only one of them in a folder."""
+
+Json = dict[str, Any]
+
+
+class ManifestFolder:
+    """The objects in a folder, and the files to add to it. Not thread-safe."""
+
+    def __init__(self, root: Path) -> None:
+        """Read all manifests below `root`, which need not exist. Raises Rejected with a message."""
+        self.root = root
+        self.objects: list[VirtualMachine] = []
+        """The VirtualMachine objects in the files."""
+        self.files: set[tuple[str, str]] = set()
+        """A pair (folder, name without .yaml) for each file that exists in a folder of a node."""
+        self._new: dict[Path, str] = {}
+        for path in _manifests(root):
+            self.objects += _virtual_machines(path)
+            if path.parent.parent == root:
+                self.files.add((path.parent.name, path.stem))
+
+    def add(self, node: str, name: str, text: str) -> None:
+        """Add a file to the folder of a node. `write` writes it."""
+        self._new[self.root / node / f"{name}.yaml"] = text
+
+    def write(self) -> None:
+        """Write the added files and the kustomizations that list them. Raises Rejected with a message.
+
+        All files are first written under temporary names, so a full disk leaves no change. Then they are renamed, the
+        kustomizations first: if this is interrupted, kustomize names a missing file, and the next import writes it.
+        """
+        files = self._kustomizations() | self._new if self._new else {}
+        staged: dict[Path, Path] = {}
+        made: list[Path] = []
+        try:
+            for number, (path, text) in enumerate(files.items()):
+                made += _made_folders(path.parent)
+                staged[path] = path.with_name(f".virtsync-{os.getpid()}-{number}.partial")
+                staged[path].write_text(text, encoding="utf-8")
+            if created := next((path for path in self._new if path.exists()), None):
+                raise Rejected(f"{created} was created in the meantime: run the import again")
+            for path, partial in staged.items():
+                partial.replace(path)
+        except OSError as error:
+            raise Rejected(f"{error.filename or self.root} cannot be written: {error.strerror}") from error
+        finally:
+            for partial in staged.values():
+                with suppress(OSError):
+                    partial.unlink()
+            for folder in reversed(made):
+                with suppress(OSError):  # it has files
+                    folder.rmdir()
+
+    def _kustomizations(self) -> dict[Path, str]:
+        """Return the new texts of the kustomizations that change: that of the root first. Raises Rejected."""
+        folders = sorted({path.parent for path in self._new})
+        entries = {self.root: [folder.name for folder in folders if not _kustomization(folder).exists()]}
+        for folder in folders:
+            entries[folder] = sorted(path.name for path in self._new if path.parent == folder)
+        paths = {_kustomization(folder): names for folder, names in entries.items() if names}
+        return {path: _with_resources(path, names) for path, names in paths.items()}
+
+
+def _manifests(root: Path) -> Iterator[Path]:
+    """Yield the YAML files below a folder, in a stable order. Hidden files and folders are left out."""
+    for path in sorted(root.rglob("*.y*ml")):
+        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if path.suffix in {".yaml", ".yml"} and path.is_file() and not hidden:
+            yield path
+
+
+def _virtual_machines(path: Path) -> list[VirtualMachine]:
+    try:
+        found = manifests.documents(_read(path))
+    except Rejected as error:
+        raise Rejected(f"{path} cannot be read, so its objects are not known: {error}") from error
+    return [parse(one) for one in found if isinstance(one, dict) and _is_vm(one)]
+
+
+def _is_vm(document: Json) -> bool:
+    return document.get("kind") == KIND and str(document.get("apiVersion", "")).startswith(f"{GROUP}/")
+
+
+def _kustomization(folder: Path) -> Path:
+    """Return the path of the folder's kustomization, or the path for a new one."""
+    paths = [folder / name for name in KUSTOMIZATIONS]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
+def _with_resources(path: Path, entries: list[str]) -> str:
+    if not path.exists():
+        return manifests.kustomization(entries)
+    try:
+        return manifests.with_resources(_read(path), entries)
+    except Rejected as error:
+        raise Rejected(f"{path} cannot be changed: {error}. Add to its resources: {', '.join(entries)}") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Rejected(error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise Rejected("it is not UTF-8") from error
+
+
+def _made_folders(folder: Path) -> list[Path]:
+    """Make a folder and those above it. Return the new ones, from the top to the bottom."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]
