@@ -8,6 +8,7 @@ from enum import Enum
 from uuid import UUID
 
 from controller.api.clock import Now
+from controller.api.hypervisor import Maintenance, RunsElsewhere
 from controller.api.names import EventReason
 from controller.api.virtualmachine import LastStop, Operation, PowerState, Reason, Status, VirtualMachine, VmKey
 
@@ -295,6 +296,8 @@ class Node:
     """libvirt's UUID of the machine; None: not known, or not stable."""
     libvirtd_since: datetime | None = None
     """When libvirtd was started: the time of its driver.pid, by the host's wall clock. None: not known."""
+    maintenance: Maintenance | None = None
+    """The maintenance of the host that the agent obeys; None: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +320,9 @@ class View:
     """Whether the maximum number of concurrent calls is in progress, so that no other call can begin."""
     turn_in_s: float = 0.0
     """How many seconds the due action must wait for its turn; 0: it need not wait."""
+    runs_elsewhere: RunsElsewhere | None = None
+    """The entry of `status.runsElsewhere` of this host's Hypervisor that has the UUID of the VM's domain; None: no
+    entry has it."""
 
     @property
     def call_starts(self) -> bool:
