@@ -47,6 +47,7 @@ READINESS = {
     Reason.MIGRATED_AWAY: Readiness.STALLED,
     Reason.SAVED_ELSEWHERE: Readiness.STALLED,
     Reason.HANDOVER_UNCONFIRMED: Readiness.STALLED,
+    Reason.RUNS_ELSEWHERE: Readiness.STALLED,
     Reason.HELD: Readiness.HELD,
     Reason.OBSERVE_ONLY: Readiness.HELD,
     Reason.UNKNOWN_STATE: Readiness.UNKNOWN,

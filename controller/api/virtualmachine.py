@@ -108,6 +108,7 @@ class Reason(StrEnum):
     MIGRATED_AWAY = "MigratedAway"
     SAVED_ELSEWHERE = "SavedElsewhere"
     HANDOVER_UNCONFIRMED = "HandoverUnconfirmed"
+    RUNS_ELSEWHERE = "RunsElsewhere"
     HELD = "Held"
     OBSERVE_ONLY = "ObserveOnly"
     ACTION_BLOCKED = "ActionBlocked"
@@ -168,7 +169,8 @@ class Operation:
     type: OperationType
     start_time: datetime
     deadline: datetime | None = None
-    """The end of the grace period of a Stop or Restart; None for a Start."""
+    """The end of the grace period of a Stop or Restart. None: this is a Start, or libvirt has been unreachable since,
+    so the grace period begins again when the domain is observed."""
     domain_id: int | None = None
     attempt: int | None = field(default=None, metadata=whole(least=1))
     """The number of the attempt, from 1; set for a Start, and for a Restart that is about to call its start."""
@@ -217,6 +219,8 @@ class Status:
     decided_reason: str = ""
     """The reason of the last decision for which the domain could be observed; an outage does not change it. Later
     decisions read it."""
+    decided_transition_time: datetime | None = None
+    """When `decided_reason` last changed."""
     libvirt_state: str = field(default="", metadata=named("libvirt.state"))
     libvirt_reason: str = field(default="", metadata=named("libvirt.reason"))
     domain: DomainRecord | None = None
@@ -245,8 +249,11 @@ class Status:
 
     @property
     def decided(self) -> str:
-        """`decided_reason`, or the reason of Ready if an older version wrote the status without `decided_reason`."""
-        return self.decided_reason or self.reason
+        """`decided_reason`, or the reason of Ready if an older version wrote the status without `decided_reason`.
+
+        Without a report by an agent there is no decision, whatever another writer has set Ready to.
+        """
+        return self.decided_reason or (self.reason if self.node_name else Reason.PENDING)
 
     @property
     def was_off(self) -> bool:

@@ -61,6 +61,7 @@ from controller.api.virtualmachine import (
     BEYOND,
     DesiredPowerState,
     DomainRecord,
+    OperationType,
     PowerState,
     Reason,
     Status,
@@ -71,7 +72,7 @@ from controller.policy import stops as causes
 from controller.policy.backoff import backed_off
 from controller.policy.operations import in_flight, stop_attempt_of
 from controller.policy.settling import settled
-from controller.policy.situation import NO_START, Situation
+from controller.policy.situation import FORBIDDEN, NO_START, Situation
 from controller.policy.starts import Start
 from controller.policy.stops import last_stop_of, new_stop
 from controller.policy.view import Absent, Action, Domain, Notice, Outcome, Phase, Result, Unreadable, View, VmMemory
@@ -89,16 +90,16 @@ def assess(view: View, waits: Waits) -> Situation:
         status = replace(history, observed_generation=vm.generation)
         return Situation(view, waits, history, status, replace(memory, outcome=None), elsewhere=elsewhere)
     history = _history_of_domain(vm)
-    memory = replace(memory, held=memory.held or history.decided == Reason.HELD)
+    news = vm.generation != history.observed_generation
+    memory = replace(memory, held=memory.held or _was_held(history, vm, news=news))
     if handover.is_foreign(history, view.node):
         history = handover.taken_over(history, view)
 
     start = _start(history, view, memory)
-    news = vm.generation != history.observed_generation
     if start.ran and not news:  # the VM was started for this spec, so the spec has been served
         history = replace(history, desired=vm.desired)
     asked = vm.desired != history.desired
-    restart_due, recheck_s, memory = _restart_due(vm, history, memory, now, waits)
+    restart_due, recheck_s, memory = _restart_due(view, history, memory, waits)
     status = replace(history, observed_generation=vm.generation)
     status, notices = _observed(status, view, memory, ran=start.ran)
     memory = _with_off_and_job(memory, status, view)
@@ -144,7 +145,7 @@ def assess(view: View, waits: Waits) -> Situation:
 
 
 def _history_of_domain(vm: VirtualMachine) -> Status:
-    """Return the last report; only its conditions, if the user has bound the object to another domain.
+    """Return the last report; only its decision, if the user has bound the object to another domain.
 
     If the spec names the same domain in another way, such as by its UUID instead of its name, the report stays valid.
     """
@@ -152,22 +153,31 @@ def _history_of_domain(vm: VirtualMachine) -> Status:
     if not record or not record.bound_by or record.bound_by == vm.bound_by:
         return vm.status
     same = record.uuid == vm.domain_uuid if vm.domain_uuid else record.name == vm.bound_by
-    return vm.status if same else Status(conditions=vm.status.conditions)
+    return vm.status if same else Status(decided_reason=vm.status.decided)
 
 
 # --- what the user requests ------------------------------------------------------------------------------------------
 
 
-def _restart_due(
-    vm: VirtualMachine, history: Status, memory: VmMemory, now: Now, waits: Waits
-) -> tuple[bool, float | None, VmMemory]:
+def _was_held(history: Status, vm: VirtualMachine, *, news: bool) -> bool:
+    """Whether the last decision was not free: something forbade the due action, or a maintenance shut down the VM.
+
+    If a stop is in flight and the spec asks for Running, a maintenance began the stop, unless the user has recalled it.
+    """
+    stopping = history.operation is not None and history.operation.type is OperationType.STOP
+    recalled = news or history.decided == Reason.RESTARTING
+    return history.decided in FORBIDDEN or (stopping and vm.desired is DesiredPowerState.RUNNING and not recalled)
+
+
+def _restart_due(view: View, history: Status, memory: VmMemory, waits: Waits) -> tuple[bool, float | None, VmMemory]:
     """Return whether a requested restart is due, in how many seconds to observe again for it, and the memory.
 
+    A maintenance that shuts down the VM does not serve the request, so that it is still due afterwards.
     If this process has observed that the requested time is in the future, the restart is due only when two observations
     some seconds apart agree that the time has passed. So one jump of the wall clock cannot restart all VMs.
     """
-    request = vm.restart_request
-    if vm.desired is not DesiredPowerState.RUNNING or request is None or request <= vm.created:
+    vm, now, request = view.vm, view.now, view.vm.restart_request
+    if view.desired is not DesiredPowerState.RUNNING or request is None or request <= vm.created:
         return False, None, memory
     if history.last_restart_time and request <= history.last_restart_time:
         return False, None, memory

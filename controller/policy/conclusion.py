@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from controller.api.clock import api_time
 from controller.api.conditions import READINESS, Readiness
+from controller.api.hypervisor import RunsElsewhere
 from controller.api.names import ConditionType
 from controller.api.text import sanitized
 from controller.api.values import replace
 from controller.api.virtualmachine import Condition, Reason, Status
-from controller.policy.handover import is_stale
+from controller.policy.handover import is_stale, runs_here
 from controller.policy.operations import stop_attempt_of
-from controller.policy.situation import Situation
+from controller.policy.situation import FORBIDDEN, Situation
 from controller.policy.view import Notice, Phase, PowerAction, Step, Unreadable, Verdict, VmMemory
 
 MESSAGE_LIMIT = 32768
 """The API allows this many characters in the message of a condition. virtsync limits the bytes to the same number."""
-EVENT_REASONS = {Reason.DOMAIN_NOT_FOUND, Reason.DOMAIN_REPLACED, Reason.DOMAIN_CONFLICT}
+EVENT_REASONS = {Reason.DOMAIN_NOT_FOUND, Reason.DOMAIN_REPLACED, Reason.DOMAIN_CONFLICT, Reason.RUNS_ELSEWHERE}
 """Reasons for which virtsync writes an Event when they begin."""
 NOT_SERVED = {Reason.HANDOVER_UNCONFIRMED} | EVENT_REASONS
 """Reasons that are not Reconciling, and under which a change of the spec still counts as not served."""
-UNDECIDED = {Reason.LIBVIRT_UNREACHABLE, Reason.HANDOVER_UNCONFIRMED, Reason.SPEC_NOT_UNDERSTOOD}
+UNDECIDED = {
+    Reason.LIBVIRT_UNREACHABLE,
+    Reason.HANDOVER_UNCONFIRMED,
+    Reason.SPEC_NOT_UNDERSTOOD,
+    Reason.ACTION_BLOCKED,
+}
 """Reasons under which virtsync decides nothing about the domain, so the report keeps the former decision."""
 
 
@@ -28,10 +35,10 @@ def conclude(s: Situation, verdict: Verdict) -> Step:
     """Return the step of this pass: the report, at most one action, and when to observe again."""
     status = verdict.status or s.status
     if _served(s, verdict):
-        status = replace(status, desired=s.desired)
+        status = replace(status, desired=s.vm.desired)
     if verdict.reason is Reason.IN_SYNC and s.phase is not Phase.RUNNING:
         status = replace(status, backoff=None)
-    status = replace(status, decided_reason=_decided(s, verdict))
+    status = _with_decision(status, s, verdict)
     status = replace(_with_run_time(status, s), conditions=_conditions(s, verdict, status.observed_generation))
     action = PowerAction(verdict.action, s.domain) if verdict.action else None
     waits = [wait for wait in (verdict.recheck_s, s.recheck_s, _forget_in_s(s)) if wait is not None]
@@ -44,6 +51,13 @@ def conclude(s: Situation, verdict: Verdict) -> Step:
         recheck_s=min(waits, default=None),
         notices=(*s.notices, *_notices(s, verdict)),
     )
+
+
+def _with_decision(status: Status, s: Situation, verdict: Verdict) -> Status:
+    """Return the report with the reason of this decision, and with the time at which that reason last changed."""
+    decided, before = _decided(s, verdict), s.vm.status
+    since = before.decided_transition_time if decided == before.decided_reason else s.now.to_api()
+    return replace(status, decided_reason=decided, decided_transition_time=since)
 
 
 def _decided(s: Situation, verdict: Verdict) -> str:
@@ -83,8 +97,11 @@ def _remembered(s: Situation, verdict: Verdict, status: Status) -> VmMemory:
     """Return the in-process state for the next pass."""
     if s.elsewhere:
         return s.memory
-    held = verdict.reason is Reason.HELD or (s.memory.held and not _decides(s, verdict))
-    memory = replace(s.memory, held=held, stop_attempt=stop_attempt_of(status.operation, s.view, s.memory))
+    held = verdict.reason in FORBIDDEN or (s.memory.held and not _decides(s, verdict))
+    doubled = s.memory.doubled if isinstance(s.view.observed, Unreadable) else _doubled(s)
+    memory = replace(
+        s.memory, held=held, doubled=doubled, stop_attempt=stop_attempt_of(status.operation, s.view, s.memory)
+    )
     if not (verdict.action and verdict.action.starts):
         return memory
     counted = status.restart_count > s.status.restart_count
@@ -117,10 +134,24 @@ def _since(s: Situation, kind: str, value: str) -> datetime:
 
 
 def _notices(s: Situation, verdict: Verdict) -> tuple[Notice, ...]:
-    """Return the Event of a reason in EVENT_REASONS that has just begun."""
-    if verdict.reason not in EVENT_REASONS or verdict.reason in {s.vm.status.reason, s.vm.status.decided_reason}:
-        return ()
-    return (Notice(str(verdict.reason), verdict.message, warning=True),)
+    """Return the Events of a reason in EVENT_REASONS, and of a run on two hosts, that have just begun."""
+    notices: list[Notice] = []
+    # Before a handover is resolved, no reason is stored as the decision, so only Ready shows it.
+    before = s.vm.status.reason if s.elsewhere else s.vm.status.decided
+    if verdict.reason in EVENT_REASONS and verdict.reason != before:
+        notices.append(Notice(str(verdict.reason), verdict.message, warning=True))
+    if (there := _doubled(s)) and there != s.memory.doubled:
+        note = (
+            f"The VM runs on {s.view.node.name} and, since {api_time(there.since)}, also on {there.node_name}, so two "
+            "QEMU processes might write to its disks. Stop one of the two."
+        )
+        notices.append(Notice(str(Reason.DOMAIN_CONFLICT), note, warning=True))
+    return tuple(notices)
+
+
+def _doubled(s: Situation) -> RunsElsewhere | None:
+    """Return the run on another host of a VM that runs here; None: there is no such run."""
+    return s.view.running_elsewhere if runs_here(s.view) else None
 
 
 def _forget_in_s(s: Situation) -> float | None:

@@ -16,7 +16,7 @@ from controller.policy import vetoes
 from controller.policy.assess import assess
 from controller.policy.backoff import increased
 from controller.policy.conclusion import conclude
-from controller.policy.gates import clock, due, forbidden, power
+from controller.policy.gates import clock, due, forbidden, in_maintenance, power
 from controller.policy.operations import new_operation
 from controller.policy.situation import Situation
 from controller.policy.stopping import stop
@@ -59,6 +59,7 @@ VETOES = (
     Row("start-in-flight", vetoes.is_start_in_flight, vetoes.start_in_flight),
     Row("power-state-unset", vetoes.is_power_state_unset, vetoes.power_state_unset),
     Row("unknown-state", vetoes.is_unknown_state, vetoes.unknown_state),
+    Row("runs-elsewhere", vetoes.is_running_elsewhere, vetoes.running_elsewhere),
     Row("in-sync", vetoes.is_in_sync, vetoes.in_sync),
     Row("post-copy-failed", vetoes.is_post_copy_failed, vetoes.post_copy_failed),
     Row("memory-elsewhere", vetoes.is_memory_elsewhere, vetoes.memory_elsewhere),
@@ -80,7 +81,7 @@ def should(s: Situation, desired: DesiredPowerState, *phases: Phase) -> bool:
 
 
 def stop_in_flight(s: Situation) -> bool:
-    """Whether spec.powerState is Running again while a stop is in flight."""
+    """Whether the VM should run again while a stop is in flight."""
     return s.desired is RUNNING and not s.cycling and s.stopping
 
 
@@ -90,14 +91,19 @@ def restart(s: Situation) -> bool:
 
 
 def let_it_stop(s: Situation) -> Verdict:
-    """Wait for the end of a stop that is no longer wanted, because an ACPI shutdown request cannot be canceled."""
+    """Wait for the end of a stop that is no longer wanted, because an ACPI shutdown request cannot be canceled.
+
+    The reason shows the next passes whether the user has recalled the stop, or a maintenance of the host has ended.
+    """
     assert s.memory.stop_attempt  # noqa: S101 - every stop in flight has a StopAttempt
-    deadline = s.memory.stop_attempt.deadline
+    deadline, ended = s.memory.stop_attempt.deadline, s.memory.held
+    before = f"the maintenance of {s.view.node.name} ended" if ended else "spec.powerState became Running"
     message = (
-        "A stop of the VM had begun before spec.powerState became Running, and a shutdown request cannot be canceled. "
+        f"A stop of the VM had begun before {before}, and a shutdown request cannot be canceled. "
         f"virtsync starts the VM when it is off. If the VM is still on at {clock(deadline)}, virtsync leaves it on."
     )
-    return forbidden(s) or Verdict(Reason.RESTARTING, message, recheck_s=s.now.until(deadline))
+    reason = Reason.SHUTTING_DOWN if ended else Reason.RESTARTING
+    return forbidden(s) or Verdict(reason, message, recheck_s=s.now.until(deadline))
 
 
 def cycle(s: Situation) -> Verdict:
@@ -195,7 +201,10 @@ def suspend(s: Situation) -> Verdict:
 
 def stop_as_wanted(s: Situation) -> Verdict:
     """Stop a VM that is on and should be off."""
-    return stop(s, s.status, Reason.SHUTTING_DOWN)
+    verdict, why = stop(s, s.status, Reason.SHUTTING_DOWN), f" {in_maintenance(s)}."
+    if not s.view.to_be_shut_down or verdict.message.endswith(why):
+        return verdict
+    return replace(verdict, message=verdict.message + why)
 
 
 OFF = (Phase.STOPPED, Phase.SAVED, Phase.CRASHED_OFF)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from controller.api.clock import Now
 from controller.api.libvirt_words import PauseReason
+from controller.api.text import sanitized
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, Status
 from controller.policy.situation import Situation
@@ -78,10 +79,17 @@ def forbidden(s: Situation) -> Verdict | None:
 
 
 def held(s: Situation, _: DueAction | None = None) -> Verdict | None:
-    """Forbid every action while a hold annotation is on the VM."""
-    if not s.vm.holds:
+    """Forbid every action while a hold annotation is on the VM, or while its host is in maintenance.
+
+    A maintenance with mode Shutdown does not forbid a stop.
+    """
+    if not s.view.held:
         return None
-    return Verdict(Reason.HELD, f"{drift_sentence(s)} virtsync takes no action while the VM is held by {holders(s)}.")
+    if s.vm.holds:
+        message = f"{drift_sentence(s)} virtsync takes no action while the VM is held by {holders(s)}."
+    else:
+        message = f"{in_maintenance(s)}: {drift_sentence(s)} virtsync takes no action before the maintenance ends."
+    return Verdict(Reason.HELD, message)
 
 
 def observe_only(s: Situation, _: DueAction | None = None) -> Verdict | None:
@@ -94,6 +102,15 @@ def observe_only(s: Situation, _: DueAction | None = None) -> Verdict | None:
 def not_allowed(s: Situation, _: DueAction | None = None) -> Verdict | None:
     """Forbid every action if this agent lacks the host lock or the Lease, or is stopping."""
     return Verdict(Reason.ACTION_BLOCKED, s.view.node.blocked) if s.view.node.blocked else None
+
+
+def in_maintenance(s: Situation) -> str:
+    """Return which host is in maintenance, and why, as text for a message; empty: the host is not in maintenance.
+
+    The reason is on one line, as in a report, so that a message that was reported can be compared with a new one.
+    """
+    node = s.view.node
+    return f"{node.name} is in maintenance ({sanitized(node.maintenance.reason, 1024)})" if node.maintenance else ""
 
 
 def holders(s: Situation) -> str:

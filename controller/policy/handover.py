@@ -43,7 +43,7 @@ def unresolved(report: Status, view: View) -> Elsewhere | None:  # noqa: PLR0911
     None: it permits a start, this host wrote it, or the VM already runs here.
     """
     seen = view.observed
-    if not is_foreign(report, view.node) or _runs_here(view):
+    if not is_foreign(report, view.node) or runs_here(view):
         return None
     if isinstance(seen, Domain) and seen.phase is Phase.SAVED:
         return Elsewhere.MEMORY_HERE
@@ -107,15 +107,15 @@ def taken_over(report: Status, view: View) -> Status:
 def is_stale(report: Status) -> bool:
     """Whether a report of "off" is in doubt.
 
-    The report is in doubt if Ready was Unknown (the VM could not be observed, or the agent was unreachable), or if
-    libvirt was working on the VM.
+    The report is in doubt if Ready was Unknown (the VM could not be observed, or the agent was unreachable), if libvirt
+    was working on the VM, or if the VM ran on a third host.
     """
     if report.decided_reason == Reason.PENDING:
         return False
     if not report.decided_reason and report.reason == Reason.STARTING:  # an older version wrote no record of a start
         return True
     # HandoverUnconfirmed: an earlier pass found the report in doubt, and the agent of that host has not written since.
-    if {Reason.HANDOVER_UNCONFIRMED, *AT_WORK} & {report.reason, report.decided}:
+    if {Reason.HANDOVER_UNCONFIRMED, Reason.RUNS_ELSEWHERE, *AT_WORK} & {report.reason, report.decided}:
         return True
     ready = report.condition(ConditionType.READY)
     return ready is not None and ready.status == "Unknown"
@@ -130,7 +130,7 @@ def _is_other_machine(report: Status, node: Node) -> bool:
     return known and report.host_uuid != node.host_uuid and report.node_boot_id != node.boot_id
 
 
-def _runs_here(view: View) -> bool:
+def runs_here(view: View) -> bool:
     """Whether the VM has a QEMU on this host. A QEMU that waits for the memory of an incoming migration does not count.
 
     Such a QEMU is STARTING, or PAUSED_BUSY with the reason MIGRATION or POSTCOPY. It ends if the migration fails.

@@ -8,7 +8,6 @@ from controller.api.clock import Now
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, Operation, OperationType, Shutdown, Status
 from controller.policy import starts
-from controller.policy.situation import UNSEEN
 from controller.policy.starts import Start
 from controller.policy.view import Domain, StopAttempt, Unreadable, View, VmMemory
 
@@ -20,12 +19,14 @@ def in_flight(  # noqa: PLR0911 - one rule a line
     vm, seen = view.vm, view.observed
     starting = history.operation is not None and history.operation.starts
     operation = start.operation if starting else history.operation
-    if operation is None or operation.starts or isinstance(seen, Unreadable):
+    if operation is None or operation.starts:
         return operation
-    unwanted = vm.holds or vm.desired in {None, DesiredPowerState.PAUSED}
+    if isinstance(seen, Unreadable):
+        return operation if seen.busy else replace(operation, deadline=None)
+    unwanted = view.held or view.desired in {None, DesiredPowerState.PAUSED}
     if unwanted or vm.status.node_boot_id != view.node.boot_id or not isinstance(seen, Domain):
         return None
-    if vm.desired is DesiredPowerState.STOPPED:
+    if view.desired is DesiredPowerState.STOPPED:
         operation = replace(operation, type=OperationType.STOP)
     if seen.phase.off:
         return operation if operation.type is OperationType.RESTART else None
@@ -34,16 +35,18 @@ def in_flight(  # noqa: PLR0911 - one rule a line
     # The same id can belong to another run: libvirtd reuses ids if no domain was on when it was restarted.
     watched = memory.stop_attempt is not None and memory.stop_attempt.start_time == operation.start_time
     other_run = not watched and starts.began_since(seen.run_since, operation, view.now)
-    if seen.id != operation.domain_id or other_run or _recalled_and_over(operation, view, memory):
+    if seen.id != operation.domain_id or other_run:
         return None
-    if history.reason in UNSEEN:
+    if operation.deadline is None:
         return new_operation(operation.type, seen, vm.shutdown, view.now)
+    if _recalled_and_over(operation, view, memory):
+        return None
     return replace(operation, deadline=operation.start_time + timedelta(seconds=vm.shutdown.grace_s))
 
 
 def _recalled_and_over(operation: Operation, view: View, memory: VmMemory) -> bool:
-    """Whether spec.powerState is Running again, and the guest has not shut down within the grace period of the stop."""
-    if view.vm.desired is not DesiredPowerState.RUNNING or operation.type is not OperationType.STOP:
+    """Whether the VM should run again, and the guest has not shut down within the grace period of the stop."""
+    if view.desired is not DesiredPowerState.RUNNING or operation.type is not OperationType.STOP:
         return False
     return view.now.until(deadline_of(operation, memory.stop_attempt, view.vm.shutdown, view.now)) <= 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from controller.api.clock import Now
-from controller.api.names import ConditionType, EventReason
+from controller.api.names import EventReason
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, StopCause
 from controller.policy.situation import UNSEEN, Situation
@@ -17,14 +17,17 @@ def settled(s: Situation, *, news: bool) -> Situation:
     """
     if s.phase is None or s.desired is None:
         return s
-    drift = _drift(s.desired, s.phase)
+    drift = _drift(s, s.phase)
     settle_s = _settle_s(s, drift)
     wait_s = settle_s or 0.0
-    released = s.memory.held and not s.vm.holds
+    released = _released(s)
     since = s.now if released else _drift_since(s, drift, wait_s, news=news)
     notices = s.notices
-    if released:
-        note = "The last hold was removed. An action that is due begins after the settle time, with a new grace period."
+    if released and s.view.node.maintenance is None:
+        note = (
+            "What forbade actions on the VM has ended (a hold, a maintenance of the host, or a run on another host). "
+            "An action that is due begins after the settle time, with a new grace period."
+        )
         notices = (*notices, Notice(EventReason.HOLD_RELEASED, note))
     return replace(
         s,
@@ -33,6 +36,16 @@ def settled(s: Situation, *, news: bool) -> Situation:
         settled_at=since.plus(wait_s) if since else None,
         settles_forever=settle_s is None,
     )
+
+
+def _released(s: Situation) -> bool:
+    """Whether nothing forbids actions any more that something forbade in the last decision, and no stop is in flight.
+
+    If the agent is not allowed to act yet (ActionBlocked), this is known when it is.
+    """
+    blocked = s.view.node.blocked and not s.view.node.observe_only
+    forbidden = s.view.held or blocked or (s.off and s.view.running_elsewhere)
+    return s.memory.held and s.operation is None and not forbidden
 
 
 def _drift_since(s: Situation, drift: Drift, wait_s: float, *, news: bool) -> Now | None:  # noqa: PLR0911 - one rule a line
@@ -76,26 +89,31 @@ def _settling_since(s: Situation, drift: Drift, wait_s: float) -> Now | None:
 
     None: only the brake delays the correction.
     """
-    memory, reconciling = s.memory, s.history.condition(ConditionType.RECONCILING)
+    memory, decided = s.memory, s.history.decided_transition_time
     if memory.drift is drift:
         return memory.drift_since
-    if not reconciling or memory.drift is not None:
+    if not decided or memory.drift is not None:
         return s.now
-    # This is a new process. Reconciling might have begun earlier for another reason, so the latest time counts.
+    # This is a new process. The domain might have changed within the settle time, so the latest time counts.
     stop, changed = s.status.last_stop if s.off else None, s.status.power_state_transition_time
-    times = (reconciling.last_transition_time, changed, stop and stop.time)
+    times = (decided, changed, stop and stop.time)
     return s.now.recall(max(time for time in times if time), at_most_s=wait_s)
 
 
-def _drift(desired: DesiredPowerState, phase: Phase) -> Drift:
-    """Return the kind of drift. It does not change while a domain that should be off starts or shuts down."""
+def _drift(s: Situation, phase: Phase) -> Drift:
+    """Return the kind of drift. It does not change while a domain that should be off starts or shuts down.
+
+    A maintenance does not shorten the settle time of a pause, which a backup might need.
+    """
     if phase.off:
         return Drift.OFF
-    if desired is DesiredPowerState.STOPPED:
+    if s.vm.desired is DesiredPowerState.STOPPED:
         return Drift.ON
     if phase.power_state is PowerState.PAUSED:
         return Drift.PAUSED
-    return Drift.SUSPENDED if phase is Phase.SUSPENDED else Drift.RUNNING
+    if phase is Phase.SUSPENDED:
+        return Drift.SUSPENDED
+    return Drift.ON if s.desired is DesiredPowerState.STOPPED else Drift.RUNNING
 
 
 def _settle_s(s: Situation, drift: Drift) -> float | None:

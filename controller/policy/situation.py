@@ -26,6 +26,8 @@ from controller.policy.waits import Waits
 NO_START = Start()
 UNSEEN = {Reason.LIBVIRT_UNREACHABLE, Reason.AGENT_UNREACHABLE}
 """Reasons of Ready which show that the domain was not observed."""
+FORBIDDEN = {Reason.HELD, Reason.RUNS_ELSEWHERE}
+"""Reasons under which something forbade the action that was due. Its end is not a request, so a settle time follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Situation:
     history: Status
     """The last report, as far as it is valid for this domain and this host.
 
-    If the user has bound the object to another domain, only its conditions are left.
+    If the user has bound the object to another domain, only the reason of its decision is left.
     """
     status: Status
     """The draft of the next report, still with the conditions of the last report."""
@@ -75,8 +77,8 @@ class Situation:
 
     @property
     def desired(self) -> DesiredPowerState | None:
-        """The value of spec.powerState."""
-        return self.view.vm.desired
+        """The power state that virtsync brings about: spec.powerState, or Stopped by a maintenance of the host."""
+        return self.view.desired
 
     @property
     def domain(self) -> Domain:
@@ -91,8 +93,8 @@ class Situation:
 
     @property
     def wants_on(self) -> bool:
-        """Whether the user wants the VM on: running or paused."""
-        return self.view.vm.wants_on
+        """Whether the VM should be on: running or paused."""
+        return self.view.wants_on
 
     @property
     def off(self) -> bool:

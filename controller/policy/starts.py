@@ -14,11 +14,11 @@ one of these is true:
 - (*) libvirtd was started since the record was written, and the domain is observed off.
 - (*) Two observations some seconds apart, on one uninterrupted connection, show the domain off.
 
-(*) Only an agent that is allowed to act ends the record for this reason, and only if the VM should not be on or is
-held.
+(*) Only an agent that is allowed to act ends the record for this reason, and only if the VM should not be on, is held,
+runs on another host, or its host is in maintenance.
 
 If a dead agent left a record behind, or a call got no answer, virtsync executes the recorded start again if the VM
-should be on and is not held. This is safe, because libvirt does not start a domain that is already on.
+should be on and none of these forbids it. This is safe, because libvirt does not start a domain that is already on.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _unanswered(history: Status, seen: Domain, view: View, memory: VmMemory) -> 
     pending = Start(operation, pending=True)
     if view.node.blocked or view.node.observe_only:
         return pending
-    if view.vm.wants_on and not view.vm.holds:
+    if view.wants_on and not view.held and not view.running_elsewhere:
         return Start(operation, again=operation)
     restarted = began_since(view.node.libvirtd_since, operation, view.now)
     since = memory.off_since or view.now

@@ -8,7 +8,15 @@ from controller.api.clock import Now
 from controller.api.libvirt_words import OffReason
 from controller.api.names import EventReason
 from controller.api.values import replace
-from controller.api.virtualmachine import LastStop, PowerState, RestartPolicy, Status, StopCause
+from controller.api.virtualmachine import (
+    DesiredPowerState,
+    LastStop,
+    OperationType,
+    PowerState,
+    RestartPolicy,
+    Status,
+    StopCause,
+)
 from controller.policy.view import Domain, Evidence, Notice, Phase, View, VmMemory
 
 
@@ -41,7 +49,7 @@ def _cause(reason: str, history: Status, view: View) -> StopCause:  # noqa: PLR0
         return StopCause.MIGRATED
     if reason == OffReason.SAVED:
         return StopCause.SAVED
-    if ours(history, view.node.boot_id):
+    if ours(history, view):
         return StopCause.AGENT
     if history.node_boot_id != view.node.boot_id:
         return StopCause.NODE_REBOOT
@@ -64,16 +72,16 @@ def _libvirtd_ran(history: Status, view: View) -> bool:
     return began is not None and on_since is not None and began < on_since
 
 
-def ours(history: Status, boot_id: str) -> bool:
-    """Whether the report contains a stop or restart by virtsync of exactly this run of the domain."""
+def ours(history: Status, view: View) -> bool:
+    """Whether the report contains a stop or restart by virtsync of exactly this run of the domain.
+
+    A stop for a maintenance also counts if the host has booted since, because the host is powered off then.
+    """
     operation, record = history.operation, history.domain
-    return (
-        operation is not None
-        and operation.domain_id is not None
-        and history.node_boot_id == boot_id
-        and record is not None
-        and record.id == operation.domain_id
-    )
+    if operation is None or operation.domain_id is None or record is None or record.id != operation.domain_id:
+        return False
+    for_maintenance = operation.type is OperationType.STOP and view.vm.desired is DesiredPowerState.RUNNING
+    return for_maintenance or history.node_boot_id == view.node.boot_id
 
 
 def answer(cause: StopCause, policy: RestartPolicy) -> Answer:

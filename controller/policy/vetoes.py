@@ -5,12 +5,13 @@ For each veto there is a function that checks whether it applies, and a function
 
 from __future__ import annotations
 
+from controller.api.clock import api_time
 from controller.api.libvirt_words import OffReason
 from controller.api.names import CONFIRMED_OFF
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, StopCause
 from controller.policy import stops as causes
-from controller.policy.gates import answer_in_s, braked, holders, power_predicate, settling
+from controller.policy.gates import answer_in_s, braked, holders, in_maintenance, power_predicate, settling
 from controller.policy.handover import AT_WORK, Elsewhere, vouching
 from controller.policy.situation import UNSEEN, Situation
 from controller.policy.view import Absent, Conflict, Phase, Replaced, Unreadable, Verdict
@@ -66,7 +67,7 @@ def start_in_flight(s: Situation) -> Verdict:
         return Verdict(Reason.STARTING, reported, recheck_s=left_s)
     since_when = f"{s.operation.start_time:%H:%M:%SZ}"
     message = f"The VM has been starting since {since_when}, and libvirt has not reported the result yet."
-    if s.desired is DesiredPowerState.STOPPED:
+    if s.desired is DesiredPowerState.STOPPED or s.view.to_be_shut_down:
         message += " virtsync stops the VM as soon as it is on."
     return Verdict(Reason.STARTING, message, recheck_s=s.start.recheck_s)
 
@@ -79,6 +80,11 @@ def is_power_state_unset(s: Situation) -> bool:
 def is_unknown_state(s: Situation) -> bool:
     """Whether libvirt reports a state that this version does not know."""
     return s.phase is Phase.UNKNOWN
+
+
+def is_running_elsewhere(s: Situation) -> bool:
+    """Whether the VM is off here, and the manager has observed it running on another host."""
+    return s.off and s.view.running_elsewhere is not None
 
 
 def is_post_copy_failed(s: Situation) -> bool:
@@ -108,12 +114,27 @@ def is_in_sync(s: Situation) -> bool:
 
 
 def in_sync(s: Situation) -> Verdict:
-    """Report that the VM is as the spec asks, with a scheduled restart and the holds on the VM."""
+    """Report that the VM is as the spec asks, with a scheduled restart, the holds on the VM, and a maintenance."""
     notes = [f"restart scheduled for {s.vm.restart_request:%Y-%m-%dT%H:%M:%SZ}"] if s.restart_scheduled else []
     notes += [f"held by {holders(s)}"] if s.vm.holds else []
+    notes += [in_maintenance(s)] if s.view.node.maintenance else []
     power = s.status.power_state
     now = f"is off ({power})" if s.off and power is not PowerState.STOPPED else power_predicate(s)
     return Verdict(Reason.IN_SYNC, "; ".join([f"The VM {now}, as spec.powerState asks", *notes]) + ".")
+
+
+def running_elsewhere(s: Situation) -> Verdict:
+    """Report where the VM runs, and what the user can do."""
+    assert s.view.running_elsewhere  # noqa: S101
+    there, key = s.view.running_elsewhere, s.vm.key
+    since = api_time(there.since)
+    message = (
+        f"The VM runs on {there.node_name} (observed since {since}), so virtsync does not start it on "
+        f"{s.view.node.name}. Set spec.nodeName to {there.node_name}, or stop the VM there. If {there.node_name} is "
+        "lost and you are sure that the VM is off, confirm it: "
+        f"kubectl annotate kvm -n {key.namespace} {key.name} --overwrite {CONFIRMED_OFF}='{there.node_name} {since}'"
+    )
+    return Verdict(Reason.RUNS_ELSEWHERE, message)
 
 
 def post_copy_failed(_s: Situation) -> Verdict:
@@ -160,7 +181,10 @@ def no_domain(s: Situation) -> Verdict:
             f"The domain with UUID {seen.uuid} belongs to the older VirtualMachine {seen.owner}. Set spec.domain of "
             "this VirtualMachine to another domain, or delete one of the two objects.",
         )
-    return Verdict(Reason.DOMAIN_NOT_FOUND, f"libvirt on {s.view.node.name} has no domain {name!r}.")
+    message = f"libvirt on {s.view.node.name} has no domain {name!r}."
+    if there := s.view.running_elsewhere:
+        message += f" It runs on {there.node_name}: set spec.nodeName to {there.node_name}."
+    return Verdict(Reason.DOMAIN_NOT_FOUND, message)
 
 
 def handover_unresolved(s: Situation) -> Verdict:
@@ -197,6 +221,7 @@ def handover_unresolved(s: Situation) -> Verdict:
         what = f"{old} last reported this VM as {s.history.power_state}.{_doubt(s, old)}"
         how = f"Set spec.nodeName back to {old}, stop the VM there and wait for the report"
         how = "Stop the VM on the former machine" if other_machine else how
+        how = "Set spec.nodeName to the node on which the VM runs" if _ran_elsewhere(s) else how
     message = (
         f"{what} So virtsync does not start the VM on {here}. Waiting does not help. {how}. If you are sure that the "
         f"VM is off, confirm it{_vouch(s)}"
@@ -220,9 +245,15 @@ def _doubt(s: Situation, old: str) -> str:
         return ""
     if s.history.operation:
         return " It had also recorded a start, and the result of that start is not known."
+    if _ran_elsewhere(s):
+        return " But the VM ran on another host then."
     if (AT_WORK | {Reason.STARTING}) & {s.history.reason, s.history.decided}:
         return f" But libvirt on {old} was still working on the VM."
     return f" But {old} could not observe the VM then, or has not reported since."
+
+
+def _ran_elsewhere(s: Situation) -> bool:
+    return s.history.decided == Reason.RUNS_ELSEWHERE
 
 
 def power_state_unset(_s: Situation) -> Verdict:

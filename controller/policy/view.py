@@ -7,10 +7,19 @@ from datetime import datetime
 from enum import Enum
 from uuid import UUID
 
-from controller.api.clock import Now
-from controller.api.hypervisor import Maintenance, RunsElsewhere
+from controller.api.clock import Now, api_time
+from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewhere
 from controller.api.names import EventReason
-from controller.api.virtualmachine import LastStop, Operation, PowerState, Reason, Status, VirtualMachine, VmKey
+from controller.api.virtualmachine import (
+    DesiredPowerState,
+    LastStop,
+    Operation,
+    PowerState,
+    Reason,
+    Status,
+    VirtualMachine,
+    VmKey,
+)
 
 
 class Phase(Enum):
@@ -41,6 +50,18 @@ class Phase(Enum):
     def __init__(self, power_state: PowerState, qemu: str, _detail: str = "") -> None:
         """Compute each attribute once, because a relist reads them thousands of times."""
         self.power_state, self.on, self.off = power_state, qemu == "on", qemu == "off"
+
+
+SHUT_DOWN_IN_MAINTENANCE = {
+    Phase.RUNNING,
+    Phase.STARTING,
+    Phase.SHUTTING_DOWN,
+    Phase.PAUSED,
+    Phase.PAUSED_BUSY,
+    Phase.SUSPENDED,
+}
+"""The phases in which a maintenance with mode Shutdown shuts down a VM. It leaves a VM alone that is kept for somebody
+to look at."""
 
 
 class Drift(Enum):
@@ -240,7 +261,10 @@ class VmMemory:
     uid: str = ""
     """The uid of the object. A memory with another uid is not used."""
     held: bool = False
-    """Whether a hold forbade a due action in the last pass that observed the domain, reported or not."""
+    """Whether a hold, a maintenance of the host or a run on another host forbade a due action in the last pass that
+    observed the domain, reported or not."""
+    doubled: RunsElsewhere | None = None
+    """The run on another host in the last pass that observed the domain on; None: there was none."""
     drift: Drift | None = None
     """The drift in the last pass that observed the domain."""
     drift_since: Now | None = None
@@ -323,6 +347,47 @@ class View:
     runs_elsewhere: RunsElsewhere | None = None
     """The entry of `status.runsElsewhere` of this host's Hypervisor that has the UUID of the VM's domain; None: no
     entry has it."""
+
+    @property
+    def desired(self) -> DesiredPowerState | None:
+        """The power state that virtsync brings about: spec.powerState, or Stopped if a maintenance shuts down the VM.
+
+        If the VM is off, this is spec.powerState, so that the report shows what is due after the maintenance.
+        """
+        seen = self.observed
+        on = isinstance(seen, Domain) and seen.phase in SHUT_DOWN_IN_MAINTENANCE
+        return DesiredPowerState.STOPPED if on and self.to_be_shut_down else self.vm.desired
+
+    @property
+    def wants_on(self) -> bool:
+        """Whether `desired` asks for a VM that has a QEMU process: Running or Paused."""
+        return self.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}
+
+    @property
+    def to_be_shut_down(self) -> bool:
+        """Whether a maintenance of the host shuts down this VM if it is on, although the spec asks for Running."""
+        maintenance = self.node.maintenance
+        shuts_down = maintenance is not None and maintenance.mode is MaintenanceMode.SHUTDOWN
+        return shuts_down and self.vm.desired is DesiredPowerState.RUNNING and not self.vm.holds
+
+    @property
+    def held(self) -> bool:
+        """Whether a hold or a maintenance of the host forbids every action.
+
+        A maintenance with mode Shutdown forbids all actions except those of a stop.
+        """
+        maintenance = self.node.maintenance
+        stops = (
+            maintenance and maintenance.mode is MaintenanceMode.SHUTDOWN and self.desired is DesiredPowerState.STOPPED
+        )
+        return bool(self.vm.holds) or (maintenance is not None and not stops)
+
+    @property
+    def running_elsewhere(self) -> RunsElsewhere | None:
+        """The run of the VM on another host that forbids a start here; None: there is none, or the user confirms that
+        it is over."""
+        there = self.runs_elsewhere
+        return there if there and self.vm.confirmed_off != f"{there.node_name} {api_time(there.since)}" else None
 
     @property
     def call_starts(self) -> bool:

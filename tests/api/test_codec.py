@@ -46,6 +46,7 @@ STATUSES = st.builds(
     power_state_transition_time=st.none() | TIMES,
     run_transition_time=st.none() | TIMES,
     decided_reason=WORDS,
+    decided_transition_time=st.none() | TIMES,
     libvirt_state=WORDS,
     libvirt_reason=WORDS,
     domain=st.none()
@@ -111,6 +112,7 @@ A_STATUS = {
     "powerStateTransitionTime": "2026-01-01T00:00:00Z",
     "runTransitionTime": "2026-01-01T00:00:00Z",
     "decidedReason": "InSync",
+    "decidedTransitionTime": "2026-01-01T00:00:00Z",
     "libvirt": {"state": "RUNNING", "reason": "BOOTED"},
     "domain": {"name": "w", "uuid": str(UUID(int=2)), "boundBy": "w", "id": 1, "persistent": True, "autostart": False},
     "lastStop": {"cause": "Guest", "time": "2026-01-01T00:00:00Z", "message": "?"},

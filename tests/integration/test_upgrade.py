@@ -1,8 +1,9 @@
 """An agent takes over what an agent of the version before has reported, and the other way round.
 
-That version's status has no `decidedReason`, `hostUUID` and `runTransitionTime`, and its agent records no start. Its
-source is taken from the history of this repository, and runs in the environment of the present one. The definition is
-the present one all the time, as docs/operations.md says. What was asked of libvirt is read from libvirtd's own record.
+That version's status has no `decidedReason`, `decidedTransitionTime`, `hostUUID` and `runTransitionTime`, and its
+agent records no start. Its source is taken from the history of this repository, and runs in the environment of the
+present one. The definition is the present one all the time, as docs/operations.md says. What was asked of libvirt is
+read from libvirtd's own record.
 """
 
 import io
@@ -23,7 +24,7 @@ from lab.world import Json, World, cause_of, moment, power_of, ready_of, reason_
 REPOSITORY = Path(__file__).parents[2]
 BEFORE = "d2d1f1e1a5cc7cc42de576e3689f00816a99bd97"
 """While nothing is released: the last commit whose agents wrote none of the fields named above."""
-NEW_FIELDS = {"decidedReason", "hostUUID", "runTransitionTime"}
+NEW_FIELDS = {"decidedReason", "decidedTransitionTime", "hostUUID", "runTransitionTime"}
 
 HOOK = """\
 #!/bin/sh

@@ -13,6 +13,7 @@ import pytest
 from controller.api.clock import Now
 from controller.api.codec import render_status, status_patch
 from controller.api.conditions import READINESS
+from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewhere
 from controller.api.virtualmachine import (
     Condition,
     DesiredPowerState,
@@ -72,11 +73,25 @@ OPERATIONS = [None, *OperationType]
 HISTORIES = [PowerState.UNKNOWN, PowerState.RUNNING, PowerState.STOPPED, PowerState.SAVED]
 
 
+FLEET: list[tuple[Maintenance | None, RunsElsewhere | None]] = [
+    (None, None),
+    (Maintenance(MaintenanceMode.HOLD, "new RAM"), None),
+    (Maintenance(MaintenanceMode.SHUTDOWN, "new RAM"), None),
+    (None, RunsElsewhere(UID, "node-b", T0)),
+]
+"""What is known of the host and of other hosts."""
+
+
 @pytest.mark.parametrize("desired", [None, *DesiredPowerState])
-def test_each_look_meets_the_first_veto_that_fits_or_exactly_one_row(desired: DesiredPowerState | None) -> None:
-    looks = 0
+@pytest.mark.parametrize(("maintenance", "elsewhere"), FLEET, ids=["plain", "hold", "shutdown", "elsewhere"])
+def test_each_look_meets_the_first_veto_that_fits_or_exactly_one_row(
+    desired: DesiredPowerState | None, maintenance: Maintenance | None, elsewhere: RunsElsewhere | None
+) -> None:
+    looks, plain = 0, (maintenance, elsewhere) == FLEET[0]
+    reasons = REASONS if plain else [Reason.IN_SYNC, Reason.SHUTTING_DOWN, Reason.HELD]
+    histories = HISTORIES if plain else [PowerState.RUNNING, PowerState.STOPPED]
     combinations = itertools.product(
-        Phase, RestartPolicy, [None, *StopCause], OPERATIONS, [False, True], REASONS, HISTORIES
+        Phase, RestartPolicy, [None, *StopCause], OPERATIONS, [False, True], reasons, histories
     )
     for phase, policy, cause, operation, restart, reason, before in combinations:
         status = Status(
@@ -97,7 +112,8 @@ def test_each_look_meets_the_first_veto_that_fits_or_exactly_one_row(desired: De
             status=status,
             restart_request=T0 if restart else None,
         )
-        view = View(vm, domain(phase), Node("node-a", "boot-1"), Now(T0 + timedelta(seconds=60), 60.0))
+        node = Node("node-a", "boot-1", maintenance=maintenance)
+        view = View(vm, domain(phase), node, Now(T0 + timedelta(seconds=60), 60.0), runs_elsewhere=elsewhere)
         situation = assess(view, WAITS)
         vetoes = [row for row in VETOES if row.applies(situation)]
         rows = [row for row in ROWS if row.applies(situation)]

@@ -175,7 +175,7 @@ def test_a_domain_that_is_not_there_is_one_event_whatever_comes_between(outage: 
 def upgraded(vm: Vm) -> Vm:
     """The status is as the former version wrote it, and the process is new."""
     raw = render_status(vm.vm.status)
-    for field in ("decidedReason", "hostUUID", "runTransitionTime"):
+    for field in ("decidedReason", "decidedTransitionTime", "hostUUID", "runTransitionTime"):
         raw.pop(field, None)
     if operation := raw.get("operation"):
         operation.pop("attempt", None)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.api.codec import render_status
+from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewhere
 from controller.api.virtualmachine import Reason, RestartPolicy, Shutdown, ShutdownMode, VmKey
 from controller.policy.view import (
     Absent,
@@ -41,6 +42,8 @@ NODES = [
     Node("node-a", "boot-1"),
     Node("node-a", "boot-1", observe_only=True),
     Node("node-a", "boot-1", blocked="The Lease is not held."),
+    Node("node-a", "boot-1", maintenance=Maintenance(MaintenanceMode.HOLD, "new RAM")),
+    Node("node-a", "boot-1", maintenance=Maintenance(MaintenanceMode.SHUTDOWN, "new RAM")),
     Node("node-a", "boot-2"),
     Node("node-a", "boot-3", host_uuid=UUID(int=1)),
     Node("node-a", "boot-4", host_uuid=UUID(int=2)),
@@ -68,6 +71,8 @@ HAPPENINGS = st.one_of(
     st.tuples(st.just("change"), st.sampled_from(CHANGES)),
     st.tuples(st.just("restart"), st.integers(-60, 60)),
     st.tuples(st.just("node"), st.sampled_from(NODES)),
+    st.tuples(st.just("maintenance"), st.sampled_from([None, *MaintenanceMode])),
+    st.tuples(st.just("elsewhere"), st.sampled_from([None, RunsElsewhere(UID, "node-z", T0)])),
     st.tuples(st.just("facts"), st.sampled_from(FACTS)),
     st.tuples(st.just("answer"), st.sampled_from([None, *Result])),
     st.tuples(st.sampled_from(["new process", "mark", "moved here", "call out"])),
@@ -108,6 +113,10 @@ class Walk:
                 vm.node = node
                 vm.agent_restarts()
                 self.sent = None
+            case "maintenance", mode:
+                vm.maintain(mode)  # type: ignore[arg-type]
+            case "elsewhere", there:
+                vm.elsewhere = there  # type: ignore[assignment]
             case "facts", Facts() as facts:
                 self.facts = facts
             case "answer", answer:
@@ -168,6 +177,7 @@ def test_starting_ends_for_an_agent_that_may_act(policy: RestartPolicy, story: l
     walk = walked(policy, story)
     walk.vm.node = Node("node-a", walk.vm.vm.status.node_boot_id or "boot-1")
     walk.vm.change(desired=STOPPED, holds=(), misunderstood="", domain_name=None)
+    walk.vm.elsewhere = None
     walk.sent, walk.seen = None, domain(Phase.STOPPED, reason="UNKNOWN")
     for after_s in (0.1, 11.0, 0.1):
         step = walk.look(after_s)

@@ -15,6 +15,7 @@ from pathlib import Path
 from uuid import UUID
 
 from controller.api.clock import Now
+from controller.api.hypervisor import MaintenanceMode, RunsElsewhere
 from controller.api.virtualmachine import RestartPolicy, Shutdown, ShutdownMode, VmKey
 from controller.policy.handover import vouching
 from controller.policy.view import (
@@ -102,8 +103,8 @@ def stories() -> Iterator[tuple[str, list[Step]]]:
         yield f"{action.name} is refused", steps
     yield "a restart that is held; a reported crash with another cause", [*_held_restart(), *_not_a_crash()]
     yield "no domain, another, a claimed one, none to be seen", _without_a_domain()
-    yield "held, watched, blocked, busy, crowded, in turn, braked", _forbidden()
-    yield "handed over", _handed_over()
+    yield "held, watched, blocked, busy, crowded, in turn, braked", [*_forbidden(), *_in_maintenance()]
+    yield "runs elsewhere; handed over", [*_elsewhere(), *_handed_over()]
     yield "handed over with a doubt", _doubtful()
     yield "another machine under the same name", _other_machine()
     yield "memory here, and a run there since", _old_memory()
@@ -151,6 +152,37 @@ def _forbidden() -> list[Step]:
     return steps
 
 
+def _in_maintenance() -> list[Step]:
+    steps = []
+    for mode in MaintenanceMode:
+        vm = Vm(shutdown=Shutdown(grace_s=60), restart_policy=RestartPolicy.NEVER).in_sync()
+        vm.maintain(mode)
+        steps += [vm.look(Phase.RUNNING, after_s=33.3), vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))]
+        vm.change(restart_request=T0 + timedelta(seconds=40))
+        steps += [vm.look(Phase.RUNNING, after_s=10), vm.look(Phase.STOPPED, events={Evidence.SHUTDOWN_GUEST})]
+        vm.maintain(None)
+        steps += [vm.look(Phase.STOPPED, after_s=a) for a in (60, 10)]
+        for desired, phase in ((RUNNING, Phase.PAUSED), (PAUSED, Phase.RUNNING), (STOPPED, Phase.STOPPED)):
+            vm = Vm(desired)
+            vm.maintain(mode)
+            steps += [vm.look(phase), vm.look(phase, after_s=900)]
+    vm = Vm().in_sync()
+    vm.maintain(MaintenanceMode.SHUTDOWN)
+    vm.look(Phase.RUNNING, after_s=60)
+    vm.maintain(None)
+    return [*steps, vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN)), vm.look(Phase.STOPPED)]
+
+
+def _elsewhere() -> list[Step]:
+    steps = []
+    sights: list[Observation] = [domain(Phase.STOPPED), domain(Phase.RUNNING), Absent()]
+    for desired, seen in itertools.product([RUNNING, STOPPED, None], sights):
+        vm = Vm(desired)
+        vm.elsewhere = RunsElsewhere(UUID(int=7), "node-b", T0)
+        steps += [vm.look(seen), vm.look(seen)]
+    return steps
+
+
 def _handed_over() -> list[Step]:
     steps = []
     for last, here in itertools.product(
@@ -164,7 +196,7 @@ def _handed_over() -> list[Step]:
 def _doubtful() -> list[Step]:
     """Each way in which a report of "off" from node-a is not enough, and what vouching for it says."""
     steps = []
-    for doubt in ("marked", "starting", "alive", "saved", "migrated", "bare"):
+    for doubt in ("marked", "starting", "alive", "saved", "migrated", "elsewhere", "bare"):
         vm = Vm(STOPPED) if doubt in {"marked", "starting"} else Vm()
         vm.look(Phase.STOPPED if vm.vm.desired is STOPPED or doubt == "alive" else Phase.RUNNING)
         if doubt == "starting":
@@ -174,6 +206,10 @@ def _doubtful() -> list[Step]:
             vm.look(Phase.STOPPED, facts=Facts(qemu=Qemu.ALIVE))
         if doubt in {"saved", "migrated"}:
             vm.look(Phase.SAVED if doubt == "saved" else domain(Phase.STOPPED, reason="MIGRATED"))
+        if doubt == "elsewhere":
+            vm.elsewhere = RunsElsewhere(UUID(int=7), "node-c", T0)
+            vm.look(Phase.STOPPED)
+            vm.elsewhere = None
         if doubt == "marked":
             vm.is_marked()
         vm.moves_to("node-b", desired=RUNNING, confirmed_off="node-a" if doubt == "bare" else "")

@@ -660,11 +660,10 @@ def test_a_stop_that_was_reported_by_a_clock_ahead_lengthens_no_settle_time_of_a
     assert vm.look(domain(Phase.PAUSED, 2), after_s=600).recheck_s == pytest.approx(300, abs=1)
 
 
-def test_a_report_that_somebody_edited_settles_its_whole_time() -> None:
+def test_a_report_without_the_time_of_its_decision_settles_its_whole_time() -> None:
     vm = released()
     vm.agent_restarts()
-    ready = tuple(condition for condition in vm.vm.status.conditions if condition.type == "Ready")
-    vm.vm = replace(vm.vm, status=replace(vm.vm.status, conditions=ready))
+    vm.edit(decided_transition_time=None)
     assert vm.look(Phase.STOPPED, after_s=4).recheck_s == pytest.approx(10)
 
 

@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import pytest
 
-from controller.api.virtualmachine import DomainRecord, Operation, OperationType, Status, StopCause
+from controller.api.virtualmachine import DomainRecord, Operation, OperationType, Reason, Status, StopCause
 from controller.policy.stops import MESSAGES, cause_of_end, cause_of_stop
 from controller.policy.view import Absent, Domain, Evidence, Node, Observation, Phase, View
-from tests.policy.views import T0, UID, Vm, moment
+from tests.policy.views import RUNNING, STOPPED, T0, UID, Vm, moment
 
 BOOT = "boot-1"
 E = Evidence
@@ -35,7 +35,8 @@ def history(*, boot: str = BOOT, run: int | None = 1, stopped_run: int | None = 
         (off(phase=Phase.SAVED), history(boot="boot-0"), set(), StopCause.SAVED),
         (off(), history(stopped_run=1), {E.STOPPED_CRASHED}, StopCause.AGENT),
         (off(), history(stopped_run=2), {E.SHUTDOWN_GUEST}, StopCause.GUEST),
-        (off(), history(boot="boot-0", stopped_run=1), {E.SHUTDOWN_GUEST}, StopCause.NODE_REBOOT),
+        (off(), history(boot="boot-0", stopped_run=1), {E.SHUTDOWN_GUEST}, StopCause.AGENT),
+        (off(), history(boot="boot-0", stopped_run=2), {E.SHUTDOWN_GUEST}, StopCause.NODE_REBOOT),
         (off(), history(boot="boot-0"), {E.STOPPED_CRASHED}, StopCause.NODE_REBOOT),
         (off("DESTROYED"), history(), {E.STOPPED_CRASHED}, StopCause.CRASH),
         (off("DESTROYED"), history(), {E.STOPPED_FAILED}, StopCause.CRASH),
@@ -52,6 +53,36 @@ def history(*, boot: str = BOOT, run: int | None = 1, stopped_run: int | None = 
 )
 def test_the_first_sign_that_fits(domain: Domain, before: Status, evidence: set[Evidence], cause: StopCause) -> None:
     assert cause_of_stop(domain, before, view(domain, evidence)) is cause
+
+
+@pytest.mark.parametrize("kind", [OperationType.STOP, OperationType.RESTART])
+def test_a_boot_ends_every_stop_but_that_of_a_vm_that_should_run(kind: OperationType) -> None:
+    """A maintenance stops such a VM; any other stop of it is a restart, or the user has recalled it."""
+    before = history(boot="boot-0", stopped_run=1)
+    assert before.operation
+    before = replace(before, operation=replace(before.operation, type=kind))
+    causes = [
+        cause_of_stop(off(), before, replace(view(off(), set()), vm=Vm(desired).vm)) for desired in (RUNNING, STOPPED)
+    ]
+    running = StopCause.AGENT if kind is OperationType.STOP else StopCause.NODE_REBOOT
+    assert causes == [running, StopCause.NODE_REBOOT]
+
+
+def test_a_domain_that_was_migrated_and_undefined_was_migrated() -> None:
+    vm = Vm().in_sync()
+    step = vm.look(Absent(), events={E.STOPPED_MIGRATED})
+    assert step.reason is Reason.DOMAIN_NOT_FOUND
+    assert step.status.last_stop
+    assert step.status.last_stop.cause is StopCause.MIGRATED
+
+
+def test_a_domain_that_was_migrated_and_undefined_during_a_stop_was_migrated() -> None:
+    vm = Vm().in_sync()
+    vm.change(desired=STOPPED)
+    assert vm.look(Phase.RUNNING).status.operation
+    step = vm.look(Absent(), events={E.STOPPED_MIGRATED, E.SHUTDOWN_GUEST})
+    assert step.status.last_stop
+    assert step.status.last_stop.cause is StopCause.MIGRATED
 
 
 def view(seen: Observation, evidence: set[Evidence], node: Node | None = None) -> View:

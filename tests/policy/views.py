@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from controller.api.clock import Now
+from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewhere
 from controller.api.virtualmachine import Condition, DesiredPowerState, Reason, VirtualMachine, VmKey
 from controller.policy.decide import decide
 from controller.policy.handover import vouching
@@ -79,6 +80,8 @@ class Vm:
         self.memory = VmMemory()
         self.at_s = 0.0
         self.wall_ahead_s = 0.0
+        self.elsewhere: RunsElsewhere | None = None
+        """What the manager has observed on another host."""
 
     def change(self, **spec: object) -> None:
         self.vm = replace(self.vm, generation=self.vm.generation + 1, **spec)  # type: ignore[arg-type]
@@ -95,12 +98,17 @@ class Vm:
         self.node = Node(node_name, f"boot of {node_name}")
         self.agent_restarts()
 
+    def maintain(self, mode: MaintenanceMode | None, reason: str = "new RAM") -> None:
+        """An administrator declares a maintenance of its host, or ends it, and the agent has read that."""
+        self.node = replace(self.node, maintenance=Maintenance(mode, reason) if mode else None)
+
     def is_marked(self, reason: Reason = Reason.AGENT_UNREACHABLE) -> None:
-        """The manager has not heard of the agent, and says so in Ready alone."""
+        """The manager has not heard of the agent, and says so: Ready is all that is left of the conditions."""
         since = moment(self.at_s, self.wall_ahead_s).wall
-        mark = Condition("Ready", "Unknown", reason, "The agent has not been heard of.", since, self.vm.generation)
-        others = tuple(c for c in self.vm.status.conditions if c.type != "Ready")
-        self.vm = replace(self.vm, status=replace(self.vm.status, conditions=(mark, *others)))
+        ready = self.vm.status.condition("Ready")
+        generation = ready.observed_generation if ready else 0
+        mark = Condition("Ready", "Unknown", reason, "The agent has not been heard of.", since, generation)
+        self.edit(conditions=(mark,))
 
     def edit(self, **status: object) -> None:
         """Somebody else, or an older version, wrote this into the status."""
@@ -139,6 +147,7 @@ class Vm:
             call_since=since if call else None,
             crowded=crowded,
             turn_in_s=turn_in_s,
+            runs_elsewhere=self.elsewhere,
         )
         step = decide(view, self.waits)
         self.vm, self.memory = replace(self.vm, status=step.status), step.memory
