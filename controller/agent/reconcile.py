@@ -20,6 +20,7 @@ from controller.agent.domain_index import DomainIndex
 from controller.agent.lookups import Lookups
 from controller.agent.memories import PassMemories
 from controller.api.clock import Now
+from controller.api.hypervisor import RunsElsewhere
 from controller.api.names import EventReason
 from controller.api.values import replace
 from controller.api.virtualmachine import Address, OperationType, Reason, Status, StopCause, VirtualMachine, VmKey
@@ -136,13 +137,19 @@ class Reconciler:
         node_name: str,
         node: Callable[[], Node],
         waits: Waits,
+        runs_elsewhere: Callable[[UUID | None], RunsElsewhere | None] = lambda _uuid: None,
+        on_report: Callable[[], None] = lambda: None,
         spawn: Callable[[Callable[[], None]], None] | None = None,
         clock: Callable[[], Now] = now,
     ) -> None:
-        """`node` returns the current state of the node. `spawn` runs an action; the default uses a daemon thread."""
+        """`node` returns the current state of the node. `spawn` runs an action; the default uses a daemon thread.
+
+        `runs_elsewhere` returns on which other host a domain runs. `on_report` is called after each written status.
+        """
         self._host, self._store, self._recorder, self._queue = host, store, recorder, queue
         self._domain_index, self._brake, self._gauges = domain_index, brake, gauges
         self._node_name, self._node, self._waits, self._clock = node_name, node, waits, clock
+        self._runs_elsewhere, self._on_report = runs_elsewhere, on_report
         self._runner = ActionRunner(host, start_limiter, ended=self._action_ended, spawn=spawn, clock=clock)
         self._lookups, self._memories = Lookups(clock), PassMemories()
         self._stopping = False
@@ -163,7 +170,7 @@ class Reconciler:
                 return
             if step.recheck_s is not None:
                 self._queue.add_after(key, step.recheck_s)
-            if step.action and self._is_current(vm, reported) and self._may_act(key):
+            if step.action and self._is_current(vm, reported) and self._may_act(view):
                 self._runner.begin(reported, step, step.action, turn.keep())
                 if step.action.kind.starts:
                     self._memories.start_called(key)
@@ -218,7 +225,7 @@ class Reconciler:
     def _observe(self, vm: VirtualMachine) -> View:
         locked = self._runner.locked(vm.address.uuid)
         observed = locked or self._lookup(vm)
-        uuid = observed.uuid if isinstance(observed, Domain) else vm.address.uuid
+        uuid = _uuid(vm, observed)
         outcome, call = self._runner.progress(vm.key, uuid)
         if locked and not self._runner.locked(uuid):  # the call has returned since the first check
             observed = self._lookup(vm)
@@ -248,7 +255,8 @@ class Reconciler:
         if self._stopping:
             node = replace(node, blocked="The agent is stopping.")
         node = replace(node, braked_until=self._brake.until(now))
-        return View(vm, observed, node, now, self._memories.of(vm.key))
+        elsewhere = self._runs_elsewhere(_uuid(vm, observed))
+        return View(vm, observed, node, now, self._memories.of(vm.key), runs_elsewhere=elsewhere)
 
     # --- decide
 
@@ -318,6 +326,7 @@ class Reconciler:
             self._gauges.observed(vm, step.status)
         else:
             self._gauges.reported(reported, step.status, since_s)
+            self._on_report()
             if vm.status.reason != step.reason:
                 log.info("status reported", vm=str(key), reason=str(step.reason), message=step.message)
         for notice in step.notices:
@@ -337,10 +346,16 @@ class Reconciler:
         self._queue.add(vm.key)
         return False
 
-    def _may_act(self, key: VmKey) -> bool:
-        """Whether this agent may still act. If not, queues another pass, which replaces the report of this action."""
-        if self._stopping or self._node().blocked:
-            self._queue.add(key)
+    def _may_act(self, view: View) -> bool:
+        """Whether this agent may still act, and obeys what it obeyed when it decided.
+
+        If not, queues another pass, which replaces the report of this action.
+        """
+        node = self._node()
+        elsewhere = self._runs_elsewhere(_uuid(view.vm, view.observed))
+        obeyed = (view.node.maintenance, view.runs_elsewhere)
+        if self._stopping or node.blocked or (node.maintenance, elsewhere) != obeyed:
+            self._queue.add(view.vm.key)
             return False
         return True
 
@@ -365,6 +380,11 @@ class Reconciler:
     def _wake(self, keys: set[VmKey]) -> None:
         for key in keys:
             self._queue.add(key)
+
+
+def _uuid(vm: VirtualMachine, observed: Observation) -> UUID | None:
+    """Return the UUID of the observed domain, or that by which the object refers to its domain."""
+    return observed.uuid if isinstance(observed, Domain) else vm.address.uuid
 
 
 def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, ...]:

@@ -193,6 +193,18 @@ def test_a_pause_that_a_backup_might_need_settles_its_whole_time(phase: Phase, f
     assert action(vm.look(Phase.RUNNING, outcome=done(first))) is Action.SHUTDOWN
 
 
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.SHUTTING_DOWN, Phase.PAUSED_BUSY])
+def test_what_starts_or_shuts_down_or_is_worked_on_is_stopped_too(phase: Phase) -> None:
+    vm = Vm(restart_policy=RestartPolicy.NEVER).in_sync()
+    vm.look(phase)
+    vm.maintain(SHUTDOWN)
+    stopping = vm.look(phase, after_s=3600)
+    assert stopping.status.operation
+    assert stopping.status.operation.type is OperationType.STOP
+    off = vm.look(Phase.STOPPED, events=GUEST)
+    assert (off.reason, cause(off)) == (Reason.HELD, StopCause.AGENT)
+
+
 def test_a_vm_that_is_on_at_boot_is_stopped_again() -> None:
     vm = shut_down()
     vm.node = replace(vm.node, boot_id="boot-2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from controller.api.hypervisor import MaintenanceMode
 from controller.api.virtualmachine import VmKey
 from tests.sim.node import DiedError
 from tests.sim.world import CONFIRMED_OFF, World
@@ -21,9 +22,13 @@ PAUSES_S = (0.0, 0.0, 0.5, 3.0, 11.0, 40.0, 100.0)
 MOMENTS = ("before the report", "before the refresh", "after the report")
 
 
-def play(seed: int) -> World:
-    """A world in which chance has had its way; it has ended, and can be checked."""
-    chance = Chance(seed)
+def play(seed: int, *, fleet: bool = False) -> World:
+    """A world in which chance has had its way; it has ended, and can be checked.
+
+    With `fleet` there are also an administrator with maintenances, and a manager. Without, a seed is the world that it
+    was before there were any.
+    """
+    chance = Chance(seed, fleet=fleet)
     try:
         chance.play()
     finally:
@@ -34,7 +39,8 @@ def play(seed: int) -> World:
 class Chance:
     """What happens in one world."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, fleet: bool = False) -> None:
+        self.fleet = fleet
         self.draw = random.Random(seed)  # noqa: S311 - chance, not a secret
         self.world = World(self.draw.choice(LAYOUTS), *("web", "db")[: self.draw.choice((1, 1, 2))])
         self.machines = list(self.world.nodes)
@@ -72,6 +78,13 @@ class Chance:
             (2, self.lease_moves),
             (1, self.lease_is_lost),
         )
+        if fleet:
+            happenings += (
+                (3, self.maintenance_begins),
+                (3, self.maintenance_ends),
+                (3, self.manager_marks),
+                (3, self.manager_looks),
+            )
         self._weights = [weight for weight, _ in happenings]
         self._happenings = [happening for _, happening in happenings]
 
@@ -89,6 +102,8 @@ class Chance:
             self._time_passes()
         for machine in self.machines:
             self.agent_is_well(machine, "")
+            if self.fleet:
+                world.maintain(machine, None)
         world.works(200)
 
     def _time_passes(self) -> None:
@@ -203,6 +218,18 @@ class Chance:
         if not world.nodes[machine].agent.host.reachable:
             world.find_libvirt(machine)
         world.nodes[machine].agent.answers_lost = False
+
+    def maintenance_begins(self, machine: str, _name: str) -> None:
+        self.world.maintain(machine, self.draw.choice((*MaintenanceMode, MaintenanceMode.SHUTDOWN)))
+
+    def maintenance_ends(self, machine: str, _name: str) -> None:
+        self.world.maintain(machine, None)
+
+    def manager_marks(self, _machine: str, name: str) -> None:
+        self.world.mark_unreachable(name)
+
+    def manager_looks(self, _machine: str, _name: str) -> None:
+        self.world.manager_looks()
 
     def answer_is_lost(self, machine: str, _name: str) -> None:
         self.world.lose_answer(machine, silence=self.draw.random() < 0.5)

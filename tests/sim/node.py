@@ -20,8 +20,9 @@ from controller.agent.brake import NodeBrake
 from controller.agent.domain_index import DomainIndex
 from controller.agent.reconcile import Reconciler
 from controller.agent.relist import RelistDiff
-from controller.api.clock import Now
+from controller.api.clock import Now, api_time
 from controller.api.codec import parse
+from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewhere
 from controller.api.virtualmachine import (
     Address,
     DesiredPowerState,
@@ -93,6 +94,8 @@ class SentOff:
     wall: datetime
     objects: dict[VmKey, dict[str, Any]]
     observe_only: bool
+    maintenance: Maintenance | None
+    elsewhere: dict[UUID, RunsElsewhere]
     jobs: set[UUID]
     deaf: set[UUID]
     """Those that nobody can ask: each shutdown would be a reboot, or the QEMU is known to hang."""
@@ -156,6 +159,10 @@ class SimulatedNode:
         self.observe_only = False
         self.blocked = ""
         """Why its agent may not act: another has the Lease."""
+        self.maintenance: Maintenance | None = None
+        """What its Hypervisor object declares, which its agent obeys at once."""
+        self.runs_elsewhere: dict[UUID, RunsElsewhere] = {}
+        """What its Hypervisor object says of other hosts."""
         self.tell: Callable[[str], None] = lambda _line: None
         """Takes a line of the history of the world."""
         self.libvirtd = SimulatedLibvirtd(
@@ -181,7 +188,23 @@ class SimulatedNode:
             self.blocked,
             host_uuid=self.host_uuid,
             libvirtd_since=self.libvirtd.since,
+            maintenance=self.maintenance,
         )
+
+    def obey(self, mode: MaintenanceMode | None) -> None:
+        """An administrator declares a maintenance, or ends it."""
+        self.maintenance = Maintenance(mode, "new RAM") if mode else None
+        self._look_again()
+
+    def told_elsewhere(self, entries: dict[UUID, RunsElsewhere]) -> None:
+        """The manager writes what it sees on other hosts."""
+        if entries != self.runs_elsewhere:
+            self.runs_elsewhere = entries
+            self._look_again()
+
+    def _look_again(self) -> None:
+        for key in self.agent.objects.known():
+            self.agent.queue.add(key)
 
     def restart_agent(self) -> None:
         """The agent dies where it stands, and another begins."""
@@ -219,6 +242,8 @@ class SimulatedNode:
             wall=self.clock.wall(),
             objects=dict(self.api.objects),
             observe_only=self.observe_only,
+            maintenance=self.maintenance,
+            elsewhere=dict(self.runs_elsewhere),
             jobs={guest.uuid for guest in guests if guest.job},
             deaf={g.uuid for g in guests if g in hang or g.on_poweroff_now == "restart"},
         )
@@ -261,6 +286,7 @@ class SimulatedAgent:
             node_name=node.name,
             node=node.as_node,
             waits=WAITS,
+            runs_elsewhere=lambda uuid: node.runs_elsewhere.get(uuid) if uuid else None,
             spawn=lambda do: self.calls.append(Strand(do, node.as_it_is())),
             clock=node.clock.now,
         )
@@ -500,11 +526,13 @@ class Judge:
 
     def _any_act(self, agent: SimulatedAgent, vm: VirtualMachine, action: PowerAction) -> list[tuple[str, bool]]:
         at_s, under_way = Strand.current().sent_off.at_s, self._under_way[agent]
+        maintenance = Strand.current().sent_off.maintenance
         others = [other for _, other in under_way if other.domain.uuid == action.domain.uuid]
         forced_s = [other_s for other_s, other in under_way if other.kind is Action.DESTROY]
         return [
             ("an act on what nobody knows", action.domain.phase not in {Phase.UNKNOWN, Phase.POST_COPY_FAILED}),
             ("an act on a VM that is held", not vm.holds),
+            ("an act under Hold", maintenance is None or maintenance.mode is MaintenanceMode.SHUTDOWN),
             ("an act on a VM that is only watched", vm.desired is not None),
             ("an act on another node's VM", vm.node_name == vm.status.node_name == self._node.name),
             ("an act of an agent that only watches", not Strand.current().sent_off.observe_only),
@@ -527,7 +555,13 @@ class Judge:
         starts_s = [other_s for other_s, other in self._under_way[agent] if other.kind.starts]
         recent = [other_s for other_s in starts_s if abs(at_s - other_s) <= HANGS_AFTER_S]
         started_s.append(at_s)
+        there = Strand.current().sent_off.elsewhere.get(action.domain.uuid)
         return [
+            ("a start during a maintenance", Strand.current().sent_off.maintenance is None),
+            (
+                "a start of what runs elsewhere",
+                there is None or vm.confirmed_off == f"{there.node_name} {api_time(there.since)}",
+            ),
             ("it need not be on", vm.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}),
             ("too many starts at once", len(recent) < STARTS_AT_ONCE and len(starts_s) < 2 * STARTS_AT_ONCE),
             (
@@ -561,8 +595,9 @@ class Judge:
         operation = vm.status.operation
         restart = operation is not None and operation.type is OperationType.RESTART
         running = vm.desired is DesiredPowerState.RUNNING
+        asked = running and (restart or Strand.current().sent_off.maintenance is not None)
         return [
-            ("it need not be off", vm.desired is DesiredPowerState.STOPPED or (running and restart)),
+            ("it need not be off", vm.desired is DesiredPowerState.STOPPED or asked),
             ("a stop that nobody has written down", operation is not None and operation.domain_id == action.domain.id),
             ("force without patience", action.kind is Action.SHUTDOWN or self._may_force(agent, vm, action)),
         ]
@@ -578,6 +613,9 @@ class Judge:
         return sent_off.at_s - asked_s >= min(vm.shutdown.grace_s, WAITS.force_wait_s)
 
     def _count_restart(self, vm: VirtualMachine, action: PowerAction) -> None:
+        operation = vm.status.operation
+        if operation is None or operation.type is not OperationType.RESTART:
+            return
         if action.kind in {Action.SHUTDOWN, Action.DESTROY} and vm.desired is DesiredPowerState.RUNNING:
             ended = self._restarted[vm.key, vm.status.last_restart_time]
             ended.add((vm.status.node_boot_id, action.domain.id))

@@ -11,6 +11,7 @@ import random
 
 import pytest
 
+from controller.api.hypervisor import MaintenanceMode
 from controller.api.virtualmachine import PowerState, Reason, StopCause
 from controller.policy.view import Phase
 from tests.sim.chance import play
@@ -658,6 +659,97 @@ def test_memory_saved_on_another_node_may_be_given_up() -> None:
         assert w.vm().status.power_state is PowerState.RUNNING, w.account()
 
 
+# --- runs elsewhere, and maintenance ---------------------------------------------------------------------------------
+
+
+def migrated_unseen(w: World) -> None:
+    """While the agent of its host is away the VM is migrated, and its libvirtd forgets that."""
+    runs_on_one(w)
+    w.agent_ends("one")
+    w.migrate("one", "two")
+    w.restart_libvirtd("one")
+    w.manager_looks()
+    w.agent_starts("one")
+    w.works(60)
+    assert w.runs_on() == {"two"}, w.account()
+    assert w.vm().status.reason == Reason.RUNS_ELSEWHERE, w.account()
+
+
+def test_a_vm_that_was_migrated_unseen_is_not_started_and_is_taken_over_where_it_runs() -> None:
+    with world(TWO) as w:
+        migrated_unseen(w)
+        w.patch(nodeName="node-b")
+        w.manager_looks()
+        w.works(60)
+        assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+        assert w.runs_on() == {"two"}, w.account()
+
+
+def test_a_vm_that_was_migrated_unseen_is_started_when_it_is_gone_there() -> None:
+    with world(TWO) as w:
+        migrated_unseen(w)
+        w.virsh("destroy", "two")
+        w.works(60)
+        assert not w.runs_on(), w.account()  # the manager has not looked
+        w.manager_looks()
+        w.works(5)
+        assert not w.runs_on(), w.account()
+        w.works(30)
+        assert w.runs_on() == {"one"}, w.account()
+
+
+def test_a_vm_that_was_migrated_unseen_is_not_started_on_a_third_host() -> None:
+    with world(THREE) as w:
+        migrated_unseen(w)
+        w.patch(nodeName="node-c")
+        w.works(60)
+        is_left_alone(w, {"two"})
+
+
+def test_nothing_is_started_during_a_maintenance_and_all_is_on_after_it() -> None:
+    """The host is powered off and comes back, with autostart, before the maintenance ends."""
+    with world(TWO, "web", "db") as w:
+        for name in w.vms:
+            w.create(name, nodeName="node-a", powerState="Running", restartPolicy="Never")
+        w.works(60)
+        w.maintain("one", MaintenanceMode.SHUTDOWN)
+        w.works(60)
+        assert not w.runs_on("web") | w.runs_on("db"), w.account()
+        w.mark_unreachable("web")
+        w.guest("one").autostart = True
+        w.reboot("one")
+        w.works(120)
+        assert not w.runs_on("web") | w.runs_on("db"), w.account()
+        assert [run.by for run in w.runs("db")] == [By.AGENT], w.account()
+        w.maintain("one", None)
+        w.works(60)
+        for name in w.vms:
+            assert w.runs_on(name) == {"one"}, w.account()
+            assert w.vm(name).status.reason == Reason.IN_SYNC, w.account()
+            assert w.vm(name).status.restart_count == 0, w.account()
+
+
+def test_a_maintenance_that_ends_while_the_host_is_off_is_remembered() -> None:
+    with world(TWO) as w:
+        w.create(nodeName="node-a", powerState="Running", restartPolicy="Never")
+        w.works(60)
+        w.guest("one").deaf = True
+        w.maintain("one", MaintenanceMode.SHUTDOWN)
+        w.works(1)
+        assert w.vm().status.operation, w.account()
+        w.agent_dies("one")
+        w.maintain("one", None)
+        w.reboot("one")
+        w.agent_starts("one")
+        w.works(5)
+        assert not w.runs_on(), w.account()
+        w.works(60)
+        assert w.runs_on() == {"one"}, w.account()
+        stop = w.vm().status.last_stop
+        assert stop, w.account()
+        assert stop.cause is StopCause.AGENT, w.account()
+
+
 # --- worlds of chance ------------------------------------------------------------------------------------------------
 
 
@@ -684,13 +776,21 @@ def test_a_world_that_went_wrong_once(seed: int, shows: str) -> None:
     play(seed).check()
 
 
+@pytest.mark.parametrize("fleet", [False, True])
 @pytest.mark.parametrize("first", range(FIRST_SEED, FIRST_SEED + WORLDS, WORLDS_A_TEST))
-def test_nothing_runs_twice(first: int) -> None:
+def test_nothing_runs_twice(first: int, *, fleet: bool) -> None:
     last = min(first + WORLDS_A_TEST, FIRST_SEED + WORLDS)
-    wrong = [seed for seed in range(first, last) if play(seed).ledger.wrongs()]
+    wrong = [seed for seed in range(first, last) if wrongs(play(seed, fleet=fleet))]
     for seed in wrong:  # the first is enough to be told in full
-        world = play(seed)
-        raise AssertionError(f"wrong seeds: {wrong}; seed {seed}: {world.ledger.wrongs()}\n{world.account()}")
+        world = play(seed, fleet=fleet)
+        raise AssertionError(f"wrong seeds: {wrong}; seed {seed}: {wrongs(world)}\n{world.account()}")
+
+
+def wrongs(world: World) -> list[str]:
+    """What ran twice, and each start during a maintenance or of a VM of which the manager had told its host."""
+    judged = [wrong for node in world.nodes.values() for wrong in node.judge.wrongs]
+    forbidden = ("a start during a maintenance", "a start of what runs elsewhere", "an act under Hold")
+    return world.ledger.wrongs() + [wrong for wrong in judged if any(rule in wrong for rule in forbidden)]
 
 
 def test_worlds_of_chance_have_everything_in_them() -> None:

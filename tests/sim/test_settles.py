@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from controller.api.codec import parse
 from controller.api.conditions import READINESS, Readiness
+from controller.api.hypervisor import MaintenanceMode, RunsElsewhere
 from controller.api.virtualmachine import DesiredPowerState, Reason, RestartPolicy, ShutdownMode, VirtualMachine, VmKey
 from controller.policy.view import Action, Phase
 from controller.runtime.errors import Rejected, Transient
@@ -40,6 +41,7 @@ REACHED = {
     },
     DesiredPowerState.STOPPED: {Phase.STOPPED, Phase.SAVED, Phase.CRASHED_OFF},
 }
+KEPT = {Phase.PAUSED_IO_ERROR, Phase.PAUSED_WATCHDOG, Phase.CRASHED_KEPT}
 vms = st.sampled_from([VMS[0], *VMS])
 nodes = st.sampled_from([0, 0, 0, 1])
 steps = st.lists(st.sampled_from(["pass", "call", "event", "watch"]), min_size=1, max_size=8)
@@ -327,6 +329,34 @@ class World(RuleBasedStateMachine):
     def api_server_comes_and_goes(self, node: int, away: bool) -> None:  # noqa: FBT001 - drawn, not passed
         self.nodes[node].agent.api_away = away
 
+    # --- the administrator and the manager
+
+    @happens(node=nodes, mode=st.sampled_from([None, *MaintenanceMode]))
+    def host_is_in_maintenance(self, node: int, mode: MaintenanceMode | None) -> None:
+        self.nodes[node].obey(mode)
+
+    @happens(name=vms)
+    def manager_marks(self, name: str) -> None:
+        """At any moment, also when the agent is well."""
+        raw = self.api.objects[VmKey("default", name)]
+        if raw["status"].get("decidedReason") and raw["status"].get("nodeName"):
+            mark = {
+                "type": "Ready",
+                "status": "Unknown",
+                "reason": "AgentUnreachable",
+                "message": "The agent has not been heard of.",
+                "lastTransitionTime": f"{self.clock.wall():%Y-%m-%dT%H:%M:%SZ}",
+                "observedGeneration": max(raw["status"].get("observedGeneration", 0), 0),
+            }
+            self.api.write_status(VmKey("default", name), {"conditions": [mark]})
+
+    @happens(name=vms, there=st.booleans())
+    def manager_sees_it_elsewhere(self, name: str, there: bool) -> None:  # noqa: FBT001 - drawn, not passed
+        node, uuid = self.node_of(name), self.guest(name).uuid
+        entries = {known: entry for known, entry in node.runs_elsewhere.items() if known != uuid}
+        since = self.clock.wall().replace(microsecond=0)
+        node.told_elsewhere(entries | ({uuid: RunsElsewhere(uuid, "node-z", since)} if there else {}))
+
     @happens(node=nodes)
     def machine_reboots(self, node: int) -> None:
         self.nodes[node].reboot()
@@ -336,6 +366,22 @@ class World(RuleBasedStateMachine):
     @rule()
     def all_settles(self) -> None:
         """Without further faults the world comes to rest: at the goal, or with a reason why it is not."""
+        for node in self.nodes:
+            node.obey(None)
+            node.told_elsewhere({})
+        self.comes_to_rest()
+        for name in VMS:
+            self.is_settled(name)
+
+    @rule(mode=st.sampled_from(MaintenanceMode))
+    def all_settles_in_maintenance(self, mode: MaintenanceMode) -> None:
+        for node in self.nodes:
+            node.obey(mode)
+        self.comes_to_rest()
+        for name in VMS:
+            self.is_quiet(name, mode)
+
+    def comes_to_rest(self) -> None:
         self.faults_end()
         for _ in range(2000):
             if not self.everything_due():
@@ -346,8 +392,6 @@ class World(RuleBasedStateMachine):
             self.clock.at_s = max(self.clock.at_s, due_s)
         else:
             raise AssertionError(f"it does not come to rest: {self.told()}")
-        for name in VMS:
-            self.is_settled(name)
 
     def faults_end(self) -> None:
         for number, node in enumerate(self.nodes):
@@ -417,6 +461,18 @@ class World(RuleBasedStateMachine):
         if vm.desired is DesiredPowerState.RUNNING and phase is Phase.RUNNING and reason is Reason.IN_SYNC:
             request, served = vm.restart_request, vm.status.last_restart_time
             assert request is None or request <= vm.created or (served and served >= request), said
+
+    def is_quiet(self, name: str, mode: MaintenanceMode) -> None:
+        """It waits for nothing, and with Shutdown it is off, unless it is to be left alone or its guest ignores it."""
+        vm, node = self.vm(name), self.node_of(name)
+        guest = node.libvirtd.named(name)
+        assert guest
+        reason, said = Reason(vm.status.reason), f"{name} is {guest.phase.name}; {vm}"
+        assert READINESS[reason] in ENDS, said
+        left_alone = vm.holds or node.observe_only or guest.stuck or guest.phase in KEPT
+        switched = vm.desired in {DesiredPowerState.RUNNING, DesiredPowerState.STOPPED}
+        if mode is MaintenanceMode.SHUTDOWN and switched and not left_alone:
+            assert guest.phase.off or reason is Reason.SHUTDOWN_TIMED_OUT, said
 
     def told(self) -> str:
         return "\n".join(f"{name} is {self.node_of(name).libvirtd.named(name)}: {self.vm(name)}" for name in VMS)

@@ -16,6 +16,7 @@ import structlog
 import yaml
 
 from controller.api.codec import parse
+from controller.api.hypervisor import MaintenanceMode, RunsElsewhere
 from controller.api.names import GROUP, PLURAL, VERSION
 from controller.api.virtualmachine import VirtualMachine, VmKey
 from controller.policy.view import Phase
@@ -252,9 +253,11 @@ class World:
 
     def mark_unreachable(self, name: str = "web") -> None:
         """What the manager writes when the agent of its node has not renewed its Lease: Ready is Unknown."""
-        self.tell(f"manager: marks {name} AgentUnreachable")
         key = VmKey("default", name)
         raw = self.api.objects[key]
+        if not raw["status"].get("decidedReason") or not raw["status"].get("nodeName"):
+            return
+        self.tell(f"manager: marks {name} AgentUnreachable")
         conditions = [
             condition | {"status": "Unknown", "reason": "AgentUnreachable", "message": "Its agent does not answer."}
             for condition in raw["status"]["conditions"]
@@ -269,6 +272,29 @@ class World:
             },
             content_type="application/merge-patch+json",
         )
+
+    def maintain(self, machine: str, mode: MaintenanceMode | None) -> None:
+        """An administrator declares a maintenance in the Hypervisor object of this machine's node, or ends it."""
+        self.tell(f"administrator: maintenance of {machine} is {mode}")
+        for node in self.nodes.values():
+            if node.name == self.nodes[machine].name:
+                node.obey(mode)
+
+    def manager_looks(self) -> None:
+        """It compares what runs on the hosts with what the VMs are bound to, and tells each node of its VMs."""
+        bound = {self.vms.index(key.name): self.vm(key.name).node_name for key in self.api.objects}
+        entries: dict[str, dict[UUID, RunsElsewhere]] = {node.name: {} for node in self.nodes.values()}
+        for number, node_name in bound.items():
+            uuid = UUID(int=number + 1)
+            for node in self.nodes.values():
+                guest = node.libvirtd.guests.get(uuid)
+                if guest and guest.phase is Phase.RUNNING and node.name != node_name and node_name in entries:
+                    known = next((n.runs_elsewhere.get(uuid) for n in self.nodes.values() if n.name == node_name), None)
+                    same = known is not None and known.node_name == node.name
+                    since = self.clock.wall().replace(microsecond=0)
+                    entries[node_name][uuid] = known if known and same else RunsElsewhere(uuid, node.name, since)
+        for node in self.nodes.values():
+            node.told_elsewhere(entries[node.name])
 
     # --- strangers and guests
 
