@@ -1,0 +1,188 @@
+"""The objects that each case of the matrix of rights starts from, and the requests that the cases make."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.deploy.callers import AGENTS, Caller, Json, Request
+
+TEAM, OTHER_TEAM = "team-a", "team-b"
+VMS = "/apis/virtsync.dev/v1alpha1"
+LEASES = "/apis/coordination.k8s.io/v1"
+EVENTS = "/apis/events.k8s.io/v1"
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+NODE_LEASES = "kube-node-lease"
+STATUS = {"status": {"powerState": "Stopped"}}
+
+ALLOWED = "allowed"
+IGNORED = "no effect"
+UNKNOWN = "unknown token"
+BY_RBAC = "RBAC"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a case finds: VMs of its own, one bound to each node and one to none. Leases are there if it asks."""
+
+    number: int
+    admin: Caller
+
+    def name(self, which: str) -> str:
+        return f"vm-{self.number}-{which}"
+
+    def vm(self, which: str, *, namespace: str = TEAM, status: bool = False) -> str:
+        return f"{VMS}/namespaces/{namespace}/virtualmachines/{self.name(which)}{'/status' if status else ''}"
+
+    def do(self, method: str, path: str, body: Json | None = None) -> None:
+        answer = self.admin.ask(Request(method, path, body))
+        assert answer.granted, answer
+
+    def set_up(self) -> None:
+        for which, spec in {"a": {"nodeName": "node-a"}, "b": {"nodeName": "node-b"}, "free": {}}.items():
+            self.do("POST", f"{VMS}/namespaces/{TEAM}/virtualmachines", vm(self.name(which), spec))
+        self.do("POST", f"{VMS}/namespaces/{OTHER_TEAM}/virtualmachines", vm(self.name("a"), {"nodeName": "node-a"}))
+        for namespace in (AGENTS, NODE_LEASES, "zealous"):
+            self.do("DELETE", f"{LEASES}/namespaces/{namespace}/leases")
+        for namespace in (TEAM, AGENTS):
+            self.do("DELETE", f"{EVENTS}/namespaces/{namespace}/events")
+
+    def snapshot(self) -> dict[tuple[str, str, str], Json]:
+        """Everything that a case could change, without what the API server itself notes on each write."""
+        paths = (f"{VMS}/virtualmachines", f"{LEASES}/leases", f"{EVENTS}/events", f"{RBAC}/rolebindings")
+        objects = {}
+        for path in paths:
+            for item in self.admin.ask(Request("GET", path)).body["items"]:
+                meta = item["metadata"]
+                meta.pop("resourceVersion")
+                meta.pop("managedFields", None)
+                # There the API server renews a Lease of its own.
+                if meta["namespace"] != "kube-system":
+                    objects[path, meta["namespace"], meta["name"]] = item
+        return objects
+
+
+@dataclass(frozen=True)
+class Case:
+    """`who` tries `what`; `words` are in the refusal, and `first` is done by an administrator before."""
+
+    who: str
+    what: str
+    outcome: str
+    request: Callable[[Stage], Request]
+    words: tuple[str, ...] = ()
+    first: Callable[[Stage], None] = lambda _stage: None
+    reads: bool = field(default=False)
+
+    def __str__(self) -> str:
+        return f"{self.who}: {self.what}".replace(" ", "-")
+
+
+def vm(name: str, spec: Json) -> Json:
+    return {"apiVersion": "virtsync.dev/v1alpha1", "kind": "VirtualMachine", "metadata": {"name": name}, "spec": spec}
+
+
+def get(path: Callable[[Stage], str] | str) -> Callable[[Stage], Request]:
+    return lambda s: Request("GET", path if isinstance(path, str) else path(s))
+
+
+def patch(which: str, body: Json, *, status: bool = False, namespace: str = TEAM) -> Callable[[Stage], Request]:
+    return lambda s: Request("PATCH", s.vm(which, status=status, namespace=namespace), body)
+
+
+def report(which: str, body: Json | None = None) -> Callable[[Stage], Request]:
+    return patch(which, body or STATUS, status=True)
+
+
+def spec(which: str, **spec: Any) -> Callable[[Stage], Request]:
+    return patch(which, {"spec": spec})
+
+
+def create(name: str, *, namespace: str = TEAM, **spec: Any) -> Callable[[Stage], Request]:
+    return lambda s: Request("POST", f"{VMS}/namespaces/{namespace}/virtualmachines", vm(s.name(name), spec))
+
+
+def delete(which: str) -> Callable[[Stage], Request]:
+    return lambda s: Request("DELETE", s.vm(which))
+
+
+def lease(name: str, namespace: str = AGENTS, holder: str = "somebody") -> Json:
+    spec = {"holderIdentity": holder, "leaseDurationSeconds": 40}
+    meta = {"name": name, "namespace": namespace}
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}
+
+
+def take_lease(name: str, namespace: str = AGENTS) -> Callable[[Stage], Request]:
+    return lambda _s: Request("POST", f"{LEASES}/namespaces/{namespace}/leases", lease(name, namespace))
+
+
+def renew_lease(name: str, namespace: str = AGENTS) -> Callable[[Stage], Request]:
+    def renewed(stage: Stage) -> Request:
+        lease = stage.admin.ask(Request("GET", lease_path(name, namespace))).body
+        lease["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z"
+        return Request("PUT", lease_path(name, namespace), lease)
+
+    return renewed
+
+
+def lease_path(name: str, namespace: str = AGENTS) -> str:
+    return f"{LEASES}/namespaces/{namespace}/leases/{name}"
+
+
+def with_lease(name: str, namespace: str = AGENTS) -> Callable[[Stage], None]:
+    return lambda s: s.do("POST", f"{LEASES}/namespaces/{namespace}/leases", lease(name, namespace))
+
+
+def event(which: str, node: str, namespace: str = TEAM, **changes: Any) -> Callable[[Stage], Json]:
+    return lambda s: {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{s.name(which)}.1", "namespace": namespace},
+        "eventTime": "2026-01-01T00:00:00.000000Z",
+        "type": "Normal",
+        "reason": "Started",
+        "action": "Start",
+        "note": "It was started.",
+        "reportingController": "virtsync.dev/agent",
+        "reportingInstance": node,
+        "regarding": {
+            "apiVersion": "virtsync.dev/v1alpha1",
+            "kind": "VirtualMachine",
+            "namespace": namespace,
+            "name": s.name(which),
+        },
+        **changes,
+    }
+
+
+def tell(which: str, node: str, namespace: str = TEAM, **changes: Any) -> Callable[[Stage], Request]:
+    written = event(which, node, namespace, **changes)
+    return lambda s: Request("POST", f"{EVENTS}/namespaces/{namespace}/events", written(s))
+
+
+def tell_about(api_version: str, kind: str) -> Callable[[Stage], Request]:
+    about = {"apiVersion": api_version, "kind": kind, "namespace": TEAM, "name": "web"}
+    return tell("a", "node-a", regarding=about)
+
+
+def told(which: str, node: str) -> Callable[[Stage], None]:
+    return lambda s: s.do("POST", f"{EVENTS}/namespaces/{TEAM}/events", event(which, node)(s))
+
+
+def tell_again(which: str, **changes: Any) -> Callable[[Stage], Request]:
+    series = {"series": {"count": 2, "lastObservedTime": "2026-01-01T00:01:00.000000Z"}} | changes
+    return lambda s: Request("PATCH", f"{EVENTS}/namespaces/{TEAM}/events/{s.name(which)}.1", series)
+
+
+def hand_over(which: str, node: str) -> Callable[[Stage], None]:
+    return lambda s: s.do("PATCH", s.vm(which), {"spec": {"nodeName": node}})
+
+
+def bind_role(role: str) -> Callable[[Stage], Request]:
+    body = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": f"to-{role}"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "everybody"}],
+    }
+    return lambda _s: Request("POST", f"{RBAC}/namespaces/{TEAM}/rolebindings", body)
