@@ -31,8 +31,6 @@ from tests.deploy.stage import (
     with_lease,
 )
 
-POLICIES = ("virtsync-status", "virtsync-agent-spec", "virtsync-agent-lease", "virtsync-agent-events", "virtsync-bind")
-
 A, B = "agent of node-a", "agent of node-b"
 ZEALOUS = "agent of node-a, made cluster-admin"
 COPY = "copy of virtsync on node-a, other names"

@@ -8,10 +8,13 @@ from tests.deploy.callers import AGENTS, Caller, Json, Request
 
 TEAM, OTHER_TEAM = "team-a", "team-b"
 VMS = "/apis/virtsync.dev/v1alpha1"
+HOSTS = f"{VMS}/hypervisors"
 LEASES = "/apis/coordination.k8s.io/v1"
 EVENTS = "/apis/events.k8s.io/v1"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 NODE_LEASES = "kube-node-lease"
+OF_NO_NAMESPACE = "default"
+"""The namespace of the Events about objects that are in no namespace."""
 STATUS = {"status": {"powerState": "Stopped"}}
 
 ALLOWED = "allowed"
@@ -22,7 +25,10 @@ BY_RBAC = "RBAC"
 
 @dataclass(frozen=True)
 class Stage:
-    """What a case finds: VMs of its own, one bound to each node and one to none. Leases are there if it asks."""
+    """What a case finds: VMs of its own, one bound to each node and one to none, and a Hypervisor for each node.
+
+    There is a Lease only if the case asks for one.
+    """
 
     number: int
     admin: Caller
@@ -33,31 +39,43 @@ class Stage:
     def vm(self, which: str, *, namespace: str = TEAM, status: bool = False) -> str:
         return f"{VMS}/namespaces/{namespace}/virtualmachines/{self.name(which)}{'/status' if status else ''}"
 
+    def host(self, which: str, *, status: bool = False) -> str:
+        return f"{HOSTS}/node-{which}{'/status' if status else ''}"
+
     def do(self, method: str, path: str, body: Json | None = None) -> None:
         answer = self.admin.ask(Request(method, path, body))
         assert answer.granted, answer
 
     def set_up(self) -> None:
+        for namespace in (TEAM, OTHER_TEAM):
+            self.do("DELETE", f"{VMS}/namespaces/{namespace}/virtualmachines")
         for which, spec in {"a": {"nodeName": "node-a"}, "b": {"nodeName": "node-b"}, "free": {}}.items():
             self.do("POST", f"{VMS}/namespaces/{TEAM}/virtualmachines", vm(self.name(which), spec))
         self.do("POST", f"{VMS}/namespaces/{OTHER_TEAM}/virtualmachines", vm(self.name("a"), {"nodeName": "node-a"}))
+        # A policy refuses to delete a Hypervisor that is in maintenance.
+        for it in self.admin.ask(Request("GET", HOSTS)).body["items"]:
+            self.do("PATCH", f"{HOSTS}/{it['metadata']['name']}", {"spec": {"maintenance": None}})
+        self.do("DELETE", HOSTS)
+        for which in ("a", "b"):
+            self.do("POST", HOSTS, host(f"node-{which}"))
         for namespace in (AGENTS, NODE_LEASES, "zealous"):
             self.do("DELETE", f"{LEASES}/namespaces/{namespace}/leases")
-        for namespace in (TEAM, AGENTS):
+        for namespace in (TEAM, AGENTS, OF_NO_NAMESPACE):
             self.do("DELETE", f"{EVENTS}/namespaces/{namespace}/events")
 
     def snapshot(self) -> dict[tuple[str, str, str], Json]:
         """Everything that a case could change, without what the API server itself notes on each write."""
-        paths = (f"{VMS}/virtualmachines", f"{LEASES}/leases", f"{EVENTS}/events", f"{RBAC}/rolebindings")
+        paths = (f"{VMS}/virtualmachines", HOSTS, f"{LEASES}/leases", f"{EVENTS}/events", f"{RBAC}/rolebindings")
         objects = {}
         for path in paths:
             for item in self.admin.ask(Request("GET", path)).body["items"]:
                 meta = item["metadata"]
                 meta.pop("resourceVersion")
                 meta.pop("managedFields", None)
+                namespace = meta.get("namespace", "")
                 # There the API server renews a Lease of its own.
-                if meta["namespace"] != "kube-system":
-                    objects[path, meta["namespace"], meta["name"]] = item
+                if namespace != "kube-system":
+                    objects[path, namespace, meta["name"]] = item
         return objects
 
 
@@ -79,6 +97,15 @@ class Case:
 
 def vm(name: str, spec: Json) -> Json:
     return {"apiVersion": "virtsync.dev/v1alpha1", "kind": "VirtualMachine", "metadata": {"name": name}, "spec": spec}
+
+
+def host(name: str, spec: Json | None = None) -> Json:
+    return {
+        "apiVersion": "virtsync.dev/v1alpha1",
+        "kind": "Hypervisor",
+        "metadata": {"name": name},
+        "spec": spec or {},
+    }
 
 
 def get(path: Callable[[Stage], str] | str) -> Callable[[Stage], Request]:
@@ -103,6 +130,43 @@ def create(name: str, *, namespace: str = TEAM, **spec: Any) -> Callable[[Stage]
 
 def delete(which: str) -> Callable[[Stage], Request]:
     return lambda s: Request("DELETE", s.vm(which))
+
+
+def create_host(name: str, spec: Json | None = None) -> Callable[[Stage], Request]:
+    return lambda _s: Request("POST", HOSTS, host(name, spec))
+
+
+def patch_host(which: str, body: Json) -> Callable[[Stage], Request]:
+    return lambda s: Request("PATCH", s.host(which), body)
+
+
+def report_host(which: str, **status: Any) -> Callable[[Stage], Request]:
+    return lambda s: Request("PATCH", s.host(which, status=True), {"status": status})
+
+
+def delete_host(which: str) -> Callable[[Stage], Request]:
+    return lambda s: Request("DELETE", s.host(which))
+
+
+def by_admin(*requests: Callable[[Stage], Request]) -> Callable[[Stage], None]:
+    """Requests that an administrator makes before the case."""
+
+    def made(stage: Stage) -> None:
+        for it in requests:
+            request = it(stage)
+            stage.do(request.method, request.path, request.body)
+
+    return made
+
+
+def condition(kind: str, status: str, reason: str) -> Json:
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
 
 
 def lease(name: str, namespace: str = AGENTS, holder: str = "somebody") -> Json:
@@ -162,6 +226,11 @@ def tell(which: str, node: str, namespace: str = TEAM, **changes: Any) -> Callab
 def tell_about(api_version: str, kind: str) -> Callable[[Stage], Request]:
     about = {"apiVersion": api_version, "kind": kind, "namespace": TEAM, "name": "web"}
     return tell("a", "node-a", regarding=about)
+
+
+def tell_of_host(name: str, **signed: str) -> Callable[[Stage], Request]:
+    about = {"apiVersion": "virtsync.dev/v1alpha1", "kind": "Hypervisor", "name": name}
+    return tell("a", "node-a", OF_NO_NAMESPACE, regarding=about, **signed)
 
 
 def told(which: str, node: str) -> Callable[[Stage], None]:

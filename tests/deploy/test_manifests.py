@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,11 @@ def _agents(objects: list[Json]) -> Json:
     return found
 
 
+def _managers(objects: list[Json]) -> Json:
+    found: Json = next(it for it in objects if it["kind"] == "Deployment")
+    return found
+
+
 @pytest.fixture(params=EVERY)
 def objects(request: pytest.FixtureRequest, installed: ControlPlane) -> list[Json]:
     return _rendered(installed, DEPLOY / request.param)
@@ -48,7 +53,9 @@ def test_it_can_be_applied_in_one_go_with_the_crd_and_again_without_a_change(ins
     # The fixture has applied both to an empty cluster, in one go.
     again = installed.kubectl("apply", "-f", str(DEPLOY / "crds"), "-f", str(INSTALL)).stdout.splitlines()
     assert len(again) > 10
-    assert [line for line in again if not line.endswith(" unchanged")] == []
+    # kubectl always sends the selector of a PodDisruptionBudget, and so never calls one unchanged.
+    changed = [line for line in again if not line.endswith(" unchanged")]
+    assert changed == ["poddisruptionbudget.policy/virtsync-manager configured"]
     assert installed.kubectl("diff", "-f", str(INSTALL), check=False).stdout == ""
 
 
@@ -56,15 +63,17 @@ def test_it_can_be_applied_by_the_server_too(installed: ControlPlane) -> None:
     # Over what an ordinary apply has left: then a manager is to be named who gives way.
     words = ("apply", "--server-side", "--dry-run=server", "--force-conflicts", "-o", "name")
     applied = installed.kubectl(*words, "-f", str(DEPLOY / "crds"), "-f", str(INSTALL)).stdout.split()
-    assert len(applied) == len([*yaml.safe_load_all(INSTALL.read_text())]) + 1
+    assert len(applied) == len([*yaml.safe_load_all(INSTALL.read_text())]) + len([*(DEPLOY / "crds").iterdir()])
 
 
 @pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name != "prometheus"])
 def test_the_api_server_takes_each_overlay(installed: ControlPlane, overlay: str) -> None:
     changed = installed.kubectl("apply", "--dry-run=server", "-k", str(DEPLOY / "overlays" / overlay)).stdout
-    assert [line.split()[0] for line in changed.splitlines() if "unchanged" not in line] == [
-        "daemonset.apps/virtsync-agent"
-    ]
+    assert {line.split()[0] for line in changed.splitlines() if "unchanged" not in line} == {
+        "daemonset.apps/virtsync-agent",
+        # For kubectl it always changes, see above.
+        "poddisruptionbudget.policy/virtsync-manager",
+    }
 
 
 def test_the_overlay_for_prometheus_adds_and_changes_nothing(installed: ControlPlane) -> None:
@@ -79,9 +88,11 @@ def test_labels_are_by_convention(objects: list[Json]) -> None:
         labels = {k.removeprefix(NAME): v for k, v in it["metadata"]["labels"].items() if k.startswith(NAME)}
         component = labels.pop("component", None)
         assert labels == LABELS, it["metadata"]["name"]
-        assert component in ({None} if it["kind"] == "Namespace" else {"agent", "policy", "user"})
-    template = _agents(objects)["spec"]["template"]["metadata"]["labels"]
-    assert template == {f"{NAME}{k}": v for k, v in (LABELS | {"component": "agent"}).items()}
+        components = {"agent", "manager", "policy", "user"}
+        assert component in ({None} if it["kind"] == "Namespace" else components)
+    for workload, component in ((_agents(objects), "agent"), (_managers(objects), "manager")):
+        template = workload["spec"]["template"]["metadata"]["labels"]
+        assert template == {f"{NAME}{k}": v for k, v in (LABELS | {"component": component}).items()}
 
 
 def test_names_are_in_the_agents_namespace_or_in_none(objects: list[Json]) -> None:
@@ -107,6 +118,57 @@ def test_an_agent_has_nothing_that_it_can_do_without(objects: list[Json]) -> Non
     assert container["image"] == f"virtsync/virtsync:{__version__}"
 
 
+def test_a_manager_has_nothing_of_the_host(objects: list[Json]) -> None:
+    pod = _managers(objects)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert {"initContainers", "hostNetwork", "hostPID", "hostIPC", "volumes", "tolerations"}.isdisjoint(pod)
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert "volumeMounts" not in container
+    assert set(container["resources"]["limits"]) == {"memory"}
+    assert container["image"] == f"virtsync/virtsync:{__version__}"
+
+
+def test_a_drain_leaves_one_of_the_managers(objects: list[Json]) -> None:
+    (budget,) = (it for it in objects if it["kind"] == "PodDisruptionBudget")
+    managers = _managers(objects)["spec"]
+    assert managers["replicas"] == 2
+    assert budget["spec"] == {
+        "maxUnavailable": 1,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": managers["selector"],
+    }
+
+
+def test_who_may_connect_is_the_same_for_agents_and_managers(objects: list[Json]) -> None:
+    policies = [it for it in objects if it["kind"] == "NetworkPolicy"]
+    selected = [it["spec"].pop("podSelector") for it in policies]
+    assert selected == [workload(objects)["spec"]["selector"] for workload in (_agents, _managers)]
+    assert policies[0]["spec"] == policies[1]["spec"]
+
+
+def test_no_pod_gets_a_token_by_accident(objects: list[Json]) -> None:
+    accounts = {it["metadata"]["name"]: it for it in objects if it["kind"] == "ServiceAccount"}
+    assert {name: it["automountServiceAccountToken"] for name, it in accounts.items()} == {
+        "virtsync-agent": False,
+        "virtsync-manager": False,
+    }
+    for workload in (_agents(objects), _managers(objects)):
+        pod = workload["spec"]["template"]["spec"]
+        assert pod["serviceAccountName"] == workload["metadata"]["name"]
+        assert pod["automountServiceAccountToken"] is True
+
+
 def test_there_is_never_a_second_agent_on_a_node(objects: list[Json]) -> None:
     assert _agents(objects)["spec"]["updateStrategy"] == {
         "type": "RollingUpdate",
@@ -121,8 +183,9 @@ def test_every_variable_is_one_that_the_agent_knows(objects: list[Json]) -> None
     assert {it["name"] for it in container["env"]} <= known
 
 
-def test_probes_ask_for_what_the_agent_serves(objects: list[Json]) -> None:
-    (container,) = _agents(objects)["spec"]["template"]["spec"]["containers"]
+@pytest.mark.parametrize("workload", [_agents, _managers])
+def test_probes_ask_for_what_the_process_serves(objects: list[Json], workload: Callable[[list[Json]], Json]) -> None:
+    (container,) = workload(objects)["spec"]["template"]["spec"]["containers"]
     asked = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
     assert asked == {
         "startup": {"path": "/livez", "port": "http"},

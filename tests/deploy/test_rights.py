@@ -16,10 +16,9 @@ import pytest
 from lab.controlplane import ControlPlane
 from lab.libvirtd import Libvirtd
 from lab.world import World, until
-from tests.deploy.callers import AGENTS, REPOSITORY, Answer, Caller, Request, pod_token, token
+from tests.deploy.callers import AGENTS, REPOSITORY, Answer, Caller, Json, Request, pod_token, token
 from tests.deploy.cases import (
     AUTHOR,
-    CASES,
     COPY,
     EDITOR,
     GONE,
@@ -28,7 +27,6 @@ from tests.deploy.cases import (
     NOBODY,
     OPERATOR,
     OWNER,
-    POLICIES,
     ROOT,
     STATUS_WRITER,
     UNBOUND,
@@ -39,10 +37,14 @@ from tests.deploy.cases import (
     A,
     B,
 )
+from tests.deploy.cases import CASES as CASES_OF_VMS
+from tests.deploy.fleet_cases import CASES as CASES_OF_THE_FLEET
+from tests.deploy.fleet_cases import HOST_ADMIN, MAINTENANCE, MANAGER, NAMESAKE, ZEALOUS_MANAGER
 from tests.deploy.stage import (
     ALLOWED,
     BY_RBAC,
     EVENTS,
+    HOSTS,
     IGNORED,
     LEASES,
     OTHER_TEAM,
@@ -53,10 +55,25 @@ from tests.deploy.stage import (
     Case,
     Stage,
     event,
+    host,
     lease,
     vm,
 )
 
+CASES = (*CASES_OF_VMS, *CASES_OF_THE_FLEET)
+POLICIES = (
+    "virtsync-status",
+    "virtsync-agent-spec",
+    "virtsync-agent-hypervisor",
+    "virtsync-agent-lease",
+    "virtsync-agent-events",
+    "virtsync-bind",
+    "virtsync-hypervisor-delete",
+    "virtsync-manager-vm",
+    "virtsync-manager-hypervisor",
+    "virtsync-manager-lease",
+    "virtsync-manager-events",
+)
 NUMBERS = count()
 
 
@@ -66,17 +83,21 @@ def cast(installed: ControlPlane) -> Iterator[dict[str, Caller]]:
     for namespace in (TEAM, OTHER_TEAM, "zealous", "copy"):
         installed.kubectl("create", "namespace", namespace)
     _aggregate(installed)
-    agents = installed.kubectl("get", "daemonset", "virtsync-agent", f"--namespace={AGENTS}", "-o", "json").stdout
-    spec = json.loads(agents)["spec"]["template"]["spec"]
+    spec = _pod_spec(installed, "daemonset/virtsync-agent")
     tokens = {A: pod_token(installed, AGENTS, "virtsync-agent", "node-a", spec)}
     tokens[GONE] = pod_token(installed, AGENTS, "virtsync-agent", "node-gone", spec)
     installed.kubectl(
         "delete", "pod", "virtsync-agent-node-gone", f"--namespace={AGENTS}", "--force", "--grace-period=0"
     )
     tokens[B] = pod_token(installed, AGENTS, "virtsync-agent", "node-b", spec)
+    tokens[NAMESAKE] = pod_token(installed, AGENTS, "virtsync-agent", "virtsync-manager", spec)
     tokens[UNBOUND] = token(installed, AGENTS, "virtsync-agent")
+    spec = _pod_spec(installed, "deployment/virtsync-manager")
+    tokens[MANAGER] = pod_token(installed, AGENTS, "virtsync-manager", "node-c", spec)
     for who, namespace, account, role in (
         (ZEALOUS, "zealous", "virtsync-agent", "cluster-admin"),
+        (ZEALOUS_MANAGER, "zealous", "virtsync-manager", "cluster-admin"),
+        (HOST_ADMIN, TEAM, "host-admin", "virtsync-host-admin"),
         (COPY, "copy", "acme-agent", "virtsync-agent"),
         (NEIGHBOUR, TEAM, "neighbour", "system:discovery"),
     ):
@@ -186,7 +207,7 @@ class TestWithoutPolicies:
 def test_the_matrix_is_as_large_as_it_says() -> None:
     by = {case.outcome for case in CASES}
     assert set(POLICIES) < by
-    assert len(CASES) >= 20
+    assert len(CASES) >= 200
     assert len({str(case) for case in CASES}) == len(CASES)
 
 
@@ -219,17 +240,28 @@ def _holder(controlplane: ControlPlane, node: str) -> str:
 
 def _in_force(cast: dict[str, Caller]) -> set[str]:
     """The policies that refuse what they are to refuse, asked without a trace (dryRun)."""
-    agent, free = cast[UNBOUND], f"{VMS}/namespaces/{TEAM}/virtualmachines"
+    agent, zealous, free = cast[UNBOUND], cast[ZEALOUS_MANAGER], f"{VMS}/namespaces/{TEAM}/virtualmachines"
     leases, events = f"{LEASES}/namespaces/{AGENTS}/leases", f"{EVENTS}/namespaces/{TEAM}/events"
     stage = Stage(0, cast[ROOT])
     if not stage.admin.ask(Request("GET", f"{free}/probe")).granted:
         stage.do("POST", free, vm("probe", {"nodeName": "node-a"}))
+    if not stage.admin.ask(Request("GET", f"{HOSTS}/probe")).granted:
+        stage.do("POST", HOSTS, host("probe", MAINTENANCE))
     tries = {
         "virtsync-status": (agent, Request("PATCH", f"{free}/probe/status?dryRun=All", STATUS)),
         "virtsync-agent-spec": (cast[ZEALOUS], Request("DELETE", f"{free}/probe?dryRun=All")),
         "virtsync-agent-lease": (agent, Request("POST", f"{leases}?dryRun=All", lease("probe"))),
         "virtsync-agent-events": (agent, Request("POST", f"{events}?dryRun=All", event("x", "node-a")(stage))),
         "virtsync-bind": (cast[AUTHOR], Request("PATCH", f"{free}/probe?dryRun=All", {"spec": {"nodeName": "b"}})),
+        "virtsync-agent-hypervisor": (agent, Request("POST", f"{HOSTS}?dryRun=All", host("new"))),
+        "virtsync-hypervisor-delete": (cast[ROOT], Request("DELETE", f"{HOSTS}/probe?dryRun=All")),
+        "virtsync-manager-vm": (zealous, Request("DELETE", f"{free}/probe?dryRun=All")),
+        "virtsync-manager-hypervisor": (zealous, Request("POST", f"{HOSTS}?dryRun=All", host("new"))),
+        "virtsync-manager-lease": (cast[MANAGER], Request("POST", f"{leases}?dryRun=All", lease("probe"))),
+        "virtsync-manager-events": (
+            cast[MANAGER],
+            Request("POST", f"{events}?dryRun=All", event("x", "node-a")(stage)),
+        ),
     }
     return {name for name, (who, request) in tries.items() if f"'{name}'" in who.ask(request).message}
 
@@ -242,6 +274,13 @@ def _why(answer: Answer) -> str:
     """What the API server says, without the names of what it was asked for and by which policy."""
     words = re.split(r"denied request: |is forbidden: ", answer.message)[-1]
     return "" if answer.granted else f" ({answer.code}): {' '.join(words.split())}"
+
+
+def _pod_spec(controlplane: ControlPlane, workload: str) -> Json:
+    """The spec of the Pods that the manifests install."""
+    found: Json = json.loads(controlplane.kubectl("get", workload, f"--namespace={AGENTS}", "-o", "json").stdout)
+    pod_spec: Json = found["spec"]["template"]["spec"]
+    return pod_spec
 
 
 def _custom_role(controlplane: ControlPlane, name: str, resources: list[str], verbs: list[str]) -> None:

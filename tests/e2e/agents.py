@@ -17,6 +17,7 @@ IMAGE = "docker.io/virtsync/virtsync"
 VERSION = __version__
 NAMESPACE = "virtsync-system"
 DAEMONSET = "daemonset/virtsync-agent"
+MANAGER = "deployment/virtsync-manager"
 INSTALL = ("apply", "-f", "deploy/crds", "-f", "deploy/install.yaml")
 ROLLOUT_LIMIT = "--timeout=120s"
 
@@ -29,10 +30,11 @@ class Agents:
         self.nodes = nodes
 
     def install(self) -> None:
-        """Install as the README says, on labelled nodes; return when the agent of each node is ready."""
+        """Install as the README says, on labelled nodes; return when each agent and both managers are ready."""
         self.cluster.kubectl("label", "--overwrite", "node", *self.nodes, "virtsync.dev/kvm=true")
         self.apply()
         self.until_ready()
+        self.kubectl("rollout", "status", MANAGER, ROLLOUT_LIMIT)
 
     def apply(self) -> None:
         """What the README says, word by word."""

@@ -16,7 +16,7 @@ import yaml
 
 from cluster.cluster import NODES, Cluster
 from lab.world import Json, is_off, power_of, runs
-from tests.e2e.agents import REPOSITORY, VERSION, Agents
+from tests.e2e.agents import MANAGER, REPOSITORY, VERSION, Agents
 from tests.e2e.vms import OnEachNode
 
 pytestmark = pytest.mark.e2e
@@ -119,6 +119,8 @@ def test_from_the_release_before_and_back(
 
     # Back: the agents of the release before, on the definition of this one.
     cluster.kubectl("apply", "-f", str(before.install))
+    if ("Deployment", "virtsync-manager") not in _named(before.install):
+        agents.kubectl("delete", MANAGER)
     agents.until_ready()
 
     assert {_image(agents, node) for node in NODES} == {f"virtsync/virtsync:{TAG}"}
