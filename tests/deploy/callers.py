@@ -4,8 +4,9 @@ import http.client
 import json
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
+from http.client import HTTPMessage
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +35,7 @@ class Answer:
 
     code: int
     body: Json
+    headers: HTTPMessage = field(default_factory=HTTPMessage)
 
     @property
     def granted(self) -> bool:
@@ -58,12 +60,13 @@ class Caller:
     def ask(self, request: Request) -> Answer:
         """Send it, once."""
         kind = MERGE_PATCH if request.method == "PATCH" else "application/json"
-        body = json.dumps(request.body or {})
-        self._connection.request(request.method, request.path, body, self._headers | {"Content-Type": kind})
+        sent = json.dumps(request.body or {})
+        self._connection.request(request.method, request.path, sent, self._headers | {"Content-Type": kind})
         response = self._connection.getresponse()
         text = response.read().decode()
         # A watch answers with a line for each change, of which none is needed here.
-        return Answer(response.status, json.loads(text) if text.startswith("{") and "\n{" not in text else {})
+        body = json.loads(text) if text.startswith("{") and "\n{" not in text else {}
+        return Answer(response.status, body, response.headers)
 
     def close(self) -> None:
         self._connection.close()

@@ -88,7 +88,7 @@ def test_labels_are_by_convention(objects: list[Json]) -> None:
         labels = {k.removeprefix(NAME): v for k, v in it["metadata"]["labels"].items() if k.startswith(NAME)}
         component = labels.pop("component", None)
         assert labels == LABELS, it["metadata"]["name"]
-        components = {"agent", "manager", "policy", "user"}
+        components = {"agent", "manager", "policy", "flowcontrol", "user"}
         assert component in ({None} if it["kind"] == "Namespace" else components)
     for workload, component in ((_agents(objects), "agent"), (_managers(objects), "manager")):
         template = workload["spec"]["template"]["metadata"]["labels"]
@@ -213,6 +213,7 @@ def test_the_examples_of_the_readme_do_what_they_say(installed: ControlPlane, tm
     (tmp_path / "mine" / "agent.yaml").write_text(patch)
     rendered = _rendered(installed, tmp_path / "mine")
     agents = _agents(rendered)
+    assert AGENTS not in json.dumps(rendered)
     assert agents["metadata"]["namespace"] == "kvm"
     pod = agents["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -232,7 +233,8 @@ def test_another_namespace_takes_one_line(installed: ControlPlane, tmp_path: Pat
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "kustomization.yaml").write_text(f"namespace: kvm\nresources: [../deploy/{folder}]\n")
     renamed = _rendered(installed, tmp_path / "mine")
-    assert AGENTS not in json.dumps(renamed)
+    # The README says what to add for the FlowSchemas, which match nothing otherwise.
+    assert AGENTS not in json.dumps([it for it in renamed if it["kind"] != "FlowSchema"])
     taken = [it for it in renamed if "monitoring" not in it["apiVersion"]]
     manifest = json.dumps({"apiVersion": "v1", "kind": "List", "items": taken})
     installed.kubectl("create", "namespace", "kvm", check=False)  # a dry run makes none
@@ -258,5 +260,8 @@ def test_whoever_uninstalls_it_keeps_definition_and_objects(uninstalled: Control
 
 
 def test_nothing_else_of_it_stays_in_the_cluster(uninstalled: ControlPlane) -> None:
-    kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
+    kinds = (
+        "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,"
+        "flowschemas,prioritylevelconfigurations"
+    )
     assert uninstalled.kubectl("get", kinds, "-l", f"{NAME}part-of=virtsync", "-o", "name").stdout == ""
