@@ -80,7 +80,12 @@ def test_the_overlay_for_prometheus_adds_and_changes_nothing(installed: ControlP
     base, overlay = (_rendered(installed, DEPLOY / name) for name in ("base", "overlays/prometheus"))
     more = [it for it in overlay if it not in base]
     assert [it for it in base if it not in overlay] == []
-    assert sorted(it["kind"] for it in more) == ["PodMonitor", "PrometheusRule"]
+    assert sorted((it["kind"], it["metadata"]["name"]) for it in more) == [
+        ("PodMonitor", "virtsync-agent"),
+        ("PodMonitor", "virtsync-manager"),
+        ("PrometheusRule", "virtsync"),
+        ("PrometheusRule", "virtsync-manager"),
+    ]
 
 
 def test_labels_are_by_convention(objects: list[Json]) -> None:
@@ -197,7 +202,7 @@ def test_probes_ask_for_what_the_process_serves(objects: list[Json], workload: C
 
 def test_alerts_are_about_metrics_that_there_are(installed: ControlPlane) -> None:
     rendered = _rendered(installed, DEPLOY / "overlays" / "prometheus")
-    (rules,) = (it for it in rendered if it["kind"] == "PrometheusRule")
+    (rules,) = (it for it in rendered if it["kind"] == "PrometheusRule" and it["metadata"]["name"] == "virtsync")
     asked = set(re.findall(r"virtsync_\w+", " ".join(rule["expr"] for rule in rules["spec"]["groups"][0]["rules"])))
     served = {sample.name for metric in Metrics().registry.collect() for sample in metric.samples}
     # The drift has a sample for each VM, and there is none here.
@@ -206,7 +211,7 @@ def test_alerts_are_about_metrics_that_there_are(installed: ControlPlane) -> Non
 
 
 def test_the_examples_of_the_readme_do_what_they_say(installed: ControlPlane, tmp_path: Path) -> None:
-    kustomization, patch = re.findall(r"```yaml\n(.*?)```", (DEPLOY / "README.md").read_text(), re.DOTALL)
+    kustomization, patch, _ = re.findall(r"```yaml\n(.*?)```", (DEPLOY / "README.md").read_text(), re.DOTALL)
     (tmp_path / "base").symlink_to(DEPLOY / "base")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "kustomization.yaml").write_text(kustomization)
@@ -225,6 +230,20 @@ def test_the_examples_of_the_readme_do_what_they_say(installed: ControlPlane, tm
         "VIRTSYNC_SETTLE_POWER": "30s",
         "VIRTSYNC_LOG_FORMAT": "json",
     }
+
+
+def test_the_readme_says_how_to_leave_the_manager_out(installed: ControlPlane, tmp_path: Path) -> None:
+    *_, without = re.findall(r"```yaml\n(.*?)```", (DEPLOY / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "overlays").symlink_to(DEPLOY / "overlays")
+    (tmp_path / "base").symlink_to(DEPLOY / "base")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kustomization.yaml").write_text(without)
+    everything, rest = _rendered(installed, DEPLOY / "overlays" / "prometheus"), _rendered(installed, tmp_path / "mine")
+    left_out = [it for it in everything if it not in rest]
+    assert [it for it in rest if it not in everything] == []
+    assert {it["metadata"]["labels"][f"{NAME}component"] for it in left_out} == {"manager"}
+    assert {"Deployment", "ServiceAccount", "ClusterRoleBinding", "PrometheusRule"} < {it["kind"] for it in left_out}
+    assert "manager" not in {it["metadata"]["labels"].get(f"{NAME}component") for it in rest}
 
 
 @pytest.mark.parametrize("folder", EVERY)
