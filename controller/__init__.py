@@ -46,7 +46,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
     runtime/       parts of any controller, which know no VM
       workqueue.py   the work queue: a key is never queued twice, and never processed by two workers at a time
       workers.py     the threads that process keys; periodic.py: a thread for a periodic task
-      retry.py       retries and exponential backoff; errors.py: the kinds of failure
+      retry.py       retries and exponential backoff; buckets.py: rate limits; errors.py: the kinds of failure
       health.py, metrics.py, logs.py  /livez, /readyz and /metrics; series of the queue; the log
     policy/        decisions on immutable values
       decide.py      the decision table: one row for each observation; vetoes.py: rows without an action; gates.py: what
