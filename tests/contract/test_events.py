@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
 
 from controller.api.codec import parse
-from controller.api.names import GROUP, KIND, VERSION
+from controller.api.hypervisor import Hypervisor
+from controller.api.names import GROUP, HYPERVISOR_KIND, KIND, VERSION
 from controller.api.virtualmachine import VirtualMachine
 from controller.kube.client import Api, load
-from controller.kube.events import EventRecorder
+from controller.kube.events import BURST, RATE_PER_S, EventRecorder
 from controller.policy.view import Notice
 from controller.runtime.errors import Rejected
 from lab.controlplane import ControlPlane
@@ -89,6 +91,48 @@ def test_failures_that_differ_are_told_apart(told: Callable[..., list[Json]]) ->
 def test_any_words_make_an_event(told: Callable[..., list[Json]], words: str, request: pytest.FixtureRequest) -> None:
     (event,) = told(f"words-{request.node.callspec.id}", Notice("StartFailed", words))
     assert event["note"].isprintable()
+
+
+def test_an_event_can_be_about_a_host(api: Api, crd: ControlPlane) -> None:
+    """A Hypervisor has no namespace, and an Event needs one."""
+    meta = {"name": "events-of-hosts"}
+    raw = {"apiVersion": f"{GROUP}/{VERSION}", "kind": HYPERVISOR_KIND, "metadata": meta}
+    created = json.loads(crd.kubectl("create", "-f", "-", "-o=json", input=json.dumps(raw)).stdout)["metadata"]
+    host = Hypervisor(created["name"], created["uid"], 1, created["resourceVersion"], datetime.now(UTC))
+    recorder = EventRecorder(api, "node-a", dropped=lambda: pytest.fail("dropped"))
+    recorder.record(host, Notice("MaintenanceBegun", "It begins."))
+    recorder.start()
+    recorder.close(HANG_LIMIT_S)
+    listed = crd.kubectl("get", "events.events.k8s.io", "-A", "-o=json").stdout
+    (event,) = (one for one in json.loads(listed)["items"] if one["regarding"]["name"] == host.name)
+    assert (event["regarding"]["kind"], event["regarding"]["uid"]) == (HYPERVISOR_KIND, host.uid)
+    assert "MaintenanceBegun" in crd.kubectl("describe", "kvmhost", host.name).stdout
+
+
+class Taking:
+    """An API server that takes each Event, and counts."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def request(self, *_: object, **__: object) -> Json:
+        self.taken += 1
+        return {}
+
+
+def test_what_is_more_than_a_burst_is_dropped_and_counted() -> None:
+    dropped: list[None] = []
+    api = Taking()
+    recorder = EventRecorder(cast("Api", api), "node-a", dropped=lambda: dropped.append(None))
+    vms = [
+        parse({"metadata": {"namespace": "n", "name": "n", "uid": str(n), "resourceVersion": "1"}}) for n in range(90)
+    ]
+    for vm in vms:
+        recorder.record(vm, Notice("Stopped", "It went off."))
+    recorder.start()
+    recorder.close(HANG_LIMIT_S)
+    assert BURST <= api.taken <= BURST + HANG_LIMIT_S * RATE_PER_S
+    assert api.taken + len(dropped) == len(vms)
 
 
 class Refusing:
