@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from uuid import uuid4
 
 import structlog
@@ -15,7 +16,7 @@ import structlog
 from controller.agent.settings import Settings
 from controller.hypervisor.host_lock import HostLock
 from controller.kube.client import Api
-from controller.kube.lease import NodeLease
+from controller.kube.lease import KeptLease
 from controller.runtime.periodic import PeriodicTask
 
 RETRY_S = 1.0
@@ -103,27 +104,32 @@ class Ownership:
             self._changed()
         return None
 
-    def _lease_of_node(self, api: Api, dead: Callable[[], list[str]]) -> NodeLease | None:
+    def _lease_of_node(self, api: Api, dead: Callable[[], list[str]]) -> KeptLease | None:
         settings = self._settings
         if settings.lease_namespace is None:
             return None
-        return NodeLease(
+        return KeptLease(
             api,
             namespace=settings.lease_namespace,
-            node_name=settings.node_name,
+            name=settings.node_name,
+            component="agent",
             identity=settings.identity or str(uuid4()),
             duration_s=settings.lease_duration_s,
-            lock=self._lock_name,
-            dead=dead,
+            proof=self._lock_name,
+            must_not_claim=partial(self._must_not_claim_lease, dead),
         )
 
-    def _lock_name(self) -> str | None:
-        """Return a globally unique name of the host lock; None: this agent does not hold it; empty: it needs none."""
-        if self._settings.observe_only:
-            return ""
-        if not self._lock.held:
-            return None
-        return f"{self._settings.boot_id} {self._lock.name}" if self._lock.name else ""
+    def _must_not_claim_lease(self, dead: Callable[[], list[str]]) -> str:
+        if parts := dead():
+            return f"essential parts of the agent no longer work: {', '.join(parts)}"
+        if not self._settings.observe_only and not self._lock.held:
+            return "it does not hold the host lock of this node's libvirt"
+        return ""
+
+    def _lock_name(self) -> str:
+        """Return a globally unique name of the host lock; empty: it holds none, or its lock has no name."""
+        usable = self._lock.held and self._lock.name and not self._settings.observe_only
+        return f"{self._settings.boot_id} {self._lock.name}" if usable else ""
 
     def _keep_lease(self) -> float | None:
         assert self._lease  # noqa: S101 - the task exists only with a Lease

@@ -1,7 +1,7 @@
-"""Holds the Lease of this node. The Lease shows which agent acts under the node's name, and that the agent is alive.
+"""Acquires and renews a Lease: that of a node, which its agent holds, and that of the manager which leads.
 
-As in client-go's leader election, one agent holds the Lease at a time and renews it. Another agent may take over the
-Lease after it has observed no renewal for the Lease's duration. The clocks of two machines are never compared.
+As in client-go's leader election, one process holds the Lease at a time and renews it. Another process may take over
+the Lease after it has observed no renewal for the Lease's duration. The clocks of two machines are never compared.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import quote
 import structlog
 
 from controller.api.clock import exponential_s, micro_time
-from controller.api.names import AGENT, GROUP
+from controller.api.names import GROUP
 from controller.kube.client import Api
 from controller.policy.leases import Claim, Lease, Seen, claim, held_until_s, look
 from controller.runtime import retry
@@ -25,18 +25,15 @@ from controller.runtime.errors import Conflicted, Rejected, Transient, Vanished
 RENEWALS = 4
 """The holder renews the Lease this number of times within the Lease's duration."""
 ATTEMPTS, RETRY_MAX_S = 20, 2.0
-"""While the Lease cannot be acquired or renewed, the agent retries `ATTEMPTS` times within the Lease's duration, and at
-least every `RETRY_MAX_S`. While the agent does not hold the Lease and requests fail, the wait doubles up to the time
+"""While the Lease cannot be acquired or renewed, the process retries `ATTEMPTS` times within the Lease's duration, and
+at least every `RETRY_MAX_S`. While it does not hold the Lease and requests fail, the wait doubles up to the time
 between two renewals, because all agents of a cluster might have lost their Leases together."""
 LOCK = f"{GROUP}/lock"
 """The annotation that contains the holder of the Lease and its host lock, as "HOLDER LOCK". If the holder was changed
 in another way, such as with kubectl, the annotation still contains an earlier holder, and is ignored."""
 MAX_TRANSITIONS = 2**31 - 1
-LABELS = {
-    "app.kubernetes.io/name": "virtsync",
-    "app.kubernetes.io/component": "agent",
-    "app.kubernetes.io/part-of": "virtsync",
-}
+LABELS = {"app.kubernetes.io/name": "virtsync", "app.kubernetes.io/part-of": "virtsync"}
+COMPONENT_LABEL = "app.kubernetes.io/component"
 
 Json = dict[str, Any]
 
@@ -48,32 +45,37 @@ def now_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class NodeLease:
-    """The Lease of this node. Only one thread may call `keep`. Any thread may read `held` and `blocked`."""
+class KeptLease:
+    """A Lease that this process acquires and renews. Only one thread may call `keep`.
+
+    Any thread may read `held` and `blocked`.
+    """
 
     def __init__(
         self,
         api: Api,
         *,
         namespace: str,
-        node_name: str,
+        name: str,
+        component: str,
         identity: str,
         duration_s: float,
-        lock: Callable[[], str | None],
-        dead: Callable[[], list[str]],
+        proof: Callable[[], str] = lambda: "",
+        must_not_claim: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = now_s,
     ) -> None:
-        """The agent does not claim the Lease if `lock` returns None or `dead` returns a part.
+        """`component` is "agent" or "manager": it is in the label, the field manager and the messages.
 
-        `lock` returns the name of the host lock that this agent holds. It returns an empty string if no host lock is
-        needed, and None if this agent does not hold the host lock. `dead` returns the essential parts of the agent that
-        no longer work.
+        `proof` returns the name of the host lock that this process holds; an empty string: it holds none. A Lease whose
+        holder recorded the same lock is taken at once, because that holder has released the lock or died.
+        `must_not_claim` returns why this process must not acquire or renew the Lease now, without a subject; an empty
+        string: nothing prevents it.
         """
-        self._api, self._namespace, self._name = api, namespace, node_name
+        self._api, self._namespace, self._name, self._component = api, namespace, name, component
         self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{quote(namespace)}/leases"
-        self._path = f"{self._collection}/{quote(node_name)}"
+        self._path = f"{self._collection}/{quote(name)}"
         self._identity, self._duration_s = identity, duration_s
-        self._lock, self._dead, self._clock = lock, dead, clock
+        self._proof, self._must_not_claim, self._clock = proof, must_not_claim, clock
         self._raw: Json = {}
         """The Lease as the API server last returned it. Empty if it does not exist or has not been read yet."""
         self._seen: Seen | None = None
@@ -85,16 +87,16 @@ class NodeLease:
 
     @property
     def held(self) -> bool:
-        """Whether this agent holds the Lease. While it does, no other agent can hold the Lease."""
+        """Whether this process holds the Lease. While it does, no other process can hold the Lease."""
         return self._clock() < self._until_s
 
     @property
     def blocked(self) -> str:
-        """Why this agent must not act, as one sentence. Empty while the agent holds the Lease."""
+        """Why this process must not act, as one sentence. Empty while it holds the Lease."""
         if self.held:
             return ""
         why = self._why or "it was not renewed in time"
-        return f"This agent does not hold Lease {self._namespace}/{self._name}: {why.rstrip('.')}."
+        return f"This {self._component} does not hold Lease {self._namespace}/{self._name}: {why.rstrip('.')}."
 
     def keep(self) -> float:
         """Try to acquire or renew the Lease. Return after how many seconds this must be called again.
@@ -103,7 +105,7 @@ class NodeLease:
         """
         retry_after_s = 0.0
         try:
-            self._why = self._reason_not_to_claim() or self._attempt()
+            self._why = self._must_not_claim() or self._attempt()
             self._failures = 0
         except (Transient, Rejected, Vanished) as error:
             self._why = str(error)
@@ -121,9 +123,10 @@ class NodeLease:
         return max(wait_s, min(retry_after_s, renewal_s)) * random.uniform(0.7, 1.0)  # noqa: S311 - spreads load
 
     def release(self) -> None:
-        """Release the Lease, so that another agent can take it at once. If the request fails, the Lease expires later.
+        """Release the Lease, so that another process can take it at once. If the request fails, it expires later.
 
-        Must be called only once, when the agent ends. Any thread may call it. Logs a failed request and does not raise.
+        Must be called only once, when the process ends. Any thread may call it. Logs a failed request and does not
+        raise.
         """
         self._released = True
         self._until_s = float("-inf")
@@ -136,13 +139,6 @@ class NodeLease:
         except (Transient, Rejected, Vanished) as error:
             log.warning("could not release the Lease", lease=f"{self._namespace}/{self._name}", error=str(error))
 
-    def _reason_not_to_claim(self) -> str:
-        if dead := self._dead():
-            return f"essential parts of the agent no longer work: {', '.join(dead)}"
-        if self._lock() is None:
-            return "it does not hold the host lock of this node's libvirt"
-        return ""
-
     def _attempt(self) -> str:
         """Claim the Lease. Return why this is not allowed, or an empty string. Raises Transient, Rejected, Vanished."""
         if not self._is_ours():
@@ -154,14 +150,17 @@ class NodeLease:
             return self._claim()
 
     def _claim(self) -> str:
-        seen, lock, sent_s = self._seen, self._lock() or "", self._clock()
+        seen, lock, sent_s = self._seen, self._proof(), self._clock()
         what = claim(seen, self._identity, lock, sent_s)
         if self._released:
-            return "this agent is stopping"
+            return f"this {self._component} is stopping"
         if seen and what is Claim.WAIT:
             self._until_s = float("-inf")
             lease = seen.lease
-            return f"{lease.holder} holds it; this agent takes it over if it is not renewed for {lease.duration_s:g} s"
+            return (
+                f"{lease.holder} holds it; this {self._component} takes it over"
+                f" if it is not renewed for {lease.duration_s:g} s"
+            )
         self._write(self._claimed(what, lock))
         self._until_s = held_until_s(sent_s, self._duration_s)
         return ""
@@ -177,7 +176,7 @@ class NodeLease:
         return self._seen is not None and self._seen.lease.holder == self._identity
 
     def _claimed(self, what: Claim, lock: str) -> Json:
-        """Return the Lease that this agent writes to claim it."""
+        """Return the Lease that this process writes to claim it."""
         at = micro_time(datetime.now(UTC))
         metadata, spec = self._raw.get("metadata", {}), self._raw.get("spec", {})
         annotations = (metadata.get("annotations") or {}) | {LOCK: f"{self._identity} {lock}" if lock else None}
@@ -190,7 +189,7 @@ class NodeLease:
             "kind": "Lease",
             "metadata": metadata
             | {"name": self._name, "namespace": self._namespace}
-            | {"labels": (metadata.get("labels") or {}) | LABELS}
+            | {"labels": (metadata.get("labels") or {}) | LABELS | {COMPONENT_LABEL: self._component}}
             | {"annotations": {name: value for name, value in annotations.items() if value is not None}},
             "spec": spec | mine,
         }
@@ -209,7 +208,7 @@ class NodeLease:
         Also raises Transient, Rejected, Vanished.
         """
         method, path = ("PUT", self._path) if self._raw else ("POST", self._collection)
-        self._store(retry.call(self._api.request, method, path, body, fieldManager=AGENT))
+        self._store(retry.call(self._api.request, method, path, body, fieldManager=f"virtsync-{self._component}"))
 
     def _store(self, raw: Json) -> None:
         self._raw = raw

@@ -1,11 +1,11 @@
-"""Leader election: decide what an agent is allowed to do with the Lease of its node. Pure.
+"""Leader election: decide what a process is allowed to do with a Lease, that of its node or of the manager. Pure.
 
-| the Lease | this agent |
+| the Lease | this process |
 |---|---|
 | does not exist | creates it |
 | has no holder | takes it |
-| is held by this agent | renews it |
-| names the host lock that this agent holds now | takes it: the former holder has released that lock, or died |
+| is held by this process | renews it |
+| names the host lock that this process holds now | takes it: the former holder has released that lock, or died |
 | has not changed for its whole duration | takes it |
 | otherwise | waits |
 """
@@ -20,7 +20,7 @@ MARGIN = 1 / 8
 
 
 class Claim(Enum):
-    """What an agent is allowed to do with a Lease."""
+    """What a process is allowed to do with a Lease."""
 
     CREATE = "create"
     TAKE = "take"
@@ -42,7 +42,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A Lease, and since when this agent has observed it unchanged, on this agent's monotonic clock."""
+    """A Lease, and since when this process has observed it unchanged, on its monotonic clock."""
 
     lease: Lease
     since_s: float
@@ -56,7 +56,7 @@ def look(before: Seen | None, lease: Lease | None, now_s: float) -> Seen | None:
 
 
 def claim(seen: Seen | None, identity: str, lock: str, now_s: float) -> Claim:
-    """Return what the agent with this identity and this host lock is allowed to do.
+    """Return what the process with this identity and this host lock is allowed to do.
 
     An empty `lock` does not show that the former holder has stopped.
     """

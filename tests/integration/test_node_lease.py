@@ -9,7 +9,7 @@ import pytest
 
 from controller.kube import client
 from controller.kube.client import Api
-from controller.kube.lease import LOCK, NodeLease
+from controller.kube.lease import LOCK, KeptLease
 from controller.runtime.errors import Transient
 from lab.controlplane import ControlPlane
 from lab.world import Json
@@ -59,17 +59,18 @@ class Node:
         controlplane.kubectl("create", "namespace", name)
         self.clock = Clock()
         self.api = Slow(self.clock, client.load(controlplane.kubeconfig))
-        self.dead: list[str] = []
+        self.must_not_claim = ""
 
-    def agent(self, identity: str, lock: str | None = OURS, namespace: str = "") -> NodeLease:
-        return NodeLease(
+    def agent(self, identity: str, lock: str = OURS, namespace: str = "") -> KeptLease:
+        return KeptLease(
             self.api,
             namespace=namespace or self.name,
-            node_name="node-a",
+            name="node-a",
+            component="agent",
             identity=identity,
             duration_s=DURATION_S,
-            lock=lambda: lock,
-            dead=lambda: self.dead,
+            proof=lambda: lock,
+            must_not_claim=lambda: self.must_not_claim,
             clock=self.clock,
         )
 
@@ -91,7 +92,7 @@ def node(controlplane: ControlPlane, request: pytest.FixtureRequest) -> Node:
     return Node(controlplane, re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:60].strip("-"))
 
 
-def keeps(lease: NodeLease) -> bool:
+def keeps(lease: KeptLease) -> bool:
     """Do what is due now, and whether it is held then."""
     assert lease.keep() > 0
     assert lease.held is not bool(lease.blocked)
@@ -241,22 +242,25 @@ def test_a_right_that_is_lacking_is_told(node: Node) -> None:
     assert "cannot get resource" in mine.blocked
 
 
-def test_who_is_not_the_one_that_acts_on_its_libvirt_does_not_ask_for_it(node: Node) -> None:
-    assert not keeps(node.agent("pod-1", lock=None))
+def test_who_must_not_claim_it_does_not_ask_for_it(node: Node) -> None:
+    node.must_not_claim = "it does not hold the host lock"
+    mine = node.agent("pod-1")
+    assert not keeps(mine)
+    assert mine.blocked.endswith("it does not hold the host lock.")
     assert node.api.asked == []
 
 
-def test_who_is_ill_does_not_renew_it_and_who_is_well_again_does(node: Node) -> None:
+def test_who_must_not_claim_it_does_not_renew_it_and_who_may_again_does(node: Node) -> None:
     mine = node.agent("pod-1")
     assert keeps(mine)
-    node.dead = ["workers", "watch"]
+    node.must_not_claim = "parts no longer work: workers, watch"
     node.api.asked.clear()
     assert keeps(mine), "it still has time"
     node.pass_s(DURATION_S)
     assert not keeps(mine)
     assert "no longer work: workers, watch" in mine.blocked
     assert node.api.asked == []
-    node.dead = []
+    node.must_not_claim = ""
     assert keeps(mine)
 
 
