@@ -20,6 +20,7 @@ class Section(StrEnum):
     """The headings of --help, in the order in which --help shows them."""
 
     NODE = "Node, libvirt and cluster"
+    CLUSTER = "Cluster"
     OWNERSHIP = "One agent per node"
     DRIFT = "Drift correction"
     STARTS = "Starting VMs"

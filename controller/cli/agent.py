@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
 import click
 
 from controller.agent.settings import Settings
-from controller.cli.options import SettingsCommand, build, misspelled, with_settings
-from controller.runtime.errors import Rejected
-
-
-class Refused(click.ClickException):
-    """Settings that cannot work: the command prints one message on stderr and exits with code 2."""
-
-    exit_code = 2
+from controller.cli.options import SettingsCommand, with_settings
+from controller.cli.process import run
 
 
 @click.command(cls=SettingsCommand)
@@ -37,22 +29,11 @@ def agent(**given: Any) -> None:
     To try the agent without changing any VM:
       virtsync agent --node-name "$(hostname)" --observe-only
     """
-    # These modules are imported here, so that --help and the error for a wrong value appear without delay.
-    import structlog  # noqa: PLC0415
+    run(agent, Settings, given, _run)
 
-    from controller.runtime import logs  # noqa: PLC0415
 
-    logs.configure(given["log_format"], given["log_level"])
-    log = structlog.get_logger()
-    if unknown := " ".join(misspelled(os.environ, agent)):  # one line, because a repeated warning is not logged
-        log.warning("unknown environment variable", message=unknown)
-    try:
-        settings = build(Settings, given)
-    except ValueError as error:
-        raise Refused(str(error)) from error
+def _run(settings: Settings) -> int:
+    # Imported here, so that --help and the error for a wrong value appear without delay.
     from controller.agent import app  # noqa: PLC0415
 
-    try:
-        sys.exit(app.run(settings))
-    except Rejected as error:
-        raise Refused(str(error)) from error
+    return app.run(settings)

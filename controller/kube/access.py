@@ -54,11 +54,13 @@ class Access:
     """The client certificate of the user, as PEM."""
     key: bytes | None = field(default=None, repr=False)
     """The private key of `certificate`, as PEM."""
+    program: str = AGENT
+    """The name of this HTTP client (User-Agent)."""
 
     @cached_property
     def headers(self) -> dict[str, str]:
         """The headers that each request has."""
-        always = {"User-Agent": f"{AGENT}/{__version__}", "Accept-Encoding": "identity"}
+        always = {"User-Agent": f"{self.program}/{__version__}", "Accept-Encoding": "identity"}
         return always | ({"Authorization": self.authorization} if self.authorization else {})
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -14,8 +15,9 @@ from kubernetes.client.configuration import Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.client.rest import RESTClientObject
 
+from controller.api.names import AGENT
 from controller.kube.access import SOCKET_OPTIONS, Access, basic
-from controller.kube.credentials import Credentials
+from controller.kube.credentials import Credentials, Reader
 from controller.kube.kubeconfig import Kubeconfig, of_pod
 from controller.runtime.errors import CircuitOpen, Conflicted, Rejected, Transient, Vanished
 
@@ -25,6 +27,7 @@ CIRCUIT_OPENS_AFTER = 5
 """The circuit opens when this number of connections have failed since the last response."""
 MAX_RETRY_AFTER_S = 30.0
 POOL_SIZE = 32
+JSON = "application/json"
 
 Json = dict[str, Any]
 
@@ -53,7 +56,7 @@ class Api:
     def probe(self) -> bool:
         """Send one request, even if the circuit is open. Return whether the API server responded, with any status."""
         try:
-            self._send("GET", "/version", {}, None)
+            self._send("GET", "/version", {"Accept": JSON}, None)
         except Transient:
             return False
         return True
@@ -79,7 +82,8 @@ class Api:
         path: str,
         body: Json | None = None,
         *,
-        content_type: str = "application/json",
+        content_type: str = JSON,
+        accept: str = JSON,
         **query: str,
     ) -> Json:
         """Send one request and return the JSON object of the response.
@@ -89,7 +93,7 @@ class Api:
         """
         if self.circuit_open:
             raise CircuitOpen(self._why_open)
-        headers = {"Content-Type": content_type} if body is not None else {}
+        headers = {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
         target = path + (f"?{urlencode(query)}" if query else "")
         status, text, retry_after_s, access = self._send(method, target, headers, body)
         if status == 401 and self.credentials.renew(access) is not access:
@@ -113,7 +117,7 @@ class Api:
             answer = client.request(
                 method,
                 f"{access.server}{path}",
-                headers=headers | access.headers | {"Accept": "application/json"},
+                headers=headers | access.headers,
                 body=body,
                 _request_timeout=TIMEOUT_S,
             )
@@ -138,14 +142,17 @@ class Api:
             return self._client
 
 
-def load(kubeconfig: Path | None) -> Api:
+def load(kubeconfig: Path | None, *, program: str = AGENT) -> Api:
     """Return the API of this kubeconfig. If None, use the Pod's service account, or outside a Pod ~/.kube/config.
 
-    Raises Rejected with a message.
+    `program` is the name of this HTTP client (User-Agent). Raises Rejected with a message.
     """
+    read: Reader
     if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
-        return Api(Credentials(lambda *, refused: of_pod(os.environ)))  # noqa: ARG005 - a Pod has only one token
-    return Api(Credentials(Kubeconfig(kubeconfig or Path.home() / ".kube" / "config").read))
+        read = lambda *, refused: of_pod(os.environ)  # noqa: ARG005, E731 - a Pod has only one token
+    else:
+        read = Kubeconfig(kubeconfig or Path.home() / ".kube" / "config").read
+    return Api(Credentials(lambda *, refused: replace(read(refused=refused), program=program)))
 
 
 def _rest_client(access: Access) -> RESTClientObject:
