@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from controller import __version__
-from controller.cli import agent, import_
+from controller.cli import agent, import_, manager
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -13,10 +13,12 @@ from controller.cli import agent, import_
 def main() -> None:
     """Keep libvirt VMs in the power state that their VirtualMachine objects in Kubernetes request.
 
-    One agent runs on each node. For its options, run: virtsync agent --help. For domains that have no VirtualMachine
-    yet, virtsync import writes manifests.
+    One agent runs on each node, and one or two managers run in the cluster. For their options, run:
+    virtsync agent --help, virtsync manager --help. For domains that have no VirtualMachine yet, virtsync import writes
+    manifests.
     """
 
 
 main.add_command(agent.agent)
 main.add_command(import_.import_)
+main.add_command(manager.manager)

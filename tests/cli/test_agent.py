@@ -5,10 +5,8 @@ import re
 import socket
 import subprocess
 import sys
-from itertools import groupby
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 
@@ -16,8 +14,8 @@ from controller import __version__
 from controller.cli import main
 from controller.cli.agent import agent
 from controller.cli.options import Option
+from tests.cli.reference import documented_flags, reference
 
-CONFIGURATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 NOWHERE = """
 apiVersion: v1
 kind: Config
@@ -142,27 +140,4 @@ print(sorted({"asyncio", "kopf", "kubernetes", "libvirt", "prometheus_client", "
 
 
 def test_the_documented_flags_are_the_commands() -> None:
-    documented = re.search(r"<!-- flags -->\n(.*)<!-- /flags -->", CONFIGURATION.read_text(), re.DOTALL)
-    assert documented
-    assert documented[1] == reference(), f"{CONFIGURATION} should have between its marks:\n{reference()}"
-
-
-def reference() -> str:
-    """The flags as Markdown."""
-    with click.Context(agent) as context:
-        return "".join(
-            f"\n### {heading}\n\n| Flag | Environment | Default | |\n|---|---|---|---|\n"
-            + "".join(_row(option, context) for option in options)
-            for heading, options in groupby(settings(), lambda option: option.section)
-        )
-
-
-def _row(option: Option, context: click.Context) -> str:
-    value = "" if option.is_flag else f" {option.make_metavar(context)}"
-    default = "required" if option.required else option.get_help_extra(context).get("default", "off")
-    flag = f"{option.opts[0]}{value}".replace("|", "\\|")
-    return f"| `{flag}` | `{option.envvar}` | {default.strip('()').replace('*', '`*`')} | {option.help} |\n"
-
-
-if __name__ == "__main__":
-    print(reference())  # noqa: T201 - `python tests/cli/test_agent.py` prints what the documentation should have
+    assert documented_flags("flags") == reference(agent)

@@ -1,0 +1,38 @@
+"""Which nodes there should be, and how many VMs each has, from a list of all objects. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from controller.api.hypervisor import Hypervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What a list of all Hypervisors and VirtualMachines has shown."""
+
+    expected: frozenset[str]
+    """The nodes that should have a Lease in the manager's namespace: their Hypervisor says so, or a VirtualMachine
+    names a node that has no Hypervisor."""
+    maintenance: Mapping[str, str]
+    """The mode of the maintenance, by node; only nodes that are in one."""
+    vms: Mapping[str, int]
+    """The number of VirtualMachines by `spec.nodeName`."""
+
+
+def census(hypervisors: Iterable[Hypervisor], vm_nodes: Iterable[str], namespace: str) -> Census:
+    """Return the census of these objects. `vm_nodes` has `spec.nodeName` of each VirtualMachine.
+
+    `namespace` is that of the Leases which the manager lists.
+    """
+    lease_namespaces: dict[str, str] = {}
+    maintenance: dict[str, str] = {}
+    for hypervisor in hypervisors:
+        lease_namespaces[hypervisor.name] = hypervisor.status.lease_namespace
+        if hypervisor.maintenance:
+            maintenance[hypervisor.name] = hypervisor.maintenance.mode.value
+    counts = Counter(filter(None, vm_nodes))
+    ours = {node for node, where in lease_namespaces.items() if where == namespace}
+    return Census(frozenset(ours | (counts.keys() - lease_namespaces.keys())), maintenance, counts)

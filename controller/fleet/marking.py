@@ -1,0 +1,153 @@
+"""Decides which objects of a silent node are marked, and renders the marks. Pure.
+
+A mark is the condition Ready=Unknown with the reason AgentUnreachable. It changes nothing else in the status: the agent
+that returns reads there what it knew. `ROWS` is the decision table of a node; docs/fleet.md shows the same table, and a
+test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from controller.api.codec import condition_mapper
+from controller.api.hypervisor import Hypervisor, HypervisorReason
+from controller.api.hypervisor_codec import parse_hypervisor
+from controller.api.json_mapping import Json, as_map
+from controller.api.names import ConditionType, HypervisorConditionType
+from controller.api.virtualmachine import Condition, Reason, VirtualMachine
+from controller.fleet.silence import Kind, Silence
+
+CONDITIONS = condition_mapper([ConditionType.READY])
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What is known of one node when its objects could be marked."""
+
+    namespace: str
+    """The namespace of the Leases that this manager lists."""
+    may_write: bool
+    """Whether this manager leads, and has a good list of the last 15 s."""
+    silence: Silence | None
+    hypervisor: Hypervisor | None
+
+
+class Outcome(Enum):
+    """What a row of the decision table says."""
+
+    WAIT = "decide again after the next list"
+    LEAVE = "the node is another installation's: mark nothing"
+    MARK = "mark the Hypervisor, and then the VMs"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the decision table."""
+
+    name: str
+    applies: Callable[[Situation], bool]
+    outcome: Outcome
+
+
+def row_of(situation: Situation) -> Row:
+    """Return the first row of the table that applies."""
+    return next(row for row in ROWS if row.applies(situation))
+
+
+def _belongs_elsewhere(s: Situation) -> bool:
+    """Whether the Hypervisor says that its agent has its Lease in another namespace, or that it has none."""
+    if s.hypervisor is None:
+        return False
+    elsewhere = s.hypervisor.status.lease_namespace
+    return elsewhere != s.namespace if elsewhere else _is(s, Kind.MISSING)
+
+
+def _is(s: Situation, kind: Kind) -> bool:
+    return s.silence is not None and s.silence.kind is kind
+
+
+ROWS = (
+    Row("no-sight", lambda s: not s.may_write, Outcome.WAIT),
+    Row("heard", lambda s: s.silence is None, Outcome.WAIT),
+    Row("elsewhere", _belongs_elsewhere, Outcome.LEAVE),
+    Row("lost", lambda s: _is(s, Kind.LOST), Outcome.MARK),
+    Row("left", lambda s: _is(s, Kind.LEFT), Outcome.MARK),
+    Row("missing", lambda s: _is(s, Kind.MISSING), Outcome.MARK),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Exemption:
+    """A reason why a VM of a silent node is not marked."""
+
+    name: str
+    applies: Callable[[VirtualMachine], bool]
+
+
+EXEMPTIONS = (
+    Exemption("deleting", lambda vm: vm.deleting),
+    Exemption("never-reported", lambda vm: not vm.status.node_name),
+    Exemption("no-decided-reason", lambda vm: not vm.status.decided_reason),
+    Exemption("marked", lambda vm: vm.status.reason == Reason.AGENT_UNREACHABLE),
+)
+"""The VMs that are not marked. A VM on which no agent has ever reported stays Pending. The agent of an older version
+remembers its last decision only in Ready, so a mark would make it forget that decision."""
+
+
+def exemption_of(vm: VirtualMachine) -> str:
+    """Return the name of the first exemption that applies to this VM; empty: it is marked if its node is silent."""
+    return next((one.name for one in EXEMPTIONS if one.applies(vm)), "")
+
+
+def vm_mark(vm: VirtualMachine, silence: Silence, now: datetime) -> Json:
+    """Return the fields of the status that mark this VM. All of its other conditions are removed.
+
+    Reconciling and Stalled would say that somebody works on the VM, or that an action failed: nobody knows that now.
+    """
+    before = vm.status.condition(ConditionType.READY)
+    observed = before.observed_generation if before else max(vm.status.observed_generation, 0)
+    return {"conditions": [_mark(before, observed, silence, now)]}
+
+
+def hypervisor_mark(raw: Json, silence: Silence, now: datetime) -> Json | None:
+    """Return the fields of the status that mark this Hypervisor; None: it is marked already, or it is being deleted.
+
+    Conditions of other types stay as they are.
+    """
+    hypervisor = parse_hypervisor(raw)
+    if hypervisor.deleting or hypervisor.status.reason == HypervisorReason.AGENT_UNREACHABLE:
+        return None
+    before = hypervisor.status.condition(HypervisorConditionType.READY)
+    observed = before.observed_generation if before else max(hypervisor.status.observed_generation, 0)
+    conditions: list[Json] = as_map(raw.get("status")).get("conditions") or []
+    others = [one for one in conditions if one["type"] != HypervisorConditionType.READY]
+    return {"conditions": [_mark(before, observed, silence, now), *others]}
+
+
+def message(silence: Silence) -> str:
+    """Return what happened to the agent of this node, as one sentence for users."""
+    node, when = silence.node, f"{silence.heard:%Y-%m-%d %H:%M:%SZ}"
+    match silence.kind:
+        case Kind.LOST:
+            told = f"The agent of {node} has not been heard since {when}"
+        case Kind.LEFT:
+            told = f"The agent of {node} was stopped at {when}, and no other has started there"
+        case Kind.MISSING:
+            told = f"No agent of {node} has been heard since {when}, and it has no Lease"
+    return f"{told}: the status shows what was reported last."
+
+
+def _mark(before: Condition | None, observed_generation: int, silence: Silence, now: datetime) -> Json:
+    since = before.last_transition_time if before and before.status == "Unknown" else now.replace(microsecond=0)
+    mark = Condition(
+        type=ConditionType.READY,
+        status="Unknown",
+        reason=Reason.AGENT_UNREACHABLE,
+        message=message(silence),
+        last_transition_time=since,
+        observed_generation=observed_generation,
+    )
+    return CONDITIONS.write(mark)

@@ -1,0 +1,129 @@
+"""The manager's requests: lists of Leases, VirtualMachines and Hypervisors, and patches of the conditions of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from urllib.parse import quote
+
+from controller.api.codec import parse
+from controller.api.hypervisor import Hypervisor
+from controller.api.hypervisor_codec import parse_hypervisor
+from controller.api.json_mapping import INT32_MAX, Json, as_map, as_text, whole_within
+from controller.api.names import GROUP, HYPERVISOR_PLURAL, MANAGER, PLURAL, VERSION
+from controller.api.tables import TABLE, rows
+from controller.api.virtualmachine import VirtualMachine, VmKey
+from controller.fleet.silence import Lease
+from controller.kube.client import JSON, Api
+from controller.kube.lease import COMPONENT_LABEL
+from controller.runtime.errors import Vanished
+
+API = f"/apis/{GROUP}/{VERSION}"
+MERGE_PATCH = "application/merge-patch+json"
+PAGE, HYPERVISORS_PAGE, ROWS_PAGE = 500, 100, 10_000
+"""The objects in one answer to a list. A VirtualMachine has about 2 kB, a Hypervisor up to 60, a row 0.2."""
+
+_duration_s = whole_within(1, INT32_MAX)
+
+
+class Fleet:
+    """Reads and writes what the manager needs of all nodes. Thread-safe.
+
+    Each method raises Transient or Rejected if a request fails. None retries: its caller asks again later.
+    """
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def leases(self, namespace: str) -> dict[str, Lease]:
+        """Return the Leases of all agents in this namespace, by the names of their nodes.
+
+        The request has no resourceVersion, so the API server answers with the present state, never with a stale cache.
+        While the circuit is open, it sends a probe first.
+        """
+        if self._api.circuit_open:
+            self._api.probe()
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{quote(namespace)}/leases"
+        answer = self._api.request("GET", path, labelSelector=f"{COMPONENT_LABEL}=agent")
+        return {raw["metadata"]["name"]: _lease(raw) for raw in answer.get("items", [])}
+
+    def virtual_machines(self, *, node_name: str | None = None) -> Iterator[VirtualMachine]:
+        """Yield the VirtualMachines with this `spec.nodeName`, or all. Sends a request for each page."""
+        selector = {} if node_name is None else {"fieldSelector": f"spec.nodeName={node_name}"}
+        for page in self._pages(f"{API}/{PLURAL}", limit=str(PAGE), **selector):
+            yield from map(parse, page.get("items", []))
+
+    def rows(self, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """Yield the texts of these columns for each VirtualMachine. Sends a request for each page.
+
+        With 100,000 VirtualMachines this costs the API server 2.3 s in total; a list of the objects 15 s (measured).
+        """
+        pages = self._pages(f"{API}/{PLURAL}", accept=TABLE, limit=str(ROWS_PAGE), includeObject="None")
+        for page in pages:
+            yield from rows(page, columns)
+
+    def virtual_machine(self, key: VmKey) -> VirtualMachine | None:
+        """Return this object; None: there is none."""
+        try:
+            return parse(self._api.request("GET", _vm_path(key)))
+        except Vanished:
+            return None
+
+    def hypervisors(self) -> Iterator[Hypervisor]:
+        """Yield all Hypervisors. Sends a request for each page."""
+        for page in self._pages(f"{API}/{HYPERVISOR_PLURAL}", limit=str(HYPERVISORS_PAGE)):
+            yield from map(parse_hypervisor, page.get("items", []))
+
+    def hypervisor(self, name: str) -> Json | None:
+        """Return the JSON of the Hypervisor of this node; None: there is none."""
+        try:
+            return self._api.request("GET", _hypervisor_path(name))
+        except Vanished:
+            return None
+
+    def patch_vm(self, vm: VirtualMachine, status: Json) -> None:
+        """Merge these fields into the status of this version of the object.
+
+        Raises Conflicted if the object has changed, Vanished if it was deleted.
+        """
+        self._patch(_vm_path(vm.key), vm.resource_version, status)
+
+    def patch_hypervisor(self, hypervisor: Hypervisor, status: Json) -> None:
+        """Merge these fields into the status of this version of the Hypervisor. Raises as `patch_vm`."""
+        self._patch(_hypervisor_path(hypervisor.name), hypervisor.resource_version, status)
+
+    def _patch(self, path: str, resource_version: str, status: Json) -> None:
+        self._api.request(
+            "PATCH",
+            f"{path}/status",
+            {"metadata": {"resourceVersion": resource_version}, "status": status},
+            content_type=MERGE_PATCH,
+            fieldManager=MANAGER,
+        )
+
+    def _pages(self, path: str, *, accept: str = JSON, **query: str) -> Iterator[Json]:
+        token: str | None = None
+        while True:
+            page = query | ({"continue": token} if token else {})
+            answer = self._api.request("GET", path, None, accept=accept, **page)
+            yield answer
+            token = as_text(as_map(answer.get("metadata")).get("continue"))
+            if not token:
+                return
+
+
+def _lease(raw: Json) -> Lease:
+    spec = as_map(raw.get("spec"))
+    duration_s = _duration_s(spec.get("leaseDurationSeconds"))
+    return Lease(
+        holder=as_text(spec.get("holderIdentity")) or "",
+        renewed=as_text(spec.get("renewTime")) or "",
+        duration_s=float(duration_s) if duration_s else None,
+    )
+
+
+def _vm_path(key: VmKey) -> str:
+    return f"{API}/namespaces/{quote(key.namespace)}/{PLURAL}/{quote(key.name)}"
+
+
+def _hypervisor_path(name: str) -> str:
+    return f"{API}/{HYPERVISOR_PLURAL}/{quote(name)}"

@@ -1,0 +1,237 @@
+"""Marks the objects of silent nodes: first their Hypervisors, then their VMs, each at a limited rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from controller.api.clock import Now
+from controller.api.hypervisor import Hypervisor
+from controller.api.hypervisor_codec import parse_hypervisor
+from controller.api.json_mapping import Json
+from controller.api.names import HYPERVISOR_KIND, KIND, EventReason
+from controller.api.virtualmachine import Reason, VirtualMachine
+from controller.fleet.marking import Outcome, Situation, exemption_of, hypervisor_mark, message, row_of, vm_mark
+from controller.fleet.silence import Observed, Sight, Silence
+from controller.fleet.storm import HYPERVISORS_BURST, HYPERVISORS_PER_S, VM_BURST, VMS_PER_S
+from controller.kube.events import EventRecorder
+from controller.kube.lists import Fleet
+from controller.manager.metrics import Metrics
+from controller.policy.view import Notice
+from controller.runtime.buckets import TokenBucket
+from controller.runtime.errors import Conflicted, Rejected, Transient, Vanished
+from controller.runtime.periodic import PeriodicTask
+from controller.runtime.retry import Backoff
+
+IDLE_S = 2.0
+"""How often it looks for silent nodes. It is also woken up after each list of Leases."""
+RETRY_FIRST_S, RETRY_MAX_S = 1.0, 30.0
+
+log = structlog.get_logger()
+
+
+class Watched(Protocol):
+    """What the marker needs to know about the agents. Implemented by `Monitor`."""
+
+    sight: Sight
+
+    def in_sight(self) -> bool:
+        """Whether this manager leads, and knows which agents live."""
+
+    def vms_wait(self, silence: Silence) -> bool:
+        """Whether the VMs of this node are marked later."""
+
+
+@dataclass(slots=True)
+class _Round:
+    """The marks of one silence of one node."""
+
+    silence: Silence
+    hypervisor: Hypervisor | None = None
+    """As it was read before it was marked; None: it has not been read, or there is none."""
+    read: bool = False
+    """Whether the Hypervisor has been read, and marked if there is one. The VMs are next."""
+    done: bool = False
+    vms: Iterator[VirtualMachine] | None = None
+    """The VMs that are left; None: they are not listed yet."""
+    failed: bool = False
+    """Whether a VM could not be marked since the VMs were listed."""
+    handled: set[str] = field(default_factory=set)
+    """The uids of the VMs that were marked, or that an agent reported on meanwhile. They are not marked again."""
+    not_before_s: float = float("-inf")
+    backoff: Backoff = field(default_factory=lambda: Backoff(RETRY_FIRST_S, RETRY_MAX_S))
+
+
+class Marker:
+    """Marks the objects of silent nodes while this manager leads. Everything happens on the thread of `task`.
+
+    Each object is marked at most once in one silence: an agent that reports although it cannot renew its Lease is
+    contradicted once. Just before each write it checks that this manager leads and is not blind, and that the node is
+    still silent.
+    """
+
+    def __init__(
+        self,
+        watched: Watched,
+        fleet: Fleet,
+        recorder: EventRecorder,
+        metrics: Metrics,
+        *,
+        namespace: str,
+        clock: Callable[[], Now],
+    ) -> None:
+        self._watched, self._fleet, self._recorder, self._metrics = watched, fleet, recorder, metrics
+        self._namespace, self._clock = namespace, clock
+        self._rounds: dict[str, _Round] = {}
+        """By node, the longest silence first."""
+        self._sight: Sight | None = None
+        """The sight that `_rounds` is about."""
+        self._revisit = False
+        self._hypervisor_bucket = TokenBucket(HYPERVISORS_PER_S, HYPERVISORS_BURST)
+        self._vm_bucket = TokenBucket(VMS_PER_S, VM_BURST)
+        self.task = PeriodicTask("marks", IDLE_S, self._step)
+
+    def revisit(self) -> None:
+        """List the VMs of all silent nodes again, because some might have been bound to them since. Thread-safe."""
+        self._revisit = True
+
+    def _step(self) -> float | None:
+        """Take one step of the round whose turn it is. Return the seconds until the next; None: nothing is due."""
+        self._update()
+        if not self._watched.in_sight():
+            return None
+        now_s = self._clock().monotonic_s
+        due = [one for one in self._rounds.values() if not one.done and one.not_before_s <= now_s]
+        if unread := next((one for one in due if not one.read), None):
+            return self._hypervisor_bucket.take(now_s) or self._attempt(self._mark_hypervisor, unread)
+        if waiting := next((one for one in due if not self._watched.vms_wait(one.silence)), None):
+            return self._vm_bucket.take(now_s) or self._attempt(self._mark_next_vm, waiting)
+        return None
+
+    def _attempt(self, step: Callable[[_Round], None], one: _Round) -> float:
+        """Take this step. If it fails, the node waits, and the other nodes have their turn. Return 0."""
+        try:
+            step(one)
+        except (Transient, Rejected) as error:
+            log.warning("could not read the objects of a silent node", node=one.silence.node, error=str(error))
+            self._retry_later(one)
+        return 0.0
+
+    def _retry_later(self, one: _Round) -> None:
+        one.vms, one.failed = None, False
+        one.not_before_s = self._clock().monotonic_s + one.backoff.wait_s()
+
+    def _may_write(self, one: _Round) -> bool:
+        return self._watched.in_sight() and self._watched.sight.silence(one.silence.node) == one.silence
+
+    # --- the Hypervisor
+
+    def _mark_hypervisor(self, one: _Round) -> None:
+        raw = self._fleet.hypervisor(one.silence.node)
+        one.hypervisor = parse_hypervisor(raw) if raw else None
+        row = row_of(Situation(self._namespace, self._may_write(one), one.silence, one.hypervisor))
+        match row.outcome:
+            case Outcome.WAIT:
+                return
+            case Outcome.LEAVE:
+                one.done = True
+                return
+            case Outcome.MARK:
+                self._write_hypervisor(one, raw)
+                one.read = True
+
+    def _write_hypervisor(self, one: _Round, raw: Json | None, *, again: bool = True) -> None:
+        """Mark the Hypervisor, unless it has a mark, or its agent has reported meanwhile."""
+        patch = hypervisor_mark(raw, one.silence, self._clock().wall) if raw else None
+        if raw is None or patch is None:
+            return
+        node = one.silence.node
+        try:
+            self._fleet.patch_hypervisor(parse_hypervisor(raw), patch)
+        except Vanished:
+            return
+        except Conflicted:
+            fresh = self._fleet.hypervisor(node)
+            if again and fresh and fresh.get("status") == raw.get("status") and self._may_write(one):
+                self._write_hypervisor(one, fresh, again=False)  # somebody has changed the spec
+            return
+        self._marked(HYPERVISOR_KIND, node)
+        log.warning("the agent of a node is silent", node=node, message=message(one.silence))
+        if one.hypervisor:
+            self._recorder.record(one.hypervisor, Notice(Reason.AGENT_UNREACHABLE, message(one.silence), warning=True))
+
+    # --- the VMs
+
+    def _mark_next_vm(self, one: _Round) -> None:
+        if one.vms is None:
+            one.vms = self._fleet.virtual_machines(node_name=one.silence.node)
+        vm = next((vm for vm in one.vms if vm.uid not in one.handled and not exemption_of(vm)), None)
+        if vm is None:
+            one.vms = None
+            if one.failed:
+                self._retry_later(one)
+            else:
+                one.done = True
+        elif self._may_write(one):
+            self._try_to_write_vm(one, vm)
+        else:
+            one.vms = None
+
+    def _try_to_write_vm(self, one: _Round, vm: VirtualMachine) -> None:
+        try:
+            self._write_vm(one, vm)
+        except (Transient, Rejected) as error:
+            one.failed = True
+            log.warning("could not mark a VM", vm=str(vm.key), error=str(error))
+
+    def _write_vm(self, one: _Round, vm: VirtualMachine, *, again: bool = True) -> None:
+        """Mark the VM, unless its agent has reported meanwhile. Raises Transient, Rejected."""
+        try:
+            self._fleet.patch_vm(vm, vm_mark(vm, one.silence, self._clock().wall))
+        except Vanished:
+            return
+        except Conflicted:
+            fresh = self._fleet.virtual_machine(vm.key)
+            spec_changed = fresh is not None and fresh.status == vm.status and fresh.node_name == vm.node_name
+            if fresh and again and spec_changed and not exemption_of(fresh) and self._may_write(one):
+                self._write_vm(one, fresh, again=False)
+                return
+        else:
+            self._marked(KIND, one.silence.node)
+        one.handled.add(vm.uid)
+
+    # --- the rounds
+
+    def _update(self) -> None:
+        """Begin a round for each new silence, and end the rounds of nodes that are heard again."""
+        sight = self._watched.sight
+        if sight is not self._sight:
+            self._sight, before = sight, self._rounds
+            self._rounds = {
+                silence.node: known if known and known.silence == silence else _Round(silence)
+                for silence in sight.silences()
+                for known in [before.get(silence.node)]
+            }
+            for node, one in before.items():
+                if self._rounds.get(node) is not one:
+                    self._end(one, sight.nodes.get(node))
+        if self._revisit:
+            self._revisit = False
+            for one in self._rounds.values():
+                one.done = False
+        self._metrics.marks_waiting.set(sum(not one.done for one in self._rounds.values()))
+
+    def _end(self, one: _Round, seen: Observed | None) -> None:
+        """Tell that the agent is back, if that is why the silence is over."""
+        node = one.silence.node
+        if one.read and seen and seen.lease and seen.lease.holder and self._watched.in_sight():
+            log.info("the agent of a node is back", node=node)
+            if one.hypervisor:
+                note = f"The agent of {node} renews its Lease again."
+                self._recorder.record(one.hypervisor, Notice(EventReason.AGENT_RETURNED, note))
+
+    def _marked(self, kind: str, node: str) -> None:
+        self._metrics.marks.labels(kind, node).inc()

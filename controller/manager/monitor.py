@@ -1,0 +1,141 @@
+"""Watches whether the agents renew their Leases, and has the objects of silent nodes marked."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import structlog
+
+from controller.api.clock import Now
+from controller.api.hypervisor import MaintenanceMode
+from controller.fleet.census import Census, census
+from controller.fleet.silence import BLIND_AFTER_S, Sight, Silence
+from controller.fleet.storm import MASS_WAITS_S, mass
+from controller.kube.events import EventRecorder
+from controller.kube.lists import Fleet
+from controller.manager.marker import Marker
+from controller.manager.metrics import Metrics
+from controller.runtime.errors import Rejected, Transient
+from controller.runtime.periodic import PeriodicTask
+
+LIST_EVERY_S = 2.0
+CENSUS_EVERY_S = 600.0
+CENSUS_RETRY_S = 30.0
+
+log = structlog.get_logger()
+
+
+def now() -> Now:
+    """Return this moment. The monotonic time also runs while the machine sleeps, as the agents on other machines do."""
+    return Now(datetime.now(UTC), time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+class Monitor:
+    """Lists the agents' Leases, finds silent nodes, and marks their objects if this manager leads.
+
+    A manager that does not lead observes all the same. So when it becomes the leader, it knows who is silent at once.
+    Other threads may read `sight`, `census` and `in_sight`, and call `unready`.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        recorder: EventRecorder,
+        metrics: Metrics,
+        *,
+        namespace: str,
+        leads: Callable[[], bool],
+        clock: Callable[[], Now] = now,
+    ) -> None:
+        self._fleet, self._metrics, self._namespace = fleet, metrics, namespace
+        self._leads, self._clock = leads, clock
+        self._changing = threading.Lock()
+        self.sight = Sight()
+        """What the lists of Leases so far have shown. An immutable value; each list replaces it."""
+        self.census: Census | None = None
+        """What the last list of all objects has shown; None: there was none yet."""
+        self._masses: dict[str, float] = {}
+        """The nodes of a mass, with the `since_s` of the silence for which this was found out."""
+        self._blindness_counted_s = clock().monotonic_s
+        self._trouble = "the Leases have not been listed yet"
+        self._marker = Marker(self, fleet, recorder, metrics, namespace=namespace, clock=clock)
+        self.tasks = [
+            PeriodicTask("leases", LIST_EVERY_S, self._list),
+            PeriodicTask("census", CENSUS_EVERY_S, self._count),
+            self._marker.task,
+        ]
+        """The periodic tasks. The creator of this object starts and closes them."""
+
+    def in_sight(self) -> bool:
+        """Whether this manager leads, and has a good list of the last seconds: only then it may write."""
+        return self._leads() and not self.sight.blind(self._clock().monotonic_s)
+
+    def vms_wait(self, silence: Silence) -> bool:
+        """Whether the VMs of this silent node are marked later.
+
+        They are while it is not known how many VMs the nodes have, and while most nodes of a mass will come back.
+        """
+        if self.census is None:
+            return True
+        return self._masses.get(silence.node) == silence.since_s and self.sight.age_s(silence.node) < MASS_WAITS_S
+
+    def unready(self) -> str | None:
+        """Return why it does not know which agents live, as one sentence; None: it does."""
+        return self._trouble if self.sight.blind(self._clock().monotonic_s) else None
+
+    def _list(self) -> float | None:
+        requested_s = self._clock().monotonic_s
+        try:
+            leases = self._fleet.leases(self._namespace)
+        except (Transient, Rejected) as error:
+            self._trouble = f"the Leases could not be listed: {error}"
+            log.warning("could not list Leases", error=str(error))
+            self._count_blindness(self._clock().monotonic_s)
+            return None
+        received = self._clock()
+        self._count_blindness(received.monotonic_s)
+        with self._changing:
+            self.sight = self.sight.listed(leases, requested_s=requested_s, received=received)
+        self._judge()
+        return None
+
+    def _judge(self) -> None:
+        """Find out who is silent, whether it is a mass, and have the objects marked."""
+        sight, known = self.sight, self.census
+        if known:
+            since_s = {node: seen.since.monotonic_s for node, seen in sight.nodes.items()}
+            # A node stays in the mass until it is heard, even if the others have come back.
+            self._masses = {node: at_s for node, at_s in self._masses.items() if since_s.get(node) == at_s}
+            if found := mass(sight, known.vms) - self._masses.keys():
+                log.warning("many agents fell silent together; their VMs are marked later", nodes=len(found))
+                self._masses |= {node: since_s[node] for node in found}
+        self._metrics.mass.set(float(bool(self._masses)))
+        maintenance = known.maintenance if known else {}
+        silent = Counter(maintenance.get(silence.node, "") for silence in sight.silences())
+        for mode in ("", *MaintenanceMode):
+            self._metrics.silent_nodes.labels(mode).set(silent[mode])
+        self._marker.task.wake_up()
+
+    def _count_blindness(self, now_s: float) -> None:
+        """Count the time without a good list until now, except for the first `BLIND_AFTER_S` of each gap."""
+        counted_s = max(self._blindness_counted_s, self.sight.received_s + BLIND_AFTER_S)
+        if now_s > counted_s:
+            self._metrics.blind.inc(now_s - counted_s)
+            self._blindness_counted_s = now_s
+
+    def _count(self) -> float | None:
+        try:
+            nodes = (node for (node,) in self._fleet.rows(["Node"]))
+            found = census(self._fleet.hypervisors(), nodes, self._namespace)
+        except (Transient, Rejected) as error:
+            log.warning("could not list Hypervisors and VirtualMachines", error=str(error))
+            return CENSUS_RETRY_S
+        with self._changing:
+            self.sight = self.sight.expecting(found.expected, self._clock())
+        self.census = found
+        self._marker.revisit()
+        return None

@@ -1,0 +1,41 @@
+"""The settings of the manager. Each field declares its flag, environment variable, default and help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from controller.api.setting import File, Section, Text, setting
+from controller.runtime.settings import OutputSettings, namespace, token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(OutputSettings):
+    """The settings of one manager. Immutable."""
+
+    kubeconfig: Path | None = setting(
+        "--kubeconfig",
+        Section.CLUSTER,
+        File(),
+        "Kubeconfig file with the address of the API server and the credentials.",
+        found=None,
+        shown_default="the Pod's service account, otherwise ~/.kube/config",
+        variable="KUBECONFIG",
+    )
+    namespace: str = setting(
+        "--namespace",
+        Section.CLUSTER,
+        Text("NAMESPACE", namespace),
+        "Namespace of the agents' Leases. The Lease by which the managers elect their leader is there too.",
+        variable="POD_NAMESPACE",
+    )
+    identity: str | None = setting(
+        "--identity",
+        Section.CLUSTER,
+        Text("IDENTITY", token),
+        "The holderIdentity that this manager writes into the Lease of the leader. In a Pod, use the Pod's UID. No two"
+        " managers may have the same.",
+        found=None,
+        shown_default="a random one",
+        variable="POD_UID",
+    )
