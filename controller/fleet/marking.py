@@ -39,7 +39,7 @@ class Outcome(Enum):
     """What a row of the decision table says."""
 
     WAIT = "decide again after the next list"
-    LEAVE = "the node is another installation's: mark nothing"
+    LEAVE = "mark nothing: the agent belongs to another installation, or has no Lease"
     MARK = "mark the Hypervisor, and then the VMs"
 
 

@@ -17,7 +17,6 @@ from controller.api.virtualmachine import Reason, VirtualMachine
 from controller.fleet.marking import Outcome, Situation, exemption_of, hypervisor_mark, message, row_of, vm_mark
 from controller.fleet.silence import Observed, Sight, Silence
 from controller.fleet.storm import HYPERVISORS_BURST, HYPERVISORS_PER_S, VM_BURST, VMS_PER_S
-from controller.kube.events import EventRecorder
 from controller.kube.lists import Fleet
 from controller.manager.metrics import Metrics
 from controller.policy.view import Notice
@@ -43,6 +42,13 @@ class Watched(Protocol):
 
     def vms_wait(self, silence: Silence) -> bool:
         """Whether the VMs of this node are marked later."""
+
+
+class Recorder(Protocol):
+    """Records Kubernetes Events. Implemented by `kube.events.EventRecorder`."""
+
+    def record(self, of: Hypervisor, notice: Notice) -> None:
+        """Write this Event about the Hypervisor, soon. Never raises and never waits."""
 
 
 @dataclass(slots=True)
@@ -77,7 +83,7 @@ class Marker:
         self,
         watched: Watched,
         fleet: Fleet,
-        recorder: EventRecorder,
+        recorder: Recorder,
         metrics: Metrics,
         *,
         namespace: str,

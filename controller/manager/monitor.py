@@ -15,9 +15,8 @@ from controller.api.hypervisor import MaintenanceMode
 from controller.fleet.census import Census, census
 from controller.fleet.silence import BLIND_AFTER_S, Sight, Silence
 from controller.fleet.storm import MASS_WAITS_S, mass
-from controller.kube.events import EventRecorder
 from controller.kube.lists import Fleet
-from controller.manager.marker import Marker
+from controller.manager.marker import Marker, Recorder
 from controller.manager.metrics import Metrics
 from controller.runtime.errors import Rejected, Transient
 from controller.runtime.periodic import PeriodicTask
@@ -44,7 +43,7 @@ class Monitor:
     def __init__(
         self,
         fleet: Fleet,
-        recorder: EventRecorder,
+        recorder: Recorder,
         metrics: Metrics,
         *,
         namespace: str,
