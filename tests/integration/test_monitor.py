@@ -41,9 +41,12 @@ class Clock:
 class Wire(Api):
     """The API server as the monitor sees it: away, or with somebody else who writes in between."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, clock: Clock) -> None:
         super().__init__(api.credentials)
+        self._clock = clock
         self.away = False
+        self.list_takes_s = 0.0
+        """How long a list of Leases is on its way."""
         self.refuses: Callable[[str, str], bool] = lambda _method, _path: False
         self.before: dict[str, Callable[[], object]] = {}
         """What happens just before the first request with this method and the end of this path."""
@@ -55,6 +58,8 @@ class Wire(Api):
         if self.away or self.refuses(method, path):
             raise Transient("the API server does not answer")
         answer = super().request(method, path, body, **how)
+        if path.endswith("/leases"):
+            self._clock.at_s += self.list_takes_s
         if method == "PATCH":
             self.writes.append(path.removeprefix(GROUP))
         return answer
@@ -75,7 +80,8 @@ class Stage:
 
     def __init__(self, api: Api, name: str) -> None:
         self.api, self.name = api, name
-        self.clock, self.wire, self.notices = Clock(), Wire(api), Notices()
+        self.clock, self.notices = Clock(), Notices()
+        self.wire = Wire(api, self.clock)
         self.leads = True
         self.metrics = Metrics()
         self.monitor = self.new_monitor()
@@ -499,6 +505,19 @@ def test_who_does_not_lead_any_more_stops_in_the_middle(stage: Stage) -> None:
     stage.leads = True
     stage.look("b")
     assert marked(stage.get(web))
+
+
+def test_slow_lists_delay_a_mark_and_do_not_prevent_it(stage: Stage) -> None:
+    web = stage.vm("web", "a")
+    stage.host("a")
+    stage.count()
+    stage.look("a", "b")
+    stage.wire.list_takes_s = 8
+    for _ in range(6):
+        stage.pass_s(2, "b")  # and 8 for the list
+    assert stage.monitor.unready() is None
+    assert marked(stage.get(web))
+    assert not stage.monitor.sight.silence(stage.node("b"))
 
 
 # --- many at once

@@ -1,31 +1,19 @@
-"""The agent as a separate process, as on a node: start it, query it, kill it, read its log."""
+"""The agent as a separate process, as on a node."""
 
-import http.client
-import json
-import os
-import signal
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from controller.runtime.logs import sentence
-from lab import LabError
 from lab.controlplane import ControlPlane
-from lab.processes import Process, last_lines
+from lab.program import Program
 
 ACTION_FINISHED = "action finished"
 """The event of the log line for each action on a domain."""
-READY_TIMEOUT_S = 60
-END_TIMEOUT_S = 30
-"""The agent ends within 10 s; the rest is a margin for a busy machine."""
 
 
-class Agent:
+class Agent(Program):
     """`virtsync agent` for one node and one libvirt; `settings` are its other flags without the dashes.
 
-    The agent has the administrator's rights unless `kubeconfig` names another file. `module` is the Python module that
-    runs, and `env` is added to this process's environment. The agent ends with its owner. Any thread may read from it.
+    The agent has the administrator's rights unless `kubeconfig` names another file.
     """
 
     def __init__(
@@ -40,122 +28,17 @@ class Agent:
         module: str = "controller",
         env: Mapping[str, str] | None = None,
     ) -> None:
+        super().__init__(
+            "agent",
+            f"the agent of {node}",
+            log=log,
+            fixed={"node-name": node, "libvirt-uri": libvirtd_uri},
+            settings=settings,
+            kubeconfig=kubeconfig or controlplane.kubeconfig,
+            module=module,
+            env=env,
+        )
         self.node = node
-        self.log = log
-        self.settings = dict(settings or {})
-        self._fixed = {
-            "node-name": node,
-            "libvirt-uri": libvirtd_uri,
-            "kubeconfig": str(kubeconfig or controlplane.kubeconfig),
-            "log-format": "json",
-            "http-address": "127.0.0.1",
-            "http-port": "0",
-        }
-        self._module = module
-        self._log_begins = 0
-        # The Kubernetes client copies certificates to files. They are in the log's folder and are removed with it, also
-        # when the agent is killed before it can remove them.
-        inherited = os.environ | {"TMPDIR": str(log.parent)}
-        self._process = Process(f"the agent of {node}", [], log=log, env=inherited | dict(env or {}))
-
-    def start(self, **changes: str) -> None:
-        """Start the agent and return when /readyz is OK; `changes` to its settings are kept (`boot_id="b"`)."""
-        self.launch(**changes)
-        self.wait_until_ready()
-
-    def launch(self, **changes: str) -> None:
-        """Start the agent and return immediately; `changes` to its settings are kept."""
-        self.settings |= {name.replace("_", "-"): value for name, value in changes.items()}
-        flags = self._fixed | self.settings
-        words = [word for name, value in flags.items() for word in ((f"--{name}", value) if value else (f"--{name}",))]
-        self._process.command = [sys.executable, "-m", self._module, "agent", *words]
-        self._log_begins = len(self.log_lines())
-        self._process.start()
-
-    def wait_until_ready(self) -> None:
-        """Wait until the agent is ready; LabError with the end of its log if it does not become ready."""
-        self._process.wait_until(self.ready, timeout_s=READY_TIMEOUT_S)
-
-    def stop(self, *, timeout_s: float = END_TIMEOUT_S) -> None:
-        """Ask the agent to end (SIGTERM), and return when it has ended; does nothing if it does not run.
-
-        LabError with the end of its log if it does not end within the time (it is then killed), or if it ends with an
-        error.
-        """
-        if not self.running:
-            return
-        self.signal(signal.SIGTERM)
-        try:
-            code = self.wait_until_ended(timeout_s=timeout_s)
-        finally:
-            self.kill()
-        # The signal itself ends an agent that has only just been started.
-        if code not in {0, -signal.SIGTERM}:
-            raise LabError(
-                f"The agent of {self.node} ended in disorder ({code}); the end of {self.log}:\n{last_lines(self.log)}"
-            )
-
-    def signal(self, number: int) -> None:
-        """Send the agent a signal, and return immediately."""
-        self._process.signal(number)
-
-    def wait_until_ended(self, *, timeout_s: float = END_TIMEOUT_S) -> int:
-        """Wait until the agent has ended on its own; its exit code, or minus a signal. LabError if it still runs."""
-        return self._process.wait_until_ended(timeout_s=timeout_s)
-
-    def kill(self) -> None:
-        """Kill the agent with SIGKILL, like a crash, and return when it has ended."""
-        self._process.kill()
-
-    def restart(self, **changes: str) -> None:
-        """Kill the agent with SIGKILL and start it again, with changed settings if any are named."""
-        self.kill()
-        self.start(**changes)
-
-    @property
-    def running(self) -> bool:
-        """Whether the process lives."""
-        return self._process.running
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
-    def ready(self) -> bool:
-        """Whether /readyz is OK now; a process that does not answer is not ready."""
-        try:
-            return self.ask("/readyz")[0] == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
-            return False
-
-    def metrics(self) -> str:
-        """The metrics, as Prometheus would scrape them."""
-        return self.ask("/metrics")[1]
-
-    def ask(self, path: str) -> tuple[int, str]:
-        """GET a path of the agent's HTTP server: the status and the body."""
-        ports = [line["http_port"] for line in self.log_lines()[self._log_begins :] if "http_port" in line]
-        if not ports:
-            raise ConnectionRefusedError(f"The agent of {self.node} has not said on which port it listens.")
-        connection = http.client.HTTPConnection("127.0.0.1", ports[-1], timeout=10)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            connection.close()
-
-    def log_lines(self) -> list[dict[str, Any]]:
-        """The log lines of all its starts; lines that are not JSON (a traceback) are left out."""
-        if not self.log.exists():
-            return []
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.startswith("{")]
-        return [json.loads(line) for line in lines if line.endswith("}")]
-
-    def log_sentences(self) -> list[str]:
-        """The same lines, as readable sentences."""
-        return [sentence(line) for line in self.log_lines()]
 
     def acts(self, key: str) -> list[str]:
         """The finished actions on one VM (`namespace/name`), in order: `START done`, `DESTROY refused`."""

@@ -1,0 +1,212 @@
+"""Real managers beside a real agent: who is silent is told, and no VM is touched.
+
+The Lease of the agent has the shortest duration that a manager respects.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from urllib.parse import urlsplit
+
+import pytest
+
+from controller.api.names import MANAGER_CONTROLLER
+from lab.agent import Agent
+from lab.controlplane import ControlPlane
+from lab.guest import Guest
+from lab.manager import Manager
+from lab.processes import paused
+from lab.proxy import Proxy
+from lab.world import API, Json, Watch, World, ready_of, runs, until
+
+HYPERVISORS = "/apis/virtsync.dev/v1alpha1/hypervisors"
+GRACE = "20s"
+
+
+class Managers:
+    """The managers of the world's namespace."""
+
+    def __init__(self, world: World, ends: ExitStack) -> None:
+        self._world, self._ends, self._started = world, ends, 0
+
+    def start(self, identity: str, proxy: Proxy | None = None) -> Manager:
+        original = self._world.controlplane.kubeconfig
+        manager = Manager(
+            self._world.controlplane,
+            self._world.name,
+            identity,
+            log=self._world.folder / f"{identity}.log",
+            kubeconfig=proxy.kubeconfig(original) if proxy else original,
+        )
+        self._ends.callback(manager.stop)
+        manager.start()
+        return manager
+
+
+@pytest.fixture
+def managers(world: World) -> Iterator[Managers]:
+    with ExitStack() as ends:
+        yield Managers(world, ends)
+
+
+@pytest.fixture
+def hypervisors(world: World) -> Iterator[Watch]:
+    """Every version of all Hypervisors; the world's own exists."""
+    host = {"apiVersion": API, "kind": "Hypervisor", "metadata": {"name": world.node}}
+    status = json.dumps({"status": {"leaseNamespace": world.name}})
+    world.kubectl("apply", "-f", "-", manifest=host)
+    world.kubectl("patch", "hypervisor", world.node, "--subresource=status", "--type=merge", "-p", status)
+    with Watch(world.controlplane, HYPERVISORS) as watch:
+        yield watch
+    world.kubectl("delete", "hypervisor", world.node)
+
+
+@pytest.fixture
+def proxy(crd: ControlPlane) -> Iterator[Proxy]:
+    """Between the programs and the API server."""
+    port = urlsplit(crd.url).port
+    assert port
+    with Proxy(port) as running:
+        yield running
+
+
+def looked_after(world: World, *names: str, proxy: Proxy | None = None) -> tuple[list[Guest], Agent]:
+    """VMs that run, as their objects say, and their agent."""
+    guests = [world.start(name) for name in names]
+    world.apply(*guests, powerState="Running")
+    kubeconfig = proxy.kubeconfig(world.controlplane.kubeconfig) if proxy else None
+    agent = world.new_agent(lease_namespace=world.name, identity="pod-1", lease_duration=GRACE, kubeconfig=kubeconfig)
+    agent.start()
+    for guest in guests:
+        world.until(guest, runs, "running")
+    return guests, agent
+
+
+def marked(thing: Json) -> bool:
+    ready = ready_of(thing)
+    return (ready.get("status"), ready.get("reason")) == ("Unknown", "AgentUnreachable")
+
+
+def version_of(thing: Json) -> int:
+    return int(thing["metadata"]["resourceVersion"])
+
+
+def leads(manager: Manager) -> bool:
+    return "virtsync_manager_leader 1.0\n" in manager.metrics()
+
+
+def blind_s(manager: Manager) -> float:
+    line = next(line for line in manager.metrics().splitlines() if line.startswith("virtsync_monitor_blind_seconds"))
+    return float(line.split()[1])
+
+
+def events(world: World) -> set[str]:
+    """The reasons of the manager's Events about the world's Hypervisor."""
+    words = ("get", "events.v1.events.k8s.io", "--namespace=default", "-o", "json")
+    found = json.loads(world.controlplane.kubectl(*words).stdout)["items"]
+    ours = [one for one in found if one["reportingController"] == MANAGER_CONTROLLER]
+    return {one["reason"] for one in ours if one["regarding"]["name"] == world.node}
+
+
+def test_a_dead_agent_is_told_first_of_the_host_and_its_return_corrects_all(
+    world: World, managers: Managers, hypervisors: Watch
+) -> None:
+    guests, agent = looked_after(world, "web", "db", "mail")
+    runs_before = [world.run_id(guest) for guest in guests]
+    manager = managers.start("manager-1")
+    until(lambda: leads(manager), "it does not lead")
+    agent.kill()
+    of_vms = [world.until(guest, marked, "marked") for guest in guests]
+    host = hypervisors.until(world.node, marked, first=0)[1]
+    assert host
+    assert version_of(host) < min(map(version_of, of_vms))
+    assert all(vm["status"]["powerState"] == "Running" for vm in of_vms)
+    assert all("has not been heard since" in ready_of(vm)["message"] for vm in of_vms)
+    agent.start()
+    for guest in guests:
+        world.until(guest, runs, "right again")
+        assert world.nothing_done(guest)
+    assert [world.run_id(guest) for guest in guests] == runs_before
+    until(lambda: events(world) == {"AgentUnreachable", "AgentReturned"}, "its return is not told")
+
+
+def test_an_agent_that_left_in_order_is_told_as_that(world: World, managers: Managers, hypervisors: Watch) -> None:
+    (guest,), agent = looked_after(world, "web")
+    managers.start("manager-1")
+    agent.stop()
+    vm = world.until(guest, marked, "marked")
+    assert "was stopped at" in ready_of(vm)["message"]
+    assert hypervisors.until(world.node, marked, first=0)[1]
+
+
+def test_a_leader_that_was_suspended_writes_nothing_when_it_wakes_up(world: World, managers: Managers) -> None:
+    (guest,), agent = looked_after(world, "web")
+    first = managers.start("manager-1")
+    until(lambda: leads(first), "the first does not lead")
+    second = managers.start("manager-2")
+    assert not leads(second)
+    with paused(first.pid):
+        agent.kill()
+        vm = world.until(guest, marked, "marked")
+        assert leads(second)
+    until(lambda: "this manager no longer leads" in [line["event"] for line in first.log_lines()], "it leads on")
+    assert (leads(first), leads(second)) == (False, True)
+    second.stop()
+    until(lambda: leads(first), "nobody leads")
+    # The first one has now repeated the round: what is marked is not written again.
+    until(lambda: "virtsync_monitor_marks_waiting 0.0\n" in first.metrics(), "it is not through")
+    assert version_of(world.get(guest)) == version_of(vm)
+
+
+def test_a_leader_that_ends_in_order_is_followed_at_once(world: World, managers: Managers) -> None:
+    first = managers.start("manager-1")
+    until(lambda: leads(first), "the first does not lead")
+    second = managers.start("manager-2")
+    first.stop()
+    until(lambda: leads(second), "nobody leads")
+    lease = world.kubectl("get", "lease", "virtsync-manager", "-o", "jsonpath={.spec.holderIdentity}")
+    assert lease == "manager-2"
+    assert "manager stopped" in [line["event"] for line in first.log_lines()]
+
+
+def test_while_the_api_server_is_away_nobody_is_dead(world: World, managers: Managers, proxy: Proxy) -> None:
+    """A minute instead of an hour: that is longer than the grace, and after 15 s nothing is counted any more."""
+    guest, agent, manager = watched_through(world, managers, proxy)
+    proxy.cut()
+    until(lambda: blind_s(manager) > 30, "it is not blind")
+    until(lambda: not agent.ready(), "the agent needs no API server")
+    proxy.pass_on()
+    only_the_dead_are_marked(world, guest, agent, manager)
+
+
+def test_a_manager_that_was_suspended_over_an_outage_marks_nobody_who_lives(
+    world: World, managers: Managers, proxy: Proxy
+) -> None:
+    guest, agent, manager = watched_through(world, managers, proxy)
+    witness = managers.start("manager-2", proxy)
+    with paused(manager.pid):
+        proxy.cut()
+        until(lambda: blind_s(witness) > 10, "the other one is not blind")
+        proxy.pass_on()
+    until(lambda: blind_s(manager) > 10, "it has not noticed that it was suspended")
+    only_the_dead_are_marked(world, guest, agent, manager, witness)
+
+
+def watched_through(world: World, managers: Managers, proxy: Proxy) -> tuple[Guest, Agent, Manager]:
+    """A VM, its agent and a manager that leads; both reach the API server through the proxy."""
+    (guest,), agent = looked_after(world, "web", proxy=proxy)
+    manager = managers.start("manager-1", proxy)
+    until(lambda: leads(manager), "it does not lead")
+    return guest, agent, manager
+
+
+def only_the_dead_are_marked(world: World, guest: Guest, agent: Agent, *managers: Manager) -> None:
+    """The VM is marked after its agent was killed, and was not before."""
+    agent.wait_until_ready()
+    until(lambda: any(map(leads, managers)), "nobody leads again")
+    before = len(world.told(guest))
+    agent.kill()
+    world.until(guest, marked, "marked in the end")
+    reasons = [reason for _, reason, _ in world.told(guest)]
+    assert "AgentUnreachable" not in reasons[:before]
+    assert reasons.count("AgentUnreachable") == 1
