@@ -27,12 +27,17 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       outage.py      what to do while the API server does not answer, and afterwards
       node_conflict.py  another machine under the name of this node
       metrics.py     the metrics for Prometheus
+    manager/       the process of the cluster; it switches no VM
+      app.py         wires all parts together; settings.py: the settings; metrics.py: the metrics
+      leader.py      whether this manager leads, and so may write
+      monitor.py     lists the agents' Leases, and finds silent nodes; marker.py: marks their objects
     kube/          the adapter for the API server
       client.py      the one HTTP client; access.py: address and credentials; kubeconfig.py, proxies.py: where they come
                      from; credentials.py: reloads them
       store.py       the cache of this node's objects; writes their status
       watch.py       the watch (kopf); watch_health.py: whether it works
-      lease.py       the Lease of the node
+      lease.py       keeps a Lease: that of the node, or that of the leader
+      lists.py       the manager's requests: lists of Leases, VMs and Hypervisors, and their status patches
       events.py      writes Kubernetes Events
       collection.py  reads whole collections; manifests.py: manifests as YAML
     hypervisor/    the adapter for libvirt
@@ -48,6 +53,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       workers.py     the threads that process keys; periodic.py: a thread for a periodic task
       retry.py       retries and exponential backoff; buckets.py: rate limits; errors.py: the kinds of failure
       health.py, metrics.py, logs.py  /livez, /readyz and /metrics; series of the queue; the log
+      settings.py    the settings that every process has
     policy/        decisions on immutable values
       decide.py      the decision table: one row for each observation; vetoes.py: rows without an action; gates.py: what
                      delays a due action; stopping.py: the steps of a graceful stop
@@ -56,17 +62,20 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
                      and restarts in flight; settling.py: settle times; backoff.py: failures
       conclusion.py  from a verdict to status, conditions and Events
       brake.py, start_limiter.py  the brake and the rate limit for starts of one node
-      leases.py      whether an agent may take a Lease
+      leases.py      whether a process may take a Lease
       view.py, waits.py  the inputs and the result of a decision
-    fleet/         facts about many hosts
+    fleet/         decisions about many nodes
       adopting.py    which objects import writes; adopted.py: what is in such an object
+      silence.py     which agents are silent; storm.py: how many together; census.py: which nodes there should be
+      marking.py     which objects of a silent node are marked, and how
     api/           the contract with users
       virtualmachine.py  spec and status as values; conditions.py: what each reason means; names.py, libvirt_words.py
       codec.py, hypervisor_codec.py  the objects from JSON, their status to JSON; json_mapping.py: dataclasses to and
                      from JSON; spec_reader.py: what a spec means, or that it is not understood; merge_patch.py
       text.py        sanitizes foreign text; values.py, clock.py, setting.py: helpers
 
-runtime/ and policy/ are on one layer and do not import each other; so are kube/ and hypervisor/.
+The packages of one layer do not import each other: agent/ and manager/; kube/ and hypervisor/; runtime/, policy/ and
+fleet/.
 """
 
 __version__ = "0.1.0"

@@ -16,6 +16,8 @@ class Census:
     expected: frozenset[str]
     """The nodes that should have a Lease in the manager's namespace: their Hypervisor says so, or a VirtualMachine
     names a node that has no Hypervisor."""
+    elsewhere: frozenset[str]
+    """The nodes whose Hypervisor says that their Lease is in another namespace. A Lease in this one is left over."""
     maintenance: Mapping[str, str]
     """The mode of the maintenance, by node; only nodes that are in one."""
     vms: Mapping[str, int]
@@ -35,4 +37,6 @@ def census(hypervisors: Iterable[Hypervisor], vm_nodes: Iterable[str], namespace
             maintenance[hypervisor.name] = hypervisor.maintenance.mode.value
     counts = Counter(filter(None, vm_nodes))
     ours = {node for node, where in lease_namespaces.items() if where == namespace}
-    return Census(frozenset(ours | (counts.keys() - lease_namespaces.keys())), maintenance, counts)
+    theirs = {node for node, where in lease_namespaces.items() if where not in {"", namespace}}
+    expected = ours | (counts.keys() - lease_namespaces.keys())
+    return Census(frozenset(expected), frozenset(theirs), maintenance, counts)

@@ -33,13 +33,14 @@ def mass(sight: Sight, vms: Mapping[str, int]) -> frozenset[str]:
         (seen.since.monotonic_s, node) for node, seen in sight.nodes.items() if sight.age_s(node) >= seen.grace_s * LATE
     )
     least = max(LEAST, math.ceil(len(sight.nodes) * SHARE))
-    found: set[str] = set()
-    first = count = 0
+    found: list[str] = []
+    first = count = added = 0
     for last, (since_s, node) in enumerate(late):
         count += vms.get(node, 0)
         while since_s - late[first][0] > TOGETHER_S:
             count -= vms.get(late[first][1], 0)
             first += 1
         if last - first + 1 >= least and count > VM_BURST:
-            found.update(node for _, node in late[first : last + 1])
+            found += [node for _, node in late[max(first, added) : last + 1]]
+            added = last + 1
     return frozenset(found)

@@ -113,8 +113,9 @@ class Monitor:
                 log.warning("many agents fell silent together; their VMs are marked later", nodes=len(found))
                 self._masses |= {node: since_s[node] for node in found}
         self._metrics.mass.set(float(bool(self._masses)))
-        maintenance = known.maintenance if known else {}
-        silent = Counter(maintenance.get(silence.node, "") for silence in sight.silences())
+        maintenance, elsewhere = (known.maintenance, known.elsewhere) if known else ({}, frozenset())
+        nodes = [silence.node for silence in sight.silences() if silence.node not in elsewhere]
+        silent = Counter(maintenance.get(node, "") for node in nodes)
         for mode in ("", *MaintenanceMode):
             self._metrics.silent_nodes.labels(mode).set(silent[mode])
         self._marker.task.wake_up()

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -199,7 +200,7 @@ def marked(thing: Json) -> bool:
 
 @pytest.fixture
 def stage(crd: ControlPlane, request: pytest.FixtureRequest) -> Iterator[Stage]:
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:50].strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name)[-50:].strip("-")
     crd.kubectl("create", "namespace", name)
     api = client.load(crd.kubeconfig, program=MANAGER)
     stage = Stage(api, name)
@@ -306,6 +307,7 @@ def test_a_node_that_moved_to_a_second_installation_leaves_a_lease_behind_and_is
     assert stage.monitor.sight.silence(stage.node("a"))
     assert not marked(stage.get(web))
     assert not marked(stage.of_host("a"))
+    assert stage.metrics.registry.get_sample_value("virtsync_monitor_silent_nodes", {"maintenance": ""}) == 0
 
 
 def test_a_lease_that_is_deleted_and_not_created_again(stage: Stage) -> None:
@@ -479,29 +481,31 @@ def test_a_manager_that_was_suspended_over_an_outage_declares_nobody_dead(stage:
     assert marked(stage.get(web)), "and sees again who is"
 
 
-def test_a_suspended_manager_that_wakes_up_writes_nothing_that_it_decided_before(stage: Stage) -> None:
+@pytest.mark.parametrize("read", ["/hypervisors/{node}", "/virtualmachines"], ids=["host", "vms"])
+def test_a_suspended_manager_that_wakes_up_goes_on_with_nothing(stage: Stage, read: str) -> None:
     web, _ = lost(stage)
 
     def suspended() -> None:
         stage.clock.at_s += 60
 
-    stage.wire.before[f"GET /hypervisors/{stage.node('a')}"] = suspended
+    stage.wire.before[f"GET {read.format(node=stage.node('a'))}"] = suspended
     stage.pass_s(2, "b")
-    assert stage.wire.writes == []
+    before = list(stage.wire.writes)
     stage.pass_s(30, "a", "b")
-    assert stage.wire.writes == []
+    assert stage.wire.writes == before
     assert not marked(stage.get(web))
 
 
-def test_who_does_not_lead_any_more_stops_in_the_middle(stage: Stage) -> None:
+@pytest.mark.parametrize("read", ["/hypervisors/{node}", "/virtualmachines"], ids=["host", "vms"])
+def test_who_does_not_lead_any_more_stops_in_the_middle(stage: Stage, read: str) -> None:
     web, _ = lost(stage)
 
     def deposed() -> None:
         stage.leads = False
 
-    stage.wire.before[f"GET /hypervisors/{stage.node('a')}"] = deposed
+    stage.wire.before[f"GET {read.format(node=stage.node('a'))}"] = deposed
     stage.pass_s(10, "b")
-    assert stage.wire.writes == []
+    assert f"{web}/status" not in stage.wire.writes
     stage.leads = True
     stage.look("b")
     assert marked(stage.get(web))
@@ -531,9 +535,7 @@ def test_a_mass_is_told_at_once_and_its_vms_are_marked_later(stage: Stage) -> No
     stage.count()
     assert stage.monitor.census
     # More VMs than a burst would take a minute to create.
-    stage.monitor.census = type(stage.monitor.census)(
-        stage.monitor.census.expected, {}, {stage.node(letter): 200 for letter in letters}
-    )
+    stage.monitor.census = replace(stage.monitor.census, vms={stage.node(letter): 200 for letter in letters})
     stage.look(*letters)
     stage.pass_s(44)
     assert all(marked(stage.of_host(letter)) for letter in letters)
