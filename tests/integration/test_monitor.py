@@ -389,6 +389,21 @@ def test_who_is_back_before_its_turn_is_not_marked(stage: Stage) -> None:
     assert not marked(stage.get(web))
 
 
+@pytest.mark.parametrize("read", ["/hypervisors/{node}", "/virtualmachines"], ids=["host", "vms"])
+def test_who_is_back_while_its_objects_are_read_is_not_marked(stage: Stage, read: str) -> None:
+    """The monitor lists on another thread than the one that marks."""
+    web, _ = lost(stage)
+
+    def back() -> None:
+        stage.renew("a")
+        stage.monitor._list()
+
+    stage.wire.before[f"GET {read.format(node=stage.node('a'))}"] = back
+    stage.pass_s(2, "b")
+    assert not marked(stage.get(web))
+    assert marked(stage.of_host("a")) is (read == "/virtualmachines"), "its Hypervisor was marked before"
+
+
 def test_the_return_of_an_agent_is_told(stage: Stage) -> None:
     lost(stage)
     stage.pass_s(4, "b")
@@ -401,9 +416,12 @@ def test_the_return_of_an_agent_is_told(stage: Stage) -> None:
 
 def test_what_an_agent_reports_in_between_stays(stage: Stage) -> None:
     web, _ = lost(stage)
+    host = f"/hypervisors/{stage.node('a')}/status"
     stage.wire.before[f"PATCH {web}/status"] = lambda: stage.report(web, "a", powerState="Stopped")
+    stage.wire.before[f"PATCH {host}"] = lambda: stage.patch(host, {"status": {"libvirtVersion": "9.0.0"}})
     stage.pass_s(10, "b")
     assert not marked(stage.get(web))
+    assert not marked(stage.of_host("a"))
 
 
 def test_a_change_of_the_spec_in_between_does_not_keep_it_from_being_marked(stage: Stage) -> None:
