@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from controller.agent.settings import namespace
 from controller.fleet.adopting import Rule
 from controller.kube import manifests
 from controller.runtime.errors import Rejected
+from controller.runtime.settings import namespace
 
 FORM = "a list of rules, each with the fields match and namespace"
 
