@@ -20,6 +20,7 @@ import structlog
 
 from controller.hypervisor.event_loop import EventLoop
 from controller.hypervisor.events import Changed, Evidences, Listener
+from controller.hypervisor.host_facts import HostFacts, read_host_facts
 from controller.hypervisor.host_uuid import HostUuid, read_host_uuid
 from controller.hypervisor.pool import OPEN_WITHIN_S, ConnectionPool, ConnectionSet, Opener, close
 from controller.hypervisor.text import error_text
@@ -66,6 +67,8 @@ class LibvirtConnection:
         self.evidences = Evidences()
         self._opener = Opener(uri)
         self._host_uuid = HostUuid()
+        self.host_facts: HostFacts | None = None
+        """The facts about the host, read once for each connection, after `on_connected`. None: not read yet."""
         self._event_failures: deque[BaseException] = deque(maxlen=10)
         """Exceptions that event callbacks raised. The keeper logs them, because a callback must not log."""
         self._on_redefined: list[Callable[[UUID], None]] = []
@@ -184,6 +187,7 @@ class LibvirtConnection:
         if self._connections:
             with suppress(libvirt.libvirtError, Transient):
                 read_host_uuid(self._connections, self._host_uuid)
+                self.host_facts = read_host_facts(self._connections)
         while self.connected and not self._closing.is_set():
             self._wake.wait(IDLE_S)
             self._wake.clear()

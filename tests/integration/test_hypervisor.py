@@ -613,6 +613,27 @@ def test_acts_of_the_test_driver(libvirtd: Libvirtd) -> None:
         assert eyes.host.relist() == [test()]
 
 
+def test_the_host_is_described_once_it_is_connected(eyes: Eyes, libvirtd: Libvirtd) -> None:
+    until(lambda: eyes.hypervisor.host_facts is not None)
+    facts = eyes.hypervisor.host_facts
+    assert facts
+    told = libvirtd.virsh("version", "--daemon").stdout
+    assert f"libvirt {facts.libvirt_version}" in told
+    assert f"QEMU {facts.qemu_version}" in told
+    info = libvirtd.virsh("nodeinfo").stdout
+    assert re.search(rf"CPU\(s\): +{facts.capacity.cpus}\n", info)
+    (memory_kib,) = re.findall(r"Memory size: +(\d+) KiB", info)
+    assert facts.capacity.memory_mib == int(memory_kib) // 1024
+
+
+def test_a_libvirt_without_qemu_has_no_version_of_it(libvirtd: Libvirtd) -> None:
+    with looking_at(libvirtd.test_uri) as eyes:
+        until(lambda: eyes.hypervisor.host_facts is not None)
+        assert eyes.hypervisor.host_facts
+        assert not eyes.hypervisor.host_facts.qemu_version
+        assert eyes.hypervisor.host_facts.libvirt_version
+
+
 def test_a_connection_serves_one_call_at_a_time(eyes: Eyes) -> None:
     for lane, calls in ((eyes.hypervisor.bulk, 1), (eyes.hypervisor.query, 8), (eyes.hypervisor.action, CALLS_AT_ONCE)):
         with ExitStack() as under_way:
