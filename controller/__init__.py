@@ -35,7 +35,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       client.py      the one HTTP client; access.py: address and credentials; kubeconfig.py, proxies.py: where they come
                      from; credentials.py: reloads them
       store.py       the cache of this node's objects; writes their status
-      watch.py       the watch (kopf); watch_health.py: whether it works
+      watch.py       the watch (kopf); watched.py: what is watched; watch_health.py: whether it works
       lease.py       keeps a Lease: that of the node, or that of the leader
       lists.py       the manager's requests: lists of Leases, VMs and Hypervisors, and their status patches
       events.py      writes Kubernetes Events
@@ -46,7 +46,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       host.py        observes, lists and switches domains; states.py, text.py: libvirt's numbers and texts
       listing.py     lists the domains of a host once
       host_lock.py   the lock of the agent that acts on a libvirt
-      host_uuid.py   libvirt's UUID of the machine
+      host_uuid.py   libvirt's UUID of the machine; host_facts.py: its size, and versions
       pidfiles.py    the lock that shows that a QEMU is alive
     runtime/       parts of any controller, which know no VM
       workqueue.py   the work queue: a key is never queued twice, and never processed by two workers at a time

@@ -31,6 +31,7 @@ from controller.kube import client
 from controller.kube.events import EventRecorder
 from controller.kube.store import KubeStore, Update
 from controller.kube.watch import Watch
+from controller.kube.watched import virtual_machines
 from controller.policy.start_limiter import StartLimiter
 from controller.policy.view import Node
 from controller.runtime.health import Health
@@ -74,7 +75,10 @@ class Agent:
         self._domain_index = DomainIndex()
         self._brake = NodeBrake(settings.waits, settings.boot_id)
         self._api = client.load(settings.kubeconfig)
-        self._watch = Watch(self._api, settings.node_name, on_object=self._object_changed, on_gone=self._object_gone)
+        self._vms_watched = virtual_machines(
+            settings.node_name, on_object=self._object_changed, on_gone=self._object_gone
+        )
+        self._watch = Watch(self._api, settings.node_name, [self._vms_watched])
         self._store = KubeStore(self._api, settings.node_name, on_rewound=self._watch.restart)
         self._recorder = EventRecorder(self._api, instance=settings.node_name, dropped=self._metrics.event_dropped)
         self._hypervisor = LibvirtConnection(
@@ -118,7 +122,7 @@ class Agent:
         )
         self._api_relist = ApiRelist(
             self._store,
-            self._watch.health,
+            self._vms_watched.health,
             period_s=settings.resync_api_s,
             on_first_list=self._first_list,
             enqueue=self._queue.add,
@@ -172,7 +176,7 @@ class Agent:
             self._health.alive(task.name, task.alive)
         self._health.ready("libvirt", self._libvirt_relist.unready)
         self._health.ready("objects", self._objects_unready)
-        self._health.ready("watch", self._watch.health.unready)
+        self._health.ready("watch", self._vms_watched.health.unready)
         self._health.ready("credentials", lambda: self._api.credentials.trouble)
         self._health.ready("host-lock", self._ownership.lock_missing)
         self._health.ready("lease", self._ownership.lease_missing)
@@ -254,11 +258,11 @@ class Agent:
             self._outage.over()
         if self._api.take_recovery():
             self._outage.over()
-        if self._watch.health.listings > self._listings_of_the_watch:
+        if self._vms_watched.health.listings > self._listings_of_the_watch:
             # The new list of the watch has the objects that exist. It does not show which objects were deleted before.
             if self._listings_of_the_watch:
                 self._outage.missed()
-            self._listings_of_the_watch = self._watch.health.listings
+            self._listings_of_the_watch = self._vms_watched.health.listings
         if self._outage.retries_failed():
             self._queue.retry_failed_now(RETRY_SPREAD_S)
             self._ownership.ask_again()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from kubernetes.client.configuration import Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.client.rest import RESTClientObject
 
-from controller.api.names import AGENT
+from controller.api.names import AGENT, GROUP, HYPERVISOR_KIND, HYPERVISOR_PLURAL, KIND, VERSION
 from controller.kube.access import SOCKET_OPTIONS, Access, basic
 from controller.kube.credentials import Credentials, Reader
 from controller.kube.kubeconfig import Kubeconfig, of_pod
-from controller.runtime.errors import CircuitOpen, Conflicted, Rejected, Transient, Vanished
+from controller.runtime.errors import CircuitOpen, Conflicted, Forbidden, Rejected, Transient, Unserved, Vanished
 
 TIMEOUT_S = (3.0, 10.0)
 """The timeouts for connecting and for reading the response. The kubernetes client has no default timeout."""
@@ -40,8 +41,9 @@ class Api:
     connections but does not respond in time, does not open the circuit.
     """
 
-    def __init__(self, credentials: Credentials) -> None:
-        self.credentials = credentials
+    def __init__(self, credentials: Credentials, *, throttled: Callable[[], None] = lambda: None) -> None:
+        """`throttled` is called, on any thread, for each response with which the API server limits the rate (429)."""
+        self.credentials, self.throttled = credentials, throttled
         self._lock = threading.Lock()
         access = credentials.current()
         self._client = access, _rest_client(access)
@@ -89,7 +91,7 @@ class Api:
         """Send one request and return the JSON object of the response.
 
         After a 401, renews the credentials and sends the request again if they have changed. Raises Conflicted,
-        Vanished, Rejected, Transient, and, without sending a request, CircuitOpen.
+        Vanished, Rejected, Unserved, Transient, and, without sending a request, CircuitOpen.
         """
         if self.circuit_open:
             raise CircuitOpen(self._why_open)
@@ -101,9 +103,11 @@ class Api:
         if status < 400:
             self.note_answer(good=True)
             return _json(text)
+        if status == 429:
+            self.throttled()
         if status in {401, 429} or status >= 500:
             self.note_answer(good=False)
-        raise _error(status, text, retry_after_s)
+        raise _error(path, status, text, retry_after_s)
 
     def _send(
         self, method: str, path: str, headers: dict[str, str], body: Json | None
@@ -142,17 +146,17 @@ class Api:
             return self._client
 
 
-def load(kubeconfig: Path | None, *, program: str = AGENT) -> Api:
+def load(kubeconfig: Path | None, *, program: str = AGENT, throttled: Callable[[], None] = lambda: None) -> Api:
     """Return the API of this kubeconfig. If None, use the Pod's service account, or outside a Pod ~/.kube/config.
 
-    `program` is the name of this HTTP client (User-Agent). Raises Rejected with a message.
+    `program` is the name of this HTTP client (User-Agent). `throttled`: see `Api`. Raises Rejected with a message.
     """
     read: Reader
     if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
         read = lambda *, refused: of_pod(os.environ)  # noqa: ARG005, E731 - a Pod has only one token
     else:
         read = Kubeconfig(kubeconfig or Path.home() / ".kube" / "config").read
-    return Api(Credentials(lambda *, refused: replace(read(refused=refused), program=program)))
+    return Api(Credentials(lambda *, refused: replace(read(refused=refused), program=program)), throttled=throttled)
 
 
 def _rest_client(access: Access) -> RESTClientObject:
@@ -203,7 +207,7 @@ def _json(text: bytes) -> Json:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _error(status: int, text: bytes, retry_after_s: float) -> Exception:  # noqa: PLR0911 - one status on each line
+def _error(path: str, status: int, text: bytes, retry_after_s: float) -> Exception:  # noqa: PLR0911 - one status on each line
     try:
         answer = json.loads(text)
     except ValueError:
@@ -214,13 +218,15 @@ def _error(status: int, text: bytes, retry_after_s: float) -> Exception:  # noqa
         case 404 if is_status and answer.get("details", {}).get("name"):
             return Vanished(message)
         case 404:
-            return Transient("the API server does not know VirtualMachine: install deploy/crds first")
+            of_hosts = path.startswith(f"/apis/{GROUP}/{VERSION}/{HYPERVISOR_PLURAL}")
+            kind = HYPERVISOR_KIND if of_hosts else KIND
+            return Unserved(f"the API server does not know {kind}: install deploy/crds first")
         case 409:
             return Conflicted(message)
         case 401:
             return Transient("the API server does not accept the agent's credentials (401)")
         case 403:
-            return Transient(f"the agent lacks a permission: {message}")
+            return Forbidden(f"the agent lacks a permission: {message}")
         case 400 | 413 | 415 | 422:
             return Rejected(message)
         case _:

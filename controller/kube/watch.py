@@ -1,4 +1,4 @@
-"""Watches this node's objects with kopf. The agent uses kopf for nothing else (docs/adr/001).
+"""Watches the objects of this node with kopf. The agent uses kopf for nothing else (docs/adr/001).
 
 There is no timer, daemon or on.delete handler, because kopf would add a finalizer to every object, and a dead node
 would then block the deletion. There is no on.create or on.update handler, because kopf would write annotations.
@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -27,22 +27,19 @@ from kopf._cogs.structs.references import Insights
 from kopf._core.engines.peering import Identity
 from yarl import URL
 
-from controller.api.names import GROUP, KIND, PLURAL, VERSION
-from controller.api.virtualmachine import VmKey
 from controller.kube.access import SOCKET_OPTIONS, Access
 from controller.kube.client import Api
 from controller.kube.credentials import Credentials
-from controller.kube.watch_health import WatchHealth
+from controller.kube.watched import Watched
+from controller.runtime.buckets import TokenBucket
 from controller.runtime.retry import Backoff
 
-RESOURCE = (GROUP, VERSION, PLURAL)
-THE_RESOURCE = kopf.Resource(GROUP, VERSION, PLURAL, kind=KIND, namespaced=True, preferred=True)
 BACKOFF_MAX_S = 10.0
 RESTART_PAUSE_S = 1.0
 """If kopf ends within this time after its start, the agent waits about as long before it starts kopf again."""
-BURST, REQUEST_INTERVAL_S = 10, 1.0
-"""The rate limit of kopf's requests: `BURST` requests at once, then one in each interval. kopf needs fewer than `BURST`
-requests to start."""
+BURST, REQUEST_RATE_PER_S = 12, 1.0
+"""The rate limit of kopf's requests: `BURST` requests at once, then this rate. kopf sends fewer than `BURST` requests
+when it starts."""
 HEARTBEAT_S = 1.0
 WATCH_S = 45.0, 50.0
 """The API server ends each watch after a time in this range (timeoutSeconds)."""
@@ -51,11 +48,9 @@ INACTIVITY_TIMEOUT_S = 55.0
 MAX_IDLE_S = 60.0
 """kopf is restarted if it sends no request for this time while no watch is open. Each of kopf's requests and each
 backoff of this module is shorter."""
-COLLECTION = f"/apis/{GROUP}/{VERSION}/{PLURAL}"
 
 log = structlog.get_logger()
 
-Json = dict[str, Any]
 T = TypeVar("T", bound=object)
 
 
@@ -91,8 +86,7 @@ class RateLimitedVault(Vault):
     def __init__(self, credentials: Credentials) -> None:
         super().__init__()
         self._credentials = credentials
-        self._full_s = float("-inf")
-        """When `BURST` requests are available again, in monotonic seconds."""
+        self._bucket = TokenBucket(REQUEST_RATE_PER_S, BURST)
         self._backoffs = iter(EndlessBackoff())
 
     async def extended(
@@ -100,9 +94,8 @@ class RateLimitedVault(Vault):
     ) -> AsyncIterator[tuple[VaultKey, KubeContext, T]]:
         """Wait until the rate limit allows another request, and yield the credentials and their session."""
         async for key, info, session in super().extended(factory, purpose):
-            now_s = time.monotonic()
-            self._full_s = max(self._full_s, now_s) + REQUEST_INTERVAL_S
-            await asyncio.sleep(max(0.0, self._full_s - now_s - BURST * REQUEST_INTERVAL_S))
+            while (wait_s := self._bucket.take(time.monotonic())) > 0:
+                await asyncio.sleep(wait_s)
             # `current` reads files, so it runs on another thread.
             current = await asyncio.to_thread(self._credentials.current)
             if isinstance(info, AccessSession) and info.access is not current:
@@ -135,24 +128,16 @@ class NoDiffStorage(kopf.DiffBaseStorage):
 
 
 class Watch:
-    """Reports every change of this node's objects while `run` runs."""
+    """Reports every change of the watched objects while `run` runs."""
 
-    def __init__(
-        self, api: Api, node_name: str, *, on_object: Callable[[Json], None], on_gone: Callable[[VmKey], None]
-    ) -> None:
-        """`on_object` is called for each object that is listed, added or changed.
-
-        `on_gone` is called for each object that is deleted or assigned to another node. The callbacks run on the
-        asyncio thread and must not block.
-        """
-        self._api, self._node_name = api, node_name
-        self._on_object, self._on_gone = on_object, on_gone
+    def __init__(self, api: Api, node_name: str, watched: Sequence[Watched]) -> None:
+        """`node_name` only names this client of kopf."""
+        self._api, self._node_name, self._watched = api, node_name, watched
         self._heartbeat_s = time.monotonic()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._restart = asyncio.Event()
-        self.health = WatchHealth()
         self._undefined = asyncio.Event()
-        """Set if the API server does not know VirtualMachine."""
+        """Set if the API server does not know a kind that kopf watches."""
         self._sessions: list[aiohttp.ClientSession] = []
 
     def restart(self) -> None:
@@ -183,9 +168,11 @@ class Watch:
                     await self._run_kopf(stop)
                 except Exception as error:  # noqa: BLE001 - whatever ends kopf, the watch must continue
                     log.warning("watch failed, restarting it", error=_one_line(error))
-                    self.health.ended(_one_line(error))
-                    self.health.failed(_one_line(error))
-                self.health.ended("kopf has ended")
+                    for watched in self._watched:
+                        watched.health.ended(_one_line(error))
+                        watched.health.failed(_one_line(error))
+                for watched in self._watched:
+                    watched.health.ended("kopf has ended")
                 if not stop.is_set() and time.monotonic() - started_s < RESTART_PAUSE_S:
                     await asyncio.sleep(RESTART_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
         finally:
@@ -214,9 +201,9 @@ class Watch:
         # kopf ends as soon as one of its tasks ends, so each of these tasks ends kopf. kopf's own `stop_flag` is not
         # used: if kopf ends for another reason, the task of that flag still runs, and kopf waits 5 s for this task.
         ours = (
-            _end_without_resource(insights),
+            self._end_without_resource(insights),
             self._end_without_definition(),
-            self._end_when_idle(),
+            self._end_when_idle(insights),
             self._restart.wait(),
             stop.wait(),
         )
@@ -228,15 +215,35 @@ class Watch:
 
     async def _end_without_definition(self) -> None:
         await self._undefined.wait()
-        log.warning("the API server does not know VirtualMachine: install deploy/crds; no object is watched until then")
+        if any(watched.refused for watched in self._watched if not watched.on_refused):
+            log.warning(
+                "the API server does not know VirtualMachine: install deploy/crds; no object is watched until then"
+            )
 
-    async def _end_when_idle(self) -> None:
-        """Return if kopf sends no request for `MAX_IDLE_S` while no watch is open. The return ends kopf.
+    async def _end_without_resource(self, insights: Insights) -> None:
+        """If the API server has no resource of a kind that is needed, return after a pause. The return ends kopf.
+
+        kopf reads the list of resources only at its start, so it must be started again. This method logs nothing,
+        because the relist reports the missing definition.
+        """
+        await insights.ready_resources.wait()
+        if all(_is_served(watched, insights) for watched in self._watched if not watched.on_refused):
+            await asyncio.Event().wait()
+        await asyncio.sleep(BACKOFF_MAX_S * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
+
+    async def _end_when_idle(self, insights: Insights) -> None:
+        """Return if kopf sends no request for a kind for `MAX_IDLE_S` while its watch is not open. This ends kopf.
 
         A Retry-After header might make kopf wait for a day.
         """
         started_s = time.monotonic()
-        while self.health.open or time.monotonic() - max(started_s, self.health.last_request_s) < MAX_IDLE_S:
+
+        def idle(watched: Watched) -> bool:
+            expected = not watched.on_refused or (_is_served(watched, insights) and not watched.refused)
+            idle_s = time.monotonic() - max(started_s, watched.health.last_request_s)
+            return expected and not watched.health.open and idle_s >= MAX_IDLE_S
+
+        while not any(map(idle, self._watched)):
             await asyncio.sleep(HEARTBEAT_S)
         log.warning("watch failed, restarting it", error=f"kopf has sent no request for {MAX_IDLE_S:g} s")
 
@@ -246,11 +253,14 @@ class Watch:
         Raises RuntimeError if kopf would watch the whole cluster.
         """
         settings = kopf.OperatorSettings()
-        selector = f"spec.nodeName={self._node_name}"
-        # The key must be a tuple. From a string, kopf parses a group with a dot wrongly, and then filters nothing.
-        settings.watching.field_selectors[RESOURCE] = selector
-        if settings.watching.field_selectors.collect(THE_RESOURCE) != [selector]:
-            raise RuntimeError("kopf does not apply the field selector: every agent would watch the whole cluster")
+        selectors = settings.watching.field_selectors
+        for watched in self._watched:
+            # The key must be a tuple. From a string, kopf parses a group with a dot wrongly, and then filters nothing.
+            selectors[watched.resource] = watched.selector
+        for watched in self._watched:
+            resource = kopf.Resource(*watched.resource, kind=watched.kind, preferred=True)
+            if selectors.collect(resource) != [watched.selector]:
+                raise RuntimeError("kopf does not apply the field selector: every agent would watch the whole cluster")
         settings.watching.initial_streaming = False  # this feature loses objects if the stream breaks
         settings.watching.chunk_size = None
         # The API server ends each watch after this time, so a watch that receives nothing for longer is broken. kopf
@@ -281,18 +291,8 @@ class Watch:
             self._sessions = [*(one for one in self._sessions if not one.closed), session]
             return AccessSession(server=access.server, aiohttp_session=session, access=access)
 
-        @kopf.on.event(*RESOURCE, registry=registry)
-        async def changed(event: Any, **_: Any) -> None:  # if it were not async, kopf would call it on another thread
-            raw = event["object"]
-            try:
-                if event["type"] == "DELETED":
-                    self._on_gone(VmKey(raw["metadata"]["namespace"], raw["metadata"]["name"]))
-                else:
-                    self._on_object(raw)
-            except Exception:
-                # kopf ignores an exception of this handler, and does not call the handler again for this event.
-                log.exception("internal error while processing a watch event")
-
+        for watched in self._watched:
+            kopf.on.event(*watched.resource, registry=registry, id=watched.plural)(_handler(watched))
         return registry
 
     def _session(self, access: Access) -> aiohttp.ClientSession:
@@ -306,24 +306,38 @@ class Watch:
             connector=connector, headers=access.headers, proxy=_proxy(access), trust_env=False, trace_configs=[traces]
         )
 
+    def _requested(self, url: URL) -> Watched | None:
+        """Return the watched kind that this request lists or watches, or None if it is another request."""
+        return next((watched for watched in self._watched if url.path.endswith(watched.collection)), None)
+
     async def _request_started(
-        self, _session: object, _context: object, _params: aiohttp.TraceRequestStartParams
+        self, _session: object, _context: object, params: aiohttp.TraceRequestStartParams
     ) -> None:
-        self.health.request_sent()
+        requested = self._requested(params.url)
+        for watched in [requested] if requested else self._watched:
+            watched.health.request_sent()
 
     async def _request_ended(self, _session: object, _context: object, params: aiohttp.TraceRequestEndParams) -> None:
-        status, collection = params.response.status, params.url.path.endswith(COLLECTION)
+        status, requested = params.response.status, self._requested(params.url)
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            self._api.throttled()
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS} or status >= 500:
             self._api.note_answer(good=False)
         if status != HTTPStatus.OK:
-            self.health.failed(f"the API server answers {status}")
-        elif collection:
+            for watched in [requested] if requested else self._watched:
+                watched.health.failed(f"the API server answers {status}")
+        if requested is None:
+            return
+        requested.refused = status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
+        if status == HTTPStatus.OK:
             self._api.note_answer(good=True)
             if params.url.query.get("watch"):
-                self.health.opened()
+                requested.health.opened()
             else:
-                self.health.listed()
-        if status == HTTPStatus.NOT_FOUND and collection:
+                requested.health.listed()
+        elif requested.refused and requested.on_refused:
+            requested.on_refused()
+        if status == HTTPStatus.NOT_FOUND:
             self._undefined.set()
             # kopf would log a long error for this response. Withhold it until _end_without_definition ends kopf.
             await asyncio.Event().wait()
@@ -333,7 +347,9 @@ class Watch:
     ) -> None:
         if not isinstance(params.exception, asyncio.CancelledError):
             self._api.note_answer(good=False)
-            self.health.failed(f"the API server does not answer: {_one_line(params.exception)}")
+            requested = self._requested(params.url)
+            for watched in [requested] if requested else self._watched:
+                watched.health.failed(f"the API server does not answer: {_one_line(params.exception)}")
 
     async def _heartbeat(self) -> None:
         while True:
@@ -341,16 +357,22 @@ class Watch:
             await asyncio.sleep(HEARTBEAT_S)
 
 
-async def _end_without_resource(insights: Insights) -> None:
-    """If the API server has no VirtualMachine resource, return after a pause. The return ends kopf.
+def _handler(watched: Watched) -> Callable[..., Awaitable[None]]:
+    async def changed(event: Any, **_: Any) -> None:  # if it were not async, kopf would call it on another thread
+        try:
+            if event["type"] == "DELETED":
+                watched.on_gone(event["object"])
+            else:
+                watched.on_object(event["object"])
+        except Exception:
+            # kopf ignores an exception of this handler, and does not call the handler again for this event.
+            log.exception("internal error while processing a watch event")
 
-    kopf reads the list of resources only at its start, so it must be started again. This function logs nothing, because
-    the relist reports the missing definition.
-    """
-    await insights.ready_resources.wait()
-    if any((known.group, known.plural) == (GROUP, PLURAL) for known in insights.watched_resources):
-        await asyncio.Event().wait()
-    await asyncio.sleep(BACKOFF_MAX_S * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
+    return changed
+
+
+def _is_served(watched: Watched, insights: Insights) -> bool:
+    return any((known.group, known.plural) == (watched.group, watched.plural) for known in insights.watched_resources)
 
 
 def _socket(address: aiohttp.AddrInfoType) -> socket.socket:

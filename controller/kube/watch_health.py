@@ -14,8 +14,9 @@ UNREADY_AFTER_S = 60.0
 class WatchHealth:
     """The health of the watch. Only the asyncio thread may call the methods that record; any thread may read."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, what: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`what` names the objects in messages."""
+        self._what, self._clock = what, clock
         self._opened_s: float | None = None
         """Since when a watch is open, in monotonic seconds. None if no watch is open."""
         self._failing_s = clock()
@@ -66,10 +67,10 @@ class WatchHealth:
         """Return why changes might not be observed, as one sentence, or None if the agent is ready."""
         now_s, opened_s = self._clock(), self._opened_s
         if not self._opened_once:
-            return f"changes of VirtualMachines are not watched yet: {self._why}"
+            return f"changes of {self._what} are not watched yet: {self._why}"
         if opened_s is not None and now_s - opened_s >= STEADY_S:
             return None
         failing_s = now_s - self._failing_s
         if failing_s <= UNREADY_AFTER_S:
             return None
-        return f"changes of VirtualMachines have not been watched for {failing_s:.0f} s: {self._why}"
+        return f"changes of {self._what} have not been watched for {failing_s:.0f} s: {self._why}"

@@ -1,4 +1,4 @@
-"""The exceptions of calls to libvirt and to the API server: Transient (with two subclasses), Rejected and Vanished.
+"""The exceptions of calls to libvirt and to the API server: Transient (with subclasses), Rejected and Vanished.
 
 The adapters (hypervisor/, kube/) convert the errors of their libraries to these.
 """
@@ -23,6 +23,14 @@ class Vanished(Exception):  # noqa: N818 - an outcome that callers read: "raises
 
 class Conflicted(Transient):
     """Another writer changed the object first (HTTP 409): the caller must read the object and decide again."""
+
+
+class Unserved(Transient):
+    """The server has no such kind of object (HTTP 404 for the kind): its definition is missing."""
+
+
+class Forbidden(Transient):
+    """The server does not allow this request to this user (HTTP 403)."""
 
 
 class CircuitOpen(Transient):

@@ -27,7 +27,10 @@ from controller.kube.access import SOCKET_OPTIONS
 from controller.kube.client import Api
 from controller.kube.credentials import Credentials
 from controller.kube.kubeconfig import Kubeconfig, of_pod
-from controller.kube.watch import COLLECTION, Watch
+from controller.kube.store import COLLECTION
+from controller.kube.watch import Watch
+from controller.kube.watch_health import WatchHealth
+from controller.kube.watched import virtual_machines
 from controller.runtime.errors import Transient
 from lab.connect import ConnectProxy
 from lab.controlplane import ControlPlane
@@ -139,12 +142,13 @@ def case(server: Trusting, tmp_path: Path) -> Case:
 
 
 @contextmanager
-def watching(api: Api) -> Iterator[tuple[Watch, "queue.Queue[Json]"]]:
-    """A watch that runs, and what it tells."""
+def watching(api: Api) -> Iterator[tuple[Watch, WatchHealth, "queue.Queue[Json]"]]:
+    """A watch that runs, its health, and what it tells."""
     seen: queue.Queue[Json] = queue.Queue()
-    watch = Watch(api, NODE, on_object=seen.put, on_gone=lambda _: None)
+    vms = virtual_machines(NODE, on_object=seen.put, on_gone=lambda _: None)
+    watch = Watch(api, NODE, [vms])
     with running(watch):
-        yield watch, seen
+        yield watch, vms.health, seen
 
 
 def make(server: ControlPlane) -> str:
@@ -169,8 +173,8 @@ def reaches(case: Case) -> None:
     """Requests are answered, and the watch tells what is new."""
     api = case.api()
     api.request("GET", COLLECTION)
-    with watching(api) as (watch, seen):
-        until(lambda: watch.health.open, "the watch does not begin")
+    with watching(api) as (_, health, seen):
+        until(lambda: health.open, "the watch does not begin")
         until_seen(seen, make(case.server))
 
 
@@ -179,10 +183,10 @@ def leads_nowhere(case: Case) -> None:
     api = case.api()
     with pytest.raises(Transient):
         api.request("GET", COLLECTION)
-    with watching(api) as (watch, seen):
-        until(lambda: "no watch has been opened yet" not in str(watch.health.unready()), "the watch has tried nothing")
-        assert not watch.health.open
-        assert not watch.health.listings
+    with watching(api) as (_, health, seen):
+        until(lambda: "no watch has been opened yet" not in str(health.unready()), "the watch has tried nothing")
+        assert not health.open
+        assert not health.listings
         assert seen.empty()
 
 
@@ -383,7 +387,7 @@ def test_a_pod_goes_through_the_proxy_too(server: Trusting, proxy: ConnectProxy,
     }
     api = Api(Credentials(lambda *, refused: of_pod(environ, tmp_path)))  # noqa: ARG005
     api.request("GET", COLLECTION)
-    with watching(api) as (_, seen):
+    with watching(api) as (_, _, seen):
         until_seen(seen, make(case.server))
 
 
@@ -426,7 +430,7 @@ def test_a_certificate_that_was_renewed_in_time_is_taken_up(
     ends_s = time.monotonic() + LIFE_S
     give(case, short_lived(LIFE_S))
     api = case.api()
-    with watching(api) as (watch, seen):
+    with watching(api) as (watch, health, seen):
         until_seen(seen, make(case.server))
         first = api.credentials.current()
         give(case, short_lived(3600))
@@ -435,7 +439,7 @@ def test_a_certificate_that_was_renewed_in_time_is_taken_up(
             api.request("GET", COLLECTION)
         assert api.credentials.current() is not first
         assert not api.take_recovery(), "nobody else noticed"
-        watch.health.failed("this test ends it")
+        health.failed("this test ends it")
         _end_of_watch(watch)
         until_seen(seen, make(case.server))
 
@@ -457,8 +461,8 @@ def test_both_notice_the_end_of_their_peer(case: Case) -> None:
     """What the kernel knows of the sockets, of each connection to the API server."""
     api = case.api()
     api.request("GET", COLLECTION)
-    with watching(api) as (watch, _):
-        until(lambda: watch.health.open, "the watch does not begin")
+    with watching(api) as (_, health, _):
+        until(lambda: health.open, "the watch does not begin")
         found = _connections_to(case.server.port)
         assert len(found) >= 2
         for one in found:

@@ -1,15 +1,18 @@
 """The watch by itself, on a real API server."""
 
 import getpass
+import json
 import queue
+import threading
 from urllib.parse import urlsplit
 
 import pytest
 
 from controller.kube.client import load
 from controller.kube.watch import Watch
+from controller.kube.watched import own_hypervisor, virtual_machines
 from lab.proxy import Proxy
-from lab.world import HANG_LIMIT_S, Json, World, until
+from lab.world import API, HANG_LIMIT_S, Json, World, until
 from tests.integration.watching import running
 
 
@@ -19,7 +22,8 @@ def test_it_needs_no_name_of_the_user_and_leaves_nothing_open(world: World, monk
 
     monkeypatch.setattr(getpass, "getuser", unknown)
     seen: queue.Queue[Json] = queue.Queue()
-    watch = Watch(load(world.controlplane.kubeconfig), world.node, on_object=seen.put, on_gone=lambda _: None)
+    vms = virtual_machines(world.node, on_object=seen.put, on_gone=lambda _: None)
+    watch = Watch(load(world.controlplane.kubeconfig), world.node, [vms])
     with running(watch):
         guest = world.define()
         world.apply(guest)
@@ -36,18 +40,71 @@ def test_each_ends_after_a_while_and_the_next_needs_no_list_and_no_connection(
     with Proxy(port) as proxy:
         api = load(proxy.kubeconfig(world.controlplane.kubeconfig))
         seen: queue.Queue[Json] = queue.Queue()
-        watch = Watch(api, world.node, on_object=seen.put, on_gone=lambda _: None)
+        vms = virtual_machines(world.node, on_object=seen.put, on_gone=lambda _: None)
+        watch = Watch(api, world.node, [vms])
         with running(watch):
-            until(lambda: watch.health.open, "it does not begin")
-            accepted, asked = proxy.accepted, {watch.health.last_request_s}
+            until(lambda: vms.health.open, "it does not begin")
+            accepted, asked = proxy.accepted, {vms.health.last_request_s}
 
             def again() -> bool:
-                asked.add(watch.health.last_request_s)
+                asked.add(vms.health.last_request_s)
                 return len(asked) > 5
 
             until(again, "it does not end")
             assert proxy.accepted == accepted
-            assert watch.health.listings == 1
+            assert vms.health.listings == 1
             guest = world.define()
             world.apply(guest)
             assert seen.get(timeout=HANG_LIMIT_S)["metadata"]["name"] == guest.name
+
+
+def test_a_second_kind_is_watched_beside_the_first(world: World) -> None:
+    api = load(world.controlplane.kubeconfig)
+    seen: queue.Queue[Json] = queue.Queue()
+    gone: queue.Queue[None] = queue.Queue()
+    vms = virtual_machines(world.node, on_object=seen.put, on_gone=lambda _: None)
+    host = own_hypervisor(
+        world.node, on_object=seen.put, on_gone=lambda: gone.put(None), on_refused=lambda: pytest.fail("refused")
+    )
+    with running(Watch(api, world.node, [vms, host])):
+        until(lambda: vms.health.open and host.health.open, "they do not begin")
+        create_hypervisor(world, f"{world.node}-2")
+        create_hypervisor(world, world.node)
+        assert seen.get(timeout=HANG_LIMIT_S)["metadata"]["name"] == world.node, "no other than its own"
+        world.controlplane.kubectl("delete", "kvmhost", world.node, f"{world.node}-2")
+        assert gone.get(timeout=HANG_LIMIT_S) is None
+        guest = world.define()
+        world.apply(guest)
+        assert seen.get(timeout=HANG_LIMIT_S)["metadata"]["name"] == guest.name
+        assert vms.health.listings == host.health.listings == 1
+
+
+def test_a_kind_that_may_not_be_watched_leaves_the_others_alone(world: World) -> None:
+    """The roles of an older version do not allow it."""
+    role = f"{world.node}-vms"
+    words = ("create", "clusterrole", role, "--verb=get,list,watch", "--resource=virtualmachines.virtsync.dev")
+    world.controlplane.kubectl(*words)
+    api = load(world.controlplane.service_account(world.name, "agent", cluster_role=role))
+    seen: queue.Queue[Json] = queue.Queue()
+    refused = threading.Event()
+    vms = virtual_machines(world.node, on_object=seen.put, on_gone=lambda _: None)
+    host = own_hypervisor(
+        world.node, on_object=lambda _: None, on_gone=lambda: pytest.fail("gone"), on_refused=refused.set
+    )
+    with running(Watch(api, world.node, [vms, host])):
+        until(lambda: vms.health.open, "it does not begin")
+        assert refused.wait(HANG_LIMIT_S)
+        guest = world.define()
+        world.apply(guest)
+        assert seen.get(timeout=HANG_LIMIT_S)["metadata"]["name"] == guest.name
+        assert host.refused
+        assert "the API server answers 403" in str(host.health.unready())
+        more = ("--patch", json.dumps([{"op": "add", "path": "/rules/0/resources/-", "value": "hypervisors"}]))
+        world.controlplane.kubectl("patch", "clusterrole", role, "--type=json", *more)
+        until(lambda: host.health.open, "it does not begin when it is allowed")
+        assert vms.health.listings == 1, "kopf goes on"
+
+
+def create_hypervisor(world: World, name: str) -> None:
+    raw = {"apiVersion": API, "kind": "Hypervisor", "metadata": {"name": name}, "spec": {}}
+    world.controlplane.kubectl("create", "-f", "-", input=json.dumps(raw))

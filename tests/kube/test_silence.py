@@ -4,13 +4,15 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from controller import __version__
+from controller.api.names import AGENT, MANAGER
 from controller.kube import client
 from controller.kube.client import CIRCUIT_OPENS_AFTER, Api
 from controller.runtime import retry
@@ -21,12 +23,14 @@ OBJECT = "/apis/virtsync.dev/v1alpha1/namespaces/default/virtualmachines/web"
 
 class Answers(BaseHTTPRequestHandler):
     asked: ClassVar[list[str]]
+    agents: ClassVar[set[str]]
     status: ClassVar[int] = 200
     retry_after: ClassVar[str] = ""
     slow: ClassVar[threading.Event | None] = None
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
+        self.agents.add(self.headers["User-Agent"])
         if self.slow and self.path != "/version":
             self.slow.wait()
         self.send_response(self.status)
@@ -71,7 +75,7 @@ def kubeconfig_of(server: str, folder: Path) -> Path:
 @contextmanager
 def server_at(port: socket.socket, **how: Any) -> Iterator[type[Answers]]:
     """Somebody answers there, as `Answers` says with these changes."""
-    handler = type("Handler", (Answers,), {"asked": [], **how})
+    handler = type("Handler", (Answers,), {"asked": [], "agents": set(), **how})
     port.listen()
     server = ThreadingHTTPServer(port.getsockname(), handler, bind_and_activate=False)
     server.daemon_threads = True
@@ -171,3 +175,22 @@ def test_who_asks_for_a_wait_is_not_asked_again_at_once(
             retry.call(api.request, "GET", OBJECT)
         assert raised.value.retry_after_s == wait_s
         assert len(server.asked) == (1 if wait_s else 3)
+
+
+@pytest.mark.parametrize("program", [AGENT, MANAGER])
+def test_the_api_server_is_told_which_program_asks(port: socket.socket, tmp_path: Path, program: str) -> None:
+    api = client.load(kubeconfig_of(f"http://127.0.0.1:{port.getsockname()[1]}", tmp_path), program=program)
+    with server_at(port) as server:
+        api.request("GET", OBJECT)
+        assert server.agents == {f"{program}/{__version__}"}
+
+
+def test_each_answer_that_limits_the_rate_is_counted(port: socket.socket, tmp_path: Path) -> None:
+    throttled: list[None] = []
+    kubeconfig = kubeconfig_of(f"http://127.0.0.1:{port.getsockname()[1]}", tmp_path)
+    api = client.load(kubeconfig, throttled=lambda: throttled.append(None))
+    with server_at(port) as server:
+        for server.status in (200, 429, 503, 429):
+            with suppress(Transient):
+                api.request("GET", OBJECT)
+    assert len(throttled) == 2

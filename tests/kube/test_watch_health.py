@@ -24,7 +24,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def health(clock: Clock) -> WatchHealth:
-    return WatchHealth(clock=clock)
+    return WatchHealth("VirtualMachines", clock=clock)
 
 
 def begin(health: WatchHealth) -> None:
