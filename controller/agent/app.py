@@ -69,12 +69,12 @@ class Agent:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._metrics = Metrics()
+        self._metrics = Metrics(settings.vm_metrics)
         self._health = Health(settings.http_address, settings.http_port, self._metrics.registry)
         self._queue: WorkQueue[VmKey] = WorkQueue(metrics=self._metrics.workqueue)
         self._domain_index = DomainIndex()
         self._brake = NodeBrake(settings.waits, settings.boot_id)
-        self._api = client.load(settings.kubeconfig)
+        self._api = client.load(settings.kubeconfig, throttled=self._metrics.throttled)
         self._vms_watched = virtual_machines(
             settings.node_name, on_object=self._object_changed, on_gone=self._object_gone
         )

@@ -27,6 +27,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from controller import __version__
+from controller.api.hypervisor import DomainCounts
 from controller.api.names import ConditionType
 from controller.api.virtualmachine import PowerState, Reason, Status, VirtualMachine, VmKey
 from controller.policy.view import Action, Result
@@ -37,6 +38,7 @@ CONTROLLER = "virtualmachine"
 EVENT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 RESYNC_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 RESYNCED = ("libvirt", "api")
+DOMAIN_KINDS = [(managed, on) for managed in (True, False) for on in (True, False)]
 HELD = {Reason.HELD, Reason.OBSERVE_ONLY}
 """The reasons of a VM that differs from its spec because a user or an operator wants no action."""
 
@@ -44,7 +46,8 @@ HELD = {Reason.HELD, Reason.OBSERVE_ONLY}
 class Metrics:
     """The metrics of one agent. Thread-safe. No method calls libvirt or the API server, or waits for such a call."""
 
-    def __init__(self) -> None:
+    def __init__(self, vm_metrics: str = "all") -> None:
+        """`vm_metrics` selects the series of each VM, as --vm-metrics does: all, drift or off."""
         # Without this, each counter and histogram has a second series with its creation time, which no dashboard uses.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self.registry = CollectorRegistry()
@@ -78,9 +81,21 @@ class Metrics:
         self.status_writes = Counter("virtsync_status_writes", "Status patches that were accepted.", registry=registry)
         self.events_dropped = Counter(
             "virtsync_events_dropped",
-            "Kubernetes Events that could not be written: the queue was full, or the API server did not accept them.",
+            "Kubernetes Events that were not written: too many at once, or the API server did not accept them.",
             registry=registry,
         )
+        self.api_throttled = Counter(
+            "virtsync_api_throttled",
+            "Responses with which the API server limits the rate of requests (HTTP 429).",
+            registry=registry,
+        )
+        domains = Gauge(
+            "virtsync_domains",
+            "The domains of the last list of libvirt, by whether a VirtualMachine refers to them, and have a QEMU.",
+            ["managed", "on"],
+            registry=registry,
+        )
+        self._domains = {(managed, on): domains.labels(*map(_word, (managed, on))) for managed, on in DOMAIN_KINDS}
         self.power_operations = Counter(
             "virtsync_power_operations",
             "Actions on domains, by result.",
@@ -106,8 +121,9 @@ class Metrics:
             registry=registry,
         )
         self.resyncs = {source: resync.labels(source) for source in RESYNCED}
-        self.virtual_machines = VmCollector()
-        registry.register(self.virtual_machines)
+        self.virtual_machines = VmCollector(power_states=vm_metrics == "all")
+        if vm_metrics != "off":
+            registry.register(self.virtual_machines)
         self._was_connected = False
 
     def libvirt_event(self, event: str) -> None:
@@ -147,8 +163,18 @@ class Metrics:
         """Observe the seconds that a relist took. `source` is one of `RESYNCED`."""
         self.resyncs[source].observe(took_s)
 
+    def inventory(self, domains: DomainCounts, managed: DomainCounts) -> None:
+        """Show how many domains libvirt has, and how many of them a VirtualMachine refers to."""
+        for kind, found in (True, managed), (False, _without(domains, managed)):
+            self._domains[kind, True].set(found.running)
+            self._domains[kind, False].set(found.total - found.running)
+
+    def throttled(self) -> None:
+        """Count a response with which the API server limits the rate of requests."""
+        self.api_throttled.inc()
+
     def event_dropped(self) -> None:
-        """Count a Kubernetes Event that could not be written."""
+        """Count a Kubernetes Event that was not written."""
         self.events_dropped.inc()
 
     def acted(self, action: Action, result: Result) -> None:
@@ -183,7 +209,9 @@ class _Shown:
 class VmCollector(Collector):
     """Computes the series of each VM: its power state, and how long it has differed from its spec. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, power_states: bool) -> None:
+        """`power_states`: whether to yield the series of the power states, of which each VM has ten."""
+        self._power_states = power_states
         self._lock = threading.Lock()
         self._shown: dict[VmKey, _Shown] = {}
 
@@ -223,15 +251,24 @@ class VmCollector(Collector):
             shown = sorted(self._shown.items(), key=itemgetter(0))
         now_s = time.time()
         for key, vm in shown:
-            for state in PowerState:
+            for state in PowerState if self._power_states else ():
                 states.add_metric([key.namespace, key.name, state], float(state is vm.power_state))
             off_spec_s = max(0.0, now_s - vm.off_spec_since.timestamp()) if vm.off_spec_since else 0.0
             drift.add_metric([key.namespace, key.name], 0.0 if vm.held else off_spec_s)
             if vm.held:
                 held.add_metric([key.namespace, key.name], off_spec_s)
-        yield states
+        if self._power_states:
+            yield states
         yield drift
         yield held
+
+
+def _word(flag: bool) -> str:  # noqa: FBT001 - the value itself
+    return str(flag).lower()
+
+
+def _without(domains: DomainCounts, some: DomainCounts) -> DomainCounts:
+    return DomainCounts(domains.total - some.total, domains.running - some.running)
 
 
 def _off_spec_since(status: Status) -> datetime | None:

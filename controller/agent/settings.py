@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from controller.api.setting import Duration, File, Section, Switch, Text, Whole, setting
+from controller.api.names import MANAGER
+from controller.api.setting import Choice, Duration, File, Section, Switch, Text, Truth, Whole, setting
 from controller.policy.waits import Waits
 from controller.runtime.settings import LABEL, OutputSettings, namespace, token
 
@@ -20,6 +21,8 @@ def node_name(text: str) -> str:
     if len(text) > 253 or not NODE_NAME.fullmatch(text):
         allowed = "lower case letters, digits, '-' and '.', at most 253"
         raise ValueError(f"{text!r} cannot be the name of a Node ({allowed}).")
+    if text == MANAGER:
+        raise ValueError(f"{text!r} cannot be the name of a Node: the Lease of the manager's leader has this name.")
     return text
 
 
@@ -28,6 +31,14 @@ def libvirt_uri(text: str) -> str:
     if not LIBVIRT_URI.fullmatch(text):
         raise ValueError(f"{text!r} is not the URI of a libvirt on this machine like qemu:///system.")
     return text
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    """Return a regular expression after checking it. Raises ValueError with a message."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is not a regular expression: {error}.") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +127,7 @@ class Settings(OutputSettings):
         Section.RESYNC,
         Duration(least_s=1),
         "How often to list all VirtualMachines of the node; the watch reports changes sooner.",
-        default="600s",
+        default="3600s",
     )
     relist_spread_s: float = setting(
         "--relist-spread",
@@ -132,6 +143,30 @@ class Settings(OutputSettings):
         Whole(1, 8),
         "How many VMs to reconcile in parallel. A libvirt query that does not return blocks one worker.",
         default="8",
+    )
+    report_unmanaged: bool = setting(
+        "--report-unmanaged",
+        Section.HOST,
+        Truth(),
+        "Whether status.unmanaged of the Hypervisor has the names of the domains without a VirtualMachine; false: only"
+        " their number.",
+        default="true",
+    )
+    ignore_domains: re.Pattern[str] | None = setting(
+        "--ignore-domains",
+        Section.HOST,
+        Text("REGEX", pattern),
+        "Domains whose whole name matches this regular expression, such as instance-.* of OpenStack, are left out of"
+        " status.unmanaged.",
+        found=None,
+        shown_default="none",
+    )
+    vm_metrics: str = setting(
+        "--vm-metrics",
+        Section.OUTPUT,
+        Choice(("all", "drift", "off")),
+        "Which metrics to serve for each VM: all (12 series), only drift and holds (2 series), or none.",
+        default="all",
     )
     boot_id: str = setting(
         "--boot-id",

@@ -26,6 +26,7 @@ class Section(StrEnum):
     STARTS = "Starting VMs"
     STOPS = "Stopping VMs"
     RESYNC = "Resync and workers"
+    HOST = "The Hypervisor object"
     OUTPUT = "Logging and metrics"
     TESTS = "For tests"
 
@@ -73,7 +74,7 @@ class Text:
     """The kind of a text. `parse` checks and converts it, and raises ValueError with a message."""
 
     metavar: str
-    parse: Callable[[str], str]
+    parse: Callable[[str], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,12 @@ class Switch:
     """The kind of a flag that has no value: the setting is True if the flag is given."""
 
 
-Kind = Duration | Whole | Choice | Text | File | Switch
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """The kind of a value that is true or false. Unlike a Switch, the setting can be True by default."""
+
+
+Kind = Duration | Whole | Choice | Text | File | Switch | Truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,5 +141,7 @@ def _parsed(kind: Kind, text: str) -> Any:
             return kind.parse(text)
         case Whole():
             return int(text)
+        case Truth():
+            return text == "true"
         case _:
             return text

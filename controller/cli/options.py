@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import click
 
-from controller.api.setting import METADATA, Choice, Duration, File, Section, Setting, Switch, Text, Whole
+from controller.api.setting import METADATA, Choice, Duration, File, Section, Setting, Switch, Text, Truth, Whole
 
 PREFIX = "VIRTSYNC_"
 
@@ -102,7 +102,7 @@ def _options(settings: type) -> Iterator[Option]:
             yield Option(field.name, field.metadata[METADATA])
 
 
-def _click_type(setting: Setting) -> dict[str, Any]:
+def _click_type(setting: Setting) -> dict[str, Any]:  # noqa: PLR0911 - one kind on each line
     match setting.kind:
         case Duration():
             return {"type": reads(setting.kind.parse), "metavar": "DURATION"}
@@ -116,6 +116,8 @@ def _click_type(setting: Setting) -> dict[str, Any]:
             return {"type": click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)}
         case Switch():
             return {"is_flag": True}
+        case Truth():
+            return {"type": click.BOOL, "metavar": "true|false"}
 
 
 def reads(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-JITTER = 0.1
+JITTER = 0.2
 """The jitter, as a share of the period. Without it, agents that were started together would list together."""
 
 

@@ -1,5 +1,6 @@
 """What is given on the command line or in the environment becomes the settings, and nothing else does."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ def test_each_flag_sets_its_own_field(tmp_path: Path) -> None:
     words = f"""
         --node-name a.example --boot-id b --libvirt-uri test:///default --kubeconfig {kubeconfig} --observe-only
         --start-parallel 4 --start-interval 8s --resync-libvirt 9s --resync-api 10s --relist-spread 23s --workers 6
-        --http-address ::1 --http-port 0 --log-format json --log-level error
+        --http-address ::1 --http-port 0 --log-format json --log-level error --vm-metrics drift
+        --report-unmanaged false --ignore-domains instance-.*
         --lease-namespace agents --identity pod-1 --lease-duration 22s
         --settle-power 11s --settle-pause 12s --acpi-resend 13s --force-wait 14s --backoff-first 15s --backoff-max 16s
         --backoff-forget 17s --brake-window 18s --brake-count 19 --brake-hold 20s --schedule-confirm 21s
@@ -61,6 +63,9 @@ def test_each_flag_sets_its_own_field(tmp_path: Path) -> None:
         http_port=0,
         log_format="json",
         log_level="error",
+        vm_metrics="drift",
+        report_unmanaged=False,
+        ignore_domains=re.compile("instance-.*"),
         waits=Waits(
             settle_power_s=11,
             settle_pause_s=12,
@@ -82,6 +87,7 @@ def test_the_environment_sets_what_no_flag_does(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("VIRTSYNC_SETTLE_PAUSE", "never")
     monkeypatch.setenv("VIRTSYNC_OBSERVE_ONLY", "true")
     monkeypatch.setenv("VIRTSYNC_WORKERS", "2")
+    monkeypatch.setenv("VIRTSYNC_REPORT_UNMANAGED", "false")
     found = settings("--workers", "3")
     assert (found.node_name, found.waits.settle_pause_s, found.observe_only, found.workers) == (
         "from-the-environment",
@@ -89,6 +95,7 @@ def test_the_environment_sets_what_no_flag_does(monkeypatch: pytest.MonkeyPatch)
         True,
         3,
     )
+    assert not found.report_unmanaged
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from controller.agent.metrics import Metrics
+from controller.api.hypervisor import DomainCounts
 from controller.api.virtualmachine import Condition, DesiredPowerState, PowerState, Status, VirtualMachine, VmKey
 from controller.policy.view import Action, Result
 from controller.runtime.errors import Rejected
@@ -189,6 +190,32 @@ def test_what_somebody_keeps_as_it_is_does_not_drift(health: Health, metrics: Me
         assert held_s is None
     metrics.observed(vm(), reported(PowerState.PAUSED, "False", since, reason=reason))
     assert (seconds(port)[1] or 3600) < 1800
+
+
+@pytest.mark.parametrize(
+    ("choice", "served"),
+    [
+        ("all", {"virtsync_virtualmachine_power_state", "virtsync_drift_seconds", "virtsync_held_seconds"}),
+        ("drift", {"virtsync_drift_seconds", "virtsync_held_seconds"}),
+        ("off", set()),
+    ],
+)
+def test_the_series_of_each_vm_can_be_left_out(choice: str, served: set[str]) -> None:
+    metrics = Metrics(choice)
+    metrics.observed(vm(), reported(PowerState.PAUSED, "False", datetime.now(UTC), reason="Held"))
+    samples = [sample for metric in metrics.registry.collect() for sample in metric.samples]
+    assert {sample.name for sample in samples if "namespace" in sample.labels} == served
+
+
+def test_each_domain_of_the_host_is_counted_once(health: Health, metrics: Metrics) -> None:
+    metrics.inventory(DomainCounts(10, 6), DomainCounts(7, 5))
+    found = {labels: value for (name, labels), value in samples(health.start()).items() if name == "virtsync_domains"}
+    assert found == {
+        frozenset({("managed", "true"), ("on", "true")}): 5,
+        frozenset({("managed", "true"), ("on", "false")}): 2,
+        frozenset({("managed", "false"), ("on", "true")}): 1,
+        frozenset({("managed", "false"), ("on", "false")}): 2,
+    }
 
 
 def test_a_drift_that_begins_anew_counts_anew(health: Health, metrics: Metrics) -> None:
