@@ -1,0 +1,246 @@
+"""What an agent says of its host, and which differences cannot wait."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+
+from controller.api.hypervisor import (
+    Capacity,
+    DomainCounts,
+    HypervisorReason,
+    HypervisorStatus,
+    Maintenance,
+    MaintenanceMode,
+    RunsElsewhere,
+    Unmanaged,
+    UnmanagedDomain,
+    VmCounts,
+)
+from controller.api.names import HypervisorConditionType
+from controller.api.values import replace
+from controller.api.virtualmachine import Condition, PowerState
+from controller.fleet.host_status import Host, is_urgent, news, reported
+from controller.fleet.inventory import Inventory
+
+NOW = datetime(2026, 11, 26, 8, 20, tzinfo=UTC)
+LATER = NOW + timedelta(minutes=5)
+HOLD = Maintenance(MaintenanceMode.HOLD, "new RAM")
+SHUTDOWN = Maintenance(MaintenanceMode.SHUTDOWN, "new RAM")
+HOST = Host(
+    generation=3,
+    maintenance=None,
+    blocked="",
+    observe_only=False,
+    unreachable="",
+    boot_id="boot-1",
+    agent_version="0.1.0",
+    lease_namespace="virtsync",
+    libvirt_version="9.0.0",
+    qemu_version="7.2.0",
+    capacity=Capacity(8, 64000),
+    inventory=Inventory(DomainCounts(3, 1), DomainCounts(2, 1), Unmanaged(1, 0)),
+    vms=VmCounts(2, 1, 0),
+    running=(),
+    running_is_current=True,
+    acting=False,
+)
+
+
+def condition(status: HypervisorStatus, kind: str) -> Condition:
+    found = status.condition(kind)
+    assert found
+    return found
+
+
+def ready(host: Host, old: HypervisorStatus | None = None) -> tuple[str, str]:
+    found = condition(reported(old or HypervisorStatus(), host, NOW), HypervisorConditionType.READY)
+    return found.status, found.reason
+
+
+def quiesced(host: Host) -> tuple[str, str]:
+    found = condition(reported(HypervisorStatus(), host, NOW), HypervisorConditionType.QUIESCED)
+    return found.status, found.reason
+
+
+def test_a_report_has_what_the_agent_knows() -> None:
+    status = reported(HypervisorStatus(), HOST, NOW)
+    assert (status.observed_generation, status.node_boot_id, status.lease_namespace) == (3, "boot-1", "virtsync")
+    assert (status.agent_version, status.libvirt_version, status.qemu_version) == ("0.1.0", "9.0.0", "7.2.0")
+    assert (status.capacity, status.domains, status.unmanaged) == (
+        Capacity(8, 64000),
+        DomainCounts(3, 1),
+        Unmanaged(1, 0),
+    )
+    assert status.virtual_machines == VmCounts(2, 1, 0)
+    assert status.maintenance is None
+    assert [one.type for one in status.conditions] == [HypervisorConditionType.READY]
+
+
+def test_what_is_not_known_stays_as_it_was_reported() -> None:
+    old = reported(HypervisorStatus(), HOST, NOW)
+    nothing = replace(HOST, libvirt_version=None, qemu_version=None, capacity=None, inventory=None)
+    assert reported(old, nothing, LATER) == old
+
+
+def test_the_list_of_the_manager_stays_as_it_is() -> None:
+    old = HypervisorStatus(runs_elsewhere=(RunsElsewhere(UUID(int=1), "node-b", NOW),))
+    assert reported(old, HOST, NOW).runs_elsewhere == old.runs_elsewhere
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        (HOST, ("True", "Active")),
+        (replace(HOST, observe_only=True), ("True", "ObserveOnly")),
+        (replace(HOST, blocked="No."), ("False", "ActionBlocked")),
+        (replace(HOST, unreachable="it is away"), ("Unknown", "LibvirtUnreachable")),
+        (replace(HOST, unreachable="it is away", observe_only=True), ("Unknown", "LibvirtUnreachable")),
+        (replace(HOST, unreachable="it is away", blocked="No."), ("Unknown", "LibvirtUnreachable")),
+    ],
+)
+def test_ready_says_whether_the_agent_observes_and_acts(host: Host, told: tuple[str, str]) -> None:
+    assert ready(host) == told
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        (replace(HOST, maintenance=HOLD), ("True", "Quiet")),
+        (replace(HOST, maintenance=HOLD, running=("a",)), ("True", "Quiet")),
+        (replace(HOST, maintenance=HOLD, running_is_current=False), ("True", "Quiet")),
+        (replace(HOST, maintenance=HOLD, acting=True), ("False", "ActionsUnderWay")),
+        (replace(HOST, maintenance=HOLD, unreachable="away"), ("Unknown", "LibvirtUnreachable")),
+        (replace(HOST, maintenance=SHUTDOWN), ("True", "Quiet")),
+        (replace(HOST, maintenance=SHUTDOWN, running=("a",)), ("False", "DomainsRunning")),
+        (replace(HOST, maintenance=SHUTDOWN, running=("a",), running_is_current=False), ("False", "DomainsRunning")),
+        (replace(HOST, maintenance=SHUTDOWN, running=("a",), acting=True), ("False", "DomainsRunning")),
+        (replace(HOST, maintenance=SHUTDOWN, acting=True), ("False", "ActionsUnderWay")),
+        (replace(HOST, maintenance=SHUTDOWN, running_is_current=False), ("Unknown", "Pending")),
+        (replace(HOST, maintenance=SHUTDOWN, unreachable="away"), ("Unknown", "LibvirtUnreachable")),
+    ],
+)
+def test_quiesced_says_whether_the_host_may_be_serviced(host: Host, told: tuple[str, str]) -> None:
+    assert quiesced(host) == told
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        (1, "1 domain still runs: vm-00."),
+        (2, "2 domains still run: vm-00, vm-01."),
+        (10, f"10 domains still run: {', '.join(f'vm-{n:02}' for n in range(10))}."),
+        (13, f"13 domains still run: {', '.join(f'vm-{n:02}' for n in range(10))} and 3 more."),
+    ],
+)
+def test_up_to_ten_domains_that_still_run_are_named(count: int, told: str) -> None:
+    host = replace(HOST, maintenance=SHUTDOWN, running=tuple(f"vm-{n:02}" for n in reversed(range(count))))
+    status = reported(HypervisorStatus(), host, NOW)
+    assert condition(status, HypervisorConditionType.QUIESCED).message == told
+    assert status.maintenance
+    assert status.maintenance.remaining == count
+
+
+def test_a_maintenance_began_when_it_was_first_acknowledged() -> None:
+    first = reported(HypervisorStatus(), replace(HOST, maintenance=HOLD), NOW)
+    second = reported(first, replace(HOST, maintenance=SHUTDOWN, boot_id="boot-2", running=("a",)), LATER)
+    assert second.maintenance
+    assert (second.maintenance.start_time, second.maintenance.remaining) == (NOW, 1)
+    over = reported(second, HOST, LATER)
+    assert over.maintenance is None
+    assert over.condition(HypervisorConditionType.QUIESCED) is None
+
+
+def test_a_condition_has_the_time_when_its_status_changed() -> None:
+    first = reported(HypervisorStatus(), HOST, NOW)
+    same = reported(first, replace(HOST, observe_only=True, generation=4), LATER)
+    assert condition(same, HypervisorConditionType.READY).last_transition_time == NOW
+    assert condition(same, HypervisorConditionType.READY).observed_generation == 4
+    changed = reported(same, replace(HOST, blocked="No."), LATER)
+    assert condition(changed, HypervisorConditionType.READY).last_transition_time == LATER
+
+
+# --- what cannot wait
+
+
+def unmanaged(number: int, *, on: bool) -> UnmanagedDomain:
+    state = PowerState.RUNNING if on else PowerState.STOPPED
+    return UnmanagedDomain(UUID(int=number), f"vm-{number}", state, "", transient=False)
+
+
+def listing(*domains: UnmanagedDomain) -> Inventory:
+    on = sum(one.power_state is PowerState.RUNNING for one in domains)
+    return Inventory(DomainCounts(9, 9), DomainCounts(0, 0), Unmanaged(len(domains), on, domains=domains))
+
+
+OFF_1, ON_1, OFF_2, ON_2 = (unmanaged(number, on=on) for number in (1, 2) for on in (False, True))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "urgent"),
+    [
+        (HOST, HOST, False),
+        (HOST, replace(HOST, vms=VmCounts(5, 5, 5)), False),
+        (HOST, replace(HOST, libvirt_version="10.0.0", capacity=Capacity(1, 1)), False),
+        (HOST, replace(HOST, blocked="No."), True),
+        (HOST, replace(HOST, boot_id="boot-2"), True),
+        (HOST, replace(HOST, generation=4), True),
+        (HOST, replace(HOST, maintenance=HOLD), True),
+        (replace(HOST, maintenance=HOLD), replace(HOST, maintenance=HOLD, running=("a",)), True),
+        (replace(HOST, inventory=listing()), replace(HOST, inventory=listing(OFF_1)), True),
+        (replace(HOST, inventory=listing(OFF_1)), replace(HOST, inventory=listing(ON_1)), True),
+        (replace(HOST, inventory=listing(ON_1)), replace(HOST, inventory=listing(OFF_1)), False),
+        (replace(HOST, inventory=listing(ON_1, OFF_2)), replace(HOST, inventory=listing(ON_1)), False),
+        (replace(HOST, inventory=listing(ON_1)), replace(HOST, inventory=listing(ON_2)), True),
+        (replace(HOST, inventory=listing(ON_1, OFF_2)), replace(HOST, inventory=listing(ON_2, OFF_1)), True),
+    ],
+)
+def test_some_differences_are_waited_for(before: Host, after: Host, urgent: bool) -> None:  # noqa: FBT001 - a column
+    old = reported(HypervisorStatus(), before, NOW)
+    assert is_urgent(old, reported(old, after, LATER)) is urgent
+
+
+def test_without_names_the_numbers_show_that_a_domain_appears() -> None:
+    def counted(total: int, running: int) -> HypervisorStatus:
+        return HypervisorStatus(unmanaged=Unmanaged(total, running, truncated=True))
+
+    assert is_urgent(counted(1, 0), counted(2, 0))
+    assert is_urgent(counted(1, 0), counted(1, 1))
+    assert not is_urgent(counted(2, 1), counted(1, 0))
+
+
+def test_the_order_of_conditions_is_no_difference() -> None:
+    status = reported(HypervisorStatus(), replace(HOST, maintenance=HOLD), NOW)
+    assert not is_urgent(status, replace(status, conditions=status.conditions[::-1]))
+
+
+# --- Events
+
+
+def test_each_step_of_a_maintenance_is_one_event() -> None:
+    steps = [
+        (HOST, []),
+        (replace(HOST, maintenance=SHUTDOWN, running=("a",)), ["MaintenanceBegun"]),
+        (replace(HOST, maintenance=SHUTDOWN, running=("a",), boot_id="boot-2"), []),
+        (replace(HOST, maintenance=SHUTDOWN), ["Quiesced"]),
+        (replace(HOST, maintenance=SHUTDOWN, boot_id="boot-3"), []),
+        (HOST, ["MaintenanceEnded"]),
+        (replace(HOST, maintenance=HOLD), ["MaintenanceBegun", "Quiesced"]),
+    ]
+    status = HypervisorStatus()
+    for host, told in steps:
+        old, status = status, reported(status, host, NOW)
+        assert [reason for reason, _ in news(old, status, host.maintenance)] == told
+
+
+def test_the_event_of_a_maintenance_has_its_reason() -> None:
+    status = reported(HypervisorStatus(), replace(HOST, maintenance=HOLD), NOW)
+    (_, note), *_ = news(HypervisorStatus(), status, HOLD)
+    assert note == "The maintenance (Hold) has begun: new RAM."
+
+
+def test_every_reason_of_a_condition_is_documented_in_the_enum() -> None:
+    status = reported(HypervisorStatus(), replace(HOST, maintenance=SHUTDOWN), NOW)
+    assert {one.reason for one in status.conditions} <= set(HypervisorReason)
