@@ -124,6 +124,13 @@ class ActionRunner:
         """The number of actions that have begun and for which `ended` has not returned."""
         self._calls: dict[UUID, list[_Call]] = {}
         self._outcomes: dict[VmKey, Outcome] = {}
+        self._quiet_s = float("-inf")
+        """When the last turn was released or the last action ended, in monotonic seconds."""
+
+    def quiet_since_s(self) -> float | None:
+        """Return since which monotonic time no action is in flight or about to begin; None: one is."""
+        with self._lock:
+            return None if self._polite or self._forcing or self._unreported else self._quiet_s
 
     def progress(self, key: VmKey, uuid: UUID | None) -> tuple[Outcome | None, tuple[Action, Now] | None]:
         """Return the outcome of the last action on the VM, and the action in flight on its domain.
@@ -246,6 +253,7 @@ class ActionRunner:
     def _reported_one(self) -> None:
         with self._lock:
             self._unreported -= 1
+            self._quiet_s = self._clock().monotonic_s
             self._idle.notify_all()
 
     def _remove(self, call: _Call) -> None:
@@ -290,12 +298,14 @@ class ActionRunner:
     def _release(self, started: VmKey | None) -> None:
         with self._lock:
             self._polite -= 1
+            self._quiet_s = self._clock().monotonic_s
             if started:
                 self._start_limiter.give_back(started)
 
     def _release_force(self) -> None:
         with self._lock:
             self._forcing -= 1
+            self._quiet_s = self._clock().monotonic_s
 
 
 def past_tense(message: str, result: Result) -> str:

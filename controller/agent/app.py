@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,8 @@ import structlog
 from controller.agent.acting import now
 from controller.agent.brake import NodeBrake
 from controller.agent.domain_index import DomainIndex
+from controller.agent.host_report import HostReport
+from controller.agent.host_spec import HostSpec
 from controller.agent.metrics import Metrics
 from controller.agent.node_conflict import NodeConflict
 from controller.agent.outage import RETRY_SPREAD_S, Outage
@@ -29,11 +31,12 @@ from controller.hypervisor.connection import LibvirtConnection
 from controller.hypervisor.host import LibvirtHost
 from controller.kube import client
 from controller.kube.events import EventRecorder
+from controller.kube.hypervisors import OwnHypervisor
 from controller.kube.store import KubeStore, Update
 from controller.kube.watch import Watch
-from controller.kube.watched import virtual_machines
+from controller.kube.watched import own_hypervisor, virtual_machines
 from controller.policy.start_limiter import StartLimiter
-from controller.policy.view import Node
+from controller.policy.view import Domain, Node
 from controller.runtime.health import Health
 from controller.runtime.periodic import PeriodicTask
 from controller.runtime.workers import Workers
@@ -45,6 +48,9 @@ CLOSE_S = 0.5
 """How long a stopping agent waits for the thread that writes Events, and then again for its libvirt connections."""
 FIRST_CONNECT_S = 5.0
 """How long a starting agent waits for libvirt before it reports that libvirt does not answer."""
+FIRST_READ_S = 5.0
+"""How long the first reconcile passes of an agent wait for its Hypervisor. Afterwards, the agent reports that it must
+not act yet."""
 DIRECTORY_REMOVED = os.EX_TEMPFAIL
 """The exit code of an agent that must be restarted, because libvirt's socket directory was removed."""
 NON_HOLDER_DELAY_S = 5.0
@@ -78,7 +84,14 @@ class Agent:
         self._vms_watched = virtual_machines(
             settings.node_name, on_object=self._object_changed, on_gone=self._object_gone
         )
-        self._watch = Watch(self._api, settings.node_name, [self._vms_watched])
+        self._host_spec = HostSpec(settings.node_name, observe_only=settings.observe_only, changed=self._add_all)
+        self._host_watched = own_hypervisor(
+            settings.node_name,
+            on_object=self._host_changed,
+            on_gone=self._host_uncertain,
+            on_refused=self._host_uncertain,
+        )
+        self._watch = Watch(self._api, settings.node_name, [self._vms_watched, self._host_watched])
         self._store = KubeStore(self._api, settings.node_name, on_rewound=self._watch.restart)
         self._recorder = EventRecorder(self._api, instance=settings.node_name, dropped=self._metrics.event_dropped)
         self._hypervisor = LibvirtConnection(
@@ -92,11 +105,11 @@ class Agent:
             settings,
             self._api,
             dead=self._health.dead,
-            changed=self._add_all,
+            changed=self._ownership_changed,
             directory_removed=self._directory_removed,
         )
         self._metrics.lease_held.set_function(lambda: float(self._ownership.lease_held()))
-        self._host = LibvirtHost(self._hypervisor, blocked=self._ownership.blocked)
+        self._host = LibvirtHost(self._hypervisor, blocked=self._blocked)
         self._node_conflict = NodeConflict(temporary=self._hypervisor.forget_host_uuid)
         self._reconciler = Reconciler(
             host=self._host,
@@ -110,6 +123,8 @@ class Agent:
             node_name=settings.node_name,
             node=self._node,
             waits=settings.waits,
+            runs_elsewhere=self._host_spec.runs_elsewhere,
+            on_report=self._vm_reported,
         )
         self._metrics.watch_actions(self._reconciler.hanging)
         self._libvirt_relist = LibvirtRelist(
@@ -119,6 +134,7 @@ class Agent:
             period_s=settings.resync_libvirt_s,
             enqueue=self._queue.add,
             resynced=self._metrics.resynced,
+            listed=self._listed,
         )
         self._api_relist = ApiRelist(
             self._store,
@@ -128,11 +144,27 @@ class Agent:
             enqueue=self._queue.add,
             resynced=self._metrics.resynced,
         )
+        self._host_report = HostReport(
+            settings,
+            self._host_spec,
+            OwnHypervisor(self._api, settings.node_name),
+            self._hypervisor,
+            self._recorder,
+            may_write=self._ownership.owns_node,
+            vms=lambda: self._store.vms() if self._api_relist.listed.is_set() else None,
+            is_managed=lambda domain: self._domain_index.owner(domain) is not None,
+            quiet_since_s=self._reconciler.quiet_since_s,
+            relist=self._libvirt_relist.task.wake_up,
+            unwatched=lambda: self._host_watched.served is False,
+            watch_again=self._watch.restart,
+            counted=self._metrics.inventory,
+        )
         self._outage = Outage(settings.relist_spread_s)
         self._listings_of_the_watch = 0
         self._tasks = [
             self._api_relist.task,
             self._libvirt_relist.task,
+            self._host_report.task,
             PeriodicTask("api-probe", PROBE_EVERY_S, self._probe_api),
             PeriodicTask("overdue", OVERDUE_EVERY_S, self._reconciler.report_overdue_lookups),
             # These tasks start last, because the agent claims the Lease only while all of its threads are alive.
@@ -178,6 +210,8 @@ class Agent:
         self._health.ready("objects", self._objects_unready)
         self._health.ready("watch", self._vms_watched.health.unready)
         self._health.ready("credentials", lambda: self._api.credentials.trouble)
+        self._health.ready("hypervisor", self._host_spec.unready)
+        self._health.ready("hypervisor-watch", self._host_watch_unready)
         self._health.ready("host-lock", self._ownership.lock_missing)
         self._health.ready("lease", self._ownership.lease_missing)
         port = self._health.start()
@@ -218,8 +252,10 @@ class Agent:
     # --- notifications from libvirt and the API server: these methods add keys to the queue
 
     def _domain_changed(self, uuid: UUID, name: str, at_s: float) -> None:
-        for key in self._domain_index.keys(uuid, name):
+        keys = self._domain_index.keys(uuid, name)
+        for key in keys:
             self._reconciler.event(key, at_s)
+        self._host_report.domain_changed(managed=bool(keys))
 
     def _object_changed(self, raw: dict[str, Any]) -> None:
         if self._store.put(raw) is not Update.UNCHANGED:
@@ -231,6 +267,18 @@ class Agent:
         self._store.mark_uncertain(key)
         self._queue.add(key)
 
+    def _host_changed(self, raw: dict[str, Any]) -> None:
+        self._host_report.object_changed(raw)
+
+    def _host_uncertain(self) -> None:
+        self._host_report.object_uncertain()
+
+    def _vm_reported(self) -> None:
+        self._host_report.vm_reported()
+
+    def _listed(self, domains: Sequence[Domain], began_s: float) -> None:
+        self._host_report.listed(domains, began_s)
+
     def _connected(self) -> None:
         self._metrics.libvirt_up()
         self._connected_once.set()
@@ -239,6 +287,11 @@ class Agent:
 
     def _lost(self) -> None:
         self._metrics.libvirt_down()
+        self._host_report.task.wake_up()
+        self._add_all()
+
+    def _ownership_changed(self) -> None:
+        self._host_report.task.wake_up()
         self._add_all()
 
     def _add_all(self) -> None:
@@ -266,6 +319,7 @@ class Agent:
         if self._outage.retries_failed():
             self._queue.retry_failed_now(RETRY_SPREAD_S)
             self._ownership.ask_again()
+            self._host_report.ask_again()
         if self._outage.relists():
             self._api_relist.task.wake_up()
         return None
@@ -288,13 +342,14 @@ class Agent:
     # --- reconcile passes
 
     def _wait_for_both_sides(self) -> None:
-        """Wait for the first list of objects and, for a limited time, for the first connection to libvirt.
+        """Wait for the first list of objects and, for a limited time, for libvirt and the Hypervisor of this node.
 
         Each worker calls this before its first pass.
         """
         self._api_relist.listed.wait()
         if not self._stopping.is_set():
             self._connected_once.wait(FIRST_CONNECT_S)
+            self._host_spec.known.wait(FIRST_READ_S)
 
     def _pass(self, key: VmKey) -> None:
         with self._metrics.pass_timed():
@@ -310,16 +365,25 @@ class Agent:
             settings.node_name,
             settings.boot_id,
             settings.observe_only,
-            self._ownership.blocked(),
+            self._blocked(),
             host_uuid=self._hypervisor.host_uuid,
             libvirtd_since=self._host.libvirtd_since(),
+            maintenance=self._host_spec.maintenance(),
         )
+
+    def _blocked(self) -> str:
+        """Return why this agent must not act, as one sentence; empty: it may act."""
+        return self._ownership.blocked() or self._host_spec.blocked()
 
     def _directory_removed(self) -> None:
         if not self._exit_code:
             log.error("libvirt socket directory was removed; exiting, so that a restarted Pod mounts the new one")
             self._exit_code = DIRECTORY_REMOVED
             self._end()
+
+    def _host_watch_unready(self) -> str | None:
+        # Without the definition, there is nothing to watch, and `hypervisor` says so.
+        return None if self._host_watched.served is False else self._host_watched.health.unready()
 
     def _objects_unready(self) -> str | None:
         if self._api_relist.listed.is_set() and (left := len(self._unreported)):

@@ -66,6 +66,10 @@ class Ownership:
             return ""
         return self.lock_missing() or self.lease_missing() or ""
 
+    def owns_node(self) -> bool:
+        """Whether this agent may report on the node as a whole: no other agent has its lock or its Lease."""
+        return not (self.lock_missing() or self.lease_missing())
+
     def lock_missing(self) -> str | None:
         """Return why this agent lacks the host lock, as one sentence; None if it holds the lock or needs none."""
         if self._settings.observe_only or self._lock.held:

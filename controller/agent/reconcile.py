@@ -212,6 +212,10 @@ class Reconciler:
         """Return the number of actions of this kind that hang in libvirt."""
         return self._runner.hanging(action)
 
+    def quiet_since_s(self) -> float | None:
+        """Return since which monotonic time no action is in flight or about to begin; None: one is."""
+        return self._runner.quiet_since_s()
+
     def stop_acting(self) -> None:
         """Begin no further action. Passes continue to report."""
         self._stopping = True

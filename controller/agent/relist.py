@@ -105,9 +105,13 @@ class LibvirtRelist:
         period_s: float,
         enqueue: Callable[[VmKey], None],
         resynced: Callable[[str, float], None],
+        listed: Callable[[list[Domain], float], None],
     ) -> None:
-        """`enqueue` adds a key to the work queue. `resynced` is called with "libvirt" and the duration in seconds."""
-        self._hypervisor, self._host, self._store = hypervisor, host, store
+        """`enqueue` adds a key to the work queue. `resynced` is called with "libvirt" and the duration in seconds.
+
+        `listed` is called with the domains of each list, and the monotonic time when the list began.
+        """
+        self._hypervisor, self._host, self._store, self._listed = hypervisor, host, store, listed
         self._period_s, self._enqueue, self._resynced = period_s, enqueue, resynced
         self._diff = RelistDiff()
         self._listed_s = time.monotonic()
@@ -133,6 +137,7 @@ class LibvirtRelist:
         for vm in self._diff.changed(self._store.vms(), domains):
             self._enqueue(vm.key)
         self._listed_s = began_s
+        self._listed(domains, began_s)
         self._resynced("libvirt", time.monotonic() - began_s)
         return None
 

@@ -198,12 +198,14 @@ class Watch:
             for signum in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(signum, stop.set)
         self._undefined.clear()
+        for watched in self._watched:
+            watched.served = None
         # kopf ends as soon as one of its tasks ends, so each of these tasks ends kopf. kopf's own `stop_flag` is not
         # used: if kopf ends for another reason, the task of that flag still runs, and kopf waits 5 s for this task.
         ours = (
             self._end_without_resource(insights),
             self._end_without_definition(),
-            self._end_when_idle(insights),
+            self._end_when_idle(),
             self._restart.wait(),
             stop.wait(),
         )
@@ -227,11 +229,13 @@ class Watch:
         because the relist reports the missing definition.
         """
         await insights.ready_resources.wait()
-        if all(_is_served(watched, insights) for watched in self._watched if not watched.on_refused):
+        for watched in self._watched:
+            watched.served = _is_served(watched, insights)
+        if all(watched.served for watched in self._watched if not watched.on_refused):
             await asyncio.Event().wait()
         await asyncio.sleep(BACKOFF_MAX_S * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
 
-    async def _end_when_idle(self, insights: Insights) -> None:
+    async def _end_when_idle(self) -> None:
         """Return if kopf sends no request for a kind for `MAX_IDLE_S` while its watch is not open. This ends kopf.
 
         A Retry-After header might make kopf wait for a day.
@@ -239,9 +243,9 @@ class Watch:
         started_s = time.monotonic()
 
         def idle(watched: Watched) -> bool:
-            expected = not watched.on_refused or (_is_served(watched, insights) and not watched.refused)
+            expected = not watched.on_refused or (watched.served and not watched.refused)
             idle_s = time.monotonic() - max(started_s, watched.health.last_request_s)
-            return expected and not watched.health.open and idle_s >= MAX_IDLE_S
+            return bool(expected) and not watched.health.open and idle_s >= MAX_IDLE_S
 
         while not any(map(idle, self._watched)):
             await asyncio.sleep(HEARTBEAT_S)

@@ -32,6 +32,9 @@ class Watched:
     the next `Watch.restart`. None: without this kind, no object is watched."""
     group: str = GROUP
     version: str = VERSION
+    served: bool | None = field(default=None, init=False)
+    """Whether the API server knew the kind when kopf began; None: kopf has not read the list of kinds yet. A kind that
+    was not known then is not watched."""
     refused: bool = field(default=False, init=False)
     """Whether the API server refused the last request."""
 

@@ -69,6 +69,7 @@ class World:
             ends.callback(self._remove_guests)
             # before the guests: an agent that is not ours, as on a cluster, would start them again
             ends.callback(self._remove_objects)
+            ends.callback(self._remove_hypervisors)
             ends.callback(self._stop_agents)
             self._ends = ends.pop_all()
         return self
@@ -279,6 +280,12 @@ class World:
 
     def _remove_objects(self) -> None:
         self.kubectl("delete", "kvm", "--all", "--wait=false")
+
+    def _remove_hypervisors(self) -> None:
+        nodes = {agent.node for agent in self.agents}
+        # A test may have removed their definition.
+        if nodes:
+            self.controlplane.kubectl("delete", "kvmhost", "--ignore-not-found", *nodes, check=False)
 
     def _remove_namespace(self) -> None:
         self.controlplane.kubectl("delete", "namespace", self.name, "--wait=false")
