@@ -195,7 +195,8 @@ class HostReport:
         try:
             found = self._store.read()
             if found is None:
-                self._spec.missing()
+                if self._object or not self._may_write():
+                    self._spec.missing()
                 if self._may_write():
                     found = self._store.create()
                     log.info("created the Hypervisor of this node", hypervisor=found.name)

@@ -105,18 +105,21 @@ class HostSpec:
         self._block(f"{self._name} cannot be read: {why}", f"{self._name} cannot be read: {why.rstrip('.')}.")
 
     def failed(self, why: str) -> None:
-        """Note that the API server gave no answer that says anything about the object."""
-        if self.orders.generation < 0 and self.orders.blocked:
-            self._block(f"{self._name} has not been read yet: {why}", f"{self._name} has not been read yet: {why}.")
-        self.known.set()
+        """Note that the API server gave no answer that says anything about the object.
+
+        This logs nothing, because the list of the VirtualMachines fails too, and its failure is logged.
+        """
+        unread = f"{self._name} has not been read yet: {why.rstrip('.')}"
+        first = self.orders.generation < 0 and self.orders.blocked
+        self._obey(replace(self.orders, blocked=f"{unread}.", unready=unread) if first else self.orders, tell=False)
 
     def _block(self, unready: str, blocked: str) -> None:
         self._obey(replace(self.orders, blocked=blocked, unready=unready))
 
-    def _obey(self, orders: Orders) -> None:
+    def _obey(self, orders: Orders, *, tell: bool = True) -> None:
         before, self.orders = self.orders, orders
         self.known.set()
-        if orders.unready != before.unready:
+        if tell and orders.unready != before.unready:
             self._tell(orders)
         if _decisive(orders) != _decisive(before):
             if orders.maintenance != before.maintenance:

@@ -202,6 +202,24 @@ def test_what_came_of_an_act_is_told_once() -> None:
     assert node.acting.progress(key, uuid) == (None, None)
 
 
+@pytest.mark.parametrize("action", [Action.START, Action.DESTROY])
+def test_a_host_is_quiet_when_each_turn_was_used_or_given_back(action: Action) -> None:
+    """A turn counts before its act begins: between the two, a maintenance might be acknowledged."""
+    node = Node()
+    assert node.acting.quiet_since_s() == float("-inf")
+    vm = VmKey("default", "vm")
+    turn = node.acting.turn(vm, action, node.now_s, urgent=True)
+    assert node.acting.quiet_since_s() is None
+    node.now_s += 1
+    turn.release()
+    assert node.acting.quiet_since_s() == node.now_s
+    node.begin("vm", action)
+    assert node.acting.quiet_since_s() is None
+    node.now_s += 5
+    node.returns()
+    assert node.acting.quiet_since_s() == node.now_s
+
+
 def test_force_overtakes_and_what_it_cut_short_is_no_refusal() -> None:
     node, uuid, key = Node(), uuid4(), VmKey("default", "vm")
     node.refuses = {Action.SHUTDOWN}

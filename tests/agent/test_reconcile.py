@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 
 from controller.agent.lookups import LOOKUP_OVERDUE_S
+from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewhere
 from controller.api.virtualmachine import Reason, Status, VirtualMachine, VmKey
 from controller.policy.view import Action, Domain, Facts
 from controller.runtime.errors import Conflicted, Rejected
@@ -86,6 +87,38 @@ def test_an_agent_that_may_no_longer_act_once_its_report_has_gone_out_does_not()
     node.agent.queue.add(key("web"))
     works(node)
     assert [action for _, action in node.judge.done] == [Action.SHUTDOWN]
+
+
+def test_a_maintenance_that_begins_while_a_report_goes_out_forbids_the_act() -> None:
+    """Otherwise the act would begin after the maintenance was acknowledged."""
+    node = node_with("web")
+    standing, maintenance = node.agent.reconciler._node, None
+    node.agent.reconciler._node = lambda: replace(standing(), maintenance=maintenance)
+
+    def begins() -> None:
+        nonlocal maintenance
+        maintenance = Maintenance(MaintenanceMode.HOLD, "new RAM")
+
+    node.agent.meanwhile["after the report"] = begins
+    node.api.edit(key("web"), {"powerState": "Stopped"})
+    works(node)
+    assert reason_of(node, "web") == Reason.HELD
+    assert not node.judge.done
+
+
+def test_a_run_elsewhere_that_is_found_while_a_report_goes_out_forbids_the_start() -> None:
+    node = node_with("web", powerState="Stopped")
+    elsewhere: list[RunsElsewhere] = []
+    node.agent.reconciler._runs_elsewhere = lambda uuid: next((one for one in elsewhere if one.uuid == uuid), None)
+    guest = node.libvirtd.named("web")
+    assert guest
+    found = RunsElsewhere(guest.uuid, "node-b", node.clock.wall())
+    node.agent.meanwhile["after the report"] = lambda: elsewhere.append(found)
+    node.judge.done.clear()
+    node.api.edit(key("web"), {"powerState": "Running"})
+    works(node)
+    assert reason_of(node, "web") == Reason.RUNS_ELSEWHERE
+    assert not node.judge.done
 
 
 # --- what hangs, and who tells of it ---------------------------------------------------------------------
