@@ -24,6 +24,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       domain_index.py  which objects name which domain
       relist.py      the periodic relists of libvirt and of the API server
       ownership.py   whether this agent may act: the host lock and the Lease
+      host_report.py  reads and reports the Hypervisor of the node; host_spec.py: what the agent obeys
       outage.py      what to do while the API server does not answer, and afterwards
       node_conflict.py  another machine under the name of this node
       metrics.py     the metrics for Prometheus
@@ -35,6 +36,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       client.py      the one HTTP client; access.py: address and credentials; kubeconfig.py, proxies.py: where they come
                      from; credentials.py: reloads them
       store.py       the cache of this node's objects; writes their status
+      hypervisors.py  the Hypervisor of this node
       watch.py       the watch (kopf); watched.py: what is watched; watch_health.py: whether it works
       lease.py       keeps a Lease: that of the node, or that of the leader
       lists.py       the manager's requests: lists of Leases, VMs and Hypervisors, and their status patches
@@ -65,6 +67,8 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       leases.py      whether a process may take a Lease
       view.py, waits.py  the inputs and the result of a decision
     fleet/         decisions about many nodes
+      inventory.py   which domains a host has, and which of them no object refers to
+      host_status.py  the report on a host
       adopting.py    which objects import writes; adopted.py: what is in such an object
       silence.py     which agents are silent; storm.py: how many together; census.py: which nodes there should be
       marking.py     which objects of a silent node are marked, and how
