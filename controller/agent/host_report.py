@@ -17,7 +17,7 @@ from controller.agent.settings import Settings
 from controller.api.hypervisor import DomainCounts, Hypervisor, HypervisorStatus
 from controller.api.virtualmachine import VirtualMachine
 from controller.fleet.host_status import Host, is_urgent, news, reported
-from controller.fleet.inventory import Inventory, ListedDomain, count_vms, take_inventory
+from controller.fleet.inventory import Inventory, ListedDomain, count_vms, has_open_start, take_inventory
 from controller.hypervisor.connection import LibvirtConnection
 from controller.kube.hypervisors import OwnHypervisor
 from controller.policy.view import Domain, Notice
@@ -275,7 +275,7 @@ class HostReport:
         settings, facts, quiet_since_s = self._settings, self._hypervisor.host_facts, self._quiet_since_s()
         inventory = self._inventory()
         began_s = self._list[1] if self._list else float("-inf")
-        acting = quiet_since_s is None or any(vm.status.operation and vm.status.operation.starts for vm in vms)
+        acting = quiet_since_s is None or has_open_start(vms, settings.node_name)
         current = began_s > max(self._obeyed_s, self._event_s, quiet_since_s or 0.0)
         if self._spec.maintenance() and not current and not acting:
             self._unlisted = max(self._unlisted, Urgency.SOON)

@@ -82,6 +82,14 @@ def count_vms(vms: Iterable[VirtualMachine], node_name: str) -> VmCounts:
     )
 
 
+def has_open_start(vms: Iterable[VirtualMachine], node_name: str) -> bool:
+    """Whether this node has recorded a start whose result is not known yet."""
+    return any(
+        vm.status.operation is not None and vm.status.operation.starts and vm.status.node_name == node_name
+        for vm in vms
+    )
+
+
 def _counted(domains: Collection[ListedDomain]) -> DomainCounts:
     return DomainCounts(len(domains), sum(domain.on for domain in domains))
 

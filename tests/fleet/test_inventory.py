@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from controller.api.hypervisor import LISTED_LIMIT, DomainCounts, Unmanaged, VmCounts
 from controller.api.names import ConditionType
-from controller.api.virtualmachine import Condition, PowerState, Status, VirtualMachine, VmKey
-from controller.fleet.inventory import ListedDomain, count_vms, take_inventory
+from controller.api.values import replace
+from controller.api.virtualmachine import Condition, Operation, OperationType, PowerState, Status, VirtualMachine, VmKey
+from controller.fleet.inventory import ListedDomain, count_vms, has_open_start, take_inventory
 
 NODE = "node-a"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -115,6 +116,22 @@ def test_objects_are_counted_by_their_reports(vms: list[VirtualMachine], counts:
 def test_an_object_without_a_report_is_not_ready() -> None:
     unreported = VirtualMachine(VmKey("vms", "a"), "a", 1, "1", EPOCH, NODE)
     assert count_vms([unreported], NODE) == VmCounts(1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("operation", "node", "is_open"),
+    [
+        (None, NODE, False),
+        (Operation(OperationType.START, EPOCH, attempt=1), NODE, True),
+        (Operation(OperationType.RESTART, EPOCH, EPOCH, attempt=1), NODE, True),
+        (Operation(OperationType.RESTART, EPOCH, EPOCH), NODE, False),
+        (Operation(OperationType.STOP, EPOCH, EPOCH), NODE, False),
+        (Operation(OperationType.START, EPOCH, attempt=1), "node-b", False),
+    ],
+)
+def test_a_start_is_open_until_its_result_is_known(operation: Operation | None, node: str, *, is_open: bool) -> None:
+    one = vm("a", node=node)
+    assert has_open_start([vm("b"), replace(one, status=replace(one.status, operation=operation))], NODE) is is_open
 
 
 @given(
