@@ -42,7 +42,7 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
 	@touch $@
 
-.PHONY: check test image image-size e2e e2e-full chaos cluster demo bench mutation manifests clean
+.PHONY: check test image image-size e2e e2e-full chaos cluster demo bench fleet mutation manifests clean
 check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -85,6 +85,9 @@ demo: setup ## Show the demo on the terminal; KEEP=1 leaves everything running
 
 bench: setup ## Measure latency, load and footprint; ONLY=storm,start measures some, OUTAGE=1 is shorter
 	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(OUTAGE),--outage $(OUTAGE))
+
+fleet: setup ## Measure what a fleet costs the API server: N=50 nodes, M=500 VMs, W=20 writes/s, ONLY=idle,outage, PAGE=1
+	@$(BIN)/python -m fleet --nodes $(or $(N),50) --vms $(or $(M),500) $(if $(W),--writes $(W)) $(if $(ONLY),--only $(ONLY)) $(if $(PAGE),--page)
 
 mutation: python-packages ## Mutate the pure core: a test must catch every change
 	$(BIN)/mutmut run
