@@ -128,12 +128,22 @@ class Sight:
         seen = self.nodes.get(node)
         return max(0.0, self.requested_s - seen.since.monotonic_s) if seen else 0.0
 
+    @property
+    def patient(self) -> bool:
+        """Whether the manager was blind a moment ago, so that no node counts as silent yet."""
+        return self.requested_s < self.patient_until_s
+
     def silence(self, node: str) -> Silence | None:
         """Return the silence of this node; None: it is heard, or its grace is not over."""
         seen = self.nodes.get(node)
-        if seen is None or self.age_s(node) < seen.grace_s or self.requested_s < self.patient_until_s:
+        if seen is None or self.age_s(node) < seen.grace_s or self.patient:
             return None
         return seen.silence(node)
+
+    def lasts(self, silence: Silence) -> bool:
+        """Whether the Lease is as it was in this silence, so that the silence is not over."""
+        seen = self.nodes.get(silence.node)
+        return seen is not None and seen.silence(silence.node) == silence
 
     def silences(self) -> list[Silence]:
         """Return the silences of all nodes, the longest first."""

@@ -107,7 +107,7 @@ class Marker:
     def _step(self) -> float | None:
         """Take one step of the round whose turn it is. Return the seconds until the next; None: nothing is due."""
         self._update()
-        if not self._watched.in_sight():
+        if not self._watched.in_sight() or self._watched.sight.patient:
             return None
         now_s = self._clock().monotonic_s
         due = [one for one in self._rounds.values() if not one.done and one.not_before_s <= now_s]
@@ -216,14 +216,12 @@ class Marker:
         sight = self._watched.sight
         if sight is not self._sight:
             self._sight, before = sight, self._rounds
-            self._rounds = {
-                silence.node: known if known and known.silence == silence else _Round(silence)
-                for silence in sight.silences()
-                for known in [before.get(silence.node)]
-            }
-            for node, one in before.items():
-                if self._rounds.get(node) is not one:
-                    self._end(one, sight.nodes.get(node))
+            # A silence also lasts while the manager is patient. What was marked in it is not marked again.
+            lasting = {node: one for node, one in before.items() if sight.lasts(one.silence)}
+            new = {silence.node: _Round(silence) for silence in sight.silences() if silence.node not in lasting}
+            self._rounds = dict(sorted((lasting | new).items(), key=lambda item: item[1].silence.since_s))
+            for node in before.keys() - lasting.keys():
+                self._end(before[node], sight.nodes.get(node))
         if self._revisit:
             self._revisit = False
             for one in self._rounds.values():

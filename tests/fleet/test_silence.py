@@ -166,6 +166,16 @@ def test_after_blindness_everybody_has_time_to_renew(hole_s: float) -> None:
     assert silent(seen(sight, {"a": LEASE}, back_s + AFTER_BLINDNESS_S)) == ["a"]
 
 
+def test_a_silence_lasts_through_blindness_and_ends_with_a_renewal() -> None:
+    before = watched({"a": LEASE}, 60)
+    (silence,) = before.silences()
+    after = seen(before, {"a": LEASE}, 360)
+    assert after.patient
+    assert after.lasts(silence)
+    assert not seen(after, {"a": replace(LEASE, renewed="later")}, 362).lasts(silence)
+    assert not seen(after, {}, 362).lasts(silence)
+
+
 def test_a_shorter_hole_costs_nothing() -> None:
     sight = watched({"a": LEASE}, 30)
     assert silent(seen(sight, {"a": LEASE}, 30 + BLIND_AFTER_S)) == ["a"]

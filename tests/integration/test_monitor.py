@@ -486,6 +486,23 @@ def test_while_the_api_server_is_away_nobody_is_dead(stage: Stage) -> None:
     assert blind_s == pytest.approx(300 + LIST_S - 15)
 
 
+def test_an_outage_of_the_api_server_is_no_end_of_a_silence(stage: Stage) -> None:
+    web, _ = lost(stage)
+    stage.pass_s(2, "b")
+    stage.report(web, "a")
+    with away(stage):
+        for _ in range(30):
+            stage.clock.at_s += LIST_S
+            stage.look()
+    stage.pass_s(60, "b")
+    stage.count()
+    stage.look("b")
+    assert stage.wire.writes.count(f"{web}/status") == 1
+    assert stage.notices.told == [(stage.node("a"), "AgentUnreachable")]
+    stage.pass_s(2, "a", "b")
+    assert stage.notices.told[1:] == [(stage.node("a"), "AgentReturned")]
+
+
 def test_a_manager_that_was_suspended_over_an_outage_declares_nobody_dead(stage: Stage) -> None:
     web, _ = lost(stage)
     stage.renew("a")
