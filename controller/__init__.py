@@ -32,6 +32,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       app.py         wires all parts together; settings.py: the settings; metrics.py: the metrics
       leader.py      whether this manager leads, and so may write
       monitor.py     lists the agents' Leases, and finds silent nodes; marker.py: marks their objects
+      sweep.py       lists all VMs for what no agent reports; elsewhere.py: keeps the lists of VMs that run elsewhere
     kube/          the adapter for the API server
       client.py      the one HTTP client; access.py: address and credentials; kubeconfig.py, proxies.py: where they come
                      from; credentials.py: reloads them
@@ -72,6 +73,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       adopting.py    which objects import writes; adopted.py: what is in such an object
       silence.py     which agents are silent; storm.py: how many together; census.py: which nodes there should be
       marking.py     which objects of a silent node are marked, and how
+      elsewhere.py   which VMs run on another node than their own; findings.py: what a list of all VMs shows
     api/           the contract with users
       virtualmachine.py  spec and status as values; conditions.py: what each reason means; names.py, libvirt_words.py
       codec.py, hypervisor_codec.py  the objects from JSON, their status to JSON; json_mapping.py: dataclasses to and

@@ -17,6 +17,7 @@ from controller.manager.leader import Leader
 from controller.manager.metrics import Metrics
 from controller.manager.monitor import Monitor
 from controller.manager.settings import Settings
+from controller.manager.sweep import Sweep
 from controller.runtime.buckets import TokenBucket
 from controller.runtime.health import Health
 
@@ -52,15 +53,19 @@ class Manager:
             controller=MANAGER_CONTROLLER,
             bucket=TokenBucket(EVENTS_PER_S, EVENTS_BURST),
         )
+        fleet = Fleet(self._api)
         self._monitor = Monitor(
-            Fleet(self._api),
+            fleet,
             self._recorder,
             self._metrics,
             namespace=settings.namespace,
             leads=self._leader.leads,
         )
+        self._sweep = Sweep(
+            fleet, self._recorder, self._metrics, namespace=settings.namespace, leads=self._leader.leads
+        )
         # The leader's task starts last, because a manager leads only while all of its threads are alive.
-        self._tasks = [*self._monitor.tasks, self._leader.task]
+        self._tasks = [*self._monitor.tasks, self._sweep.task, self._leader.task]
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT. Then release the Lease of the leader, and return the exit code."""

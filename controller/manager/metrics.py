@@ -8,6 +8,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 
 from controller import __version__
 
+FINDINGS = ("node_without_lease", "runs_elsewhere", "uuid_on_two_nodes", "vm_without_node")
+"""The kinds of what a sweep finds."""
+
 
 class Metrics:
     """The metrics of one manager. Thread-safe."""
@@ -49,6 +52,23 @@ class Metrics:
             "Kubernetes Events that could not be written: too many, or the API server did not accept them.",
             registry=registry,
         )
+
+        self._findings = Gauge(
+            "virtsync_sweep_findings",
+            "What the last sweep of all VMs found; 0 if this manager does not lead.",
+            ["kind"],
+            registry=registry,
+        )
+        self.nothing_found()
+
+    def found(self, **counts: int) -> None:
+        """Set how often each of these kinds was found: one of `FINDINGS`."""
+        for kind, count in counts.items():
+            self._findings.labels(kind).set(count)
+
+    def nothing_found(self) -> None:
+        """Set all findings to 0."""
+        self.found(**dict.fromkeys(FINDINGS, 0))
 
     def leads(self, leads: Callable[[], bool]) -> None:
         """Keep this function, and call it at each scrape."""

@@ -1,0 +1,468 @@
+"""What the manager's sweep finds and writes, on a real API server whose objects the test writes."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+
+from controller.api.hypervisor import Hypervisor, RunsElsewhere
+from controller.api.names import MANAGER
+from controller.api.virtualmachine import VirtualMachine
+from controller.fleet.elsewhere import RELEASE_AFTER_S
+from controller.fleet.findings import COLUMNS, find
+from controller.kube import client
+from controller.kube.events import EventRecorder
+from controller.kube.lists import Fleet
+from controller.manager.elsewhere import LOOKUPS_BURST, Elsewhere
+from controller.manager.metrics import FINDINGS, Metrics
+from controller.manager.sweep import Sweep
+from controller.policy.view import Notice
+from controller.runtime.errors import Rejected
+from lab.controlplane import ControlPlane
+
+Json = dict[str, Any]
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def ready(status: str, reason: str) -> Json:
+    """The condition Ready."""
+    return {
+        "type": "Ready",
+        "status": status,
+        "reason": reason,
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+        "observedGeneration": 1,
+    }
+
+
+class Recorder:
+    """Keeps the Events that it gets."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    def record(self, of: VirtualMachine | Hypervisor, notice: Notice) -> None:
+        assert isinstance(of, VirtualMachine)
+        self.told.append((of.key.name, notice.reason))
+
+
+class Counting(Fleet):
+    """The manager's requests, and which UUIDs it asked for."""
+
+    asked: list[UUID]
+
+    def virtual_machines_of(self, uuid: UUID) -> Iterator[VirtualMachine]:
+        self.asked.append(uuid)
+        return super().virtual_machines_of(uuid)
+
+
+class Nodes:
+    """Hypervisors and VirtualMachines of one test, the manager that looks at them, and its clock."""
+
+    def __init__(self, controlplane: ControlPlane, name: str) -> None:
+        self._controlplane, self.name = controlplane, name
+        controlplane.kubectl("create", "namespace", name)
+        self.fleet = Counting(client.load(controlplane.kubeconfig, program=MANAGER))
+        self.fleet.asked = []
+        self.recorder = Recorder()
+        self.leads = True
+        self.now_s = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Another manager leads, which knows nothing but the objects."""
+        self.manager = Elsewhere(
+            self.fleet, cast("EventRecorder", self.recorder), leads=lambda: self.leads, clock=lambda: self.now_s
+        )
+        self.sweep()
+
+    def node(self, letter: str) -> str:
+        return f"{self.name}-{letter}"
+
+    def report(self, letter: str, *running: UUID, is_ready: bool = True, truncated: bool = False) -> None:
+        """Write the Hypervisor of a node, as its agent does: these domains run and have no object there."""
+        self._apply({"kind": "Hypervisor", "metadata": {"name": self.node(letter)}})
+        domains = [{"uuid": str(uuid), "name": f"d-{uuid}", "powerState": "Running"} for uuid in running]
+        unmanaged = {"total": len(running), "running": len(running) + truncated, "truncated": truncated}
+        self._patch(
+            "hypervisor",
+            self.node(letter),
+            {
+                "unmanaged": unmanaged | {"domains": domains},
+                "conditions": [ready("True", "Active") if is_ready else ready("Unknown", "AgentUnreachable")],
+            },
+        )
+
+    def vm(self, name: str, letter: str | None, uuid: UUID, power: str = "Stopped", reporter: str = "") -> None:
+        """Bind a VM to a node, and write its status, as the agent of that node (or of another) does."""
+        spec = {"nodeName": self.node(letter)} if letter else {}
+        self._apply({"kind": "VirtualMachine", "metadata": {"name": name, "namespace": self.name}, "spec": spec})
+        status = {
+            "nodeName": self.node(reporter or letter or "a"),
+            "powerState": power,
+            "domain": {"name": name, "uuid": str(uuid), "boundBy": name},
+            "decidedReason": "InSync",
+            "conditions": [ready("True", "InSync")],
+        }
+        self._patch("vm", name, status)
+
+    def get(self, name: str) -> Json:
+        vm: Json = json.loads(self._controlplane.kubectl(f"-n={self.name}", "get", "kvm", name, "-o", "json").stdout)
+        return vm
+
+    def delete(self, name: str) -> None:
+        self._controlplane.kubectl(f"-n={self.name}", "delete", "kvm", name)
+
+    def sweep(self) -> None:
+        rows = [row for row in self.fleet.rows(COLUMNS) if row[0].startswith(self.name)]
+        self.manager.swept(find(rows, set()))
+
+    def look(self, in_s: float = 5.0) -> dict[str, list[tuple[UUID, str]]]:
+        """Let the manager look some seconds later; return what the Hypervisors have then."""
+        self.now_s += in_s
+        self.manager.look(self.hosts(), self.now)
+        return {
+            host.name.removeprefix(f"{self.name}-"): [
+                (entry.uuid, entry.node_name.removeprefix(f"{self.name}-")) for entry in host.status.runs_elsewhere
+            ]
+            for host in self.hosts()
+            if host.status.runs_elsewhere
+        }
+
+    @property
+    def now(self) -> datetime:
+        return T0 + timedelta(seconds=self.now_s)
+
+    def hosts(self) -> list[Hypervisor]:
+        return [host for host in self.fleet.hypervisors() if host.name.startswith(f"{self.name}-")]
+
+    def entries(self, letter: str) -> tuple[RunsElsewhere, ...]:
+        return next(host.status.runs_elsewhere for host in self.hosts() if host.name == self.node(letter))
+
+    def end(self) -> None:
+        names = [self.node(letter) for letter in "abc"]
+        self._controlplane.kubectl("delete", "hypervisor", "--ignore-not-found", *names)
+        self._controlplane.kubectl(f"-n={self.name}", "delete", "kvm", "--all")
+        self._controlplane.kubectl("delete", "namespace", self.name, "--wait=false")
+
+    def _apply(self, manifest: Json) -> None:
+        body = {"apiVersion": "virtsync.dev/v1alpha1"} | manifest
+        self._controlplane.kubectl("apply", "-f", "-", input=json.dumps(body))
+
+    def _patch(self, kind: str, name: str, status: Json) -> None:
+        words = ["patch", {"vm": "kvm"}.get(kind, kind), name, "--subresource=status", "--type=merge"]
+        self._controlplane.kubectl(f"-n={self.name}", *words, "-p", json.dumps({"status": status}))
+
+
+@pytest.fixture
+def nodes(crd: ControlPlane, request: pytest.FixtureRequest) -> Iterator[Nodes]:
+    running = Nodes(crd, re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:50].strip("-"))
+    yield running
+    running.end()
+
+
+def test_a_vm_that_runs_elsewhere_is_listed_at_the_first_look(nodes: Nodes) -> None:
+    web = uuid4()
+    nodes.report("a")
+    nodes.report("b", web)
+    nodes.vm("web", "a", web)
+    nodes.restart()
+    assert nodes.look() == {"a": [(web, "b")]}
+    assert nodes.entries("a")[0].since == nodes.now
+    assert nodes.recorder.told == [("web", "RunsElsewhere")]
+    assert nodes.look() == {"a": [(web, "b")]}, "the entry keeps"
+    assert nodes.entries("a")[0].since < nodes.now
+
+
+def test_a_domain_that_comes_on_later_is_found_without_a_sweep(nodes: Nodes) -> None:
+    web = uuid4()
+    nodes.report("a")
+    nodes.report("b")
+    nodes.vm("web", "a", web)
+    assert nodes.look() == {}
+    nodes.report("b", web)
+    assert nodes.look() == {"a": [(web, "b")]}
+
+
+def test_domains_in_a_first_report_are_looked_up_only_if_the_sweep_has_seen_a_vm_of_theirs(nodes: Nodes) -> None:
+    web, others = uuid4(), [uuid4() for _ in range(5)]
+    nodes.report("a")
+    nodes.vm("web", "a", web)
+    nodes.restart()
+    nodes.look()
+    nodes.report("b", web, *others)
+    assert nodes.look() == {"a": [(web, "b")]}
+    assert nodes.fleet.asked == [web]
+    late = uuid4()
+    nodes.report("b", web, late, *others)
+    nodes.look()
+    assert nodes.fleet.asked == [web, late]
+
+
+def test_a_report_that_is_out_of_date_and_current_again_needs_no_lookup(nodes: Nodes) -> None:
+    web = uuid4()
+    nodes.report("a")
+    nodes.look()
+    nodes.report("b", web)
+    nodes.vm("web", "a", web)
+    nodes.restart()
+    nodes.look()
+    asked = len(nodes.fleet.asked)
+    nodes.report("b", web, is_ready=False)
+    assert nodes.look() == {"a": [(web, "b")]}
+    nodes.report("b", web)
+    assert nodes.look() == {"a": [(web, "b")]}
+    assert len(nodes.fleet.asked) == asked
+
+
+def test_lookups_have_a_rate_limit_and_go_on_at_the_next_look(nodes: Nodes) -> None:
+    uuids = [uuid4() for _ in range(LOOKUPS_BURST + 3)]
+    nodes.report("a")
+    nodes.report("b")
+    nodes.look()
+    nodes.report("b", *uuids)
+    nodes.look()
+    assert len(nodes.fleet.asked) == LOOKUPS_BURST
+    nodes.look(in_s=0.2)
+    assert len(nodes.fleet.asked) == LOOKUPS_BURST + 1
+    nodes.look()
+    assert sorted(nodes.fleet.asked) == sorted(uuids)
+
+
+def test_an_entry_goes_some_seconds_after_the_domain_is_gone(nodes: Nodes) -> None:
+    web = uuid4()
+    nodes.report("a")
+    nodes.report("b", web)
+    nodes.vm("web", "a", web)
+    nodes.restart()
+    nodes.look()
+    nodes.report("b")
+    assert nodes.look() == {"a": [(web, "b")]}
+    assert nodes.look(in_s=RELEASE_AFTER_S - 1) == {"a": [(web, "b")]}
+    assert nodes.look(in_s=1) == {}
+
+
+def test_a_migration_to_a_third_node_leaves_no_gap(nodes: Nodes) -> None:
+    web = uuid4()
+    for letter in "abc":
+        nodes.report(letter)
+    nodes.report("b", web)
+    nodes.vm("web", "a", web)
+    nodes.restart()
+    nodes.look()
+    nodes.report("b")
+    assert nodes.look(in_s=10) == {"a": [(web, "b")]}, "the report of the target comes later"
+    nodes.report("c", web)
+    assert nodes.look() == {"a": [(web, "b"), (web, "c")]}
+    assert nodes.look(in_s=RELEASE_AFTER_S) == {"a": [(web, "c")]}
+
+
+def test_an_object_that_takes_over_the_domain_there_keeps_the_entry(nodes: Nodes) -> None:
+    """The domain is no longer unmanaged, and the object is found when the entry is about to go."""
+    web = uuid4()
+    nodes.report("a")
+    nodes.report("b", web)
+    nodes.vm("web", "a", web)
+    nodes.restart()
+    nodes.look()
+    nodes.report("b")
+    nodes.look()
+    nodes.vm("adopted", "b", web, "Running")
+    assert nodes.look(in_s=RELEASE_AFTER_S) == {"a": [(web, "b")]}
+    assert ("web", "DomainConflict") in nodes.recorder.told
+    nodes.vm("adopted", "b", web, "Stopped")
+    nodes.look()
+    assert nodes.look(in_s=RELEASE_AFTER_S) == {}
+
+
+def test_an_entry_goes_at_once_when_the_vm_is_bound_where_it_runs(nodes: Nodes) -> None:
+    web = uuid4()
+    nodes.report("a")
+    nodes.report("b", web)
+    nodes.vm("web", "a", web)
+    nodes.restart()
+    nodes.look()
+    nodes.vm("web", "b", web, reporter="a")
+    assert nodes.look() == {}
+
+
+def test_an_entry_follows_the_vm_to_a_third_node(nodes: Nodes) -> None:
+    web = uuid4()
+    for letter in "ac":
+        nodes.report(letter)
+    nodes.report("b", web)
+    nodes.vm("web", "a", web)
+    nodes.restart()
+    since = nodes.look() and nodes.entries("a")[0].since
+    nodes.report("b", web, is_ready=False)
+    nodes.vm("web", "c", web, reporter="a")
+    assert nodes.look() == {"c": [(web, "b")]}
+    assert nodes.entries("c")[0].since == since
+
+
+def test_an_object_that_is_deleted_and_created_again_meets_its_entry(nodes: Nodes) -> None:
+    web = uuid4()
+    nodes.report("a")
+    nodes.report("b", web)
+    nodes.vm("web", "a", web)
+    nodes.restart()
+    nodes.look()
+    nodes.delete("web")
+    assert nodes.look() == {"a": [(web, "b")]}
+    nodes.vm("web", "a", web)
+    assert nodes.look(in_s=RELEASE_AFTER_S) == {"a": [(web, "b")]}
+
+
+def test_a_new_leader_continues_with_the_lists_as_they_are(nodes: Nodes) -> None:
+    web = uuid4()
+    nodes.report("a")
+    nodes.report("b", web)
+    nodes.vm("web", "a", web)
+    nodes.restart()
+    nodes.look()
+    nodes.report("b")
+    nodes.look(in_s=RELEASE_AFTER_S)
+    nodes.restart()
+    assert nodes.look() == {"a": [(web, "b")]}, "it has not seen for how long the domain is gone"
+    assert nodes.look(in_s=RELEASE_AFTER_S) == {}
+
+
+def test_a_manager_that_does_not_lead_writes_nothing(nodes: Nodes) -> None:
+    web = uuid4()
+    nodes.report("a")
+    nodes.report("b", web)
+    nodes.vm("web", "a", web)
+    nodes.restart()
+    nodes.leads = False
+    assert nodes.look() == {}
+    assert nodes.recorder.told == []
+    nodes.leads = True
+    assert nodes.look() == {"a": [(web, "b")]}
+
+
+def test_a_lost_race_is_repeated_at_the_next_look(nodes: Nodes) -> None:
+    web = uuid4()
+    nodes.report("a")
+    nodes.report("b", web)
+    nodes.vm("web", "a", web)
+    nodes.restart()
+    before = nodes.hosts()
+    nodes.report("a", uuid4())
+    nodes.manager.look(before, nodes.now)
+    assert nodes.entries("a") == ()
+    assert nodes.look() == {"a": [(web, "b")]}
+
+
+def test_an_agent_that_reports_keeps_the_list(nodes: Nodes) -> None:
+    web = uuid4()
+    nodes.report("a")
+    nodes.report("b", web)
+    nodes.vm("web", "a", web)
+    nodes.restart()
+    nodes.look()
+    nodes.report("a", uuid4())
+    assert [entry.uuid for entry in nodes.entries("a")] == [web]
+
+
+def test_a_vm_that_also_runs_at_home_is_listed_without_an_event(nodes: Nodes) -> None:
+    """The agent there tells of it."""
+    web = uuid4()
+    nodes.report("a")
+    nodes.report("b", web)
+    nodes.vm("web", "a", web, "Running")
+    nodes.restart()
+    assert nodes.look() == {"a": [(web, "b")]}
+    assert nodes.recorder.told == []
+
+
+def test_a_uuid_on_two_nodes_is_told_of_on_both_objects(nodes: Nodes) -> None:
+    web = uuid4()
+    nodes.report("a")
+    nodes.report("b")
+    nodes.vm("one", "a", web)
+    nodes.vm("two", "b", web, "Running")
+    nodes.restart()
+    assert nodes.look() == {"a": [(web, "b")]}
+    assert sorted(nodes.recorder.told) == [
+        ("one", "DomainConflict"),
+        ("one", "RunsElsewhere"),
+        ("two", "DomainConflict"),
+    ]
+    nodes.look()
+    assert len(nodes.recorder.told) == 3
+    nodes.sweep()
+    nodes.look()
+    assert sorted(nodes.recorder.told[3:]) == [("one", "DomainConflict"), ("two", "DomainConflict")], "in each sweep"
+
+
+# --- the sweep itself -------------------------------------------------------------------------------------------------
+
+
+class Sweeping:
+    """The periodic task, without its thread, and its metrics."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.leads, self.metrics = True, Metrics()
+        recorder = cast("EventRecorder", nodes.recorder)
+        self._sweep = Sweep(nodes.fleet, recorder, self.metrics, namespace=nodes.name, leads=lambda: self.leads)
+
+    def look(self) -> None:
+        self._sweep._look()
+
+    def found(self, kind: str) -> float | None:
+        return self.metrics.registry.get_sample_value("virtsync_sweep_findings", {"kind": kind})
+
+
+def test_a_vm_that_no_longer_has_a_node_is_marked_by_the_leader(nodes: Nodes) -> None:
+    nodes.vm("left", None, uuid4(), "Running")
+    before = nodes.get("left")["status"]
+    sweeping = Sweeping(nodes)
+    sweeping.leads = False
+    sweeping.look()
+    assert nodes.get("left")["status"] == before
+    sweeping.leads = True
+    sweeping.look()
+    after = nodes.get("left")["status"]
+    (condition,) = after["conditions"]
+    assert (condition["status"], condition["reason"]) == ("Unknown", "Pending")
+    assert condition["message"].startswith("No node is responsible for it: set spec.nodeName.")
+    assert after | {"conditions": 0} == before | {"conditions": 0}, "nothing else is changed"
+
+
+def test_a_node_without_a_lease_is_counted_unless_its_agent_belongs_to_another_manager(nodes: Nodes) -> None:
+    def without_lease() -> float:
+        sweeping = Sweeping(nodes)
+        sweeping.look()
+        return sweeping.found("node_without_lease") or 0
+
+    nodes.vm("web", "b", uuid4())
+    before = without_lease()
+    nodes.vm("db", "a", uuid4())
+    assert without_lease() == before + 1
+    nodes.report("a")
+    assert without_lease() == before, "its Hypervisor names no namespace"
+
+
+def test_a_manager_that_no_longer_leads_shows_no_findings(nodes: Nodes) -> None:
+    web = uuid4()
+    nodes.report("a")
+    nodes.report("b", web)
+    nodes.vm("web", "a", web)
+    nodes.vm("two", "c", web)
+    sweeping = Sweeping(nodes)
+    sweeping.look()
+    assert all(sweeping.found(kind) for kind in ["node_without_lease", "runs_elsewhere", "uuid_on_two_nodes"])
+    sweeping.leads = False
+    sweeping.look()
+    assert {sweeping.found(kind) for kind in FINDINGS} == {0}
+
+
+def test_an_api_server_without_the_columns_is_told(nodes: Nodes) -> None:
+    with pytest.raises(Rejected, match="no Table with the columns Node, Shoe"):
+        list(nodes.fleet.rows(["Node", "Shoe"]))
