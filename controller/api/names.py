@@ -63,7 +63,6 @@ class EventReason(StrEnum):
     STOPPED_UNEXPECTEDLY = "StoppedUnexpectedly"
     HOLD_RELEASED = "HoldReleased"
     AGENT_RETURNED = "AgentReturned"
-    RUNS_ELSEWHERE = "RunsElsewhere"
     MAINTENANCE_BEGUN = "MaintenanceBegun"
     QUIESCED = "Quiesced"
     MAINTENANCE_ENDED = "MaintenanceEnded"

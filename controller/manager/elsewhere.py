@@ -15,7 +15,6 @@ import structlog
 
 from controller.api.clock import api_time
 from controller.api.hypervisor import Hypervisor, RunsElsewhere
-from controller.api.names import EventReason
 from controller.api.virtualmachine import Reason, VirtualMachine
 from controller.fleet.elsewhere import RELEASE_AFTER_S, Sighting, ended, noted, running, runs_at_home, wanted
 from controller.fleet.findings import Findings, conflicts
@@ -153,7 +152,7 @@ class Elsewhere:
             # If it also runs at home, the agent there says so.
             if vm.node_name == host.name and not runs_at_home(vm):
                 note = f"The domain runs on {entry.node_name}: set spec.nodeName, or stop it there."
-                self._recorder.record(vm, Notice(EventReason.RUNS_ELSEWHERE, note, warning=True))
+                self._recorder.record(vm, Notice(Reason.RUNS_ELSEWHERE, note, warning=True))
 
     def _tell_conflicts(self) -> None:
         for vm, sentence in (found for uuid, vms in self._vms.items() for found in conflicts(uuid, vms)):
