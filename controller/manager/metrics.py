@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics
 
@@ -59,6 +59,13 @@ class Metrics:
             ["kind"],
             registry=registry,
         )
+        self._maintenance = Gauge(
+            "virtsync_hypervisor_maintenance_seconds",
+            "For how long a node has been in maintenance; no series if it is not, or if this manager does not lead.",
+            ["node"],
+            registry=registry,
+        )
+        self._in_maintenance: set[str] = set()
         self.nothing_found()
 
     def found(self, **counts: int) -> None:
@@ -67,8 +74,17 @@ class Metrics:
             self._findings.labels(kind).set(count)
 
     def nothing_found(self) -> None:
-        """Set all findings to 0."""
+        """Set all findings to 0, and show no maintenances."""
         self.found(**dict.fromkeys(FINDINGS, 0))
+        self.maintenances({})
+
+    def maintenances(self, seconds: Mapping[str, float]) -> None:
+        """Show for how many seconds each of these nodes has been in maintenance, and no others. Not thread-safe."""
+        for node in self._in_maintenance - seconds.keys():
+            self._maintenance.remove(node)
+        for node, since_s in seconds.items():
+            self._maintenance.labels(node).set(since_s)
+        self._in_maintenance = set(seconds)
 
     def leads(self, leads: Callable[[], bool]) -> None:
         """Keep this function, and call it at each scrape."""

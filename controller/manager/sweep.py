@@ -62,6 +62,9 @@ class Sweep:
         try:
             self._hosts = {host.name: host for host in self._fleet.hypervisors(self._hosts)}
             hosts = list(self._hosts.values())
+            now = datetime.now(UTC)
+            begun = ((host.name, host.status.maintenance) for host in hosts)
+            self._metrics.maintenances({node: (now - it.start_time).total_seconds() for node, it in begun if it})
             if time.monotonic() >= self._next_s:
                 self._elsewhere.swept(self._sweep(hosts))
                 self._next_s = time.monotonic() + SWEEP_EVERY_S * random.uniform(1 - SWEEP_JITTER, 1 + SWEEP_JITTER)  # noqa: S311 - spreads load

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from controller.api.clock import api_time
 from controller.api.hypervisor import Hypervisor, RunsElsewhere
 from controller.api.names import MANAGER
 from controller.api.virtualmachine import VirtualMachine
@@ -461,6 +462,25 @@ def test_a_manager_that_no_longer_leads_shows_no_findings(nodes: Nodes) -> None:
     sweeping.leads = False
     sweeping.look()
     assert {sweeping.found(kind) for kind in FINDINGS} == {0}
+
+
+def test_the_leader_shows_for_how_long_a_node_is_in_maintenance(nodes: Nodes) -> None:
+    nodes.report("a")
+    nodes.report("b")
+    begun = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
+    nodes._patch("hypervisor", nodes.node("a"), {"maintenance": {"startTime": api_time(begun), "remaining": 0}})
+    sweeping = Sweeping(nodes)
+
+    def shown(letter: str) -> float | None:
+        labels = {"node": nodes.node(letter)}
+        return sweeping.metrics.registry.get_sample_value("virtsync_hypervisor_maintenance_seconds", labels)
+
+    sweeping.look()
+    assert (shown("a") or 0) >= 2 * 3600
+    assert shown("b") is None
+    nodes._patch("hypervisor", nodes.node("a"), {"maintenance": None})
+    sweeping.look()
+    assert shown("a") is None
 
 
 def test_an_api_server_without_the_columns_is_told(nodes: Nodes) -> None:
