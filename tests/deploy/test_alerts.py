@@ -21,6 +21,8 @@ from controller.api.virtualmachine import (
     VirtualMachine,
     VmKey,
 )
+from controller.manager.metrics import FINDINGS
+from controller.manager.metrics import Metrics as ManagerMetrics
 from controller.policy.view import Action
 
 RULES = Path(__file__).parents[2] / "deploy/overlays/prometheus/rules.yaml"
@@ -31,13 +33,14 @@ def fires(alert: str, registry: CollectorRegistry) -> bool:
     """Whether the comparison that is the alert's expression holds for any series."""
     groups = [group for it in yaml.safe_load_all(RULES.read_text()) for group in it["spec"]["groups"]]
     (rule,) = (rule for group in groups for rule in group["rules"] if rule["alert"] == alert)
-    compared = re.fullmatch(r"(\w+) > (\d+)", rule["expr"])
+    compared = re.fullmatch(r'(?:max(?: by \(\w+\) )?\()?(\w+)(?:{(\w+)="(\w*)"})?\)? > (\d+)', rule["expr"])
     assert compared, rule["expr"]
+    name, label, value, limit = compared.groups()
     return any(
-        sample.value > float(compared[2])
+        sample.value > float(limit)
         for metric in registry.collect()
         for sample in metric.samples
-        if sample.name == compared[1]
+        if sample.name == name and (not label or sample.labels[label] == value)
     )
 
 
@@ -68,3 +71,31 @@ def test_an_alert_is_about_acts_that_hang(hanging: int) -> None:
     metrics = Metrics()
     metrics.watch_actions(lambda verb: hanging if verb is Action.START else 0)
     assert fires("VirtsyncPowerOperationHangs", metrics.registry) is bool(hanging)
+
+
+@pytest.mark.parametrize(("mode", "nodes", "fired"), [("", 1, True), ("", 0, False), ("Hold", 1, False)])
+def test_an_alert_is_about_silent_nodes_that_are_not_in_maintenance(mode: str, nodes: int, *, fired: bool) -> None:
+    metrics = ManagerMetrics()
+    metrics.silent_nodes.labels(mode).set(nodes)
+    assert fires("VirtsyncNodeSilent", metrics.registry) is fired
+
+
+@pytest.mark.parametrize("mass", [0, 1])
+def test_an_alert_is_about_many_nodes_at_once(mass: int) -> None:
+    metrics = ManagerMetrics()
+    metrics.mass.set(mass)
+    assert fires("VirtsyncManyNodesSilent", metrics.registry) is bool(mass)
+
+
+@pytest.mark.parametrize("kind", FINDINGS)
+def test_an_alert_is_about_a_domain_that_has_vms_on_two_nodes(kind: str) -> None:
+    metrics = ManagerMetrics()
+    metrics.found(**{kind: 1})
+    assert fires("VirtsyncDomainConflict", metrics.registry) is (kind == "uuid_on_two_nodes")
+
+
+@pytest.mark.parametrize(("hours", "fired"), [(23, False), (25, True)])
+def test_an_alert_is_about_a_maintenance_of_more_than_a_day(hours: int, *, fired: bool) -> None:
+    metrics = ManagerMetrics()
+    metrics.maintenances({"node-a": hours * 3600})
+    assert fires("VirtsyncMaintenanceForgotten", metrics.registry) is fired

@@ -15,6 +15,7 @@ import pytest
 
 from lab.controlplane import ControlPlane
 from lab.libvirtd import Libvirtd
+from lab.manager import Manager
 from lab.world import World, until
 from tests.deploy.callers import AGENTS, REPOSITORY, Answer, Caller, Json, Request, pod_token, token
 from tests.deploy.cases import (
@@ -38,8 +39,19 @@ from tests.deploy.cases import (
     B,
 )
 from tests.deploy.cases import CASES as CASES_OF_VMS
+from tests.deploy.fleet_cases import (
+    ACTIVE,
+    ELSEWHERE,
+    HOST_ADMIN,
+    IN_SYNC,
+    LEADER,
+    MAINTENANCE,
+    MANAGER,
+    NAMESAKE,
+    UNMANAGED,
+    ZEALOUS_MANAGER,
+)
 from tests.deploy.fleet_cases import CASES as CASES_OF_THE_FLEET
-from tests.deploy.fleet_cases import HOST_ADMIN, MAINTENANCE, MANAGER, NAMESAKE, ZEALOUS_MANAGER
 from tests.deploy.stage import (
     ALLOWED,
     BY_RBAC,
@@ -231,6 +243,50 @@ def test_these_rights_are_enough_for_an_agent(installed: ControlPlane, libvirtd:
         assert _holder(installed, world.node) == ""
         refused = [line for line in agent.log_lines() if "forbidden" in str(line).lower()]
     assert not refused
+
+
+@pytest.mark.usefixtures("cast")
+def test_these_rights_are_enough_for_a_manager(installed: ControlPlane, stage: Stage, tmp_path: Path) -> None:
+    """It leads, marks a silent node, its VMs, and a VM without a node, lists what runs elsewhere, and writes Events."""
+    uuid = ELSEWHERE[0]["uuid"]
+    reported = {"conditions": [IN_SYNC], "decidedReason": "InSync", "nodeName": "node-a", "domain": {"uuid": uuid}}
+    for which in ("a", "free"):
+        stage.do("PATCH", stage.vm(which, status=True), {"status": STATUS["status"] | reported})
+    elsewhere = {"total": 1, "running": 1, "domains": [UNMANAGED]}
+    host_status = {"conditions": [ACTIVE], "leaseNamespace": AGENTS}
+    stage.do("PATCH", stage.host("a", status=True), {"status": host_status})
+    stage.do("PATCH", stage.host("b", status=True), {"status": host_status | {"unmanaged": elsewhere}})
+    silent = lease("node-a")
+    silent["metadata"]["labels"] = {"app.kubernetes.io/component": "agent"}
+    silent["spec"]["leaseDurationSeconds"] = 20
+    stage.do("POST", f"{LEASES}/namespaces/{AGENTS}/leases", silent)
+    kubeconfig = tmp_path / "kubeconfig"
+    installed._write_kubeconfig(kubeconfig, pod_token(installed, AGENTS, "virtsync-manager", "node-d"))
+    log = tmp_path / "manager.log"
+    manager = Manager(installed, AGENTS, "its-uid", log=log, kubeconfig=kubeconfig)
+
+    def status(path: str) -> Json:
+        found: Json = stage.admin.ask(Request("GET", path)).body["status"]
+        return found
+
+    def ready(path: str) -> str:
+        return " ".join(it["reason"] for it in status(path)["conditions"])
+
+    def events() -> set[tuple[str, str]]:
+        items = stage.admin.ask(Request("GET", f"{EVENTS}/events")).body["items"]
+        return {(it["regarding"]["kind"], it["reason"]) for it in items}
+
+    manager.start()
+    until(lambda: _holder(installed, LEADER) == "its-uid", "the manager does not lead")
+    until(lambda: ready(stage.host("a")) == "AgentUnreachable", "node-a is not marked", limit_s=120)
+    until(lambda: ready(stage.vm("a")) == "AgentUnreachable", "its VM is not marked", limit_s=120)
+    until(lambda: ready(stage.vm("free")) == "Pending", "the VM without a node is not marked", limit_s=120)
+    until(lambda: "runsElsewhere" in status(stage.host("a")), "the VM is not listed as running elsewhere", limit_s=120)
+    wanted = {("Hypervisor", "AgentUnreachable"), ("VirtualMachine", "RunsElsewhere")}
+    until(lambda: wanted <= events(), "the Events are missing", limit_s=120)
+    manager.stop()
+    assert _holder(installed, LEADER) == ""
+    assert "forbidden" not in log.read_text().lower()
 
 
 def _holder(controlplane: ControlPlane, node: str) -> str:
