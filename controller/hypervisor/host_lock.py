@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+
+AGENT_COMMAND = re.compile(r"(^|[ /])virtsync agent\b|-m controller agent\b")
+"""The command line of an agent, whether it was started as a program or as a Python module."""
 
 
 class HostLock:
@@ -41,7 +46,7 @@ class HostLock:
             return True
         assert self._directory is not None  # noqa: S101 - without a directory, `held` is always true
         try:
-            file = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            file = _opened(self._directory)
         except OSError as error:
             self.why_not_held = (
                 f"The host lock cannot be acquired: {self._directory} cannot be opened ({error.strerror})"
@@ -78,6 +83,54 @@ class HostLock:
             self._file, self.name, self.held = None, "", False
 
 
+@dataclass(frozen=True, slots=True)
+class LockHolder:
+    """The process that holds a host lock."""
+
+    pid: str
+    """Empty if the kernel does not show it, because it belongs to another PID namespace."""
+
+    @property
+    def command(self) -> str:
+        """The words of its command line, separated by spaces; empty if not known."""
+        try:
+            words = Path(f"/proc/{self.pid}/cmdline").read_bytes() if self.pid else b""
+        except OSError:
+            return ""
+        return words.replace(b"\0", b" ").decode(errors="replace").strip()
+
+    @property
+    def is_agent(self) -> bool:
+        """Whether it is a `virtsync agent`."""
+        return bool(AGENT_COMMAND.search(self.command))
+
+
+def lock_holder(directory: Path) -> LockHolder | None:
+    """Return the process that holds the host lock on this directory; None: the lock is free.
+
+    Tests it with a shared lock, which it releases at once: an agent that tries to acquire the lock at the same moment
+    tries again after a second. Raises OSError if the directory cannot be opened.
+    """
+    file = _opened(directory)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return LockHolder(_holding_pid(file))
+    else:
+        return None
+    finally:
+        os.close(file)
+
+
+def lock_name(directory: Path) -> str:
+    """Return the name of the host lock on this directory, as in `HostLock.name`. Raises OSError."""
+    file = _opened(directory)
+    try:
+        return _name(file)
+    finally:
+        os.close(file)
+
+
 def socket_directory(uri: str) -> Path | None:
     """Return libvirt's socket directory for this URI, or None if libvirt runs in this process."""
     parts = urlsplit(uri)
@@ -98,18 +151,28 @@ def _name(file: int) -> str:
     return f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
 
 
+def _opened(directory: Path) -> int:
+    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
 def _holder(file: int) -> str:
+    """Return the process that holds the lock."""
+    pid = _holding_pid(file)
+    return f"{pid} ({_command(pid)})" if pid else "(unknown)"
+
+
+def _holding_pid(file: int) -> str:
     """Return the process that holds the lock. The kernel does not show processes of other PID namespaces."""
     name = _name(file)
     try:
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:
-        return "(unknown)"
+        return ""
     for line in lines:
         fields = line.split()
         if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == name:
-            return f"{fields[4]} ({_command(fields[4])})"
-    return "(unknown)"
+            return fields[4]
+    return ""
 
 
 def _command(pid: str) -> str:
