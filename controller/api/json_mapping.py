@@ -9,7 +9,7 @@ field can be read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import EnumType, StrEnum
@@ -124,7 +124,7 @@ class _Fields:
 
 
 def _converters(hint: Any, metadata: Mapping[str, Any], part: Mapper[Any] | None) -> tuple[Reader, Writer | None]:
-    kind: type[Any] = next(arg for arg in get_args(hint) or (hint,) if arg is not NoneType)
+    kind = _kind(hint)
     if is_dataclass(kind):
         mapper: Mapper[Any] = part or Mapper(kind)
         return (mapper.read_all, mapper.write_all) if get_origin(hint) is tuple else (mapper.read, mapper.write)
@@ -134,6 +134,12 @@ def _converters(hint: Any, metadata: Mapping[str, Any], part: Mapper[Any] | None
         most = metadata.get("most", INT32_MAX)
         return whole_within(metadata.get("least", 0), most), lambda number: min(number, most)
     return LEAVES[kind]
+
+
+def _kind(hint: Any) -> type[Any]:
+    """Return the type of the value in an optional field, or of the items in a list."""
+    kind: type[Any] = next(arg for arg in get_args(hint) or (hint,) if arg is not NoneType)
+    return kind
 
 
 def _is_required(hint: Any) -> bool:
@@ -148,6 +154,20 @@ def _empty(hint: Any) -> Any:
 def _camel_case(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(CAPITALS.get(word, word) for word in (part.capitalize() for part in rest))
+
+
+def json_paths(cls: type) -> Iterator[str]:
+    """Yield the path of each JSON key of a dataclass, and of the dataclasses in it, such as `operation.type`.
+
+    The path of a key in the items of a list is the same as if there were no list.
+    """
+    hints = get_type_hints(cls)
+    for field in fields(cls):
+        path = field.metadata.get("name", _camel_case(field.name))
+        yield path
+        kind = _kind(hints[field.name])
+        if is_dataclass(kind):
+            yield from (f"{path}.{below}" for below in json_paths(kind))
 
 
 def words(kind: type[W]) -> Callable[[object], W | None]:

@@ -46,7 +46,7 @@ class Api:
         self.credentials, self.throttled = credentials, throttled
         self._lock = threading.Lock()
         access = credentials.current()
-        self._client = access, _rest_client(access)
+        self._client = access, rest_client(access)
         self._failed_connections, self._why_open = 0, ""
         self._failing = self._recovered = False
 
@@ -128,7 +128,7 @@ class Api:
             text = answer.read()
         except (ApiException, urllib3.exceptions.HTTPError) as error:
             self.note_answer(good=False)
-            why = f"the API server does not answer: {_cause(error)}"
+            why = f"the API server does not answer: {cause(error)}"
             if not isinstance(error, urllib3.exceptions.ReadTimeoutError):
                 self._why_open = why
                 self._failed_connections += 1
@@ -142,7 +142,7 @@ class Api:
         with self._lock:
             if self._client[0] is not access:
                 self._client[1].close()
-                self._client = access, _rest_client(access)
+                self._client = access, rest_client(access)
             return self._client
 
 
@@ -159,7 +159,7 @@ def load(kubeconfig: Path | None, *, program: str = AGENT, throttled: Callable[[
     return Api(Credentials(lambda *, refused: replace(read(refused=refused), program=program)), throttled=throttled)
 
 
-def _rest_client(access: Access) -> RESTClientObject:
+def rest_client(access: Access) -> RESTClientObject:
     """Return a client that is configured from `access` only. By default, it would also read the environment."""
     configuration = Configuration(
         host=access.server,
@@ -233,8 +233,8 @@ def _error(path: str, status: int, text: bytes, retry_after_s: float) -> Excepti
             return Transient(f"the API server answered {status}: {message}", retry_after_s=retry_after_s)
 
 
-def _cause(error: BaseException) -> str:
-    """Return the reason inside the outer exception as one line. The outer message is long and repeats the URL."""
+def cause(error: BaseException) -> str:
+    """Return the reason inside an exception of a request as one line. The outer message is long and repeats the URL."""
     reason = getattr(error, "reason", None) or error
     # For a TLS error, the kubernetes client puts the name of the error on a line before the message.
     return (str(reason).strip().splitlines() or [type(reason).__name__])[-1]

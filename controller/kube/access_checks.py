@@ -1,0 +1,105 @@
+"""Who this process is for the API server, whether its token is of this node, and whether it has an agent's rights."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from controller.api.names import AGENT, GROUP, HYPERVISOR_PLURAL, PLURAL
+from controller.kube.probe import Json, Probe
+from controller.kube.rights import REPORT, Right
+from controller.runtime.checks import Finding, missing, not_visible, ok
+from controller.runtime.errors import Transient
+
+NODE_NAME = "authentication.kubernetes.io/node-name"
+"""What the API server reads from the token of a Pod: the name of the Pod's node."""
+SERVICE_ACCOUNT = "system:serviceaccount:"
+REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+INSTALL = "kubectl apply -f deploy/install.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """The user that this process is for the API server."""
+
+    name: str
+    node: str
+    """The node that its token names; empty: it names none."""
+
+    @property
+    def flag(self) -> str:
+        """The flag by which `kubectl create clusterrolebinding` names this user."""
+        if self.name.startswith(SERVICE_ACCOUNT):
+            return f"--serviceaccount={self.name.removeprefix(SERVICE_ACCOUNT)}"
+        return f"--user={shlex.quote(self.name)}"
+
+
+def whoami(probe: Probe) -> User | None:
+    """Return who this process is; None if the API server does not say so. Raises Transient."""
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    answer = probe.review("/apis/authentication.k8s.io/v1/selfsubjectreviews", body)
+    if not answer.granted:
+        return None
+    user = answer.body["status"]["userInfo"]
+    return User(user["username"], next(iter((user.get("extra") or {}).get(NODE_NAME, ())), ""))
+
+
+def grant(user: User | None, namespace: str | None) -> str:
+    """Return the command that gives the user an agent's rights in this namespace, or (None) in all."""
+    if user is None or user.name.endswith(f":{AGENT}"):
+        return INSTALL
+    if namespace:
+        return f"kubectl create rolebinding {AGENT}-user --namespace={namespace} --role={AGENT} {user.flag}"
+    return f"kubectl create clusterrolebinding {AGENT}-user --clusterrole={AGENT} {user.flag}"
+
+
+def check_token(probe: Probe, user: User | None, node_name: str) -> Finding:
+    """Check that the policies of virtsync let this user report for this node. Raises Transient."""
+    if user is None:
+        return not_visible("the API server does not tell who this user is")
+    if user.node == node_name:
+        return ok(f"{user.name}, bound to {user.node}")
+    reviewed = [Right(GROUP, plural, (REPORT,)) for plural in (PLURAL, HYPERVISOR_PLURAL)]
+    if not any(_denied(probe, right, None) for right in reviewed):
+        return ok(f"{user.name} may report for every node (verb {REPORT})")
+    if user.node:
+        return missing(
+            f"{user.name} is bound to {user.node}, and --node-name is {node_name}",
+            f"virtsync check --node-name {user.node}  # and the same option for the agent",
+        )
+    resources = ",".join(f"{plural}.{GROUP}" for plural in (PLURAL, HYPERVISOR_PLURAL))
+    role = f"{AGENT}-{REPORT}"
+    return missing(
+        f"the token of {user.name} names no node, so the policies refuse its reports: use the token of a Pod",
+        f"kubectl create clusterrole {role} --verb={REPORT} --resource={resources}"
+        f" && kubectl create clusterrolebinding {role}-{node_name} --clusterrole={role} {user.flag}",
+    )
+
+
+def check_right(probe: Probe, user: User | None, right: Right, namespace: str | None) -> Finding:
+    """Check that this user has a right, in this namespace, or (None) in all. Raises Transient."""
+    where = f" in {namespace}" if namespace else ""
+    if denied := _denied(probe, right, namespace):
+        return missing(f"not allowed{where}: {', '.join(denied)}", grant(user, namespace))
+    return ok(f"{', '.join(right.verbs)}{where}")
+
+
+def _denied(probe: Probe, right: Right, namespace: str | None) -> list[str]:
+    """Return the verbs that are not allowed. Raises Transient."""
+    return [verb for verb in right.verbs if not _allowed(probe, right, verb, namespace)]
+
+
+def _allowed(probe: Probe, right: Right, verb: str, namespace: str | None) -> bool:
+    resource, _, subresource = right.resource.partition("/")
+    wanted: Json = {"group": right.group, "resource": resource, "subresource": subresource, "verb": verb}
+    if namespace:
+        wanted["namespace"] = namespace
+    review: Json = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": wanted},
+    }
+    answer = probe.review(REVIEWS, review)
+    if not answer.granted:
+        raise Transient(answer.message)
+    return bool(answer.body["status"].get("allowed"))

@@ -1,0 +1,72 @@
+"""Whether the Lease of the node is free for an agent of this host, or an agent of this host holds it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+from controller.api.json_mapping import as_map, as_time
+from controller.kube.lease import LOCK
+from controller.kube.probe import Json, Probe
+from controller.runtime.checks import Finding, missing, not_visible, ok
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """The agent of this host, as its Lease would show it."""
+
+    identity: str | None
+    """The holderIdentity of the agent; None: not known, as outside of its Pod."""
+    lock: str
+    """The boot of this host and the name of its host lock, as an agent writes them into its Lease; empty: none."""
+    lock_held: bool
+    """Whether a process holds this lock."""
+
+
+def check_lease(probe: Probe, namespace: str, node_name: str, claimant: Claimant) -> Finding:
+    """Check the Lease of this node. Raises Transient."""
+    answer = probe.get(f"/apis/coordination.k8s.io/v1/namespaces/{quote(namespace)}/leases/{quote(node_name)}")
+    name = f"{namespace}/{node_name}"
+    if answer.status == 404:
+        return ok(f"{name} does not exist yet; the agent creates it")
+    if not answer.granted:
+        return not_visible(answer.message)
+    spec = as_map(answer.body.get("spec"))
+    renewed = as_time(spec.get("renewTime"))
+    # The holder's clock is compared with that of the API server, because nobody can wait here for a renewal.
+    now = datetime.now(UTC).timestamp() - (answer.clock_ahead_s or 0.0)
+    return judge(answer.body, name, claimant, now - renewed.timestamp() if renewed else None)
+
+
+def judge(lease: Json, name: str, claimant: Claimant, age_s: float | None) -> Finding:
+    """Return the finding for a Lease that was renewed `age_s` seconds ago (None: never). Pure."""
+    spec = as_map(lease.get("spec"))
+    holder, duration_s = spec.get("holderIdentity") or "", spec.get("leaseDurationSeconds") or 0
+    if not holder:
+        return ok(f"{name} is free")
+    lock = as_map(as_map(lease.get("metadata")).get("annotations")).get(LOCK)
+    is_of_host = bool(claimant.lock) and lock == f"{holder} {claimant.lock}"
+    is_ours = is_of_host or holder == claimant.identity
+    age = "never renewed" if age_s is None else f"renewed {max(age_s, 0):.0f} s ago"
+    if age_s is not None and age_s < duration_s:
+        if is_ours:
+            return ok(f"{name} is held by this node's agent ({holder}), {age}")
+        found = (
+            "{range .items[?(@.metadata.uid==" + json.dumps(holder) + ")]}{.metadata.namespace}/{.metadata.name}{end}"
+        )
+        show = f"kubectl get pods -A -o jsonpath={shlex.quote(found)}"
+        return missing(
+            f"{name} is held by another agent ({holder}), {age}",
+            f"{show}  # end that agent, or give one of the two its own --node-name",
+        )
+    if is_ours and claimant.lock_held:
+        return missing(
+            f"{name} is held by this node's agent ({holder}), but {age}: it does not work",
+            f"kubectl -n {name.partition('/')[0]} logs daemonset/virtsync-agent  # the log says why",
+        )
+    if is_of_host:
+        return ok(f"{name} was left by a former agent of this host ({holder}), {age}; the next agent takes it at once")
+    return ok(f"{name} was left by {holder}, {age}; an agent takes it once it has seen no renewal for {duration_s} s")
