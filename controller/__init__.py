@@ -15,6 +15,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
     cli/           the command line
       agent.py       virtsync agent; options.py: its options from the settings
       import_.py     virtsync import; manifest_folder.py: the files in a folder; namespace_rules.py: the file of rules
+      check.py       says what an agent needs on its host and in the cluster, and whether it is there
     agent/         the process of a node
       app.py         wires all parts together; settings.py: the settings
       reconcile.py   one reconcile pass, and the protocols of what it needs; memories.py: in-process state of each VM;
@@ -41,6 +42,8 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       watch.py       the watch (kopf); watched.py: what is watched; watch_health.py: whether it works
       lease.py       keeps a Lease: that of the node, or that of the leader
       lists.py       the manager's requests: lists of Leases, VMs and Hypervisors, and their status patches
+      checks.py      checks of what an agent needs from the API server: schema_check.py, access_checks.py,
+                     lease_check.py; probe.py: their requests; rights.py: the rights of an agent
       events.py      writes Kubernetes Events
       collection.py  reads whole collections; manifests.py: manifests as YAML
     hypervisor/    the adapter for libvirt
@@ -51,10 +54,12 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       host_lock.py   the lock of the agent that acts on a libvirt
       host_uuid.py   libvirt's UUID of the machine; host_facts.py: its size, and versions
       pidfiles.py    the lock that shows that a QEMU is alive
+      checks.py      checks of what an agent needs from its host; selinux.py
     runtime/       parts of any controller, which know no VM
       workqueue.py   the work queue: a key is never queued twice, and never processed by two workers at a time
       workers.py     the threads that process keys; periodic.py: a thread for a periodic task
       retry.py       retries and exponential backoff; buckets.py: rate limits; errors.py: the kinds of failure
+      checks.py      runs checks, each on its own thread and with a timeout
       health.py, metrics.py, logs.py  /livez, /readyz and /metrics; series of the queue; the log
       settings.py    the settings that every process has
     policy/        decisions on immutable values
