@@ -129,10 +129,9 @@ def libvirtd() -> Iterator[Libvirtd]:
 
 
 @pytest.fixture
-def host(installed: ControlPlane, libvirtd: Libvirtd, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+def host(installed: ControlPlane, libvirtd: Libvirtd, request: pytest.FixtureRequest, tmp_path: Path) -> Host:
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:50].strip("-")
-    yield Host(installed, libvirtd, name, tmp_path)
-    installed.kubectl("delete", "kvmhost", name, "--ignore-not-found")
+    return Host(installed, libvirtd, name, tmp_path)
 
 
 def test_all_is_there_before_the_first_agent(host: Host) -> None:
