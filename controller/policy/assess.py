@@ -160,9 +160,9 @@ def _history_of_domain(vm: VirtualMachine) -> Status:
 
 
 def _was_held(history: Status, vm: VirtualMachine, *, news: bool) -> bool:
-    """Whether the last decision was not free: something forbade the due action, or a maintenance shut down the VM.
+    """Whether in the last decision the due action was forbidden, or maintenance of the host shut down the VM.
 
-    If a stop is in flight and the spec asks for Running, a maintenance began the stop, unless the user has recalled it.
+    If a stop is in flight and the spec asks for Running, maintenance began the stop, unless the user has recalled it.
     """
     stopping = history.operation is not None and history.operation.type is OperationType.STOP
     recalled = news or history.decided == Reason.RESTARTING
@@ -172,7 +172,7 @@ def _was_held(history: Status, vm: VirtualMachine, *, news: bool) -> bool:
 def _restart_due(view: View, history: Status, memory: VmMemory, waits: Waits) -> tuple[bool, float | None, VmMemory]:
     """Return whether a requested restart is due, in how many seconds to observe again for it, and the memory.
 
-    A maintenance that shuts down the VM does not serve the request, so that it is still due afterwards.
+    Maintenance that shuts down the VM does not serve the request: the restart is still due afterwards.
     If this process has observed that the requested time is in the future, the restart is due only when two observations
     some seconds apart agree that the time has passed. So one jump of the wall clock cannot restart all VMs.
     """

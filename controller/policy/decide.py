@@ -93,7 +93,7 @@ def restart(s: Situation) -> bool:
 def let_it_stop(s: Situation) -> Verdict:
     """Wait for the end of a stop that is no longer wanted, because an ACPI shutdown request cannot be canceled.
 
-    The reason shows the next passes whether the user has recalled the stop, or a maintenance of the host has ended.
+    The reason shows the next passes whether the user has recalled the stop, or maintenance of the host has ended.
     """
     assert s.memory.stop_attempt  # noqa: S101 - every stop in flight has a StopAttempt
     deadline, ended = s.memory.stop_attempt.deadline, s.memory.held

@@ -81,7 +81,7 @@ def forbidden(s: Situation) -> Verdict | None:
 def held(s: Situation, _: DueAction | None = None) -> Verdict | None:
     """Forbid every action while a hold annotation is on the VM, or while its host is in maintenance.
 
-    A maintenance with mode Shutdown does not forbid a stop.
+    Maintenance with mode Shutdown does not forbid a stop.
     """
     if not s.view.held:
         return None

@@ -26,10 +26,10 @@ AT_WORK = {Reason.HYPERVISOR_BUSY, Reason.SHUTDOWN_TIMED_OUT}
 class Elsewhere(Enum):
     """Why the report of another host forbids a start of the VM on this host."""
 
-    MAY_RUN = "the VM was on there, or might have been on"
-    SENT_AWAY = "the VM was migrated from there to another host"
-    MEMORY_THERE = "the memory of the VM was saved there"
-    MEMORY_HERE = "memory of the VM is saved here, and might be older than the last run there"
+    MAY_RUN = "the VM was on, or might have been on, on that host"
+    SENT_AWAY = "the VM was migrated from that host to another one"
+    MEMORY_THERE = "the memory of the VM was saved on that host"
+    MEMORY_HERE = "memory of the VM is saved on this host, and might be older than the last run on that host"
 
 
 def is_foreign(report: Status, node: Node) -> bool:
@@ -131,9 +131,10 @@ def _is_other_machine(report: Status, node: Node) -> bool:
 
 
 def runs_here(view: View) -> bool:
-    """Whether the VM has a QEMU on this host. A QEMU that waits for the memory of an incoming migration does not count.
+    """Whether the VM certainly has a QEMU on this host that does not wait for the memory of an incoming migration.
 
-    Such a QEMU is STARTING, or PAUSED_BUSY with the reason MIGRATION or POSTCOPY. It ends if the migration fails.
+    A QEMU that waits is STARTING, or PAUSED_BUSY with the reason MIGRATION or POSTCOPY. It ends if the migration fails.
+    A VM that is just starting, or that is paused for an outgoing migration, looks the same, so it does not count.
     """
     seen = view.observed
     if not isinstance(seen, Domain) or not seen.phase.on or seen.phase is Phase.STARTING:

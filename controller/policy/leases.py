@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 MARGIN = 1 / 8
-"""The last part of a Lease's duration. In this part, actions in progress can finish, and no action begins."""
+"""The fraction of a Lease's duration, at its end, in which the holder begins no action, and actions in progress can
+finish."""
 
 
 class Claim(Enum):
@@ -35,7 +36,7 @@ class Lease:
     holder: str
     duration_s: float
     renewed: str
-    """The renew time as text. It is compared only with the former value, because the holder's clock is another one."""
+    """The renew time as text. It is compared only with the former value, because it is of the holder's clock."""
     lock: str
     """The host lock that the holder had when it took the Lease; empty: not known."""
 
@@ -49,7 +50,10 @@ class Seen:
 
 
 def look(before: Seen | None, lease: Lease | None, now_s: float) -> Seen | None:
-    """Return the new observation of a Lease; an unchanged Lease keeps the time of its first observation."""
+    """Return the new observation of a Lease; None: there is no Lease.
+
+    An unchanged Lease keeps the time of its first observation.
+    """
     if lease is None:
         return None
     return before if before and before.lease == lease else Seen(lease, now_s)

@@ -27,7 +27,7 @@ NO_START = Start()
 UNSEEN = {Reason.LIBVIRT_UNREACHABLE, Reason.AGENT_UNREACHABLE}
 """Reasons of Ready which show that the domain was not observed."""
 FORBIDDEN = {Reason.HELD, Reason.RUNS_ELSEWHERE}
-"""Reasons under which something forbade the action that was due. Its end is not a request, so a settle time follows."""
+"""The reasons of decisions that forbade a due action. Their end is not a request, so a settle time follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Situation:
 
     @property
     def desired(self) -> DesiredPowerState | None:
-        """The power state that virtsync brings about: spec.powerState, or Stopped by a maintenance of the host."""
+        """The power state that virtsync brings about: spec.powerState, or Stopped during maintenance of the host."""
         return self.view.desired
 
     @property

@@ -75,7 +75,7 @@ def _libvirtd_ran(history: Status, view: View) -> bool:
 def ours(history: Status, view: View) -> bool:
     """Whether the report contains a stop or restart by virtsync of exactly this run of the domain.
 
-    A stop for a maintenance also counts if the host has booted since, because the host is powered off then.
+    A stop for maintenance also counts if the host has booted since, because the host might be powered off meanwhile.
     """
     operation, record = history.operation, history.domain
     if operation is None or operation.domain_id is None or record is None or record.id != operation.domain_id:
@@ -108,7 +108,8 @@ MESSAGES = {
     StopCause.MIGRATED: "The VM was migrated away from this node.",
     StopCause.UNKNOWN: "The VM stopped while virtsync was not observing it.",
 }
-"""The text of `status.lastStop.message` for each cause."""
+"""The text of `status.lastStop.message` for each cause. Another text says that somebody removed the saved memory (see
+`_reconsidered`)."""
 
 
 def last_stop_of(

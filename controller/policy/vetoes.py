@@ -114,7 +114,7 @@ def is_in_sync(s: Situation) -> bool:
 
 
 def in_sync(s: Situation) -> Verdict:
-    """Report that the VM is as the spec asks, with a scheduled restart, the holds on the VM, and a maintenance."""
+    """Report that the VM is as the spec asks, with a scheduled restart, the holds on the VM, and maintenance."""
     notes = [f"restart scheduled for {s.vm.restart_request:%Y-%m-%dT%H:%M:%SZ}"] if s.restart_scheduled else []
     notes += [f"held by {holders(s)}"] if s.vm.holds else []
     notes += [in_maintenance(s)] if s.view.node.maintenance else []

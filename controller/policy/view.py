@@ -60,8 +60,7 @@ SHUT_DOWN_IN_MAINTENANCE = {
     Phase.PAUSED_BUSY,
     Phase.SUSPENDED,
 }
-"""The phases in which a maintenance with mode Shutdown shuts down a VM. It leaves a VM alone that is kept for somebody
-to look at."""
+"""The phases in which maintenance with mode Shutdown shuts down a VM. It leaves alone VMs kept for inspection."""
 
 
 class Drift(Enum):
@@ -221,7 +220,8 @@ class Facts:
     qemu: Qemu = Qemu.GONE
     """For a domain that is off: whether its last QEMU still exists."""
     hangs: bool = False
-    """Whether QEMU has not answered a request of libvirt. The request can come from any client of libvirt."""
+    """Whether QEMU has not answered a request of libvirt for at least 5 s. Any client of libvirt can have caused the
+    request."""
     reboots_on_poweroff: bool = False
     """Whether the definition has `<on_poweroff>restart`, so that a shutdown would be a reboot."""
 
@@ -261,7 +261,7 @@ class VmMemory:
     uid: str = ""
     """The uid of the object. A memory with another uid is not used."""
     held: bool = False
-    """Whether a hold, a maintenance of the host or a run on another host forbade a due action in the last pass that
+    """Whether a hold, maintenance of the host or a run on another host forbade a due action in the last pass that
     observed the domain, reported or not."""
     doubled: RunsElsewhere | None = None
     """The run on another host in the last pass that observed the domain on; None: there was none."""
@@ -350,7 +350,7 @@ class View:
 
     @property
     def desired(self) -> DesiredPowerState | None:
-        """The power state that virtsync brings about: spec.powerState, or Stopped if a maintenance shuts down the VM.
+        """The power state that virtsync brings about: spec.powerState, or Stopped if maintenance shuts down the VM.
 
         If the VM is off, this is spec.powerState, so that the report shows what is due after the maintenance.
         """
@@ -365,16 +365,16 @@ class View:
 
     @property
     def to_be_shut_down(self) -> bool:
-        """Whether a maintenance of the host shuts down this VM if it is on, although the spec asks for Running."""
+        """Whether maintenance of the host shuts down this VM if it is on, although the spec asks for Running."""
         maintenance = self.node.maintenance
         shuts_down = maintenance is not None and maintenance.mode is MaintenanceMode.SHUTDOWN
         return shuts_down and self.vm.desired is DesiredPowerState.RUNNING and not self.vm.holds
 
     @property
     def held(self) -> bool:
-        """Whether a hold or a maintenance of the host forbids every action.
+        """Whether a hold or maintenance of the host forbids every action.
 
-        A maintenance with mode Shutdown forbids all actions except those of a stop.
+        Maintenance with mode Shutdown forbids all actions except those of a stop.
         """
         maintenance = self.node.maintenance
         stops = (

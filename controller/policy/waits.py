@@ -97,6 +97,6 @@ class Waits:
     )
 
     def __post_init__(self) -> None:
-        """Check the rules that concern more than one value."""
+        """Check the rules that concern more than one value. Raises ValueError with a message."""
         if self.backoff_first_s > self.backoff_max_s:
             raise ValueError("--backoff-first must not be longer than --backoff-max.")
