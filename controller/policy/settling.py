@@ -25,8 +25,8 @@ def settled(s: Situation, *, news: bool) -> Situation:
     notices = s.notices
     if released and s.view.node.maintenance is None:
         note = (
-            "What forbade actions on the VM has ended (a hold, a maintenance of the host, or a run on another host). "
-            "An action that is due begins after the settle time, with a new grace period."
+            "The hold, the maintenance of the host, or the run on another host that prevented actions on the VM has "
+            "ended. If an action is due, it begins after the settle time, with a new grace period."
         )
         notices = (*notices, Notice(EventReason.HOLD_RELEASED, note))
     return replace(
@@ -39,9 +39,9 @@ def settled(s: Situation, *, news: bool) -> Situation:
 
 
 def _released(s: Situation) -> bool:
-    """Whether nothing forbids actions any more that something forbade in the last decision, and no stop is in flight.
+    """Whether actions on the VM were forbidden in the last decision and are allowed now, and no stop is in flight.
 
-    If the agent is not allowed to act yet (ActionBlocked), this is known when it is.
+    False while the agent is not allowed to act (ActionBlocked). A pass after that can return True.
     """
     blocked = s.view.node.blocked and not s.view.node.observe_only
     forbidden = s.view.held or blocked or (s.off and s.view.running_elsewhere)
@@ -103,7 +103,7 @@ def _settling_since(s: Situation, drift: Drift, wait_s: float) -> Now | None:
 def _drift(s: Situation, phase: Phase) -> Drift:
     """Return the kind of drift. It does not change while a domain that should be off starts or shuts down.
 
-    A maintenance does not shorten the settle time of a pause, which a backup might need.
+    Maintenance does not shorten the settle time of a pause, which a backup might need.
     """
     if phase.off:
         return Drift.OFF
