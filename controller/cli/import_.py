@@ -87,8 +87,8 @@ class Known:
     "--power-state-as-seen",
     "as_seen",
     is_flag=True,
-    help="Write the powerState that each domain has now: Running or Stopped. Other states, such as paused, are left"
-    " out. virtsync then keeps these VMs in this state.",
+    help="Write the powerState that each domain has now, if it is Running or Stopped: virtsync then keeps the VM in"
+    " that state. For a domain in another state, such as paused, write no powerState.",
 )
 @click.option(
     "--libvirt-uri", metavar="URI", help="Read the domains from this libvirt, which is the libvirt of --node."
@@ -96,7 +96,7 @@ class Known:
 @click.option(
     "--offline",
     is_flag=True,
-    help="With --libvirt-uri: ask no cluster which objects exist. Only the files in DIR are compared.",
+    help="With --libvirt-uri: do not ask a cluster which objects exist. Take only the files in DIR into account.",
 )
 @click.option(
     "--kubeconfig",
@@ -118,7 +118,7 @@ def import_(
     offline: bool,
     kubeconfig: Path | None,
 ) -> None:
-    """Write VirtualMachine manifests for the domains that no VirtualMachine refers to.
+    """Write manifests for the domains that no VirtualMachine refers to.
 
     The Hypervisor object of each host lists these domains (kubectl get kvmhost). Each manifest names its domain by
     UUID. Without --power-state-as-seen it has no powerState, so applying it switches nothing: virtsync then reports
@@ -168,7 +168,7 @@ def _from_cluster(kubeconfig: Path | None, *, hint: bool) -> Known:
         # The objects are read last: an object that is created in between is then known.
         known.objects += map(parse, objects(api, VIRTUAL_MACHINES))
     except (Rejected, Transient) as error:
-        raise Rejected(f"{error}{'; --offline asks no cluster' if hint else ''}") from error
+        raise Rejected(f"{error}{'; with --offline, no cluster is needed' if hint else ''}") from error
     return known
 
 

@@ -14,7 +14,7 @@ from controller.manager.settings import Settings
 @click.command(cls=SettingsCommand)
 @with_settings(Settings)
 def manager(**given: Any) -> None:
-    """Mark the reports of agents that have died or left, until SIGTERM.
+    """Mark the objects of silent agents as Unknown, until SIGTERM.
 
     An agent renews a Lease every few seconds. If it stops doing so, the manager sets the condition Ready of its
     Hypervisor and of its VirtualMachines to Unknown, with the reason AgentUnreachable: the rest of their status is what

@@ -38,4 +38,4 @@ def _rule(place: str, raw: object) -> Rule:
                 raise ValueError(f"{place}: {pattern!r} is not a regular expression: {error}.") from error
             except ValueError as error:
                 raise ValueError(f"{place}: {error}") from error
-    raise ValueError(f"{place} must have the fields match and namespace, both texts, and no other.")
+    raise ValueError(f"{place} must have the fields match and namespace, both strings, and no other.")

@@ -57,7 +57,7 @@ def options_of(settings: type) -> list[Option]:
 
 
 def with_settings(settings: type) -> Callable[[Command], Command]:
-    """Return a decorator that adds the options of these settings to a click command."""
+    """Return a decorator that adds the options of these settings to a function, before click makes it a command."""
 
     def decorate(command: Command) -> Command:
         declared = command.__dict__.setdefault("__click_params__", [])

@@ -253,7 +253,7 @@ def test_wrong_options_are_one_sentence_and_exit_2(tmp_path: Path, words: str, t
         ("[]", "must have a list of rules"),
         ("match: x", "must have a list of rules"),
         ("a: [", "has no rules: it is not valid YAML: line 2"),
-        ("- match: x", "rule 1 must have the fields match and namespace, both texts, and no other."),
+        ("- match: x", "rule 1 must have the fields match and namespace, both strings, and no other."),
         ("- {match: x, namespace: y}\n- {match: x, namespace: y, node: z}", "rule 2 must have the fields"),
         ("- {match: 1, namespace: y}", "rule 1 must have the fields"),
         ("- {match: '(', namespace: y}", "rule 1: '(' is not a regular expression: missing ), unterminated"),
@@ -292,7 +292,7 @@ def test_without_a_cluster_the_sentence_names_offline(tmp_path: Path, monkeypatc
     told = f"the kubeconfig {tmp_path}/.kube/config cannot be read: No such file or directory"
     assert refusal(CliRunner().invoke(main, words), 1) == f"{told}."
     with_libvirt = [*words, "--libvirt-uri", "test:///default"]
-    assert refusal(CliRunner().invoke(main, with_libvirt), 1) == f"{told}; --offline asks no cluster."
+    assert refusal(CliRunner().invoke(main, with_libvirt), 1) == f"{told}; with --offline, no cluster is needed."
 
 
 def test_a_file_that_cannot_be_read_is_one_sentence_because_it_might_name_the_domain(host: Host) -> None:
