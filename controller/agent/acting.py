@@ -133,9 +133,9 @@ class ActionRunner:
             return None if self._polite or self._forcing or self._unreported else self._quiet_s
 
     def progress(self, key: VmKey, uuid: UUID | None) -> tuple[Outcome | None, tuple[Action, Now] | None]:
-        """Return the outcome of the last action on the VM, and the action in flight on its domain.
+        """Return the outcome of the last action on the VM, and the action in flight on its domain with its start time.
 
-        Each is None if there is none. An outcome is returned only once. The action has the time when it began.
+        Each is None if there is none. An outcome is returned only once.
         """
         with self._lock:
             calls = self._calls.get(uuid) if uuid else None

@@ -45,7 +45,7 @@ class DomainIndex:
             return self._same(uuid, name)
 
     def owner(self, domain: Domain) -> VmKey | None:
-        """Return the owner of this domain: the oldest object that refers to it, whatever power state it asks for.
+        """Return the owner of this domain: the oldest object that refers to it, whatever its spec.powerState is.
 
         An object that is bound to another UUID does not count, even if it has the name of this domain.
         """

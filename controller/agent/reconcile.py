@@ -203,7 +203,7 @@ class Reconciler:
                 except (Conflicted, Vanished):
                     continue  # the VM's own pass has reported, or the watch delivers the newer version
                 except (Transient, Rejected) as error:
-                    log.warning("could not report a VM that libvirt does not answer for", vm=str(key), error=str(error))
+                    log.warning("could not report that libvirt does not answer", vm=str(key), error=str(error))
                 finally:
                     # The VM's own pass might have ended during this write without a report, so it is repeated.
                     self._queue.add(key)
@@ -418,7 +418,7 @@ def _answers_guest(vm: VirtualMachine) -> bool:
 
 
 def _identity(vm: VirtualMachine) -> VirtualMachine:
-    """Return the part of an object that must not change between a decision and its action: all but the status.
+    """Return the object without its status and its resourceVersion. This part must not change before the action.
 
     It is not enough to compare the generation, because after a restore of etcd the same generation occurs twice.
     """

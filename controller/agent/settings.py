@@ -178,7 +178,10 @@ class Settings(OutputSettings):
     )
 
     def __post_init__(self) -> None:
-        """Check that the Lease duration is in whole seconds, and read the identifier of this boot if none is given."""
+        """Check that the Lease duration is in whole seconds. Read the identifier of this boot if none is given.
+
+        Raises ValueError with a message.
+        """
         if self.lease_duration_s % 1:
             raise ValueError("--lease-duration must be whole seconds.")
         if not self.boot_id:
