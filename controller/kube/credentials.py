@@ -42,7 +42,7 @@ class Credentials:
         self._access = read(refused=False)
         self._read_s = self._renewed_s = clock()
         self.trouble: str | None = None
-        """Why the last read failed, so that the previous credentials are still in use. None if it succeeded."""
+        """Why the last read failed. The previous credentials are then still in use. None if the last read succeeded."""
 
     def current(self) -> Access:
         """Return the access to use now. Might read files, and run an exec plugin whose last credential expires soon."""

@@ -68,12 +68,12 @@ class KubeStore:
         self._objects: dict[VmKey, _Stored] = {}
         self._sequence = 0
         self._removed: dict[VmKey, int] = {}
-        """The sequence numbers at which objects were removed. An entry is kept while a request is in flight whose
-        response might still contain the object."""
+        """The sequence number at which each object was removed. An entry is kept as long as the response to a request
+        in flight might still contain the object."""
         self._in_flight: list[int] = []
         """The sequence numbers at which the requests in flight were sent."""
         self._uncertain: dict[VmKey, int] = {}
-        """The objects to read again, and the sequence numbers at which they were marked."""
+        """The objects to read again, each with the sequence number at which it was marked."""
 
     def read(self, key: VmKey) -> VirtualMachine | None:
         """Return the stored object, or None. Sends no request."""
