@@ -33,7 +33,7 @@ class Adoption:
     node: str
     domain: UnmanagedDomain
     also_on: tuple[str, ...] = ()
-    """The other hosts that have a domain of this UUID. The domain is off there."""
+    """The other hosts that have a domain of this UUID. On those hosts it is off."""
 
     @property
     def on(self) -> bool:

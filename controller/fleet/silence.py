@@ -17,8 +17,8 @@ from controller.api.json_mapping import as_time
 from controller.api.values import replace
 
 GRACE_S = 40.0
-"""How long a Lease without a holder, or without a duration, can be unchanged before its node is silent. An agent that
-is replaced in a rollout has no Lease for about 3 s (measured)."""
+"""The grace of a node without a Lease, and of a Lease without a holder or a duration: how long this can last before the
+node is silent. During a rollout, no agent holds the Lease of a node for about 3 s (measured)."""
 GRACE_LEAST_S, GRACE_MOST_S = 20.0, 300.0
 """The limits of the grace: an agent that writes a wrong or forged duration must not stay unnoticed for a day."""
 BLIND_AFTER_S = 15.0
@@ -84,7 +84,7 @@ class Observed:
 
     @property
     def grace_s(self) -> float:
-        """How long this can last before the node is silent."""
+        """How long the Lease can be unchanged, or missing, before the node is silent."""
         return self.lease.grace_s if self.lease else GRACE_S
 
 

@@ -59,7 +59,7 @@ class _Round:
     hypervisor: Hypervisor | None = None
     """As it was read before it was marked; None: it has not been read, or there is none."""
     read: bool = False
-    """Whether the Hypervisor has been read, and marked if there is one. The VMs are next."""
+    """Whether the attempt to mark the Hypervisor has ended (`_write_hypervisor`). Then the VMs are marked."""
     done: bool = False
     vms: Iterator[VirtualMachine] | None = None
     """The VMs that are left; None: they are not listed yet."""
@@ -150,7 +150,10 @@ class Marker:
                 one.read = True
 
     def _write_hypervisor(self, one: _Round, raw: Json | None, *, again: bool = True) -> None:
-        """Mark the Hypervisor, unless it has a mark, or its agent has reported meanwhile."""
+        """Mark the Hypervisor, unless it does not exist, is being deleted, has a mark, or has a newer report.
+
+        If somebody changes only the spec meanwhile, tries once more. Raises Transient, Rejected.
+        """
         patch = hypervisor_mark(raw, one.silence, self._clock().wall) if raw else None
         if raw is None or patch is None:
             return
@@ -194,7 +197,10 @@ class Marker:
             log.warning("could not mark a VM", vm=str(vm.key), error=str(error))
 
     def _write_vm(self, one: _Round, vm: VirtualMachine, *, again: bool = True) -> None:
-        """Mark the VM, unless its agent has reported meanwhile. Raises Transient, Rejected."""
+        """Mark the VM, unless its agent has reported meanwhile. If somebody changes only the spec, tries once more.
+
+        Raises Transient, Rejected.
+        """
         try:
             self._fleet.patch_vm(vm, vm_mark(vm, one.silence, self._clock().wall))
         except Vanished:

@@ -83,7 +83,7 @@ class Monitor:
         return self._masses.get(silence.node) == silence.since_s and self.sight.age_s(silence.node) < MASS_WAITS_S
 
     def unready(self) -> str | None:
-        """Return why it does not know which agents live, as one sentence; None: it does."""
+        """Return why the manager does not know which agents live, as one sentence; None: it knows."""
         return self._trouble if self.sight.blind(self._clock().monotonic_s) else None
 
     def _list(self) -> float | None:
