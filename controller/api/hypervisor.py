@@ -110,7 +110,7 @@ class Unmanaged:
 
 @dataclass(frozen=True, slots=True)
 class MaintenanceProgress:
-    """`status.maintenance`: present while the agent obeys a maintenance."""
+    """`status.maintenance`: present while the maintenance is in force."""
 
     start_time: datetime
     remaining: int

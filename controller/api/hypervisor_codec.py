@@ -17,8 +17,8 @@ from controller.api.spec_reader import SpecReader
 def parse_hypervisor(raw: Json) -> Hypervisor:
     """Parse an object from the API server. Never raises.
 
-    `misunderstood` of the returned Hypervisor names the spec fields that this version does not understand. A
-    maintenance with a mode that is not understood is among them, and so is every unknown field, because it might
+    `misunderstood` of the returned Hypervisor names the spec fields that this version does not understand.
+    `maintenance` is among them if its mode is not understood. Every unknown field is among them, because it might
     declare another restriction.
     """
     meta, spec = as_map(raw.get("metadata")), SpecReader(raw.get("spec"))

@@ -171,13 +171,13 @@ def json_paths(cls: type) -> Iterator[str]:
 
 
 def words(kind: type[W]) -> Callable[[object], W | None]:
-    """Return a reader of the words of an enum; None for any other word, as for that of a newer version."""
+    """Return a reader of the words of an enum. It returns None for other values, as for a word of a newer version."""
     known = {str(word): word for word in kind}
     return lambda text: known.get(text) if isinstance(text, str) else None
 
 
 def whole_within(least: int, most: int) -> Callable[[object], int | None]:
-    """Return a reader of whole numbers within these limits."""
+    """Return a reader of whole numbers within these limits. It returns None for any other value."""
     return lambda value: (
         value if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most else None
     )
@@ -189,12 +189,12 @@ def as_map(value: object) -> Json:
 
 
 def as_text(value: object) -> str | None:
-    """Return the value if it is a text."""
+    """Return the value if it is a string, otherwise None."""
     return value if isinstance(value, str) else None
 
 
 def as_flag(value: object) -> bool | None:
-    """Return the value if it is true or false."""
+    """Return the value if it is true or false, otherwise None."""
     return value if isinstance(value, bool) else None
 
 

@@ -1,4 +1,4 @@
-"""The names of libvirt's domain states, and of the reasons that decisions compare with. Pure.
+"""The names of libvirt's domain states, and of the reasons that decisions use. Pure.
 
 Source: the enums virDomainState and virDomain*Reason of libvirt-domain.h. Each enum here has libvirt's numeric order.
 `status.libvirt` can also contain plain text: reasons of other states, and STATE_n or REASON_n for an unknown number.

@@ -46,7 +46,7 @@ class HypervisorConditionType(StrEnum):
 
     READY = "Ready"
     QUIESCED = "Quiesced"
-    """Only during a maintenance: whether the host is quiet, as the mode of the maintenance defines it."""
+    """Only during maintenance: whether the host is quiet, as the mode of the maintenance defines it."""
 
 
 class EventReason(StrEnum):

@@ -251,7 +251,7 @@ class Status:
     def decided(self) -> str:
         """`decided_reason`, or the reason of Ready if an older version wrote the status without `decided_reason`.
 
-        Without a report by an agent there is no decision, whatever another writer has set Ready to.
+        Without a report by an agent there is no decision, whatever reason another writer has given Ready.
         """
         return self.decided_reason or (self.reason if self.node_name else Reason.PENDING)
 
