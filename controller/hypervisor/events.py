@@ -22,7 +22,7 @@ Changed = Callable[[UUID, str, float], None]
 """Called on the event-loop thread with the UUID and the name of a domain, and the monotonic seconds of the event."""
 
 REMEMBERED = 20_000
-"""The maximum number of domains to remember events of. No host has more domains."""
+"""The maximum number of domains whose events are remembered. No host has more domains."""
 
 OTHER_EVENTS = (
     "REBOOT",

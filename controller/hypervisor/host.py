@@ -381,7 +381,7 @@ def _job_and_hang(handle: libvirt.virDomain) -> tuple[str, bool]:
 
 
 def _has_backup(handle: libvirt.virDomain) -> bool:
-    """Whether a backup runs. This does not call QEMU. jobStats would: during a backup it waits while QEMU hangs."""
+    """Whether a backup runs. This does not call QEMU. jobStats calls it, and would wait while it hangs."""
     with suppress(libvirt.libvirtError):
         return bool(handle.backupGetXMLDesc(0))
     return False
