@@ -27,7 +27,7 @@ LIBRARIES = {
 STANDARD = {"timestamp", "level", "logger", "event", "exc_info", "stack", "stack_info", "exception"}
 """The fields that every line can have, whatever its event."""
 SUBJECTS = ("vm", "lease", "task")
-"""The fields that identify what a line is about."""
+"""The fields that identify the subject of a line."""
 REPEAT_EVERY_S = 30.0
 """A repeated warning is logged once in this time."""
 

@@ -73,7 +73,7 @@ class WorkQueueMetrics:
     def watch(
         self, depth: Callable[[], int], unfinished_s: Callable[[], float], longest_running_s: Callable[[], float]
     ) -> None:
-        """Keep these functions and call them at each scrape."""
+        """Keep these functions. The Prometheus client calls each of them at each scrape."""
         self._depth.set_function(depth)
         self._unfinished.set_function(unfinished_s)
         self._longest.set_function(longest_running_s)

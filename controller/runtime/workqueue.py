@@ -33,7 +33,7 @@ class QueueMetrics(Protocol):
     def watch(
         self, depth: Callable[[], int], unfinished_s: Callable[[], float], longest_running_s: Callable[[], float]
     ) -> None:
-        """Keep these functions and call them at each scrape, because the queue computes these values only then."""
+        """Keep these functions, and call each of them at each scrape. The queue computes the values only then."""
 
     def added(self) -> None:
         """Count a key that was added and was not in the queue before."""
