@@ -320,7 +320,7 @@ def _with_phase(memory: VmMemory, history: Status, phase: Phase, now: Now, waits
 
 
 def _jobless_since(memory: VmMemory, view: View, domain: Domain) -> Now | None:
-    """Return since when it is known that no job causes the pause; None: a job does, or that is not known.
+    """Return since when it is known that no job causes the pause; None: a job causes it, or it is not known.
 
     The result is None in every phase except PAUSED_BUSY.
     """

@@ -15,7 +15,7 @@ BY_OTHERS = {StopCause.GUEST, StopCause.EXTERNAL, StopCause.SAVED}
 ON = {PowerState.RUNNING, PowerState.PAUSED, PowerState.STARTING, PowerState.SHUTTING_DOWN, PowerState.SUSPENDED}
 """The power states in which the brake counts a VM as on."""
 USUAL_TIMES, USUAL_WITHIN_S = 2, 3600.0
-"""An event that has happened this often within this time is usual, and so not a sign that the host is shutting down."""
+"""An event that has happened this often within this time is usual. It is not a sign that the host is shutting down."""
 
 
 @dataclass(frozen=True, slots=True)

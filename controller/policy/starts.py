@@ -45,7 +45,7 @@ class Start:
     operation: Operation | None = None
     """The operation that the report keeps; None: the record has ended."""
     pending: bool = False
-    """Whether the result is not known yet, so that virtsync takes no other action."""
+    """Whether the result is not known yet. Until it is known, virtsync takes no other action."""
     again: Operation | None = None
     """The recorded start to execute now, if the VM should still be on."""
     ran: bool = False
@@ -53,7 +53,7 @@ class Start:
     refusal: str = ""
     """Why the start failed, if it failed without an outcome; empty otherwise."""
     withdrawn: bool = False
-    """Whether nothing was called, so that the increase of `restartCount` is taken back."""
+    """Whether nothing was called. Then the increase of `restartCount` is taken back."""
     recheck_s: float | None = None
 
 

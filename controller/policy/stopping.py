@@ -112,7 +112,7 @@ def _why_unasked(s: Situation) -> str:
 
 
 def _has_run(s: Situation) -> bool:
-    """Whether the CPUs of the VM have run since its start, or might have, so that the guest might have unsaved data."""
+    """Whether the CPUs of the VM have run since its start, or might have. Then the guest might have unsaved data."""
     return s.phase is not Phase.PAUSED or s.view.facts is None or not s.view.facts.never_ran
 
 

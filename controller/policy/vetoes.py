@@ -88,7 +88,7 @@ def is_running_elsewhere(s: Situation) -> bool:
 
 
 def is_post_copy_failed(s: Situation) -> bool:
-    """Whether a post-copy migration failed, so that the memory of the VM is on two hosts."""
+    """Whether a post-copy migration failed. Then the memory of the VM is on two hosts."""
     return s.phase is Phase.POST_COPY_FAILED
 
 
@@ -285,7 +285,7 @@ def _saved_elsewhere(s: Situation) -> bool:
 
 
 def _silent(s: Situation) -> bool:
-    """Whether libvirt does not know why the domain is off, so that the cause in the last report is still valid."""
+    """Whether libvirt does not know why the domain is off. Then the cause in the last report is still valid."""
     return s.status.libvirt_reason == OffReason.UNKNOWN
 
 

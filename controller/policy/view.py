@@ -140,7 +140,7 @@ class Unreadable:
 
     message: str
     busy: bool = False
-    """Whether libvirt answers about other domains, so that another call must hold libvirt's lock of this domain."""
+    """Whether libvirt answers about other domains. Then another call must hold libvirt's lock of this domain."""
 
 
 Observation = Domain | Absent | Replaced | Conflict | Unreadable
@@ -216,14 +216,14 @@ class Facts:
     job: str = ""
     """The libvirt job that owns the domain: backup, migration, save, dump, snapshot or job. Empty: there is no job."""
     never_ran: bool = False
-    """Whether the VM is paused and its CPUs have not run since its start, so that the guest has no unsaved data."""
+    """Whether the VM is paused and its CPUs have not run since its start. Then the guest has no unsaved data."""
     qemu: Qemu = Qemu.GONE
     """For a domain that is off: whether its last QEMU still exists."""
     hangs: bool = False
     """Whether QEMU has not answered a request of libvirt for at least 5 s. Any client of libvirt can have caused the
     request."""
     reboots_on_poweroff: bool = False
-    """Whether the definition has `<on_poweroff>restart`, so that a shutdown would be a reboot."""
+    """Whether the definition has `<on_poweroff>restart`. Then a shutdown would be a reboot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +276,7 @@ class VmMemory:
     off_since: Now | None = None
     """Since when each pass of this process has observed the domain off, with no call and no outage in between."""
     off_doubted: bool = False
-    """Whether the domain went off during a stop that this process did not send, so that its QEMU might still exist."""
+    """Whether the domain went off during a stop that this process did not send. Then its QEMU might still exist."""
     stop_attempt: StopAttempt | None = None
     """The stop in flight; None: there is none, or the last pass observed nothing."""
     start: Operation | None = None
@@ -294,7 +294,7 @@ class VmMemory:
     scheduled_passed: Now | None = None
     """When this process first observed that the time in `scheduled` had passed."""
     jobless_since: Now | None = None
-    """Since when it is known that no job causes the pause of the domain; None: a job does, or that is not known."""
+    """Since when it is known that no job causes the pause of the domain; None: a job causes it, or it is not known."""
     job: str = ""
     """The libvirt job that owned the domain when the host was last asked; empty: there was no job."""
     job_since: Now | None = None
@@ -341,7 +341,7 @@ class View:
     call_since: Now | None = None
     """When that action was called."""
     crowded: bool = False
-    """Whether the maximum number of concurrent calls is in progress, so that no other call can begin."""
+    """Whether the maximum number of concurrent calls is in progress. Then no other call can begin."""
     turn_in_s: float = 0.0
     """How many seconds the due action must wait for its turn; 0: it need not wait."""
     runs_elsewhere: RunsElsewhere | None = None
