@@ -27,7 +27,7 @@ class Census:
 def census(hypervisors: Iterable[Hypervisor], vm_nodes: Iterable[str], namespace: str) -> Census:
     """Return the census of these objects. `vm_nodes` has `spec.nodeName` of each VirtualMachine.
 
-    `namespace` is that of the Leases which the manager lists.
+    `namespace` is the namespace of the Leases that the manager lists.
     """
     lease_namespaces: dict[str, str] = {}
     maintenance: dict[str, str] = {}

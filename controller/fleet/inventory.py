@@ -72,7 +72,7 @@ def take_inventory(
 def count_vms(vms: Iterable[VirtualMachine], node_name: str) -> VmCounts:
     """Count the objects of the node by their reports.
 
-    A VM whose last report is that of another node does not count as running here.
+    A VM whose last report is by another node does not count as running here.
     """
     of_node = [vm for vm in vms if not vm.deleting]
     return VmCounts(

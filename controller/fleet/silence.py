@@ -94,7 +94,7 @@ class Sight:
 
     nodes: Mapping[str, Observed] = field(default_factory=dict)
     requested_s: float = float("-inf")
-    """When the last good list was requested. What it shows was so at this time or later."""
+    """When the last good list was requested. The list shows the Leases as they were at this time or later."""
     received_s: float = float("-inf")
     """When the last good list was received."""
     patient_until_s: float = float("-inf")

@@ -46,7 +46,7 @@ class Leader:
         """The periodic task that acquires and renews the Lease."""
 
     def leads(self) -> bool:
-        """Whether this manager leads now, and so may write. Sends no request."""
+        """Whether this manager leads now. Only the leader may write. Sends no request."""
         return self._lease.held
 
     def release(self) -> None:

@@ -66,7 +66,7 @@ class _Round:
     failed: bool = False
     """Whether a VM could not be marked since the VMs were listed."""
     handled: set[str] = field(default_factory=set)
-    """The uids of the VMs that were marked, or that an agent reported on meanwhile. They are not marked again."""
+    """The uids of the VMs that were marked, or that changed during the attempt. They are not marked again."""
     not_before_s: float = float("-inf")
     backoff: Backoff = field(default_factory=lambda: Backoff(RETRY_FIRST_S, RETRY_MAX_S))
 
@@ -122,7 +122,7 @@ class Marker:
         try:
             step(one)
         except (Transient, Rejected) as error:
-            log.warning("could not read the objects of a silent node", node=one.silence.node, error=str(error))
+            log.warning("could not read or mark the objects of a silent node", node=one.silence.node, error=str(error))
             self._retry_later(one)
         return 0.0
 
