@@ -31,7 +31,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       metrics.py     the metrics for Prometheus
     manager/       the process of the cluster; it switches no VM
       app.py         wires all parts together; settings.py: the settings; metrics.py: the metrics
-      leader.py      whether this manager leads, and so may write
+      leader.py      whether this manager leads: only the leader may write
       monitor.py     lists the agents' Leases, and finds silent nodes; marker.py: marks their objects
       sweep.py       lists all VMs for what no agent reports; elsewhere.py: keeps the lists of VMs that run elsewhere
     kube/          the adapter for the API server
@@ -40,7 +40,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       store.py       the cache of this node's objects; writes their status
       hypervisors.py  the Hypervisor of this node
       watch.py       the watch (kopf); watched.py: what is watched; watch_health.py: whether it works
-      lease.py       keeps a Lease: that of the node, or that of the leader
+      lease.py       keeps a Lease: the Lease of a node, or of the leader
       lists.py       the manager's requests: lists of Leases, VMs and Hypervisors, and their status patches
       checks.py      checks of what an agent needs from the API server: schema_check.py, access_checks.py,
                      lease_check.py; probe.py: their requests; rights.py: the rights of an agent

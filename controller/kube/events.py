@@ -82,7 +82,7 @@ class EventRecorder:
         controller: str = AGENT_CONTROLLER,
         bucket: TokenBucket | None = None,
     ) -> None:
-        """`instance` is the name of the agent's node. `bucket` limits the rate; the default is that of an agent.
+        """`instance` is the name of the agent's node. `bucket` limits the rate; the default is the rate of an agent.
 
         `dropped` is called, on any thread, for each Event that is lost because the queue is full, the rate limit is
         reached, or the write failed.

@@ -1,4 +1,4 @@
-"""Acquires and renews a Lease: that of a node, which its agent holds, and that of the manager which leads.
+"""Acquires and renews a Lease: the Lease of a node, which its agent holds, or the Lease of the leading manager.
 
 As in client-go's leader election, one process holds the Lease at a time and renews it. Another process may take over
 the Lease after it has observed no renewal for the Lease's duration. The clocks of two machines are never compared.
@@ -87,7 +87,7 @@ class KeptLease:
 
     @property
     def held(self) -> bool:
-        """Whether this process holds the Lease. While it does, no other process can hold the Lease."""
+        """Whether this process holds the Lease. While it holds the Lease, no other process can hold it."""
         return self._clock() < self._until_s
 
     @property
