@@ -123,7 +123,7 @@ class Evidences:
     def started_paused(self, uuid: UUID, run: int | None) -> bool:
         """Whether the domain was started paused with id `run` and has not been resumed.
 
-        True only if this connection saw the start, so that no RESUMED event was missed.
+        True only if this connection saw the start. Then it has missed no RESUMED event.
         """
         with self._lock:
             return run is not None and self._started_paused.get(uuid) == run

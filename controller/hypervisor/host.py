@@ -102,7 +102,7 @@ class LibvirtHost:
         self._hypervisor, self._blocked = hypervisor, blocked
         self._pid_files = PidFiles.of(hypervisor.uri)
         self._flags: dict[UUID, tuple[bool, bool]] = {}
-        """The cached (persistent, autostart) of each domain, so that most observations omit these two calls."""
+        """The cached (persistent, autostart) of each domain. With it, most observations omit these two calls."""
         self._listed: dict[bytes, tuple[Listed, Domain]] = {}
         """What libvirt returned for each domain in the last relist. Only `relist` uses it, one call at a time."""
         hypervisor.when_redefined(self._redefined)

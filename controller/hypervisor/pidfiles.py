@@ -97,7 +97,7 @@ class PidFiles:
         return True
 
     def started(self, uuid: UUID) -> None:
-        """Record that a new QEMU of this domain runs, so that `qemu` no longer returns UNSURE for an earlier QEMU."""
+        """Record that a new QEMU of this domain runs. `qemu` then no longer returns UNSURE for an earlier QEMU."""
         with self._lock:
             self._unwatched.pop(uuid, None)
 
@@ -152,6 +152,6 @@ class PidFiles:
 
 
 def _locked(file: int) -> bool:
-    """Whether another process has locked the file, so that no write lock can be acquired. Raises OSError."""
+    """Whether a lock of another process keeps this process from write-locking the file. Raises OSError."""
     request = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     return bool(struct.unpack(FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, request))[0] != fcntl.F_UNLCK)

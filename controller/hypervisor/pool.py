@@ -19,8 +19,8 @@ OPEN_WITHIN_S = 10.0
 """The timeout for opening a connection. libvirtd accepts a connection within milliseconds, unless it already has
 `max_clients` clients: then the next client waits."""
 FREE_WITHIN_S = 2.0
-"""How long a call waits for a free connection. Most calls take a millisecond, and so does opening a connection
-(measured)."""
+"""How long a call waits for a free connection. Most calls take a millisecond. Opening a connection takes a
+millisecond too (measured)."""
 GROW_AGAIN_S = 30.0
 """How long a pool does not grow after another connection could not be opened."""
 
