@@ -107,7 +107,7 @@ class Gauges(Protocol):
         """
 
     def observed(self, vm: VirtualMachine, status: Status) -> None:
-        """Note that a pass has confirmed the current status, so that nothing was written."""
+        """Note that a pass has confirmed the current status, and has written nothing."""
 
     def acted(self, action: Action, result: Result) -> None:
         """Note that an action has ended."""
@@ -351,7 +351,7 @@ class Reconciler:
         return False
 
     def _may_act(self, view: View) -> bool:
-        """Whether this agent may still act, and obeys what it obeyed when it decided.
+        """Whether this agent may still act, and `maintenance` and `runs_elsewhere` are those of its decision.
 
         If not, queues another pass, which replaces the report of this action.
         """

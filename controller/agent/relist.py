@@ -65,8 +65,8 @@ class RelistDiff:
 
     def __init__(self) -> None:
         self._agreed: dict[int, tuple[VirtualMachine, Domain]] = {}
-        """The pairs that agreed in the last list, by the `id` of the VM. The dict keeps the VM alive, so that no other
-        object gets this `id`."""
+        """The pairs that agreed in the last list, by the `id` of the VM. The dict keeps the VM alive: no other object
+        gets this `id`."""
 
     def changed(self, vms: Sequence[VirtualMachine], domains: Sequence[Domain]) -> list[VirtualMachine]:
         """Return the VMs whose report differs from the list."""
@@ -115,7 +115,7 @@ class LibvirtRelist:
         self._period_s, self._enqueue, self._resynced = period_s, enqueue, resynced
         self._diff = RelistDiff()
         self._listed_s = time.monotonic()
-        """The monotonic time of the last list of libvirt; initially that of the construction."""
+        """The monotonic time of the last list of libvirt; initially the time of the construction."""
         self.task = PeriodicTask("libvirt-resync", period_s, self._relist)
 
     def unready(self) -> str | None:
