@@ -2,9 +2,9 @@
 
 The JSON name of a field is its Python name in camel case (`node_boot_id` is `nodeBootID`), or the name in its metadata.
 Its type says which values can be read; a value that cannot be read counts as absent. An absent field has the default
-that the dataclass declares. Without a declared default, a text is empty, a number 0, a flag False, and an enum its
-member UNKNOWN. Any other field is required: an object without it counts as absent, and so does an object of which no
-field can be read.
+that the dataclass declares. Without a declared default, a string is empty, a number is 0, a flag is False, and an enum
+has its member UNKNOWN. Any other field is required: an object without this field counts as absent. An object of which
+no field can be read counts as absent too.
 """
 
 from __future__ import annotations

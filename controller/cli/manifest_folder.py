@@ -73,7 +73,7 @@ class ManifestFolder:
                     folder.rmdir()
 
     def _kustomizations(self) -> dict[Path, str]:
-        """Return the new texts of the kustomizations that change: that of the root first. Raises Rejected."""
+        """Return the new texts of the kustomizations that change. The one of the root is first. Raises Rejected."""
         folders = sorted({path.parent for path in self._new})
         entries = {self.root: [folder.name for folder in folders if not _kustomization(folder).exists()]}
         for folder in folders:

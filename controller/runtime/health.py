@@ -42,7 +42,7 @@ class Health:
         self._server: _Server | None = None
 
     def alive(self, name: str, check: Callable[[], bool]) -> None:
-        """Register a liveness check. It returns False if this part has died, so that the process must be restarted."""
+        """Register a liveness check. It returns False if this part has died. Then the process must be restarted."""
         self._alive[name] = check
 
     def ready(self, name: str, check: Callable[[], str | None]) -> None:
