@@ -87,7 +87,7 @@ class Settings(OutputSettings):
         Section.OWNERSHIP,
         Text("IDENTITY", token),
         "The holderIdentity that this agent writes into the Lease. In a Pod, use the Pod's UID. No two agents"
-        " may have the same.",
+        " may have the same identity.",
         found=None,
         shown_default="a random one",
         variable="POD_UID",

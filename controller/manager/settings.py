@@ -34,7 +34,7 @@ class Settings(OutputSettings):
         Section.CLUSTER,
         Text("IDENTITY", token),
         "The holderIdentity that this manager writes into the Lease of the leader. In a Pod, use the Pod's UID. No two"
-        " managers may have the same.",
+        " managers may have the same identity.",
         found=None,
         shown_default="a random one",
         variable="POD_UID",

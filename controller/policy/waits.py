@@ -84,7 +84,8 @@ class Waits:
         Section.STOPS,
         Duration(),
         "The shortest time between this agent's first press of a guest's power button and forcing the VM off, even if"
-        " the grace period ends earlier. If the whole grace period is shorter than this, it counts instead.",
+        " the grace period ends earlier. If the whole grace period is shorter than this time, the grace period"
+        " counts instead.",
         default="30s",
     )
     schedule_confirm_s: float = setting(

@@ -26,7 +26,7 @@ def address(text: str) -> str:
     try:
         return text if text == "*" else str(ipaddress.ip_address(text))
     except ValueError:
-        raise ValueError(f"{text!r} is neither an IPv4 or IPv6 address nor * for all addresses.") from None
+        raise ValueError(f"{text!r} is not an IPv4 or IPv6 address. To use all addresses, set *.") from None
 
 
 def token(text: str) -> str:

@@ -69,7 +69,7 @@ def refusal(*words: str) -> str:
         ("--node-name a --resync-libvirt 0", "'0' is out of bounds: it must be between 1s and 8760h."),
         ("--node-name a --start-parallel 5", "5 is not in the range 1<=x<=4."),
         ("--node-name a --workers 9", "'--workers' (env var: 'VIRTSYNC_WORKERS'): 9 is not in the range 1<=x<=8."),
-        ("--node-name a --http-address here", "'here' is neither an IPv4 or IPv6 address nor * for all addresses."),
+        ("--node-name a --http-address here", "'here' is not an IPv4 or IPv6 address. To use all addresses, set *."),
         ("--node-name a --http-port 65536", "65536 is not in the range 0<=x<=65535."),
         ("--node-name a --log-format xml", "'xml' is not one of 'text', 'json'."),
         ("--node-name a --lease-namespace a.b", "'a.b' cannot be the name of a namespace"),
