@@ -155,7 +155,7 @@ class HostReport:
             self.task.wake_up()
 
     def vm_reported(self) -> None:
-        """Note that the status of a VM was written. During a maintenance, the report on the host might follow from it.
+        """Note that the status of a VM was written. During maintenance, the report on the host might follow from it.
 
         Otherwise the thread reads the statuses periodically.
         """

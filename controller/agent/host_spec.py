@@ -33,7 +33,7 @@ class HostSpec:
     """What the agent obeys, as of the last answers of the API server. One thread may change it; any thread may read.
 
     A declaration is in force from when the agent has acknowledged it, so an object that cannot be read for a while
-    changes nothing. The agent does not act while it cannot know whether a maintenance was declared: before it has read
+    changes nothing. The agent does not act while it cannot know whether maintenance was declared: before it has read
     the object, after the object was deleted, and while it may not read it.
     """
 
@@ -50,7 +50,7 @@ class HostSpec:
     # --- what decisions obey
 
     def blocked(self) -> str:
-        """Return why the agent must not act, as one sentence; empty: it may act, and with --observe-only."""
+        """Return why the agent must not act, as one sentence; empty: it may act, or --observe-only is set."""
         return "" if self._observe_only else self.orders.blocked
 
     def maintenance(self) -> Maintenance | None:
@@ -92,7 +92,7 @@ class HostSpec:
     def unserved(self) -> None:
         """Note that the API server does not know Hypervisor, so no maintenance can have been declared.
 
-        If the object existed before, a maintenance might have been lost with it.
+        If the object existed before, a declaration of maintenance might have been lost with it.
         """
         why = "the API server does not know Hypervisor: install deploy/crds"
         if self._seen:
@@ -128,9 +128,11 @@ class HostSpec:
 
     def _tell(self, orders: Orders) -> None:
         if orders.unready:
-            log.warning("cannot obey the Hypervisor of this node", message=orders.unready, acts=not orders.blocked)
+            log.warning(
+                "cannot apply the spec of this node's Hypervisor", message=orders.unready, acts=not orders.blocked
+            )
         else:
-            log.info("obeys the Hypervisor of this node", generation=orders.generation)
+            log.info("applied the spec of this node's Hypervisor", generation=orders.generation)
 
 
 def _decisive(orders: Orders) -> tuple[object, ...]:

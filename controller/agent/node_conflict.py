@@ -24,7 +24,7 @@ class NodeConflict:
     """Detects reports that another host has written under the name of this node. Thread-safe. No method waits."""
 
     def __init__(self, *, temporary: Callable[[], None]) -> None:
-        """`temporary` is called if libvirt's UUID of this host has changed within one boot: it identifies no host."""
+        """`temporary` is called if libvirt's UUID of this host changed within one boot. Then it identifies no host."""
         self._temporary = temporary
         self._lock = threading.Lock()
         self._waits: dict[VmKey, float] = {}
