@@ -74,7 +74,7 @@ class Metrics:
             self._findings.labels(kind).set(count)
 
     def nothing_found(self) -> None:
-        """Set all findings to 0, and show no maintenances."""
+        """Set all findings to 0, and show no maintenance."""
         self.found(**dict.fromkeys(FINDINGS, 0))
         self.maintenances({})
 

@@ -76,7 +76,7 @@ class Monitor:
     def vms_wait(self, silence: Silence) -> bool:
         """Whether the VMs of this silent node are marked later.
 
-        They are while it is not known how many VMs the nodes have, and while most nodes of a mass will come back.
+        They wait until the first census is known. In a mass, they wait until the node is silent for `MASS_WAITS_S`.
         """
         if self.census is None:
             return True
@@ -103,7 +103,7 @@ class Monitor:
         return None
 
     def _judge(self) -> None:
-        """Find out who is silent, whether it is a mass, and have the objects marked."""
+        """Find the masses among the silent nodes (`fleet/storm.py`), set the metrics, and wake up the marker."""
         sight, known = self.sight, self.census
         if known:
             since_s = {node: seen.since.monotonic_s for node, seen in sight.nodes.items()}
