@@ -126,7 +126,7 @@ def check_clock(ahead_s: float | None) -> Finding:
 
 
 def check_hypervisor(probe: Probe, user: User | None, node_name: str) -> Finding:
-    """Check that the Hypervisor of this node can be read, and say whether a maintenance is declared. Raises Transient.
+    """Check that the Hypervisor of this node can be read, and say whether maintenance is declared. Raises Transient.
 
     If it does not exist, nothing is missing, because the agent creates it.
     """
