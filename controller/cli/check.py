@@ -59,11 +59,11 @@ class _OutputOption(click.Option):
     help="How long to wait for the answer to each check. libvirt and the API server usually answer in milliseconds.",
 )
 def check(*, output: str, timeout_s: float, **given: Any) -> None:
-    """Say what the agent of this node needs, and whether it is there.
+    """Check that this node has what its agent needs.
 
-    The settings are those of virtsync agent. Each line is a thing that an agent needs: ok, missing, or not visible from
-    here, which means that this process cannot find out. Below a missing thing is the command that fixes it. What a
-    running agent of this node holds (its lock and its Lease) is ok.
+    The settings are the settings of virtsync agent. Each line shows one requirement and its state. ok: it is met.
+    missing: it is not met, and the line below has the command that fixes it. not visible from here: this process cannot
+    find out. If a running agent of this node holds the host lock or the Lease, this requirement is ok.
 
     Nothing is written, on the host or in the cluster, and no VM is touched. The command ends even if libvirt or the API
     server hangs: no check takes longer than --timeout.
