@@ -47,7 +47,7 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/mypy --explicit-package-bases tests $(wildcard tools/*.py) tools/image/layers.py
+	$(BIN)/mypy --explicit-package-bases tests tools/image/layers.py
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
 	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh
@@ -80,8 +80,8 @@ chaos: setup ## Run the fault tests, also the long ones, then random faults: SEE
 cluster: cluster-setup ## Run a real cluster of two nodes to try things on, until Ctrl-C; needs root
 	@$(BIN)/python -m cluster run $(addprefix --image=,$(wildcard build/image.tar))
 
-demo: setup ## Show the demo on the terminal; KEEP=1 leaves everything running
-	$(BIN)/python tools/demo.py
+demo: setup ## Show the demo on the terminal; FLEET=1 adds a second host, KEEP=1 leaves everything running
+	@$(BIN)/python -m demo
 
 bench: setup ## Measure latency, load and footprint; ONLY=storm,start measures some, OUTAGE=1 is shorter
 	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(OUTAGE),--outage $(OUTAGE))

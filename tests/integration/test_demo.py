@@ -24,10 +24,12 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def demo(folder: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
-    """The demo, told to a pipe; with KEEP as the test says."""
-    environment = os.environ | {"TMPDIR": str(folder), "KEEP": getattr(request, "param", "")}
+    """The demo, told to a pipe; with the variables that the test gives."""
+    environment = os.environ | {"TMPDIR": str(folder), "KEEP": "", "FLEET": "", "PYTHONPATH": str(ROOT / "tools")}
+    environment |= getattr(request, "param", {})
     with subprocess.Popen(
-        [sys.executable, "-u", ROOT / "tools" / "demo.py"],
+        [sys.executable, "-u", "-m", "demo"],
+        cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -78,7 +80,22 @@ def test_the_demo_sees_every_step(demo: subprocess.Popen[str], folder: Path) -> 
     assert_nothing_is_left(folder)
 
 
-@pytest.mark.parametrize("demo", ["1"], indirect=True, ids=["keep"])
+@pytest.mark.parametrize("demo", [{"FLEET": "1"}], indirect=True, ids=["fleet"])
+def test_the_demo_of_two_hosts_sees_every_step(demo: subprocess.Popen[str], folder: Path) -> None:
+    said, _ = demo.communicate(timeout=HANG_LIMIT_S)
+    assert demo.returncode == 0, said
+    assert re.findall(r"^(\d+)\. ", said, re.MULTILINE) == [str(number) for number in range(1, 10)]
+    steps = re.split(r"^\d+\. ", said, flags=re.MULTILINE)
+    assert re.search(r"^   metadata:\n     name: app-1$", steps[7], re.MULTILINE)
+    assert re.search(r"^   node-b +True +Active +1 +0 +1 +0 +Shutdown ", steps[8], re.MULTILINE)
+    hosts = re.findall(r"^   node-b +(True|Unknown) +(\w+) +1 ", steps[9], re.MULTILINE)
+    assert hosts == [("Unknown", "AgentUnreachable"), ("True", "Active")]
+    assert re.search(r"^   app-1 +Running +Running +Unknown +AgentUnreachable ", steps[9], re.MULTILINE)
+    assert "Every step was seen" in said
+    assert_nothing_is_left(folder)
+
+
+@pytest.mark.parametrize("demo", [{"KEEP": "1"}], indirect=True, ids=["keep"])
 def test_the_demo_can_be_gone_on_with_by_hand(demo: subprocess.Popen[str], folder: Path) -> None:
     said = read_until(demo, "kubectl describe")
     export = re.search(r"^   (export KUBECONFIG=.*)$", said, re.MULTILINE)
@@ -99,7 +116,7 @@ def test_the_demo_fails_in_a_sentence_when_a_step_does_not_come(demo: subprocess
     os.kill(agent, signal.SIGTERM)
     said, _ = demo.communicate(timeout=HANG_LIMIT_S)
     assert demo.returncode == 1
-    assert "Error: The agent ended; the end of the agent's log:" in said.splitlines()
+    assert "Error: The agent of node-a ended; the end of the log, agent.log:" in said.splitlines()
     assert "Traceback" not in said
     assert_nothing_is_left(folder)
 
