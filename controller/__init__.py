@@ -13,7 +13,8 @@ docs/architecture.md describes the threads, the connections, the life of one eve
 setting or a reason. The packages, from the top layer to the bottom layer; each may import those on lower layers:
 
     cli/           the command line
-      agent.py       virtsync agent; options.py: its options from the settings
+      agent.py, manager.py  virtsync agent and virtsync manager; process.py: how both are run; options.py: their options
+                     from the settings
       import_.py     virtsync import; manifest_folder.py: the files in a folder; namespace_rules.py: the file of rules
       check.py       says what an agent needs on its host and in the cluster, and whether it is there
     agent/         the process of a node
@@ -80,7 +81,8 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       marking.py     which objects of a silent node are marked, and how
       elsewhere.py   which VMs run on another node than their own; findings.py: what a list of all VMs shows
     api/           the contract with users
-      virtualmachine.py  spec and status as values; conditions.py: what each reason means; names.py, libvirt_words.py
+      virtualmachine.py, hypervisor.py  spec and status as values; conditions.py: what each reason means; names.py,
+                     libvirt_words.py; tables.py: rows of a Table
       codec.py, hypervisor_codec.py  the objects from JSON, their status to JSON; json_mapping.py: dataclasses to and
                      from JSON; spec_reader.py: what a spec means, or that it is not understood; merge_patch.py
       text.py        sanitizes foreign text; values.py, clock.py, setting.py: helpers
