@@ -39,7 +39,7 @@ class Terminal:
 
     def type(self, command: str) -> None:
         """Run a command of the document, with this test's node and namespace in the place of those that it names."""
-        command = command.replace("node-a", self.node).replace(" kvm web-1 ", f" kvm -n {self.namespaces[0]} web-1 ")
+        command = re.sub("node-[ab]", self.node, command).replace(" kvm web-1 ", f" kvm -n {self.namespaces[0]} web-1 ")
         done = subprocess.run(["bash", "-ec", command], env=self._env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
 
@@ -65,6 +65,7 @@ def terminal(crd: ControlPlane, tmp_path: Path) -> Iterator[Terminal]:
     yield terminal
     for namespace in terminal.namespaces:
         terminal.kubectl("delete", "kvm", "--all", "-n", namespace)
+    terminal.kubectl("delete", "kvmhost", "--ignore-not-found", terminal.node)
 
 
 def commands(heading: str) -> list[str]:
@@ -75,23 +76,36 @@ def commands(heading: str) -> list[str]:
     return [command for block in blocks for command in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
 
 
-def test_a_hold_of_a_whole_host_lifts_no_other_when_it_is_released(terminal: Terminal) -> None:
-    first, second = terminal.namespaces
-    terminal.create(first, "web-1", terminal.node)
-    terminal.create(second, "db-1", terminal.node)
-    terminal.create(second, "there", "another-node")
-    hold_one, release_one = re.findall(r"`(kubectl annotate kvm web-1 [^`]*)`, and `([^`]*)` when done", OPERATIONS)[0]
-    hold_all, release_all = commands("Hold all VMs of a host")
+def test_a_hold_of_one_vm_is_set_and_released(terminal: Terminal) -> None:
+    terminal.create(terminal.namespaces[0], "web-1", terminal.node)
+    hold, release = re.findall(r"`(kubectl annotate kvm web-1 [^`]*)`, and `([^`]*)` when done", OPERATIONS)[0]
 
-    terminal.type(hold_one)
-    terminal.type(hold_all)
-    both = {"hold.virtsync.dev/me": "new disk", "hold.virtsync.dev/host-service": "new kernel"}
-    host = {"hold.virtsync.dev/host-service": "new kernel"}
-    assert terminal.annotations() == {"a/web-1": both, "b/db-1": host, "b/there": {}}
-    terminal.type(release_all)
-    assert terminal.annotations() == {"a/web-1": {"hold.virtsync.dev/me": "new disk"}, "b/db-1": {}, "b/there": {}}
-    terminal.type(f"kubectl annotate kvm web-1 {release_one}")
-    assert terminal.annotations() == {"a/web-1": {}, "b/db-1": {}, "b/there": {}}
+    terminal.type(hold)
+    assert terminal.annotations() == {"a/web-1": {"hold.virtsync.dev/me": "new disk"}}
+    terminal.type(f"kubectl annotate kvm web-1 {release}")
+    assert terminal.annotations() == {"a/web-1": {}}
+
+
+@pytest.mark.parametrize(
+    ("heading", "declared"),
+    [
+        ("Service a host", {"mode": "Shutdown", "reason": "new RAM"}),
+        ("While a node has no agent", {"mode": "Hold", "reason": "check first"}),
+    ],
+)
+def test_maintenance_of_a_host_is_declared_and_ended(terminal: Terminal, heading: str, declared: Json) -> None:
+    kind = {"apiVersion": "virtsync.dev/v1alpha1", "kind": "Hypervisor", "metadata": {"name": terminal.node}}
+    terminal.kubectl("create", "-f", "-", manifest=kind)
+    declare, end = (command for command in commands(heading) if command.startswith("kubectl patch kvmhost"))
+
+    def spec() -> Json:
+        found: Json = json.loads(terminal.kubectl("get", "kvmhost", terminal.node, "-o", "json"))
+        return found.get("spec", {})
+
+    terminal.type(declare)
+    assert spec() == {"maintenance": declared}
+    terminal.type(end)
+    assert spec() == {}
 
 
 def reported(reason: str, node: str, **times: str) -> Json:
