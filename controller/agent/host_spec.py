@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
@@ -22,7 +22,7 @@ class Orders:
     generation: int = -1
     """The generation of the spec; -1: no spec was read yet."""
     maintenance: Maintenance | None = None
-    runs_elsewhere: Mapping[UUID, RunsElsewhere] = field(default_factory=dict)
+    runs_elsewhere: tuple[RunsElsewhere, ...] = ()
     blocked: str = ""
     """Why the agent must not act, as one sentence; empty: it may act."""
     unready: str = ""
@@ -57,9 +57,9 @@ class HostSpec:
         """Return the maintenance that is in force; None: there is none."""
         return self.orders.maintenance
 
-    def runs_elsewhere(self, uuid: UUID | None) -> RunsElsewhere | None:
-        """Return on which other host the domain runs; None: the manager has observed it on no other host."""
-        return self.orders.runs_elsewhere.get(uuid) if uuid else None
+    def runs_elsewhere(self, uuid: UUID | None) -> tuple[RunsElsewhere, ...]:
+        """Return on which other hosts the domain runs; empty: the manager has observed it on no other host."""
+        return tuple(one for one in self.orders.runs_elsewhere if one.uuid == uuid)
 
     def unready(self) -> str | None:
         """Return why the object is not obeyed or not known, as one phrase; None: the agent obeys it."""
@@ -78,7 +78,7 @@ class HostSpec:
             Orders(
                 generation=hypervisor.generation,
                 maintenance=hypervisor.maintenance,
-                runs_elsewhere={one.uuid: one for one in hypervisor.status.runs_elsewhere},
+                runs_elsewhere=hypervisor.status.runs_elsewhere,
                 blocked=blocked,
                 unready=unready,
             )

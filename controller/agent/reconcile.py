@@ -137,14 +137,14 @@ class Reconciler:
         node_name: str,
         node: Callable[[], Node],
         waits: Waits,
-        runs_elsewhere: Callable[[UUID | None], RunsElsewhere | None] = lambda _uuid: None,
+        runs_elsewhere: Callable[[UUID | None], tuple[RunsElsewhere, ...]] = lambda _uuid: (),
         on_report: Callable[[], None] = lambda: None,
         spawn: Callable[[Callable[[], None]], None] | None = None,
         clock: Callable[[], Now] = now,
     ) -> None:
         """`node` returns the current state of the node. `spawn` runs an action; the default uses a daemon thread.
 
-        `runs_elsewhere` returns on which other host a domain runs. `on_report` is called after each written status.
+        `runs_elsewhere` returns on which other hosts a domain runs. `on_report` is called after each written status.
         """
         self._host, self._store, self._recorder, self._queue = host, store, recorder, queue
         self._domain_index, self._brake, self._gauges = domain_index, brake, gauges

@@ -344,9 +344,8 @@ class View:
     """Whether the maximum number of concurrent calls is in progress. Then no other call can begin."""
     turn_in_s: float = 0.0
     """How many seconds the due action must wait for its turn; 0: it need not wait."""
-    runs_elsewhere: RunsElsewhere | None = None
-    """The entry of `status.runsElsewhere` of this host's Hypervisor that has the UUID of the VM's domain; None: no
-    entry has it."""
+    runs_elsewhere: tuple[RunsElsewhere, ...] = ()
+    """The entries of `status.runsElsewhere` of this host's Hypervisor that have the UUID of the VM's domain."""
 
     @property
     def desired(self) -> DesiredPowerState | None:
@@ -384,10 +383,12 @@ class View:
 
     @property
     def running_elsewhere(self) -> RunsElsewhere | None:
-        """The run of the VM on another host that forbids a start here; None: there is none, or the user confirms that
-        it is over."""
-        there = self.runs_elsewhere
-        return there if there and self.vm.confirmed_off != f"{there.node_name} {api_time(there.since)}" else None
+        """The first run of the VM on another host that forbids a start here; None: there is none.
+
+        A run that the user confirms to be over forbids nothing.
+        """
+        confirmed = self.vm.confirmed_off
+        return next((one for one in self.runs_elsewhere if confirmed != f"{one.node_name} {api_time(one.since)}"), None)
 
     @property
     def call_starts(self) -> bool:

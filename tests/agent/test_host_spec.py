@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -72,9 +73,15 @@ def test_a_change_of_what_is_obeyed_is_told_once(told: Told) -> None:
     for version, changes in ((hypervisor(HOLD), 1), (hypervisor(HOLD), 0), (hypervisor(HOLD, ELSEWHERE), 1)):
         told.spec.read(version)
         assert told.take() == changes
-    assert told.spec.runs_elsewhere(UUID(int=1)) == ELSEWHERE
-    assert told.spec.runs_elsewhere(UUID(int=2)) is None
-    assert told.spec.runs_elsewhere(None) is None
+    assert told.spec.runs_elsewhere(UUID(int=1)) == (ELSEWHERE,)
+    assert told.spec.runs_elsewhere(UUID(int=2)) == ()
+    assert told.spec.runs_elsewhere(None) == ()
+
+
+def test_a_vm_that_runs_on_two_other_hosts_has_both_entries(told: Told) -> None:
+    third = replace(ELSEWHERE, node_name="node-c")
+    told.spec.read(hypervisor(None, ELSEWHERE, third))
+    assert told.spec.runs_elsewhere(UUID(int=1)) == (ELSEWHERE, third)
 
 
 def test_old_definitions_know_no_maintenance(told: Told) -> None:

@@ -109,7 +109,7 @@ def test_a_maintenance_that_begins_while_a_report_goes_out_forbids_the_act() -> 
 def test_a_run_elsewhere_that_is_found_while_a_report_goes_out_forbids_the_start() -> None:
     node = node_with("web", powerState="Stopped")
     elsewhere: list[RunsElsewhere] = []
-    node.agent.reconciler._runs_elsewhere = lambda uuid: next((one for one in elsewhere if one.uuid == uuid), None)
+    node.agent.reconciler._runs_elsewhere = lambda uuid: tuple(one for one in elsewhere if one.uuid == uuid)
     guest = node.libvirtd.named("web")
     assert guest
     found = RunsElsewhere(guest.uuid, "node-b", node.clock.wall())

@@ -73,11 +73,11 @@ OPERATIONS = [None, *OperationType]
 HISTORIES = [PowerState.UNKNOWN, PowerState.RUNNING, PowerState.STOPPED, PowerState.SAVED]
 
 
-FLEET: list[tuple[Maintenance | None, RunsElsewhere | None]] = [
-    (None, None),
-    (Maintenance(MaintenanceMode.HOLD, "new RAM"), None),
-    (Maintenance(MaintenanceMode.SHUTDOWN, "new RAM"), None),
-    (None, RunsElsewhere(UID, "node-b", T0)),
+FLEET: list[tuple[Maintenance | None, tuple[RunsElsewhere, ...]]] = [
+    (None, ()),
+    (Maintenance(MaintenanceMode.HOLD, "new RAM"), ()),
+    (Maintenance(MaintenanceMode.SHUTDOWN, "new RAM"), ()),
+    (None, (RunsElsewhere(UID, "node-b", T0),)),
 ]
 """What is known of the host and of other hosts."""
 
@@ -85,7 +85,7 @@ FLEET: list[tuple[Maintenance | None, RunsElsewhere | None]] = [
 @pytest.mark.parametrize("desired", [None, *DesiredPowerState])
 @pytest.mark.parametrize(("maintenance", "elsewhere"), FLEET, ids=["plain", "hold", "shutdown", "elsewhere"])
 def test_each_look_meets_the_first_veto_that_fits_or_exactly_one_row(
-    desired: DesiredPowerState | None, maintenance: Maintenance | None, elsewhere: RunsElsewhere | None
+    desired: DesiredPowerState | None, maintenance: Maintenance | None, elsewhere: tuple[RunsElsewhere, ...]
 ) -> None:
     looks, plain = 0, (maintenance, elsewhere) == FLEET[0]
     reasons = REASONS if plain else [Reason.IN_SYNC, Reason.SHUTTING_DOWN, Reason.HELD]

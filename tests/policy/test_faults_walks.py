@@ -72,7 +72,7 @@ HAPPENINGS = st.one_of(
     st.tuples(st.just("restart"), st.integers(-60, 60)),
     st.tuples(st.just("node"), st.sampled_from(NODES)),
     st.tuples(st.just("maintenance"), st.sampled_from([None, *MaintenanceMode])),
-    st.tuples(st.just("elsewhere"), st.sampled_from([None, RunsElsewhere(UID, "node-z", T0)])),
+    st.tuples(st.just("elsewhere"), st.sampled_from([(), (RunsElsewhere(UID, "node-z", T0),)])),
     st.tuples(st.just("facts"), st.sampled_from(FACTS)),
     st.tuples(st.just("answer"), st.sampled_from([None, *Result])),
     st.tuples(st.sampled_from(["new process", "mark", "moved here", "call out"])),
@@ -177,7 +177,7 @@ def test_starting_ends_for_an_agent_that_may_act(policy: RestartPolicy, story: l
     walk = walked(policy, story)
     walk.vm.node = Node("node-a", walk.vm.vm.status.node_boot_id or "boot-1")
     walk.vm.change(desired=STOPPED, holds=(), misunderstood="", domain_name=None)
-    walk.vm.elsewhere = None
+    walk.vm.elsewhere = ()
     walk.sent, walk.seen = None, domain(Phase.STOPPED, reason="UNKNOWN")
     for after_s in (0.1, 11.0, 0.1):
         step = walk.look(after_s)

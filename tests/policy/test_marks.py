@@ -77,7 +77,7 @@ class Last:
     after_s: float
     restarted: bool
     maintenance: Maintenance | None
-    elsewhere: RunsElsewhere | None
+    elsewhere: tuple[RunsElsewhere, ...]
 
 
 lasts = st.builds(
@@ -88,7 +88,7 @@ lasts = st.builds(
     st.sampled_from([0.1, 6.0, 11.0, 200.0]),
     st.booleans(),
     st.sampled_from([None, None, *(Maintenance(mode, "new RAM") for mode in MaintenanceMode)]),
-    st.sampled_from([None, None, RunsElsewhere(SIGHTS[0].uuid, "node-b", T0)]),  # type: ignore[union-attr]
+    st.sampled_from([(), (), (RunsElsewhere(SIGHTS[0].uuid, "node-b", T0),)]),  # type: ignore[union-attr]
 )
 
 

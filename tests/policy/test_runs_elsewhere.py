@@ -23,8 +23,8 @@ def notices(step: Step) -> list[str]:
     return [notice.reason for notice in step.notices]
 
 
-def elsewhere(vm: Vm, there: RunsElsewhere | None = THERE) -> Vm:
-    vm.elsewhere = there
+def elsewhere(vm: Vm, there: RunsElsewhere | None = THERE, *more: RunsElsewhere) -> Vm:
+    vm.elsewhere = (there, *more) if there else ()
     return vm
 
 
@@ -131,6 +131,15 @@ def test_a_later_entry_is_not_confirmed_by_an_old_annotation() -> None:
     assert action(vm.look(FORGOTTEN)) is Action.START
     vm = elsewhere(Vm(confirmed_off=CONFIRMED), replace(THERE, since=SINCE + timedelta(seconds=1)))
     assert vm.look(FORGOTTEN).reason is Reason.RUNS_ELSEWHERE
+
+
+def test_an_annotation_confirms_only_one_of_two_hosts() -> None:
+    third = replace(THERE, node_name="node-c")
+    for entries in [(THERE, third), (third, THERE)]:
+        vm = elsewhere(Vm(confirmed_off=CONFIRMED), *entries)
+        step = vm.look(FORGOTTEN)
+        assert (step.reason, step.action) == (Reason.RUNS_ELSEWHERE, None)
+        assert step.message.startswith("The VM runs on node-c ")
 
 
 def test_the_spec_off_is_in_sync_again_when_it_is_gone_there() -> None:

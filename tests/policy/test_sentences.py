@@ -178,7 +178,7 @@ def _elsewhere() -> list[Step]:
     sights: list[Observation] = [domain(Phase.STOPPED), domain(Phase.RUNNING), Absent()]
     for desired, seen in itertools.product([RUNNING, STOPPED, None], sights):
         vm = Vm(desired)
-        vm.elsewhere = RunsElsewhere(UUID(int=7), "node-b", T0)
+        vm.elsewhere = (RunsElsewhere(UUID(int=7), "node-b", T0),)
         steps += [vm.look(seen), vm.look(seen)]
     return steps
 
@@ -207,9 +207,9 @@ def _doubtful() -> list[Step]:
         if doubt in {"saved", "migrated"}:
             vm.look(Phase.SAVED if doubt == "saved" else domain(Phase.STOPPED, reason="MIGRATED"))
         if doubt == "elsewhere":
-            vm.elsewhere = RunsElsewhere(UUID(int=7), "node-c", T0)
+            vm.elsewhere = (RunsElsewhere(UUID(int=7), "node-c", T0),)
             vm.look(Phase.STOPPED)
-            vm.elsewhere = None
+            vm.elsewhere = ()
         if doubt == "marked":
             vm.is_marked()
         vm.moves_to("node-b", desired=RUNNING, confirmed_off="node-a" if doubt == "bare" else "")

@@ -80,8 +80,8 @@ class Vm:
         self.memory = VmMemory()
         self.at_s = 0.0
         self.wall_ahead_s = 0.0
-        self.elsewhere: RunsElsewhere | None = None
-        """What the manager has observed on another host."""
+        self.elsewhere: tuple[RunsElsewhere, ...] = ()
+        """What the manager has observed on other hosts."""
 
     def change(self, **spec: object) -> None:
         self.vm = replace(self.vm, generation=self.vm.generation + 1, **spec)  # type: ignore[arg-type]

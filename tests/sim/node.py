@@ -286,7 +286,7 @@ class SimulatedAgent:
             node_name=node.name,
             node=node.as_node,
             waits=WAITS,
-            runs_elsewhere=lambda uuid: node.runs_elsewhere.get(uuid) if uuid else None,
+            runs_elsewhere=lambda uuid: tuple(one for one in node.runs_elsewhere.values() if one.uuid == uuid),
             spawn=lambda do: self.calls.append(Strand(do, node.as_it_is())),
             clock=node.clock.now,
         )
