@@ -90,11 +90,13 @@ class Exemption:
 EXEMPTIONS = (
     Exemption("deleting", lambda vm: vm.deleting),
     Exemption("never-reported", lambda vm: not vm.status.node_name),
+    Exemption("off-elsewhere", lambda vm: vm.status.node_name != vm.node_name and vm.status.was_off),
     Exemption("no-decided-reason", lambda vm: not vm.status.decided_reason),
     Exemption("marked", lambda vm: vm.status.reason == Reason.AGENT_UNREACHABLE),
 )
 """The VMs that are not marked. A VM on which no agent has ever reported stays Pending. The agent of an older version
-remembers its last decision only in Ready, so a mark would make it forget that decision."""
+remembers its last decision only in Ready, so a mark would make it forget that decision. A mark puts a report in doubt,
+but the silence of one node is no reason to doubt that another node has reported the VM off."""
 
 
 def exemption_of(vm: VirtualMachine) -> str:

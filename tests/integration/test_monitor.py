@@ -333,6 +333,20 @@ def test_vms_of_an_old_agent_are_not_marked(stage: Stage) -> None:
 # --- once in a silence
 
 
+def test_a_vm_that_another_node_has_reported_off_is_not_put_in_doubt(stage: Stage) -> None:
+    """It was moved while the agent of its new node is silent. What was on has its mark, and needs a person anyway."""
+    stage.host("a")
+    off = stage.vm("off", "a", nodeName=stage.node("b"), powerState="Stopped")
+    on = stage.vm("on", "a", nodeName=stage.node("b"))
+    before = stage.get(off)
+    stage.count()
+    stage.look("a")
+    stage.pass_s(60)
+    assert marked(stage.of_host("a"))
+    assert marked(stage.get(on))
+    assert stage.get(off) == before
+
+
 def test_an_agent_that_reports_and_cannot_renew_is_contradicted_once(stage: Stage) -> None:
     web, _ = lost(stage)
     stage.pass_s(2, "b")
