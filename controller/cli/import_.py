@@ -161,7 +161,7 @@ def _from_cluster(kubeconfig: Path | None, *, hint: bool) -> Known:
 
     known = Known()
     try:
-        api = load(kubeconfig)
+        api = load(kubeconfig, program="virtsync-import")
         for host in map(parse_hypervisor, objects(api, HYPERVISORS)):
             known.hosts[host.name] = host.status.unmanaged.domains if host.status.unmanaged else ()
             known.why_not[host.name] = adopting.why_not(host)

@@ -86,7 +86,7 @@ class ApiServer:
         Raises Transient.
         """
         try:
-            probe = Probe(load(self._kubeconfig).credentials)
+            probe = Probe(load(self._kubeconfig, program="virtsync-check").credentials)
         except Rejected as error:
             return missing(
                 str(error), "kubectl config view --minify --flatten >FILE && virtsync check --kubeconfig FILE"

@@ -16,7 +16,7 @@ from kubernetes.client.configuration import Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.client.rest import RESTClientObject
 
-from controller.api.names import AGENT, GROUP, HYPERVISOR_KIND, HYPERVISOR_PLURAL, KIND, VERSION
+from controller.api.names import AGENT, HYPERVISOR_KIND, HYPERVISOR_PLURAL, KIND, PLURAL
 from controller.kube.access import SOCKET_OPTIONS, Access, basic
 from controller.kube.credentials import Credentials, Reader
 from controller.kube.kubeconfig import Kubeconfig, of_pod
@@ -29,6 +29,7 @@ CIRCUIT_OPENS_AFTER = 5
 MAX_RETRY_AFTER_S = 30.0
 POOL_SIZE = 32
 JSON = "application/json"
+KINDS = {PLURAL: KIND, HYPERVISOR_PLURAL: HYPERVISOR_KIND}
 
 Json = dict[str, Any]
 
@@ -107,7 +108,7 @@ class Api:
             self.throttled()
         if status in {401, 429} or status >= 500:
             self.note_answer(good=False)
-        raise _error(path, status, text, retry_after_s)
+        raise _error(access.program, path, status, text, retry_after_s)
 
     def _send(
         self, method: str, path: str, headers: dict[str, str], body: Json | None
@@ -149,7 +150,8 @@ class Api:
 def load(kubeconfig: Path | None, *, program: str = AGENT, throttled: Callable[[], None] = lambda: None) -> Api:
     """Return the API of this kubeconfig. If None, use the Pod's service account, or outside a Pod ~/.kube/config.
 
-    `program` is the name of this HTTP client (User-Agent). `throttled`: see `Api`. Raises Rejected with a message.
+    `program` is the name of this HTTP client (User-Agent), which error messages also contain. `throttled`: see `Api`.
+    Raises Rejected with a message.
     """
     read: Reader
     if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -207,7 +209,7 @@ def _json(text: bytes) -> Json:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _error(path: str, status: int, text: bytes, retry_after_s: float) -> Exception:  # noqa: PLR0911 - one status on each line
+def _error(program: str, path: str, status: int, text: bytes, retry_after_s: float) -> Exception:  # noqa: PLR0911 - one status on each line
     try:
         answer = json.loads(text)
     except ValueError:
@@ -218,15 +220,15 @@ def _error(path: str, status: int, text: bytes, retry_after_s: float) -> Excepti
         case 404 if is_status and answer.get("details", {}).get("name"):
             return Vanished(message)
         case 404:
-            of_hosts = path.startswith(f"/apis/{GROUP}/{VERSION}/{HYPERVISOR_PLURAL}")
-            kind = HYPERVISOR_KIND if of_hosts else KIND
-            return Unserved(f"the API server does not know {kind}: install deploy/crds first")
+            kind = next((KINDS[part] for part in path.split("/") if part in KINDS), None)
+            unknown = f"{kind}: install deploy/crds first" if kind else path
+            return Unserved(f"the API server does not know {unknown}")
         case 409:
             return Conflicted(message)
         case 401:
-            return Transient("the API server does not accept the agent's credentials (401)")
+            return Transient(f"the API server does not accept the credentials of {program} (401)")
         case 403:
-            return Forbidden(f"the agent lacks a permission: {message}")
+            return Forbidden(f"{program} lacks a permission: {message}")
         case 400 | 413 | 415 | 422:
             return Rejected(message)
         case _:

@@ -115,8 +115,8 @@ def test_one_that_does_not_exist_yet_blocks_until_it_is_created(told: Told) -> N
 def test_one_that_may_not_be_read_blocks(told: Told, seen: bool) -> None:  # noqa: FBT001 - a column of the table
     if seen:
         told.spec.read(hypervisor())
-    told.spec.refused("the agent lacks a permission: no")
-    assert told.spec.blocked() == "Hypervisor node-a cannot be read: the agent lacks a permission: no."
+    told.spec.refused("virtsync-agent lacks a permission: no")
+    assert told.spec.blocked() == "Hypervisor node-a cannot be read: virtsync-agent lacks a permission: no."
 
 
 def test_a_spec_that_is_not_understood_blocks(told: Told) -> None:

@@ -80,7 +80,7 @@ def test_a_wrong_token(world: World, tmp_path: Path) -> None:
     world.apply(guest)
     agent = world.new_agent(kubeconfig=with_token_file(world.controlplane, token))
     agent.launch()
-    told = "the API server does not accept the agent's credentials (401)"
+    told = "the API server does not accept the credentials of virtsync-agent (401)"
     until(lambda: unready(agent, told), "it does not say what is wrong")
     assert len([line for line in warnings(agent) if told in line]) == 1
     token.write_text(f"{world.controlplane.token}\n")

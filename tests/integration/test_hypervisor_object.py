@@ -440,7 +440,7 @@ def test_an_agent_that_may_not_read_its_hypervisor_does_not_act(world: World, ho
     agent = world.new_agent(kubeconfig=kubeconfig)
     agent.launch()
     vm = world.until_ready(guest, "ActionBlocked")
-    assert "cannot be read: the agent lacks a permission" in ready_of(vm)["message"]
+    assert "cannot be read: virtsync-agent lacks a permission" in ready_of(vm)["message"]
     assert "hypervisor: Hypervisor" in lacks(agent)
     hosts = [rights | {"verbs": [*rights["verbs"], "create"], "resources": ["hypervisors", "hypervisors/status"]}]
     allow(world, role, [*rules, *hosts])

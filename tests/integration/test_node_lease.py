@@ -238,7 +238,7 @@ def test_a_right_that_is_lacking_is_told(node: Node) -> None:
     node.api = Slow(node.clock, client.load(kubeconfig))
     mine = node.agent("pod-1")
     assert not keeps(mine)
-    assert "the agent lacks a permission" in mine.blocked
+    assert "virtsync-agent lacks a permission" in mine.blocked
     assert "cannot get resource" in mine.blocked
 
 

@@ -16,7 +16,7 @@ from controller.api.names import AGENT, MANAGER
 from controller.kube import client
 from controller.kube.client import CIRCUIT_OPENS_AFTER, Api
 from controller.runtime import retry
-from controller.runtime.errors import CircuitOpen, Transient
+from controller.runtime.errors import CircuitOpen, Transient, Unserved
 
 OBJECT = "/apis/virtsync.dev/v1alpha1/namespaces/default/virtualmachines/web"
 
@@ -183,6 +183,37 @@ def test_the_api_server_is_told_which_program_asks(port: socket.socket, tmp_path
     with server_at(port) as server:
         api.request("GET", OBJECT)
         assert server.agents == {f"{program}/{__version__}"}
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (401, "the API server does not accept the credentials of virtsync-manager (401)"),
+        (403, "virtsync-manager lacks a permission: "),
+    ],
+)
+def test_an_error_names_the_program_whose_credentials_do_not_do(
+    port: socket.socket, tmp_path: Path, status: int, told: str
+) -> None:
+    api = client.load(kubeconfig_of(f"http://127.0.0.1:{port.getsockname()[1]}", tmp_path), program=MANAGER)
+    with server_at(port, status=status), pytest.raises(Transient) as raised:
+        api.request("GET", OBJECT)
+    assert str(raised.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/apis/virtsync.dev/v1alpha1/virtualmachines", "VirtualMachine: install deploy/crds first"),
+        ("/apis/virtsync.dev/v1alpha1/namespaces/vms/virtualmachines/web", "VirtualMachine: install deploy/crds first"),
+        ("/apis/virtsync.dev/v1alpha1/hypervisors/node-a", "Hypervisor: install deploy/crds first"),
+        ("/apis/coordination.k8s.io/v1/leases", "/apis/coordination.k8s.io/v1/leases"),
+    ],
+)
+def test_an_error_names_the_kind_that_is_not_known(api: Api, port: socket.socket, path: str, told: str) -> None:
+    with server_at(port, status=404), pytest.raises(Unserved) as raised:
+        api.request("GET", path)
+    assert str(raised.value) == f"the API server does not know {told}"
 
 
 def test_each_answer_that_limits_the_rate_is_counted(port: socket.socket, tmp_path: Path) -> None:
