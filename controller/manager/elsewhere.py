@@ -22,7 +22,7 @@ from controller.kube.events import EventRecorder
 from controller.kube.lists import Fleet
 from controller.policy.view import Notice
 from controller.runtime.buckets import TokenBucket
-from controller.runtime.errors import Conflicted, Rejected, Vanished
+from controller.runtime.errors import Conflicted, Forbidden, Rejected, Vanished
 
 LOOKUPS_PER_S, LOOKUPS_BURST = 5.0, 25
 
@@ -73,8 +73,9 @@ class Elsewhere:
         for uuid in list(self._due):
             if not self._look_up(uuid):
                 break
-        self._refresh()
-        lists = wanted(hosts, self._vms, self._released(hosts), now)
+        released = self._released(hosts)
+        self._refresh()  # the last one, because it uses what the rate limit still allows
+        lists = wanted(hosts, self._vms, released, now)
         for host in hosts:
             if lists[host.name] != host.status.runs_elsewhere:
                 self._write(host, lists[host.name])
@@ -136,7 +137,7 @@ class Elsewhere:
             self._fleet.patch_hypervisor(host, {"runsElsewhere": rendered or None})
         except (Conflicted, Vanished):
             return  # the next look reads the host again
-        except Rejected as error:
+        except (Forbidden, Rejected) as error:
             log.warning("the API server rejected the list of VMs that run elsewhere", node=host.name, error=str(error))
             return
         for entry in host.status.runs_elsewhere:

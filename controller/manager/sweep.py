@@ -17,12 +17,12 @@ from controller.kube.lists import Fleet
 from controller.manager.elsewhere import Elsewhere
 from controller.manager.metrics import Metrics
 from controller.runtime.buckets import TokenBucket
-from controller.runtime.errors import Conflicted, Rejected, Transient, Vanished
+from controller.runtime.errors import Conflicted, Forbidden, Rejected, Transient, Vanished
 from controller.runtime.periodic import PeriodicTask
 
 LOOK_EVERY_S = 5.0
 """How often the Hypervisors are listed. An agent writes that of its node at most every 5 s."""
-SWEEP_EVERY_S, SWEEP_JITTER = 1800.0, 0.2
+SWEEP_EVERY_S, SWEEP_RETRY_S, SWEEP_JITTER = 1800.0, 60.0, 0.2
 MARKS_PER_S, MARKS_BURST = 10.0, 50
 
 log = structlog.get_logger()
@@ -61,24 +61,37 @@ class Sweep:
             self._next_s = 0.0
         try:
             self._hosts = {host.name: host for host in self._fleet.hypervisors(self._hosts)}
-            hosts = list(self._hosts.values())
-            now = datetime.now(UTC)
-            begun = ((host.name, host.status.maintenance) for host in hosts)
-            self._metrics.maintenances({node: (now - it.start_time).total_seconds() for node, it in begun if it})
-            if time.monotonic() >= self._next_s:
-                self._elsewhere.swept(self._sweep(hosts))
-                self._next_s = time.monotonic() + SWEEP_EVERY_S * random.uniform(1 - SWEEP_JITTER, 1 + SWEEP_JITTER)  # noqa: S311 - spreads load
-            self._mark()
-            now = datetime.now(UTC).replace(microsecond=0)
-            self._metrics.found(runs_elsewhere=self._elsewhere.look(hosts, now))
-        except (Transient, Rejected, Vanished) as error:
+        except (Transient, Rejected) as error:
+            log.warning("could not list Hypervisors", error=str(error))
+            return
+        now, hosts = datetime.now(UTC), list(self._hosts.values())
+        begun = ((host.name, host.status.maintenance) for host in hosts)
+        self._metrics.maintenances({node: (now - it.start_time).total_seconds() for node, it in begun if it})
+        # Each of these must happen also if another one fails.
+        if time.monotonic() >= self._next_s:
+            self._sweep(self._elsewhere, hosts)
+        try:
+            self._metrics.found(runs_elsewhere=self._elsewhere.look(hosts, now.replace(microsecond=0)))
+        except (Transient, Rejected) as error:
             log.warning("could not look for VMs that run elsewhere", error=str(error))
+        self._mark()
 
-    def _sweep(self, hosts: Collection[Hypervisor]) -> Findings:
+    def _sweep(self, elsewhere: Elsewhere, hosts: Collection[Hypervisor]) -> None:
+        try:
+            elsewhere.swept(self._find(hosts))
+        except (Transient, Rejected) as error:
+            log.warning("could not list all VMs", error=str(error))
+            wait_s = SWEEP_RETRY_S
+        else:
+            wait_s = SWEEP_EVERY_S
+        self._next_s = time.monotonic() + wait_s * random.uniform(1 - SWEEP_JITTER, 1 + SWEEP_JITTER)  # noqa: S311 - spreads load
+
+    def _find(self, hosts: Collection[Hypervisor]) -> Findings:
         # An agent can have its Lease in another namespace, or none: whether it lives is not this manager's to say.
         others = {host.name for host in hosts if host.status.lease_namespace != self._namespace}
         findings = find(self._fleet.rows(COLUMNS), others | self._fleet.leases(self._namespace).keys())
-        self._without_node = list(self._fleet.virtual_machines(node_name="")) if findings.without_node else []
+        unbound = self._fleet.virtual_machines(node_name="") if findings.without_node else ()
+        self._without_node = [vm for vm in unbound if mark_without_node(vm, datetime.now(UTC))]
         counts = {
             "node_without_lease": len(findings.without_lease),
             "vm_without_node": findings.without_node,
@@ -97,6 +110,9 @@ class Sweep:
                     log.info("marked a VM that has no node", vm=str(vm.key), former=vm.status.node_name)
             except (Conflicted, Vanished):
                 pass  # somebody else has written it: it may have a node again
-            except Rejected as error:
+            except (Forbidden, Rejected) as error:
                 log.warning("could not mark a VM", vm=str(vm.key), error=str(error))
+            except Transient as error:
+                log.warning("could not mark a VM", vm=str(vm.key), error=str(error))
+                return  # the next look tries it again
             self._without_node.pop()

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -22,7 +22,7 @@ from controller.manager.elsewhere import LOOKUPS_BURST, Elsewhere
 from controller.manager.metrics import FINDINGS, Metrics
 from controller.manager.sweep import Sweep
 from controller.policy.view import Notice
-from controller.runtime.errors import Rejected
+from controller.runtime.errors import Forbidden, Rejected
 from lab.controlplane import ControlPlane
 
 Json = dict[str, Any]
@@ -249,6 +249,22 @@ def test_an_entry_goes_some_seconds_after_the_domain_is_gone(nodes: Nodes) -> No
     assert nodes.look(in_s=1) == {}
 
 
+def test_many_entries_go_although_the_rate_limit_allows_few_lookups(nodes: Nodes) -> None:
+    """The VMs of entries are also read again and again, for which the rate limit has to leave nothing over."""
+    uuids = [uuid4() for _ in range(LOOKUPS_BURST + 5)]
+    nodes.report("a")
+    nodes.report("b", *uuids)
+    for number, uuid in enumerate(uuids):
+        nodes.vm(f"vm-{number}", "a", uuid)
+    nodes.restart()
+    nodes.look()
+    assert len(nodes.look()["a"]) == len(uuids)
+    nodes.report("b")
+    for _ in range(4):
+        left = nodes.look(in_s=RELEASE_AFTER_S)
+    assert left == {}
+
+
 def test_a_migration_to_a_third_node_leaves_no_gap(nodes: Nodes) -> None:
     web = uuid4()
     for letter in "abc":
@@ -278,6 +294,7 @@ def test_an_object_that_takes_over_the_domain_there_keeps_the_entry(nodes: Nodes
     assert nodes.look(in_s=RELEASE_AFTER_S) == {"a": [(web, "b")]}
     assert ("web", "DomainConflict") in nodes.recorder.told
     nodes.vm("adopted", "b", web, "Stopped")
+    nodes.look()  # reads the VM again, after it has judged the entries
     nodes.look()
     assert nodes.look(in_s=RELEASE_AFTER_S) == {}
 
@@ -434,6 +451,39 @@ def test_a_vm_that_no_longer_has_a_node_is_marked_by_the_leader(nodes: Nodes) ->
     assert (condition["status"], condition["reason"]) == ("Unknown", "Pending")
     assert condition["message"].startswith("No node is responsible for it: set spec.nodeName.")
     assert after | {"conditions": 0} == before | {"conditions": 0}, "nothing else is changed"
+
+
+class Denying(Counting):
+    """The manager's requests, of which the API server refuses some."""
+
+    rows_fail = marks_fail = False
+
+    def rows(self, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        if self.rows_fail:
+            raise Rejected("no")
+        return super().rows(columns)
+
+    def patch_vm(self, vm: VirtualMachine, status: Json) -> None:
+        if self.marks_fail:
+            raise Forbidden("no")
+        super().patch_vm(vm, status)
+
+
+@pytest.mark.parametrize("denied", ["rows", "marks"])
+def test_entries_are_written_although_a_request_fails(nodes: Nodes, denied: str) -> None:
+    web = uuid4()
+    nodes.report("a")
+    nodes.report("b")
+    nodes.vm("web", "a", web)
+    nodes.vm("left", None, uuid4(), "Running")
+    nodes.fleet.__class__ = Denying
+    setattr(nodes.fleet, f"{denied}_fail", True)
+    sweeping = Sweeping(nodes)
+    sweeping.look()
+    nodes.report("b", web)
+    sweeping.look()
+    assert [entry.uuid for entry in nodes.entries("a")] == [web]
+    assert nodes.get("left")["status"]["conditions"][0]["reason"] == "InSync"
 
 
 def test_a_node_without_a_lease_is_counted_unless_its_agent_belongs_to_another_manager(nodes: Nodes) -> None:
