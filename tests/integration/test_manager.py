@@ -17,7 +17,7 @@ from lab.guest import Guest
 from lab.manager import Manager
 from lab.processes import paused
 from lab.proxy import Proxy
-from lab.world import API, Json, Watch, World, ready_of, runs, until
+from lab.world import Json, Watch, World, ready_of, runs, until
 
 HYPERVISORS = "/apis/virtsync.dev/v1alpha1/hypervisors"
 GRACE = "20s"
@@ -51,14 +51,9 @@ def managers(world: World) -> Iterator[Managers]:
 
 @pytest.fixture
 def hypervisors(world: World) -> Iterator[Watch]:
-    """Every version of all Hypervisors; the world's own exists."""
-    host = {"apiVersion": API, "kind": "Hypervisor", "metadata": {"name": world.node}}
-    status = json.dumps({"status": {"leaseNamespace": world.name}})
-    world.kubectl("apply", "-f", "-", manifest=host)
-    world.kubectl("patch", "hypervisor", world.node, "--subresource=status", "--type=merge", "-p", status)
+    """Every version of all Hypervisors."""
     with Watch(world.controlplane, HYPERVISORS) as watch:
         yield watch
-    world.kubectl("delete", "hypervisor", world.node)
 
 
 @pytest.fixture
@@ -87,6 +82,12 @@ def marked(thing: Json) -> bool:
     return (ready.get("status"), ready.get("reason")) == ("Unknown", "AgentUnreachable")
 
 
+def active(thing: Json) -> bool:
+    """Whether the agent of a host has reported that it acts."""
+    ready = ready_of(thing)
+    return (ready.get("status"), ready.get("reason")) == ("True", "Active")
+
+
 def version_of(thing: Json) -> int:
     return int(thing["metadata"]["resourceVersion"])
 
@@ -113,11 +114,13 @@ def test_a_dead_agent_is_told_first_of_the_host_and_its_return_corrects_all(
 ) -> None:
     guests, agent = looked_after(world, "web", "db", "mail")
     runs_before = [world.run_id(guest) for guest in guests]
+    reported, before = hypervisors.until(world.node, active, first=0)
     manager = managers.start("manager-1")
     until(lambda: leads(manager), "it does not lead")
     agent.kill()
     of_vms = [world.until(guest, marked, "marked") for guest in guests]
-    host = hypervisors.until(world.node, marked, first=0)[1]
+    at, host = hypervisors.until(world.node, marked, first=reported)
+    assert before
     assert host
     assert version_of(host) < min(map(version_of, of_vms))
     assert all(vm["status"]["powerState"] == "Running" for vm in of_vms)
@@ -126,12 +129,16 @@ def test_a_dead_agent_is_told_first_of_the_host_and_its_return_corrects_all(
     for guest in guests:
         world.until(guest, runs, "right again")
         assert world.nothing_done(guest)
+    after = hypervisors.until(world.node, active, first=at)[1]
+    assert after
+    assert after["status"] == before["status"] | {"conditions": after["status"]["conditions"]}
     assert [world.run_id(guest) for guest in guests] == runs_before
     until(lambda: events(world) == {"AgentUnreachable", "AgentReturned"}, "its return is not told")
 
 
 def test_an_agent_that_left_in_order_is_told_as_that(world: World, managers: Managers, hypervisors: Watch) -> None:
     (guest,), agent = looked_after(world, "web")
+    assert hypervisors.until(world.node, active, first=0)[1]
     managers.start("manager-1")
     agent.stop()
     vm = world.until(guest, marked, "marked")
