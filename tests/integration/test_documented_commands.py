@@ -99,7 +99,7 @@ def test_maintenance_of_a_host_is_declared_and_ended(terminal: Terminal, heading
     declare, end = (command for command in commands(heading) if command.startswith("kubectl patch kvmhost"))
 
     def spec() -> Json:
-        found: Json = json.loads(terminal.kubectl("get", "kvmhost", terminal.node, "-o", "json"))
+        found: dict[str, Json] = json.loads(terminal.kubectl("get", "kvmhost", terminal.node, "-o", "json"))
         return found.get("spec", {})
 
     terminal.type(declare)
