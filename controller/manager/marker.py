@@ -29,6 +29,8 @@ IDLE_S = 2.0
 """How often it looks for silent nodes. It is also woken up after each list of Leases."""
 RETRY_FIRST_S, RETRY_MAX_S = 1.0, 30.0
 
+ALWAYS_CHANGES = "the object has changed each time it was about to be marked"
+
 log = structlog.get_logger()
 
 
@@ -164,7 +166,9 @@ class Marker:
             return
         except Conflicted:
             fresh = self._fleet.hypervisor(node)
-            if again and fresh and fresh.get("status") == raw.get("status") and self._may_write(one):
+            if fresh and fresh.get("status") == raw.get("status") and self._may_write(one):
+                if not again:
+                    raise Transient(ALWAYS_CHANGES) from None
                 self._write_hypervisor(one, fresh, again=False)  # somebody has changed the spec
             return
         self._marked(HYPERVISOR_KIND, node)
@@ -208,7 +212,9 @@ class Marker:
         except Conflicted:
             fresh = self._fleet.virtual_machine(vm.key)
             spec_changed = fresh is not None and fresh.status == vm.status and fresh.node_name == vm.node_name
-            if fresh and again and spec_changed and not exemption_of(fresh) and self._may_write(one):
+            if fresh and spec_changed and not exemption_of(fresh) and self._may_write(one):
+                if not again:
+                    raise Transient(ALWAYS_CHANGES) from None
                 self._write_vm(one, fresh, again=False)
                 return
         else:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import count, cycle
 from typing import Any
 
 import pytest
@@ -448,6 +448,28 @@ def test_a_change_of_the_spec_in_between_does_not_keep_it_from_being_marked(stag
     assert marked(stage.get(web))
     assert marked(stage.of_host("a"))
     assert stage.get(web)["spec"]["powerState"] == "Stopped"
+
+
+def test_an_object_whose_spec_changes_at_each_attempt_is_marked_once_the_changes_end(stage: Stage) -> None:
+    web, _ = lost(stage)
+    host = f"/hypervisors/{stage.node('a')}"
+    reasons = map(str, count())
+
+    def change(path: str, spec: Callable[[], Json]) -> None:
+        stage.patch(path, {"spec": spec()})
+        if changing:
+            stage.wire.before[f"PATCH {path}/status"] = lambda: change(path, spec)
+
+    changing, policies = True, cycle(["Never", "Always"])
+    change(web, lambda: {"restartPolicy": next(policies)})
+    change(host, lambda: {"maintenance": {"mode": "Hold", "reason": next(reasons)}})
+    stage.pass_s(10, "b")
+    assert not marked(stage.get(web))
+    assert not marked(stage.of_host("a"))
+    changing = False
+    stage.pass_s(40, "b")
+    assert marked(stage.get(web))
+    assert marked(stage.of_host("a"))
 
 
 def test_a_vm_that_is_handed_over_in_between_is_not_marked(stage: Stage) -> None:
