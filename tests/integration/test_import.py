@@ -174,10 +174,9 @@ def test_500_domains_of_two_hosts_are_observed_and_none_is_switched(
         assert [observed[key]["status"]["powerState"] for key in keys] == lives
         assert not [line for line in agent.log_lines() if "result" in line], "the agent has acted"
         assert libvirtd.virsh("list", "--all").stdout == runs
-
-    none = virtsync(controlplane, "--namespaces", rules, "--out", tmp_path / "third")
-    assert none.returncode == 0
-    assert none.stderr.splitlines() == [f"node-{letter}: no domain without an object." for letter in "ab"]
+        none = virtsync(controlplane, "--namespaces", rules, "--out", tmp_path / "third")
+        assert none.returncode == 0
+        assert none.stderr.splitlines() == [f"node-{letter}: no domain without an object." for letter in "ab"]
     assert not (tmp_path / "third").exists()
 
 
