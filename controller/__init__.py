@@ -13,8 +13,8 @@ docs/architecture.md describes the threads, the connections, the life of one eve
 setting or a reason. The packages, from the top layer to the bottom layer; each may import those on lower layers:
 
     cli/           the command line
-      agent.py, manager.py  virtsync agent and virtsync manager; process.py: how both are run; options.py: their options
-                     from the settings
+      agent.py, manager.py  virtsync agent, virtsync manager; process.py: how both run; options.py: their options from
+                     the settings
       import_.py     virtsync import; manifest_folder.py: the files in a folder; namespace_rules.py: the file of rules
       check.py       says what an agent needs on its host and in the cluster, and whether it is there
     agent/         the process of a node
@@ -46,7 +46,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       checks.py      checks of what an agent needs from the API server: schema_check.py, access_checks.py,
                      lease_check.py; probe.py: their requests; rights.py: the rights of an agent
       events.py      writes Kubernetes Events
-      collection.py  reads whole collections; manifests.py: manifests as YAML
+      collection.py  reads whole collections; paths.py: the paths of objects; manifests.py: manifests as YAML
     hypervisor/    the adapter for libvirt
       connection.py  connects and reconnects; pool.py: connection pools with one call at a time per connection;
                      event_loop.py: libvirt's event loop; events.py: libvirt's events
@@ -82,9 +82,10 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       elsewhere.py   which VMs run on another node than their own; findings.py: what a list of all VMs shows
     api/           the contract with users
       virtualmachine.py, hypervisor.py  spec and status as values; conditions.py: what each reason means; names.py,
-                     libvirt_words.py; tables.py: rows of a Table
+                     libvirt_words.py
       codec.py, hypervisor_codec.py  the objects from JSON, their status to JSON; json_mapping.py: dataclasses to and
-                     from JSON; spec_reader.py: what a spec means, or that it is not understood; merge_patch.py
+                     from JSON; spec_reader.py: what a spec means, or that it is not understood; merge_patch.py;
+                     tables.py: the rows of a Table
       text.py        sanitizes foreign text; values.py, clock.py, setting.py: helpers
 
 The packages of one layer do not import each other: agent/ and manager/; kube/ and hypervisor/; runtime/, policy/ and

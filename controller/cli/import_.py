@@ -157,7 +157,8 @@ def _from_cluster(kubeconfig: Path | None, *, hint: bool) -> Known:
     """Read all Hypervisors and VirtualMachines. Raises Rejected, Transient."""
     # Imported here, so that --help and the error for a wrong value appear without delay.
     from controller.kube.client import load  # noqa: PLC0415
-    from controller.kube.collection import HYPERVISORS, VIRTUAL_MACHINES, objects  # noqa: PLC0415
+    from controller.kube.collection import objects  # noqa: PLC0415
+    from controller.kube.paths import HYPERVISORS, VIRTUAL_MACHINES  # noqa: PLC0415
 
     known = Known()
     try:

@@ -7,13 +7,13 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from controller.api.hypervisor import HypervisorStatus
 from controller.api.hypervisor_codec import parse_hypervisor
 from controller.api.json_mapping import as_text
-from controller.api.names import GROUP, HYPERVISOR_KIND, HYPERVISOR_PLURAL, KIND, PLURAL, VERSION
+from controller.api.names import HYPERVISOR_KIND, HYPERVISOR_PLURAL, KIND, PLURAL
 from controller.api.virtualmachine import Status
+from controller.kube import paths
 from controller.kube.access_checks import INSTALL, User, check_right, check_token, grant, whoami
 from controller.kube.client import load
 from controller.kube.lease_check import Claimant, check_lease
@@ -130,7 +130,7 @@ def check_hypervisor(probe: Probe, user: User | None, node_name: str) -> Finding
 
     If it does not exist, nothing is missing, because the agent creates it.
     """
-    answer = probe.get(f"/apis/{GROUP}/{VERSION}/{HYPERVISOR_PLURAL}/{quote(node_name)}")
+    answer = probe.get(paths.hypervisor(node_name))
     if answer.status == 404:
         return ok(f"{node_name} does not exist yet; the agent creates it")
     if not answer.granted:

@@ -28,7 +28,7 @@ CIRCUIT_OPENS_AFTER = 5
 """The circuit opens when this number of connections have failed since the last response."""
 MAX_RETRY_AFTER_S = 30.0
 POOL_SIZE = 32
-JSON = "application/json"
+JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 KINDS = {PLURAL: KIND, HYPERVISOR_PLURAL: HYPERVISOR_KIND}
 
 Json = dict[str, Any]

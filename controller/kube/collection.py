@@ -1,16 +1,14 @@
-"""Reads a whole collection from the API server, in pages."""
+"""Reads whole collections from the API server, in pages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from controller.api.names import GROUP, HYPERVISOR_PLURAL, PLURAL, VERSION
+from controller.api.json_mapping import as_map, as_text
 from controller.kube.client import Api
 from controller.runtime import retry
 
-HYPERVISORS = f"/apis/{GROUP}/{VERSION}/{HYPERVISOR_PLURAL}"
-VIRTUAL_MACHINES = f"/apis/{GROUP}/{VERSION}/{PLURAL}"
 PAGE = 250
 """How many objects one response has at most. A Hypervisor with a full list of domains has 70 kB, so a response has at
 most 18 MB."""
@@ -24,10 +22,23 @@ def objects(api: Api, path: str) -> Iterator[Json]:
     Raises Transient, also if reading takes longer than the API server keeps the old state (5 minutes by default), and
     Rejected.
     """
-    query: dict[str, Any] = {"limit": str(PAGE)}
-    while True:
-        page = retry.call(api.request, "GET", path, **query)
+
+    def request(method: str, path: str, **query: Any) -> Json:
+        return retry.call(api.request, method, path, **query)
+
+    for page in pages(request, path, limit=str(PAGE)):
         yield from page.get("items", [])
-        query["continue"] = page.get("metadata", {}).get("continue")
-        if not query["continue"]:
+
+
+def pages(request: Callable[..., Json], path: str, **query: str) -> Iterator[Json]:
+    """Yield the responses to a list, which have at most `limit` objects each. Sends a request for each.
+
+    `request` has the parameters of `Api.request`. Raises what it raises.
+    """
+    token: str | None = None
+    while True:
+        page = request("GET", path, **query | ({"continue": token} if token else {}))
+        yield page
+        token = as_text(as_map(page.get("metadata")).get("continue"))
+        if not token:
             return

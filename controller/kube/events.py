@@ -20,7 +20,7 @@ from controller.api.hypervisor import Hypervisor
 from controller.api.names import AGENT_CONTROLLER, GROUP, HYPERVISOR_KIND, KIND, VERSION
 from controller.api.text import comparable, sanitized, without_log_times
 from controller.api.virtualmachine import VirtualMachine
-from controller.kube.client import Api
+from controller.kube.client import MERGE_PATCH, Api
 from controller.policy.view import Notice
 from controller.runtime.buckets import TokenBucket
 from controller.runtime.errors import Rejected, Transient, Vanished
@@ -139,7 +139,7 @@ class EventRecorder:
             known.count, known.last_s = known.count + 1, now_s
             series = {"count": known.count, "lastObservedTime": micro_time(at)}
             try:
-                self._api.request("PATCH", known.path, {"series": series}, content_type="application/merge-patch+json")
+                self._api.request("PATCH", known.path, {"series": series}, content_type=MERGE_PATCH)
             except Vanished:
                 del self._series[key]
             else:

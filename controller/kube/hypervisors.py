@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import threading
 from typing import Any
-from urllib.parse import quote
 
 from controller.api.hypervisor import Hypervisor, HypervisorStatus
 from controller.api.hypervisor_codec import hypervisor_status_patch, parse_hypervisor
 from controller.api.names import AGENT, GROUP, HYPERVISOR_KIND, HYPERVISOR_PLURAL, VERSION
-from controller.kube.client import Api
-from controller.kube.store import MERGE_PATCH
+from controller.kube import paths
+from controller.kube.client import MERGE_PATCH, Api
 from controller.runtime import retry
 from controller.runtime.errors import Transient, Unserved, Vanished
-
-RESOURCES = f"/apis/{GROUP}/{VERSION}"
-COLLECTION = f"{RESOURCES}/{HYPERVISOR_PLURAL}"
 
 Json = dict[str, Any]
 
@@ -25,7 +21,7 @@ class OwnHypervisor:
 
     def __init__(self, api: Api, node_name: str) -> None:
         self._api, self.name = api, node_name
-        self._path = f"{COLLECTION}/{quote(node_name)}"
+        self._path = paths.hypervisor(node_name)
         self._lock = threading.Lock()
         self._raw: Json = {}
         """The object as the API server last returned it. Empty if it was not read yet or does not exist."""
@@ -61,7 +57,7 @@ class OwnHypervisor:
             "metadata": {"name": self.name},
             "spec": {},
         }
-        return self._stored(retry.call(self._api.request, "POST", COLLECTION, body, fieldManager=AGENT))
+        return self._stored(retry.call(self._api.request, "POST", paths.HYPERVISORS, body, fieldManager=AGENT))
 
     def differs(self, status: HypervisorStatus) -> bool:
         """Whether `report` would write this status. Sends no request."""
@@ -92,7 +88,7 @@ class OwnHypervisor:
         Also raises Forbidden, Rejected.
         """
         try:
-            known = retry.call(self._api.request, "GET", RESOURCES).get("resources", [])
+            known = retry.call(self._api.request, "GET", paths.RESOURCES).get("resources", [])
         except Unserved:
             return
         if any(one.get("name") == HYPERVISOR_PLURAL for one in known):

@@ -17,6 +17,7 @@ import structlog
 
 from controller.api.clock import exponential_s, micro_time
 from controller.api.names import GROUP
+from controller.kube import paths
 from controller.kube.client import Api
 from controller.policy.leases import Claim, Lease, Seen, claim, held_until_s, look
 from controller.runtime import retry
@@ -72,7 +73,7 @@ class KeptLease:
         string: nothing prevents it.
         """
         self._api, self._namespace, self._name, self._component = api, namespace, name, component
-        self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{quote(namespace)}/leases"
+        self._collection = paths.leases(namespace)
         self._path = f"{self._collection}/{quote(name)}"
         self._identity, self._duration_s = identity, duration_s
         self._proof, self._must_not_claim, self._clock = proof, must_not_claim, clock

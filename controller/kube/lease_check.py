@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 from controller.api.json_mapping import as_map, as_time
+from controller.kube import paths
 from controller.kube.lease import LOCK
 from controller.kube.probe import Json, Probe
 from controller.runtime.checks import Finding, missing, not_visible, ok
@@ -28,7 +29,7 @@ class Claimant:
 
 def check_lease(probe: Probe, namespace: str, node_name: str, claimant: Claimant) -> Finding:
     """Check the Lease of this node. Raises Transient."""
-    answer = probe.get(f"/apis/coordination.k8s.io/v1/namespaces/{quote(namespace)}/leases/{quote(node_name)}")
+    answer = probe.get(f"{paths.leases(namespace)}/{quote(node_name)}")
     name = f"{namespace}/{node_name}"
     if answer.status == 404:
         return ok(f"{name} does not exist yet; the agent creates it")

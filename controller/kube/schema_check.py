@@ -6,12 +6,12 @@ from typing import Any
 
 from controller.api.json_mapping import as_map, json_paths
 from controller.api.names import GROUP, VERSION
+from controller.kube import paths
 from controller.kube.probe import Probe
 from controller.runtime.checks import Finding, missing, not_visible, ok
 
 INSTALL = "kubectl apply -f deploy/crds"
-DISCOVERY = f"/apis/{GROUP}/{VERSION}"
-OPENAPI = f"/openapi/v3{DISCOVERY}"
+OPENAPI = f"/openapi/v3{paths.RESOURCES}"
 NAMED_LIMIT = 3
 """How many of the missing fields the finding names."""
 
@@ -23,7 +23,7 @@ def check_type(probe: Probe, plural: str, kind: str, status: type) -> Finding:
 
     The API server drops a field that the schema lacks, without an error. Raises Transient.
     """
-    served = probe.get(DISCOVERY)
+    served = probe.get(paths.RESOURCES)
     if not served.granted and served.status != 404:
         return not_visible(served.message)
     if plural not in {one.get("name") for one in served.body.get("resources", ())}:

@@ -14,19 +14,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
-from urllib.parse import quote
 
 import structlog
 
 from controller.api.codec import parse, status_patch
-from controller.api.names import AGENT, GROUP, PLURAL, VERSION
+from controller.api.names import AGENT
 from controller.api.virtualmachine import Status, VirtualMachine, VmKey
-from controller.kube.client import Api
+from controller.kube import paths
+from controller.kube.client import MERGE_PATCH, Api
 from controller.runtime import retry
 from controller.runtime.errors import Conflicted, Transient, Vanished
 
-MERGE_PATCH = "application/merge-patch+json"
-COLLECTION = f"/apis/{GROUP}/{VERSION}/{PLURAL}"
 TRIES = 3
 """How often `refresh` reads an object if the cached object changes during each read."""
 
@@ -154,7 +152,7 @@ class KubeStore:
             raw = retry.call(
                 self._api.request,
                 "PATCH",
-                f"{_path(vm.key)}/status",
+                f"{paths.virtual_machine(vm.key)}/status",
                 {"metadata": {"resourceVersion": vm.resource_version}, "status": patch},
                 content_type=MERGE_PATCH,
                 fieldManager=AGENT,
@@ -170,7 +168,9 @@ class KubeStore:
         changed: set[VmKey] = set()
         removed: set[VmKey] = set()
         with self._request() as sent:
-            answer = retry.call(self._api.request, "GET", COLLECTION, fieldSelector=f"spec.nodeName={self._node_name}")
+            answer = retry.call(
+                self._api.request, "GET", paths.VIRTUAL_MACHINES, fieldSelector=f"spec.nodeName={self._node_name}"
+            )
             listed = {_key_of(item): item for item in answer.get("items", [])}
             for key in dict.fromkeys([*listed, *self.known()]):
                 vm, update = self._store_answer(key, listed.get(key), sent)
@@ -180,7 +180,7 @@ class KubeStore:
 
     def _get(self, key: VmKey) -> Json | None:
         try:
-            return retry.call(self._api.request, "GET", _path(key))
+            return retry.call(self._api.request, "GET", paths.virtual_machine(key))
         except Vanished:
             return None
 
@@ -253,7 +253,3 @@ def _is_newer(vm: VirtualMachine, than: VirtualMachine) -> bool:
 
 def _key_of(raw: Json) -> VmKey:
     return VmKey(raw["metadata"]["namespace"], raw["metadata"]["name"])
-
-
-def _path(key: VmKey) -> str:
-    return f"/apis/{GROUP}/{VERSION}/namespaces/{quote(key.namespace)}/{PLURAL}/{quote(key.name)}"

@@ -27,7 +27,7 @@ from controller.kube.access import SOCKET_OPTIONS
 from controller.kube.client import Api
 from controller.kube.credentials import Credentials
 from controller.kube.kubeconfig import Kubeconfig, of_pod
-from controller.kube.store import COLLECTION
+from controller.kube.paths import VIRTUAL_MACHINES
 from controller.kube.watch import Watch
 from controller.kube.watch_health import WatchHealth
 from controller.kube.watched import virtual_machines
@@ -172,7 +172,7 @@ def until_seen(seen: "queue.Queue[Json]", name: str) -> None:
 def reaches(case: Case) -> None:
     """Requests are answered, and the watch tells what is new."""
     api = case.api()
-    api.request("GET", COLLECTION)
+    api.request("GET", VIRTUAL_MACHINES)
     with watching(api) as (_, health, seen):
         until(lambda: health.open, "the watch does not begin")
         until_seen(seen, make(case.server))
@@ -182,7 +182,7 @@ def leads_nowhere(case: Case) -> None:
     """Neither has a good answer."""
     api = case.api()
     with pytest.raises(Transient):
-        api.request("GET", COLLECTION)
+        api.request("GET", VIRTUAL_MACHINES)
     with watching(api) as (_, health, seen):
         until(lambda: "no watch has been opened yet" not in str(health.unready()), "the watch has tried nothing")
         assert not health.open
@@ -312,7 +312,7 @@ def test_user_and_password_and_the_wish_for_plain_answers_are_told_alike(case: C
         case.who = {"username": "ann", "password": "s3cret"}
         api = case.api()
         with pytest.raises(Transient):
-            api.request("GET", f"{COLLECTION}?watch=true")
+            api.request("GET", f"{VIRTUAL_MACHINES}?watch=true")
         requests = relay.heard.pop(True)
         with watching(api):
             until(lambda: False in relay.heard, "the watch asks for nothing")
@@ -386,7 +386,7 @@ def test_a_pod_goes_through_the_proxy_too(server: Trusting, proxy: ConnectProxy,
         "HTTPS_PROXY": proxy.url,
     }
     api = Api(Credentials(lambda *, refused: of_pod(environ, tmp_path)))  # noqa: ARG005
-    api.request("GET", COLLECTION)
+    api.request("GET", VIRTUAL_MACHINES)
     with watching(api) as (_, _, seen):
         until_seen(seen, make(case.server))
 
@@ -436,7 +436,7 @@ def test_a_certificate_that_was_renewed_in_time_is_taken_up(
         give(case, short_lived(3600))
         time.sleep(max(0.0, ends_s + 1 - time.monotonic()))
         for _ in range(3):
-            api.request("GET", COLLECTION)
+            api.request("GET", VIRTUAL_MACHINES)
         assert api.credentials.current() is not first
         assert not api.take_recovery(), "nobody else noticed"
         health.failed("this test ends it")
@@ -460,7 +460,7 @@ def _end_of_watch(watch: Watch) -> None:
 def test_both_notice_the_end_of_their_peer(case: Case) -> None:
     """What the kernel knows of the sockets, of each connection to the API server."""
     api = case.api()
-    api.request("GET", COLLECTION)
+    api.request("GET", VIRTUAL_MACHINES)
     with watching(api) as (_, health, _):
         until(lambda: health.open, "the watch does not begin")
         found = _connections_to(case.server.port)
