@@ -21,7 +21,7 @@ from controller.kube.lists import Fleet
 from controller.manager.metrics import Metrics
 from controller.policy.view import Notice
 from controller.runtime.buckets import TokenBucket
-from controller.runtime.errors import Conflicted, Rejected, Transient, Vanished
+from controller.runtime.errors import Conflicted, Forbidden, Rejected, Transient, Vanished
 from controller.runtime.periodic import PeriodicTask
 from controller.runtime.retry import Backoff
 
@@ -148,7 +148,10 @@ class Marker:
                 one.done = True
                 return
             case Outcome.MARK:
-                self._write_hypervisor(one, raw)
+                try:
+                    self._write_hypervisor(one, raw)
+                except (Forbidden, Rejected) as error:  # the VMs must be marked all the same
+                    log.warning("could not mark a Hypervisor", node=one.silence.node, error=str(error))
                 one.read = True
 
     def _write_hypervisor(self, one: _Round, raw: Json | None, *, again: bool = True) -> None:

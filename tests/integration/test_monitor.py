@@ -18,7 +18,7 @@ from controller.kube.lists import Fleet
 from controller.manager.metrics import Metrics
 from controller.manager.monitor import Monitor
 from controller.policy.view import Notice
-from controller.runtime.errors import Transient, Vanished
+from controller.runtime.errors import Forbidden, Rejected, Transient, Vanished
 from lab.controlplane import ControlPlane
 from lab.world import Json, ready_of
 
@@ -328,6 +328,18 @@ def test_vms_of_an_old_agent_are_not_marked(stage: Stage) -> None:
     stage.pass_s(42)
     assert marked(stage.get(new))
     assert ready_of(stage.get(old))["reason"] == "InSync"
+
+
+@pytest.mark.parametrize("error", [Rejected, Forbidden])
+def test_the_vms_of_a_host_that_cannot_be_marked_are_marked(stage: Stage, error: type[Exception]) -> None:
+    def refuse() -> None:
+        raise error("a policy refuses it")
+
+    web, _ = lost(stage)
+    stage.wire.before[f"PATCH /hypervisors/{stage.node('a')}/status"] = refuse
+    stage.pass_s(4, "b")
+    assert marked(stage.get(web))
+    assert not marked(stage.of_host("a"))
 
 
 # --- once in a silence
