@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import libvirt
 
+from controller.hypervisor.host_facts import version_text
 from controller.hypervisor.host_lock import lock_holder, socket_directory
 from controller.hypervisor.pool import close
 from controller.hypervisor.selinux import ALLOW, check_selinux, connect
@@ -123,9 +124,9 @@ def check_libvirt(uri: str) -> Finding:
     except libvirt.libvirtError as error:
         return missing(error_text(error), RESTART)
     if version < OLDEST_LIBVIRT:
-        needed = f"virtsync needs {_dotted(OLDEST_LIBVIRT)} or newer"
-        return missing(f"libvirt {_dotted(version)}: {needed}", "apt-get install libvirt-daemon-system  # on the host")
-    return ok(f"libvirt {_dotted(version)}, {kind} {_dotted(hypervisor)}, at {uri}")
+        found = f"libvirt {version_text(version)}: virtsync needs {version_text(OLDEST_LIBVIRT)} or newer"
+        return missing(found, "apt-get install libvirt-daemon-system  # on the host")
+    return ok(f"libvirt {version_text(version)}, {kind} {version_text(hypervisor)}, at {uri}")
 
 
 def check_lock(directory: Path | None) -> Finding:
@@ -175,7 +176,3 @@ def _group_name(gid: int) -> str:
         return grp.getgrgid(gid).gr_name
     except KeyError:
         return str(gid)
-
-
-def _dotted(version: int) -> str:
-    return f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}"

@@ -33,9 +33,9 @@ def read_host_facts(connections: ConnectionSet) -> HostFacts:
         if connection.getType() == "QEMU":
             with suppress(libvirt.libvirtError):  # libvirt finds no QEMU
                 qemu = connection.getVersion()
-        return HostFacts(Capacity(cpus, memory_mib), version(connection.getLibVersion()), version(qemu))
+        return HostFacts(Capacity(cpus, memory_mib), version_text(connection.getLibVersion()), version_text(qemu))
 
 
-def version(number: int) -> str:
+def version_text(number: int) -> str:
     """Return the text of a version that libvirt has as a number: 9000000 is 9.0.0. Empty for 0."""
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}" if number else ""
