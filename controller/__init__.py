@@ -86,6 +86,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       codec.py, hypervisor_codec.py  the objects from JSON, their status to JSON; json_mapping.py: dataclasses to and
                      from JSON; spec_reader.py: what a spec means, or that it is not understood; merge_patch.py;
                      tables.py: the rows of a Table
+      notice.py      an Event that is about to be written
       text.py        sanitizes foreign text; values.py, clock.py, setting.py: helpers
 
 The packages of one layer do not import each other: agent/ and manager/; kube/ and hypervisor/; runtime/, policy/ and

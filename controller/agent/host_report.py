@@ -15,12 +15,13 @@ from controller import __version__
 from controller.agent.host_spec import HostSpec
 from controller.agent.settings import Settings
 from controller.api.hypervisor import DomainCounts, Hypervisor, HypervisorStatus
+from controller.api.notice import Notice
 from controller.api.virtualmachine import VirtualMachine
 from controller.fleet.host_status import Host, is_urgent, news, reported
 from controller.fleet.inventory import Inventory, ListedDomain, count_vms, has_open_start, take_inventory
 from controller.hypervisor.connection import LibvirtConnection
 from controller.kube.hypervisors import OwnHypervisor
-from controller.policy.view import Domain, Notice
+from controller.policy.view import Domain
 from controller.runtime.errors import Conflicted, Forbidden, Rejected, Transient, Unserved, Vanished
 from controller.runtime.periodic import PeriodicTask
 from controller.runtime.retry import Backoff

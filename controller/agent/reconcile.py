@@ -22,6 +22,7 @@ from controller.agent.memories import PassMemories
 from controller.api.clock import Now
 from controller.api.hypervisor import RunsElsewhere
 from controller.api.names import EventReason
+from controller.api.notice import Notice
 from controller.api.values import replace
 from controller.api.virtualmachine import Address, OperationType, Reason, Status, StopCause, VirtualMachine, VmKey
 from controller.policy.decide import decide
@@ -34,7 +35,6 @@ from controller.policy.view import (
     Evidence,
     Facts,
     Node,
-    Notice,
     Observation,
     Outcome,
     PowerAction,

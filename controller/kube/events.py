@@ -18,10 +18,10 @@ import structlog
 from controller.api.clock import micro_time
 from controller.api.hypervisor import Hypervisor
 from controller.api.names import AGENT_CONTROLLER, GROUP, HYPERVISOR_KIND, KIND, VERSION
+from controller.api.notice import Notice
 from controller.api.text import comparable, sanitized, without_log_times
 from controller.api.virtualmachine import VirtualMachine
 from controller.kube.client import MERGE_PATCH, Api
-from controller.policy.view import Notice
 from controller.runtime.buckets import TokenBucket
 from controller.runtime.errors import Rejected, Transient, Vanished
 

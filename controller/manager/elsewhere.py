@@ -15,12 +15,12 @@ import structlog
 
 from controller.api.clock import api_time
 from controller.api.hypervisor import Hypervisor, RunsElsewhere
+from controller.api.notice import Notice
 from controller.api.virtualmachine import Reason, VirtualMachine
 from controller.fleet.elsewhere import RELEASE_AFTER_S, Sighting, ended, noted, running, runs_at_home, wanted
 from controller.fleet.findings import Findings, conflicts
 from controller.kube.events import EventRecorder
 from controller.kube.lists import Fleet
-from controller.policy.view import Notice
 from controller.runtime.buckets import TokenBucket
 from controller.runtime.errors import Conflicted, Forbidden, Rejected, Vanished
 

@@ -13,13 +13,13 @@ from controller.api.hypervisor import Hypervisor
 from controller.api.hypervisor_codec import parse_hypervisor
 from controller.api.json_mapping import Json
 from controller.api.names import HYPERVISOR_KIND, KIND, EventReason
+from controller.api.notice import Notice
 from controller.api.virtualmachine import Reason, VirtualMachine
 from controller.fleet.marking import Outcome, Situation, exemption_of, hypervisor_mark, message, row_of, vm_mark
 from controller.fleet.silence import Observed, Sight, Silence
 from controller.fleet.storm import HYPERVISORS_BURST, HYPERVISORS_PER_S, VM_BURST, VMS_PER_S
 from controller.kube.lists import Fleet
 from controller.manager.metrics import Metrics
-from controller.policy.view import Notice
 from controller.runtime.buckets import TokenBucket
 from controller.runtime.errors import Conflicted, Forbidden, Rejected, Transient, Vanished
 from controller.runtime.periodic import PeriodicTask

@@ -55,6 +55,7 @@ from typing import Any
 
 from controller.api.clock import Now
 from controller.api.libvirt_words import OffReason, State
+from controller.api.notice import Notice
 from controller.api.text import without_log_times
 from controller.api.values import replace
 from controller.api.virtualmachine import (
@@ -75,7 +76,7 @@ from controller.policy.settling import settled
 from controller.policy.situation import FORBIDDEN, NO_START, Situation
 from controller.policy.starts import Start
 from controller.policy.stops import last_stop_of, new_stop
-from controller.policy.view import Absent, Action, Domain, Notice, Outcome, Phase, Result, Unreadable, View, VmMemory
+from controller.policy.view import Absent, Action, Domain, Outcome, Phase, Result, Unreadable, View, VmMemory
 from controller.policy.waits import Waits
 
 

@@ -8,13 +8,14 @@ from controller.api.clock import api_time
 from controller.api.conditions import READINESS, Readiness
 from controller.api.hypervisor import RunsElsewhere
 from controller.api.names import ConditionType
+from controller.api.notice import Notice
 from controller.api.text import sanitized
 from controller.api.values import replace
 from controller.api.virtualmachine import Condition, Reason, Status
 from controller.policy.handover import is_stale, runs_here
 from controller.policy.operations import stop_attempt_of
 from controller.policy.situation import FORBIDDEN, Situation
-from controller.policy.view import Notice, Phase, PowerAction, Step, Unreadable, Verdict, VmMemory
+from controller.policy.view import Phase, PowerAction, Step, Unreadable, Verdict, VmMemory
 
 MESSAGE_LIMIT = 32768
 """The API allows this many characters in the message of a condition. virtsync limits the bytes to the same number."""

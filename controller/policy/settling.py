@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from controller.api.clock import Now
 from controller.api.names import EventReason
+from controller.api.notice import Notice
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, StopCause
 from controller.policy.situation import UNSEEN, Situation
-from controller.policy.view import Drift, Notice, Phase
+from controller.policy.view import Drift, Phase
 
 
 def settled(s: Situation, *, news: bool) -> Situation:

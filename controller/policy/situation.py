@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from controller.api.clock import Now
+from controller.api.notice import Notice
 from controller.api.virtualmachine import (
     DesiredPowerState,
     Operation,
@@ -20,7 +21,7 @@ from controller.api.virtualmachine import (
 )
 from controller.policy.handover import Elsewhere
 from controller.policy.starts import Start
-from controller.policy.view import Domain, Notice, Phase, View, VmMemory
+from controller.policy.view import Domain, Phase, View, VmMemory
 from controller.policy.waits import Waits
 
 NO_START = Start()

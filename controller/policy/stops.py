@@ -7,6 +7,7 @@ from enum import Enum
 from controller.api.clock import Now
 from controller.api.libvirt_words import OffReason
 from controller.api.names import EventReason
+from controller.api.notice import Notice
 from controller.api.values import replace
 from controller.api.virtualmachine import (
     DesiredPowerState,
@@ -17,7 +18,7 @@ from controller.api.virtualmachine import (
     Status,
     StopCause,
 )
-from controller.policy.view import Domain, Evidence, Notice, Phase, View, VmMemory
+from controller.policy.view import Domain, Evidence, Phase, View, VmMemory
 
 
 class Answer(Enum):

@@ -10,6 +10,7 @@ from uuid import UUID
 from controller.api.clock import Now, api_time
 from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewhere
 from controller.api.names import EventReason
+from controller.api.notice import Notice
 from controller.api.virtualmachine import (
     DesiredPowerState,
     LastStop,
@@ -224,17 +225,6 @@ class Facts:
     request."""
     reboots_on_poweroff: bool = False
     """Whether the definition has `<on_poweroff>restart`. Then a shutdown would be a reboot."""
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """A Kubernetes Event about a VM that virtsync is about to write."""
-
-    reason: str
-    note: str
-    warning: bool = False
-    action: str = "Observe"
-    """What virtsync did: the name of an action, or Observe."""
 
 
 @dataclass(frozen=True, slots=True)

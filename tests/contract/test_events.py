@@ -10,10 +10,10 @@ import pytest
 from controller.api.codec import parse
 from controller.api.hypervisor import Hypervisor
 from controller.api.names import GROUP, HYPERVISOR_KIND, KIND, VERSION
+from controller.api.notice import Notice
 from controller.api.virtualmachine import VirtualMachine
 from controller.kube.client import Api, load
 from controller.kube.events import BURST, RATE_PER_S, EventRecorder
-from controller.policy.view import Notice
 from controller.runtime.errors import Rejected
 from lab.controlplane import ControlPlane
 

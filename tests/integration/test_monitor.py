@@ -12,12 +12,12 @@ import pytest
 
 from controller.api.clock import Now, micro_time
 from controller.api.names import MANAGER
+from controller.api.notice import Notice
 from controller.kube import client
 from controller.kube.client import Api
 from controller.kube.lists import Fleet
 from controller.manager.metrics import Metrics
 from controller.manager.monitor import Monitor
-from controller.policy.view import Notice
 from controller.runtime.errors import Forbidden, Rejected, Transient, Vanished
 from lab.controlplane import ControlPlane
 from lab.world import Json, ready_of

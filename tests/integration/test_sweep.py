@@ -12,6 +12,7 @@ import pytest
 from controller.api.clock import api_time
 from controller.api.hypervisor import Hypervisor, RunsElsewhere
 from controller.api.names import MANAGER
+from controller.api.notice import Notice
 from controller.api.virtualmachine import VirtualMachine
 from controller.fleet.elsewhere import RELEASE_AFTER_S
 from controller.fleet.findings import COLUMNS, find
@@ -21,7 +22,6 @@ from controller.kube.lists import Fleet
 from controller.manager.elsewhere import LOOKUPS_BURST, Elsewhere
 from controller.manager.metrics import FINDINGS, Metrics
 from controller.manager.sweep import Sweep
-from controller.policy.view import Notice
 from controller.runtime.errors import Forbidden, Rejected
 from lab.controlplane import ControlPlane
 

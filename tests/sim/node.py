@@ -23,6 +23,7 @@ from controller.agent.relist import RelistDiff
 from controller.api.clock import Now, api_time
 from controller.api.codec import parse
 from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewhere
+from controller.api.notice import Notice
 from controller.api.virtualmachine import (
     Address,
     DesiredPowerState,
@@ -38,19 +39,7 @@ from controller.kube.client import Api
 from controller.kube.store import KubeStore
 from controller.policy.brake import USUAL_TIMES
 from controller.policy.start_limiter import StartLimiter
-from controller.policy.view import (
-    Absent,
-    Action,
-    Domain,
-    Evidence,
-    Facts,
-    Node,
-    Notice,
-    Phase,
-    PowerAction,
-    Replaced,
-    Result,
-)
+from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Node, Phase, PowerAction, Replaced, Result
 from controller.policy.waits import Waits
 from controller.runtime.errors import CircuitOpen, Conflicted, Rejected, Transient
 from controller.runtime.workqueue import WorkQueue
