@@ -292,9 +292,9 @@ def test_kubectl_explains_every_field(crd: ControlPlane, path: str) -> None:
 
 
 REFERENCE = (ROOT / "docs/api.md").read_text().partition("\n# The Hypervisor object\n")[2]
-DECLARE, WAIT, REMOVE = [
-    line for block in re.findall(r"```console\n(.*?)```", REFERENCE, re.DOTALL) for line in block.splitlines()
-]
+OPERATIONS = (ROOT / "docs/operations.md").read_text().partition("\n### Service a host\n")[2].partition("\n### ")[0]
+DECLARE, WAIT, REMOVE = re.findall(r"^\$ (.*?)(?: +#.*)?$", OPERATIONS, re.MULTILINE)
+"""The commands of the documentation, without the prompt and the comment."""
 
 
 def test_kubectl_explain_teaches_how_to_service_a_host(crd: ControlPlane) -> None:
@@ -316,7 +316,7 @@ def test_kubectl_explain_teaches_how_to_service_a_host(crd: ControlPlane) -> Non
     assert "enum: Hold, Shutdown" in explained
 
 
-def test_the_commands_of_the_reference_work_as_typed(host: Host, tmp_path: Path) -> None:
+def test_the_documented_commands_work_as_typed(host: Host, tmp_path: Path) -> None:
     terminal = os.environ | {
         "KUBECONFIG": str(host.controlplane.kubeconfig),
         "KUBECACHEDIR": str(tmp_path),
