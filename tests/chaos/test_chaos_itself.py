@@ -16,8 +16,11 @@ from uuid import UUID, uuid4
 import libvirt
 import pytest
 
+from chaos.audit import Answer, Json, Span, answers
 from chaos.certificates import Certificates
-from chaos.judge import Answer, Call, Judge, Verdict, answers, by_whom, calls
+from chaos.judge import Call, Judge, Verdict, by_whom, calls
+from chaos.marks import Marks
+from chaos.orders import Orders
 from chaos.relay import Refusal, Relay
 from chaos.runs import DoubleRun, Run, Runs
 from chaos.starts import Starts
@@ -281,7 +284,7 @@ def answer(at_s: float, *, grace_s: int = 60, mode: str = "GracefulThenForce") -
         "shutdown": {"mode": mode, "gracePeriodSeconds": grace_s},
     }
     stop = {"type": "Stop", "startTime": "2026-11-26T00:00:00Z", "deadline": "2026-11-26T00:01:00Z"}
-    object_ = {"metadata": {"name": "vm"}, "spec": spec, "status": {"operation": stop}}
+    object_ = {"kind": "VirtualMachine", "metadata": {"name": "vm"}, "spec": spec, "status": {"operation": stop}}
     return Answer(at_s, at_s, "agent", object_)
 
 
@@ -334,3 +337,178 @@ def test_an_answer_that_was_lost_is_marked(tmp_path: Path) -> None:
     for lost in (set[str](), {"lost-one"}):
         (found,), _ = answers(log, ["agent"], lost=lost)
         assert found.lost is bool(lost)
+
+
+UUID_TEXT = str(UUID(int=1))
+AT_S = 1000.0
+ENTRY = {"uuid": UUID_TEXT, "nodeName": "node-b", "since": "2026-11-26T08:20:13Z"}
+
+
+def hypervisor(
+    at_s: float,
+    mode: str = "",
+    *,
+    generation: int = 1,
+    observed: int = 1,
+    quiesced: bool = False,
+    elsewhere: bool = False,
+    sent: Json | None = None,
+) -> Answer:
+    object_ = {
+        "kind": "Hypervisor",
+        "metadata": {"name": "node-a", "uid": "uid", "generation": generation},
+        "spec": {"maintenance": {"mode": mode, "reason": "x"}} if mode else {},
+        "status": {
+            "observedGeneration": observed,
+            "conditions": [{"type": "Quiesced", "status": str(quiesced)}],
+            "runsElsewhere": [ENTRY] if elsewhere else [],
+        },
+    }
+    return Answer(at_s, at_s, "agent", object_, sent)
+
+
+def lease(at_s: float, *, holder: str = "pod", name: str = "node-a", user: str = "agent") -> Answer:
+    return Answer(
+        at_s, at_s, user, {"kind": "Lease", "metadata": {"name": name}, "spec": {"holderIdentity": holder}}, {}
+    )
+
+
+def forbidden(
+    *told: Answer,
+    verb: str = "START",
+    wanted: str = "Running",
+    confirmed: str = "",
+    frozen: tuple[Span, ...] = (),
+    launched_s: float = 0.0,
+) -> str | None:
+    """Why the agent was not allowed to do this at `AT_S`; it held its Lease unless `told` has one."""
+    orders = Orders(launches=[launched_s])
+    orders.note(told)
+    if not orders.renewals:
+        orders.note([lease(AT_S - 1)])
+    vm = {"metadata": {"annotations": {"virtsync.dev/confirmed-off": confirmed}}, "spec": {"powerState": wanted}}
+    return orders.why_not(verb, UUID_TEXT, vm, AT_S, list(frozen))
+
+
+def test_an_act_needs_a_hypervisor_that_this_process_has_read() -> None:
+    assert forbidden(hypervisor(900)) is None
+    assert forbidden() == "the Hypervisor of its node had not been read"
+    assert forbidden(hypervisor(900), launched_s=950) == "the Hypervisor of its node had not been read"
+    assert forbidden(replace(hypervisor(900), lost=True)) == "the Hypervisor of its node had not been read"
+
+
+def test_an_act_needs_the_lease() -> None:
+    assert forbidden(hypervisor(900), lease(AT_S - 19)) is None
+    assert forbidden(hypervisor(900), lease(AT_S - 25)) == "its Lease was renewed 25.0 s before"
+    assert forbidden(hypervisor(900), lease(AT_S - 25), frozen=(Span(AT_S - 10, AT_S - 2),)) is None
+
+
+@pytest.mark.parametrize("verb", ["START", "RESUME", "SHUTDOWN", "DESTROY", "SUSPEND"])
+def test_no_act_is_allowed_in_a_maintenance_with_mode_hold(verb: str) -> None:
+    why = "its node was in a maintenance with mode Hold"
+    assert forbidden(hypervisor(900, "Hold"), verb=verb, wanted="Stopped") == why
+
+
+@pytest.mark.parametrize(
+    ("verb", "wanted", "allowed"),
+    [
+        ("START", "Running", False),
+        ("START_PAUSED", "Paused", False),
+        ("SUSPEND", "Paused", False),
+        ("RESUME", "Running", True),
+        ("SHUTDOWN", "Running", True),
+        ("DESTROY", "Stopped", True),
+        ("SHUTDOWN", "Paused", False),
+    ],
+)
+def test_a_maintenance_with_mode_shutdown_allows_only_to_stop(verb: str, wanted: str, *, allowed: bool) -> None:
+    assert (forbidden(hypervisor(900, "Shutdown"), verb=verb, wanted=wanted) is None) is allowed
+
+
+def test_a_maintenance_is_in_force_from_its_acknowledgment_to_its_end() -> None:
+    declared = hypervisor(900, "Hold", generation=2)
+    acknowledged = hypervisor(910, "Hold", generation=2, observed=2)
+    ended = hypervisor(920, generation=3, observed=2)
+    assert forbidden(declared) is None
+    assert forbidden(declared, acknowledged) is not None
+    assert forbidden(declared, replace(acknowledged, lost=True)) is not None
+    assert forbidden(declared, acknowledged, ended) is None
+
+
+def test_an_act_that_had_begun_before_the_acknowledgment_is_no_violation_unless_the_node_was_quiesced() -> None:
+    a_moment_ago = AT_S - 1
+    assert forbidden(hypervisor(a_moment_ago, "Hold")) is None
+    assert forbidden(hypervisor(AT_S - 5, "Hold"), frozen=(Span(AT_S - 4.5, AT_S),)) is None
+    why = "its node was quiesced, in a maintenance with mode Hold"
+    assert forbidden(hypervisor(a_moment_ago, "Hold", quiesced=True)) == why
+
+
+def test_no_vm_is_started_that_is_listed_as_running_elsewhere_unless_this_is_confirmed_as_over() -> None:
+    listed = hypervisor(900, elsewhere=True)
+    assert forbidden(listed) == "its node's Hypervisor said that it ran on node-b"
+    assert forbidden(listed, verb="SHUTDOWN") is None
+    assert forbidden(listed, confirmed="node-b 2026-11-26T08:20:13Z") is None
+    assert forbidden(listed, confirmed="node-b 2026-11-26T08:00:00Z") is not None
+    assert forbidden(listed, hypervisor(950)) is None
+
+
+def test_a_stop_of_a_vm_that_should_run_needs_a_maintenance_with_mode_shutdown() -> None:
+    told = answer(129.9)
+    wants_on = replace(told, shown=told.shown | {"spec": told.shown["spec"] | {"powerState": "Running"}})
+    stop = call(130.0, "virDomainShutdownFlags", "0x1")
+    for mode, why in (("", "Running was wanted, and no restart"), ("Shutdown", None)):
+        orders = Orders()
+        orders.note([lease(120), hypervisor(100, mode)])
+        (verdict,) = Judge("node-a", "qemu", orders).verdicts([stop], {}, [wants_on], frozen=[], jumped=[])
+        assert verdict.why_not == why
+
+
+def test_an_act_after_a_mark_needs_a_report_of_the_agent() -> None:
+    told = answer(129.9)
+    unreachable = {"type": "Ready", "status": "Unknown", "reason": "AgentUnreachable"}
+    marked = replace(told, shown=told.shown | {"status": told.shown["status"] | {"conditions": [unreachable]}})
+    stop = call(130.0, "virDomainShutdownFlags", "0x1")
+    assert why_not([stop], [told]) is None
+    assert why_not([stop], [marked]) == "its object was marked, so the last report was not the agent's"
+
+
+def mark(at_s: float, *, kind: str = "VirtualMachine", **sent: object) -> Answer:
+    status = {"conditions": [{"type": "Ready", "status": "Unknown", "reason": "AgentUnreachable"}]}
+    object_ = {"kind": kind, "metadata": {"name": "node-a"}, "spec": {"nodeName": "node-a"}, "status": status}
+    return Answer(at_s, at_s, "manager", object_, {"status": status} | sent)
+
+
+def wrong(written: Answer, *leases: Answer, stopped: tuple[Span, ...] = ()) -> list[str]:
+    marks = Marks()
+    marks.note_leases(leases, {"agent": "node-a"})
+    marks.judge([written], list(stopped))
+    return marks.wrong
+
+
+@pytest.mark.parametrize("kind", ["VirtualMachine", "Hypervisor"])
+def test_a_mark_needs_an_agent_that_was_silent_for_its_grace(kind: str) -> None:
+    written = mark(AT_S, kind=kind)
+    assert wrong(written) == []  # there is no agent
+    assert wrong(written, lease(AT_S - 21)) == []
+    (why,) = wrong(written, lease(AT_S - 40), lease(AT_S - 30), lease(AT_S - 19))
+    assert why.endswith("but the agent of node-a was silent for 19.0 s only")
+
+
+def test_a_mark_of_an_agent_that_has_left_in_order_comes_later() -> None:
+    assert wrong(mark(AT_S), lease(AT_S - 30, holder=""))
+    assert wrong(mark(AT_S), lease(AT_S - 41, holder="")) == []
+
+
+def test_a_mark_can_come_a_moment_after_the_return_of_the_agent() -> None:
+    assert wrong(mark(AT_S), lease(AT_S - 35), lease(AT_S - 10)) == []
+    silent = (lease(AT_S - 80), lease(AT_S - 40), lease(AT_S - 25), lease(AT_S - 10))
+    assert wrong(mark(AT_S), *silent)
+    assert wrong(mark(AT_S), *silent, stopped=(Span(AT_S - 35, AT_S - 15),)) == []
+
+
+def test_a_manager_that_writes_more_than_conditions_and_the_list_is_found() -> None:
+    assert wrong(mark(AT_S, spec={"nodeName": "node-b"}))
+    assert wrong(mark(AT_S, status={"powerState": "Stopped"}))
+    assert wrong(mark(AT_S, status={"runsElsewhere": []}))
+    assert wrong(mark(AT_S, kind="Hypervisor", status={"runsElsewhere": []})) == []
+    assert wrong(lease(AT_S, name="node-a", user="manager")) == ["manager wrote the Lease node-a"]

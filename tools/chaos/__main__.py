@@ -26,7 +26,7 @@ from chaos.deeds import DEEDS, Deed
 from chaos.report import Figures, summary
 from chaos.stage import Stage, Vm
 from chaos.stories import NotReachedError
-from chaos.troubles import CARELESS, TROUBLES, Trouble
+from chaos.troubles import CARELESS, TROUBLES, UNSEEN, Trouble
 from lab import LabError, processes
 
 ROUND_S = 25.0
@@ -37,6 +37,7 @@ MOST_AT_ONE_THING = 3
 REFUSED = (libvirt.libvirtError, ApiException, urllib3.exceptions.HTTPError, NotReachedError)
 FOR_EVER_S = 86400.0
 OLD_VOUCHING = "  of these under a vouching that had stayed"
+LISTED = "  of these listed by a manager"
 CERTIFICATE_ENDED = "client certificate ended, after it was renewed"
 
 
@@ -99,9 +100,9 @@ class Play:
         self._chaos(dealt)
         heal(self.stage)
         self.settle()
-        for node, agent in self.stage.agents.items():
-            seen = time.monotonic() - self._begin_s, self.stage.footprint(node)
-            self.figures.footprints.setdefault(agent.pid, []).append(seen)
+        for name, program in self.stage.programs.items():
+            seen = time.monotonic() - self._begin_s, self.stage.footprint(name)
+            self.figures.footprints.setdefault(program.pid, []).append(seen)
         click.echo(
             f"round {number} ({', '.join(sorted(one.name for one in dealt))}): "
             f"right after {self.figures.right_after_s[-1]:.1f} s; {self.figures.acts.total()} acts so far, "
@@ -124,7 +125,10 @@ class Play:
         with ThreadPoolExecutor(8) as hands, ThreadPoolExecutor(len(dealt) + 1) as faults:
             ends = [
                 faults.submit(
-                    self._suffer, one, begin_s + self._dice.uniform(0, ROUND_S), random.Random(self._dice.random())
+                    self._suffer,
+                    one,
+                    begin_s + self._dice.uniform(0, max(0, ROUND_S - one.shortest_s)),
+                    random.Random(self._dice.random()),
                 )
                 for one in dealt
             ]
@@ -172,6 +176,8 @@ class Play:
         figures.minutes = (time.monotonic() - self._begin_s) / 60
         figures.done[CERTIFICATE_ENDED] = stage.certificates.ended
         figures.done[OLD_VOUCHING] = stage.old_vouchings
+        figures.done[LISTED] = stage.unseen_migrations
+        figures.wrong_writes = stage.marks.wrong
         figures.effects = effects(stage)
 
 
@@ -183,6 +189,9 @@ def effects(stage: Stage) -> Counter[str]:
         for words, count in relay.refused.items():
             found[f"requests refused with {words}"] += count
     found["answers of libvirt lost"] = sum(wire.lost for wire in stage.wires.values())
+    found += stage.marks.written
+    for orders in stage.orders.values():
+        found += orders.maintenances()
     found["starts that waited"] = sum(starts.waited() for starts in stage.starts.values())
     return found
 
@@ -240,6 +249,8 @@ def main(
         found.append(str(error))
     found += figures.accusations()
     found += leaks(figures.footprints)
+    if UNSEEN in faults:
+        faults.insert(faults.index(UNSEEN) + 1, LISTED)
     if CARELESS in faults:
         faults.insert(faults.index(CARELESS) + 1, OLD_VOUCHING)
     click.echo(summary(figures, [*faults, *(deed.name for deed in DEEDS)]))

@@ -8,7 +8,9 @@ from contextlib import suppress
 
 import libvirt
 
-from chaos.stage import Footprint, Json, Stage, Vm, condition
+from chaos.audit import Json, condition
+from chaos.orders import CONFIRMED_OFF
+from chaos.stage import DRIVERS, Footprint, Stage, Vm
 from lab.processes import last_lines
 
 QUIET_LIMIT_S = 60.0
@@ -32,7 +34,7 @@ SHOWN = {
 # Final reasons, by the desired power state: the checks do not wait for a change.
 LASTING = {"Completed", "Failed", "Held", "SuspendedByGuest", "CrashedPreserved", "ShutdownTimedOut"}
 # Reasons for which a VM is started nowhere until somebody says where.
-NOWHERE = {"HandoverUnconfirmed", "SavedElsewhere", "MigratedAway"}
+NOWHERE = {"HandoverUnconfirmed", "SavedElsewhere", "MigratedAway", "RunsElsewhere"}
 LEFT_BEHIND_LOOKS = 3
 """libvirt has lost a QEMU if it runs and libvirt reports its domain as off, in this many observations."""
 MEANS = {"Running": {"Running"}, "Paused": {"Paused"}, "Stopped": {"Stopped", "Saved", "Crashed"}}
@@ -48,6 +50,11 @@ def heal(stage: Stage) -> None:
         for guest in vm.guests.values():
             if guest.has_disk:
                 guest.free_disk()
+    for node in DRIVERS:
+        if "maintenance" in stage.hypervisor(node).get(
+            "spec", {}
+        ):  # the API server did not answer when it was to be ended
+            stage.declare(node, None)
     objects = stage.objects()
     for vm in stage.vms:
         if vm.name not in objects:  # its deletion succeeded, its creation did not
@@ -90,6 +97,11 @@ class Host:
         self, vm: Vm, reason: str, reporter: str, domains: dict[tuple[str, str], tuple[int, int, bool]]
     ) -> None:
         """Confirm where the VM may be started, because it is off on both nodes."""
+        if reason == "RunsElsewhere":
+            if entry := self._stage.runs_elsewhere(vm, vm.node):
+                confirmed = f"{entry['nodeName']} {entry['since']}"
+                self._stage.patch(vm, {"metadata": {"annotations": {CONFIRMED_OFF: confirmed}}})
+            return
         saved = [node for node in vm.guests if domains.get((node, vm.name), (0, 0, False))[2]]
         if reason == "SavedElsewhere" and vm.node in saved:
             with self._stage.domain(vm, vm.node) as domain:
@@ -116,12 +128,12 @@ def _kill(pid: int) -> None:
 
 def until_right(stage: Stage) -> float:
     """Wait until everything is correct and nothing is written any more; returns the seconds. Raises NotRightError."""
-    for node, agent in stage.agents.items():
-        if failed := stage.errors(node):
-            raise NotRightError(f"the agent of {node} has failed, {len(failed)} times; first: {failed[0]}")
-        if not agent.running:
+    for name, program in stage.programs.items():
+        if failed := stage.errors(name):
+            raise NotRightError(f"{program.name} has failed, {len(failed)} times; first: {failed[0]}")
+        if not program.running:
             raise NotRightError(
-                f"the agent of {node} has ended by itself; the end of {agent.log}:\n{last_lines(agent.log)}"
+                f"{program.name} has ended by itself; the end of {program.log}:\n{last_lines(program.log)}"
             )
     host = Host(stage)
     begin_s = time.monotonic()
@@ -130,6 +142,7 @@ def until_right(stage: Stage) -> float:
     while True:
         objects, domains = stage.objects(), stage.domains()
         wrong = {vm.name: why for vm in stage.vms if (why := _wrong(vm, objects[vm.name], domains))}
+        wrong |= {node: why for node in DRIVERS if (why := what_is_wrong_with_host(stage.hypervisor(node)))}
         versions = {name: vm["metadata"]["resourceVersion"] for name, vm in objects.items()}
         now_s = time.monotonic() - begin_s
         right_s = None if wrong else right_s if right_s is not None else now_s
@@ -165,6 +178,21 @@ def what_is_wrong(vm: Json, domain: tuple[int, int, bool] | None) -> str | None:
         return f"generation {vm['metadata']['generation']}, but told is {status['observedGeneration']}: {told}"
     wanted = vm["spec"].get("powerState")
     return None if _is_rest(wanted, ready["reason"], shown) else f"{wanted} is wanted: {told}"
+
+
+def what_is_wrong_with_host(hypervisor: Json) -> str | None:
+    """What is wrong with a Hypervisor after a maintenance or a silence; None: nothing.
+
+    Its counts are not checked, because the agent writes them at most every 30 s.
+    """
+    status, ready = hypervisor.get("status", {}), condition(hypervisor)
+    if status.get("observedGeneration") != hypervisor["metadata"]["generation"]:
+        return f"generation {hypervisor['metadata']['generation']}, but told is {status.get('observedGeneration')}"
+    if ready.get("reason") != "Active":
+        return f"{ready.get('reason')}: {ready.get('message')}"
+    if "maintenance" in status or condition(hypervisor, "Quiesced"):
+        return "the maintenance has ended, and the status still shows it"
+    return None
 
 
 def _shown(state: int, reason: int, saved: bool) -> str:  # noqa: FBT001 - it is one of three that libvirt tells

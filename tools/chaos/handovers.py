@@ -1,14 +1,20 @@
 """Handovers of VMs that are defined on two nodes with the same UUID, as on shared storage."""
 
 import random
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+
+import urllib3
+from kubernetes.client import ApiException
 
 from chaos.deeds import HOLD
+from chaos.orders import CONFIRMED_OFF
 from chaos.stage import Stage, Vm
-from chaos.stories import NotReachedError, until
+from chaos.stories import POLL_S, NotReachedError, until
 
-CONFIRMED_OFF = "virtsync.dev/confirmed-off"
+LISTED_LIMIT_S = 30.0
+"""How long a migration can stay unlisted: the managers might be away. Then an administrator binds the VM."""
 OFF = {"Stopped", "Saved", "Crashed"}
 
 
@@ -69,6 +75,41 @@ def power_cut(stage: Stage, dice: random.Random) -> Iterator[None]:
         yield
     finally:
         stage.boot(node)
+
+
+@contextmanager
+def migrated_unseen(stage: Stage, dice: random.Random) -> Iterator[None]:
+    """A VM is migrated while its agent is away, and its libvirtd forgets this; nobody changes the object.
+
+    The agent returns when the manager has listed the VM as running elsewhere, or when somebody has changed the object.
+    """
+    vm = _choose(stage, dice, lambda _: True)
+    source, target = vm.node, vm.other_node
+    stage.patch(vm, {"spec": {"powerState": "Running"}})
+    until(lambda: bool(stage.qemu_pids(vm)), f"{vm.name} does not run")
+    stage.agents[source].kill()
+    try:
+        stage.migrate(vm, source, target)
+        stage.kill_libvirtd(source)
+        stage.start_libvirtd(source)
+        yield
+    finally:
+        _wait_until_known(stage, vm, source, target)
+        stage.launch(source)
+
+
+def _wait_until_known(stage: Stage, vm: Vm, source: str, target: str) -> None:
+    deadline_s = time.monotonic() + LISTED_LIMIT_S
+    while any(run.node == target for run in stage.runs.of(vm.uuid)):
+        with suppress(ApiException, urllib3.exceptions.HTTPError):
+            if stage.runs_elsewhere(vm, source):
+                stage.unseen_migrations += 1
+                return
+            if time.monotonic() > deadline_s:
+                stage.patch(vm, {"spec": {"nodeName": target}})
+                vm.node = target
+                return
+        time.sleep(POLL_S)
 
 
 def _vouch_and_hand_over(stage: Stage, vm: Vm) -> None:

@@ -1,22 +1,23 @@
 """Was each action justified? The judge uses only the logs of kube-apiserver and libvirtd, not the agent's own log.
 
 Just before an action on a domain, the agent must have received the domain's object from the API server, and the object
-must be bound to the agent's node, not held, not being deleted, and its spec must want the effect of the action.
+must be bound to the agent's node, not held, not marked, not being deleted, and its spec must want the effect of the
+action. What the agent must know of its node besides is in `orders.py`.
 
 Independent of that, an agent must never start a QEMU of a domain while another QEMU of it runs, on this node or on
 another node. The judge finds the running QEMUs in the kernel's process table.
 """
 
-import json
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
+from chaos.audit import Answer, Json, Span, condition, overlap_s, unix_time, whole_lines
+from chaos.marks import UNREACHABLE
+from chaos.orders import SHUTS_DOWN, STARTS, Orders
 from chaos.runs import DoubleRun
 
 FRESH_S = 5.0
@@ -52,7 +53,6 @@ BY_AGENT = {
         ("virDomainDestroyFlags", "0x0"): "DESTROY",
     },
 }
-STARTS = {"START", "START_PAUSED"}
 # After these calls the domain's CPUs have run, or might have: no other call in libvirt's log runs them.
 LETS_RUN = {"virDomainCreate", "virDomainResume", "virDomainReset"}
 # The power states that the spec must want, for each action.
@@ -66,8 +66,6 @@ SERVES = {
     "DESTROY": {"Stopped"},
 }
 
-Json = dict[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -77,26 +75,6 @@ class Call:
     name: str
     uuid: str
     signature: tuple[str, str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer of the API server to an agent, with the object; Unix time."""
-
-    asked_s: float
-    answered_s: float
-    user: str
-    vm: Json
-    lost: bool = False
-    """It never reached the agent: the agent does not know it, and what it wrote is on record all the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A time span, in Unix time."""
-
-    begin_s: float
-    end_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +110,7 @@ def calls(log: Path, offset: int = 0) -> tuple[list[Call], int]:
     lines, end = whole_lines(log, offset)
     matches = filter(None, map(CALL.match, lines))
     return [
-        Call(_time(match["time"].replace(" ", "T")), match["name"], match["uuid"], (match["call"], match["flags"]))
+        Call(unix_time(match["time"].replace(" ", "T")), match["name"], match["uuid"], (match["call"], match["flags"]))
         for match in matches
     ], end
 
@@ -142,31 +120,6 @@ def asked(log: Path, uuid: UUID) -> list[str]:
     made, _ = calls(log)
     verbs = [BY_AGENT["qemu"].get(call.signature) for call in made if call.uuid == str(uuid)]
     return [verb for verb in verbs if verb]
-
-
-def answers(
-    log: Path, users: Iterable[str], offset: int = 0, *, lost: Collection[str] = ()
-) -> tuple[list[Answer], int]:
-    """The answers about objects to these users, in kube-apiserver's log from this offset on; and the end of the log.
-
-    Answers whose audit ids are in `lost` never reached the users.
-    """
-    lines, end = whole_lines(log, offset)
-    records = (json.loads(line) for line in lines if line.startswith("{"))
-    return [
-        Answer(
-            _time(r["requestReceivedTimestamp"]),
-            _time(r["stageTimestamp"]),
-            user,
-            r["responseObject"],
-            lost=r["auditID"] in lost,
-        )
-        for r in records
-        if (user := r["user"].get("username")) in users
-        and r["verb"] in {"get", "patch"}
-        and r.get("responseStatus", {}).get("code") == 200
-        and r.get("responseObject", {}).get("kind") == "VirtualMachine"
-    ], end
 
 
 def by_whom(double: DoubleRun, made: Iterable[Call], verdicts: Iterable[Verdict]) -> Verdict | None:
@@ -193,8 +146,9 @@ def by_whom(double: DoubleRun, made: Iterable[Call], verdicts: Iterable[Verdict]
 class Judge:
     """Judges actions on the domains of one node, whose objects have the same names; calls come in the order of time."""
 
-    def __init__(self, node: str, driver: str) -> None:
-        self._node, self._acts = node, BY_AGENT[driver]
+    def __init__(self, node: str, driver: str, orders: Orders | None = None) -> None:
+        """`orders`: what the agent has read and written beside its VMs; None: it needs neither Hypervisor nor Lease."""
+        self._node, self._acts, self._orders = node, BY_AGENT[driver], orders
         self._unrun = Unrun()
 
     def verdicts(
@@ -214,8 +168,8 @@ class Judge:
         """
         own = {key: list(spans) for key, spans in own.items()}
         by_name: dict[str, list[Answer]] = {}
-        for answer in sorted(told, key=lambda one: one.asked_s):
-            by_name.setdefault(answer.vm["metadata"]["name"], []).append(answer)
+        for answer in sorted((one for one in told if one.kind == "VirtualMachine"), key=lambda one: one.asked_s):
+            by_name.setdefault(answer.name, []).append(answer)
         for call in made:
             unrun = call.uuid in self._unrun
             self._unrun.note(call)
@@ -226,20 +180,23 @@ class Judge:
             recorded = known[: bisect_right(known, call.at_s, key=lambda one: one.asked_s)]
             known = [answer for answer in recorded if not answer.lost]
             age_s = call.at_s - known[-1].answered_s if known else float("inf")
-            age_s -= _overlap_s(Span(call.at_s - age_s, call.at_s), frozen) if known else 0
-            why_not = self._why_not(verb, known[-1].vm if known else None, age_s)
+            age_s -= overlap_s(Span(call.at_s - age_s, call.at_s), frozen) if known else 0
+            why_not = self._why_not(verb, known[-1].shown if known else None, age_s, call.at_s)
+            if self._orders and not why_not:
+                why_not = self._orders.why_not(verb, call.uuid, known[-1].shown, call.at_s, frozen)
             if verb == "DESTROY" and not why_not and not unrun:
-                why_not = _too_early(call, known[-1].vm, recorded, jumped)
+                why_not = _too_early(call, known[-1].shown, recorded, jumped)
             yield Verdict(call, verb, age_s, why_not)
 
-    def _why_not(self, verb: str, vm: Json | None, age_s: float) -> str | None:
+    def _why_not(self, verb: str, vm: Json | None, age_s: float, at_s: float) -> str | None:
         if vm is None:
             return "its object was never asked for"
         if age_s < -RECORDED_S:
             return "the answer about its object had not come"
         if age_s > FRESH_S:
             return f"its object was last asked for {age_s:.1f} s before"
-        return _not_ours(self._node, vm) or _not_wanted(verb, vm)
+        stopped_for_host = self._orders is not None and self._orders.shuts_down(at_s)
+        return _not_ours(self._node, vm) or _not_wanted(verb, vm, SHUTS_DOWN if stopped_for_host else SERVES)
 
 
 def _not_ours(node: str, vm: Json) -> str | None:
@@ -247,12 +204,14 @@ def _not_ours(node: str, vm: Json) -> str | None:
         return f"its object was bound to {vm['spec'].get('nodeName')}"
     if any(name.startswith(HOLD) for name in vm["metadata"].get("annotations", {})):
         return "its object was held"
+    if condition(vm).get("reason") == UNREACHABLE:
+        return "its object was marked, so the last report was not the agent's"
     return "its object was being deleted" if "deletionTimestamp" in vm["metadata"] else None
 
 
-def _not_wanted(verb: str, vm: Json) -> str | None:
+def _not_wanted(verb: str, vm: Json, serves: Mapping[str, set[str]]) -> str | None:
     wanted = vm["spec"].get("powerState")
-    if wanted in SERVES[verb] or _operation(vm).get("type") == "Restart":
+    if wanted in serves.get(verb, SERVES[verb]) or _operation(vm).get("type") == "Restart":
         return None
     return f"{wanted} was wanted, and no restart"
 
@@ -270,11 +229,11 @@ def _too_early(call: Call, vm: Json, recorded: list[Answer], jumped: list[Span])
     operation = _operation(vm)
     if "deadline" not in operation:
         return "no stop was on record"
-    begin_s = next(one.asked_s for one in recorded if _operation(one.vm).get("startTime") == operation["startTime"])
-    if _overlap_s(Span(begin_s, call.at_s), jumped):
+    begin_s = next(one.asked_s for one in recorded if _operation(one.shown).get("startTime") == operation["startTime"])
+    if overlap_s(Span(begin_s, call.at_s), jumped):
         return None  # a new agent believes the wall clock
     # A changed grace period counts immediately, also where the log still has the old one.
-    recorded_s = _time(operation["deadline"]) - _time(operation["startTime"])
+    recorded_s = unix_time(operation["deadline"]) - unix_time(operation["startTime"])
     grace_s = min(recorded_s, shutdown.get("gracePeriodSeconds", recorded_s))
     waited_s = call.at_s - begin_s
     return f"its grace of {grace_s:g} s was not over, but {waited_s:.1f} s of it" if waited_s < grace_s - 1 else None
@@ -292,23 +251,3 @@ def _taken(call: Call, spans: list[Span]) -> bool:
             spans.remove(span)
             return True
     return False
-
-
-def _overlap_s(span: Span, others: list[Span]) -> float:
-    """How much of this span the other spans cover, as a sum."""
-    return sum(max(0.0, min(span.end_s, one.end_s) - max(span.begin_s, one.begin_s)) for one in others)
-
-
-def whole_lines(log: Path, offset: int) -> tuple[list[str], int]:
-    """The complete lines from this offset on, and the offset after them."""
-    if not log.exists():
-        return [], offset
-    with log.open("rb") as file:
-        file.seek(offset)
-        data = file.read()
-    whole = data[: data.rfind(b"\n") + 1]
-    return whole.decode(errors="replace").splitlines(), offset + len(whole)
-
-
-def _time(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()

@@ -26,6 +26,8 @@ class Figures:
     effects: Counter[str] = field(default_factory=Counter)
     acts: Counter[str] = field(default_factory=Counter)
     unjustified: list[Verdict] = field(default_factory=list)
+    wrong_writes: list[str] = field(default_factory=list)
+    """The writes of managers that were not justified, one sentence each."""
     double_runs: list[Guilt] = field(default_factory=list)
     runs: int = 0
     ages_s: list[float] = field(default_factory=list)
@@ -51,6 +53,7 @@ class Figures:
         found = [
             *(f"double run: {_told(one.act)} on {_double(one)}" for one in self.double_runs if one.act),
             *(f"unjustified: {_told(one)}: {one.why_not}" for one in self.unjustified),
+            *(f"unjustified write: {one}" for one in self.wrong_writes),
         ]
         more = len(found) - ACCUSATIONS_SHOWN
         return [*found[:ACCUSATIONS_SHOWN], *([f"and {more} more"] if more > 0 else [])]
@@ -72,6 +75,7 @@ def summary(figures: Figures, expected: list[str]) -> str:
             f"acts of the agents: {', '.join(f'{verb} {n}' for verb, n in figures.acts.most_common())}",
             f"the API server's answer before an act: {median_ms(ages_s)} ms old as a rule, {max(ages_s):.2f} s at most",
             f"unjustified: {len(figures.unjustified)}",
+            f"unjustified writes of managers: {len(figures.wrong_writes)}",
             f"runs of QEMU: {figures.runs}",
             f"double runs: {len(figures.guilty)} begun by agents, {len(figures.double_runs) - len(figures.guilty)} not",
             f"right after: {statistics.median(times):.1f} s as a rule, {max(times):.1f} s at most, of quiet",

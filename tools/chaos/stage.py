@@ -1,4 +1,4 @@
-"""The stage of the chaos: a control plane, three nodes with a libvirtd and an agent each, VMs and their objects."""
+"""The stage of the chaos: a control plane, three nodes with a libvirtd and an agent each, managers, VMs, objects."""
 
 import json
 import shutil
@@ -17,28 +17,36 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import libvirt
 
+from chaos.audit import Answer, Json, Span, answers, whole_lines
 from chaos.certificates import LIFE_S, Certificates
-from chaos.judge import RECORDED_S, Answer, Call, Judge, Span, Verdict, answers, by_whom, calls, whole_lines
+from chaos.judge import RECORDED_S, Call, Judge, Verdict, by_whom, calls
+from chaos.marks import Marks
+from chaos.orders import LEASE_S, Orders
 from chaos.relay import Relay
 from chaos.runs import DoubleRun, Runs
 from chaos.starts import Starts
+from chaos.stories import NotReachedError
 from chaos.wire import Wire
 from kubernetes import client, config
 from lab.agent import Agent
 from lab.controlplane import ControlPlane
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
+from lab.manager import Manager
 from lab.processes import paused
+from lab.program import Program
 from lab.proxy import Proxy
 
-CRDS = Path(__file__).parents[2] / "deploy" / "crds"
 NAMESPACE = "chaos"
-Json = dict[str, Any]
+OURS = "virtsync"
+"""The namespace of the agents, of the managers and of their Leases."""
 
 DRIVERS = {"node-a": "qemu", "node-b": "qemu", "node-test": "test"}
 QEMU_NODES = ("node-a", "node-b")
+MANAGERS = ("manager-a", "manager-b")
 LOGS_IN_BY_CERTIFICATE = "node-b"
 GROUP = ("virtsync.dev", "v1alpha1", NAMESPACE, "virtualmachines")
+HYPERVISORS = ("virtsync.dev", "v1alpha1", "hypervisors")
 HANG_LIMIT_S = 60
 # Short waits, because the chaos lasts only seconds, and frequent relists, so that they are part of it.
 SETTINGS = {
@@ -57,6 +65,8 @@ SETTINGS = {
     "resync-libvirt": "15s",
     "resync-api": "30s",
     "boot-id": "boot-0",
+    "lease-namespace": OURS,
+    "lease-duration": f"{LEASE_S:g}s",
 }
 CLOCK = Path(__file__).with_name("clock.c")
 TEST_DOMAIN = """
@@ -129,6 +139,9 @@ class Stage:
     old_vouchings: int = 0
     """How many running VMs were handed over while an old confirmation for their node was still on the object."""
 
+    unseen_migrations: int = 0
+    """How many migrations that no agent has seen were listed by a manager before the agent came back."""
+
     def __enter__(self) -> Self:
         with ExitStack() as ends:
             self.certificates = ends.enter_context(
@@ -151,11 +164,14 @@ class Stage:
             self._frozen: list[Span] = []
             self._jumped: dict[str, list[Span]] = {node: [] for node in DRIVERS}
             self._wrong_since_s: dict[str, float] = {}
-            self._judges = {node: Judge(node, driver) for node, driver in DRIVERS.items()}
+            self._suspended: list[Span] = []
+            self.orders = {node: Orders() for node in DRIVERS}
+            self._judges = {node: Judge(node, driver, self.orders[node]) for node, driver in DRIVERS.items()}
+            self.marks = Marks()
             self._made: dict[str, list[Call]] = {node: [] for node in DRIVERS}
             self._acts: dict[str, list[Verdict]] = {node: [] for node in DRIVERS}
             self._offsets = dict.fromkeys(("audit", *DRIVERS), 0)
-            self._logs_read = dict.fromkeys(DRIVERS, 0)
+            self._logs_read = dict.fromkeys((*DRIVERS, *MANAGERS), 0)
             self._boots = dict.fromkeys(DRIVERS, 0)
             self._clock = self.folder / "clock.so"
             subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", self._clock, CLOCK], check=True)
@@ -166,9 +182,13 @@ class Stage:
             self.proxies: dict[str, Proxy] = {}
             self.relays: dict[str, Relay] = {}
             self.agents: dict[str, Agent] = {}
+            self.managers: dict[str, Manager] = {}
             self.users: dict[str, str] = {}
+            """The user of each agent, by node, and of each manager."""
             for node in DRIVERS:
                 self._add_agent(node, ends)
+            for name in MANAGERS:
+                self._add_manager(name, ends)
             self._apply()
             self._ends = ends.pop_all()
         return self
@@ -201,9 +221,29 @@ class Stage:
         return got
 
     def objects(self) -> dict[str, Json]:
-        """All objects by name."""
+        """All VirtualMachines by name."""
         items: list[Json] = self.api.list_namespaced_custom_object(*GROUP, _request_timeout=(2, 30))["items"]
         return {item["metadata"]["name"]: item for item in items}
+
+    def declare(self, node: str, maintenance: Json | None) -> None:
+        """Declare or end a maintenance of a node."""
+        self.api.patch_cluster_custom_object(
+            *HYPERVISORS,
+            node,
+            {"spec": {"maintenance": maintenance}},
+            _content_type="application/merge-patch+json",
+            _request_timeout=(2, 5),
+        )
+
+    def hypervisor(self, node: str) -> Json:
+        """The Hypervisor of a node."""
+        got: Json = self.api.get_cluster_custom_object(*HYPERVISORS, node, _request_timeout=(2, 5))
+        return got
+
+    def runs_elsewhere(self, vm: Vm, node: str) -> Json | None:
+        """The entry of this VM in the list of the VMs that run elsewhere, of this node."""
+        entries: list[Json] = self.hypervisor(node).get("status", {}).get("runsElsewhere", [])
+        return next((entry for entry in entries if entry["uuid"] == str(vm.uuid)), None)
 
     # --- domains
 
@@ -252,6 +292,13 @@ class Stage:
                 connection.close()
         return seen
 
+    def migrate(self, vm: Vm, source: str, target: str) -> None:
+        """Migrate a running VM, as an administrator. Raises NotReachedError if libvirt refuses."""
+        words = ("migrate", "--live", "--unsafe", vm.name, self.uri(target), "--migrateuri", "tcp://127.0.0.1")
+        done = self.libvirtds[source].virsh(*words, check=False)
+        if done.returncode:
+            raise NotReachedError(f"{vm.name} was not migrated: {done.stderr}")
+
     def define_test_domains(self) -> None:
         """Define the domains that the test driver lacks: it loses its state when its last connection closes."""
         self._close_books()
@@ -262,6 +309,18 @@ class Stage:
                 self._books.defineXML(TEST_DOMAIN.format(name=vm.name, uuid=vm.uuid))
 
     # --- faults
+
+    @property
+    def programs(self) -> dict[str, Program]:
+        """The agents by node, and the managers by name."""
+        return {**self.agents, **self.managers}
+
+    def launch(self, name: str, **changes: str) -> None:
+        """Start an agent or a manager again."""
+        if name in self.orders:
+            with self._lock:
+                self.orders[name].launches.append(time.time())
+        self.programs[name].launch(**changes)
 
     def kill_libvirtd(self, node: str) -> None:
         """Kill a libvirtd; its QEMUs keep running."""
@@ -291,7 +350,7 @@ class Stage:
         self._boots[node] += 1
         shutil.rmtree(self.libvirtds[node].socket.parent / "qemu", ignore_errors=True)
         self.start_libvirtd(node)
-        self.agents[node].launch(boot_id=f"boot-{self._boots[node]}")
+        self.launch(node, boot_id=f"boot-{self._boots[node]}")
 
     @contextmanager
     def freezing(self, *pids: int) -> Iterator[None]:
@@ -303,6 +362,17 @@ class Stage:
         finally:
             with self._lock:
                 self._frozen.append(Span(begin_s, time.time()))
+
+    @contextmanager
+    def suspending(self, name: str) -> Iterator[None]:
+        """Stop a manager (SIGSTOP) for a while."""
+        begin_s = time.time()
+        try:
+            with paused(self.managers[name].pid):
+                yield
+        finally:
+            with self._lock:
+                self._suspended.append(Span(begin_s, time.time()))
 
     @contextmanager
     def jumping(self, node: str, by_s: int) -> Iterator[None]:
@@ -334,15 +404,15 @@ class Stage:
 
     # --- for the judge
 
-    def errors(self, node: str) -> list[str]:
-        """The internal errors that the agent of a node has logged since the last call."""
-        lines, self._logs_read[node] = whole_lines(self.agents[node].log, self._logs_read[node])
+    def errors(self, name: str) -> list[str]:
+        """The internal errors that an agent or a manager has logged since the last call."""
+        lines, self._logs_read[name] = whole_lines(self.programs[name].log, self._logs_read[name])
         told = [json.loads(line) for line in lines if line.startswith("{") and '"error"' in line]
         return [line["event"] for line in told if line["level"] == "error" and line["logger"].startswith("controller")]
 
-    def footprint(self, node: str) -> Footprint:
-        """The current resources of a node's agent."""
-        proc = Path(f"/proc/{self.agents[node].pid}")
+    def footprint(self, name: str) -> Footprint:
+        """The current resources of an agent or a manager."""
+        proc = Path(f"/proc/{self.programs[name].pid}")
         rss_kib = next(line.split()[1] for line in (proc / "status").read_text().splitlines() if "VmRSS" in line)
         return Footprint(len(list((proc / "task").iterdir())), len(list((proc / "fd").iterdir())), int(rss_kib) / 1024)
 
@@ -360,7 +430,8 @@ class Stage:
         )
         with self._lock:
             own, self._own = self._own, {node: {} for node in DRIVERS}
-            frozen = list(self._frozen)
+            frozen, suspended = list(self._frozen), list(self._suspended)
+        self._note(told, suspended)
         acts = {}
         for node, judge in self._judges.items():
             answered = [answer for answer in (*self._told, *told) if answer.user == self.users[node]]
@@ -382,6 +453,14 @@ class Stage:
         self._told, self._made, self._acts = told, made, acts
         return [verdict for verdicts in acts.values() for verdict in verdicts], guilt
 
+    def _note(self, told: list[Answer], suspended: list[Span]) -> None:
+        """Take in what agents have been told beside their VMs, and judge what the managers have written."""
+        nodes = {self.users[node]: node for node in DRIVERS}
+        for node in DRIVERS:
+            self.orders[node].note(one for one in told if one.user == self.users[node] and one.name == node)
+        self.marks.note_leases(told, nodes)
+        self.marks.judge((one for one in told if one.user not in nodes), suspended)
+
     def _jumps_of(self, node: str) -> list[Span]:
         with self._lock:
             since_s = self._wrong_since_s.get(node)
@@ -391,8 +470,7 @@ class Stage:
 
     def _prepare_api(self) -> None:
         controlplane = self.controlplane
-        controlplane.kubectl("apply", "-f", str(CRDS))
-        controlplane.kubectl("wait", "crd/virtualmachines.virtsync.dev", "--for=condition=Established", "--timeout=60s")
+        controlplane.install_crds()
         controlplane.kubectl("create", "namespace", NAMESPACE)
         connected = config.new_client_from_config(str(controlplane.kubeconfig), persist_config=False)
         self.api: Any = client.CustomObjectsApi(connected)
@@ -415,49 +493,59 @@ class Stage:
         self.define_test_domains()
 
     def _add_agent(self, node: str, ends: ExitStack) -> None:
-        controlplane = self.controlplane
-        port = int(controlplane.url.rpartition(":")[2])
-        certificates = controlplane.ca.parent
-        self.relays[node] = relay = ends.enter_context(
-            Relay(port, certificates, self.certificates.ca, self.certificates.by_content)
-        )
-        self.proxies[node] = proxy = ends.enter_context(Proxy(relay.port))
-        kubeconfig = controlplane.service_account("virtsync", node, cluster_role="cluster-admin")
-        self.users[node] = f"system:serviceaccount:virtsync:{node}"
+        words = {"identity": f"pod-of-{node}"} | SETTINGS
+        kubeconfig = self.controlplane.service_account(OURS, node, cluster_role="cluster-admin")
+        self.users[node] = f"system:serviceaccount:{OURS}:{node}"
         if node == LOGS_IN_BY_CERTIFICATE:
             self.users[node] = f"virtsync-{node}"
-            words = json.loads(kubeconfig.read_text())
+            login = json.loads(kubeconfig.read_text())
             pem = str(self.certificates.pem)
-            words["users"][0]["user"] = {"client-certificate": pem, "client-key": pem}
-            kubeconfig.write_text(json.dumps(words))
+            login["users"][0]["user"] = {"client-certificate": pem, "client-key": pem}
+            kubeconfig.write_text(json.dumps(login))
         self._put_clock(node, 0)
-        agent = Agent(
-            controlplane,
+        self.agents[node] = agent = Agent(
+            self.controlplane,
             self.uri(node).replace(str(self.libvirtds[node].socket), str(self.wires[node].socket)),
             node,
             log=self.folder / f"agent-{node}.log",
-            settings=SETTINGS,
-            kubeconfig=proxy.kubeconfig(kubeconfig),
+            settings=words,
+            kubeconfig=self._network(node, kubeconfig, ends),
             module=self.module,
             env={"LD_PRELOAD": str(self._clock), "CHAOS_CLOCK": str(self._clock_of(node))},
         )
-        self.agents[node] = agent
         ends.callback(agent.stop)
+
+    def _add_manager(self, name: str, ends: ExitStack) -> None:
+        kubeconfig = self.controlplane.service_account(OURS, name, cluster_role="cluster-admin")
+        self.users[name] = f"system:serviceaccount:{OURS}:{name}"
+        self.managers[name] = manager = Manager(
+            self.controlplane,
+            OURS,
+            name,
+            log=self.folder / f"{name}.log",
+            kubeconfig=self._network(name, kubeconfig, ends),
+        )
+        ends.callback(manager.stop)
+
+    def _network(self, name: str, kubeconfig: Path, ends: ExitStack) -> Path:
+        """A kubeconfig for the way to the API server that this client has alone, and on which faults happen."""
+        port = int(self.controlplane.url.rpartition(":")[2])
+        folder = self.controlplane.ca.parent
+        self.relays[name] = relay = ends.enter_context(
+            Relay(port, folder, self.certificates.ca, self.certificates.by_content)
+        )
+        self.proxies[name] = proxy = ends.enter_context(Proxy(relay.port))
+        return proxy.kubeconfig(kubeconfig)
 
     def _apply(self) -> None:
         for vm in self.vms:
             self.create(vm, {"nodeName": vm.node, "powerState": "Running", "shutdown": {"gracePeriodSeconds": 3}})
-        for agent in self.agents.values():
-            agent.start()
+        for name, program in self.programs.items():
+            self.launch(name)
+            program.wait_until_ready()
 
     def _close_books(self) -> None:
         if self._books is not None:
             with suppress(libvirt.libvirtError):
                 self._books.close()
             self._books = None
-
-
-def condition(vm: Json) -> Json:
-    """The condition Ready."""
-    conditions: list[Json] = vm.get("status", {}).get("conditions", [])
-    return next((one for one in conditions if one["type"] == "Ready"), {})

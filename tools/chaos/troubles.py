@@ -4,21 +4,28 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
+import urllib3
+from kubernetes.client import ApiException
+
 from chaos.deeds import HOLD, qemu_killed
-from chaos.handovers import careless, in_order, power_cut, while_starting
+from chaos.handovers import careless, in_order, migrated_unseen, power_cut, while_starting
+from chaos.orders import LEASE_S
 from chaos.relay import Refusal
-from chaos.stage import DRIVERS, QEMU_NODES, Stage
+from chaos.stage import DRIVERS, MANAGERS, QEMU_NODES, Stage
 from chaos.stories import until
 from lab.controlplane import COMPONENTS
 from lab.processes import paused
 
 CARELESS = "hand-over of a VM that runs"
+UNSEEN = "migrated while its agent is away"
 CLOCK_STEPS_S = (-1800, 7200)
+AWAY_S = LEASE_S + 4, LEASE_S + 14
+"""How long an agent is away so that its objects are marked."""
 KILLED_NODES = QEMU_NODES
 """The agent of the third node is never ended, so that one agent lives as long as the run."""
 
@@ -83,23 +90,23 @@ def hanging_start(stage: Stage, dice: random.Random) -> Iterator[None]:
 @contextmanager
 def agent_dies(stage: Stage, dice: random.Random) -> Iterator[None]:
     """An agent is killed."""
-    agent = stage.agents[dice.choice(KILLED_NODES)]
-    agent.kill()
+    node = dice.choice(KILLED_NODES)
+    stage.agents[node].kill()
     try:
         yield
     finally:
-        agent.launch()
+        stage.launch(node)
 
 
 @contextmanager
 def agent_ends(stage: Stage, dice: random.Random) -> Iterator[None]:
     """An agent is asked to end, as in an upgrade."""
-    agent = stage.agents[dice.choice(KILLED_NODES)]
-    agent.stop()
+    node = dice.choice(KILLED_NODES)
+    stage.agents[node].stop()
     try:
         yield
     finally:
-        agent.launch()
+        stage.launch(node)
 
 
 @contextmanager
@@ -107,6 +114,57 @@ def agent_hangs(stage: Stage, dice: random.Random) -> Iterator[None]:
     """An agent is stopped (SIGSTOP)."""
     with stage.freezing(stage.agents[dice.choice(list(DRIVERS))].pid):
         yield
+
+
+def managers_die(count: int) -> Callable[[Stage, random.Random], AbstractContextManager[None]]:
+    """One of the managers is killed, or all are."""
+
+    @contextmanager
+    def begin(stage: Stage, dice: random.Random) -> Iterator[None]:
+        names = dice.sample(MANAGERS, count)
+        for name in names:
+            stage.managers[name].kill()
+        try:
+            yield
+        finally:
+            for name in names:
+                stage.launch(name)
+
+    return begin
+
+
+@contextmanager
+def manager_ends(stage: Stage, dice: random.Random) -> Iterator[None]:
+    """A manager is asked to end."""
+    name = dice.choice(MANAGERS)
+    stage.managers[name].stop()
+    try:
+        yield
+    finally:
+        stage.launch(name)
+
+
+@contextmanager
+def manager_hangs(stage: Stage, dice: random.Random) -> Iterator[None]:
+    """A manager is stopped (SIGSTOP), also for longer than the leader's Lease lasts."""
+    with stage.suspending(dice.choice(MANAGERS)):
+        yield
+
+
+def maintenance(mode: str) -> Callable[[Stage, random.Random], AbstractContextManager[None]]:
+    """A node is in maintenance for a while."""
+
+    @contextmanager
+    def begin(stage: Stage, dice: random.Random) -> Iterator[None]:
+        node = dice.choice(list(DRIVERS))
+        stage.declare(node, {"mode": mode, "reason": "chaos"})
+        try:
+            yield
+        finally:
+            with suppress(ApiException, urllib3.exceptions.HTTPError):  # then it ends when the chaos does
+                stage.declare(node, None)
+
+    return begin
 
 
 @contextmanager
@@ -187,6 +245,17 @@ def network(stage: Stage, dice: random.Random, *, stalled: bool) -> Iterator[Non
         proxy.pass_on()
 
 
+@contextmanager
+def agent_cut_off(stage: Stage, dice: random.Random) -> Iterator[None]:
+    """The network between an agent and the API server is cut for longer than the agent's Lease lasts."""
+    proxy = stage.proxies[dice.choice(list(DRIVERS))]
+    proxy.cut()
+    try:
+        yield
+    finally:
+        proxy.pass_on()
+
+
 def storm(status: HTTPStatus, *, told: bool) -> Callable[[Stage, random.Random], AbstractContextManager[None]]:
     """Most requests of all agents are refused, with or without a Retry-After header."""
 
@@ -246,6 +315,14 @@ TROUBLES = (
     Trouble("agent killed", _hits("agents"), 0.1, 3, agent_dies, share=2),
     Trouble("agent ended", _hits("agents"), 0.1, 3, agent_ends),
     Trouble("agent hangs", _hits("agents"), 0.1, 5, agent_hangs),
+    Trouble("agent stays away", _hits("agents"), *AWAY_S, agent_dies),
+    Trouble("agent cut off for long", _hits("network"), *AWAY_S, agent_cut_off),
+    Trouble("maintenance: Hold", _hits("maintenance"), 4, 15, maintenance("Hold"), share=2),
+    Trouble("maintenance: Shutdown", _hits("maintenance"), 6, 15, maintenance("Shutdown"), share=2),
+    Trouble("a manager killed", _hits("managers"), 0.1, 20, managers_die(1)),
+    Trouble("all managers killed", _hits("managers"), 0.1, 10, managers_die(len(MANAGERS))),
+    Trouble("a manager ended", _hits("managers"), 0.1, 5, manager_ends),
+    Trouble("a manager hangs", _hits("managers"), 0.1, 20, manager_hangs),
     Trouble("clock jumps", _hits("clocks"), 0.1, 10, clock_jumps),
     Trouble("clock jumps in a backoff", _hits("clocks"), 0.1, 3, clock_jumps_in_backoff),
     Trouble("kube-apiserver killed", _hits("api"), 0.1, 4, lambda stage, _: component_dies(stage, "kube-apiserver")),
@@ -273,6 +350,7 @@ TROUBLES = (
         while_starting(cut=True),
         moves=True,
     ),
+    Trouble(UNSEEN, _hits("moving", "agents", "libvirtd"), 0, 1, migrated_unseen, moves=True),
     Trouble(
         "node loses power, its VMs are vouched for", _hits("moving", "agents", "libvirtd"), 1, 6, power_cut, moves=True
     ),

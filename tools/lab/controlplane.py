@@ -37,7 +37,8 @@ class ControlPlane:
 
     The folder's kubeconfig has the rights of an administrator (group system:masters). `stop` ends the processes and
     keeps the folder. A component can be killed and started again alone; ports and data stay the same. With `audited`,
-    `audit_log` has one line of JSON for every read and write of a single VirtualMachine, with the object in the answer.
+    `audit_log` has one line of JSON for every read and write of a single VirtualMachine or Hypervisor and for every
+    write of a Lease, with the object in the answer.
     A client certificate of the authority `client_ca` authenticates the user and the group that it names.
     """
 
@@ -221,17 +222,19 @@ class ControlPlane:
         ]
 
     def _audit_arguments(self) -> list[str]:
-        rule = {
-            "level": "RequestResponse",
-            "resources": [{"group": "virtsync.dev", "resources": ["virtualmachines", "virtualmachines/status"]}],
-            "verbs": AUDITED_VERBS,
-        }
+        kinds = ("virtualmachines", "hypervisors")
+        ours = {"group": "virtsync.dev", "resources": [*kinds, *(f"{kind}/status" for kind in kinds)]}
+        leases = {"group": "coordination.k8s.io", "resources": ["leases"]}
+        rules = [
+            {"level": "RequestResponse", "resources": [ours], "verbs": AUDITED_VERBS},
+            {"level": "RequestResponse", "resources": [leases], "verbs": ["create", "patch", "update"]},
+        ]
         policy = {
             "apiVersion": "audit.k8s.io/v1",
             "kind": "Policy",
             "omitStages": ["RequestReceived"],
             "omitManagedFields": True,
-            "rules": [rule, {"level": "None"}],
+            "rules": [*rules, {"level": "None"}],
         }
         file = self.folder / "audit-policy.json"
         file.write_text(json.dumps(policy))
