@@ -18,6 +18,7 @@ import pytest
 
 from chaos.audit import Answer, Json, Span, answers
 from chaos.certificates import Certificates
+from chaos.checks import what_is_wrong_with_host
 from chaos.judge import Call, Judge, Verdict, by_whom, calls
 from chaos.marks import Marks
 from chaos.orders import Orders
@@ -504,6 +505,45 @@ def test_a_mark_can_come_a_moment_after_the_return_of_the_agent() -> None:
     silent = (lease(AT_S - 80), lease(AT_S - 40), lease(AT_S - 25), lease(AT_S - 10))
     assert wrong(mark(AT_S), *silent)
     assert wrong(mark(AT_S), *silent, stopped=(Span(AT_S - 35, AT_S - 15),)) == []
+
+
+def vm_marked(reason: str, **status: object) -> Json:
+    metadata = {"name": "vm", "uid": "uid", "generation": 3}
+    status = {"observedGeneration": 3, "decidedReason": reason, "lastStop": {"cause": "Guest"}} | status
+    return {"kind": "VirtualMachine", "metadata": metadata, "spec": {"nodeName": "node-a"}, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("marked", "found", "by_mark"),
+    [
+        (vm_marked("Completed"), vm_marked("Starting"), True),
+        (vm_marked("Failed"), vm_marked("Starting"), True),
+        (vm_marked("InSync"), vm_marked("Starting"), False),
+        (vm_marked("Completed"), vm_marked("Starting", lastStop={"cause": "Crash"}), False),  # it has run since
+        (vm_marked("Completed", observedGeneration=2), vm_marked("Starting"), False),  # it was asked for before
+        (vm_marked("Completed"), vm_marked("Starting") | {"metadata": {"uid": "uid", "generation": 4}}, False),
+        (vm_marked("Completed"), vm_marked("Starting") | {"spec": {"restartRequestTime": "now"}}, False),
+    ],
+)
+def test_a_start_needs_another_reason_than_a_mark(marked: Json, found: Json, *, by_mark: bool) -> None:
+    marks = Marks(vms={"vm": [replace(mark(AT_S), shown=marked)]})
+    assert marks.begun_by_mark("vm", found, AT_S + 1) is by_mark
+    assert not marks.begun_by_mark("vm", found, AT_S - 1)
+    assert not Marks().begun_by_mark("vm", found, AT_S + 1)
+
+
+def test_a_hypervisor_is_right_after_its_maintenance_is_over_and_its_mark_taken_back() -> None:
+    ready = {"type": "Ready", "status": "True", "reason": "Active"}
+    metadata = {"generation": 2}
+    right = {"observedGeneration": 2, "conditions": [ready]}
+    assert what_is_wrong_with_host({"metadata": metadata, "status": right}) is None
+    for wrong_status in (
+        right | {"observedGeneration": 1},
+        right | {"maintenance": {"remaining": 0}},
+        right | {"conditions": [ready, {"type": "Quiesced", "status": "True"}]},
+        right | {"conditions": [ready | {"reason": "AgentUnreachable"}]},
+    ):
+        assert what_is_wrong_with_host({"metadata": metadata, "status": wrong_status})
 
 
 def test_a_manager_that_writes_more_than_conditions_and_the_list_is_found() -> None:

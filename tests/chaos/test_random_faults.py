@@ -26,6 +26,7 @@ def test_all_is_right_after_random_faults() -> None:
     done = chaos("--seed=3", "--minutes=0.5", "--qemu-vms=4", "--moving-vms=4", "--test-vms=40")
     assert done.returncode == 0, done.stdout
     assert re.search(r"^unjustified: 0$", done.stdout, re.MULTILINE)
+    assert re.search(r"^unjustified writes of managers: 0$", done.stdout, re.MULTILINE)
     assert re.search(r"^double runs: 0 begun by agents", done.stdout, re.MULTILINE)
     assert int(re.findall(r"START (\d+)", done.stdout)[0]) >= 48
     assert re.search(r"^virsh destroy +[1-9]", done.stdout, re.MULTILINE)

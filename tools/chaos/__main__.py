@@ -1,7 +1,7 @@
 """Seeded random faults: rounds of chaos, each followed by a quiet phase in which everything must become correct again.
 
-Exit code 0: everything was correct after each round, each action was justified, no VM ran twice, nothing leaked. Runs
-with the same seed do the same in the same order, but the timing against the machine's other work differs.
+Exit code 0: everything was correct after each round, each action and each mark was justified, no VM ran twice, nothing
+leaked. Runs with the same seed do the same in the same order, but the timing against the machine's other work differs.
 """
 
 import random
@@ -21,7 +21,7 @@ import libvirt
 import urllib3
 from kubernetes.client import ApiException
 
-from chaos.checks import NotRightError, heal, leaks, until_right
+from chaos.checks import NotRightError, heal, leaks, until_counted, until_right
 from chaos.deeds import DEEDS, Deed
 from chaos.report import Figures, summary
 from chaos.stage import Stage, Vm
@@ -31,7 +31,7 @@ from lab import LabError, processes
 
 ROUND_S = 25.0
 DEEDS_PER_S = 4.0
-TROUBLES_PER_ROUND = (8, 12)
+TROUBLES_PER_ROUND = (12, 16)
 MOST_AT_ONE_THING = 3
 """How many faults of a round may hit the same target: they come one after another."""
 REFUSED = (libvirt.libvirtError, ApiException, urllib3.exceptions.HTTPError, NotReachedError)
@@ -220,12 +220,12 @@ def main(
 ) -> None:
     """Run random faults on real parts, and check that everything becomes correct afterwards.
 
-    Starts etcd and kube-apiserver, three nodes with a libvirtd and an agent each, and their VMs: QEMUs on two nodes,
-    domains of libvirt's test driver on the third. Needs root. Then runs rounds of chaos, each followed by a quiet
-    phase, in which everything must become correct within a minute. The report counts each deed and each fault.
+    Starts etcd and kube-apiserver, two managers, three nodes with a libvirtd and an agent each, and their VMs: QEMUs on
+    two nodes, domains of libvirt's test driver on the third. Needs root. Then runs rounds of chaos, each followed by a
+    quiet phase, in which everything must become correct within a minute. The report counts each deed and each fault.
 
-    Exit code 0: everything was correct after each round, each action of an agent was justified, no agent started a VM
-    that ran elsewhere, and no agent's resource usage grew.
+    Exit code 0: everything was correct after each round, each action of an agent and each write of a manager was
+    justified, no agent started a VM that ran elsewhere, and no process's resource usage grew.
 
     To show that the judge detects wrong actions: --agent chaos.reckless acts without asking the API server, and
     --agent chaos.forgetful forgets which starts it has begun.
@@ -271,6 +271,7 @@ def run(play: Play, minutes: float, *, until_found: bool) -> None:
         while time.monotonic() < end_s and not (until_found and play.figures.accusations()):
             number += 1
             play.round(number)
+        until_counted(play.stage)
 
 
 if __name__ == "__main__":

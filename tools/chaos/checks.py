@@ -15,6 +15,8 @@ from lab.processes import last_lines
 
 QUIET_LIMIT_S = 60.0
 """How long after the last fault everything must be correct; the agents relist the API every 30 s."""
+COUNTED_LIMIT_S = 120.0
+"""How long after that the Hypervisors may show old counts: a report of a host, and the manager's list after it."""
 POLL_S = 1.0
 LEAK = Footprint(threads=4, descriptors=24, rss_mib=16.0)
 """How much an agent's resources may grow from its first quiet phase to its last: pools fill, and caches too.
@@ -180,6 +182,30 @@ def what_is_wrong(vm: Json, domain: tuple[int, int, bool] | None) -> str | None:
     return None if _is_rest(wanted, ready["reason"], shown) else f"{wanted} is wanted: {told}"
 
 
+def until_counted(stage: Stage) -> None:
+    """Wait until the Hypervisors show what each host has, and no VM as running elsewhere. Raises NotRightError.
+
+    An agent writes its counts at most every 30 s, so this is checked once, after the last round.
+    """
+    deadline_s = time.monotonic() + COUNTED_LIMIT_S
+    while wrong := {node: why for node in DRIVERS if (why := _is_counted_wrong(stage, node))}:
+        if time.monotonic() > deadline_s:
+            raise NotRightError(f"the Hypervisors are wrong: {wrong}")
+        time.sleep(POLL_S)
+
+
+def _is_counted_wrong(stage: Stage, node: str) -> str:
+    status = stage.hypervisor(node)["status"]
+    defined = [vm for vm in stage.vms if node in (vm.guests or {vm.node})]
+    bound = sum(vm.node == node for vm in stage.vms)
+    unmanaged = status["unmanaged"]
+    shown = status["domains"]["total"], status["virtualMachines"]["total"], unmanaged["total"], unmanaged["running"]
+    true = len(defined), bound, len(defined) - bound, 0
+    if shown != true:
+        return f"domains, VirtualMachines, unmanaged and running unmanaged are {true}, and the status shows {shown}"
+    return f"runsElsewhere is {status['runsElsewhere']}" if status.get("runsElsewhere") else ""
+
+
 def what_is_wrong_with_host(hypervisor: Json) -> str | None:
     """What is wrong with a Hypervisor after a maintenance or a silence; None: nothing.
 
@@ -213,7 +239,7 @@ def _is_rest(wanted: str | None, reason: str, shown: str) -> bool:
 
 
 def leaks(footprints: dict[int, list[tuple[float, Footprint]]]) -> list[str]:
-    """The resources that grew in agents (by process id) that were measured at least three times."""
+    """The resources that grew in processes (by process id) that were measured at least three times."""
     found = []
     for pid, prints in footprints.items():
         first, last = prints[0][1], prints[-1][1]
@@ -222,5 +248,5 @@ def leaks(footprints: dict[int, list[tuple[float, Footprint]]]) -> list[str]:
         )
         too_much = grown.threads > LEAK.threads or grown.descriptors > LEAK.descriptors or grown.rss_mib > LEAK.rss_mib
         if len(prints) >= 3 and too_much:
-            found.append(f"agent {pid} in {len(prints)} rounds: {first} -> {last}")
+            found.append(f"process {pid} in {len(prints)} rounds: {first} -> {last}")
     return found

@@ -16,7 +16,7 @@ from pathlib import Path
 from uuid import UUID
 
 from chaos.audit import Answer, Json, Span, condition, overlap_s, unix_time, whole_lines
-from chaos.marks import UNREACHABLE
+from chaos.marks import UNREACHABLE, Marks
 from chaos.orders import SHUTS_DOWN, STARTS, Orders
 from chaos.runs import DoubleRun
 
@@ -146,9 +146,9 @@ def by_whom(double: DoubleRun, made: Iterable[Call], verdicts: Iterable[Verdict]
 class Judge:
     """Judges actions on the domains of one node, whose objects have the same names; calls come in the order of time."""
 
-    def __init__(self, node: str, driver: str, orders: Orders | None = None) -> None:
+    def __init__(self, node: str, driver: str, orders: Orders | None = None, marks: Marks | None = None) -> None:
         """`orders`: what the agent has read and written beside its VMs; None: it needs neither Hypervisor nor Lease."""
-        self._node, self._acts, self._orders = node, BY_AGENT[driver], orders
+        self._node, self._acts, self._orders, self._marks = node, BY_AGENT[driver], orders, marks or Marks()
         self._unrun = Unrun()
 
     def verdicts(
@@ -184,6 +184,8 @@ class Judge:
             why_not = self._why_not(verb, known[-1].shown if known else None, age_s, call.at_s)
             if self._orders and not why_not:
                 why_not = self._orders.why_not(verb, call.uuid, known[-1].shown, call.at_s, frozen)
+            if verb in STARTS and not why_not and self._marks.begun_by_mark(call.name, known[-1].shown, call.at_s):
+                why_not = "its restartPolicy left it off, and only a mark came since"
             if verb == "DESTROY" and not why_not and not unrun:
                 why_not = _too_early(call, known[-1].shown, recorded, jumped)
             yield Verdict(call, verb, age_s, why_not)

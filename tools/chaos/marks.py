@@ -16,6 +16,7 @@ SEEN_S = 30.0
 """How long before a mark the manager can have found that the node was silent: a list of Leases counts for 15 s, and a
 request waits up to 13 s for its answer."""
 ROUNDED_S = 0.1
+LEFT_OFF = {"Completed", "Failed"}
 WRITTEN = {"VirtualMachine": {"conditions"}, "Hypervisor": {"conditions", "runsElsewhere"}}
 """What managers may write of the status of each kind."""
 
@@ -26,6 +27,8 @@ class Marks:
 
     written: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    vms: dict[str, list[Answer]] = field(default_factory=dict)
+    """The marks of each VM, by name, in the order of time."""
     _leases: dict[str, list[tuple[float, bool]]] = field(default_factory=dict)
     """By node: when the agent has written its Lease, and whether the Lease had a holder then."""
     _leader: str = ""
@@ -38,6 +41,20 @@ class Marks:
                 self._leases.setdefault(answer.name, []).append((answer.asked_s, held))
         for writes in self._leases.values():
             writes.sort()
+
+    def begun_by_mark(self, name: str, vm: Json, at_s: float) -> bool:
+        """Whether a start of this VM at this time has no other reason than a mark.
+
+        When it was marked, its restartPolicy left it off. Since then it has neither run nor got another spec.
+        """
+        marked = next((one.shown for one in reversed(self.vms.get(name, [])) if one.asked_s <= at_s), None)
+        if marked is None or "restartRequestTime" in vm["spec"]:
+            return False
+        before, now = marked["status"], vm.get("status", {})
+        same = [marked["metadata"][field] == vm["metadata"][field] for field in ("uid", "generation")]
+        same.append(before.get("lastStop") == now.get("lastStop"))
+        served = before.get("observedGeneration") == marked["metadata"]["generation"]
+        return all(same) and served and before.get("decidedReason") in LEFT_OFF
 
     def judge(self, told: Iterable[Answer], stopped: list[Span]) -> None:
         """Judge what managers have written. While `stopped`, managers were stopped: that time does not count."""
@@ -69,7 +86,10 @@ class Marks:
             self.written["lists of VMs that run elsewhere"] += 1
         if any(one.get("reason") == UNREACHABLE for one in status.get("conditions", [])):
             self.written[f"marks of {answer.kind}s"] += 1
-            node = answer.name if answer.kind == "Hypervisor" else answer.shown["spec"].get("nodeName", "")
+            node = answer.name
+            if answer.kind == "VirtualMachine":
+                node = answer.shown["spec"].get("nodeName", "")
+                self.vms.setdefault(answer.name, []).append(answer)
             if why := self._why_not(node, answer.asked_s, stopped):
                 self.wrong.append(f"{answer.user} marked {what}, but {why}")
 

@@ -34,7 +34,7 @@ class Figures:
     """How old the API server's answer was at each action."""
     right_after_s: list[float] = field(default_factory=list)
     footprints: dict[int, list[tuple[float, Footprint]]] = field(default_factory=dict)
-    """Measurements by process id of the agent, with the time since the run began."""
+    """Measurements by process id, with the time since the run began."""
     minutes: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -90,7 +90,7 @@ def median_ms(times_s: list[float]) -> int:
 
 
 def _footprints(longest: list[tuple[float, Footprint]]) -> list[str]:
-    """The measurements of the longest-lived agent: after its first round, then every 5 minutes, and at the end."""
+    """The measurements of the longest-lived process: after its first round, then every 5 minutes, and at the end."""
     if not longest:
         return []
     shown = [longest[0]]
@@ -98,7 +98,7 @@ def _footprints(longest: list[tuple[float, Footprint]]) -> list[str]:
         if one[0] >= shown[-1][0] + FOOTPRINT_EVERY_S:
             shown.append(one)
     shown.append(longest[-1])
-    head = f"footprint of the agent that lived longest, {len(longest)} rounds:"
+    head = f"footprint of the process that lived longest, {len(longest)} rounds:"
     return [head, *(f"  {at_s / 60:5.1f} min: {one}" for at_s, one in shown)]
 
 

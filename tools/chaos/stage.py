@@ -166,8 +166,10 @@ class Stage:
             self._wrong_since_s: dict[str, float] = {}
             self._suspended: list[Span] = []
             self.orders = {node: Orders() for node in DRIVERS}
-            self._judges = {node: Judge(node, driver, self.orders[node]) for node, driver in DRIVERS.items()}
             self.marks = Marks()
+            self._judges = {
+                node: Judge(node, driver, self.orders[node], self.marks) for node, driver in DRIVERS.items()
+            }
             self._made: dict[str, list[Call]] = {node: [] for node in DRIVERS}
             self._acts: dict[str, list[Verdict]] = {node: [] for node in DRIVERS}
             self._offsets = dict.fromkeys(("audit", *DRIVERS), 0)
