@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 import libvirt
 import pytest
 
-from chaos.audit import Answer, Json, Span, answers
+from chaos.audit import Answer, Json, Span, answers, overlap_s
 from chaos.certificates import Certificates
 from chaos.checks import what_is_wrong_with_host
 from chaos.judge import Call, Judge, Verdict, by_whom, calls
@@ -290,7 +290,7 @@ def answer(at_s: float, *, grace_s: int = 60, mode: str = "GracefulThenForce") -
 
 
 def why_not(made: list[Call], told: list[Answer]) -> str | None:
-    *_, last = Judge("node-a", "qemu").verdicts(made, {}, told, frozen=[], jumped=[])
+    *_, last = Judge("node-a", "qemu").verdicts(made, {}, told, frozen=[], jumped=[], stalled=[])
     return last.why_not
 
 
@@ -320,6 +320,24 @@ def test_the_grace_of_a_stop_counts_from_its_record_though_the_answer_to_it_was_
     recorded = replace(answer(60.0), lost=True)
     assert why_not([FORCE], [recorded, answer(129.9)]) is None
     assert why_not([FORCE], [recorded]) == "its object was never asked for"
+
+
+def test_an_answer_is_not_old_that_a_stalled_network_has_delivered_late() -> None:
+    """As chaos with the seed 301 did: the answers to reports came when the network let them through, 5.2 s later."""
+    late, stalled, other = answer(124.0), Span(124.1, 129.8), Span(124.1, 126.0)
+    for spans in ([stalled], [stalled, other]):
+        (verdict,) = Judge("node-a", "qemu").verdicts(
+            [call(130.0, "virDomainShutdownFlags", "0x1")], {}, [late], frozen=[], jumped=[], stalled=spans
+        )
+        assert verdict.why_not is None
+        assert 0 < verdict.age_s < 1
+    assert why_not([call(130.0, "virDomainShutdownFlags", "0x1")], [late]) is not None
+
+
+def test_spans_that_overlap_count_once() -> None:
+    whole = Span(0, 10)
+    assert overlap_s(whole, [Span(8, 20), Span(2, 5), Span(3, 4), Span(4, 6)]) == 6
+    assert overlap_s(whole, []) == 0
 
 
 def test_an_answer_that_was_lost_is_marked(tmp_path: Path) -> None:
@@ -460,7 +478,7 @@ def test_a_stop_of_a_vm_that_should_run_needs_a_maintenance_with_mode_shutdown()
     for mode, why in (("", "Running was wanted, and no restart"), ("Shutdown", None)):
         orders = Orders()
         orders.note([lease(120), hypervisor(100, mode)])
-        (verdict,) = Judge("node-a", "qemu", orders).verdicts([stop], {}, [wants_on], frozen=[], jumped=[])
+        (verdict,) = Judge("node-a", "qemu", orders).verdicts([stop], {}, [wants_on], frozen=[], jumped=[], stalled=[])
         assert verdict.why_not == why
 
 

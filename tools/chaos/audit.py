@@ -77,8 +77,12 @@ def condition(known: Json, kind: str = "Ready") -> Json:
 
 
 def overlap_s(span: Span, others: Iterable[Span]) -> float:
-    """How much of this span the other spans cover, as a sum."""
-    return sum(max(0.0, min(span.end_s, one.end_s) - max(span.begin_s, one.begin_s)) for one in others)
+    """How much of this span the other spans cover."""
+    covered_s, end_s = 0.0, span.begin_s
+    for one in sorted(others, key=lambda one: one.begin_s):
+        covered_s += max(0.0, min(span.end_s, one.end_s) - max(end_s, one.begin_s))
+        end_s = max(end_s, one.end_s)
+    return covered_s
 
 
 def whole_lines(log: Path, offset: int) -> tuple[list[str], int]:

@@ -84,7 +84,7 @@ class Verdict:
     call: Call
     verb: str
     age_s: float
-    """How old the answer about the object was at the action; frozen time does not count."""
+    """How old the answer about the object was at the action; frozen and stalled time does not count."""
     why_not: str | None
 
 
@@ -159,12 +159,14 @@ class Judge:
         *,
         frozen: list[Span],
         jumped: list[Span],
+        stalled: list[Span],
     ) -> Iterator[Verdict]:
         """A verdict for each action of the agent among the calls.
 
         `own` are the calls that others made, by call and UUID; each is matched with one logged call within its span.
         While `frozen`, the agent or libvirtd was stopped: that time does not count. While `jumped`, the agent's wall
-        clock was wrong.
+        clock was wrong. While `stalled`, answers of the API server were on their way to the agent and did not arrive:
+        that time does not make an answer old, but the Lease of the agent ends in it.
         """
         own = {key: list(spans) for key, spans in own.items()}
         by_name: dict[str, list[Answer]] = {}
@@ -180,7 +182,7 @@ class Judge:
             recorded = known[: bisect_right(known, call.at_s, key=lambda one: one.asked_s)]
             known = [answer for answer in recorded if not answer.lost]
             age_s = call.at_s - known[-1].answered_s if known else float("inf")
-            age_s -= overlap_s(Span(call.at_s - age_s, call.at_s), frozen) if known else 0
+            age_s -= overlap_s(Span(call.at_s - age_s, call.at_s), [*frozen, *stalled]) if known else 0
             why_not = self._why_not(verb, known[-1].shown if known else None, age_s, call.at_s)
             if self._orders and not why_not:
                 why_not = self._orders.why_not(verb, call.uuid, known[-1].shown, call.at_s, frozen)

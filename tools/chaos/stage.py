@@ -165,6 +165,7 @@ class Stage:
             self._jumped: dict[str, list[Span]] = {node: [] for node in DRIVERS}
             self._wrong_since_s: dict[str, float] = {}
             self._suspended: list[Span] = []
+            self._stalled: dict[str, list[Span]] = {name: [] for name in (*DRIVERS, *MANAGERS)}
             self.orders = {node: Orders() for node in DRIVERS}
             self.marks = Marks()
             self._judges = {
@@ -366,6 +367,18 @@ class Stage:
                 self._frozen.append(Span(begin_s, time.time()))
 
     @contextmanager
+    def stalling(self, name: str) -> Iterator[None]:
+        """Let the network between an agent or a manager and the API server drop everything for a while."""
+        begin_s = time.time()
+        self.proxies[name].stall()
+        try:
+            yield
+        finally:
+            self.proxies[name].pass_on()
+            with self._lock:
+                self._stalled[name].append(Span(begin_s, time.time()))
+
+    @contextmanager
     def suspending(self, name: str) -> Iterator[None]:
         """Stop a manager (SIGSTOP) for a while."""
         begin_s = time.time()
@@ -433,12 +446,15 @@ class Stage:
         with self._lock:
             own, self._own = self._own, {node: {} for node in DRIVERS}
             frozen, suspended = list(self._frozen), list(self._suspended)
+            stalled = {name: list(spans) for name, spans in self._stalled.items()}
         self._note(told, suspended)
         acts = {}
         for node, judge in self._judges.items():
             answered = [answer for answer in (*self._told, *told) if answer.user == self.users[node]]
             acts[node] = list(
-                judge.verdicts(made[node], own[node], answered, frozen=frozen, jumped=self._jumps_of(node))
+                judge.verdicts(
+                    made[node], own[node], answered, frozen=frozen, jumped=self._jumps_of(node), stalled=stalled[node]
+                )
             )
         guilt = [
             Guilt(

@@ -232,28 +232,33 @@ def etcd_restored(stage: Stage, dice: random.Random) -> Iterator[None]:
 
 
 @contextmanager
-def network(stage: Stage, dice: random.Random, *, stalled: bool) -> Iterator[None]:
-    """The network between an agent and the API server is cut, or drops everything silently."""
-    proxy = stage.proxies[dice.choice(list(stage.proxies))]
-    if stalled:
-        proxy.stall()
-    else:
-        proxy.cut()
-    try:
+def network_stalls(stage: Stage, dice: random.Random) -> Iterator[None]:
+    """The network between an agent or a manager and the API server drops everything silently."""
+    with stage.stalling(dice.choice(list(stage.proxies))):
         yield
-    finally:
-        proxy.pass_on()
+
+
+@contextmanager
+def network_cut(stage: Stage, dice: random.Random) -> Iterator[None]:
+    """The network between an agent or a manager and the API server is cut."""
+    with _cut(stage, dice.choice(list(stage.proxies))):
+        yield
 
 
 @contextmanager
 def agent_cut_off(stage: Stage, dice: random.Random) -> Iterator[None]:
     """The network between an agent and the API server is cut for longer than the agent's Lease lasts."""
-    proxy = stage.proxies[dice.choice(list(DRIVERS))]
-    proxy.cut()
+    with _cut(stage, dice.choice(list(DRIVERS))):
+        yield
+
+
+@contextmanager
+def _cut(stage: Stage, name: str) -> Iterator[None]:
+    stage.proxies[name].cut()
     try:
         yield
     finally:
-        proxy.pass_on()
+        stage.proxies[name].pass_on()
 
 
 def storm(status: HTTPStatus, *, told: bool) -> Callable[[Stage, random.Random], AbstractContextManager[None]]:
@@ -330,8 +335,8 @@ TROUBLES = (
     Trouble("etcd killed", _hits("api"), 0.1, 3, lambda stage, _: component_dies(stage, "etcd")),
     Trouble("etcd hangs", _hits("api"), 0.1, 6, lambda stage, _: component_hangs(stage, "etcd")),
     Trouble("etcd restored from a backup", _hits("api"), 0, 0, etcd_restored, rewrites=True),
-    Trouble("network cut", _hits("network"), 0.1, 8, lambda stage, dice: network(stage, dice, stalled=False)),
-    Trouble("network stalls", _hits("network"), 0.1, 15, lambda stage, dice: network(stage, dice, stalled=True)),
+    Trouble("network cut", _hits("network"), 0.1, 8, network_cut),
+    Trouble("network stalls", _hits("network"), 0.1, 15, network_stalls),
     Trouble("storm of 429", _hits("relay"), 1, 6, storm(HTTPStatus.TOO_MANY_REQUESTS, told=False)),
     Trouble("storm of 429 with Retry-After", _hits("relay"), 1, 6, storm(HTTPStatus.TOO_MANY_REQUESTS, told=True)),
     Trouble("storm of 503", _hits("relay"), 1, 6, storm(HTTPStatus.SERVICE_UNAVAILABLE, told=False)),
