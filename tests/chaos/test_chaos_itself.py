@@ -419,6 +419,7 @@ def test_an_act_needs_a_hypervisor_that_this_process_has_read() -> None:
 def test_an_act_needs_the_lease() -> None:
     assert forbidden(hypervisor(900), lease(AT_S - 19)) is None
     assert forbidden(hypervisor(900), lease(AT_S - 25)) == "its Lease was renewed 25.0 s before"
+    assert forbidden(hypervisor(900), lease(AT_S - 25), lease(AT_S - 10, holder="")) is not None
     assert forbidden(hypervisor(900), lease(AT_S - 25), frozen=(Span(AT_S - 10, AT_S - 2),)) is None
 
 

@@ -24,7 +24,7 @@ class Orders:
     hypervisors: list[Answer] = field(default_factory=list)
     """The answers about the Hypervisor of the node, in the order of the requests."""
     renewals: list[float] = field(default_factory=list)
-    """When it has written its Lease; each is for `LEASE_S`."""
+    """When it has renewed its Lease, each time for `LEASE_S`; a release is no renewal."""
     launches: list[float] = field(default_factory=list)
     """When its processes were started."""
 
@@ -33,7 +33,7 @@ class Orders:
         for answer in told:
             if answer.kind == "Hypervisor":
                 self.hypervisors.append(answer)
-            elif answer.kind == "Lease":
+            elif answer.kind == "Lease" and answer.shown["spec"].get("holderIdentity"):
                 self.renewals.append(answer.asked_s)
         self.hypervisors.sort(key=lambda one: one.asked_s)
         self.renewals.sort()
