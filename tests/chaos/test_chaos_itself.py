@@ -18,7 +18,7 @@ import pytest
 
 from chaos.audit import Answer, Json, Span, answers, overlap_s
 from chaos.certificates import Certificates
-from chaos.checks import what_is_wrong_with_host
+from chaos.checks import what_is_wrong_with_host, wrong_counts_of_host
 from chaos.judge import Call, Judge, Verdict, by_whom, calls
 from chaos.marks import Marks
 from chaos.orders import Orders
@@ -563,6 +563,18 @@ def test_a_hypervisor_is_right_after_its_maintenance_is_over_and_its_mark_taken_
         right | {"conditions": [ready | {"reason": "AgentUnreachable"}]},
     ):
         assert what_is_wrong_with_host({"metadata": metadata, "status": wrong_status})
+
+
+def test_the_counts_of_a_host_are_compared_with_its_domains() -> None:
+    status = {
+        "domains": {"total": 5},
+        "virtualMachines": {"total": 3},
+        "unmanaged": {"total": 2, "running": 1},
+    }
+    assert wrong_counts_of_host(status, vms=3, others=2, running=1) is None
+    assert wrong_counts_of_host(status, vms=3, others=2, running=0)
+    assert wrong_counts_of_host(status, vms=4, others=1, running=1)
+    assert wrong_counts_of_host(status | {"runsElsewhere": [ENTRY]}, vms=3, others=2, running=1)
 
 
 def test_a_manager_that_writes_more_than_conditions_and_the_list_is_found() -> None:

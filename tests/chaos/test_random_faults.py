@@ -51,6 +51,16 @@ def test_an_agent_that_forgets_its_starts_is_found_out() -> None:
     assert re.search(r"^double run: START of moving-\d", done.stdout, re.MULTILINE), done.stdout
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_an_agent_that_obeys_no_maintenance_is_found_out() -> None:
+    faults = ("--only=maintenance: Hold", "--only=maintenance: Shutdown")
+    done = chaos("--seed=1", "--minutes=10", "--agent=chaos.deaf", "--until-found", *faults)
+    assert done.returncode == 1
+    pattern = r"^unjustified: .*: its node was (in a maintenance|quiesced)"
+    assert re.search(pattern, done.stdout, re.MULTILINE), done.stdout
+
+
 def test_a_fault_that_does_not_exist_is_refused() -> None:
     done = chaos("--without=rain")
     assert done.returncode == 2

@@ -227,8 +227,8 @@ def main(
     Exit code 0: everything was correct after each round, each action of an agent and each write of a manager was
     justified, no agent started a VM that ran elsewhere, and no process's resource usage grew.
 
-    To show that the judge detects wrong actions: --agent chaos.reckless acts without asking the API server, and
-    --agent chaos.forgetful forgets which starts it has begun.
+    To show that the judge detects wrong actions: --agent chaos.reckless acts without asking the API server, --agent
+    chaos.forgetful forgets which starts it has begun, and --agent chaos.deaf obeys no maintenance.
     """
     names = [one.name for one in TROUBLES] + [CERTIFICATE_ENDED]
     if unknown := {*without, *only} - set(names):

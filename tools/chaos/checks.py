@@ -188,22 +188,34 @@ def until_counted(stage: Stage) -> None:
     An agent writes its counts at most every 30 s, so this is checked once, after the last round.
     """
     deadline_s = time.monotonic() + COUNTED_LIMIT_S
-    while wrong := {node: why for node in DRIVERS if (why := _is_counted_wrong(stage, node))}:
+    while wrong := _wrong_counts(stage):
         if time.monotonic() > deadline_s:
             raise NotRightError(f"the Hypervisors are wrong: {wrong}")
         time.sleep(POLL_S)
 
 
-def _is_counted_wrong(stage: Stage, node: str) -> str:
-    status = stage.hypervisor(node)["status"]
-    defined = [vm for vm in stage.vms if node in (vm.guests or {vm.node})]
-    bound = sum(vm.node == node for vm in stage.vms)
+def _wrong_counts(stage: Stage) -> dict[str, str]:
+    """What is wrong with the counts, by node."""
+    domains, wrong = stage.domains(), {}
+    for node in DRIVERS:
+        bound = {vm.name for vm in stage.vms if vm.node == node}
+        others = [state for (there, name), (state, _, _) in domains.items() if there == node and name not in bound]
+        running = sum(state != libvirt.VIR_DOMAIN_SHUTOFF for state in others)
+        if why := wrong_counts_of_host(
+            stage.hypervisor(node)["status"], vms=len(bound), others=len(others), running=running
+        ):
+            wrong[node] = why
+    return wrong
+
+
+def wrong_counts_of_host(status: Json, *, vms: int, others: int, running: int) -> str | None:
+    """What is wrong with the counts of a host that has domains of `vms` objects, and `others`; None: nothing."""
     unmanaged = status["unmanaged"]
     shown = status["domains"]["total"], status["virtualMachines"]["total"], unmanaged["total"], unmanaged["running"]
-    true = len(defined), bound, len(defined) - bound, 0
+    true = vms + others, vms, others, running
     if shown != true:
         return f"domains, VirtualMachines, unmanaged and running unmanaged are {true}, and the status shows {shown}"
-    return f"runsElsewhere is {status['runsElsewhere']}" if status.get("runsElsewhere") else ""
+    return f"runsElsewhere is {status['runsElsewhere']}" if status.get("runsElsewhere") else None
 
 
 def what_is_wrong_with_host(hypervisor: Json) -> str | None:
