@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from chaos.judge import Verdict
 from chaos.stage import Footprint, Guilt
 
-ENOUGH_AN_HOUR = 20
+ENOUGH_AN_HOUR = 15
 ACCUSATIONS_SHOWN = 20
 FOOTPRINT_EVERY_S = 300.0
 

@@ -322,7 +322,7 @@ TROUBLES = (
     Trouble("agent hangs", _hits("agents"), 0.1, 5, agent_hangs),
     Trouble("agent stays away", _hits("agents"), *AWAY_S, agent_dies),
     Trouble("agent cut off for long", _hits("network"), *AWAY_S, agent_cut_off),
-    Trouble("maintenance: Hold", _hits("maintenance"), 4, 15, maintenance("Hold"), share=2),
+    Trouble("maintenance: Hold", _hits("maintenance"), 6, 20, maintenance("Hold"), share=2),
     Trouble("maintenance: Shutdown", _hits("maintenance"), 8, 25, maintenance("Shutdown"), share=2),
     Trouble("a manager killed", _hits("managers"), 0.1, 20, managers_die(1)),
     Trouble("all managers killed", _hits("managers"), 0.1, 10, managers_die(len(MANAGERS))),
