@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 import libvirt
 import pytest
 
-from chaos.audit import Answer, Json, Span, answers, overlap_s
+from chaos.audit import Answer, Json, Span, answers, overlap_s, unix_time
 from chaos.certificates import Certificates
 from chaos.checks import what_is_wrong_with_host, wrong_counts_of_host
 from chaos.judge import Call, Judge, Verdict, by_whom, calls
@@ -320,6 +320,13 @@ def test_the_grace_of_a_stop_counts_from_its_record_though_the_answer_to_it_was_
     recorded = replace(answer(60.0), lost=True)
     assert why_not([FORCE], [recorded, answer(129.9)]) is None
     assert why_not([FORCE], [recorded]) == "its object was never asked for"
+
+
+def test_the_grace_of_a_stop_counts_from_the_time_in_its_record_if_the_record_arrived_late() -> None:
+    start_s = unix_time("2026-11-26T00:00:00Z")
+    told = [answer(start_s + 1.3), answer(start_s + 60)]
+    assert why_not([replace(FORCE, at_s=start_s + 60.1)], told) is None
+    assert why_not([replace(FORCE, at_s=start_s + 59.9)], [answer(start_s + 1.3), answer(start_s + 59.8)]) is not None
 
 
 def test_an_answer_is_not_old_that_a_stalled_network_has_delivered_late() -> None:
