@@ -27,9 +27,10 @@ COPY controller controller
 # The image contains bytecode, because the root is read-only at run time. Two thirds of the installed files are the
 # Kubernetes client, of which the agent needs a small part. So the image omits the asyncio copy of the client, and
 # of the client's two thousand types and calls it keeps only the bytecode that the agent loads. Debug symbols are half
-# of the machine code in the wheels, so they are stripped.
+# of the machine code in the wheels, so they are stripped. Packages that install their tests do not need them here.
 RUN /uv/bin/uv sync --locked --no-dev --no-editable \
     && rm -r /opt/virtsync/.lock /opt/virtsync/lib/python3*/site-packages/kubernetes/aio \
+    && find /opt/virtsync -type d -name tests -prune -exec rm -r {} + \
     && find /opt/virtsync -name '*.so' -exec strip --strip-unneeded {} + \
     && /opt/virtsync/bin/python -m compileall -q -x 'kubernetes/client/(api|models)/' /opt/virtsync/lib \
     && /opt/virtsync/bin/python -c 'import controller.agent.app'
