@@ -3,8 +3,8 @@
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cluster.image import pause_program
@@ -56,6 +56,15 @@ class Network:
     def unplug(self, port: str) -> None:
         """Remove a veth pair, if it exists."""
         subprocess.run([*self.enter, "ip", "link", "delete", port], capture_output=True, check=False)
+
+    @contextmanager
+    def disconnected(self, port: str) -> Iterator[None]:
+        """Take a port off the bridge for some time, as if a switch failed; its node's interface stays up."""
+        self.ip("link", "set", port, "nomaster")
+        try:
+            yield
+        finally:
+            self.ip("link", "set", port, "master", "nodes")
 
     def ip(self, *words: str) -> None:
         """Run `ip` in the namespace."""

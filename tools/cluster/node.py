@@ -4,7 +4,8 @@ import json
 import os
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -114,9 +115,24 @@ class Node:
 
     def reboot(self, watch: Watch) -> None:
         """Power the node off and on; returns when it is Ready again."""
+        with self.powered_off(watch):
+            pass
+
+    @contextmanager
+    def powered_off(self, watch: Watch) -> Iterator[None]:
+        """Power the node off for some time; at the end it is Ready again."""
         self.power_off()
-        self.power_on()
-        self.join(watch)
+        try:
+            yield
+        finally:
+            self.power_on()
+            self.join(watch)
+
+    @contextmanager
+    def partitioned(self) -> Iterator[None]:
+        """Cut the node off from the other nodes and the API server for some time; what runs on it keeps running."""
+        with self._network.disconnected(self.port):
+            yield
 
     # --- the daemons: containerd, kubelet, kube-proxy
 
