@@ -34,7 +34,7 @@ class Agents:
         self.cluster.kubectl("label", "--overwrite", "node", *self.nodes, "virtsync.dev/kvm=true")
         self.apply()
         self.until_ready()
-        self.kubectl("rollout", "status", MANAGER, ROLLOUT_LIMIT)
+        self.until_managers_ready()
 
     def apply(self) -> None:
         """What the README says, word by word."""
@@ -46,6 +46,10 @@ class Agents:
         # That alone would be true with no node at all.
         self.kubectl("rollout", "status", DAEMONSET, ROLLOUT_LIMIT)
         until(lambda: self._ready() == len(self.nodes), "Not every node has an agent that is ready.", limit_s=120)
+
+    def until_managers_ready(self) -> None:
+        """Wait until both managers of the newest template are ready."""
+        self.kubectl("rollout", "status", MANAGER, ROLLOUT_LIMIT)
 
     def _ready(self) -> int:
         return sum(
@@ -87,6 +91,17 @@ class Agents:
         path = f"/api/v1/namespaces/{NAMESPACE}/pods/{self.pod(node)['metadata']['name']}:8080/proxy/readyz"
         return self.cluster.kubectl("get", "--raw", path, check=False).stderr
 
+    def leading_node(self) -> str:
+        """The node of the manager that leads."""
+        leader = json.loads(self.kubectl("get", "lease", "virtsync-manager", "--output=json"))["spec"]["holderIdentity"]
+        return next(node for node, uid in self.managers().items() if uid == leader)
+
+    def managers(self) -> dict[str, str]:
+        """The uid of the manager's pod on each node that has one."""
+        words = ("get", "pods", "--selector=app.kubernetes.io/component=manager", "--output=json")
+        pods = [pod for pod in json.loads(self.kubectl(*words))["items"] if "deletionTimestamp" not in pod["metadata"]]
+        return {pod["spec"]["nodeName"]: pod["metadata"]["uid"] for pod in pods}
+
     def set_image(self, tag: str) -> None:
         """Let the DaemonSet run another version; returns at once."""
         self.kubectl("set", "image", DAEMONSET, f"agent=virtsync/virtsync:{tag}")
@@ -110,6 +125,11 @@ class TimedWatch(Watch):
     def _take(self, change: Json) -> None:
         self.arrivals.append((time.monotonic(), change["object"]))
         super()._take(change)
+
+    def arrived_s(self, version: Json) -> float:
+        """When this version came."""
+        number = version["metadata"]["resourceVersion"]
+        return next(moment for moment, one in list(self.arrivals) if one["metadata"]["resourceVersion"] == number)
 
     def longest_gap_s(self, name: str, since_s: float, of: Callable[[Json], object]) -> float:
         """The longest time in which nothing new came of an object, from a moment on until now."""

@@ -12,8 +12,8 @@ from uuid import uuid4
 import pytest
 
 from lab.controlplane import ControlPlane
+from tests.documented import OPERATIONS, commands
 
-OPERATIONS = (Path(__file__).parents[2] / "docs/operations.md").read_text()
 LONG_AGO = "2026-11-26T08:20:13Z"
 
 Json = dict[str, Any]
@@ -66,14 +66,6 @@ def terminal(crd: ControlPlane, tmp_path: Path) -> Iterator[Terminal]:
     for namespace in terminal.namespaces:
         terminal.kubectl("delete", "kvm", "--all", "-n", namespace)
     terminal.kubectl("delete", "kvmhost", "--ignore-not-found", terminal.node)
-
-
-def commands(heading: str) -> list[str]:
-    """What is typed in the blocks of a section, a command with its further lines each."""
-    section = OPERATIONS.partition(f"\n### {heading}\n")[2].partition("\n#")[0]
-    blocks = re.findall(r"```console\n(.*?)```", section, re.DOTALL)
-    assert blocks, heading
-    return [command for block in blocks for command in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
 
 
 def test_a_hold_of_one_vm_is_set_and_released(terminal: Terminal) -> None:
