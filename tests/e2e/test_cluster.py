@@ -16,6 +16,7 @@ import pytest
 from cluster import cgroups
 from cluster.cluster import NODES, Cluster
 from cluster.image import BUSYBOX_IMAGE
+from cluster.namespaces import run
 from lab.daemon import DAEMON
 from lab.world import Json, until
 from tests.e2e.pods import Pods
@@ -125,9 +126,12 @@ def test_a_node_that_loses_power_comes_back_under_its_name(cluster: Cluster, pod
     pods.run("lost", "node-b", "sleep", "100000")
     identity = _uid(cluster, "node-b")
     qemu = guest.qemu_pid
+    gateway = _gateway(cluster)
 
     node.power_off()
     assert not Path(f"/proc/{qemu}").exists()
+    # The other nodes reach the API server as before.
+    assert _gateway(cluster) == gateway
     assert DAEMON not in {_program(pid) for pid in _processes_of(node.folder)}
 
     node.power_on()
@@ -256,6 +260,13 @@ def _program(pid: int) -> Path | None:
     with suppress(OSError):
         return Path(f"/proc/{pid}/exe").readlink()
     return None
+
+
+def _gateway(cluster: Cluster) -> str:
+    """The hardware address to which the nodes send what is for the API server."""
+    found = run([*cluster.network.enter, "ip", "-json", "link", "show", "nodes"])
+    address: str = json.loads(found)[0]["address"]
+    return address
 
 
 def _uid(cluster: Cluster, node: str) -> str:
