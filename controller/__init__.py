@@ -43,8 +43,8 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       watch.py       the watch (kopf); watched.py: what is watched; watch_health.py: whether it works
       lease.py       keeps a Lease: the Lease of a node, or of the leader
       lists.py       the manager's requests: lists of Leases, VMs and Hypervisors, and their status patches
-      checks.py      checks of what an agent needs from the API server: schema_check.py, access_checks.py,
-                     lease_check.py; probe.py: their requests; rights.py: the rights of an agent
+      checks/        what virtsync check asks the API server: server.py, schema.py, access.py, lease.py; probe.py: the
+                     requests; rights.py: the rights of an agent
       events.py      writes Kubernetes Events
       collection.py  reads whole collections; paths.py: the paths of objects; manifests.py: manifests as YAML
     hypervisor/    the adapter for libvirt

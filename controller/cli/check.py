@@ -14,7 +14,7 @@ from controller.api.setting import Duration
 from controller.cli.options import SettingsCommand, options_of, reads
 
 if TYPE_CHECKING:
-    from controller.kube.lease_check import Claimant
+    from controller.kube.checks.lease import Claimant
     from controller.runtime.checks import Check, Finding
 
 USED = ("node_name", "libvirt_uri", "kubeconfig", "observe_only", "lease_namespace", "identity", "boot_id")
@@ -110,7 +110,7 @@ def as_json(findings: Mapping[str, Finding]) -> list[dict[str, str]]:
 
 def _checks(settings: Settings) -> list[Check]:
     from controller.hypervisor import checks as host  # noqa: PLC0415
-    from controller.kube.checks import ApiServer  # noqa: PLC0415
+    from controller.kube.checks.server import ApiServer  # noqa: PLC0415
 
     return [
         *host.checks(settings.libvirt_uri, observe_only=settings.observe_only),
@@ -122,7 +122,7 @@ def _checks(settings: Settings) -> list[Check]:
 
 def _claimant(settings: Settings) -> Claimant:
     from controller.hypervisor.host_lock import lock_holder, lock_name, socket_directory  # noqa: PLC0415
-    from controller.kube.lease_check import Claimant  # noqa: PLC0415
+    from controller.kube.checks.lease import Claimant  # noqa: PLC0415
 
     directory = socket_directory(settings.libvirt_uri)
     try:

@@ -10,10 +10,10 @@ import yaml
 from controller.api.hypervisor import HypervisorStatus
 from controller.api.json_mapping import json_paths
 from controller.api.virtualmachine import Status
-from controller.kube.checks import CLOCK_LIMIT_S, check_clock
+from controller.kube.checks.lease import Claimant, judge
+from controller.kube.checks.rights import CLUSTER_RIGHTS, LEASE_RIGHTS, Right
+from controller.kube.checks.server import CLOCK_LIMIT_S, check_clock
 from controller.kube.lease import LOCK
-from controller.kube.lease_check import Claimant, judge
-from controller.kube.rights import CLUSTER_RIGHTS, LEASE_RIGHTS, Right
 from controller.runtime.checks import State
 from tests.api.documents import CRD, HYPERVISOR_CRD
 

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from controller.api.json_mapping import as_map, as_time
 from controller.kube import paths
+from controller.kube.checks.probe import Json, Probe
 from controller.kube.lease import LOCK
-from controller.kube.probe import Json, Probe
 from controller.runtime.checks import Finding, missing, not_visible, ok
 
 

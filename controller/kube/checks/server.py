@@ -14,12 +14,12 @@ from controller.api.json_mapping import as_text
 from controller.api.names import HYPERVISOR_KIND, HYPERVISOR_PLURAL, KIND, PLURAL
 from controller.api.virtualmachine import Status
 from controller.kube import paths
-from controller.kube.access_checks import INSTALL, User, check_right, check_token, grant, whoami
+from controller.kube.checks.access import INSTALL, User, check_right, check_token, grant, whoami
+from controller.kube.checks.lease import Claimant, check_lease
+from controller.kube.checks.probe import Probe
+from controller.kube.checks.rights import CLUSTER_RIGHTS, LEASE_RIGHTS, Right
+from controller.kube.checks.schema import check_type
 from controller.kube.client import load
-from controller.kube.lease_check import Claimant, check_lease
-from controller.kube.probe import Probe
-from controller.kube.rights import CLUSTER_RIGHTS, LEASE_RIGHTS, Right
-from controller.kube.schema_check import check_type
 from controller.runtime.checks import Check, Finding, missing, not_visible, ok
 from controller.runtime.errors import Rejected
 

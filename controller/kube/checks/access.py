@@ -6,8 +6,8 @@ import shlex
 from dataclasses import dataclass
 
 from controller.api.names import AGENT, GROUP, HYPERVISOR_PLURAL, PLURAL
-from controller.kube.probe import Json, Probe
-from controller.kube.rights import REPORT, Right
+from controller.kube.checks.probe import Json, Probe
+from controller.kube.checks.rights import REPORT, Right
 from controller.runtime.checks import Finding, missing, not_visible, ok
 from controller.runtime.errors import Transient
 

@@ -7,7 +7,7 @@ from typing import Any
 from controller.api.json_mapping import as_map, json_paths
 from controller.api.names import GROUP, VERSION
 from controller.kube import paths
-from controller.kube.probe import Probe
+from controller.kube.checks.probe import Probe
 from controller.runtime.checks import Finding, missing, not_visible, ok
 
 INSTALL = "kubectl apply -f deploy/crds"
