@@ -6,24 +6,12 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from controller.api.names import MANAGER
 from controller.api.setting import Choice, Duration, File, Section, Switch, Text, Truth, Whole, setting
 from controller.policy.waits import Waits
-from controller.runtime.settings import LABEL, OutputSettings, namespace, token
+from controller.runtime.settings import OutputSettings, namespace, node_name, token
 
-NODE_NAME = re.compile(rf"{LABEL}(\.{LABEL})*")
 LIBVIRT_URI = re.compile(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?:///[!-~]+")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-def node_name(text: str) -> str:
-    """Return the name of a Kubernetes Node after checking it. Raises ValueError with a message."""
-    if len(text) > 253 or not NODE_NAME.fullmatch(text):
-        allowed = "lower case letters, digits, '-' and '.', at most 253"
-        raise ValueError(f"{text!r} cannot be the name of a Node ({allowed}).")
-    if text == MANAGER:
-        raise ValueError(f"{text!r} cannot be the name of a Node: the Lease of the manager's leader has this name.")
-    return text
 
 
 def libvirt_uri(text: str) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 
-from controller.agent.settings import node_name
 from controller.api.codec import parse
 from controller.api.hypervisor import UnmanagedDomain
 from controller.api.hypervisor_codec import parse_hypervisor
@@ -22,6 +21,7 @@ from controller.fleet.adopted import Adoption, manifest, remarks
 from controller.kube.manifests import document
 from controller.runtime.errors import Rejected, Transient
 from controller.runtime.settings import namespace as checked_namespace
+from controller.runtime.settings import node_name
 
 EXAMPLES = """\b
 Print manifests for the domains of one host; nothing is written:

@@ -6,10 +6,12 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
+from controller.api.names import MANAGER
 from controller.api.setting import Choice, Section, Text, Whole, setting
 
 LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 """A DNS label, as in the name of a namespace."""
+NODE_NAME = re.compile(rf"{LABEL}(\.{LABEL})*")
 
 
 def namespace(text: str) -> str:
@@ -18,6 +20,16 @@ def namespace(text: str) -> str:
         raise ValueError(
             f"{text!r} cannot be the name of a namespace (lower case letters, digits and '-', at most 63)."
         )
+    return text
+
+
+def node_name(text: str) -> str:
+    """Return the name of a Kubernetes Node after checking it. Raises ValueError with a message."""
+    if len(text) > 253 or not NODE_NAME.fullmatch(text):
+        allowed = "lower case letters, digits, '-' and '.', at most 253"
+        raise ValueError(f"{text!r} cannot be the name of a Node ({allowed}).")
+    if text == MANAGER:
+        raise ValueError(f"{text!r} cannot be the name of a Node: the Lease of the manager's leader has this name.")
     return text
 
 
