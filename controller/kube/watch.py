@@ -45,6 +45,8 @@ WATCH_S = 45.0, 50.0
 """The API server ends each watch after a time in this range (timeoutSeconds)."""
 INACTIVITY_TIMEOUT_S = 55.0
 """kopf ends a watch that has received nothing for this time, because the watch must be broken."""
+WATCHER_TASKS = "watcher for "
+"""How the names of the tasks begin with which kopf watches the kinds."""
 MAX_IDLE_S = 60.0
 """kopf is restarted if it sends no request for this time while no watch is open. Each of kopf's requests and each
 backoff of this module is shorter."""
@@ -203,6 +205,7 @@ class Watch:
         # kopf ends as soon as one of its tasks ends, so each of these tasks ends kopf. kopf's own `stop_flag` is not
         # used: if kopf ends for another reason, the task of that flag still runs, and kopf waits 5 s for this task.
         ours = (
+            _end_watchers(),
             self._end_without_resource(insights),
             self._end_without_definition(),
             self._end_when_idle(),
@@ -359,6 +362,22 @@ class Watch:
         while True:
             self._heartbeat_s = time.monotonic()
             await asyncio.sleep(HEARTBEAT_S)
+
+
+async def _end_watchers() -> None:
+    """Wait until this task is canceled, as when kopf ends. Then end the tasks with which kopf watches the kinds.
+
+    kopf ends after an error in one of its watches, and then cancels the other watch together with the task that pauses
+    it. The watch takes this for a pause: it suppresses its own cancelation and continues, so kopf never ends (measured
+    with kopf 1.45). A watch that is canceled alone ends.
+    """
+    try:
+        await asyncio.Event().wait()
+    finally:
+        watchers = [task for task in asyncio.all_tasks() if task.get_name().startswith(WATCHER_TASKS)]
+        for task in watchers:
+            task.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)
 
 
 def _handler(watched: Watched) -> Callable[..., Awaitable[None]]:

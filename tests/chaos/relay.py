@@ -54,6 +54,7 @@ class Relay:
         self._context = ssl.create_default_context(cafile=controlplane.ca)
         self._changed = threading.Condition()
         self._broken: Broken | None = None
+        self._broken_of = ""
         self._watches: set[http.client.HTTPSConnection] = set()
         self._silenced: set[http.client.HTTPSConnection] = set()
         self._times_s: list[float] = []
@@ -100,10 +101,10 @@ class Relay:
         copy.write_text(json.dumps(config))
         return copy
 
-    def break_watches(self, answer: Broken) -> None:
-        """End all watches, and answer new ones so from now on."""
+    def break_watches(self, answer: Broken, *, of: str = "") -> None:
+        """End all watches, and answer new ones so from now on; `of`: only those of this plural."""
         with self._changed:
-            self._broken, self._times_s = answer, []
+            self._broken, self._broken_of, self._times_s = answer, of, []
         self._end_watches()
 
     def silence_watches(self) -> None:
@@ -140,7 +141,7 @@ class Relay:
         with self._changed:
             self.lists += not watching and urlsplit(request.path).path.endswith("/virtualmachines")
             refusal = self._refusal
-            broken = self._broken if watching else None
+            broken = self._broken if watching and self._is_of_broken(request) else None
             if broken:
                 self._times_s.append(time.monotonic())
                 self._changed.notify_all()
@@ -152,6 +153,9 @@ class Relay:
                 _answer(request, *broken)
             else:
                 self._pass_on(request, watching=watching)
+
+    def _is_of_broken(self, request: BaseHTTPRequestHandler) -> bool:
+        return urlsplit(request.path).path.endswith(self._broken_of)
 
     def _pass_on(self, request: BaseHTTPRequestHandler, *, watching: bool) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0)) or None
@@ -175,7 +179,7 @@ class Relay:
         response: http.client.HTTPResponse,
     ) -> None:
         with self._changed:
-            if self._broken:
+            if self._broken and self._is_of_broken(request):
                 return
             self._watches.add(connection)
             self._changed.notify_all()

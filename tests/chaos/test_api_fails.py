@@ -270,6 +270,22 @@ def test_watch_broken(world: World, relay: Relay, answer: Broken, times: int) ->
     assert agent.running
 
 
+@pytest.mark.parametrize("broken", ["virtualmachines", "hypervisors"])
+def test_an_error_in_one_watch(world: World, relay: Relay, broken: str) -> None:
+    """The other watch must not be left behind by kopf when it restarts: such a watch never ended, nor did the agent."""
+    guest = world.start()
+    world.apply(guest, powerState="Running")
+    agent = world.start_agent(kubeconfig=relay.kubeconfig())
+    world.until(guest, runs, "running")
+    relay.break_watches(error_within(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError"), of=broken)
+    relay.until_broken(5)
+    relay.mend()
+    until(agent.ready, "one of the watches does not work again", limit_s=2 * HANG_LIMIT_S)
+    world.patch(guest, powerState="Stopped")
+    world.until(guest, is_off, "off")
+    agent.stop()
+
+
 @pytest.mark.long
 @pytest.mark.timeout(400)
 def test_watch_broken_silently(world: World, relay: Relay) -> None:
