@@ -83,14 +83,14 @@ def test_one_that_ignores_being_asked_is_killed(shell: Shell, tmp_path: Path) ->
 
 
 def test_one_that_does_not_end_by_itself_is_an_error_and_runs_on(shell: Shell, tmp_path: Path) -> None:
-    process = shell(f"trap '' TERM; trap 'exit 7' HUP; touch {tmp_path}/ready; while :; do sleep 0.1; done")
+    process = shell(f"trap '' TERM; trap 'exit 7' USR1; touch {tmp_path}/ready; while :; do sleep 0.1; done")
     process.start()
     process.wait_until((tmp_path / "ready").exists, timeout_s=30)
     process.signal(signal.SIGTERM)
     with pytest.raises(LabError, match=r"^shell did not end within 0\.1 s; "):
         process.wait_until_ended(timeout_s=0.1)
     assert process.running
-    process.signal(signal.SIGHUP)
+    process.signal(signal.SIGUSR1)
     assert process.wait_until_ended(timeout_s=30) == 7
 
 
