@@ -42,7 +42,7 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
 	@touch $@
 
-.PHONY: check test image image-size e2e e2e-full chaos cluster demo bench fleet mutation manifests clean
+.PHONY: check test test-long image image-size e2e e2e-full chaos cluster demo bench fleet mutation manifests clean
 check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -59,6 +59,9 @@ test: check setup ## Check, then run the tests on real components, except those 
 	else \
 		echo "Not run, because they need root: the tests on a real cluster (sudo make e2e)"; \
 	fi
+
+test-long: setup ## Run the tests that take a minute or more each, except those on a real cluster
+	$(BIN)/pytest -m "long and not e2e"
 
 image: ## Build the agent's image and write build/image.tar: ENGINE=podman BASE=debian:12-slim TAG=1.2.3 FRESH=1
 	@tools/setup/system-packages.sh image

@@ -176,6 +176,7 @@ def test_a_leader_that_ends_in_order_is_followed_at_once(world: World, managers:
     assert "manager stopped" in [line["event"] for line in first.log_lines()]
 
 
+@pytest.mark.long
 def test_while_the_api_server_is_away_nobody_is_dead(world: World, managers: Managers, proxy: Proxy) -> None:
     """A minute instead of an hour: that is longer than the grace, and after 15 s nothing is counted any more."""
     guest, agent, manager = watched_through(world, managers, proxy)
@@ -186,6 +187,7 @@ def test_while_the_api_server_is_away_nobody_is_dead(world: World, managers: Man
     only_the_dead_are_marked(world, guest, agent, manager)
 
 
+@pytest.mark.long
 def test_a_manager_that_was_suspended_over_an_outage_marks_nobody_who_lives(
     world: World, managers: Managers, proxy: Proxy
 ) -> None:
