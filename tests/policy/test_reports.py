@@ -21,9 +21,24 @@ from controller.policy.view import (
     Outcome,
     Phase,
     Result,
+    Unreadable,
     View,
 )
-from tests.policy.views import GUEST, RUNNING, STOPPED, T0, UID, WAITS, Vm, action, moment
+from tests.policy.views import (
+    CRASH,
+    GUEST,
+    PAUSED,
+    RUNNING,
+    STOPPED,
+    T0,
+    UID,
+    WAITS,
+    Vm,
+    action,
+    domain,
+    done,
+    moment,
+)
 
 OTHER = UUID(int=8)
 
@@ -136,3 +151,36 @@ def test_who_can_set_the_node_back_is_told_to() -> None:
     vm.moves_to("node-b")
     step = vm.look(Domain(UID, "web", Phase.STOPPED, None, "SHUTOFF", "UNKNOWN"))
     assert " Set spec.nodeName back to node-a, start the VM or remove the saved memory there" in step.message
+
+
+def test_a_report_of_another_host_that_is_kept_is_not_served_for_the_present_spec() -> None:
+    """When the handover is resolved, the change of spec.powerState still counts as new."""
+    vm = Vm().in_sync()
+    vm.look(Phase.SAVED)
+    vm.moves_to("node-b", desired=PAUSED)
+    step = vm.look(Domain(UID, "web", Phase.STOPPED, None, "SHUTOFF", "UNKNOWN"))
+    assert (step.reason, step.status.desired) == (Reason.SAVED_ELSEWHERE, RUNNING)
+
+
+def test_a_second_start_is_not_taken_for_called_because_the_first_was() -> None:
+    vm = Vm().in_sync()
+    assert action(vm.look(Phase.STOPPED, events=CRASH)) is Action.START
+    vm.look(domain(Phase.RUNNING, 2), outcome=done(Action.START))
+    assert vm.memory.start_called
+    again = vm.look(domain(Phase.STOPPED, reason="CRASHED"), events=CRASH, after_s=60)
+    assert (action(again), vm.memory.start_called) == (Action.START, False)
+
+
+def test_what_was_known_of_a_stop_ends_with_an_outage_of_libvirt() -> None:
+    vm = Vm().in_sync()
+    vm.change(desired=STOPPED)
+    vm.look(Phase.RUNNING)
+    assert vm.memory.stop_attempt
+    vm.look(Unreadable("away"))
+    assert vm.memory.stop_attempt is None
+
+
+def test_a_condition_of_a_vm_that_was_never_observed_refers_to_no_generation() -> None:
+    step = Vm(misunderstood='spec.powerState "Hibernated"').look(Phase.RUNNING)
+    assert step.reason is Reason.SPEC_NOT_UNDERSTOOD
+    assert [condition.observed_generation for condition in step.status.conditions] == [0]
