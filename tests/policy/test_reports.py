@@ -69,6 +69,13 @@ def test_a_report_stays_valid_if_the_spec_names_a_domain_by_its_name_and_no_long
     assert vm.look(Phase.STOPPED).reason is Reason.COMPLETED
 
 
+def test_a_report_stays_valid_if_somebody_renames_the_domain() -> None:
+    vm = completed()
+    for _ in range(2):  # the second look finds the new name in the report
+        step = vm.look(replace(domain(Phase.STOPPED), name="web-renamed"))
+        assert (step.reason, step.action) == (Reason.COMPLETED, None)
+
+
 @pytest.mark.parametrize("spec", [{"domain_uuid": OTHER}, {"domain_name": "web-2"}])
 def test_a_report_is_not_used_if_the_spec_names_another_domain(spec: dict[str, object]) -> None:
     vm = completed()
