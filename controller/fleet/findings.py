@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from controller.api.codec import condition_mapper
 from controller.api.json_mapping import Json, as_uuid
 from controller.api.names import ConditionType
-from controller.api.virtualmachine import Condition, Reason, VirtualMachine
+from controller.api.virtualmachine import Reason, VirtualMachine
+from controller.fleet.marking import unknown
 
-CONDITIONS = condition_mapper([ConditionType.READY])
 COLUMNS = ("Node", "UUID", "Reason")
 """The columns of a VirtualMachine that `find` reads."""
 
@@ -81,15 +80,8 @@ def mark_without_node(vm: VirtualMachine, now: datetime) -> Json | None:
     before = vm.status.condition(ConditionType.READY)
     if vm.node_name or vm.deleting or not vm.status.decided_reason or before is None or before.reason == Reason.PENDING:
         return None
-    mark = Condition(
-        type=ConditionType.READY,
-        status="Unknown",
-        reason=Reason.PENDING,
-        message=(
-            "No node is responsible for it: set spec.nodeName."
-            f" The status shows what the agent of {vm.status.node_name} reported last."
-        ),
-        last_transition_time=before.last_transition_time if before.status == "Unknown" else now.replace(microsecond=0),
-        observed_generation=before.observed_generation,
+    message = (
+        "No node is responsible for it: set spec.nodeName."
+        f" The status shows what the agent of {vm.status.node_name} reported last."
     )
-    return {"conditions": [CONDITIONS.write(mark)]}
+    return {"conditions": [unknown(before, before.observed_generation, Reason.PENDING, message, now)]}

@@ -111,7 +111,7 @@ def vm_mark(vm: VirtualMachine, silence: Silence, now: datetime) -> Json:
     """
     before = vm.status.condition(ConditionType.READY)
     observed = before.observed_generation if before else max(vm.status.observed_generation, 0)
-    return {"conditions": [_mark(before, observed, silence, now)]}
+    return {"conditions": [_silent(before, observed, silence, now)]}
 
 
 def hypervisor_mark(raw: Json, silence: Silence, now: datetime) -> Json | None:
@@ -126,7 +126,7 @@ def hypervisor_mark(raw: Json, silence: Silence, now: datetime) -> Json | None:
     observed = before.observed_generation if before else max(hypervisor.status.observed_generation, 0)
     conditions: list[Json] = as_map(raw.get("status")).get("conditions") or []
     others = [one for one in conditions if one["type"] != HypervisorConditionType.READY]
-    return {"conditions": [_mark(before, observed, silence, now), *others]}
+    return {"conditions": [_silent(before, observed, silence, now), *others]}
 
 
 def message(silence: Silence) -> str:
@@ -142,14 +142,11 @@ def message(silence: Silence) -> str:
     return f"{told}: the status shows what was reported last."
 
 
-def _mark(before: Condition | None, observed_generation: int, silence: Silence, now: datetime) -> Json:
+def unknown(before: Condition | None, observed_generation: int, reason: Reason, message: str, now: datetime) -> Json:
+    """Return the condition Ready=Unknown as JSON. `before` is the condition that it replaces."""
     since = before.last_transition_time if before and before.status == "Unknown" else now.replace(microsecond=0)
-    mark = Condition(
-        type=ConditionType.READY,
-        status="Unknown",
-        reason=Reason.AGENT_UNREACHABLE,
-        message=message(silence),
-        last_transition_time=since,
-        observed_generation=observed_generation,
-    )
-    return CONDITIONS.write(mark)
+    return CONDITIONS.write(Condition(ConditionType.READY, "Unknown", reason, message, since, observed_generation))
+
+
+def _silent(before: Condition | None, observed_generation: int, silence: Silence, now: datetime) -> Json:
+    return unknown(before, observed_generation, Reason.AGENT_UNREACHABLE, message(silence), now)
