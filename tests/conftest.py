@@ -6,12 +6,14 @@ import signal
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from cluster.cluster import Cluster
 from lab.controlplane import ControlPlane
 from lab.libvirtd import Libvirtd
+from lab.proxy import Proxy
 from lab.world import World
 
 
@@ -42,6 +44,15 @@ def crd(controlplane: ControlPlane) -> ControlPlane:
     """The API server of the run, once it serves and explains VirtualMachines."""
     controlplane.install_crds()
     return controlplane
+
+
+@pytest.fixture
+def proxy(crd: ControlPlane) -> Iterator[Proxy]:
+    """Between programs and the API server: passes bytes on, and counts connections."""
+    port = urlsplit(crd.url).port
+    assert port
+    with Proxy(port) as running:
+        yield running
 
 
 @pytest.fixture

@@ -50,15 +50,6 @@ CONFLICTS = re.compile(
 
 
 @pytest.fixture
-def proxy(crd: ControlPlane) -> Iterator[Proxy]:
-    """Passes bytes on to the API server, and counts connections."""
-    port = urlsplit(crd.url).port
-    assert port
-    with Proxy(port) as running:
-        yield running
-
-
-@pytest.fixture
 def relay(crd: ControlPlane) -> Iterator[Relay]:
     """Passes requests on to the API server, and breaks watches."""
     with Relay(crd) as running:

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -22,7 +21,6 @@ from controller.agent.app import NON_HOLDER_DELAY_S
 from controller.kube import client
 from controller.kube.lease import LOCK
 from lab.agent import ACTION_FINISHED, Agent
-from lab.controlplane import ControlPlane
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
 from lab.processes import paused
@@ -107,15 +105,6 @@ def libvirtd() -> Iterator[Libvirtd]:
 def leases(world: World) -> Iterator[Leases]:
     with Watch(world.controlplane, f"/apis/coordination.k8s.io/v1/namespaces/{world.name}/leases") as watch:
         yield Leases(world, watch)
-
-
-@pytest.fixture
-def proxy(crd: ControlPlane) -> Iterator[Proxy]:
-    """Between an agent and the API server."""
-    port = urlsplit(crd.url).port
-    assert port
-    with Proxy(port) as running:
-        yield running
 
 
 def new_agent(world: World, identity: str, duration: str = FOREVER, **settings: Any) -> Agent:

@@ -6,13 +6,11 @@ The Lease of the agent has the shortest duration that a manager respects.
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
-from urllib.parse import urlsplit
 
 import pytest
 
 from controller.api.names import MANAGER_CONTROLLER
 from lab.agent import Agent
-from lab.controlplane import ControlPlane
 from lab.guest import Guest
 from lab.manager import Manager
 from lab.processes import paused
@@ -54,15 +52,6 @@ def hypervisors(world: World) -> Iterator[Watch]:
     """Every version of all Hypervisors."""
     with Watch(world.controlplane, HYPERVISORS) as watch:
         yield watch
-
-
-@pytest.fixture
-def proxy(crd: ControlPlane) -> Iterator[Proxy]:
-    """Between the programs and the API server."""
-    port = urlsplit(crd.url).port
-    assert port
-    with Proxy(port) as running:
-        yield running
 
 
 def looked_after(world: World, *names: str, proxy: Proxy | None = None) -> tuple[list[Guest], Agent]:
