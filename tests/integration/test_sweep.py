@@ -113,6 +113,15 @@ class Nodes:
         }
         self._patch("vm", name, status)
 
+    def with_vm_that_runs_elsewhere(self) -> UUID:
+        """The VM `web` is bound to node a, its domain runs on node b, and a manager begins to lead; return the UUID."""
+        web = uuid4()
+        self.report("a")
+        self.report("b", web)
+        self.vm("web", "a", web)
+        self.restart()
+        return web
+
     def get(self, name: str) -> Json:
         vm: Json = json.loads(self._controlplane.kubectl(f"-n={self.name}", "get", "kvm", name, "-o", "json").stdout)
         return vm
@@ -169,11 +178,7 @@ def nodes(crd: ControlPlane, request: pytest.FixtureRequest) -> Iterator[Nodes]:
 
 
 def test_a_vm_that_runs_elsewhere_is_listed_at_the_first_look(nodes: Nodes) -> None:
-    web = uuid4()
-    nodes.report("a")
-    nodes.report("b", web)
-    nodes.vm("web", "a", web)
-    nodes.restart()
+    web = nodes.with_vm_that_runs_elsewhere()
     assert nodes.look() == {"a": [(web, "b")]}
     assert nodes.entries("a")[0].since == nodes.now
     assert nodes.recorder.told == [("web", "RunsElsewhere")]
@@ -237,11 +242,7 @@ def test_lookups_have_a_rate_limit_and_go_on_at_the_next_look(nodes: Nodes) -> N
 
 
 def test_an_entry_goes_some_seconds_after_the_domain_is_gone(nodes: Nodes) -> None:
-    web = uuid4()
-    nodes.report("a")
-    nodes.report("b", web)
-    nodes.vm("web", "a", web)
-    nodes.restart()
+    web = nodes.with_vm_that_runs_elsewhere()
     nodes.look()
     nodes.report("b")
     assert nodes.look() == {"a": [(web, "b")]}
@@ -282,11 +283,7 @@ def test_a_migration_to_a_third_node_leaves_no_gap(nodes: Nodes) -> None:
 
 def test_an_object_that_takes_over_the_domain_there_keeps_the_entry(nodes: Nodes) -> None:
     """The domain is no longer unmanaged, and the object is found when the entry is about to go."""
-    web = uuid4()
-    nodes.report("a")
-    nodes.report("b", web)
-    nodes.vm("web", "a", web)
-    nodes.restart()
+    web = nodes.with_vm_that_runs_elsewhere()
     nodes.look()
     nodes.report("b")
     nodes.look()
@@ -300,11 +297,7 @@ def test_an_object_that_takes_over_the_domain_there_keeps_the_entry(nodes: Nodes
 
 
 def test_an_entry_goes_at_once_when_the_vm_is_bound_where_it_runs(nodes: Nodes) -> None:
-    web = uuid4()
-    nodes.report("a")
-    nodes.report("b", web)
-    nodes.vm("web", "a", web)
-    nodes.restart()
+    web = nodes.with_vm_that_runs_elsewhere()
     nodes.look()
     nodes.vm("web", "b", web, reporter="a")
     assert nodes.look() == {}
@@ -325,11 +318,7 @@ def test_an_entry_follows_the_vm_to_a_third_node(nodes: Nodes) -> None:
 
 
 def test_an_object_that_is_deleted_and_created_again_meets_its_entry(nodes: Nodes) -> None:
-    web = uuid4()
-    nodes.report("a")
-    nodes.report("b", web)
-    nodes.vm("web", "a", web)
-    nodes.restart()
+    web = nodes.with_vm_that_runs_elsewhere()
     nodes.look()
     nodes.delete("web")
     assert nodes.look() == {"a": [(web, "b")]}
@@ -338,11 +327,7 @@ def test_an_object_that_is_deleted_and_created_again_meets_its_entry(nodes: Node
 
 
 def test_a_new_leader_continues_with_the_lists_as_they_are(nodes: Nodes) -> None:
-    web = uuid4()
-    nodes.report("a")
-    nodes.report("b", web)
-    nodes.vm("web", "a", web)
-    nodes.restart()
+    web = nodes.with_vm_that_runs_elsewhere()
     nodes.look()
     nodes.report("b")
     nodes.look(in_s=RELEASE_AFTER_S)
@@ -352,11 +337,7 @@ def test_a_new_leader_continues_with_the_lists_as_they_are(nodes: Nodes) -> None
 
 
 def test_a_manager_that_does_not_lead_writes_nothing(nodes: Nodes) -> None:
-    web = uuid4()
-    nodes.report("a")
-    nodes.report("b", web)
-    nodes.vm("web", "a", web)
-    nodes.restart()
+    web = nodes.with_vm_that_runs_elsewhere()
     nodes.leads = False
     assert nodes.look() == {}
     assert nodes.recorder.told == []
@@ -365,11 +346,7 @@ def test_a_manager_that_does_not_lead_writes_nothing(nodes: Nodes) -> None:
 
 
 def test_a_lost_race_is_repeated_at_the_next_look(nodes: Nodes) -> None:
-    web = uuid4()
-    nodes.report("a")
-    nodes.report("b", web)
-    nodes.vm("web", "a", web)
-    nodes.restart()
+    web = nodes.with_vm_that_runs_elsewhere()
     before = nodes.hosts()
     nodes.report("a", uuid4())
     nodes.manager.look(before, nodes.now)
@@ -378,11 +355,7 @@ def test_a_lost_race_is_repeated_at_the_next_look(nodes: Nodes) -> None:
 
 
 def test_an_agent_that_reports_keeps_the_list(nodes: Nodes) -> None:
-    web = uuid4()
-    nodes.report("a")
-    nodes.report("b", web)
-    nodes.vm("web", "a", web)
-    nodes.restart()
+    web = nodes.with_vm_that_runs_elsewhere()
     nodes.look()
     nodes.report("a", uuid4())
     assert [entry.uuid for entry in nodes.entries("a")] == [web]
