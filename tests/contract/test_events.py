@@ -107,6 +107,7 @@ def test_an_event_can_be_about_a_host(api: Api, crd: ControlPlane) -> None:
     (event,) = (one for one in json.loads(listed)["items"] if one["regarding"]["name"] == host.name)
     assert (event["regarding"]["kind"], event["regarding"]["uid"]) == (HYPERVISOR_KIND, host.uid)
     assert "MaintenanceBegun" in crd.kubectl("describe", "kvmhost", host.name).stdout
+    crd.kubectl("delete", "kvmhost", host.name)
 
 
 class Taking:

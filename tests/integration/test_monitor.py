@@ -198,6 +198,14 @@ def marked(thing: Json) -> bool:
     return (ready.get("status"), ready.get("reason")) == ("Unknown", "AgentUnreachable")
 
 
+@pytest.fixture(scope="module")
+def crd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """An API server of this module's own: the monitor counts the VMs and the nodes of the whole cluster."""
+    with ControlPlane(tmp_path_factory.mktemp("monitored")) as running:
+        running.install_crds()
+        yield running
+
+
 @pytest.fixture
 def stage(crd: ControlPlane, request: pytest.FixtureRequest) -> Iterator[Stage]:
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name)[-50:].strip("-")
