@@ -95,10 +95,11 @@ fleet: setup ## Measure what a fleet costs the API server: N=50 nodes, M=500 VMs
 mutation: python-packages ## Mutate the pure core: a test must catch every change
 	$(BIN)/mutmut run
 
-manifests: controlplane ## Render deploy/install.yaml from deploy/base
+manifests: controlplane ## Render deploy/install.yaml and deploy/argocd/argocd-cm.yaml
 	@kubectl=$$($(BIN)/python -m lab controlplane build)/kubectl && { \
 	echo '# Rendered by `make manifests` from deploy/base: change it there, or in your own kustomization.'; \
 	$$kubectl kustomize deploy/base; } > deploy/install.yaml.partial && mv deploy/install.yaml.partial deploy/install.yaml
+	@$(BIN)/python -m manifests.argocd
 
 clean: ## Remove what was built in this folder (the cache, ~/.cache/virtsync, stays)
 	rm -rf .venv build dist mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,155 @@
+"""What Argo CD shows for each reason, and what its actions change: the Lua of deploy/argocd, run as Argo CD runs it."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lupa.lua51 import LuaRuntime
+
+from controller.api.conditions import READINESS
+from controller.api.virtualmachine import Reason
+from lab.binaries import find_assets
+from manifests import argocd
+from tests.deploy.callers import REPOSITORY
+
+Json = dict[str, Any]
+KINDS = argocd.CUSTOMIZATIONS / "virtsync.dev"
+VM, HOST = KINDS / "VirtualMachine", KINDS / "Hypervisor"
+HOLD = "hold.virtsync.dev/argocd"
+# Argo CD runs Lua 5.1 with the base library and the tables. `os` has only time and date, and only by `require`.
+SANDBOX = """
+local time, date = os.time, os.date
+string, math, io, debug, coroutine, utf8, os, package, python, dofile, loadfile =
+    nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil
+require = function(name) return name == "os" and { time = time, date = date } or error(name) end
+"""
+
+
+def run(script: Path, obj: Json) -> Json:
+    """What a script returns for an object."""
+    lua = LuaRuntime(unpack_returned_tuples=True)
+    lua.execute(SANDBOX)
+    lua.globals()["obj"] = lua.table_from(obj, recursive=True)
+    returned: Json = _plain(lua.execute(script.read_text()))
+    return returned
+
+
+def _plain(value: Any) -> Any:
+    if not hasattr(value, "items"):
+        return value
+    found = {key: _plain(item) for key, item in value.items()}
+    return [*found.values()] if 1 in found else found
+
+
+def table() -> dict[str, str]:
+    """The reasons of Ready in docs/api.md, each with the health that it has in Argo CD."""
+    section = (REPOSITORY / "docs/api.md").read_text().partition("## Ready, and why")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (?:True|False|Unknown) \| (.*?) \| .* \| (\w+) \|$", section, re.MULTILINE)
+    return {reason: health for reasons, health in rows for reason in re.findall(r"`(\w+)`", reasons)}
+
+
+def vm(reason: str, *, generation: int = 1) -> Json:
+    """A VirtualMachine with this reason, and with the conditions that the agent writes for it."""
+    ready, abnormal = READINESS[Reason(reason)].value
+    conditions = [{"type": "Ready", "status": ready, "reason": reason, "message": "Why."}]
+    if abnormal:
+        conditions.append({"type": abnormal.value, "status": "True", "reason": reason, "message": "Why."})
+    return {
+        "metadata": {"name": "web-1", "generation": generation},
+        "spec": {"powerState": "Running"},
+        "status": {"observedGeneration": 1, "conditions": conditions},
+    }
+
+
+def cases(file: Path, key: str) -> list[Json]:
+    found: list[Json] = yaml.safe_load(file.read_text())[key]
+    return found
+
+
+def read(file: Path) -> Json:
+    obj: Json = yaml.safe_load(file.read_text())
+    return obj
+
+
+def test_the_documentation_lists_every_reason() -> None:
+    assert table().keys() == {reason.value for reason in Reason}
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_each_reason_has_the_health_that_is_documented(reason: Reason) -> None:
+    assert run(VM / "health.lua", vm(reason)) == {"status": table()[reason], "message": f"{reason}: Why."}
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_a_spec_that_the_agent_has_not_observed_is_progressing_unless_the_state_is_unknown(reason: Reason) -> None:
+    degraded = READINESS[reason].value[0] == "Unknown" and reason is not Reason.PENDING
+    assert run(VM / "health.lua", vm(reason, generation=2))["status"] == ("Degraded" if degraded else "Progressing")
+
+
+@pytest.mark.parametrize("script", [VM / "health.lua", HOST / "health.lua"], ids=["VirtualMachine", "Hypervisor"])
+@pytest.mark.parametrize("status", [None, {}, {"observedGeneration": -1}, {"conditions": []}])
+def test_an_object_without_a_report_is_progressing(script: Path, status: Json | None) -> None:
+    obj: Json = {"metadata": {"name": "new", "generation": 1}} | ({} if status is None else {"status": status})
+    assert run(script, obj)["status"] == "Progressing"
+
+
+@pytest.mark.parametrize("kind", [VM, HOST], ids=["VirtualMachine", "Hypervisor"])
+def test_the_health_tests_in_the_layout_of_argo_cd_hold(kind: Path) -> None:
+    found = cases(kind / "health_test.yaml", "tests")
+    assert {case["inputPath"] for case in found} == {f"testdata/{file.name}" for file in (kind / "testdata").iterdir()}
+    for case in found:
+        assert run(kind / "health.lua", read(kind / case["inputPath"])) == case["healthStatus"], case["inputPath"]
+
+
+def test_the_actions_are_offered_when_they_change_something() -> None:
+    folder = VM / "actions"
+    for case in cases(folder / "action_test.yaml", "discoveryTests"):
+        offered = run(folder / "discovery.lua", read(folder / case["inputPath"]))
+        assert offered.keys() == {script.parent.name for script in folder.glob("*/action.lua")}
+        assert [{"name": action["name"]} | offered[action["name"]] for action in case["result"]] == case["result"]
+        assert len(case["result"]) == len(offered)
+
+
+def test_each_action_changes_its_field_and_nothing_else() -> None:
+    folder = VM / "actions"
+    found = cases(folder / "action_test.yaml", "actionTests")
+    assert {case["action"] for case in found} == {"start", "stop", "hold", "release"}
+    for case in found:
+        changed = run(folder / case["action"] / "action.lua", read(folder / case["inputPath"]))
+        assert changed == read(folder / case["expectedOutputPath"]), case["action"]
+
+
+def test_a_restart_is_requested_for_now() -> None:
+    before = read(VM / "actions/testdata/running.yaml")
+    changed = run(VM / "actions/restart/action.lua", before)
+    requested = changed["spec"].pop("restartRequestTime")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", requested)
+    assert changed == before
+
+
+def test_a_start_sets_the_power_state_that_git_leaves_out() -> None:
+    assert run(VM / "actions/start/action.lua", {"metadata": {}})["spec"] == {"powerState": "Running"}
+
+
+def test_the_first_hold_creates_the_annotations() -> None:
+    assert run(VM / "actions/hold/action.lua", {"metadata": {}})["metadata"]["annotations"].keys() == {HOLD}
+
+
+def test_the_config_map_is_as_its_sources() -> None:
+    assert argocd.RENDERED.read_text() == argocd.render(), "run `make manifests`"
+
+
+def test_the_component_adds_to_the_config_map_of_argo_cd(tmp_path: Path) -> None:
+    (tmp_path / "argocd").symlink_to(argocd.FOLDER)
+    meta = {"name": "argocd-cm", "namespace": "argocd"}
+    data = {"url": "https://cd.example.com"}
+    ours = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
+    (tmp_path / "cm.yaml").write_text(yaml.safe_dump(ours))
+    (tmp_path / "kustomization.yaml").write_text("resources: [cm.yaml]\ncomponents: [argocd]\n")
+    kubectl = str(find_assets() / "kubectl")
+    kustomize = [kubectl, "kustomize", "--load-restrictor=LoadRestrictionsNone", str(tmp_path)]
+    (merged,) = yaml.safe_load_all(subprocess.run(kustomize, check=True, capture_output=True, text=True).stdout)
+    assert merged["data"] == argocd.data() | data

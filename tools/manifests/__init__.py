@@ -1,0 +1,1 @@
+"""Renders the files of deploy/ that are made from others."""
