@@ -9,11 +9,10 @@ import pytest
 import yaml
 from lupa.lua51 import LuaRuntime
 
-from controller.api.conditions import READINESS
 from controller.api.virtualmachine import Reason
 from lab.binaries import find_assets
 from manifests import argocd
-from tests.deploy.callers import REPOSITORY
+from tests.deploy.reasons import is_unknown, table, vm
 
 Json = dict[str, Any]
 KINDS = argocd.CUSTOMIZATIONS / "virtsync.dev"
@@ -44,26 +43,6 @@ def _plain(value: Any) -> Any:
     return [*found.values()] if 1 in found else found
 
 
-def table() -> dict[str, str]:
-    """The reasons of Ready in docs/api.md, each with the health that it has in Argo CD."""
-    section = (REPOSITORY / "docs/api.md").read_text().partition("## Ready, and why")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (?:True|False|Unknown) \| (.*?) \| .* \| (\w+) \|$", section, re.MULTILINE)
-    return {reason: health for reasons, health in rows for reason in re.findall(r"`(\w+)`", reasons)}
-
-
-def vm(reason: str, *, generation: int = 1) -> Json:
-    """A VirtualMachine with this reason, and with the conditions that the agent writes for it."""
-    ready, abnormal = READINESS[Reason(reason)].value
-    conditions = [{"type": "Ready", "status": ready, "reason": reason, "message": "Why."}]
-    if abnormal:
-        conditions.append({"type": abnormal.value, "status": "True", "reason": reason, "message": "Why."})
-    return {
-        "metadata": {"name": "web-1", "generation": generation},
-        "spec": {"powerState": "Running"},
-        "status": {"observedGeneration": 1, "conditions": conditions},
-    }
-
-
 def cases(file: Path, key: str) -> list[Json]:
     found: list[Json] = yaml.safe_load(file.read_text())[key]
     return found
@@ -85,8 +64,8 @@ def test_each_reason_has_the_health_that_is_documented(reason: Reason) -> None:
 
 @pytest.mark.parametrize("reason", Reason)
 def test_a_spec_that_the_agent_has_not_observed_is_progressing_unless_the_state_is_unknown(reason: Reason) -> None:
-    degraded = READINESS[reason].value[0] == "Unknown" and reason is not Reason.PENDING
-    assert run(VM / "health.lua", vm(reason, generation=2))["status"] == ("Degraded" if degraded else "Progressing")
+    expected = "Degraded" if is_unknown(reason) else "Progressing"
+    assert run(VM / "health.lua", vm(reason, generation=2))["status"] == expected
 
 
 @pytest.mark.parametrize("script", [VM / "health.lua", HOST / "health.lua"], ids=["VirtualMachine", "Hypervisor"])
