@@ -1,4 +1,7 @@
-if obj.metadata.annotations ~= nil then
-  obj.metadata.annotations["hold.virtsync.dev/argocd"] = nil
+local annotations = obj.metadata.annotations or {}
+annotations["hold.virtsync.dev/argocd"] = nil
+-- Argo CD replaces an empty table by the value before the action, so the hold would stay.
+if next(annotations) == nil then
+  obj.metadata.annotations = nil
 end
 return obj
