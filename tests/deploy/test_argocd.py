@@ -138,14 +138,16 @@ def test_the_config_map_is_as_its_sources() -> None:
     assert argocd.RENDERED.read_text() == argocd.render(), "run `make manifests`"
 
 
-def test_the_component_adds_to_the_config_map_of_argo_cd(tmp_path: Path) -> None:
+@pytest.mark.parametrize("namespace", [{"namespace": "argocd"}, {}], ids=["named", "set-by-kustomize"])
+def test_the_component_adds_to_the_config_map_of_argo_cd(namespace: Json, tmp_path: Path) -> None:
     (tmp_path / "argocd").symlink_to(argocd.FOLDER)
-    meta = {"name": "argocd-cm", "namespace": "argocd"}
+    meta = {"name": "argocd-cm"} | namespace
     data = {"url": "https://cd.example.com"}
     ours = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
     (tmp_path / "cm.yaml").write_text(yaml.safe_dump(ours))
-    (tmp_path / "kustomization.yaml").write_text("resources: [cm.yaml]\ncomponents: [argocd]\n")
+    (tmp_path / "kustomization.yaml").write_text("namespace: argocd\nresources: [cm.yaml]\ncomponents: [argocd]\n")
     kubectl = str(find_assets() / "kubectl")
     kustomize = [kubectl, "kustomize", "--load-restrictor=LoadRestrictionsNone", str(tmp_path)]
     (merged,) = yaml.safe_load_all(subprocess.run(kustomize, check=True, capture_output=True, text=True).stdout)
     assert merged["data"] == argocd.data() | data
+    assert merged["metadata"] == {"name": "argocd-cm", "namespace": "argocd"}
