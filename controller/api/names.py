@@ -29,6 +29,13 @@ have this name."""
 MANAGER_CONTROLLER = f"{GROUP}/manager"
 """The manager's name as the `reportingController` of Events."""
 
+CLI = "virtsync-cli"
+"""The name of the commands for users as an HTTP client (User-Agent) and as a field manager.
+
+It must not begin with `kubectl`: Flux takes over the fields of each manager whose name begins so, and removes those
+that Git does not have. Fields of other managers stay. Source: matchFieldManager in
+https://github.com/fluxcd/pkg/blob/main/ssa/patch.go; seen with kustomize-controller 1.9.6 and a manager `ann`."""
+
 
 class ConditionType(StrEnum):
     """The types of the conditions that an agent writes. kstatus defines them.

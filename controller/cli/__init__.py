@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from controller import __version__
-from controller.cli import agent, check, import_, manager
+from controller.cli import agent, check, import_, manager, vm
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -23,3 +23,4 @@ main.add_command(agent.agent)
 main.add_command(check.check)
 main.add_command(import_.import_)
 main.add_command(manager.manager)
+main.add_command(vm.vm)

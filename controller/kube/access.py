@@ -54,6 +54,8 @@ class Access:
     """The client certificate of the user, as PEM."""
     key: bytes | None = field(default=None, repr=False)
     """The private key of `certificate`, as PEM."""
+    impersonation: tuple[tuple[str, str], ...] = ()
+    """The headers that ask the API server to treat the user as another one. A name can be there more than once."""
     program: str = AGENT
     """The name of this HTTP client (User-Agent)."""
 

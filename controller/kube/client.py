@@ -122,7 +122,7 @@ class Api:
             answer = client.request(
                 method,
                 f"{access.server}{path}",
-                headers=headers | access.headers,
+                headers=_headers(headers, access),
                 body=body,
                 _request_timeout=TIMEOUT_S,
             )
@@ -194,6 +194,15 @@ class _HttpsConnection(urllib3.connection.HTTPSConnection):
 
 class _HttpsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _HttpsConnection
+
+
+def _headers(headers: dict[str, str], access: Access) -> dict[str, str] | urllib3.HTTPHeaderDict:
+    if not access.impersonation:
+        return headers | access.headers
+    every = urllib3.HTTPHeaderDict(headers | access.headers)
+    for name, value in access.impersonation:
+        every.add(name, value)
+    return every
 
 
 def _retry_after_s(header: str | None) -> float:

@@ -77,8 +77,9 @@ class _Credential:
 class Kubeconfig:
     """A kubeconfig that can be read repeatedly. Not thread-safe."""
 
-    def __init__(self, file: Path, environ: Mapping[str, str] = os.environ) -> None:
-        self._file, self._environ = file, environ
+    def __init__(self, file: Path, environ: Mapping[str, str] = os.environ, *, terminal: bool = False) -> None:
+        """`terminal`: whether a person is there, whom an exec plugin may ask, for as long as the person needs."""
+        self._file, self._environ, self._terminal = file, environ, terminal
         self._last: tuple[Json, _Credential] | None = None
         """The exec section of the plugin that was run last, and the credential that the plugin returned."""
 
@@ -92,43 +93,41 @@ class Kubeconfig:
         except OSError as error:
             raise Rejected(f"the kubeconfig {self._file} cannot be read: {error.strerror}") from error
         try:
-            return self._access(content, refused=refused)
+            return self.access(parsed(content), refused=refused)
         except Rejected as error:
             raise Rejected(f"the kubeconfig {self._file} is not usable: {error}") from error
 
-    def _access(self, content: bytes, *, refused: bool) -> Access:
-        try:
-            config = yaml.load(content, Loader)  # noqa: S506 - a safe loader, in C if available
-        except yaml.YAMLError as error:
-            raise Rejected(f"it is not YAML: {_first_line(error)}") from error
-        config = _mapping(config, "it")
-        context = _named(config, "context", _text(config, "current-context"))
-        cluster = _named(config, "cluster", _text(context, "cluster"))
-        name = _text(context, "user")
-        user = _named(config, "user", name) if name else {}
+    def access(self, config: Json, *, refused: bool) -> Access:
+        """Return the access that this content of a kubeconfig describes; `refused` as in `read`. Raises Rejected."""
+        context = named(config, "context", text_in(config, "current-context"))
+        cluster = named(config, "cluster", text_in(context, "cluster"))
+        name = text_in(context, "user")
+        user = named(config, "user", name) if name else {}
         _refuse(cluster, "cluster", CLUSTER)
         _refuse_user(user)
         access = self._user(user, self._cluster(cluster))
         if plugin := user.get("exec"):
-            access = self._with_plugin(access, _mapping(plugin, "its exec"), cluster, refused=refused)
+            access = self._with_plugin(access, mapping(plugin, "its exec"), cluster, refused=refused)
         access.tls  # noqa: B018 - raises Rejected if a certificate or key cannot be used
         return access
 
     def _cluster(self, cluster: Json) -> Access:
-        server = _server(_text(cluster, "server"))
+        server = _server(text_in(cluster, "server"))
         ca, insecure = self._content(cluster, "certificate-authority"), _flag(cluster, "insecure-skip-tls-verify")
         _flag(cluster, "disable-compression")
         if ca and insecure:
             raise Rejected("it has both certificate-authority and insecure-skip-tls-verify")
-        access = Access(server=server, ca=ca, insecure=insecure, server_name=_text(cluster, "tls-server-name") or None)
-        proxy = _text(cluster, "proxy-url")
+        access = Access(
+            server=server, ca=ca, insecure=insecure, server_name=text_in(cluster, "tls-server-name") or None
+        )
+        proxy = text_in(cluster, "proxy-url")
         return _through_proxy(access, ("proxy-url", proxy) if proxy else proxy_of(server, self._environ))
 
     def _user(self, user: Json, access: Access) -> Access:
         certificate, key = self._content(user, "client-certificate"), self._content(user, "client-key")
         if bool(certificate) != bool(key):
             raise Rejected("it has only one of client-certificate and client-key")
-        username, password = _text(user, "username"), _text(user, "password")
+        username, password = text_in(user, "username"), text_in(user, "password")
         if bool(username) != bool(password):
             raise Rejected("it has only one of username and password")
         token = self._token(user)
@@ -139,20 +138,20 @@ class Kubeconfig:
 
     def _token(self, user: Json) -> str:
         """Return the bearer token, or an empty string. As in client-go, tokenFile takes precedence over token."""
-        file = _text(user, "tokenFile")
-        token = self._file_content(file).decode(errors="replace").strip() if file else _text(user, "token")
+        file = text_in(user, "tokenFile")
+        token = self._file_content(file).decode(errors="replace").strip() if file else text_in(user, "token")
         if not token.isprintable() or not token.isascii():
             raise Rejected("its token has characters that an HTTP header cannot have")
         return token
 
     def _content(self, section: Json, field: str) -> bytes | None:
         """Return the content of a field that is set as a file or as data. As in kubectl, data takes precedence."""
-        if data := _text(section, f"{field}-data"):
+        if data := text_in(section, f"{field}-data"):
             try:
                 return base64.b64decode(data, validate=False)
             except binascii.Error as error:
                 raise Rejected(f"its {field}-data is not base64") from error
-        path = _text(section, field)
+        path = text_in(section, field)
         return self._file_content(path) if path else None
 
     def _file_content(self, path: str) -> bytes:
@@ -164,7 +163,7 @@ class Kubeconfig:
     def _with_plugin(self, access: Access, plugin: Json, cluster: Json, *, refused: bool) -> Access:
         """Return `access` with the plugin's credential. Run the plugin if the last credential is not usable."""
         if refused or not self._last or self._last[0] != plugin or not self._last[1].fresh():
-            self._last = plugin, _run(plugin, cluster, self._file.parent, self._environ)
+            self._last = plugin, _run(plugin, cluster, self._file.parent, self._environ, terminal=self._terminal)
         credential = self._last[1]
         access = replace(access, authorization=f"Bearer {credential.token}" if credential.token else None)
         if not credential.certificate:
@@ -209,17 +208,23 @@ def _through_proxy(access: Access, proxy: tuple[str, str] | None) -> Access:
     return replace(access, proxy=f"http://{host}:{port or 80}", proxy_login=login)
 
 
-def _run(plugin: Json, cluster: Json, folder: Path, environ: Mapping[str, str]) -> _Credential:
-    """Run an exec plugin and return its credential. Raises Rejected."""
+def _run(
+    plugin: Json, cluster: Json, folder: Path, environ: Mapping[str, str], *, terminal: bool = False
+) -> _Credential:
+    """Run an exec plugin and return its credential. Raises Rejected.
+
+    `terminal`: the plugin may use the terminal, unless its interactiveMode is Never, and has no time limit.
+    """
     _refuse(plugin, "exec", EXEC)
-    command, api = _text(plugin, "command"), _text(plugin, "apiVersion")
+    command, api = text_in(plugin, "command"), text_in(plugin, "apiVersion")
     if not command or not api.startswith(EXEC_API):
         raise Rejected(f"its exec needs a command, and an apiVersion that begins with {EXEC_API}")
-    if plugin.get("interactiveMode") == "Always":
-        raise Rejected("its exec has interactiveMode Always, but the agent has no terminal")
+    interactive = terminal and plugin.get("interactiveMode") != "Never"
+    if plugin.get("interactiveMode") == "Always" and not interactive:
+        raise Rejected("its exec has interactiveMode Always, but there is no terminal")
     if "/" in command:
         command = str(folder / command)
-    spec: Json = {"interactive": False}
+    spec: Json = {"interactive": interactive}
     if _flag(plugin, "provideClusterInfo"):
         spec["cluster"] = _cluster_info(cluster)
     info = json.dumps({"apiVersion": api, "kind": "ExecCredential", "spec": spec})
@@ -228,14 +233,17 @@ def _run(plugin: Json, cluster: Json, folder: Path, environ: Mapping[str, str]) 
         ended = subprocess.run(  # noqa: S603 - the kubeconfig is trusted, and names the command
             [command, *map(str, plugin.get("args") or ())],
             env={**environ, **extra, "KUBERNETES_EXEC_INFO": info},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=EXEC_TIMEOUT_S,
+            stdin=None if interactive else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=None if terminal else subprocess.PIPE,
+            timeout=None if terminal else EXEC_TIMEOUT_S,
             check=True,
         )
         return _credential(json.loads(ended.stdout), api)
     except subprocess.CalledProcessError as error:
-        raise Rejected(f"its exec {command} failed: {_first_line(error.stderr.decode(errors='replace'))}") from error
+        raise Rejected(
+            f"its exec {command} failed: {_first_line((error.stderr or b'').decode(errors='replace'))}"
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise Rejected(f"its exec {command} did not finish within {EXEC_TIMEOUT_S:g} s") from error
     except OSError as error:
@@ -292,22 +300,33 @@ def _refuse(section: Json, what: str, known: set[str]) -> None:
         raise Rejected(f"its {what} has {unknown[0]}, which virtsync does not support")
 
 
-def _named(config: Json, kind: str, name: str) -> Json:
+def parsed(content: bytes) -> Json:
+    """Parse the content of a kubeconfig. Raises Rejected."""
+    try:
+        config = yaml.load(content, Loader)  # noqa: S506 - a safe loader, in C if available
+    except yaml.YAMLError as error:
+        raise Rejected(f"it is not YAML: {_first_line(error)}") from error
+    return mapping(config, "it")
+
+
+def named(config: Json, kind: str, name: str) -> Json:
     """Return the context, cluster or user with this name. Raises Rejected."""
     listed = config.get(f"{kind}s")
     for one in listed if isinstance(listed, list) else ():
         if isinstance(one, dict) and one.get("name") == name:
-            return _mapping(one.get(kind) or {}, f"its {kind} {name}")
+            return mapping(one.get(kind) or {}, f"its {kind} {name}")
     raise Rejected(f"it has no {kind} {name!r}" if name else f"it does not name a {kind} to use")
 
 
-def _mapping(value: object, what: str) -> Json:
+def mapping(value: object, what: str) -> Json:
+    """Return the value if it is a mapping. `what` names it in the message. Raises Rejected."""
     if not isinstance(value, dict):
         raise Rejected(f"{what} is not a mapping")
     return value
 
 
-def _text(section: Json, field: str) -> str:
+def text_in(section: Json, field: str) -> str:
+    """Return the text of a field; empty if the field is absent. Raises Rejected."""
     value = section.get(field)
     if value is None:
         return ""

@@ -13,6 +13,11 @@ VIRTUAL_MACHINES = f"{RESOURCES}/{PLURAL}"
 HYPERVISORS = f"{RESOURCES}/{HYPERVISOR_PLURAL}"
 
 
+def virtual_machines(namespace: str) -> str:
+    """Return the path of the VirtualMachines of this namespace."""
+    return f"{RESOURCES}/namespaces/{quote(namespace)}/{PLURAL}"
+
+
 def virtual_machine(key: VmKey) -> str:
     """Return the path of this VirtualMachine."""
     return f"{RESOURCES}/namespaces/{quote(key.namespace)}/{PLURAL}/{quote(key.name)}"

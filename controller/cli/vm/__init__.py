@@ -1,0 +1,21 @@
+"""The group `virtsync vm`, which is also the kubectl plugin `kubectl virtsync`. Each command has its own module."""
+
+from __future__ import annotations
+
+import click
+
+from controller.cli.vm import drift, history, hosts, status
+
+
+@click.group
+def vm() -> None:
+    """Show VMs and hosts: why a VM is as it is, what happens next, and what is not as wanted.
+
+    The commands use the kubeconfig as kubectl does. Exit code: 0: fine; 1: drift found; 2: wrong usage, or an error.
+    """
+
+
+vm.add_command(status.status)
+vm.add_command(drift.drift)
+vm.add_command(history.history)
+vm.add_command(hosts.hosts)

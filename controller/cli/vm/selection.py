@@ -1,0 +1,69 @@
+"""Which VMs a command is about: names, labels, a namespace or all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import click
+
+from controller.api.json_mapping import Json, as_map
+from controller.api.virtualmachine import VmKey
+from controller.cli.options import reads
+from controller.cli.vm.cluster import Cluster, completing
+from controller.runtime.settings import NODE_NAME
+
+F = TypeVar("F", bound=Callable[..., Any])
+NAME_LIMIT = 253
+
+
+def object_name(text: str) -> str:
+    """Return the text if it can be the name of an object, also without `kvm/` in front. Raises ValueError."""
+    name = text.rpartition("/")[2]
+    if len(name) > NAME_LIMIT or not NODE_NAME.fullmatch(name):  # the names of Nodes have the same rules
+        raise ValueError(f"{text!r} cannot be the name of a VirtualMachine.")
+    return name
+
+
+def complete_names(context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    """Return the names of VirtualMachines that begin so; none if the cluster does not answer. Never raises."""
+    cluster = completing(context)
+    try:
+        found = list(cluster.reads.virtual_machines(cluster.namespace))
+    except Exception:  # noqa: BLE001 - an error message in the middle of a command line helps nobody
+        return []
+    return sorted(name for raw in found if (name := str(as_map(raw.get("metadata")).get("name"))).startswith(begun))
+
+
+def with_names(*, required: bool = False, many: bool = True) -> Callable[[F], F]:
+    """Return a decorator that adds the argument NAME, as `names` or `name`."""
+    return click.argument(
+        "names" if many else "name",
+        metavar=("NAME..." if required else "[NAME]...") if many else "NAME",
+        nargs=-1 if many else 1,
+        required=required or not many,
+        type=reads(object_name),
+        shell_complete=complete_names,
+    )
+
+
+def with_selection(command: F) -> F:
+    """Add the options -l and -A."""
+    selector = click.option(
+        "-l", "--selector", metavar="LABELS", default="", help="Only VMs with these labels, such as app=web,tier!=db."
+    )
+    everywhere = click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="The VMs of all namespaces.")
+    return selector(everywhere(command))
+
+
+def selected(cluster: Cluster, names: tuple[str, ...], selector: str, *, everywhere: bool) -> Iterator[Json]:
+    """Yield the objects that are selected, by namespace and name. Raises as `Reads`, and click.UsageError."""
+    if names and (selector or everywhere):
+        raise click.UsageError("NAME cannot be combined with -l or -A.")
+    if names:
+        for name in dict.fromkeys(names):
+            yield cluster.reads.virtual_machine(VmKey(cluster.namespace, name))
+        return
+    if everywhere and cluster.chosen_namespace:
+        raise click.UsageError("-A cannot be combined with -n.")
+    yield from cluster.reads.virtual_machines(None if everywhere else cluster.namespace, selector)

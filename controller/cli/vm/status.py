@@ -1,0 +1,66 @@
+"""The command `virtsync vm status`, which says why a VM is as it is, and what happens next."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+
+from controller.api.codec import parse
+from controller.api.hypervisor import Hypervisor
+from controller.api.hypervisor_codec import parse_hypervisor
+from controller.api.virtualmachine import VirtualMachine
+from controller.cli.vm.cluster import Cluster, with_cluster
+from controller.cli.vm.output import show, show_objects, with_output
+from controller.cli.vm.selection import selected, with_names, with_selection
+from controller.cli.vm.views.status import in_a_table, in_ten_lines, summary
+from controller.runtime.errors import Forbidden, Transient, Vanished
+
+
+@click.command
+@with_names()
+@with_selection
+@with_output()
+@with_cluster()
+def status(*, cluster: Cluster, names: tuple[str, ...], selector: str, everywhere: bool, output: str | None) -> None:
+    """Show why VMs are as they are, since when, and what happens next and when.
+
+    With NAME, ten lines for each VM, also about its last stop, its holds, and the agent of its node. Without NAME, one
+    line for each VM.
+
+    Exit code: 0, also if a VM is not as wanted; 2: wrong usage, or an error.
+    """
+    found = list(selected(cluster, names, selector, everywhere=everywhere))
+    if output:
+        show_objects(found, output, single=len(names) == 1)
+        return
+    vms, now = [parse(raw) for raw in found], datetime.now(UTC)
+    if names:
+        hosts: dict[str, Hypervisor | str] = {}
+        for place, vm in enumerate(vms):
+            host = hosts.setdefault(vm.node_name, "") or _host(cluster, vm)
+            hosts[vm.node_name] = host
+            show([*([""] if place else []), *in_ten_lines(vm, host, now)])
+    elif vms:
+        show([*in_a_table(vms, now, namespaces=everywhere), "", summary(vms)])
+    else:
+        nothing_found(cluster, everywhere=everywhere)
+
+
+def nothing_found(cluster: Cluster, *, everywhere: bool) -> None:
+    """Say on stderr that no VM was selected, as kubectl does."""
+    click.echo(f"No VirtualMachine found{'' if everywhere else f' in namespace {cluster.namespace}'}.", err=True)
+
+
+def _host(cluster: Cluster, vm: VirtualMachine) -> Hypervisor | str:
+    """Return the Hypervisor of the VM's node, or why it is not known."""
+    if not vm.node_name:
+        return "no agent"
+    try:
+        return parse_hypervisor(cluster.reads.hypervisor(vm.node_name))
+    except Vanished:
+        return "no agent has reported on this node"
+    except Forbidden:
+        return "agent not shown: you may not read Hypervisors"
+    except Transient as error:
+        return f"agent not known: {error}"

@@ -1,0 +1,55 @@
+"""The VMs that are not as wanted, grouped by reason. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from controller.api.conditions import Readiness
+from controller.api.virtualmachine import VirtualMachine
+from controller.cli.vm.views.prospect import is_answered
+from controller.cli.vm.views.status import reason_since
+from controller.cli.vm.views.words import colored, duration, plain, readiness, table
+
+OLD_SPEC = "the spec was changed, and no agent has answered"
+MEANINGS = {
+    Readiness.STALLED: "only you can help",
+    Readiness.UNKNOWN: "the state is not known",
+    Readiness.RECONCILING: "virtsync works on it, or waits",
+    Readiness.HELD: "virtsync must not act",
+    Readiness.READY: OLD_SPEC,
+}
+ORDER = tuple(MEANINGS)
+
+
+def grouped(vms: Iterable[VirtualMachine]) -> list[tuple[str, list[VirtualMachine]]]:
+    """Return VMs by the reason of Ready. The groups that need a person come first, then the larger ones."""
+    groups: dict[str, list[VirtualMachine]] = {}
+    for vm in vms:
+        groups.setdefault(vm.status.reason, []).append(vm)
+    for group in groups.values():
+        group.sort(key=lambda vm: vm.key)
+    return sorted(groups.items(), key=lambda item: (ORDER.index(readiness(item[0])), -len(item[1]), item[0]))
+
+
+def drift_lines(drifting: Sequence[VirtualMachine], total: int, now: datetime) -> list[str]:
+    """Return a paragraph for each reason, and the number of VMs. `total`: how many VMs were looked at."""
+    if not drifting:
+        return [f"All {total} VMs are as wanted." if total != 1 else "The VM is as wanted."]
+    lines: list[str] = []
+    for reason, vms in grouped(drifting):
+        lines.append(f"{colored(reason)} ({len(vms)}): {MEANINGS[readiness(reason)]}")
+        lines += [f"  {line}" for line in table([_row(vm, now) for vm in vms])]
+        lines.append("")
+    return [*lines, f"{len(drifting)} of {total} VMs {'is' if len(drifting) == 1 else 'are'} not as wanted."]
+
+
+def _row(vm: VirtualMachine, now: datetime) -> tuple[str, ...]:
+    since = reason_since(vm)
+    return (
+        str(vm.key),
+        f"wants {vm.desired or '-'}, is {vm.status.power_state}",
+        plain(vm.node_name) or "no node",
+        f"for {duration((now - since).total_seconds())}" if since else "never reported",
+        "" if is_answered(vm) or readiness(vm.status.reason) is Readiness.READY else "(old spec)",
+    )

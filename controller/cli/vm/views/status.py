@@ -1,0 +1,133 @@
+"""The status of one VM in ten lines, and of many VMs in one line each. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import click
+
+from controller.api.hypervisor import Hypervisor
+from controller.api.names import ConditionType, HypervisorConditionType
+from controller.api.virtualmachine import VirtualMachine
+from controller.cli.vm.views.prospect import is_answered, is_as_wanted, prospect
+from controller.cli.vm.views.words import ago, at, colored, duration, plain, table
+
+HEADINGS = ("NAME", "POWER", "DESIRED", "REASON", "FOR", "NODE", "HOLDS")
+
+
+def reason_since(vm: VirtualMachine) -> datetime | None:
+    """Return since when Ready has its reason; None: nobody has reported yet."""
+    status, ready = vm.status, vm.status.condition(ConditionType.READY)
+    if ready and status.decided_reason == ready.reason and status.decided_transition_time:
+        return status.decided_transition_time
+    return ready.last_transition_time if ready else None
+
+
+def in_ten_lines(vm: VirtualMachine, host: Hypervisor | str, now: datetime) -> list[str]:
+    """Return the lines. `host`: the Hypervisor of its node, or why it is not known."""
+    known = host if isinstance(host, Hypervisor) else None
+    rows = (
+        ("Wanted", _wanted(vm)),
+        ("Is", _is(vm, now)),
+        ("Why", _why(vm)),
+        ("Since", _since(vm, now)),
+        ("Next", prospect(vm, known, now)),
+        ("Last stop", _last_stop(vm, now)),
+        ("Holds", _holds(vm, known)),
+        ("Domain", _domain(vm)),
+        ("Node", _node(vm, host, now)),
+    )
+    title = f"{click.style(str(vm.key), bold=True)}  {colored(vm.status.reason)}"
+    return [title, *(f"  {name:<9}  {text}" for name, text in rows)]
+
+
+def in_a_table(vms: Iterable[VirtualMachine], now: datetime, *, namespaces: bool) -> list[str]:
+    """Return one line for each VM. `namespaces`: with a column of the namespaces."""
+    rows = [("NAMESPACE", *HEADINGS) if namespaces else HEADINGS]
+    for vm in vms:
+        since = reason_since(vm)
+        row = (
+            vm.key.name,
+            str(vm.status.power_state),
+            str(vm.desired or "-"),
+            colored(vm.status.reason) + ("" if is_answered(vm) else " (old spec)"),
+            duration((now - since).total_seconds()) if since else "-",
+            plain(vm.node_name) or "-",
+            ", ".join(plain(who) for who, _ in vm.holds) or "-",
+        )
+        rows.append((vm.key.namespace, *row) if namespaces else row)
+    return table(rows)
+
+
+def summary(vms: Iterable[VirtualMachine]) -> str:
+    """Return how many VMs are as wanted."""
+    every = list(vms)
+    good = sum(map(is_as_wanted, every))
+    return f"{good} of {len(every)} VMs are as wanted."
+
+
+def _wanted(vm: VirtualMachine) -> str:
+    if vm.misunderstood:
+        return f"{vm.desired or '?'} (not understood: {plain(vm.misunderstood)})"
+    if vm.desired is None:
+        return "no powerState: virtsync only observes"
+    return f"{vm.desired} (restartPolicy {vm.restart_policy}, shutdown {vm.shutdown.mode} in {vm.shutdown.grace_s} s)"
+
+
+def _is(vm: VirtualMachine, now: datetime) -> str:
+    status = vm.status
+    words = ", ".join(plain(word) for word in (status.libvirt_state, status.libvirt_reason) if word)
+    libvirt = f" (libvirt: {words})" if words else ""
+    if not status.power_state_transition_time:
+        return f"{status.power_state}{libvirt}"
+    return f"{status.power_state}{libvirt} since {at(status.power_state_transition_time, now)}"
+
+
+def _why(vm: VirtualMachine) -> str:
+    ready = vm.status.condition(ConditionType.READY)
+    why = plain(ready.message) if ready and ready.message else "no agent has reported yet"
+    return why if is_answered(vm) or vm.status.observed_generation < 0 else f"(about an older spec) {why}"
+
+
+def _since(vm: VirtualMachine, now: datetime) -> str:
+    since = reason_since(vm)
+    return at(since, now) if since else "-"
+
+
+def _last_stop(vm: VirtualMachine, now: datetime) -> str:
+    stop = vm.status.last_stop
+    restarts = f"; started again {vm.status.restart_count} times so far" if vm.status.restart_count else ""
+    return f"{stop.cause}, {ago(stop.time, now)}: {plain(stop.message)}{restarts}" if stop else "none observed"
+
+
+def _holds(vm: VirtualMachine, host: Hypervisor | None) -> str:
+    holds = [f"{plain(who)} ({plain(why)})" if why else plain(who) for who, why in vm.holds]
+    if host and host.maintenance:
+        holds.append(f"maintenance {host.maintenance.mode} of {host.name} ({plain(host.maintenance.reason)})")
+    return ", ".join(holds) or "none"
+
+
+def _domain(vm: VirtualMachine) -> str:
+    found = vm.status.domain
+    if not found:
+        return f"{plain(vm.bound_by)} (not found yet)"
+    return f"{plain(found.name)} {found.uuid or ''}".rstrip()
+
+
+def _node(vm: VirtualMachine, host: Hypervisor | str, now: datetime) -> str:
+    if not vm.node_name:
+        return "none: spec.nodeName is empty"
+    node, reporter = plain(vm.node_name), vm.status.node_name
+    moved = "" if reporter in {"", vm.node_name} else f" (the status is from {plain(reporter)})"
+    if isinstance(host, str):
+        return f"{node}{moved}, {host}"
+    ready = host.status.condition(HypervisorConditionType.READY)
+    since = f" since {at(ready.last_transition_time, now)}" if ready else ""
+    version = f", virtsync {plain(host.status.agent_version)}" if host.status.agent_version else ""
+    return f"{node}{moved}, agent {agent_word(host)}{since}{version}"
+
+
+def agent_word(host: Hypervisor) -> str:
+    """Return the reason of Ready of a host, in a color."""
+    return click.style(host.status.reason, fg="green" if host.status.ready else "red")

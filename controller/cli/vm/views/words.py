@@ -1,0 +1,79 @@
+"""Durations, times and colored reasons, as all views write them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import click
+
+from controller.api.clock import api_time
+from controller.api.conditions import READINESS, Readiness
+from controller.api.text import sanitized
+from controller.api.virtualmachine import Reason
+
+COLORS = {
+    Readiness.READY: "green",
+    Readiness.RECONCILING: "yellow",
+    Readiness.STALLED: "red",
+    Readiness.HELD: "cyan",
+    Readiness.UNKNOWN: "magenta",
+}
+UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+TEXT_LIMIT = 4096
+"""The longest text from outside in a line, in bytes."""
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as kubectl writes an age, such as 45s, 12m, 3h5m, 2d4h; a negative one is 0s."""
+    left = max(0, int(seconds))
+    for place, (size, unit) in enumerate(UNITS):
+        if left >= size:
+            rest = left % size
+            small, smaller = UNITS[place + 1] if place + 1 < len(UNITS) else (1, "s")
+            part = f"{rest // small}{smaller}" if rest >= small and (unit != "m" or left < 600) else ""
+            return f"{left // size}{unit}{part}" if unit != "s" else f"{left}s"
+    return "0s"
+
+
+def ago(time: datetime, now: datetime) -> str:
+    """Return how long ago a time is, with the time: `12m ago (2026-11-27T10:00:00Z)`."""
+    return f"{duration((now - time).total_seconds())} ago ({api_time(time)})"
+
+
+def at(time: datetime, now: datetime) -> str:
+    """Return a time, and how far away it is: `2026-11-27T10:00:00Z (in 12m)`."""
+    left_s = (time - now).total_seconds()
+    distance = f"in {duration(left_s)}" if left_s > 0 else f"{duration(-left_s)} ago"
+    return f"{api_time(time)} ({distance})"
+
+
+def readiness(reason: str) -> Readiness:
+    """Return the meaning of a reason. A reason of a newer version is UNKNOWN."""
+    try:
+        return READINESS[Reason(reason)]
+    except ValueError:
+        return Readiness.UNKNOWN
+
+
+def colored(reason: str) -> str:
+    """Return a reason of Ready in the color of its meaning."""
+    return click.style(reason, fg=COLORS[readiness(reason)])
+
+
+def plain(text: str) -> str:
+    """Return a text that others have written on one line, without what a terminal would obey."""
+    return sanitized(text, TEXT_LIMIT)
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines with aligned columns. Colors have no width."""
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    return [
+        "   ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _width(cell: str) -> int:
+    return len(click.unstyle(cell))
