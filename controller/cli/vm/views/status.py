@@ -97,7 +97,7 @@ def _since(vm: VirtualMachine, now: datetime) -> str:
 
 def _last_stop(vm: VirtualMachine, now: datetime) -> str:
     stop = vm.status.last_stop
-    restarts = f"; started again {vm.status.restart_count} times so far" if vm.status.restart_count else ""
+    restarts = f" (unwanted stops so far: {vm.status.restart_count})" if vm.status.restart_count else ""
     return f"{stop.cause}, {ago(stop.time, now)}: {plain(stop.message)}{restarts}" if stop else "none observed"
 
 
