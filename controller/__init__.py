@@ -17,6 +17,9 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
                      the settings
       import_.py     virtsync import; manifest_folder.py: the files in a folder; namespace_rules.py: the file of rules
       check.py       says what an agent needs on its host and in the cluster, and whether it is there
+      plugin.py      kubectl virtsync, which has the commands of virtsync vm
+      vm/            virtsync vm: a module for each command; cluster.py: the options of kubectl; selection.py: which
+                     VMs; output.py: prints; views/: what people see, pure
     agent/         the process of a node
       app.py         wires all parts together; settings.py: the settings
       reconcile.py   one reconcile pass, and the protocols of what it needs; memories.py: in-process state of each VM;
@@ -37,11 +40,12 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       sweep.py       lists all VMs for what no agent reports; elsewhere.py: keeps the lists of VMs that run elsewhere
     kube/          the adapter for the API server
       client.py      the one HTTP client; access.py: address and credentials; kubeconfig.py, proxies.py: where they come
-                     from; credentials.py: reloads them
+                     from; credentials.py: reloads them; user_kubeconfig.py: the kubeconfig of a person
       store.py       the cache of this node's objects; writes their status
       hypervisors.py  the Hypervisor of this node
       watch.py       the watch (kopf); watched.py: what is watched; watch_health.py: whether it works
       lease.py       keeps a Lease: the Lease of a node, or of the leader
+      reads.py       the requests of virtsync vm
       lists.py       the manager's requests: lists of Leases, VMs and Hypervisors, and their status patches
       checks/        what virtsync check asks the API server: server.py, schema.py, access.py, lease.py; probe.py: the
                      requests; rights.py: the rights of an agent

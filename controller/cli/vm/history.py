@@ -20,10 +20,10 @@ from controller.runtime.errors import Vanished
 @with_output("json", "yaml")
 @with_cluster()
 def history(*, cluster: Cluster, name: str, output: str | None) -> None:
-    """Show what happened to a VM, the oldest first: its Events, its last stop, and its last restart.
+    """Show what happened to a VM, the oldest first.
 
-    The API server keeps Events for an hour, unless it is configured otherwise. For a deleted object, its Events are
-    shown.
+    These are its Events, its last stop, and its last restart. The API server keeps Events for an hour, unless it is
+    configured otherwise. For a deleted object, its Events are shown.
 
     Exit code: 0; 2: wrong usage, or an error, such as no object and no Event of this name.
     """

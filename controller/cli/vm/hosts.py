@@ -17,7 +17,9 @@ from controller.cli.vm.views.hosts import host_lines
 @with_output()
 @with_cluster(namespaced=False)
 def hosts(*, cluster: Cluster, selector: str, output: str | None) -> None:
-    """List the hosts: their agents, VMs, domains without a VirtualMachine, and maintenance.
+    """List the hosts and their agents.
+
+    Also shown: how many VMs and domains without a VirtualMachine there are, and maintenance.
 
     Exit code: 0, also if an agent is unreachable; 2: wrong usage, or an error.
     """

@@ -23,7 +23,7 @@ from controller.runtime.errors import Forbidden, Transient, Vanished
 @with_output()
 @with_cluster()
 def status(*, cluster: Cluster, names: tuple[str, ...], selector: str, everywhere: bool, output: str | None) -> None:
-    """Show why VMs are as they are, since when, and what happens next and when.
+    """Show why VMs are as they are, and what is next.
 
     With NAME, ten lines for each VM, also about its last stop, its holds, and the agent of its node. Without NAME, one
     line for each VM.
