@@ -18,6 +18,7 @@ from controller.api.hypervisor import (
     MaintenanceProgress,
     VmCounts,
 )
+from controller.api.json_mapping import EPOCH
 from controller.api.virtualmachine import (
     Backoff,
     Condition,
@@ -174,6 +175,19 @@ def test_a_report_of_the_former_node_is_told() -> None:
 def test_during_an_outage_since_is_that_of_the_outage_and_not_that_of_the_last_decision() -> None:
     vm = machine("LibvirtUnreachable", decided_reason="InSync", decided_transition_time=before(days=2))
     assert plain(in_ten_lines(vm, host(), NOW))[4] == "  Since      2026-11-27T11:48:00Z (12m ago)"
+
+
+def test_the_conditions_that_the_api_server_adds_to_a_new_object_have_no_time() -> None:
+    """They are from 1970."""
+    added = Condition("Ready", "Unknown", "Pending", "No agent has reported on this host yet.", EPOCH, 0)
+    vm = replace(machine(), status=Status(conditions=(added,)))
+    new = replace(host(), status=HypervisorStatus(conditions=(added,)))
+    lines = plain(in_ten_lines(vm, new, NOW))
+    assert lines[4] == "  Since      -"
+    assert lines[9] == "  Node       node-a, agent Pending"
+    shown = [*lines, *in_a_table([vm], NOW, namespaces=False), *drift_lines([vm], 1, NOW), *host_lines([new], NOW)]
+    assert "1970" not in "".join(shown)
+    assert "20784d" not in "".join(shown)
 
 
 def test_many_vms_are_one_line_each() -> None:

@@ -16,7 +16,7 @@ from controller.cli.vm.views.hosts import HEADINGS
 from controller.kube.user_kubeconfig import Wish, connect
 from lab.connect import ConnectProxy
 from lab.controlplane import ControlPlane
-from lab.world import World, reason_of, runs
+from lab.world import World, reason_of, runs, until
 
 Json = dict[str, Any]
 
@@ -63,6 +63,15 @@ def status_lines(output: str) -> dict[str, str]:
     return {line[2:11].strip(): line[13:] for line in output.splitlines()[1:]}
 
 
+def until_reported(world: World) -> None:
+    """Wait until the agent has reported on its host, which can be after its first report on a VM."""
+    words = ("get", "kvmhost", world.node, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}")
+    until(
+        lambda: world.controlplane.kubectl(*words, check=False).stdout == "True",
+        "The agent does not report on its host.",
+    )
+
+
 # --- real VMs
 
 
@@ -74,6 +83,7 @@ def test_status_tells_in_ten_lines_why_a_held_vm_is_off_and_how_to_release_it(wo
     world.kubectl("annotate", "kvm", guest.name, "hold.virtsync.dev/ann=backup")
     world.virsh("destroy", guest.name)
     world.until_ready(guest, "Held")
+    until_reported(world)
 
     shown = kubectl(world.controlplane, "virtsync", "status", guest.name, "-n", world.name)
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -149,6 +159,7 @@ def test_hosts_shows_the_agent_of_a_node_and_its_maintenance(world: World) -> No
     world.apply(guest, powerState="Running")
     world.start_agent()
     world.until(guest, runs, "running")
+    until_reported(world)
     world.controlplane.kubectl("label", "kvmhost", world.node, f"test={world.name}")
     spec = {"spec": {"maintenance": {"mode": "Hold", "reason": "new RAM"}}}
     world.controlplane.kubectl("patch", "kvmhost", world.node, "--type=merge", "-p", json.dumps(spec))

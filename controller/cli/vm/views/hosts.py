@@ -8,7 +8,7 @@ from datetime import datetime
 from controller.api.hypervisor import Hypervisor
 from controller.api.names import HypervisorConditionType
 from controller.cli.vm.views.status import agent_word
-from controller.cli.vm.views.words import ago, duration, plain, table
+from controller.cli.vm.views.words import ago, duration, plain, since, table
 
 HEADINGS = ("NAME", "AGENT", "FOR", "VMS", "RUNNING", "NOT-READY", "UNMANAGED", "MAINTENANCE", "VERSION")
 
@@ -22,12 +22,12 @@ def host_lines(hosts: Iterable[Hypervisor], now: datetime) -> list[str]:
 
 
 def _row(host: Hypervisor, now: datetime) -> tuple[str, ...]:
-    status, ready = host.status, host.status.condition(HypervisorConditionType.READY)
+    status, begun = host.status, since(host.status.condition(HypervisorConditionType.READY))
     counts = status.virtual_machines
     return (
         host.name,
         agent_word(host),
-        duration((now - ready.last_transition_time).total_seconds()) if ready else "-",
+        duration((now - begun).total_seconds()) if begun else "-",
         *((str(counts.total), str(counts.running), str(counts.not_ready)) if counts else ("-", "-", "-")),
         str(status.unmanaged.total) if status.unmanaged else "-",
         _maintenance(host),
@@ -49,8 +49,10 @@ def _remarks(host: Hypervisor, now: datetime) -> Iterator[str]:
     if host.misunderstood:
         yield f"This version does not understand {plain(host.misunderstood)} of its spec."
     if host.maintenance:
-        begun = host.status.maintenance
-        since = f", in force since {ago(begun.start_time, now)}, {begun.remaining} domains on" if begun else ""
-        yield f"Maintenance {host.maintenance.mode}: {plain(host.maintenance.reason)}{since}."
+        progress = host.status.maintenance
+        in_force = (
+            f", in force since {ago(progress.start_time, now)}, {progress.remaining} domains on" if progress else ""
+        )
+        yield f"Maintenance {host.maintenance.mode}: {plain(host.maintenance.reason)}{in_force}."
     if host.status.runs_elsewhere:
         yield f"{len(host.status.runs_elsewhere)} of its VMs run on another host."

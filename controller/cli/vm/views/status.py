@@ -11,7 +11,7 @@ from controller.api.hypervisor import Hypervisor
 from controller.api.names import ConditionType, HypervisorConditionType
 from controller.api.virtualmachine import VirtualMachine
 from controller.cli.vm.views.prospect import is_answered, is_as_wanted, prospect
-from controller.cli.vm.views.words import ago, at, colored, duration, plain, table
+from controller.cli.vm.views.words import ago, at, colored, duration, plain, since, table
 
 HEADINGS = ("NAME", "POWER", "DESIRED", "REASON", "FOR", "NODE", "HOLDS")
 
@@ -21,7 +21,7 @@ def reason_since(vm: VirtualMachine) -> datetime | None:
     status, ready = vm.status, vm.status.condition(ConditionType.READY)
     if ready and status.decided_reason == ready.reason and status.decided_transition_time:
         return status.decided_transition_time
-    return ready.last_transition_time if ready else None
+    return since(ready)
 
 
 def in_ten_lines(vm: VirtualMachine, host: Hypervisor | str, now: datetime) -> list[str]:
@@ -46,13 +46,13 @@ def in_a_table(vms: Iterable[VirtualMachine], now: datetime, *, namespaces: bool
     """Return one line for each VM. `namespaces`: with a column of the namespaces."""
     rows = [("NAMESPACE", *HEADINGS) if namespaces else HEADINGS]
     for vm in vms:
-        since = reason_since(vm)
+        begun = reason_since(vm)
         row = (
             vm.key.name,
             str(vm.status.power_state),
             str(vm.desired or "-"),
             colored(vm.status.reason) + ("" if is_answered(vm) else " (old spec)"),
-            duration((now - since).total_seconds()) if since else "-",
+            duration((now - begun).total_seconds()) if begun else "-",
             plain(vm.node_name) or "-",
             ", ".join(plain(who) for who, _ in vm.holds) or "-",
         )
@@ -91,8 +91,8 @@ def _why(vm: VirtualMachine) -> str:
 
 
 def _since(vm: VirtualMachine, now: datetime) -> str:
-    since = reason_since(vm)
-    return at(since, now) if since else "-"
+    begun = reason_since(vm)
+    return at(begun, now) if begun else "-"
 
 
 def _last_stop(vm: VirtualMachine, now: datetime) -> str:
@@ -122,10 +122,10 @@ def _node(vm: VirtualMachine, host: Hypervisor | str, now: datetime) -> str:
     moved = "" if reporter in {"", vm.node_name} else f" (the status is from {plain(reporter)})"
     if isinstance(host, str):
         return f"{node}{moved}, {host}"
-    ready = host.status.condition(HypervisorConditionType.READY)
-    since = f" since {at(ready.last_transition_time, now)}" if ready else ""
+    active = since(host.status.condition(HypervisorConditionType.READY))
+    since_when = f" since {at(active, now)}" if active else ""
     version = f", virtsync {plain(host.status.agent_version)}" if host.status.agent_version else ""
-    return f"{node}{moved}, agent {agent_word(host)}{since}{version}"
+    return f"{node}{moved}, agent {agent_word(host)}{since_when}{version}"
 
 
 def agent_word(host: Hypervisor) -> str:

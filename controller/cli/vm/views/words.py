@@ -9,8 +9,9 @@ import click
 
 from controller.api.clock import api_time
 from controller.api.conditions import READINESS, Readiness
+from controller.api.json_mapping import EPOCH
 from controller.api.text import sanitized
-from controller.api.virtualmachine import Reason
+from controller.api.virtualmachine import Condition, Reason
 
 COLORS = {
     Readiness.READY: "green",
@@ -46,6 +47,14 @@ def at(time: datetime, now: datetime) -> str:
     left_s = (time - now).total_seconds()
     distance = f"in {duration(left_s)}" if left_s > 0 else f"{duration(-left_s)} ago"
     return f"{api_time(time)} ({distance})"
+
+
+def since(condition: Condition | None) -> datetime | None:
+    """Return since when a condition has its status; None: nobody has reported yet.
+
+    A new object has conditions that the API server adds, with a time in 1970.
+    """
+    return condition.last_transition_time if condition and condition.last_transition_time != EPOCH else None
 
 
 def readiness(reason: str) -> Readiness:
