@@ -1,0 +1,105 @@
+"""Says how far a requested change is, from the report of the agent.
+
+Pure. Each function takes the object as it is now, and the generation that the change gave it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from controller.api.conditions import READINESS, Readiness
+from controller.api.hypervisor import Hypervisor
+from controller.api.names import ConditionType, HypervisorConditionType
+from controller.api.virtualmachine import Condition, DesiredPowerState, Reason, VirtualMachine
+
+
+class State(Enum):
+    """How far a change is."""
+
+    WAITING = "waiting"
+    DONE = "done"
+    FAILED = "failed"
+    """It will not be done unless somebody else does something."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a change is, and why."""
+
+    state: State
+    said: str
+
+
+def of_power(vm: VirtualMachine, generation: int, desired: DesiredPowerState) -> Progress:
+    """Say whether the VM is as its powerState asks. FAILED if somebody has changed powerState since."""
+    if vm.desired is not desired:
+        return Progress(State.FAILED, f"somebody has changed powerState to {vm.desired or 'none'}")
+    return _report(vm, generation)
+
+
+def of_restart(vm: VirtualMachine, generation: int, at: datetime) -> Progress:
+    """Say whether the VM runs again after the restart that was requested for this time.
+
+    FAILED if somebody has removed the request before it was carried out.
+    """
+    last = vm.status.last_restart_time
+    carried_out = last is not None and last >= at
+    if not carried_out and (vm.restart_request is None or vm.restart_request < at):
+        return Progress(State.FAILED, "somebody has removed the request before it was carried out")
+    progress = _report(vm, generation)
+    if progress.state is State.DONE and not carried_out:
+        return Progress(State.WAITING, progress.said)
+    return progress
+
+
+def of_begun_maintenance(host: Hypervisor, generation: int) -> Progress:
+    """Say whether the host is quiet."""
+    if host.maintenance is None:
+        return Progress(State.FAILED, "somebody has ended the maintenance")
+    if host.status.observed_generation < generation:
+        return Progress(State.WAITING, f"its agent has not acknowledged it ({_said(_ready(host), 'no report yet')})")
+    quiesced = host.status.condition(HypervisorConditionType.QUIESCED)
+    quiet = quiesced and quiesced.status == "True" and quiesced.observed_generation >= generation
+    state = State.DONE if quiet else State.WAITING
+    return Progress(state, _said(quiesced, "acknowledged"))
+
+
+def of_ended_maintenance(host: Hypervisor, generation: int) -> Progress:
+    """Say whether the agent of the host acts again. Its VMs may still be off: they start after the settle time."""
+    if host.maintenance is not None:
+        return Progress(State.FAILED, "somebody has declared maintenance again")
+    report = _said(_ready(host), "no report yet")
+    if host.status.observed_generation < generation or host.status.maintenance:
+        return Progress(State.WAITING, f"its agent has not acknowledged it ({report})")
+    return Progress(State.DONE, report)
+
+
+def _report(vm: VirtualMachine, generation: int) -> Progress:
+    ready = vm.status.condition(ConditionType.READY)
+    if not vm.node_name:
+        return Progress(State.FAILED, "no node is responsible for it: set spec.nodeName")
+    if vm.status.observed_generation < generation or ready is None:
+        return Progress(State.WAITING, f"the agent of {vm.node_name} has not answered it")
+    return Progress(_state(vm, ready), _said(ready, ""))
+
+
+def _state(vm: VirtualMachine, ready: Condition) -> State:
+    if ready.status == "True":
+        return State.DONE
+    if ready.reason not in list(Reason):
+        return State.WAITING
+    if ready.reason == Reason.HELD and not vm.holds:
+        # The report can be older than a release, which changes no generation; or the host is in maintenance.
+        return State.WAITING
+    lasting = READINESS[Reason(ready.reason)] in {Readiness.STALLED, Readiness.HELD}
+    return State.FAILED if lasting else State.WAITING
+
+
+def _ready(host: Hypervisor) -> Condition | None:
+    return host.status.condition(HypervisorConditionType.READY)
+
+
+def _said(condition: Condition | None, otherwise: str) -> str:
+    return f"{condition.reason}: {condition.message.rstrip('.')}" if condition else otherwise
