@@ -19,7 +19,8 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       check.py       says what an agent needs on its host and in the cluster, and whether it is there
       plugin.py      kubectl virtsync, which has the commands of virtsync vm
       vm/            virtsync vm: a module for each command; cluster.py: the options of kubectl; selection.py: which
-                     VMs; output.py: prints; views/: what people see, pure
+                     VMs; output.py: prints; views/: what people see, pure; changing.py: changes objects, and waits;
+                     chosen.py: the VMs that a command changes
     agent/         the process of a node
       app.py         wires all parts together; settings.py: the settings
       reconcile.py   one reconcile pass, and the protocols of what it needs; memories.py: in-process state of each VM;
@@ -45,7 +46,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       hypervisors.py  the Hypervisor of this node
       watch.py       the watch (kopf); watched.py: what is watched; watch_health.py: whether it works
       lease.py       keeps a Lease: the Lease of a node, or of the leader
-      reads.py       the requests of virtsync vm
+      reads.py       the requests of virtsync vm; writes.py: its changes
       lists.py       the manager's requests: lists of Leases, VMs and Hypervisors, and their status patches
       checks/        what virtsync check asks the API server: server.py, schema.py, access.py, lease.py; probe.py: the
                      requests; rights.py: the rights of an agent
@@ -90,6 +91,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       codec.py, hypervisor_codec.py  the objects from JSON, their status to JSON; json_mapping.py: dataclasses to and
                      from JSON; spec_reader.py: what a spec means, or that it is not understood; merge_patch.py;
                      tables.py: the rows of a Table
+      owners.py      whether Git owns a field; changes.py: the patches that users request; progress.py: how far they are
       notice.py      an Event that is about to be written
       text.py        sanitizes foreign text; values.py, clock.py, setting.py: helpers
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
-from controller.cli.vm import drift, history, hosts, status
+from controller.cli.vm import drift, history, holds, hosts, maintenance, power, status
 
 
 @click.group
 def vm() -> None:
-    """Show VMs and hosts: why a VM is as it is, what happens next, and what is not as wanted.
+    """Show VMs and hosts: why a VM is as it is, what happens next, and what is not as wanted. Switch and hold VMs.
 
-    The commands use the kubeconfig as kubectl does. Exit code: 0: fine; 1: drift found; 2: wrong usage, or an error.
+    The commands use the kubeconfig as kubectl does. Exit code: 0: fine; 1: drift found, or not done; 2: wrong usage, or
+    an error.
     """
 
 
@@ -19,3 +20,6 @@ vm.add_command(status.status)
 vm.add_command(drift.drift)
 vm.add_command(history.history)
 vm.add_command(hosts.hosts)
+for changing in (power.start, power.stop, power.pause, power.restart, holds.hold, holds.release):
+    vm.add_command(changing)
+vm.add_command(maintenance.maintenance)

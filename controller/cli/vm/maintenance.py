@@ -1,0 +1,102 @@
+"""The commands `virtsync vm maintenance start` and `virtsync vm maintenance end`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import click
+
+from controller.api import changes, progress
+from controller.api.changes import Change, Unchanged
+from controller.api.hypervisor import Hypervisor, Maintenance, MaintenanceMode
+from controller.api.hypervisor_codec import parse_hypervisor
+from controller.api.json_mapping import Json
+from controller.cli.options import reads
+from controller.cli.vm.changing import Task, run, with_change, with_wait
+from controller.cli.vm.cluster import Cluster, with_cluster
+from controller.runtime.settings import node_name
+
+
+@click.group
+def maintenance() -> None:
+    """Declare maintenance of a host, or end it."""
+
+
+with_node = click.argument("node", metavar="NODE", type=reads(node_name))
+
+
+@maintenance.command
+@with_node
+@click.option(
+    "--mode",
+    type=click.Choice([str(mode) for mode in MaintenanceMode], case_sensitive=False),
+    default=str(MaintenanceMode.HOLD),
+    show_default=True,
+    help="Hold: virtsync takes no action on the host. Shutdown: it also shuts down the VMs that it may switch.",
+)
+@click.option(
+    "--because",
+    "why",
+    type=reads(changes.reason),
+    metavar="WHY",
+    required=True,
+    help="Why, such as 'new RAM, ask sre'. Each VM that is held shows it.",
+)
+@click.option("--replace", is_flag=True, help="Replace another maintenance that is declared already.")
+@with_wait
+@with_change
+@with_cluster(namespaced=False)
+def start(
+    *,
+    cluster: Cluster,
+    node: str,
+    mode: str,
+    why: str,
+    replace: bool,
+    wait: bool,
+    timeout_s: float,
+    anyway: bool,
+    output: str | None,
+) -> None:
+    """Declare maintenance of a host. With --wait, end when the host is quiet, so that it can be powered off.
+
+    Exit code: 0: it is declared, or the host is quiet with --wait; 1: --wait ended before the host was quiet; 2: wrong
+    usage, or the host could not be changed.
+    """
+    wanted = Maintenance(MaintenanceMode(mode), why)
+    task = _task(
+        node,
+        lambda host: changes.begin_maintenance(host, wanted, replace=replace),
+        progress.of_begun_maintenance if wait else None,
+    )
+    sys.exit(run(cluster, [task], anyway=anyway, output=output, timeout_s=timeout_s, single=True))
+
+
+@maintenance.command
+@with_node
+@with_wait
+@with_change
+@with_cluster(namespaced=False)
+def end(*, cluster: Cluster, node: str, wait: bool, timeout_s: float, anyway: bool, output: str | None) -> None:
+    """End the maintenance of a host. With --wait, end when its agent acts again. VMs start after the settle time.
+
+    Exit code: 0: it is ended, and acknowledged with --wait; 1: --wait ended before that; 2: wrong usage, or the host
+    could not be changed.
+    """
+    task = _task(node, changes.end_maintenance, progress.of_ended_maintenance if wait else None)
+    sys.exit(run(cluster, [task], anyway=anyway, output=output, timeout_s=timeout_s, single=True))
+
+
+def _task(
+    node: str,
+    decide: Callable[[Hypervisor], Change | Unchanged],
+    how_far: Callable[[Hypervisor, int], progress.Progress] | None,
+) -> Task:
+    from controller.kube.paths import hypervisor  # noqa: PLC0415
+
+    def follow(raw: Json, _decided: Change | Unchanged, generation: int) -> progress.Progress:
+        assert how_far  # noqa: S101 - otherwise nothing follows
+        return how_far(parse_hypervisor(raw), generation)
+
+    return Task(node, hypervisor(node), lambda raw: decide(parse_hypervisor(raw)), follow if how_far else None)
