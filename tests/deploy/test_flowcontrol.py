@@ -1,7 +1,8 @@
 """API Priority and Fairness, on a real API server: which of its levels handle the requests of virtsync."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
+from http import HTTPStatus
 
 import pytest
 
@@ -10,8 +11,9 @@ from lab.world import until
 from tests.deploy.callers import AGENTS, Caller, Request, pod_token, token
 
 LEASES = Request("GET", f"/apis/coordination.k8s.io/v1/namespaces/{AGENTS}/leases/node-a")
+LIST = Request("GET", "/apis/virtsync.dev/v1alpha1/virtualmachines?timeout=1s")
 REST = {
-    "a list of VMs": Request("GET", "/apis/virtsync.dev/v1alpha1/virtualmachines"),
+    "a list of VMs": LIST,
     "a Hypervisor": Request("GET", "/apis/virtsync.dev/v1alpha1/hypervisors/node-a"),
     "the status of a VM": Request("PATCH", "/apis/virtsync.dev/v1alpha1/namespaces/default/virtualmachines/x/status"),
     "an Event": Request("POST", "/apis/events.k8s.io/v1/namespaces/default/events"),
@@ -20,45 +22,98 @@ REST = {
 SCHEMA, LEVEL = "X-Kubernetes-PF-FlowSchema-UID", "X-Kubernetes-PF-PriorityLevel-UID"
 
 
-@pytest.fixture(scope="module", params=["virtsync-agent", "virtsync-manager"])
-def caller(request: pytest.FixtureRequest, installed: ControlPlane) -> Iterator[Caller]:
-    """An agent or a manager, when the API server applies the new FlowSchemas."""
-    with closing(Caller(installed, pod_token(installed, AGENTS, request.param, "node-a"))) as entered:
-        until(lambda: _handled_by(installed, entered, LEASES)[0] == "virtsync-leases", "no FlowSchema matches")
+LEVEL_OF = {"virtsync-agent": "virtsync", "virtsync-manager": "virtsync-manager"}
+"""The FlowSchema of an account has the name of its level."""
+
+
+@pytest.fixture(scope="module")
+def callers(installed: ControlPlane) -> Iterator[dict[str, Caller]]:
+    """An agent and a manager, when the API server applies the new FlowSchemas."""
+    with ExitStack() as stack:
+        entered = {
+            account: stack.enter_context(closing(Caller(installed, pod_token(installed, AGENTS, account, "node-a"))))
+            for account in LEVEL_OF
+        }
+        for account, caller in entered.items():
+            _wait_for(installed, caller, LEASES, ("virtsync-leases", "node-high"))
+            _wait_for(installed, caller, LIST, (LEVEL_OF[account], LEVEL_OF[account]))
         yield entered
 
 
-def test_leases_have_the_level_of_the_nodes(installed: ControlPlane, caller: Caller) -> None:
-    assert _handled_by(installed, caller, LEASES) == ("virtsync-leases", "node-high")
+@pytest.mark.parametrize("account", LEVEL_OF)
+def test_leases_have_the_level_of_the_nodes(installed: ControlPlane, callers: dict[str, Caller], account: str) -> None:
+    assert _handled_by(installed, callers[account], LEASES) == ("virtsync-leases", "node-high")
 
 
 @pytest.mark.parametrize("request_", REST.values(), ids=REST)
-def test_all_other_requests_have_a_level_of_their_own(
-    installed: ControlPlane, caller: Caller, request_: Request
+@pytest.mark.parametrize("account", LEVEL_OF)
+def test_all_other_requests_of_agents_and_managers_have_a_level_each(
+    installed: ControlPlane, callers: dict[str, Caller], account: str, request_: Request
 ) -> None:
-    assert _handled_by(installed, caller, request_) == ("virtsync", "virtsync")
+    assert _handled_by(installed, callers[account], request_) == (LEVEL_OF[account], LEVEL_OF[account])
+
+
+@pytest.fixture
+def no_seat_for_agents(installed: ControlPlane, callers: dict[str, Caller]) -> Iterator[None]:
+    """The API server serves no request of agents, as if others of their level took all its seats."""
+
+    def set_limits(limits: str) -> None:
+        installed.kubectl(
+            "patch", "prioritylevelconfiguration", "virtsync", "--type=merge", f'-p={{"spec":{{"limited":{limits}}}}}'
+        )
+
+    shares = installed.kubectl(
+        "get", "prioritylevelconfiguration", "virtsync", "-o=jsonpath={.spec.limited.nominalConcurrencyShares}"
+    ).stdout
+    set_limits('{"nominalConcurrencyShares": 0, "borrowingLimitPercent": 0}')
+    try:
+        until(lambda: not callers["virtsync-agent"].ask(LIST).granted, "agents still have seats")
+        yield
+    finally:
+        set_limits(f'{{"nominalConcurrencyShares": {shares}, "borrowingLimitPercent": null}}')
+    until(lambda: callers["virtsync-agent"].ask(LIST).granted, "agents have no seats again")
+
+
+@pytest.mark.usefixtures("no_seat_for_agents")
+def test_a_manager_and_all_leases_are_served_while_agents_wait(callers: dict[str, Caller]) -> None:
+    """A manager that waits behind its agents marks a dead node late."""
+    agent, manager = callers["virtsync-agent"], callers["virtsync-manager"]
+    assert agent.ask(LIST).code == HTTPStatus.TOO_MANY_REQUESTS
+    assert manager.ask(LIST).code == HTTPStatus.OK
+    assert manager.ask(LEASES).code == agent.ask(LEASES).code == HTTPStatus.NOT_FOUND
 
 
 def test_requests_of_others_have_neither(installed: ControlPlane) -> None:
     installed.kubectl("create", "serviceaccount", "other", f"--namespace={AGENTS}")
     with closing(Caller(installed, token(installed, AGENTS, "other"))) as other:
         assert _handled_by(installed, other, LEASES) == ("service-accounts", "workload-low")
-        assert _handled_by(installed, other, REST["a list of VMs"]) == ("service-accounts", "workload-low")
+        assert _handled_by(installed, other, LIST) == ("service-accounts", "workload-low")
 
 
-def test_the_level_has_the_seats_that_its_comment_says(installed: ControlPlane) -> None:
-    def seats() -> dict[str, str]:
-        lines = installed.kubectl("get", "--raw", "/metrics").stdout.splitlines()
-        prefix, suffix = "apiserver_flowcontrol_", '_limit_seats{priority_level="virtsync"}'
+def test_the_levels_have_the_seats_that_the_docs_name(installed: ControlPlane) -> None:
+    """docs/scale.md calculates with them. The upper limit, 600 and their own, lets them borrow all that others lend."""
+    assert _seats(installed, "virtsync") == {"nominal": 44, "lower": 22, "upper": 644}
+    assert _seats(installed, "virtsync-manager") == {"nominal": 22, "lower": 11, "upper": 622}
+
+
+def _seats(controlplane: ControlPlane, level: str) -> dict[str, int]:
+    """The limits of a priority level, when the API server knows it."""
+    prefix, suffix = "apiserver_flowcontrol_", f'_limit_seats{{priority_level="{level}"}}'
+    kinds = ("nominal", "lower", "upper")
+
+    def read() -> dict[str, int]:
+        lines = controlplane.kubectl("get", "--raw", "/metrics").stdout.splitlines()
         found = (line.rpartition(" ") for line in lines)
-        return {key.removeprefix(prefix).removesuffix(suffix): value for key, _, value in found if key.endswith(suffix)}
+        return {
+            key.removeprefix(prefix).removesuffix(suffix): int(value) for key, _, value in found if key.endswith(suffix)
+        }
 
-    until(lambda: "nominal" in seats(), "the API server does not know the level")
-    assert {kind: seats()[kind] for kind in ("nominal", "upper", "lower")} == {
-        "nominal": "24",
-        "upper": "36",
-        "lower": "12",
-    }
+    until(lambda: set(kinds) <= set(read()), "the API server does not know the level")
+    return {kind: read()[kind] for kind in kinds}
+
+
+def _wait_for(controlplane: ControlPlane, caller: Caller, request: Request, names: tuple[str, str]) -> None:
+    until(lambda: _handled_by(controlplane, caller, request) == names, f"requests are not handled by {names}")
 
 
 def _handled_by(controlplane: ControlPlane, caller: Caller, request: Request) -> tuple[str, str]:
