@@ -61,6 +61,20 @@ def test_a_vm_on_each_node_is_switched_and_seen(vms: OnEachNode) -> None:
     assert [guest.libvirtd.qemu_pid(guest.name) for guest in vms.guests.values()] == [None, None]
 
 
+def test_check_in_a_pod_finds_nothing_missing(agents: Agents, cluster: Cluster) -> None:
+    """kubectl fails, and so does this test, if the exit code is not 0."""
+    assert "exec POD -- virtsync check" in (REPOSITORY / "docs" / "install.md").read_text()
+    for node in cluster.nodes:
+        restarts = agents.restarts(node)
+        pod = agents.pod(node)["metadata"]["name"]
+        found = json.loads(agents.kubectl("exec", pod, "--", "virtsync", "check", "--output", "json"))
+        states = {one["name"]: one["state"] for one in found}
+        for name in ("libvirt", "host lock", "API server", "clock", "node of the token", "Lease", "Hypervisor"):
+            assert states[name] == "ok", found
+        assert "missing" not in states.values(), found
+        assert agents.restarts(node) == restarts
+
+
 def test_what_somebody_does_on_the_host_is_seen(vms: OnEachNode) -> None:
     vms.apply()
 
