@@ -35,14 +35,14 @@ def callers(installed: ControlPlane) -> Iterator[dict[str, Caller]]:
             for account in LEVEL_OF
         }
         for account, caller in entered.items():
-            _wait_for(installed, caller, LEASES, ("virtsync-leases", "node-high"))
+            _wait_for(installed, caller, LEASES, ("virtsync-leases", "virtsync-leases"))
             _wait_for(installed, caller, LIST, (LEVEL_OF[account], LEVEL_OF[account]))
         yield entered
 
 
 @pytest.mark.parametrize("account", LEVEL_OF)
-def test_leases_have_the_level_of_the_nodes(installed: ControlPlane, callers: dict[str, Caller], account: str) -> None:
-    assert _handled_by(installed, callers[account], LEASES) == ("virtsync-leases", "node-high")
+def test_leases_have_a_level_of_their_own(installed: ControlPlane, callers: dict[str, Caller], account: str) -> None:
+    assert _handled_by(installed, callers[account], LEASES) == ("virtsync-leases", "virtsync-leases")
 
 
 @pytest.mark.parametrize("request_", REST.values(), ids=REST)
@@ -92,8 +92,9 @@ def test_requests_of_others_have_neither(installed: ControlPlane) -> None:
 
 def test_the_levels_have_the_seats_that_the_docs_name(installed: ControlPlane) -> None:
     """docs/scale.md calculates with them. The upper limit, 600 and their own, lets them borrow all that others lend."""
-    assert _seats(installed, "virtsync") == {"nominal": 44, "lower": 22, "upper": 644}
-    assert _seats(installed, "virtsync-manager") == {"nominal": 22, "lower": 11, "upper": 622}
+    assert _seats(installed, "virtsync") == {"nominal": 43, "lower": 21, "upper": 643}
+    for level in ("virtsync-leases", "virtsync-manager"):
+        assert _seats(installed, level) == {"nominal": 22, "lower": 11, "upper": 622}
 
 
 def _seats(controlplane: ControlPlane, level: str) -> dict[str, int]:
