@@ -11,13 +11,15 @@ from lab.world import until
 from tests.deploy.callers import AGENTS, Caller, Request, pod_token, token
 
 LEASES = Request("GET", f"/apis/coordination.k8s.io/v1/namespaces/{AGENTS}/leases/node-a")
+PROBE = Request("GET", "/version")
+"""An agent sends it after an outage until the API server answers, and then renews its Lease."""
 LIST = Request("GET", "/apis/virtsync.dev/v1alpha1/virtualmachines?timeout=1s")
 REST = {
     "a list of VMs": LIST,
     "a Hypervisor": Request("GET", "/apis/virtsync.dev/v1alpha1/hypervisors/node-a"),
     "the status of a VM": Request("PATCH", "/apis/virtsync.dev/v1alpha1/namespaces/default/virtualmachines/x/status"),
     "an Event": Request("POST", "/apis/events.k8s.io/v1/namespaces/default/events"),
-    "a probe": Request("GET", "/version"),
+    "the list of APIs": Request("GET", "/apis"),
 }
 SCHEMA, LEVEL = "X-Kubernetes-PF-FlowSchema-UID", "X-Kubernetes-PF-PriorityLevel-UID"
 
@@ -41,8 +43,11 @@ def callers(installed: ControlPlane) -> Iterator[dict[str, Caller]]:
 
 
 @pytest.mark.parametrize("account", LEVEL_OF)
-def test_leases_have_a_level_of_their_own(installed: ControlPlane, callers: dict[str, Caller], account: str) -> None:
-    assert _handled_by(installed, callers[account], LEASES) == ("virtsync-leases", "virtsync-leases")
+@pytest.mark.parametrize("request_", [LEASES, PROBE], ids=["a Lease", "the probe after an outage"])
+def test_leases_and_the_probe_before_them_have_a_level_of_their_own(
+    installed: ControlPlane, callers: dict[str, Caller], account: str, request_: Request
+) -> None:
+    assert _handled_by(installed, callers[account], request_) == ("virtsync-leases", "virtsync-leases")
 
 
 @pytest.mark.parametrize("request_", REST.values(), ids=REST)
