@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from controller.api.clock import Now, micro_time
 from controller.fleet.silence import (
+    AFTER_BLINDNESS_MOST_S,
     AFTER_BLINDNESS_S,
     BLIND_AFTER_S,
     GRACE_LEAST_S,
@@ -63,7 +64,7 @@ def silent(sight: Sight) -> list[str]:
 )
 def test_the_grace_is_the_duration_of_the_lease_within_limits(lease: Lease, grace_s: float) -> None:
     assert lease.grace_s == grace_s
-    before = watched({"a": replace(lease, renewed="")}, AFTER_BLINDNESS_S)
+    before = watched({"a": replace(lease, renewed="")}, AFTER_BLINDNESS_S + STEP_S)
     before = watched({"a": lease}, 30 + grace_s - STEP_S, before, from_s=30)
     assert silent(before) == []
     assert silent(seen(before, {"a": lease}, 30 + grace_s)) == ["a"]
@@ -164,6 +165,37 @@ def test_after_blindness_everybody_has_time_to_renew(hole_s: float) -> None:
     sight = watched({"a": LEASE}, back_s + AFTER_BLINDNESS_S - STEP_S, sight, from_s=back_s)
     assert silent(sight) == []
     assert silent(seen(sight, {"a": LEASE}, back_s + AFTER_BLINDNESS_S)) == ["a"]
+
+
+def test_after_blindness_each_agent_that_returns_gives_the_others_more_time() -> None:
+    """An API server that has just started is slow, and all agents ask it at once."""
+    away = {"a": LEASE, "b": LEASE}
+    sight = seen(watched(away, 60), away, 360)
+    back = away | {"b": replace(LEASE, renewed="later")}
+    sight = seen(watched(away, 382, sight, from_s=362), back, 384)
+    assert silent(watched(back, 384 + AFTER_BLINDNESS_S - STEP_S, sight, from_s=386)) == []
+    assert silent(watched(back, 386 + AFTER_BLINDNESS_S, sight, from_s=386)) == ["a"]
+
+
+def test_agents_that_return_one_by_one_cannot_hide_a_dead_one_for_long() -> None:
+    leases = {f"node-{number}": LEASE for number in range(100)} | {"dead": LEASE}
+    sight = seen(watched(leases, 60), leases, 360)
+    for number in range(100):
+        second = 362 + number * STEP_S
+        leases = leases | {f"node-{number}": replace(LEASE, renewed=f"{second}")}
+        sight = seen(sight, leases, second)
+        assert ("dead" in silent(sight)) == (second >= 360 + AFTER_BLINDNESS_MOST_S)
+
+
+def test_only_the_first_renewal_of_an_agent_gives_the_others_more_time() -> None:
+    leases = {"a": LEASE, "b": LEASE}
+    sight = seen(watched(leases, 60), leases, 360)
+    returned_s = 362.0
+    for step in range(14):
+        second = returned_s + step * STEP_S
+        leases = leases | {"b": replace(LEASE, renewed=f"{second}")}
+        sight = seen(sight, leases, second)
+        assert ("a" in silent(sight)) == (second >= returned_s + AFTER_BLINDNESS_S)
 
 
 def test_a_silence_lasts_through_blindness_and_ends_with_a_renewal() -> None:
