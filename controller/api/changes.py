@@ -119,6 +119,8 @@ def release(vm: VirtualMachine, who: str) -> Change | Unchanged:
     """Remove the hold of this holder. Other holds stay."""
     others = ", ".join(f"{other} ({why})" for other, why in vm.holds if other != who)
     if who not in dict(vm.holds):
+        if any(other.startswith(f"{who};") for other, _ in vm.holds):
+            raise ValueError(f"the hold of {who} is misspelled: remove it with kubectl annotate or kubectl label")
         return Unchanged(f"not held by {who}" + (f", but by {others}" if others else ""))
     said = f"the hold of {who} is released" + (f"; it is still held by {others}" if others else "")
     return Change(("metadata", "annotations", f"{HOLD_PREFIX}{who}"), None, said)

@@ -168,7 +168,17 @@ def impersonating(user: Json, wish: Wish) -> tuple[tuple[str, str], ...]:
         headers.append(("Impersonate-Uid", uid))
     for key, values in extra.items():
         headers += [(f"Impersonate-Extra-{quote(str(key), safe='')}", str(value)) for value in values or ()]
-    return tuple(headers)
+    return tuple((header, _header_value(value)) for header, value in headers)
+
+
+def _header_value(text: str) -> str:
+    """Return the text as the HTTP client must get it, which sends each character as one byte. Raises Rejected.
+
+    kubectl sends UTF-8.
+    """
+    if not text.isprintable():
+        raise Rejected(f"it cannot impersonate {text!r}, because an HTTP header cannot have these characters")
+    return text.encode().decode("latin-1")
 
 
 def _with_absolute_paths(section: Json, kind: str, folder: Path) -> Json:

@@ -7,6 +7,7 @@ import pytest
 
 from controller.api import changes
 from controller.api.changes import Change, Unchanged
+from controller.api.codec import parse
 from controller.api.hypervisor import Hypervisor, Maintenance, MaintenanceMode
 from controller.api.virtualmachine import DesiredPowerState, Status, VirtualMachine, VmKey
 
@@ -103,6 +104,13 @@ def test_a_release_removes_one_hold_and_names_the_others() -> None:
     assert change.said == "the hold of ann is released; it is still held by bob (disk)"
     assert changes.release(HELD, "eve") == Unchanged("not held by eve, but by ann (backup), bob (disk)")
     assert changes.release(VM, "eve") == Unchanged("not held by eve")
+
+
+@pytest.mark.parametrize("key", ["holds.virtsync.dev/bob", "virtsync.dev/hold.bob"])
+def test_a_misspelled_hold_is_not_released_by_the_right_spelling(key: str) -> None:
+    vm = parse({"metadata": {"annotations": {key: "disk"}}})
+    with pytest.raises(ValueError, match="the hold of bob is misspelled"):
+        changes.release(vm, "bob")
 
 
 def test_maintenance_is_declared_as_a_whole() -> None:

@@ -17,6 +17,7 @@ from controller.cli.plugin import plugin
 from controller.cli.vm import vm
 from controller.cli.vm.cluster import Cluster, with_cluster
 from controller.cli.vm.output import show, show_objects
+from controller.runtime.errors import Rejected
 
 OBJECT = {"apiVersion": "virtsync.dev/v1alpha1", "kind": "VirtualMachine", "metadata": {"name": "web-1"}}
 SHOW_RED = "import click; from controller.cli.vm.output import show; show([click.style('StartFailed', fg='red')])"
@@ -100,3 +101,31 @@ def test_one_name_is_one_object_and_many_are_a_list(capfd: pytest.CaptureFixture
     assert json.loads(capfd.readouterr().out) == {"apiVersion": "v1", "kind": "List", "items": [OBJECT]}
     show_objects([OBJECT, OBJECT], "name")
     assert capfd.readouterr().out == "virtualmachine.virtsync.dev/web-1\n" * 2
+
+
+class Interrupting:
+    """An API server during whose answer Ctrl-C is pressed, or that shows a mistake of ours."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __call__(self, *_: object, **__: object) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (RuntimeError("a mistake"), 2)])
+def test_what_nobody_expects_does_not_look_like_drift(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.kube.user_kubeconfig.connect", Interrupting(error))
+    assert run("drift", "-n", "shop").exit_code == code
+
+
+def test_an_error_cannot_move_the_cursor() -> None:
+    @click.command
+    @with_cluster()
+    def fails(*, cluster: Cluster) -> None:
+        raise Rejected(f"\x1b[2Jbad{cluster.namespace}")
+
+    ended = CliRunner().invoke(fails, ["-n", "shop"], color=True)
+    assert (ended.exit_code, ended.stderr) == (2, "Error: badshop.\n")

@@ -344,7 +344,7 @@ def test_hosts_are_a_table_with_a_remark_about_each_that_is_not_fine() -> None:
         "node-b   Active             3h5m   -     -         -           -           Shutdown, DomainsRunning   0.1.0",
         "node-c   AgentUnreachable   3h5m   -     -         -           -           -                          0.1.0",
         "",
-        "node-b: Maintenance Shutdown: new RAM, in force since 12m ago (2026-11-27T11:48:00Z), 3 domains on.",
+        "node-b: Maintenance Shutdown: new RAM, in force since 12m ago (2026-11-27T11:48:00Z), domains on: 3.",
         "node-c: The agent was not heard.",
     ]
 

@@ -39,6 +39,14 @@ def test_a_name_that_would_lead_to_another_path_is_refused(command: str, name: s
 
 
 @pytest.mark.parametrize("command", VALID)
+@pytest.mark.parametrize("name", ["shop/web-1", "node/web-1", "kvmhost/web-1", "pod/kvm/web-1"])
+def test_a_namespace_or_another_kind_in_front_of_the_name_is_refused(command: str, name: str) -> None:
+    """The output of the commands has `shop/web-1`: pasted, it must not change the VM of another namespace."""
+    code, said = run(command, name, *VALID[command][1:])
+    assert (code, "The namespace is the option -n" in said) == (2, True)
+
+
+@pytest.mark.parametrize("command", VALID)
 @pytest.mark.parametrize("choice", [(), ("-A",), ("web-1", "-l", "app=web"), ("web-1", "-A")])
 def test_a_command_changes_only_vms_that_are_chosen(command: str, choice: tuple[str, ...]) -> None:
     others = VALID[command][3:] if choice else VALID[command][1:]

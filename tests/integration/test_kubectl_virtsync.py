@@ -229,6 +229,7 @@ def test_objects_come_out_as_kubectl_prints_them(crd: ControlPlane, namespace: s
         (("drift", "--as", "nobody"), 'User "nobody" cannot list resource "virtualmachines"'),
         (("drift", "--context", "other"), "it has no context 'other'"),
         (("drift", "web-1", "-A"), "NAME cannot be combined with -l or -A"),
+        (("drift", "--as", "a\nb"), "cannot impersonate 'a\\nb'"),
         (("drift", "--as-group", "admins"), "it asks for impersonation without a user: add --as"),
     ],
 )
@@ -310,6 +311,11 @@ def impersonation_by_option(server: ControlPlane, folder: Path) -> tuple[Wish, d
     return Wish(kubeconfig=file, user="eve", groups=("one", "two")), {}
 
 
+def impersonation_of_a_name_that_is_not_ascii(server: ControlPlane, folder: Path) -> tuple[Wish, dict[str, str]]:
+    file = written(folder / "config", "a", server.url, {"token": server.token}, ca=server.ca)
+    return Wish(kubeconfig=file, user="jürgen", groups=("größe", "日本")), {}
+
+
 def plugin(command: str) -> Json:
     api = "client.authentication.k8s.io/v1"
     return {"apiVersion": api, "command": command, "interactiveMode": "IfAvailable"}
@@ -324,6 +330,7 @@ def plugin(command: str) -> Json:
         home,
         impersonation_in_the_file,
         impersonation_by_option,
+        impersonation_of_a_name_that_is_not_ascii,
     ],
 )
 def test_the_api_server_sees_the_same_user_as_of_kubectl(
@@ -340,7 +347,7 @@ def test_the_api_server_sees_the_same_user_as_of_kubectl(
     its = kubectl(crd, "auth", "whoami", "-o", "json", *words, **environ)
     assert its.returncode == 0, its.stderr
     assert ours == json.loads(its.stdout)["status"]["userInfo"]
-    assert ours["username"] in {"ann", "eve", "admin"}
+    assert ours["username"] in {"ann", "eve", "jürgen", "admin"}
 
     view = kubectl(crd, "config", "view", "--minify", "-o", "jsonpath={..namespace}", *words, **environ)
     assert connection.namespace == (view.stdout or "default")

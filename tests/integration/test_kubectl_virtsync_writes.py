@@ -35,11 +35,11 @@ class Shell:
     def __init__(self, controlplane: ControlPlane, namespace: str) -> None:
         self.controlplane, self.namespace = controlplane, namespace
 
-    def __call__(self, *words: str) -> Result:
-        """Run `virtsync vm` with these words; the namespace is added where there are VMs."""
+    def __call__(self, *words: str, color: bool = False) -> Result:
+        """Run `virtsync vm` with these words; the namespace is added where there are VMs. `color`: as on a terminal."""
         where = [] if words[0] == "maintenance" or "-A" in words else ["--namespace", self.namespace]
         given = ["vm", *words, *where, "--kubeconfig", str(self.controlplane.kubeconfig)]
-        return CliRunner().invoke(main, given)
+        return CliRunner().invoke(main, given, color=color)
 
     def ok(self, *words: str) -> str:
         result = self(*words)
@@ -218,6 +218,12 @@ def test_holds_of_two_people_do_not_end_each_other(shell: Shell) -> None:
     assert "it is still held by bob (new disk)" in shell.ok("release", "web-1", "--as", "ann")
     assert shell.get("web-1")["metadata"]["annotations"]["hold.virtsync.dev/bob"] == "new disk"
     assert "not held by ann, but by bob (new disk)" in shell.ok("release", "web-1", "--as", "ann")
+
+
+def test_what_others_have_written_cannot_move_the_cursor(shell: Shell) -> None:
+    shell.apply("web-1", meta={"annotations": {"hold.virtsync.dev/eve": "\x1b[2Jdisk\nx"}})
+    said = shell("release", "web-1", "--as", "ann", color=True).output
+    assert said == f"{NAMESPACE}/web-1: not held by ann, but by eve (disk x).\n"
 
 
 def test_a_restart_is_scheduled_with_any_offset(shell: Shell) -> None:

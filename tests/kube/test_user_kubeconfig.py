@@ -163,3 +163,11 @@ def stdin(file: Path) -> Iterator[None]:
     finally:
         os.dup2(before, 0)
         os.close(before)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "\udc80"])
+def test_a_name_that_no_header_can_have_is_refused(name: str) -> None:
+    with pytest.raises(Rejected, match="cannot impersonate"):
+        impersonating({}, Wish(user=name))
+    with pytest.raises(Rejected, match="cannot impersonate"):
+        impersonating({"as": "ann", "as-groups": [name]}, Wish())

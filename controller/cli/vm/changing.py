@@ -17,6 +17,7 @@ from controller.api.setting import Duration
 from controller.cli.options import reads
 from controller.cli.vm.cluster import Cluster
 from controller.cli.vm.output import show_objects, with_output
+from controller.cli.vm.views.words import plain
 from controller.runtime.errors import Rejected, Transient, Vanished
 
 if TYPE_CHECKING:
@@ -158,4 +159,4 @@ def _progress(writes: Writes, task: Task, decided: Decided, generation: int) -> 
 
 
 def _say(task: Task, text: str, *, err: bool) -> None:
-    click.echo(f"{task.label}: {text.rstrip('.')}.", err=err)
+    click.echo(f"{task.label}: {plain(text).rstrip('.')}.", err=err)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from controller.cli.options import reads
+from controller.cli.vm.views.words import plain
 from controller.runtime.errors import Rejected, Transient, Vanished
 from controller.runtime.settings import namespace as checked_namespace
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from controller.kube.user_kubeconfig import Connection
 
 F = TypeVar("F", bound=Callable[..., Any])
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
 
 
 class Failure(click.ClickException):
@@ -121,11 +125,21 @@ def with_cluster(*, namespaced: bool = True, as_user: str = "--as") -> Callable[
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Show what a request raises as an error message, and end with exit code 2."""
+    """Show what a request raises as an error message, and end with exit code 2. After Ctrl-C it is 130.
+
+    An exception that nobody expects ends with 2 as well. Python would end with 1, which means drift.
+    """
     try:
         yield
     except (Rejected, Transient, Vanished) as error:
-        raise Failure(f"{str(error).rstrip('.')}.") from error
+        raise Failure(f"{plain(str(error)).rstrip('.')}.") from error
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except (click.exceptions.Exit, click.ClickException, click.Abort, OSError):
+        raise  # click has a message for each, also if nobody reads stdout any more
+    except Exception:  # noqa: BLE001 - shown, with the exit code of an error
+        traceback.print_exc()
+        sys.exit(Failure.exit_code)
 
 
 def completing(context: click.Context) -> Cluster:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from controller.api.json_mapping import Json, as_map
+from controller.api.names import GROUP, KIND, PLURAL
 from controller.api.virtualmachine import VmKey
 from controller.cli.options import reads
 from controller.cli.vm.cluster import Cluster, completing
@@ -15,11 +16,15 @@ from controller.runtime.settings import NODE_NAME
 
 F = TypeVar("F", bound=Callable[..., Any])
 NAME_LIMIT = 253
+KINDS = {"kvm", KIND.lower(), PLURAL, f"{KIND.lower()}.{GROUP}", f"{PLURAL}.{GROUP}"}
+"""What can stand before the name, as in `kvm/web-1`."""
 
 
 def object_name(text: str) -> str:
-    """Return the text if it can be the name of an object, also without `kvm/` in front. Raises ValueError."""
-    name = text.rpartition("/")[2]
+    """Return the name of an object, also if the text has its kind in front, as in `kvm/web-1`. Raises ValueError."""
+    kind, slash, name = text.rpartition("/")
+    if slash and kind.lower() not in KINDS:
+        raise ValueError(f"{text!r} cannot be the name of a VirtualMachine. (The namespace is the option -n.)")
     if len(name) > NAME_LIMIT or not NODE_NAME.fullmatch(name):  # the names of Nodes have the same rules
         raise ValueError(f"{text!r} cannot be the name of a VirtualMachine.")
     return name

@@ -51,7 +51,7 @@ def _remarks(host: Hypervisor, now: datetime) -> Iterator[str]:
     if host.maintenance:
         progress = host.status.maintenance
         in_force = (
-            f", in force since {ago(progress.start_time, now)}, {progress.remaining} domains on" if progress else ""
+            f", in force since {ago(progress.start_time, now)}, domains on: {progress.remaining}" if progress else ""
         )
         yield f"Maintenance {host.maintenance.mode}: {plain(host.maintenance.reason)}{in_force}."
     if host.status.runs_elsewhere:
