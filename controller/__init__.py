@@ -20,7 +20,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       plugin.py      kubectl virtsync, which has the commands of virtsync vm
       vm/            virtsync vm: a module for each command; cluster.py: the options of kubectl; selection.py: which
                      VMs; output.py: prints; views/: what people see, pure; changing.py: changes objects, and waits;
-                     chosen.py: the VMs that a command changes
+                     chosen.py: the VMs that a command changes; screen.py, keys.py: the terminal of top
     agent/         the process of a node
       app.py         wires all parts together; settings.py: the settings
       reconcile.py   one reconcile pass, and the protocols of what it needs; memories.py: in-process state of each VM;
@@ -46,7 +46,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       hypervisors.py  the Hypervisor of this node
       watch.py       the watch (kopf); watched.py: what is watched; watch_health.py: whether it works
       lease.py       keeps a Lease: the Lease of a node, or of the leader
-      reads.py       the requests of virtsync vm; writes.py: its changes
+      reads.py       the requests of virtsync vm; writes.py: its changes; live.py: its watch
       lists.py       the manager's requests: lists of Leases, VMs and Hypervisors, and their status patches
       checks/        what virtsync check asks the API server: server.py, schema.py, access.py, lease.py; probe.py: the
                      requests; rights.py: the rights of an agent

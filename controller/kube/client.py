@@ -110,6 +110,28 @@ class Api:
             self.note_answer(good=False)
         raise _error(access.program, path, status, text, retry_after_s)
 
+    def stream(self, path: str, *, read_timeout_s: float, **query: str) -> urllib3.HTTPResponse:
+        """Send one GET, and return the response before its body is there. The caller closes it.
+
+        Raises as `request`, but does not renew the credentials. Reading the body raises exceptions of urllib3, also if
+        nothing comes for `read_timeout_s`.
+        """
+        access, client = self._connected()
+        target, timeout_s = f"{path}?{urlencode(query)}", (TIMEOUT_S[0], read_timeout_s)
+        try:
+            answer: urllib3.HTTPResponse = client.request(
+                "GET",
+                f"{access.server}{target}",
+                headers=_headers({"Accept": JSON}, access),
+                _request_timeout=timeout_s,
+            ).response
+            if answer.status < 400:
+                return answer
+            text = answer.read()
+        except (ApiException, urllib3.exceptions.HTTPError) as error:
+            raise Transient(f"the API server does not answer: {cause(error)}") from error
+        raise _error(access.program, path, answer.status, text, _retry_after_s(answer.headers.get("Retry-After")))
+
     def _send(
         self, method: str, path: str, headers: dict[str, str], body: Json | None
     ) -> tuple[int, bytes, float, Access]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from controller.cli.vm import drift, history, holds, hosts, maintenance, power, status
+from controller.cli.vm import drift, history, holds, hosts, maintenance, power, status, top
 
 
 @click.group
@@ -20,6 +20,7 @@ vm.add_command(status.status)
 vm.add_command(drift.drift)
 vm.add_command(history.history)
 vm.add_command(hosts.hosts)
+vm.add_command(top.top)
 for changing in (power.start, power.stop, power.pause, power.restart, holds.hold, holds.release):
     vm.add_command(changing)
 vm.add_command(maintenance.maintenance)

@@ -16,12 +16,13 @@ HEADINGS = ("NAME", "AGENT", "FOR", "VMS", "RUNNING", "NOT-READY", "UNMANAGED", 
 def host_lines(hosts: Iterable[Hypervisor], now: datetime) -> list[str]:
     """Return a table of the hosts, and below it what a person should know about them."""
     every = sorted(hosts, key=lambda host: host.name)
-    lines = table([HEADINGS, *(_row(host, now) for host in every)])
+    lines = table([HEADINGS, *(host_row(host, now) for host in every)])
     remarks = [f"{host.name}: {text}" for host in every for text in _remarks(host, now)]
     return [*lines, *(["", *remarks] if remarks else [])]
 
 
-def _row(host: Hypervisor, now: datetime) -> tuple[str, ...]:
+def host_row(host: Hypervisor, now: datetime) -> tuple[str, ...]:
+    """Return the cells of a host, below `HEADINGS`."""
     status, begun = host.status, since(host.status.condition(HypervisorConditionType.READY))
     counts = status.virtual_machines
     return (

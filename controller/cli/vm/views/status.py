@@ -44,20 +44,27 @@ def in_ten_lines(vm: VirtualMachine, host: Hypervisor | str, now: datetime) -> l
 
 def in_a_table(vms: Iterable[VirtualMachine], now: datetime, *, namespaces: bool) -> list[str]:
     """Return one line for each VM. `namespaces`: with a column of the namespaces."""
-    rows = [("NAMESPACE", *HEADINGS) if namespaces else HEADINGS]
-    for vm in vms:
-        begun = reason_since(vm)
-        row = (
-            vm.key.name,
-            str(vm.status.power_state),
-            str(vm.desired or "-"),
-            colored(vm.status.reason) + ("" if is_answered(vm) else " (old spec)"),
-            duration((now - begun).total_seconds()) if begun else "-",
-            plain(vm.node_name) or "-",
-            ", ".join(plain(who) for who, _ in vm.holds) or "-",
-        )
-        rows.append((vm.key.namespace, *row) if namespaces else row)
-    return table(rows)
+    return table([headings(namespaces=namespaces), *(vm_row(vm, now, namespaces=namespaces) for vm in vms)])
+
+
+def headings(*, namespaces: bool) -> tuple[str, ...]:
+    """Return the headings of `vm_row`."""
+    return ("NAMESPACE", *HEADINGS) if namespaces else HEADINGS
+
+
+def vm_row(vm: VirtualMachine, now: datetime, *, namespaces: bool) -> tuple[str, ...]:
+    """Return the cells of a VM."""
+    begun = reason_since(vm)
+    row = (
+        vm.key.name,
+        str(vm.status.power_state),
+        str(vm.desired or "-"),
+        colored(vm.status.reason) + ("" if is_answered(vm) else " (old spec)"),
+        duration((now - begun).total_seconds()) if begun else "-",
+        plain(vm.node_name) or "-",
+        ", ".join(plain(who) for who, _ in vm.holds) or "-",
+    )
+    return (vm.key.namespace, *row) if namespaces else row
 
 
 def summary(vms: Iterable[VirtualMachine]) -> str:

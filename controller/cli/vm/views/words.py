@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import zip_longest
 
 import click
 
@@ -75,9 +76,10 @@ def plain(text: str) -> str:
     return sanitized(text, TEXT_LIMIT)
 
 
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as lines with aligned columns. Colors have no width."""
+def table(rows: Sequence[Sequence[str]], least: Sequence[int] = ()) -> list[str]:
+    """Return rows as lines with aligned columns. Colors have no width. `least`: the least widths of the first ones."""
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    widths = [max(both) for both in zip_longest(widths, least, fillvalue=0)]
     return [
         "   ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
