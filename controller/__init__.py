@@ -20,7 +20,8 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       plugin.py      kubectl virtsync, which has the commands of virtsync vm
       vm/            virtsync vm: a module for each command; cluster.py: the options of kubectl; selection.py: which
                      VMs; output.py: prints; views/: what people see, pure; changing.py: changes objects, and waits;
-                     chosen.py: the VMs that a command changes; screen.py, keys.py: the terminal of top
+                     chosen.py: the VMs that a command changes; screen.py, keys.py: the terminal of top;
+                     completion.py: what can follow on a command line
     agent/         the process of a node
       app.py         wires all parts together; settings.py: the settings
       reconcile.py   one reconcile pass, and the protocols of what it needs; memories.py: in-process state of each VM;

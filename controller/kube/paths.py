@@ -11,6 +11,7 @@ RESOURCES = f"/apis/{GROUP}/{VERSION}"
 VIRTUAL_MACHINES = f"{RESOURCES}/{PLURAL}"
 """The VirtualMachines of all namespaces."""
 HYPERVISORS = f"{RESOURCES}/{HYPERVISOR_PLURAL}"
+NAMESPACES = "/api/v1/namespaces"
 
 
 def virtual_machines(namespace: str) -> str:

@@ -75,6 +75,11 @@ def connect(wish: Wish, environ: Mapping[str, str] = os.environ, *, terminal: bo
     raise Rejected(f"there is no kubeconfig: looked for {looked}")
 
 
+def contexts(wish: Wish, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the names of the contexts. Raises Rejected with a message."""
+    return [entry["name"] for entry in merged(file for file in files_of(wish, environ) if file.is_file())["contexts"]]
+
+
 def files_of(wish: Wish, environ: Mapping[str, str]) -> list[Path]:
     """Return the files that kubectl would read, in the order of precedence. Not all of them need to exist."""
     if wish.kubeconfig:

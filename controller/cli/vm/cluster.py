@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from controller.cli.options import reads
+from controller.cli.vm import completion
 from controller.cli.vm.views.words import plain
 from controller.runtime.errors import Rejected, Transient, Vanished
 from controller.runtime.settings import namespace as checked_namespace
@@ -67,9 +68,15 @@ class Cluster:
 
     @cached_property
     def _connection(self) -> Connection:
+        import logging  # noqa: PLC0415
+
+        import structlog  # noqa: PLC0415
+
         from controller.kube.user_kubeconfig import Wish, connect  # noqa: PLC0415
 
         wish = Wish(self.kubeconfig, self.context, self.user, self.groups)
+        # Warnings about credentials would stand in the middle of an output. If they matter, a request fails.
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
         return connect(wish, terminal=sys.stdin.isatty())
 
 
@@ -84,7 +91,13 @@ def with_cluster(*, namespaced: bool = True, as_user: str = "--as") -> Callable[
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
             help="The only kubeconfig to read.  [default: the files in $KUBECONFIG, or ~/.kube/config]",
         ),
-        click.option("--context", metavar="NAME", default="", help="The context of the kubeconfig to use."),
+        click.option(
+            "--context",
+            metavar="NAME",
+            default="",
+            help="The context of the kubeconfig to use.",
+            shell_complete=completion.contexts,
+        ),
         click.option(as_user, "user", metavar="USER", default="", help="Impersonate this user."),
         click.option("--as-group", "groups", metavar="GROUP", multiple=True, help="Impersonate this group, too."),
     ]
@@ -97,6 +110,7 @@ def with_cluster(*, namespaced: bool = True, as_user: str = "--as") -> Callable[
                 type=reads(checked_namespace),
                 metavar="NS",
                 default=None,
+                shell_complete=completion.namespaces,
                 help="The namespace of the VMs.  [default: that of the context]",
             )
         )
@@ -140,15 +154,3 @@ def failures() -> Iterator[None]:
     except Exception:  # noqa: BLE001 - shown, with the exit code of an error
         traceback.print_exc()
         sys.exit(Failure.exit_code)
-
-
-def completing(context: click.Context) -> Cluster:
-    """Return the cluster of a command line that is not complete yet."""
-    given = context.params
-    return Cluster(
-        given.get("kubeconfig"),
-        given.get("context") or "",
-        given.get("user") or "",
-        given.get("groups") or (),
-        given.get("chosen_namespace") or "",
-    )

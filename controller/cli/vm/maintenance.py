@@ -15,6 +15,7 @@ from controller.api.json_mapping import Json
 from controller.cli.options import reads
 from controller.cli.vm.changing import Task, run, with_change, with_wait
 from controller.cli.vm.cluster import Cluster, with_cluster
+from controller.cli.vm.completion import node_names
 from controller.runtime.settings import node_name
 
 
@@ -23,7 +24,7 @@ def maintenance() -> None:
     """Declare maintenance of a host, or end it."""
 
 
-with_node = click.argument("node", metavar="NODE", type=reads(node_name))
+with_node = click.argument("node", metavar="NODE", type=reads(node_name), shell_complete=node_names)
 
 
 @maintenance.command

@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 import click
 
-from controller.api.json_mapping import Json, as_map
+from controller.api.json_mapping import Json
 from controller.api.names import GROUP, KIND, PLURAL
 from controller.api.virtualmachine import VmKey
 from controller.cli.options import reads
-from controller.cli.vm.cluster import Cluster, completing
+from controller.cli.vm.cluster import Cluster
+from controller.cli.vm.completion import vm_names
 from controller.runtime.settings import NODE_NAME
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,16 +31,6 @@ def object_name(text: str) -> str:
     return name
 
 
-def complete_names(context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
-    """Return the names of VirtualMachines that begin so; none if the cluster does not answer. Never raises."""
-    cluster = completing(context)
-    try:
-        found = list(cluster.reads.virtual_machines(cluster.namespace))
-    except Exception:  # noqa: BLE001 - an error message in the middle of a command line helps nobody
-        return []
-    return sorted(name for raw in found if (name := str(as_map(raw.get("metadata")).get("name"))).startswith(begun))
-
-
 def with_names(*, required: bool = False, many: bool = True) -> Callable[[F], F]:
     """Return a decorator that adds the argument NAME, as `names` or `name`."""
     return click.argument(
@@ -48,7 +39,7 @@ def with_names(*, required: bool = False, many: bool = True) -> Callable[[F], F]
         nargs=-1 if many else 1,
         required=required or not many,
         type=reads(object_name),
-        shell_complete=complete_names,
+        shell_complete=vm_names,
     )
 
 
