@@ -11,8 +11,8 @@ export PYTHONPATH := tools
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: setup system-packages python-packages controlplane guest
-setup: controlplane guest ## Run all setup steps (the commands below run the steps that they need)
+.PHONY: setup system-packages python-packages controlplane guest krew-tool
+setup: controlplane guest krew-tool ## Run all setup steps (the commands below run the steps that they need)
 
 system-packages: ## Setup: Debian packages; root installs them with apt, others get the command to run
 	@tools/setup/system-packages.sh
@@ -24,6 +24,9 @@ controlplane: python-packages ## Setup: the components of Kubernetes, built with
 
 guest: python-packages ## Setup: the small guest that the test VMs run
 	@$(BIN)/python -m lab guest build >/dev/null
+
+krew-tool: python-packages ## Setup: Krew, which the tests install the plugin with
+	@$(BIN)/python -m krew tool >/dev/null
 
 .PHONY: cluster-setup
 cluster-setup: setup ## Setup: what a real cluster needs in addition
@@ -42,7 +45,7 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
 	@touch $@
 
-.PHONY: check test test-long image image-size e2e e2e-full chaos cluster demo bench fleet mutation manifests clean
+.PHONY: check test test-long krew image image-size e2e e2e-full chaos cluster demo bench fleet mutation manifests clean
 check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -66,6 +69,9 @@ test-long: setup ## Run the tests that take a minute or more each, except those 
 image: ## Build the agent's image and write build/image.tar: ENGINE=podman BASE=debian:12-slim TAG=1.2.3 FRESH=1
 	@tools/setup/system-packages.sh image
 	@tools/image/build.sh
+
+krew: python-packages ## Build the plugin kubectl virtsync for Krew: an archive and its manifest, in build/krew
+	@UV=$(UV) $(BIN)/python -m krew archive $(or $(FOLDER),build/krew)
 
 image-size: python-packages ## Print the unpacked size of each layer of build/image.tar
 	@$(BIN)/python tools/image/layers.py build/image.tar

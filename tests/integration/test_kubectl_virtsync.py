@@ -17,6 +17,7 @@ from controller.kube.user_kubeconfig import Wish, connect
 from lab.connect import ConnectProxy
 from lab.controlplane import ControlPlane
 from lab.world import World, reason_of, runs, until
+from tests.terminal import Terminal
 
 Json = dict[str, Any]
 
@@ -365,6 +366,63 @@ def test_a_proxy_of_the_cluster_is_used(crd: ControlPlane, namespace: str, tmp_p
         shown = kubectl(crd, "virtsync", "status", "-o", "name", kubeconfig=str(file))
         assert shown.stdout == "virtualmachine.virtsync.dev/web-1\n", shown.stderr
         assert proxy.asked
+
+
+LOGIN = "Basic YW5uOnNlY3JldA=="
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
+def test_the_proxy_of_the_environment_is_used_with_its_password(
+    crd: ControlPlane, namespace: str, tmp_path: Path, variable: str
+) -> None:
+    """No name server knows the API server: only the proxy leads to it. The proxies of the environment are not used for
+    loopback addresses, neither by kubectl."""
+    apply(crd, "web-1", powerState="Running")
+    port = urlsplit(crd.url).port
+    assert port
+    file = written(
+        tmp_path / "config", "a", "https://api.invalid:6443", {"token": crd.token}, ca=crd.ca, namespace=namespace
+    )
+    config = json.loads(file.read_text())
+    config["clusters"][0]["cluster"]["tls-server-name"] = "127.0.0.1"
+    file.write_text(json.dumps(config))
+    with ConnectProxy(port, authorization=LOGIN) as proxy:
+        environ = {variable: proxy.url.replace("//", "//ann:secret@")}
+        for words in (("virtsync", "status", "-o", "name"), ("get", "kvm", "-o", "name")):
+            shown = kubectl(crd, *words, kubeconfig=str(file), **environ)
+            assert shown.stdout == "virtualmachine.virtsync.dev/web-1\n", shown.stderr
+            assert {line.split()[1] for line in proxy.asked} == {"api.invalid:6443"}
+        count = len(proxy.asked)
+        around = kubectl(crd, "virtsync", "status", kubeconfig=str(file), NO_PROXY="api.invalid", **environ)
+        assert (around.returncode, len(proxy.asked)) == (2, count)
+        assert "the API server does not answer" in around.stderr
+        environ = {variable: proxy.url.replace("//", "//ann:wrong@")}
+        refused = kubectl(crd, "virtsync", "status", kubeconfig=str(file), **environ)
+        assert refused.returncode == 2
+        assert "407" in refused.stderr
+
+
+ASKS = """\
+#!/bin/sh
+printf 'Password: ' >/dev/tty
+read -r secret
+echo '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"'"$secret"'"}}'
+"""
+
+
+def test_an_exec_plugin_can_ask_the_person_at_the_terminal(crd: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    apply(crd, "web-1", powerState="Running")
+    file = written(tmp_path / "config", "a", crd.url, {"exec": plugin("./asks")}, ca=crd.ca, namespace=namespace)
+    (tmp_path / "asks").write_text(ASKS)
+    (tmp_path / "asks").chmod(0o755)
+    env = os.environ | {"PATH": f"{PROGRAMS}:{crd.assets}:{os.environ['PATH']}", "KUBECONFIG": str(file)}
+    with Terminal(["kubectl", "virtsync", "status", "-o", "name"], env=env) as terminal:
+        terminal.until(lambda screen: "Password:" in screen)
+        terminal.press(f"{crd.token}\n")
+        assert terminal.ended() == 0
+        assert "virtualmachine.virtsync.dev/web-1" in terminal.text
+    piped = kubectl(crd, "virtsync", "status", kubeconfig=str(file))
+    assert piped.returncode == 2
 
 
 # --- kubectl and the plugin
