@@ -95,6 +95,18 @@ def test_who_may_not_see_hosts_sees_vms(world: World) -> None:
         assert terminal.row("Hosts: ") == "Hosts: not shown: you may not list Hypervisors"
 
 
+def test_who_may_list_but_not_watch_sees_changes_later_and_the_reason_at_once(world: World) -> None:
+    guest = world.define()
+    world.apply(guest)
+    world.kubectl("create", "role", "vms", "--verb=list", "--resource=virtualmachines.virtsync.dev")
+    world.kubectl("create", "rolebinding", "vms", "--role=vms", "--user=tenant")
+    with top(world, "-n", world.name, "--as", "tenant") as terminal:
+        terminal.until(lambda screen: guest.name in screen)
+        terminal.until(lambda screen: "OUT OF DATE: " in screen and "cannot watch resource" in screen)
+        world.kubectl("delete", "kvm", guest.name)
+        terminal.until(lambda screen: "VMs: 0 " in screen)
+
+
 def test_who_may_not_see_vms_gets_an_error_and_the_screen_stays(world: World) -> None:
     with top(world, "-n", world.name, "--as", "nobody") as terminal:
         assert terminal.ended() == 2
