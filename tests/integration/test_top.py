@@ -79,6 +79,9 @@ def test_only_the_vms_that_were_asked_for_are_shown(world: World) -> None:
     with top(world, "-A", "-l", f"top={world.name}") as terminal:
         terminal.until(lambda screen: web.name in screen)
         assert db.name not in terminal.text
+        assert terminal.row("virtsync").split()[1:4] == ["all", "namespaces", f"top={world.name}"]
+        assert terminal.row("virtsync").endswith(" UTC")
+        assert terminal.row("virtsync").count("top=") == 1
         world.kubectl("label", "kvm", db.name, f"top={world.name}")
         terminal.until(lambda screen: db.name in screen)
         world.kubectl("label", "kvm", web.name, "top-")

@@ -64,9 +64,7 @@ def top(*, cluster: Cluster, selector: str, everywhere: bool) -> None:
 
         def draw(choice: Choice, height: int) -> Frame:
             trouble = vms.trouble or (hosts.trouble if hosts else "")
-            fleet = Fleet(
-                vms.objects(), hosts.objects() if hosts else NO_HOSTS, trouble, f"{where}   {selector}".rstrip()
-            )
+            fleet = Fleet(vms.objects(), hosts.objects() if hosts else NO_HOSTS, trouble, where)
             return frame(fleet, choice, datetime.now(UTC), height)
 
         code = screen.show(draw)
