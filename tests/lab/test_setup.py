@@ -7,21 +7,23 @@ from pathlib import Path
 
 from cluster.__main__ import what_to_try
 from cluster.cluster import UNPACKED
+from gitops import redis
 from lab.binaries import CACHE
 
 SCRIPT = Path(__file__).parents[2] / "tools/setup/system-packages.sh"
 
 
-def test_no_container_engine_is_installed() -> None:
-    """A package of Debian enables and starts the service that it brings; these two are only unpacked."""
+def test_no_container_engine_and_no_redis_is_installed() -> None:
+    """A package of Debian enables and starts the service that it brings; these are only unpacked."""
     text = SCRIPT.read_text()
     installed = {name for names in re.findall(r"packages=['\"](.*?)['\"]", text, re.DOTALL) for name in names.split()}
     # that the search finds any
     assert {"qemu-system-x86", "iptables"} <= installed
-    assert installed.isdisjoint({"containerd", "runc", "docker.io", "podman"})
-    (unpacked,) = re.findall(r"^ +unpack (.+)$", text, re.MULTILINE)
-    assert unpacked == "containerd runc"
-    assert UNPACKED.is_relative_to(CACHE / unpacked.split()[0])
+    assert installed.isdisjoint({"containerd", "runc", "docker.io", "podman", "redis-server"})
+    unpacked = re.findall(r"^ +unpack (.+)$", text, re.MULTILINE)
+    assert unpacked == ["containerd runc", "redis-server redis-tools libjemalloc2 liblzf1"]
+    for folder, packages in zip((UNPACKED, redis.UNPACKED), unpacked, strict=True):
+        assert folder.is_relative_to(CACHE / packages.split()[0])
 
 
 def test_whoever_starts_a_cluster_is_told_how_to_end_it(tmp_path: Path) -> None:

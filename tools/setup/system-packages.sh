@@ -1,6 +1,7 @@
 #!/bin/sh
 # Install the Debian packages that the lab and the build of libvirt-python need. `system-packages.sh cluster` also
-# installs those that the nodes of a cluster need; `system-packages.sh image` installs only what builds the image.
+# installs those that the nodes of a cluster need; `system-packages.sh gitops` also installs what Argo CD needs;
+# `system-packages.sh image` installs only what builds the image.
 # If root runs this script, it installs the missing packages; otherwise it prints the command to run, and fails.
 set -eu
 
@@ -71,4 +72,8 @@ fi
 # The machine might have both already, from Debian or from Docker: then use its programs, but not its service.
 if [ "${1:-}" = cluster ] && ! { command -v containerd && command -v runc; } >/dev/null; then
     unpack containerd runc
+fi
+# The program of redis-server is in redis-tools; the libraries are those that Debian does not install by itself.
+if [ "${1:-}" = gitops ] && ! command -v redis-server >/dev/null; then
+    unpack redis-server redis-tools libjemalloc2 liblzf1
 fi

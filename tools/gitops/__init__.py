@@ -1,0 +1,1 @@
+"""GitOps engines on the lab: a Git server, and the real Flux and Argo CD."""

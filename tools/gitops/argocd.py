@@ -1,0 +1,206 @@
+"""Argo CD as processes on a control plane of the lab.
+
+These are the parts of its own manifests, without those that nobody needs here: dex, ApplicationSets, notifications.
+Its API server has no pages, because the Go module lacks them.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, Self
+
+from gitops.redis import Redis
+from lab import LabError
+from lab.controlplane import ControlPlane
+from lab.gomodule import CACHE, GoModule
+from lab.processes import Process, reserve_port
+from lab.world import until
+
+Json = dict[str, Any]
+
+NAMESPACE = "argocd"
+CUSTOMIZATIONS = Path(__file__).parents[2] / "deploy" / "argocd" / "argocd-cm.yaml"
+"""The file that users copy."""
+KINDS = ("applications", "applicationsets", "appprojects")
+RESYNC_S = 3
+"""How often Argo CD looks at Git. Its default is 120 s and up to 60 s more."""
+READY_TIMEOUT_S = 120
+UPSTREAM = "github.com/argoproj/argo-cd/v3"
+MODULE = GoModule(
+    Path(__file__).parent / "engines" / "argocd",
+    "Argo CD",
+    UPSTREAM,
+    copied={"crds": (UPSTREAM, "manifests/crds")},
+)
+
+
+def build() -> Path:
+    """Build the binaries unless they exist, and return their folder; the first build takes minutes."""
+    MODULE.build(_cached())
+    return _cached()
+
+
+def built() -> Path:
+    """The folder of the binaries, with the CRDs; LabError if they are not built."""
+    folder = _cached()
+    if not folder.exists():
+        raise LabError(f"Argo CD not found in {folder}: run `make gitops-setup`.")
+    return folder
+
+
+def _cached() -> Path:
+    return CACHE / f"argocd-{MODULE.version}-{MODULE.digest}"
+
+
+class ArgoCD:
+    """Redis, repo-server, application-controller and API server in a folder; use it as a context manager.
+
+    Its binaries must be built. The health checks and actions are those of deploy/argocd. `url` is the API server's,
+    known after the start; it asks for no password. Without a garbage collector (`Collector`), what it prunes stays.
+    """
+
+    def __init__(self, controlplane: ControlPlane, folder: Path) -> None:
+        self.controlplane = controlplane
+        self.folder = folder.resolve()
+        self.url = ""
+        self._binaries = built()
+        self._ends = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._install()
+        with ExitStack() as ends:
+            self._start(ends)
+            self._ends = ends.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.close()
+
+    def log(self, name: str) -> Path:
+        """The log of one of its processes."""
+        return self.folder / f"{name}.log"
+
+    def _install(self) -> None:
+        """Create what its processes read, and wait until it is served."""
+        kubectl = self.controlplane.kubectl
+        # The definition of Applications does not fit into the annotation of a client-side apply.
+        kubectl("apply", "--server-side", "-k", str(self._binaries / "crds"))
+        for kind in KINDS:
+            # Any other request would have kubectl remember for hours what was not served yet.
+            served = _succeeds(self.controlplane, "get", "--raw", f"/apis/argoproj.io/v1alpha1/{kind}")
+            until(served, f"{kind} are not served.")
+        kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": _objects()}))
+        # The command of deploy/argocd/README.md.
+        kubectl("patch", "configmap", "argocd-cm", "-n", NAMESPACE, "--patch-file", str(CUSTOMIZATIONS))
+
+    def _start(self, ends: ExitStack) -> None:
+        for name in ("tls", "ssh", "plugins", "tmp"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / "ssh" / "ssh_known_hosts").touch()
+        redis = Redis(self.folder)
+        _run(ends, redis, redis.ready)
+        repo_port, metrics_port, port = _free_ports(3)
+        cache = f"--redis={redis.socket}"
+        repo_server = [f"--repo-server=127.0.0.1:{repo_port}", "--repo-server-plaintext", f"--namespace={NAMESPACE}"]
+        self._part(
+            ends,
+            "argocd-repo-server",
+            [cache, *_addresses(repo_port), "--disable-tls", f"--revision-cache-expiration={RESYNC_S}s"],
+            listens_on=repo_port,
+        )
+        self._part(
+            ends,
+            "argocd-application-controller",
+            [
+                cache,
+                *repo_server,
+                # It serves its metrics once it has listed the Applications.
+                f"--metrics-port={metrics_port}",
+                f"--app-resync={RESYNC_S}",
+                "--app-resync-jitter=0",
+                # Then the status of an Application has the health of each object.
+                "--persist-resource-health",
+            ],
+            listens_on=metrics_port,
+        )
+        server = [cache, *repo_server, *_addresses(port), "--insecure", "--disable-auth"]
+        self._part(ends, "argocd-server", server, listens_on=port)
+        self.url = f"http://127.0.0.1:{port}"
+
+    def _part(self, ends: ExitStack, name: str, words: list[str], *, listens_on: int) -> None:
+        settings = os.environ | self._environment()
+        process = Process(name, [self._binaries / name, *words], log=self.log(name), env=settings)
+        _run(ends, process, lambda: _listens(listens_on))
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "KUBECONFIG": str(self.controlplane.kubeconfig),
+            # The cluster of this kubeconfig is https://kubernetes.default.svc, as if Argo CD ran in it.
+            "ARGOCD_FAKE_IN_CLUSTER": "true",
+            # Otherwise it makes a keyring in /app.
+            "ARGOCD_GPG_ENABLED": "false",
+            "ARGOCD_TLS_DATA_PATH": str(self.folder / "tls"),
+            "ARGOCD_SSH_DATA_PATH": str(self.folder / "ssh"),
+            "ARGOCD_PLUGINSOCKFILEPATH": str(self.folder / "plugins"),
+            "ARGOCD_ASK_PASS_SOCK": str(self.folder / "ask-pass.sock"),
+            # It calls git and kustomize.
+            "PATH": f"{self._binaries}:{os.environ['PATH']}",
+            "HOME": str(self.folder),
+            # The clones of the repo-server.
+            "TMPDIR": str(self.folder / "tmp"),
+        }
+
+
+def _run(ends: ExitStack, process: Process, ready: Callable[[], bool]) -> None:
+    ends.callback(process.stop)
+    process.start()
+    process.wait_until(ready, timeout_s=READY_TIMEOUT_S)
+
+
+def _addresses(port: int) -> list[str]:
+    return ["--address=127.0.0.1", f"--port={port}", "--metrics-address=127.0.0.1", "--metrics-port=0"]
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that are free now: a program of Argo CD cannot share a port that is held for it."""
+    with ExitStack() as held:
+        return [held.enter_context(reserve_port()).getsockname()[1] for _ in range(count)]
+
+
+def _listens(port: int) -> bool:
+    with closing(socket.socket()) as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _succeeds(controlplane: ControlPlane, *words: str) -> Callable[[], bool]:
+    return lambda: controlplane.kubectl(*words, check=False).returncode == 0
+
+
+def _objects() -> list[Json]:
+    """The objects of Argo CD's own manifests that its processes read."""
+    meta = {"namespace": NAMESPACE, "labels": {"app.kubernetes.io/part-of": "argocd"}}
+    names = ("cm", "cmd-params-cm", "gpg-keys-cm", "rbac-cm", "ssh-known-hosts-cm", "tls-certs-cm")
+    anywhere = {
+        "sourceRepos": ["*"],
+        "destinations": [{"namespace": "*", "server": "*"}],
+        "clusterResourceWhitelist": [{"group": "*", "kind": "*"}],
+    }
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        *({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta | {"name": f"argocd-{name}"}} for name in names),
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": meta | {"name": "argocd-secret"},
+            "stringData": {"server.secretkey": "lab"},
+        },
+        {
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "AppProject",
+            "metadata": meta | {"name": "default"},
+            "spec": anywhere,
+        },
+    ]
