@@ -1,0 +1,111 @@
+"""The engines, a Git server and a folder of Git for each test."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gitops.application import Application
+from gitops.argocd import ArgoCD
+from gitops.collector import Collector
+from gitops.engine import Delivery
+from gitops.git import GitServer, Repository
+from gitops.ledger import Ledger, Row
+from lab.controlplane import ControlPlane
+from lab.guest import Guest
+from lab.world import World
+
+Json = dict[str, Any]
+LEDGER = pytest.StashKey[Ledger]()
+FOLDER = "vms"
+
+
+@pytest.fixture(scope="session")
+def git_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GitServer, Path]]:
+    """A Git server of the whole run, and the folder of its repositories."""
+    folder = tmp_path_factory.mktemp("git")
+    with GitServer(folder) as running:
+        yield running, folder
+
+
+@pytest.fixture(scope="session")
+def collector(crd: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What deletes objects and namespaces in a cluster."""
+    with Collector(crd, tmp_path_factory.mktemp("collector")):
+        yield
+
+
+@pytest.fixture(scope="session")
+def argocd(crd: ControlPlane, collector: None) -> Iterator[ArgoCD]:  # noqa: ARG001 - it must run
+    """Argo CD of the whole run, with deploy/argocd."""
+    # The folders of pytest are too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="virtsync-argocd-") as folder, ArgoCD(crd, Path(folder)) as running:
+        yield running
+
+
+class Git:
+    """The repository of a test, with one manifest for each VM in the folder that an engine applies."""
+
+    def __init__(self, world: World, repository: Repository, url: str) -> None:
+        self._world = world
+        self._repository = repository
+        self.url = url
+        self.folder = repository.folder
+
+    def commit(self, files: dict[str, Any] | None = None) -> str:
+        """Commit these files of the folder, as `Repository.commit` does."""
+        return self._repository.commit({f"{FOLDER}/{name}": content for name, content in (files or {}).items()})
+
+    def vm(self, guest: Guest, *, annotations: dict[str, str] | None = None, **spec: Any) -> str:
+        """Commit the manifest of a guest with this spec, bound to the node of the test."""
+        manifest = self._world.manifest(guest, **spec)
+        if annotations:
+            manifest["metadata"]["annotations"] = annotations
+        return self.commit({f"{guest.name}.yaml": manifest})
+
+    def remove(self, guest: Guest) -> str:
+        """Remove the manifest of a guest, and commit that."""
+        return self.commit({f"{guest.name}.yaml": None})
+
+    def revert(self) -> str:
+        """Revert the last commit."""
+        return self._repository.revert()
+
+
+@pytest.fixture
+def git(world: World, git_server: tuple[GitServer, Path]) -> Git:
+    """A repository of the test's own."""
+    server, folder = git_server
+    repository = Repository(folder / world.name)
+    return Git(world, repository, server.url_of(repository))
+
+
+@pytest.fixture
+def app(argocd: ArgoCD, world: World, git: Git) -> Iterator[Application]:
+    """An Application that is not created yet, of the test's repository."""
+    with Application(argocd, world.name, url=git.url, folder=FOLDER, namespace=world.name) as made:
+        yield made
+
+
+@pytest.fixture(params=["argocd"])
+def delivery(request: pytest.FixtureRequest) -> Delivery:
+    """What applies the test's repository, once for each engine; not created yet."""
+    fixture: Delivery = request.getfixturevalue({"argocd": "app"}[request.param])
+    return fixture
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Callable[[str], Row]:
+    """Begins a row of the table that the run prints at its end."""
+    ledger = pytestconfig.stash.setdefault(LEDGER, Ledger())
+    callspec = getattr(request.node, "callspec", None)
+    engine = callspec.params.get("delivery", "argocd") if callspec else "argocd"
+    return lambda done: ledger.row(engine, done)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the table."""
+    if ledger := config.stash.get(LEDGER, None):
+        terminalreporter.write_line(ledger.table())
