@@ -32,6 +32,11 @@ krew-tool: python-packages ## Setup: Krew, which the tests install the plugin wi
 cluster-setup: setup ## Setup: what a real cluster needs in addition
 	@tools/setup/system-packages.sh cluster
 
+.PHONY: gitops-setup
+gitops-setup: setup ## Setup: Argo CD, built with Go (minutes, once), and Redis
+	@tools/setup/system-packages.sh gitops
+	@$(BIN)/python -m gitops build >/dev/null
+
 # The system Python refuses packages (PEP 668), so uv has its own environment. It is created atomically.
 $(UV): | system-packages
 	@echo "Installing uv $(UV_VERSION) into $(CACHE)"
@@ -45,7 +50,7 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
 	@touch $@
 
-.PHONY: check test test-long krew image image-size e2e e2e-full chaos cluster demo bench fleet mutation manifests clean
+.PHONY: check test test-long gitops krew image image-size e2e e2e-full chaos cluster demo bench fleet mutation manifests clean
 check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -56,7 +61,7 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh
 
 test: check setup ## Check, then run the tests on real components, except those that take minutes each; as root also e2e
-	$(BIN)/pytest -m "not long and not e2e"
+	$(BIN)/pytest -m "not long and not e2e and not gitops"
 	@if [ "$$(id -u)" = 0 ]; then \
 		$(MAKE) --no-print-directory e2e; \
 	else \
@@ -64,7 +69,10 @@ test: check setup ## Check, then run the tests on real components, except those 
 	fi
 
 test-long: setup ## Run the tests that take a minute or more each, except those on a real cluster
-	$(BIN)/pytest -m "long and not e2e"
+	$(BIN)/pytest -m "long and not e2e and not gitops"
+
+gitops: gitops-setup ## Run the tests with the real Argo CD, and print what it did and after how many seconds
+	$(BIN)/pytest tests/gitops
 
 image: ## Build the agent's image and write build/image.tar: ENGINE=podman BASE=debian:12-slim TAG=1.2.3 FRESH=1
 	@tools/setup/system-packages.sh image

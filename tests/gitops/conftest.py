@@ -22,6 +22,13 @@ LEDGER = pytest.StashKey[Ledger]()
 FOLDER = "vms"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of this folder, which need engines that not everybody has built."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.gitops)
+
+
 @pytest.fixture(scope="session")
 def git_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GitServer, Path]]:
     """A Git server of the whole run, and the folder of its repositories."""

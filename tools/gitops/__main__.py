@@ -1,0 +1,51 @@
+"""The commands of the GitOps engines: `python -m gitops COMMAND`."""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from gitops import argocd
+from gitops.playground import STARTERS, playground
+from lab import processes
+from lab.gomodule import CACHE
+
+BUILDERS = {"argo": argocd.build}
+ENGINE = click.argument("engine", type=click.Choice(sorted(STARTERS)))
+FOLDER = click.argument(
+    "folder",
+    metavar="[DIR]",
+    default=CACHE / "gitops",
+    type=click.Path(file_okay=False, path_type=Path, resolve_path=True),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Build and run the GitOps engines that deliver VirtualMachines."""
+
+
+@cli.command()
+def build() -> None:
+    """Build the engines with Go unless they exist, and print their folders."""
+    for builder in BUILDERS.values():
+        print(builder())
+
+
+@cli.command()
+@ENGINE
+@FOLDER
+def run(engine: str, folder: Path) -> None:
+    """Run an engine, a Git repository, an API server, three VMs and their agent until Ctrl-C or SIGTERM.
+
+    It prints what to try, then `ready`. Its state is in DIR.
+    """
+    with processes.terminating(), playground(engine, folder) as running:
+        print(running.what_to_try(), file=sys.stderr)
+        with suppress(KeyboardInterrupt):
+            processes.own_until_asked()
+
+
+if __name__ == "__main__":
+    cli(prog_name="python -m gitops")
