@@ -1,12 +1,15 @@
 """The health that Argo CD shows for live VirtualMachines and Hypervisors, compared with the tables of docs/api.md."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from gitops.application import Application, resource
+from gitops.ledger import Row
 from lab.guest import Guest
 from lab.manager import Manager
 from lab.world import World, runs
@@ -26,7 +29,7 @@ class Case:
     guest: Guest
 
     def commit(self, **spec: Any) -> str:
-        return self.git.commit({"vm.yaml": self.world.manifest(self.guest, **spec)})
+        return self.git.vm(self.guest, **spec)
 
     def until_it_runs(self, **spec: Any) -> None:
         self.commit(powerState="Running", **spec)
@@ -99,10 +102,18 @@ def shutdown_timed_out(case: Case) -> None:
 def crash_loop(case: Case) -> None:
     case.world.start_agent(backoff_first="60s")
     case.until_it_runs()
-    for _ in range(2):
-        case.guest.wait_until_booted()
-        case.guest.panic()
-        case.world.until_off(case.guest, "Crash")
+    case.guest.kill()
+    case.world.until_off(case.guest, "Crash")
+    case.world.until(case.guest, runs, "restarted")
+    case.guest.kill()
+
+
+def start_failed(case: Case) -> None:
+    case.guest = case.world.define("disk", disk=True)
+    case.world.libvirtd.run_inside("rm", f"{case.guest._disk_folder}/disk.img")
+    case.world.start_agent(backoff_first="60s")
+    case.commit(powerState="Running")
+    case.app.create()
 
 
 def failed(case: Case) -> None:
@@ -154,19 +165,30 @@ def observe_only(case: Case) -> None:
     case.app.create()
 
 
+def domain_replaced(case: Case) -> None:
+    case.world.start_agent()
+    case.until_it_runs()
+    case.guest.remove()
+    case.guest = case.world.define(uuid=uuid4())
+
+
+def saved_elsewhere(case: Case) -> None:
+    case.world.start_agent()
+    case.until_it_runs()
+    case.world.virsh("save", case.guest.name, str(case.world.libvirtd.guests_inside / f"{case.guest.name}.save"))
+
+
+def pending(case: Case) -> None:
+    case.world.start_agent()
+    case.commit(nodeName="nowhere", powerState="Running")
+    case.app.create()
+
+
 def libvirt_unreachable(case: Case) -> None:
     agent = case.world.start_agent()
     case.until_it_runs()
-    agent.restart(libvirt_uri="qemu+unix:///system?socket=/nonexistent")
-
-
-def agent_unreachable(case: Case) -> None:
-    agent = case.world.start_agent(lease_namespace=case.world.name, lease_duration="5s")
-    case.until_it_runs()
     agent.kill()
-    manager = Manager(case.world.controlplane, case.world.name, "m", log=case.world.folder / "manager.log")
-    manager.settings |= {}
-    manager.start()
+    agent.launch(libvirt_uri=f"qemu+unix:///system?socket={case.world.folder}/nothing")
 
 
 REASONS: dict[str, Callable[[Case], None]] = {
@@ -176,19 +198,105 @@ REASONS: dict[str, Callable[[Case], None]] = {
     "SuspendedByGuest": suspended_by_guest,
     "Settling": settling,
     "ShuttingDown": shutting_down,
-    "ShutdownTimedOut": shutdown_timed_out,
+    "Pending": pending,
+    "StartFailed": start_failed,
     "CrashLoopBackOff": crash_loop,
-    "Failed": failed,
-    "CrashedPreserved": crashed_preserved,
     "PausedByIOError": paused_by_io_error,
+    "Failed": failed,
     "DomainNotFound": domain_not_found,
+    "DomainReplaced": domain_replaced,
     "DomainConflict": domain_conflict,
+    "ShutdownTimedOut": shutdown_timed_out,
+    "CrashedPreserved": crashed_preserved,
+    "SavedElsewhere": saved_elsewhere,
+    "LibvirtUnreachable": libvirt_unreachable,
     "Held": held,
     "ObserveOnly": observe_only,
 }
 
 
 @pytest.mark.parametrize("reason", REASONS)
-def test_argo_cd_shows_a_live_reason_with_the_documented_health(reason: str, case: Case) -> None:
+def test_a_live_reason_has_the_health_that_is_documented(reason: str, case: Case) -> None:
     REASONS[reason](case)
     case.until_shown(reason)
+
+
+def test_a_vm_whose_agent_is_gone_is_degraded_until_the_agent_is_back(case: Case) -> None:
+    world = case.world
+    agent = world.start_agent(lease_namespace=world.name, lease_duration="20s")
+    case.until_it_runs()
+    case.until_shown("InSync")
+    with ExitStack() as ends:
+        manager = Manager(world.controlplane, world.name, "manager-1", log=world.folder / "manager.log")
+        ends.callback(manager.stop)
+        manager.start()
+        agent.kill()
+        case.until_shown("AgentUnreachable")
+        agent.start()
+        case.until_shown("InSync")
+
+
+class Host:
+    """The Hypervisor of a test, in Git and in Argo CD."""
+
+    def __init__(self, world: World, git: Git, app: Application) -> None:
+        self.world = world
+        self.git = git
+        self.app = app
+
+    def commit(self, **spec: Any) -> str:
+        meta = {"name": self.world.node}
+        manifest = {"apiVersion": "virtsync.dev/v1alpha1", "kind": "Hypervisor", "metadata": meta, "spec": spec}
+        return self.git.commit({"host.yaml": manifest})
+
+    def until_shown(self, health: str) -> str:
+        return self.app.until_health_of(self.world.node, health, kind="Hypervisor")
+
+
+def test_a_maintenance_in_git_is_suspended_once_the_host_is_quiet(
+    world: World, git: Git, app: Application, row: Callable[[str], Row]
+) -> None:
+    host = Host(world, git, app)
+    guest = world.start()
+    world.apply(guest, powerState="Running")
+    world.start_agent()
+    world.until(guest, runs, "running")
+    host.commit()
+    app.create()
+    assert host.until_shown("Healthy").startswith("Active: ")
+    host.commit(maintenance={"mode": "Hold", "reason": "new RAM"})
+    told = row("a commit: maintenance, mode Hold, of a Hypervisor")
+    assert host.until_shown("Suspended").startswith("Maintenance: ")
+    told.engine_did("Suspended")
+    world.virsh("destroy", guest.name)
+    world.until_ready(guest, "Held")
+    host.commit()
+    told = row("a commit without the maintenance")
+    assert host.until_shown("Healthy").startswith("Active: ")
+    told.engine_did("Healthy")
+    world.until(guest, runs, "running")
+    told.vm_did("runs again")
+
+
+def test_a_host_that_only_observes_is_healthy(world: World, git: Git, app: Application) -> None:
+    host = Host(world, git, app)
+    world.start_agent(observe_only="")
+    host.commit()
+    app.create()
+    assert host.until_shown("Healthy").startswith("ObserveOnly: ")
+
+
+def test_a_host_without_libvirt_is_degraded(world: World, git: Git, app: Application) -> None:
+    host = Host(world, git, app)
+    world.new_agent(uri=f"qemu+unix:///system?socket={world.folder}/nothing").launch()
+    host.commit()
+    app.create()
+    assert host.until_shown("Degraded").startswith("LibvirtUnreachable: ")
+
+
+def test_a_host_without_an_agent_is_progressing(world: World, git: Git, app: Application) -> None:
+    host = Host(world, git, app)
+    host.commit()
+    app.create()
+    host.until_shown("Progressing")
+    world.controlplane.kubectl("delete", "kvmhost", world.node)

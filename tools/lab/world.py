@@ -205,6 +205,11 @@ class World:
         vm: Json = json.loads(self.kubectl("get", "kvm", guest.name, "-o", "json"))
         return vm
 
+    def objects(self) -> list[Json]:
+        """All VirtualMachines of the namespace as kubectl shows them now."""
+        found: list[Json] = json.loads(self.kubectl("get", "kvm", "-o", "json"))["items"]
+        return found
+
     def until(self, guest: Guest, holds: Callable[[Json], bool], what: str) -> Json:
         """The first version of the object for which this holds, from the version at which the last wait ended.
 
