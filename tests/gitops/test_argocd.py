@@ -102,6 +102,17 @@ def test_a_protected_object_stays_and_shows_as_out_of_sync(world: World, git: Gi
     assert exists(world, kept)
 
 
+def test_a_protected_object_outlives_its_application(world: World, git: Git, app: Application) -> None:
+    kept, deleted = world.start("kept"), world.define("deleted")
+    world.start_agent()
+    git.vm(kept, powerState="Running", annotations={"argocd.argoproj.io/sync-options": "Prune=false,Delete=false"})
+    first = git.vm(deleted)
+    app.create()
+    app.until_healthy(first)
+    app.delete()
+    assert (exists(world, kept), exists(world, deleted)) == (True, False)
+
+
 def test_the_last_object_of_an_application_is_not_pruned(world: World, git: Git, app: Application) -> None:
     guest = delivered(world, git, app, powerState="Running")
     git.commit({f"{guest.name}.yaml": None, "README.md": "No VM is left."})

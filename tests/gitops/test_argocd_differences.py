@@ -1,5 +1,6 @@
 """That Argo CD sees no difference where there is none, and what it does with mistakes in a file."""
 
+import json
 from typing import Any
 
 import pytest
@@ -116,3 +117,29 @@ def test_an_invalid_value_fails_the_sync_with_a_sentence(spec: Json, world: Worl
     app.until_failed("Unsupported value")
     # Argo CD asks the API server about all objects first.
     assert not world.kubectl("get", "kvm", "--ignore-not-found")
+
+
+def test_what_kubectl_shows_of_an_object_differs_until_its_metadata_is_removed(
+    world: World, git: Git, app: Application
+) -> None:
+    app.create()
+    app.until_applied(git.commit({"vm.yaml": manifest("web", {"restartPolicy": "Never"})}))
+    shown = json.loads(world.kubectl("get", "kvm", "web", "-o", "json"))
+    meta = shown["metadata"]
+    for name in ("uid", "resourceVersion", "managedFields", "namespace", "annotations"):
+        meta.pop(name, None)
+    copied = git.commit({"vm.yaml": shown})
+    app.until(lambda one: sync_of(one) == ("OutOfSync", copied), "out of sync")
+    del meta["creationTimestamp"], meta["generation"]
+    cleaned = git.commit({"vm.yaml": shown})
+    app.until_applied(cleaned)
+    assert is_synced(app.refresh(), cleaned)
+
+
+def test_an_object_with_the_uid_of_another_one_fails_the_sync(git: Git, app: Application) -> None:
+    wrong = manifest("web", {})
+    wrong["metadata"]["uid"] = "4dea22b3-1d52-48f3-8516-782e98ab3fa0"
+    app.create()
+    app.until_applied(git.commit({"vm.yaml": manifest("web", {})}))
+    git.commit({"vm.yaml": wrong})
+    app.until_failed("uid")
