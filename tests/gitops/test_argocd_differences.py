@@ -122,8 +122,9 @@ def test_an_invalid_value_fails_the_sync_with_a_sentence(spec: Json, world: Worl
 def test_what_kubectl_shows_of_an_object_differs_until_its_metadata_is_removed(
     world: World, git: Git, app: Application
 ) -> None:
+    first = git.commit({"vm.yaml": manifest("web", {"restartPolicy": "Never"})})
     app.create()
-    app.until_applied(git.commit({"vm.yaml": manifest("web", {"restartPolicy": "Never"})}))
+    app.until_applied(first)
     shown = json.loads(world.kubectl("get", "kvm", "web", "-o", "json"))
     meta = shown["metadata"]
     for name in ("uid", "resourceVersion", "managedFields", "namespace", "annotations"):
@@ -139,7 +140,8 @@ def test_what_kubectl_shows_of_an_object_differs_until_its_metadata_is_removed(
 def test_an_object_with_the_uid_of_another_one_fails_the_sync(git: Git, app: Application) -> None:
     wrong = manifest("web", {})
     wrong["metadata"]["uid"] = "4dea22b3-1d52-48f3-8516-782e98ab3fa0"
+    first = git.commit({"vm.yaml": manifest("web", {})})
     app.create()
-    app.until_applied(git.commit({"vm.yaml": manifest("web", {})}))
+    app.until_applied(first)
     git.commit({"vm.yaml": wrong})
     app.until_failed("uid")

@@ -1,6 +1,9 @@
 """The parts that the tests of this folder stand on."""
 
+import os
+import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -9,7 +12,10 @@ import pytest
 from gitops.argocd import ArgoCD
 from gitops.git import GitServer, Repository
 from gitops.ledger import Ledger
+from gitops.playground import STARTERS
 from lab.controlplane import ControlPlane
+
+TOOLS = Path(__file__).parents[2] / "tools"
 
 
 def test_a_commit_is_served_at_once(tmp_path: Path) -> None:
@@ -63,6 +69,32 @@ def test_a_second_argo_cd_in_the_same_cluster_leaves_nothing_behind(crd: Control
             with ArgoCD(crd, Path(folder)):
                 assert len(naming(folder)) == 4
             assert not naming(folder)
+
+
+@pytest.mark.parametrize("engine", sorted(STARTERS))
+def test_the_playground_does_what_it_prints(engine: str, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    with told.open("w") as errors:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "gitops", "run", engine, str(tmp_path / "folder")],
+            env=os.environ | {"PYTHONPATH": str(TOOLS)},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    with running:
+        try:
+            assert running.stdout
+            assert running.stdout.readline() == "ready\n", told.read_text()
+            lines = [line for line in told.read_text().splitlines() if re.match("export|cd|sed", line)]
+            assert len(lines) == 4
+            for power in ("Running", "Stopped"):
+                wait = f"kubectl wait kvm/web-1 --for=jsonpath='{{.status.powerState}}'={power} --timeout=60s"
+                script = [wait] if power == "Running" else [*lines[2:], wait]
+                subprocess.run(["bash", "-ec", "\n".join(lines[:2] + script)], check=True)
+        finally:
+            running.terminate()
+    assert not naming(str(tmp_path))
 
 
 def naming(folder: str) -> list[str]:
