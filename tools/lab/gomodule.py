@@ -1,4 +1,4 @@
-"""A Go module below tools/: the upstream commands that it names, built once into one binary with Go."""
+"""A Go module below tools/: the upstream commands that it names, built once with Go."""
 
 import fcntl
 import hashlib
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ LINE_INTERVAL_S = 15
 class GoModule:
     """A module whose main package becomes the command by whose name it is called, and else prints the names.
 
+    If `programs` are named, these main packages are built instead, each into a binary with the last word of its path.
     `upstream` is the module whose version is shown. `stamps` are the values of Go variables that the linker sets.
     `copied` are folders of other modules that are copied beside the binary: the name of each, its module, its path
     there.
@@ -39,6 +40,7 @@ class GoModule:
     upstream: str
     stamps: Mapping[str, str] = field(default_factory=dict)
     copied: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    programs: Sequence[str] = ()
 
     @property
     def version(self) -> str:
@@ -57,7 +59,7 @@ class GoModule:
         return digest.hexdigest()[:12]
 
     def build(self, folder: Path) -> None:
-        """Build the binary into `folder`, with a link for each command, unless the folder exists; it takes minutes.
+        """Build the commands into `folder`, unless the folder exists; it can take minutes.
 
         It shows progress on standard error. The folder appears only when it is complete. A lock makes concurrent builds
         run one after the other. LabError with the end of what Go says if it fails.
@@ -71,7 +73,7 @@ class GoModule:
                 partial = folder.with_name(f"{folder.name}.partial")
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
-                self._build(partial / self.folder.name)
+                self._build(partial)
                 for name, (module, path) in self.copied.items():
                     shutil.copytree(self.source_of(module) / path, partial / name)
                 partial.rename(folder)
@@ -110,19 +112,28 @@ class GoModule:
         if go.returncode:
             raise LabError(f"go {arguments[0]} failed in {self.folder}; the end of what it said:\n" + "\n".join(said))
 
-    def _build(self, binary: Path) -> None:
+    def _build(self, folder: Path) -> None:
+        packages = self.programs or (".",)
+        # A folder that exists gets one binary for each program.
+        target = folder if self.programs else folder / self.folder.name
         stamps = " ".join(f"-X {name}={word}" for name, word in self.stamps.items())
         with _progress(f"{self.title} {self.version}") as show:
-            downloads = packages = built = 0
-            for line in self.go("list", "-deps", "."):
+            downloads = found = built = 0
+            for line in self.go("list", "-deps", *packages):
                 downloads += line.startswith("go: downloading")
-                packages += not line.startswith("go: ")
+                found += not line.startswith("go: ")
                 show("downloading modules", downloads, None)
-            for line in self.go("build", "-v", "-trimpath", f"-ldflags=-s -w {stamps}", "-o", str(binary), "."):
+            for line in self.go("build", "-v", "-trimpath", f"-ldflags=-s -w {stamps}", "-o", str(target), *packages):
                 built += not line.startswith("go: ")
-                show("compiling packages", built, packages)
-        for name in subprocess.run([binary], capture_output=True, text=True, check=True).stdout.split():
-            binary.with_name(name).symlink_to(binary.name)
+                show("compiling packages", built, found)
+        if not self.programs:
+            _link_commands(target)
+
+
+def _link_commands(binary: Path) -> None:
+    """Make one link for each command in the binary, which prints the commands when it is called by its own name."""
+    for name in subprocess.run([binary], capture_output=True, text=True, check=True).stdout.split():
+        binary.with_name(name).symlink_to(binary.name)
 
 
 @contextmanager
