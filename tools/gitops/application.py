@@ -3,13 +3,14 @@
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
 from gitops.argocd import NAMESPACE, ArgoCD
+from gitops.merge import merged
+from gitops.watched import HANG_LIMIT_S, WatchedObject
 from lab import LabError
-from lab.processes import last_lines
 from lab.world import Watch
 
 Json = dict[str, Any]
@@ -17,24 +18,22 @@ Json = dict[str, Any]
 AUTOMATED = {"prune": True, "selfHeal": True}
 FINALIZER = "resources-finalizer.argocd.argoproj.io"
 REFRESH = "argocd.argoproj.io/refresh"
-HANG_LIMIT_S = 120
 
 
-class Application:
+class Application(WatchedObject):
     """One Application, which applies a folder of a Git repository to a namespace; use it as a context manager.
 
     `options` are sync options of the Application. It has the finalizer with which its deletion deletes its objects; at
-    the end it is removed without them. The waits check every version of the Application in order, beginning with the
-    one at which the last wait ended, so that they also find a state that lasted briefly.
+    the end it is removed without them.
     """
 
     def __init__(
         self, argocd: ArgoCD, name: str, *, url: str, folder: str, namespace: str, options: Sequence[str] = ()
     ) -> None:
+        log = argocd.log("argocd-application-controller")
+        super().__init__(argocd.controlplane, "application", NAMESPACE, name, log=log)
         self.argocd = argocd
-        self.name = name
         self._ends = ExitStack()
-        self._seen_until = 0
         self._manifest: Json = {
             "apiVersion": "argoproj.io/v1alpha1",
             "kind": "Application",
@@ -49,8 +48,8 @@ class Application:
 
     def __enter__(self) -> Self:
         path = f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/applications"
-        self._versions = self._ends.enter_context(Watch(self.argocd.controlplane, path))
-        self._ends.callback(self._remove)
+        self.watch(self._ends.enter_context(Watch(self.controlplane, path)))
+        self._ends.callback(self.remove)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,16 +57,7 @@ class Application:
 
     def create(self, **changes: Json) -> None:
         """Create it, with changes to its `metadata` and `spec`; Argo CD begins at once."""
-        self._kubectl("create", "-f", "-", input=json.dumps(_merged(self._manifest, changes)))
-
-    def get(self) -> Json:
-        """The object as it is now."""
-        found: Json = json.loads(self._kubectl("get", "application", self.name, "-o", "json"))
-        return found
-
-    def patch(self, body: Json) -> None:
-        """Merge this into the object."""
-        self._kubectl("patch", "application", self.name, "--type=merge", "-p", json.dumps(body))
+        self.kubectl("create", "-f", "-", input=json.dumps(merged(self._manifest, changes)))
 
     def suspend(self) -> None:
         """Turn the automated sync off."""
@@ -83,20 +73,6 @@ class Application:
         version = self.get()["metadata"]["resourceVersion"]
         self.until(lambda app: int(app["metadata"]["resourceVersion"]) >= int(version), "changed")
         return self.until(lambda app: REFRESH not in app["metadata"].get("annotations", {}), "refreshed")
-
-    def delete(self) -> None:
-        """Delete it, and return when it and its objects are gone."""
-        self._kubectl("delete", "application", self.name, f"--timeout={HANG_LIMIT_S}s")
-
-    def until(self, holds: Callable[[Json], bool], what: str) -> Json:
-        """The first version for which this holds; LabError with the last status if there is none in time."""
-        index, found = self._versions.until(self.name, holds, first=self._seen_until)
-        if found is None:
-            log = self.argocd.folder / "argocd-application-controller.log"
-            status = json.dumps(self._versions.versions(self.name)[-1:], indent=1)
-            raise LabError(f"{self.name} is not {what}:\n{status}\n{last_lines(log)}")
-        self._seen_until = index
-        return found
 
     def until_applied(self, revision: str) -> Json:
         """Wait until the objects are as this commit has them."""
@@ -159,14 +135,6 @@ class Application:
             raise LabError(f"Argo CD answers {error.code}: {error.read().decode()}") from None
         return answer
 
-    def _remove(self) -> None:
-        if self._kubectl("get", "application", self.name, "--ignore-not-found"):
-            self.patch({"metadata": {"finalizers": None}})
-            self._kubectl("delete", "application", self.name, "--ignore-not-found")
-
-    def _kubectl(self, *words: str, input: str | None = None) -> str:  # noqa: A002 - as subprocess.run has it
-        return self.argocd.controlplane.kubectl("-n", NAMESPACE, *words, input=input).stdout
-
 
 def is_synced(app: Json, revision: str) -> bool:
     """The objects are as this commit has them, and the sync of it has ended well."""
@@ -190,9 +158,3 @@ def resource(app: Json, name: str, kind: str = "VirtualMachine") -> Json:
     """What the Application's status says about one of its objects; empty if it has none of this name."""
     found = app.get("status", {}).get("resources", [])
     return next((item for item in found if (item["kind"], item["name"]) == (kind, name)), {})
-
-
-def _merged(old: Json, changes: Json) -> Json:
-    return old | {
-        key: _merged(old.get(key, {}), value) if isinstance(value, dict) else value for key, value in changes.items()
-    }

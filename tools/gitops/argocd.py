@@ -6,17 +6,17 @@ Its API server has no pages, because the Go module lacks them.
 
 import json
 import os
-import socket
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
+from gitops.parts import free_ports, listens, run
 from gitops.redis import Redis
 from lab import LabError
 from lab.controlplane import ControlPlane
 from lab.gomodule import CACHE, GoModule
-from lab.processes import Process, reserve_port
+from lab.processes import Process
 from lab.world import until
 
 Json = dict[str, Any]
@@ -27,7 +27,6 @@ CUSTOMIZATIONS = Path(__file__).parents[2] / "deploy" / "argocd" / "argocd-cm.ya
 KINDS = ("applications", "applicationsets", "appprojects")
 RESYNC_S = 3
 """How often Argo CD looks at Git. Its default is 120 s and up to 60 s more."""
-READY_TIMEOUT_S = 120
 UPSTREAM = "github.com/argoproj/argo-cd/v3"
 MODULE = GoModule(
     Path(__file__).parent / "engines" / "argocd",
@@ -101,8 +100,8 @@ class ArgoCD:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "ssh" / "ssh_known_hosts").touch()
         redis = Redis(self.folder)
-        _run(ends, redis, redis.ready)
-        repo_port, metrics_port, port = _free_ports(3)
+        run(ends, redis, redis.ready)
+        repo_port, metrics_port, port = free_ports(3)
         cache = f"--redis={redis.socket}"
         repo_server = [f"--repo-server=127.0.0.1:{repo_port}", "--repo-server-plaintext", f"--namespace={NAMESPACE}"]
         self._part(
@@ -133,7 +132,7 @@ class ArgoCD:
     def _part(self, ends: ExitStack, name: str, words: list[str], *, listens_on: int) -> None:
         settings = os.environ | self._environment()
         process = Process(name, [self._binaries / name, *words], log=self.log(name), env=settings)
-        _run(ends, process, lambda: _listens(listens_on))
+        run(ends, process, lambda: listens(listens_on))
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -154,25 +153,8 @@ class ArgoCD:
         }
 
 
-def _run(ends: ExitStack, process: Process, ready: Callable[[], bool]) -> None:
-    ends.callback(process.stop)
-    process.start()
-    process.wait_until(ready, timeout_s=READY_TIMEOUT_S)
-
-
 def _addresses(port: int) -> list[str]:
     return ["--address=127.0.0.1", f"--port={port}", "--metrics-address=127.0.0.1", "--metrics-port=0"]
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that are free now: a program of Argo CD cannot share a port that is held for it."""
-    with ExitStack() as held:
-        return [held.enter_context(reserve_port()).getsockname()[1] for _ in range(count)]
-
-
-def _listens(port: int) -> bool:
-    with closing(socket.socket()) as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _succeeds(controlplane: ControlPlane, *words: str) -> Callable[[], bool]:
