@@ -11,8 +11,8 @@ export PYTHONPATH := tools
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: setup system-packages python-packages controlplane guest krew-tool
-setup: controlplane guest krew-tool ## Run all setup steps (the commands below run the steps that they need)
+.PHONY: setup system-packages python-packages controlplane guest krew-tool kstatus
+setup: controlplane guest krew-tool kstatus ## Run all setup steps (the commands below run the steps that they need)
 
 system-packages: ## Setup: Debian packages; root installs them with apt, others get the command to run
 	@tools/setup/system-packages.sh
@@ -28,12 +28,15 @@ guest: python-packages ## Setup: the small guest that the test VMs run
 krew-tool: python-packages ## Setup: Krew, which the tests install the plugin with
 	@$(BIN)/python -m krew tool >/dev/null
 
+kstatus: python-packages ## Setup: kstatus, with which Flux judges an object, built with Go
+	@$(BIN)/python -m gitops build kstatus >/dev/null
+
 .PHONY: cluster-setup
 cluster-setup: setup ## Setup: what a real cluster needs in addition
 	@tools/setup/system-packages.sh cluster
 
 .PHONY: gitops-setup
-gitops-setup: setup ## Setup: Argo CD, built with Go (minutes, once), and Redis
+gitops-setup: setup ## Setup: Flux and Argo CD, built with Go (minutes, once), and Redis
 	@tools/setup/system-packages.sh gitops
 	@$(BIN)/python -m gitops build >/dev/null
 
@@ -71,7 +74,7 @@ test: check setup ## Check, then run the tests on real components, except those 
 test-long: setup ## Run the tests that take a minute or more each, except those on a real cluster
 	$(BIN)/pytest -m "long and not e2e and not gitops"
 
-gitops: gitops-setup ## Run the tests with the real Argo CD, and print what it did and after how many seconds
+gitops: gitops-setup ## Run the tests with the real Flux and Argo CD, and print what they did and after how many seconds
 	$(BIN)/pytest tests/gitops
 
 image: ## Build the agent's image and write build/image.tar: ENGINE=podman BASE=debian:12-slim TAG=1.2.3 FRESH=1

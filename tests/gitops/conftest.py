@@ -11,7 +11,9 @@ from gitops.application import Application
 from gitops.argocd import ArgoCD
 from gitops.collector import Collector
 from gitops.engine import Delivery
+from gitops.flux import Flux
 from gitops.git import GitServer, Repository
+from gitops.kustomization import Kustomization
 from gitops.ledger import Ledger, Row
 from lab.controlplane import ControlPlane
 from lab.guest import Guest
@@ -20,6 +22,7 @@ from lab.world import World
 Json = dict[str, Any]
 LEDGER = pytest.StashKey[Ledger]()
 FOLDER = "vms"
+TABLE = Path(__file__).parents[2] / "build" / "gitops.md"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,6 +52,13 @@ def argocd(crd: ControlPlane, collector: None) -> Iterator[ArgoCD]:  # noqa: ARG
     """Argo CD of the whole run, with deploy/argocd."""
     # The folders of pytest are too long for a socket.
     with tempfile.TemporaryDirectory(prefix="virtsync-argocd-") as folder, ArgoCD(crd, Path(folder)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def flux(crd: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flux]:
+    """Flux of the whole run; its kustomize-controller has the flag that deploy/flux recommends."""
+    with Flux(crd, tmp_path_factory.mktemp("flux")) as running:
         yield running
 
 
@@ -96,10 +106,17 @@ def app(argocd: ArgoCD, world: World, git: Git) -> Iterator[Application]:
         yield made
 
 
-@pytest.fixture(params=["argocd"])
+@pytest.fixture
+def ks(flux: Flux, world: World, git: Git) -> Iterator[Kustomization]:
+    """A Kustomization as deploy/flux has it that is not created yet, of the test's repository."""
+    with Kustomization(flux, world.name, url=git.url, folder=FOLDER, namespace=world.name) as made:
+        yield made
+
+
+@pytest.fixture(params=["argocd", "flux"])
 def delivery(request: pytest.FixtureRequest) -> Delivery:
     """What applies the test's repository, once for each engine; not created yet."""
-    fixture: Delivery = request.getfixturevalue({"argocd": "app"}[request.param])
+    fixture: Delivery = request.getfixturevalue({"argocd": "app", "flux": "ks"}[request.param])
     return fixture
 
 
@@ -108,11 +125,14 @@ def row(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Callable
     """Begins a row of the table that the run prints at its end."""
     ledger = pytestconfig.stash.setdefault(LEDGER, Ledger())
     callspec = getattr(request.node, "callspec", None)
-    engine = callspec.params.get("delivery", "argocd") if callspec else "argocd"
+    own = "flux" if "flux" in request.fixturenames else "argocd"
+    engine = callspec.params.get("delivery", own) if callspec else own
     return lambda done: ledger.row(engine, done)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the table."""
+    """Print the table, and write it to a file."""
     if ledger := config.stash.get(LEDGER, None):
         terminalreporter.write_line(ledger.table())
+        TABLE.parent.mkdir(exist_ok=True)
+        TABLE.write_text(ledger.table() + "\n")

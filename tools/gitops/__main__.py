@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from gitops import argocd
+from gitops import argocd, flux, kstatus
 from gitops.playground import STARTERS, playground
 from lab import processes
 from lab.gomodule import CACHE
 
-BUILDERS = {"argo": argocd.build}
+BUILDERS = {"argo": argocd.build, "flux": flux.build, "kstatus": kstatus.build}
 ENGINE = click.argument("engine", type=click.Choice(sorted(STARTERS)))
 FOLDER = click.argument(
     "folder",
@@ -27,10 +27,11 @@ def cli() -> None:
 
 
 @cli.command()
-def build() -> None:
-    """Build the engines with Go unless they exist, and print their folders."""
-    for builder in BUILDERS.values():
-        print(builder())
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice(sorted(BUILDERS)))
+def build(names: tuple[str, ...]) -> None:
+    """Build argo, flux and kstatus with Go unless they exist, or only those named, and print their folders."""
+    for name in names or BUILDERS:
+        print(BUILDERS[name]())
 
 
 @cli.command()

@@ -10,7 +10,9 @@ from pathlib import Path
 from gitops.application import Application
 from gitops.argocd import ArgoCD
 from gitops.collector import Collector
+from gitops.flux import Flux
 from gitops.git import GitServer, Repository
+from gitops.kustomization import Kustomization
 from lab.agent import Agent
 from lab.controlplane import ControlPlane
 from lab.libvirtd import Libvirtd
@@ -45,7 +47,9 @@ virsh list --all
 cd {self.repository.folder}
 sed -i 's/powerState: Running/powerState: Stopped/' vms/web-1.yaml && git commit -am 'web-1 off'
 git revert --no-edit HEAD
-{self.engine_url}"""
+{self.engine_url}
+# Ctrl-C ends everything, also the VMs.
+"""
 
 
 Starter = Callable[[ExitStack, ControlPlane, Path, str], str]
@@ -57,6 +61,7 @@ def start_argo(ends: ExitStack, controlplane: ControlPlane, folder: Path, url: s
     argocd = ends.enter_context(ArgoCD(controlplane, folder / "argocd"))
     app = ends.enter_context(Application(argocd, "vms", url=url, folder="vms", namespace=NAMESPACE))
     app.create()
+    app.until_health("Healthy")
     return f"""
 # Argo CD; its API server, which has no pages here, is {argocd.url}
 kubectl -n argocd get application vms --watch
@@ -64,7 +69,24 @@ kubectl -n argocd get application vms -o jsonpath='{{.status.resources}}'
 """
 
 
-STARTERS: dict[str, Starter] = {"argo": start_argo}
+def start_flux(ends: ExitStack, controlplane: ControlPlane, folder: Path, url: str) -> str:
+    """Start Flux with one Kustomization; what to try with it."""
+    flux = ends.enter_context(Flux(controlplane, folder / "flux"))
+    ks = ends.enter_context(Kustomization(flux, "vms", url=url, folder="vms", namespace=NAMESPACE))
+    ks.create()
+    ks.until_ready()
+    return """
+# Flux; it fetches Git every 2 s:
+kubectl -n flux-system get gitrepository,kustomization
+kubectl -n flux-system get kustomization vms --watch
+# as `flux reconcile`, `flux suspend` and `flux resume` do:
+kubectl -n flux-system annotate --overwrite kustomization vms reconcile.fluxcd.io/requestedAt="$(date +%s)"
+kubectl -n flux-system patch kustomization vms --type merge -p '{"spec":{"suspend":true}}'
+kubectl -n flux-system patch kustomization vms --type merge -p '{"spec":{"suspend":false}}'
+"""
+
+
+STARTERS: dict[str, Starter] = {"argo": start_argo, "flux": start_flux}
 
 
 @contextmanager
