@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gitops.argocd import ArgoCD
+from gitops.flux import Flux
 from gitops.git import GitServer, Repository
 from gitops.ledger import Ledger
 from gitops.playground import STARTERS
@@ -71,6 +72,13 @@ def test_a_second_argo_cd_in_the_same_cluster_leaves_nothing_behind(crd: Control
             assert not naming(folder)
 
 
+def test_flux_leaves_no_process_behind(crd: ControlPlane, tmp_path: Path) -> None:
+    with Flux(crd, tmp_path) as flux:
+        flux.shard("other")
+        assert len(naming(str(tmp_path))) == 3
+    assert not naming(str(tmp_path))
+
+
 @pytest.mark.parametrize("engine", sorted(STARTERS))
 def test_the_playground_does_what_it_prints(engine: str, tmp_path: Path) -> None:
     told = tmp_path / "told"
@@ -98,14 +106,16 @@ def test_the_playground_does_what_it_prints(engine: str, tmp_path: Path) -> None
 
 
 def naming(folder: str) -> list[str]:
-    """The command lines that name a folder: of each of the four processes of Argo CD."""
+    """The command lines of the processes that name a folder there or in the environment, as those of an engine do."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_bytes().decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
+            words, settings = (
+                (process / name).read_bytes().decode(errors="replace") for name in ("cmdline", "environ")
+            )
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        if folder in words:
+        if folder in words or folder in settings:
             found.append(words)
     return found
 
