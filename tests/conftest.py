@@ -1,6 +1,7 @@
 """The real parts that tests share; what a fixture here starts ends with the test run."""
 
 import gc
+import hashlib
 import re
 import signal
 import tempfile
@@ -15,6 +16,9 @@ from lab.controlplane import ControlPlane
 from lab.libvirtd import Libvirtd
 from lab.proxy import Proxy
 from lab.world import World
+
+NAME_LIMIT = 40
+"""The length of the names of namespaces, nodes and guests: a path of a socket has the name of a guest."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,7 +62,10 @@ def proxy(crd: ControlPlane) -> Iterator[Proxy]:
 @pytest.fixture
 def world(crd: ControlPlane, libvirtd: Libvirtd, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """A namespace, a node name and guests of the test's own, all named after it."""
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_"))[:40].strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_")).strip("-")
+    if len(name) > NAME_LIMIT:
+        # What is cut off would tell the parameters apart.
+        name = f"{name[: NAME_LIMIT - 7].strip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
     with World(crd, libvirtd, name, tmp_path) as entered:
         yield entered
 
