@@ -14,12 +14,6 @@ from tests.gitops.conftest import Git
 
 Json = dict[str, Any]
 COUNT = 200
-EMPTY = """\
-<node>
-  <cpu><mhz>1000</mhz><model>x</model><active>1</active><nodes>1</nodes><sockets>1</sockets><cores>1</cores>
-  <threads>1</threads></cpu><memory>8192000</memory>
-</node>
-"""
 
 
 @pytest.mark.timeout(600)
@@ -27,14 +21,13 @@ def test_one_commit_switches_two_hundred_vms(
     world: World, git: Git, delivery: Delivery, row: Callable[[str], Row]
 ) -> None:
     names = [f"vm-{number:03}" for number in range(COUNT)]
-    node = world.folder / "node.xml"
-    node.write_text(EMPTY)
-    uri = world.libvirtd.test_uri_of(node)
     # The test driver forgets all when its last connection closes.
-    books = libvirt.open(uri)
+    books = libvirt.open(world.libvirtd.test_uri)
     try:
+        # Its only domain at first.
+        books.lookupByName("test").destroy()
         start_on_test_driver(books, names)
-        world.start_agent(uri=uri)
+        world.start_agent(uri=world.libvirtd.test_uri)
 
         def commit(power: str) -> str:
             return git.commit({f"{name}.yaml": manifest(world, name, power) for name in names})
