@@ -219,3 +219,48 @@ def test_the_files_of_import_are_applied_as_they_are(world: World, git: Git, del
     assert powers == ["Running", "Stopped"]
     assert world.run_id(on) == run
     assert world.nothing_done(on)
+
+
+# --- kubectl virtsync
+
+
+def virtsync(world: World, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run `kubectl virtsync` in the namespace of the world."""
+    command = [sys.executable, "-m", "controller", "vm", *words]
+    where = ["--namespace", world.name, "--kubeconfig", str(world.controlplane.kubeconfig)]
+    return subprocess.run([*command, *where], check=False, capture_output=True, text=True)
+
+
+def test_a_hold_by_kubectl_virtsync_stays_until_its_release(
+    world: World, git: Git, delivery: Delivery, row: Begin
+) -> None:
+    guest = delivered(world, git, delivery, powerState="Running")
+    done = virtsync(world, "hold", guest.name, "--as", "ann", "--because", "backup")
+    assert done.returncode == 0, done.stderr
+    world.virsh("destroy", guest.name)
+    world.until_ready(guest, "Held")
+    delivery.until_applied(git.vm(guest, powerState="Running", shutdown={"gracePeriodSeconds": 100}))
+    assert world.get(guest)["metadata"]["annotations"][HOLD] == "backup"
+    assert world.nothing_done(guest)
+    done = virtsync(world, "release", guest.name, "--as", "ann")
+    told = row("kubectl virtsync release, of a VM that is off")
+    assert done.returncode == 0, done.stderr
+    world.until(guest, runs, "running")
+    told.vm_did("runs again")
+
+
+def test_kubectl_virtsync_stops_a_vm_of_git_only_if_told_to_and_the_engine_undoes_it(
+    world: World, git: Git, delivery: Delivery, row: Begin
+) -> None:
+    guest = delivered(world, git, delivery, powerState="Running")
+    refused = virtsync(world, "stop", guest.name)
+    assert (refused.returncode, "comes from Git" in refused.stderr) == (2, True), refused.stderr
+    assert world.nothing_done(guest)
+    done = virtsync(world, "stop", guest.name, "--anyway")
+    told = row("kubectl virtsync stop --anyway, while Git has Running")
+    assert done.returncode == 0, done.stderr
+    world.until(guest, lambda vm: vm["spec"]["powerState"] == "Stopped", "to be stopped")
+    world.until(guest, lambda vm: vm["spec"]["powerState"] == "Running", "as Git says")
+    told.engine_did("undone")
+    world.until(guest, runs, "running")
+    told.vm_did("runs, InSync")
