@@ -1,4 +1,4 @@
-"""The reasons of Ready: what docs/api.md says of each, and an object that has it."""
+"""The reasons of conditions: what docs/api.md says of each, and an object that has it."""
 
 import re
 from typing import Any
@@ -8,11 +8,12 @@ from controller.api.virtualmachine import Reason
 from tests.deploy.callers import REPOSITORY
 
 Json = dict[str, Any]
+API = (REPOSITORY / "docs/api.md").read_text()
 
 
 def table() -> dict[str, str]:
     """The reasons of Ready in docs/api.md, each with the health that it has in Argo CD."""
-    section = (REPOSITORY / "docs/api.md").read_text().partition("## Ready, and why")[2].partition("\n## ")[0]
+    section = API.partition("## Ready, and why")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (?:True|False|Unknown) \| (.*?) \| .* \| (\w+) \|$", section, re.MULTILINE)
     return {reason: health for reasons, health in rows for reason in re.findall(r"`(\w+)`", reasons)}
 
@@ -33,3 +34,22 @@ def vm(reason: str, *, generation: int = 1) -> Json:
 def is_unknown(reason: Reason) -> bool:
     """Whether nobody knows the state of a VM that was observed before."""
     return READINESS[reason].value[0] == "Unknown" and reason is not Reason.PENDING
+
+
+def host_table(kind: str) -> list[tuple[str, str, str]]:
+    """The status, the reason and the documented health of each row about a condition of a Hypervisor."""
+    rows = (
+        API.partition("\n# The Hypervisor object\n")[2].partition(f"\n| status of `{kind}` |")[2].partition("\n\n")[0]
+    )
+    return re.findall(r"^\| (\w+) \| `(\w+)` \|.*\| (\w+) \|$", rows, re.MULTILINE)
+
+
+def host(*conditions: tuple[str, str, str]) -> Json:
+    """A Hypervisor with these conditions: type, status, reason. It is in maintenance if Quiesced is one of them."""
+    written = [{"type": kind, "status": status, "reason": why, "message": "Why."} for kind, status, why in conditions]
+    spec = {"maintenance": {"mode": "Shutdown", "reason": "RAM"}} if written[-1]["type"] == "Quiesced" else {}
+    return {
+        "metadata": {"name": "node-a", "generation": 3},
+        "spec": spec,
+        "status": {"observedGeneration": 3, "conditions": written},
+    }

@@ -13,10 +13,9 @@ from controller.api.hypervisor import HypervisorReason
 from controller.api.virtualmachine import Reason
 from lab.binaries import find_assets
 from manifests import argocd
-from tests.deploy.reasons import is_unknown, table, vm
+from tests.deploy.reasons import host, host_table, is_unknown, table, vm
 
 Json = dict[str, Any]
-HOSTS = (Path(__file__).parents[2] / "docs/api.md").read_text().partition("\n# The Hypervisor object\n")[2]
 KINDS = argocd.CUSTOMIZATIONS / "virtsync.dev"
 VM, HOST = KINDS / "VirtualMachine", KINDS / "Hypervisor"
 HOLD = "hold.virtsync.dev/argocd"
@@ -92,23 +91,6 @@ def test_each_reason_has_the_health_that_is_documented(reason: Reason) -> None:
 def test_a_spec_that_the_agent_has_not_observed_is_progressing_unless_the_state_is_unknown(reason: Reason) -> None:
     expected = "Degraded" if is_unknown(reason) else "Progressing"
     assert run(VM / "health.lua", vm(reason, generation=2))["status"] == expected
-
-
-def host_table(kind: str) -> list[tuple[str, str, str]]:
-    """The status, the reason and the documented health of each row about a condition of a Hypervisor."""
-    rows = HOSTS.partition(f"\n| status of `{kind}` |")[2].partition("\n\n")[0]
-    return re.findall(r"^\| (\w+) \| `(\w+)` \|.*\| (\w+) \|$", rows, re.MULTILINE)
-
-
-def host(*conditions: tuple[str, str, str]) -> Json:
-    """A Hypervisor with these conditions: type, status, reason. It is in maintenance if Quiesced is one of them."""
-    written = [{"type": kind, "status": status, "reason": why, "message": "Why."} for kind, status, why in conditions]
-    spec = {"maintenance": {"mode": "Shutdown", "reason": "RAM"}} if written[-1]["type"] == "Quiesced" else {}
-    return {
-        "metadata": {"name": "node-a", "generation": 3},
-        "spec": spec,
-        "status": {"observedGeneration": 3, "conditions": written},
-    }
 
 
 def test_the_documentation_lists_every_reason_of_a_host() -> None:
