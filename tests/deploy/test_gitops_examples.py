@@ -1,6 +1,8 @@
 """The example of a fleet in Git: rendered by kubectl, and accepted by a real API server."""
 
 import json
+import re
+import shutil
 import subprocess
 from copy import deepcopy
 from pathlib import Path
@@ -131,6 +133,20 @@ def test_what_an_engine_applies_is_in_the_repository(engine: str) -> None:
         **{name: f"namespaces/{name}/overlays/day" for name in NAMESPACES},
     }
     assert set(applied.values()) <= set(RENDERED)
+
+
+def test_the_command_of_the_readme_switches_every_namespace_to_the_night(tmp_path: Path) -> None:
+    copy = shutil.copytree(EXAMPLE, tmp_path / "fleet")
+    (command,) = re.findall(r"^    (sed .*) && git commit", (EXAMPLE / "README.md").read_text(), re.MULTILINE)
+    subprocess.run(["bash", "-ec", command], cwd=copy, check=True)
+    flux, argocd = (render(copy / "clusters" / engine) for engine in ("flux", "argocd"))
+    night = {name: f"namespaces/{name}/overlays/night" for name in NAMESPACES}
+    paths = {it["metadata"]["name"]: it["spec"]["path"] for it in flux if it["kind"] == "Kustomization"}
+    assert {name: paths[name] for name in NAMESPACES} == {name: f"./{path}" for name, path in night.items()}
+    paths = {it["metadata"]["name"]: it["spec"]["source"]["path"] for it in argocd if it["kind"] == "Application"}
+    assert {name: paths[name] for name in NAMESPACES} == night
+    template = yaml.safe_load((copy / "clusters" / "argocd" / "applicationset.yaml").read_text())["spec"]["template"]
+    assert template["spec"]["source"]["path"] == "{{.path.path}}/overlays/night"
 
 
 def test_the_application_set_makes_the_same_applications() -> None:
