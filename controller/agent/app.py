@@ -127,6 +127,7 @@ class Agent:
             on_report=self._vm_reported,
         )
         self._metrics.watch_actions(self._reconciler.hanging)
+        self._metrics.watch_events(self._reconciler.oldest_event_s)
         self._libvirt_relist = LibvirtRelist(
             self._hypervisor,
             self._host,
@@ -206,14 +207,19 @@ class Agent:
         self._health.alive("workers", self._workers.alive)
         for task in self._tasks:
             self._health.alive(task.name, task.alive)
-        self._health.ready("libvirt", self._libvirt_relist.unready)
-        self._health.ready("objects", self._objects_unready)
-        self._health.ready("watch", self._vms_watched.health.unready)
-        self._health.ready("credentials", lambda: self._api.credentials.trouble)
-        self._health.ready("hypervisor", self._host_spec.unready)
-        self._health.ready("hypervisor-watch", self._host_watch_unready)
-        self._health.ready("host-lock", self._ownership.lock_missing)
-        self._health.ready("lease", self._ownership.lease_missing)
+        checks = {
+            "libvirt": self._libvirt_relist.unready,
+            "objects": self._objects_unready,
+            "watch": self._vms_watched.health.unready,
+            "credentials": lambda: self._api.credentials.trouble,
+            "hypervisor": self._host_spec.unready,
+            "hypervisor-watch": self._host_watch_unready,
+            "host-lock": self._ownership.lock_missing,
+            "lease": self._ownership.lease_missing,
+        }
+        for name, check in checks.items():
+            self._health.ready(name, check)
+            self._metrics.readiness.watch(name, check)
         port = self._health.start()
         log.info(
             "agent is starting",

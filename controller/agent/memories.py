@@ -12,8 +12,8 @@ from controller.policy.view import Step, View, VmMemory
 class PassMemories:
     """What one agent keeps of each VM between two passes. Thread-safe.
 
-    For each VM: the VmMemory, the number of consecutive write conflicts, and the time of the first event since its
-    last pass began. No method calls libvirt or the API server.
+    For each VM: the VmMemory, the number of consecutive write conflicts, and the time of the first event that no
+    report has covered yet. No method calls libvirt or the API server.
     """
 
     def __init__(self) -> None:
@@ -23,6 +23,8 @@ class PassMemories:
         """For each VM, the number of consecutive reports that failed because another writer was first."""
         self._event_at_s: dict[VmKey, float] = {}
         """For each VM, the monotonic time of the first event since its last pass began."""
+        self._unreported_at_s: dict[VmKey, float] = {}
+        """For each VM, the time of the first event that a pass has taken and that no report covers yet."""
 
     def of(self, key: VmKey) -> VmMemory:
         """Return the memory that the last pass has stored."""
@@ -34,11 +36,22 @@ class PassMemories:
         self._event_at_s.setdefault(key, at_s)
 
     def take_event(self, key: VmKey) -> float | None:
-        """Return and remove the monotonic time of the first event since the last pass; None: there was none."""
-        return self._event_at_s.pop(key, None)
+        """Return the monotonic time of the first event that no report covers yet; None: there is none.
+
+        The pass that begins covers the event, unless its report fails.
+        """
+        if (at_s := self._event_at_s.pop(key, None)) is not None:
+            self._unreported_at_s.setdefault(key, at_s)
+        return self._unreported_at_s.get(key)
+
+    def oldest_event_s(self) -> float | None:
+        """Return the monotonic time of the oldest event of any VM that no report covers yet; None: there is none."""
+        # Copying a dictionary's values is one step for other threads, so the event thread needs no lock.
+        return min((*self._event_at_s.values(), *self._unreported_at_s.values()), default=None)
 
     def remember(self, key: VmKey, memory: VmMemory) -> None:
         """Store the memory of a pass whose report was written."""
+        self._unreported_at_s.pop(key, None)
         with self._lock:
             self._memories[key] = memory
             self._conflicts.pop(key, None)
@@ -72,3 +85,4 @@ class PassMemories:
             self._memories.pop(key, None)
             self._conflicts.pop(key, None)
         self._event_at_s.pop(key, None)
+        self._unreported_at_s.pop(key, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter as Counts
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,12 +27,11 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from controller import __version__
 from controller.api.hypervisor import DomainCounts
 from controller.api.names import ConditionType
 from controller.api.virtualmachine import PowerState, Reason, Status, VirtualMachine, VmKey
 from controller.policy.view import Action, Result
-from controller.runtime.metrics import PassMetrics, WorkQueueMetrics
+from controller.runtime.metrics import PassMetrics, ReadinessMetrics, WorkQueueMetrics, describe_build
 
 CONTROLLER = "virtualmachine"
 """The value of the label that names the controller, in the metrics of reconcile passes and of the work queue."""
@@ -52,25 +52,29 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        Gauge("virtsync_build_info", "1, with the version.", ["version"], registry=registry).labels(__version__).set(1)
+        describe_build(registry)
+        self.readiness = ReadinessMetrics(registry)
         self.workqueue = WorkQueueMetrics(registry, CONTROLLER)
         self.passes = PassMetrics(registry, CONTROLLER)
         self.pass_errors = Counter(
             "virtsync_pass_errors",
-            "Reconcile passes that ended with an internal error: each is a bug.",
+            "Reconcile passes that ended with an internal error. Each is a bug: please report it.",
             registry=registry,
         )
         self.lease_held = Gauge(
             "virtsync_lease_held",
-            "1 while the agent holds the Lease of its node; 0 also if there is no Lease.",
+            "1 while the agent holds the Lease of its node; 0 also if the agent uses no Lease.",
             registry=registry,
         )
         self.libvirt_connected = Gauge("virtsync_libvirt_connected", "1 while libvirt answers.", registry=registry)
         self.libvirt_reconnects = Counter(
-            "virtsync_libvirt_reconnects", "Connections to libvirt after the first.", registry=registry
+            "virtsync_libvirt_reconnects", "Connections to libvirt after the first one.", registry=registry
         )
         self.libvirt_events = Counter(
-            "virtsync_libvirt_events", "Events received from libvirt.", ["event"], registry=registry
+            "virtsync_libvirt_events",
+            "Events received from libvirt, by libvirt's name of the event.",
+            ["event"],
+            registry=registry,
         )
         self.event_to_status = Histogram(
             "virtsync_event_to_status_seconds",
@@ -78,10 +82,18 @@ class Metrics:
             buckets=EVENT_BUCKETS_S,
             registry=registry,
         )
-        self.status_writes = Counter("virtsync_status_writes", "Status patches that were accepted.", registry=registry)
+        self._oldest_event = Gauge(
+            "virtsync_oldest_unreported_event_seconds",
+            "Age of the oldest libvirt event whose status has not been written yet; 0: there is none.",
+            registry=registry,
+        )
+        self.status_writes = Counter(
+            "virtsync_status_writes", "Status patches that the API server has accepted.", registry=registry
+        )
         self.events_dropped = Counter(
             "virtsync_events_dropped",
-            "Kubernetes Events that were not written: too many at once, or the API server did not accept them.",
+            "Kubernetes Events that were not written: more than 30 at once or 12 in a minute, too many were waiting, or"
+            " the API server did not accept them.",
             registry=registry,
         )
         self.api_throttled = Counter(
@@ -91,14 +103,16 @@ class Metrics:
         )
         domains = Gauge(
             "virtsync_domains",
-            "The domains of the last list of libvirt, by whether a VirtualMachine refers to them, and have a QEMU.",
+            "The domains in the last list of libvirt. `managed`: whether a VirtualMachine of this node refers to them;"
+            " `on`: whether they have a QEMU, running or paused.",
             ["managed", "on"],
             registry=registry,
         )
         self._domains = {(managed, on): domains.labels(*map(_word, (managed, on))) for managed, on in DOMAIN_KINDS}
         self.power_operations = Counter(
             "virtsync_power_operations",
-            "Actions on domains, by result.",
+            "Actions on domains. Results: `done`; `already` (somebody else did it first); `stale` (the domain had"
+            " changed, nothing was done); `refused` by libvirt; `unknown` (no answer in time).",
             ["operation", "result"],
             registry=registry,
         )
@@ -108,23 +122,30 @@ class Metrics:
                 self.power_operations.labels(action.name.lower(), result.value)
         hanging = Gauge(
             "virtsync_power_operations_hanging",
-            "Actions in flight for longer than normal: a start 30 s, a restore 300 s, a forced stop 10 s.",
+            "Actions that libvirt has not answered within the time that they normally take: 30 s, a restore of saved"
+            " memory 300 s, a forced stop 10 s.",
             ["operation"],
             registry=registry,
         )
         self._hanging = {action: hanging.labels(action.name.lower()) for action in Action}
         resync = Histogram(
             "virtsync_resync_seconds",
-            "How long it takes to list everything from libvirt or the API server and to compare it.",
+            "How long it takes to list everything, from `libvirt` or from the `api`, and to compare it.",
             ["source"],
             buckets=RESYNC_BUCKETS_S,
             registry=registry,
         )
         self.resyncs = {source: resync.labels(source) for source in RESYNCED}
-        self.virtual_machines = VmCollector(power_states=vm_metrics == "all")
-        if vm_metrics != "off":
-            registry.register(self.virtual_machines)
+        self.virtual_machines = VmCollector(power_states=vm_metrics == "all", drift=vm_metrics != "off")
+        registry.register(self.virtual_machines)
         self._was_connected = False
+
+    def watch_events(self, oldest_s: Callable[[], float | None]) -> None:
+        """Keep `oldest_s`, and call it at each scrape.
+
+        It returns the monotonic time of the oldest event whose status is not written; None: there is none.
+        """
+        self._oldest_event.set_function(lambda: _age_s(oldest_s()))
 
     def libvirt_event(self, event: str) -> None:
         """Count an event from libvirt."""
@@ -199,19 +220,27 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
+    reason: str
     power_state: PowerState
     off_spec_since: datetime | None
     """The time since when the VM differs from its spec; None: it does not differ, or its state is not known."""
     held: bool
     """Whether a hold or --observe-only prevents the correction."""
 
+    def off_spec_s(self, now_s: float) -> float:
+        """For how long the VM has differed from its spec, at this time (seconds since 1970)."""
+        return max(0.0, now_s - self.off_spec_since.timestamp()) if self.off_spec_since else 0.0
+
 
 class VmCollector(Collector):
-    """Computes the series of each VM: its power state, and how long it has differed from its spec. Thread-safe."""
+    """Computes the series of each VM, and those of all VMs together, which do not grow with them. Thread-safe."""
 
-    def __init__(self, *, power_states: bool) -> None:
-        """`power_states`: whether to yield the series of the power states, of which each VM has ten."""
-        self._power_states = power_states
+    def __init__(self, *, power_states: bool, drift: bool) -> None:
+        """`power_states`: whether to yield the series of the power states, of which each VM has ten.
+
+        `drift`: whether to yield how long each VM has differed from its spec.
+        """
+        self._power_states, self._drift = power_states, drift
         self._lock = threading.Lock()
         self._shown: dict[VmKey, _Shown] = {}
 
@@ -223,7 +252,7 @@ class VmCollector(Collector):
             if since and former and former.off_spec_since:
                 # When a hold begins or ends, the time starts again, because drift and held time are different series.
                 since = max(since, former.off_spec_since if former.held is held else datetime.now(UTC))
-            self._shown[key] = _Shown(status.power_state, since, held)
+            self._shown[key] = _Shown(status.reason, status.power_state, since, held)
 
     def forget(self, key: VmKey) -> None:
         """Remove the series of the VM."""
@@ -244,23 +273,45 @@ class VmCollector(Collector):
         )
         held = GaugeMetricFamily(
             "virtsync_held_seconds",
-            "How long a hold or --observe-only has prevented the correction of a VM that differs from its spec.",
+            "How long a hold or --observe-only has prevented the correction of a VM that differs from its spec; only"
+            " for such VMs.",
             labels=["namespace", "name"],
+        )
+        reasons = GaugeMetricFamily(
+            "virtsync_virtualmachines",
+            "The VirtualMachines of this node, by the reason of their condition Ready; no series for a reason that no"
+            " VM has.",
+            labels=["reason"],
+        )
+        longest = GaugeMetricFamily(
+            "virtsync_longest_drift_seconds",
+            "The largest `virtsync_drift_seconds` of this node; 0: no VM differs from its spec.",
         )
         with self._lock:
             shown = sorted(self._shown.items(), key=itemgetter(0))
-        now_s = time.time()
+        now_s, longest_s = time.time(), 0.0
         for key, vm in shown:
             for state in PowerState if self._power_states else ():
                 states.add_metric([key.namespace, key.name, state], float(state is vm.power_state))
-            off_spec_s = max(0.0, now_s - vm.off_spec_since.timestamp()) if vm.off_spec_since else 0.0
-            drift.add_metric([key.namespace, key.name], 0.0 if vm.held else off_spec_s)
+            drift_s = 0.0 if vm.held else vm.off_spec_s(now_s)
+            longest_s = max(longest_s, drift_s)
+            drift.add_metric([key.namespace, key.name], drift_s)
             if vm.held:
-                held.add_metric([key.namespace, key.name], off_spec_s)
+                held.add_metric([key.namespace, key.name], vm.off_spec_s(now_s))
+        for reason, count in sorted(Counts(vm.reason for _, vm in shown).items()):
+            reasons.add_metric([reason], count)
+        longest.add_metric([], longest_s)
         if self._power_states:
             yield states
-        yield drift
-        yield held
+        if self._drift:
+            yield drift
+            yield held
+        yield reasons
+        yield longest
+
+
+def _age_s(at_s: float | None) -> float:
+    return 0.0 if at_s is None else max(0.0, time.monotonic() - at_s)
 
 
 def _word(flag: bool) -> str:  # noqa: FBT001 - the value itself

@@ -212,6 +212,10 @@ class Reconciler:
         """Return the number of actions of this kind that hang in libvirt."""
         return self._runner.hanging(action)
 
+    def oldest_event_s(self) -> float | None:
+        """Return the monotonic time of the oldest libvirt event whose status is not written; None: there is none."""
+        return self._memories.oldest_event_s()
+
     def quiet_since_s(self) -> float | None:
         """Return since which monotonic time no action is in flight or about to begin; None: one is."""
         return self._runner.quiet_since_s()

@@ -78,8 +78,10 @@ class Manager:
     def _start(self) -> None:
         for task in self._tasks:
             self._health.alive(task.name, task.alive)
-        self._health.ready("leases", self._monitor.unready)
-        self._health.ready("credentials", lambda: self._api.credentials.trouble)
+        checks = {"leases": self._monitor.unready, "credentials": lambda: self._api.credentials.trouble}
+        for name, check in checks.items():
+            self._health.ready(name, check)
+            self._metrics.readiness.watch(name, check)
         port = self._health.start()
         log.info("manager is starting", namespace=self._settings.namespace, http_port=port)
         self._recorder.start()

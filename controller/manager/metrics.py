@@ -1,4 +1,4 @@
-"""The metrics of a manager. This module defines all of their names."""
+"""The metrics of a manager. This module and runtime/metrics.py define all of their names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics
 
-from controller import __version__
+from controller.runtime.metrics import ReadinessMetrics, describe_build
 
 FINDINGS = ("node_without_lease", "runs_elsewhere", "uuid_on_two_nodes", "vm_without_node")
 """The kinds of what a sweep finds."""
@@ -20,16 +20,23 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        Gauge("virtsync_build_info", "1, with the version.", ["version"], registry=registry).labels(__version__).set(1)
-        self._leader = Gauge("virtsync_manager_leader", "1 while this manager leads.", registry=registry)
+        describe_build(registry)
+        self.readiness = ReadinessMetrics(registry)
+        self._leader = Gauge(
+            "virtsync_manager_leader",
+            "1 while this manager leads. If no manager leads, nothing is marked.",
+            registry=registry,
+        )
         self.blind = Counter(
             "virtsync_monitor_blind_seconds",
-            "Time without a good list of Leases for more than 15 s, as when the API server is away.",
+            "Time in which this manager did not know which agents live, because it had no good list of their Leases for"
+            " more than 15 seconds.",
             registry=registry,
         )
         self.silent_nodes = Gauge(
             "virtsync_monitor_silent_nodes",
-            "Nodes whose agent does not renew its Lease.",
+            "Nodes whose agent does not renew its Lease, by the mode of their maintenance (empty: none). Each manager"
+            " counts them, whether or not it leads.",
             ["maintenance"],
             registry=registry,
         )
@@ -40,7 +47,7 @@ class Metrics:
         )
         self.marks = Counter(
             "virtsync_monitor_marks",
-            "Objects that were set to Unknown because the agent of their node is silent.",
+            "Objects that this manager has set to Unknown because the agent of their node is silent.",
             ["kind", "node"],
             registry=registry,
         )
@@ -49,13 +56,13 @@ class Metrics:
         )
         self.events_dropped = Counter(
             "virtsync_events_dropped",
-            "Kubernetes Events that could not be written: too many, or the API server did not accept them.",
+            "Kubernetes Events that were not written: there were too many, or the API server did not accept them.",
             registry=registry,
         )
 
         self._findings = Gauge(
             "virtsync_sweep_findings",
-            "What the last sweep of all VMs found; 0 if this manager does not lead.",
+            "What the last sweep of all VMs has found (docs/fleet.md); 0 if this manager does not lead.",
             ["kind"],
             registry=registry,
         )

