@@ -11,8 +11,8 @@ export PYTHONPATH := tools
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: setup system-packages python-packages controlplane guest krew-tool kstatus
-setup: controlplane guest krew-tool kstatus ## Run all setup steps (the commands below run the steps that they need)
+.PHONY: setup system-packages python-packages controlplane guest krew-tool kstatus prometheus
+setup: controlplane guest krew-tool kstatus prometheus ## Run all setup steps (the commands below run the steps they need)
 
 system-packages: ## Setup: Debian packages; root installs them with apt, others get the command to run
 	@tools/setup/system-packages.sh
@@ -30,6 +30,9 @@ krew-tool: python-packages ## Setup: Krew, which the tests install the plugin wi
 
 kstatus: python-packages ## Setup: kstatus, with which Flux judges an object, built with Go
 	@$(BIN)/python -m gitops build kstatus >/dev/null
+
+prometheus: | system-packages ## Setup: Prometheus and promtool of Debian, unpacked into the cache
+	@tools/setup/system-packages.sh prometheus
 
 .PHONY: cluster-setup
 cluster-setup: setup ## Setup: what a real cluster needs in addition
@@ -112,11 +115,13 @@ fleet: setup ## Measure what a fleet costs the API server: N=50 nodes, M=500 VMs
 mutation: python-packages ## Mutate the pure core: a test must catch every change
 	$(BIN)/mutmut run
 
-manifests: controlplane ## Render deploy/install.yaml and deploy/argocd/argocd-cm.yaml
+manifests: controlplane ## Render deploy/install.yaml, deploy/argocd/argocd-cm.yaml, deploy/prometheus/rules.yml, docs/metrics.md
 	@kubectl=$$($(BIN)/python -m lab controlplane build)/kubectl && { \
 	echo '# Rendered by `make manifests` from deploy/base: change it there, or in your own kustomization.'; \
 	$$kubectl kustomize deploy/base; } > deploy/install.yaml.partial && mv deploy/install.yaml.partial deploy/install.yaml
 	@$(BIN)/python -m manifests.argocd
+	@$(BIN)/python -m manifests.rules
+	@$(BIN)/python -m manifests.metrics
 
 clean: ## Remove what was built in this folder (the cache, ~/.cache/virtsync, stays)
 	rm -rf .venv build dist mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -9,20 +9,21 @@ from cluster.__main__ import what_to_try
 from cluster.cluster import UNPACKED
 from gitops import redis
 from lab.binaries import CACHE
+from lab.prometheus import UNPACKED as PROMETHEUS
 
 SCRIPT = Path(__file__).parents[2] / "tools/setup/system-packages.sh"
 
 
-def test_no_container_engine_and_no_redis_is_installed() -> None:
+def test_no_container_engine_redis_or_prometheus_is_installed() -> None:
     """A package of Debian enables and starts the service that it brings; these are only unpacked."""
     text = SCRIPT.read_text()
     installed = {name for names in re.findall(r"packages=['\"](.*?)['\"]", text, re.DOTALL) for name in names.split()}
     # that the search finds any
     assert {"qemu-system-x86", "iptables"} <= installed
-    assert installed.isdisjoint({"containerd", "runc", "docker.io", "podman", "redis-server"})
-    unpacked = re.findall(r"^ +unpack (.+)$", text, re.MULTILINE)
-    assert unpacked == ["containerd runc", "redis-server redis-tools libjemalloc2 liblzf1"]
-    for folder, packages in zip((UNPACKED, redis.UNPACKED), unpacked, strict=True):
+    assert installed.isdisjoint({"containerd", "runc", "docker.io", "podman", "redis-server", "prometheus"})
+    unpacked = re.findall(r"\bunpack ([a-z0-9 -]+)$", text, re.MULTILINE)
+    assert unpacked == ["prometheus", "containerd runc", "redis-server redis-tools libjemalloc2 liblzf1"]
+    for folder, packages in zip((PROMETHEUS, UNPACKED, redis.UNPACKED), unpacked, strict=True):
         assert folder.is_relative_to(CACHE / packages.split()[0])
 
 
