@@ -1,13 +1,11 @@
-"""The alerts, asked of what the agent serves. A comparison with a number is evaluated; Prometheus knows the rest."""
+"""Alerts, asked of what agent and manager serve: only comparisons with a number; test_rules.py has the rest."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-import yaml
 from prometheus_client import CollectorRegistry
 
 from controller.agent.metrics import Metrics
@@ -24,15 +22,14 @@ from controller.api.virtualmachine import (
 from controller.manager.metrics import FINDINGS
 from controller.manager.metrics import Metrics as ManagerMetrics
 from controller.policy.view import Action
+from manifests import rules
 
-RULES = Path(__file__).parents[2] / "deploy/overlays/prometheus/rules.yaml"
 VM = VirtualMachine(VmKey("default", "web"), "uid", 1, "1", datetime(2026, 1, 1, tzinfo=UTC), "node-a")
 
 
 def fires(alert: str, registry: CollectorRegistry) -> bool:
     """Whether the comparison that is the alert's expression holds for any series."""
-    groups = [group for it in yaml.safe_load_all(RULES.read_text()) for group in it["spec"]["groups"]]
-    (rule,) = (rule for group in groups for rule in group["rules"] if rule["alert"] == alert)
+    (rule,) = (rule for rule in rules.alerts() if rule["alert"] == alert)
     compared = re.fullmatch(r'(?:max(?: by \(\w+\) )?\()?(\w+)(?:{(\w+)="(\w*)"})?\)? > (\d+)', rule["expr"])
     assert compared, rule["expr"]
     name, label, value, limit = compared.groups()

@@ -10,9 +10,7 @@ import pytest
 import yaml
 
 from controller import __version__
-from controller.agent.metrics import Metrics as AgentMetrics
 from controller.cli import main
-from controller.manager.metrics import Metrics as ManagerMetrics
 from lab.controlplane import ControlPlane
 from tests.deploy.callers import AGENTS, REPOSITORY
 
@@ -70,10 +68,12 @@ def test_it_can_be_applied_by_the_server_too(installed: ControlPlane) -> None:
 @pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name != "prometheus"])
 def test_the_api_server_takes_each_overlay(installed: ControlPlane, overlay: str) -> None:
     changed = installed.kubectl("apply", "--dry-run=server", "-k", str(DEPLOY / "overlays" / overlay)).stdout
+    managers = {"deployment.apps/virtsync-manager"} if overlay == "scrape-annotations" else set()
     assert {line.split()[0] for line in changed.splitlines() if "unchanged" not in line} == {
         "daemonset.apps/virtsync-agent",
         # For kubectl it always changes, see above.
         "poddisruptionbudget.policy/virtsync-manager",
+        *managers,
     }
 
 
@@ -204,16 +204,55 @@ def test_probes_ask_for_what_the_process_serves(objects: list[Json], workload: C
     assert [(port["name"], port["containerPort"]) for port in container["ports"]] == [("http", 8080)]
 
 
-def test_alerts_are_about_metrics_that_there_are(installed: ControlPlane) -> None:
+def test_prometheus_may_connect_to_what_it_is_told_to_scrape(installed: ControlPlane) -> None:
     rendered = _rendered(installed, DEPLOY / "overlays" / "prometheus")
-    registries = {"virtsync": AgentMetrics().registry, "virtsync-manager": ManagerMetrics().registry}
-    for rules in (it for it in rendered if it["kind"] == "PrometheusRule"):
-        (group,) = rules["spec"]["groups"]
-        asked = set(re.findall(r"virtsync_\w+", " ".join(rule["expr"] for rule in group["rules"])))
-        served = [*registries.pop(rules["metadata"]["name"]).collect()]
-        # Some metrics have a sample for each object, and there is none here: then the name is that of the metric.
-        assert asked <= {it.name for it in served} | {sample.name for it in served for sample in it.samples}
-    assert not registries
+    monitors = {it["metadata"]["name"]: it["spec"] for it in rendered if it["kind"] == "PodMonitor"}
+    policies = {it["metadata"]["name"]: it["spec"] for it in rendered if it["kind"] == "NetworkPolicy"}
+    assert monitors.keys() == policies.keys() == {"virtsync-agent", "virtsync-manager"}
+    for workload in (_agents(rendered), _managers(rendered)):
+        monitor, policy = monitors[workload["metadata"]["name"]], policies[workload["metadata"]["name"]]
+        labels = workload["spec"]["template"]["metadata"]["labels"].items()
+        assert policy["podSelector"] == monitor["selector"]
+        assert monitor["selector"]["matchLabels"].items() <= labels
+        (container,) = workload["spec"]["template"]["spec"]["containers"]
+        (endpoint,) = monitor["podMetricsEndpoints"]
+        (ingress,) = policy["ingress"]
+        assert {endpoint["port"]} == {port["name"] for port in container["ports"]}
+        assert {endpoint["port"]} == {port["port"] for port in ingress["ports"]}
+        assert ingress["from"] == [{"namespaceSelector": {}}]
+
+
+def test_the_annotations_for_prometheus_name_the_port_that_is_served(installed: ControlPlane) -> None:
+    rendered = _rendered(installed, DEPLOY / "overlays" / "scrape-annotations")
+    for workload in (_agents(rendered), _managers(rendered)):
+        template = workload["spec"]["template"]
+        (container,) = template["spec"]["containers"]
+        (port,) = container["ports"]
+        annotations = {k: v for k, v in template["metadata"]["annotations"].items() if k.startswith("prometheus.io/")}
+        assert annotations == {
+            "prometheus.io/scrape": "true",
+            "prometheus.io/port": str(port["containerPort"]),
+            "prometheus.io/path": "/metrics",
+        }
+
+
+def test_the_jobs_without_the_operator_are_as_the_pod_monitors(installed: ControlPlane) -> None:
+    jobs = {job["job_name"]: job for job in yaml.safe_load((DEPLOY / "prometheus" / "scrape.yml").read_text())}
+    for monitor in _rendered(installed, DEPLOY / "overlays" / "prometheus"):
+        if monitor["kind"] != "PodMonitor":
+            continue
+        name, (endpoint,) = monitor["metadata"]["name"], monitor["spec"]["podMetricsEndpoints"]
+        job = jobs.pop(f"{AGENTS}/{name}")
+        assert job["scrape_interval"] == endpoint["interval"]
+        assert job.get("honor_labels") == endpoint.get("honorLabels")
+        component = monitor["spec"]["selector"]["matchLabels"][f"{NAME}component"]
+        kept, *others = job["relabel_configs"]
+        assert (kept["regex"], kept["action"]) == (f"{component};{endpoint['port']}", "keep")
+        added = {(tuple(it["sourceLabels"]), it["targetLabel"]) for it in endpoint.get("relabelings", [])}
+        # The operator adds the label `pod` by itself.
+        added.add((("__meta_kubernetes_pod_name",), "pod"))
+        assert {(tuple(it["source_labels"]), it["target_label"]) for it in others} == added
+    assert not jobs
 
 
 def test_the_examples_of_the_readme_do_what_they_say(installed: ControlPlane, tmp_path: Path) -> None:
