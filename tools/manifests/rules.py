@@ -24,9 +24,14 @@ def groups() -> list[Json]:
     return [group for it in yaml.safe_load_all(SOURCE.read_text()) for group in it["spec"]["groups"]]
 
 
+def every_rule() -> list[Json]:
+    """The rules of all groups."""
+    return [rule for group in groups() for rule in group["rules"]]
+
+
 def alerts() -> list[Json]:
     """The alerting rules of all groups."""
-    return [rule for group in groups() for rule in group["rules"] if "alert" in rule]
+    return [rule for rule in every_rule() if "alert" in rule]
 
 
 def render() -> str:

@@ -1,0 +1,148 @@
+"""Every expression, asked of a real Prometheus that scrapes real agents and a real manager while things go wrong.
+
+An expression can be valid and never return anything, for a metric or a label that nothing serves. So each selector of
+each expression must have returned series by the end, and the alerts that can be raised here must have been raised.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from controller.api.virtualmachine import Reason
+from lab.agent import Agent
+from lab.libvirtd import Libvirtd
+from lab.manager import Manager
+from lab.program import Program
+from lab.prometheus import Prometheus, Target
+from lab.world import World, runs, until
+from manifests import rules
+
+LIMIT_S = 120
+PERIOD = "1h"
+"""Longer than the test: what has been seen at any time counts."""
+SELECTOR = re.compile(
+    r'"[^"]*"|((?:up\b|virtsync[_:][\w:]+|process_\w+|workqueue_\w+|controller_runtime_\w+)(?:{[^}]*})?)'
+)
+RAISED = {
+    "VirtsyncAgentDown",
+    "VirtsyncCrashLoop",
+    "VirtsyncHandoverUnconfirmed",
+    "VirtsyncLibvirtUnreachable",
+    "VirtsyncManagerDown",
+    "VirtsyncNoManagerLeads",
+    "VirtsyncNodeSilent",
+}
+"""The alerts for which nobody has to wait longer than for the time after which they fire."""
+
+
+def selectors(expression: str) -> set[str]:
+    return {found for found in SELECTOR.findall(expression) if found}
+
+
+def port_of(program: Program) -> int:
+    return int(next(line["http_port"] for line in program.log_lines() if "http_port" in line))
+
+
+class Watched:
+    """A Prometheus, and what it has seen so far."""
+
+    def __init__(self, prometheus: Prometheus) -> None:
+        self.prometheus = prometheus
+
+    def seen(self, selector: str) -> bool:
+        return bool(self.prometheus.query(f"last_over_time({selector}[{PERIOD}])"))
+
+    def until(self, selector: str) -> None:
+        until(lambda: self.seen(selector), f"Prometheus has not seen {selector}", limit_s=LIMIT_S)
+
+    def until_reason(self, reason: Reason) -> None:
+        self.until(f'virtsync_virtualmachines{{reason="{reason}"}}')
+
+    def until_raised(self, alert: str) -> None:
+        self.until(f'ALERTS{{alertname="{alert}"}}')
+
+
+@pytest.fixture
+def other_host() -> Iterator[Libvirtd]:
+    """A second machine, whose libvirtd may be killed."""
+    with tempfile.TemporaryDirectory(prefix="virtsync-") as folder, Libvirtd(Path(folder)) as running:
+        yield running
+
+
+def agent_of(world: World, node: str, uri: str) -> Agent:
+    agent = world.new_agent(
+        node=node, uri=uri, lease_namespace=world.name, identity=node, lease_duration="20s", backoff_first="5s"
+    )
+    agent.start()
+    return agent
+
+
+def manager_of(world: World) -> Manager:
+    manager = Manager(world.controlplane, world.name, "manager", log=world.folder / "manager.log")
+    manager.start()
+    return manager
+
+
+def scraped(folder: Path, agents: list[Agent], manager: Manager) -> Prometheus:
+    """The targets have the labels that the PodMonitors give them."""
+    targets = [
+        Target("virtsync-system/virtsync-agent", port_of(it), {"node": it.node, "pod": f"virtsync-agent-{it.node}"})
+        for it in agents
+    ]
+    targets.append(Target("virtsync-system/virtsync-manager", port_of(manager), {"pod": "virtsync-manager-1"}))
+    return Prometheus(folder, targets, rules.RENDERED)
+
+
+# One run answers both questions, because each takes a dead agent and a silent node.
+def test_each_selector_of_each_rule_returns_series_and_alerts_are_raised(
+    other_host: Libvirtd, world: World, tmp_path: Path
+) -> None:
+    here, there = f"{world.name}-here", f"{world.name}-there"
+    crashing, moved = world.start("crashing"), world.start("moved", libvirtd=other_host)
+    world.define("moved", uuid=moved.uuid)
+    world.apply(crashing, nodeName=here, powerState="Running")
+    world.apply(moved, nodeName=there, powerState="Running")
+    agents = [agent_of(world, here, world.libvirtd.uri), agent_of(world, there, other_host.uri)]
+    manager = manager_of(world)
+    try:
+        with scraped(tmp_path / "prometheus", agents, manager) as prometheus:
+            watched = Watched(prometheus)
+            for guest in (crashing, moved):
+                world.until(guest, runs, "running")
+            for _ in range(2):
+                crashing.wait_until_booted()
+                crashing.panic()
+                world.until_off(crashing, "Crash")
+            watched.until_reason(Reason.CRASH_LOOP_BACK_OFF)
+
+            maintenance = {"spec": {"maintenance": {"mode": "Hold", "reason": "a test"}}}
+            world.controlplane.kubectl("patch", "kvmhost", here, "--type=merge", "-p", json.dumps(maintenance))
+            watched.until(f'virtsync_hypervisor_maintenance_seconds{{node="{here}"}}')
+            world.controlplane.kubectl("patch", "kvmhost", here, "--type=merge", "-p", '{"spec":{"maintenance":null}}')
+
+            other_host.halt()
+            watched.until_raised("VirtsyncLibvirtUnreachable")
+            agents[1].kill()
+            watched.until_raised("VirtsyncAgentDown")
+            watched.until(f'virtsync_monitor_marks_total{{kind="Hypervisor", node="{there}"}}')
+            world.patch(moved, nodeName=here)
+            watched.until_reason(Reason.HANDOVER_UNCONFIRMED)
+            manager.stop()
+            for alert in RAISED:
+                watched.until_raised(alert)
+
+            for rule in rules.every_rule():
+                prometheus.query(rule["expr"])
+            asked = {found for rule in rules.every_rule() for found in selectors(rule["expr"])}
+            assert {found for found in asked if not watched.seen(found)} == set()
+            assert len(asked) > 30
+            evaluated = prometheus.rules()
+            assert len(evaluated) == len(rules.every_rule())
+            assert [(it["name"], it.get("lastError")) for it in evaluated if it["health"] != "ok"] == []
+    finally:
+        manager.stop()
+        other_host.start()  # for the removal of its guests
