@@ -18,7 +18,7 @@ from lab.libvirtd import Libvirtd
 from lab.manager import Manager
 from lab.program import Program
 from lab.prometheus import Prometheus, Target
-from lab.world import World, runs, until
+from lab.world import Json, World, runs, until
 from manifests import rules
 
 LIMIT_S = 120
@@ -41,6 +41,14 @@ RAISED = {
 
 def selectors(expression: str) -> set[str]:
     return {found for found in SELECTOR.findall(expression) if found}
+
+
+def in_runbooks() -> list[str]:
+    """The expressions that runbooks give, one in each line."""
+    pages = (rules.DEPLOY.parent / "docs" / "runbooks").glob("*.md")
+    blocks = [block for page in pages for block in re.findall(r"```promql\n(.*?)```", page.read_text(), re.DOTALL)]
+    assert blocks
+    return [line for block in blocks for line in block.splitlines()]
 
 
 def port_of(program: Program) -> int:
@@ -73,9 +81,13 @@ def other_host() -> Iterator[Libvirtd]:
         yield running
 
 
+def failed_once(vm: Json) -> bool:
+    return bool(vm.get("status", {}).get("backoff", {}).get("failures") == 1)
+
+
 def agent_of(world: World, node: str, uri: str) -> Agent:
     agent = world.new_agent(
-        node=node, uri=uri, lease_namespace=world.name, identity=node, lease_duration="20s", backoff_first="5s"
+        node=node, uri=uri, lease_namespace=world.name, identity=node, lease_duration="20s", backoff_first="20s"
     )
     agent.start()
     return agent
@@ -113,10 +125,11 @@ def test_each_selector_of_each_rule_returns_series_and_alerts_are_raised(
             watched = Watched(prometheus)
             for guest in (crashing, moved):
                 world.until(guest, runs, "running")
-            for _ in range(2):
-                crashing.wait_until_booted()
-                crashing.panic()
-                world.until_off(crashing, "Crash")
+            crashing.kill()
+            world.until(crashing, failed_once, "crashed")
+            world.until(crashing, runs, "started again")
+            crashing.kill()
+            world.until_ready(crashing, "CrashLoopBackOff")
             watched.until_reason(Reason.CRASH_LOOP_BACK_OFF)
 
             maintenance = {"spec": {"maintenance": {"mode": "Hold", "reason": "a test"}}}
@@ -135,9 +148,10 @@ def test_each_selector_of_each_rule_returns_series_and_alerts_are_raised(
             for alert in RAISED:
                 watched.until_raised(alert)
 
-            for rule in rules.every_rule():
-                prometheus.query(rule["expr"])
-            asked = {found for rule in rules.every_rule() for found in selectors(rule["expr"])}
+            expressions = [rule["expr"] for rule in rules.every_rule()] + in_runbooks()
+            for expression in expressions:
+                prometheus.query(expression)
+            asked = {found for expression in expressions for found in selectors(expression)}
             assert {found for found in asked if not watched.seen(found)} == set()
             assert len(asked) > 30
             evaluated = prometheus.rules()

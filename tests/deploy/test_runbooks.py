@@ -1,0 +1,94 @@
+"""The commands of the runbooks, typed as they are written, on a real API server with virtsync installed.
+
+There is no kubelet, so commands that need one (logs, exec, the proxy of a Pod) and rollouts are left out.
+"""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lab.controlplane import ControlPlane
+from manifests import rules
+from tests.deploy.callers import AGENTS
+
+RUNBOOKS = rules.DEPLOY.parent / "docs" / "runbooks"
+PAGES = sorted(page for page in RUNBOOKS.glob("*.md") if page.stem != "README")
+NEEDS_A_KUBELET = re.compile(r" (logs|exec|top|rollout) |/proxy/")
+NEEDS_THE_PLUGIN = re.compile(r"^kubectl virtsync ")
+API = "virtsync.dev/v1alpha1"
+LABELS = {"app.kubernetes.io/name": "virtsync", "app.kubernetes.io/component": "agent"}
+
+
+def commands(page: Path) -> list[str]:
+    """What is typed on the administrator's machine, in the order of the page."""
+    blocks = re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL)
+    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+@pytest.fixture(scope="module")
+def fleet(installed: ControlPlane) -> ControlPlane:
+    """What the pages name: a node with its agent, its Hypervisor and its Lease, and a VM."""
+    container = {"name": "agent", "image": "virtsync/virtsync"}
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "spec": {"holderIdentity": "pod-1"}}
+    items = [
+        {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}},
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "virtsync-agent-7x2kq", "namespace": AGENTS, "labels": LABELS},
+            "spec": {"nodeName": "node-a", "containers": [container], "serviceAccountName": "virtsync-agent"},
+        },
+        *(lease | {"metadata": {"name": name, "namespace": AGENTS}} for name in ("node-a", "virtsync-manager")),
+        {"apiVersion": API, "kind": "Hypervisor", "metadata": {"name": "node-a"}},
+        {
+            "apiVersion": API,
+            "kind": "VirtualMachine",
+            "metadata": {"name": "web-1", "namespace": "default"},
+            "spec": {"nodeName": "node-a"},
+        },
+    ]
+    installed.kubectl("create", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    return installed
+
+
+def follow(page: Path, fleet: ControlPlane, folder: Path) -> None:
+    """Type the commands of a page, one after the other, in one shell."""
+    fleet.kubectl("annotate", "kvm", "-n", "default", "web-1", "hold.virtsync.dev/oncall-")
+    typed = [it for it in commands(page) if not NEEDS_A_KUBELET.search(it) and not NEEDS_THE_PLUGIN.search(it)]
+    # A search that finds nothing is no failure.
+    script = "\n".join(f"{it} || test $? = 1" if "| grep" in it else it for it in typed)
+    env = os.environ | {
+        "KUBECONFIG": str(fleet.kubeconfig),
+        "KUBECACHEDIR": str(folder),
+        "PATH": f"{fleet.assets}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(["bash", "-euxc", script], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr.lower()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_its_commands_work_as_they_are_written(fleet: ControlPlane, page: Path, tmp_path: Path) -> None:
+    follow(page, fleet, tmp_path)
+
+
+def test_commands_are_found_on_every_page() -> None:
+    assert len(PAGES) == len(rules.alerts())
+    assert [page.stem for page in PAGES if not any(it.startswith("kubectl ") for it in commands(page))] == []
+
+
+def test_what_the_pages_change_is_what_they_say(fleet: ControlPlane, tmp_path: Path) -> None:
+    follow(RUNBOOKS / "VirtsyncCrashLoop.md", fleet, tmp_path)
+    held = json.loads(fleet.kubectl("get", "kvm", "-n", "default", "web-1", "-o", "json").stdout)
+    assert held["metadata"]["annotations"]["hold.virtsync.dev/oncall"] == "crashes at boot"
+    for page, maintenance in {
+        "VirtsyncNodeSilent": {"mode": "Shutdown", "reason": "switched off"},
+        "VirtsyncMaintenanceForgotten": None,
+    }.items():
+        follow(RUNBOOKS / f"{page}.md", fleet, tmp_path)
+        host = json.loads(fleet.kubectl("get", "kvmhost", "node-a", "-o", "json").stdout)
+        assert host["spec"].get("maintenance") == maintenance
