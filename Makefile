@@ -115,13 +115,14 @@ fleet: setup ## Measure what a fleet costs the API server: N=50 nodes, M=500 VMs
 mutation: python-packages ## Mutate the pure core: a test must catch every change
 	$(BIN)/mutmut run
 
-manifests: controlplane ## Render deploy/install.yaml, deploy/argocd/argocd-cm.yaml, deploy/prometheus/rules.yml, docs/metrics.md
+manifests: controlplane ## Render the files of deploy/ and docs/ that are made from others
 	@kubectl=$$($(BIN)/python -m lab controlplane build)/kubectl && { \
 	echo '# Rendered by `make manifests` from deploy/base: change it there, or in your own kustomization.'; \
 	$$kubectl kustomize deploy/base; } > deploy/install.yaml.partial && mv deploy/install.yaml.partial deploy/install.yaml
 	@$(BIN)/python -m manifests.argocd
 	@$(BIN)/python -m manifests.rules
 	@$(BIN)/python -m manifests.metrics
+	@$(BIN)/python -m manifests.dashboards
 
 clean: ## Remove what was built in this folder (the cache, ~/.cache/virtsync, stays)
 	rm -rf .venv build dist mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

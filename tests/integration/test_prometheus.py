@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from controller.api.virtualmachine import Reason
+from controller.api.virtualmachine import Reason, VmKey
+from lab import LabError
 from lab.agent import Agent
 from lab.libvirtd import Libvirtd
 from lab.manager import Manager
 from lab.program import Program
 from lab.prometheus import Prometheus, Target
 from lab.world import Json, World, runs, until
-from manifests import rules
+from manifests import dashboards, rules
 
 LIMIT_S = 120
 PERIOD = "1h"
@@ -51,6 +52,17 @@ def in_runbooks() -> list[str]:
     return [line for block in blocks for line in block.splitlines()]
 
 
+def of_dashboards(vm: VmKey, node: str) -> set[str]:
+    """What the panels of all dashboards ask for if this VM and this node are chosen."""
+    values = {"$__rate_interval": "1m", "$namespace": vm.namespace, "$name": vm.name, "$node": node}
+    found = {it for shown in dashboards.every().values() for it in dashboards.expressions(shown)}
+    assert len(found) > 40
+    for name, value in values.items():
+        found = {it.replace(name, value) for it in found}
+    assert not [it for it in found if "$" in it]
+    return found
+
+
 def port_of(program: Program) -> int:
     return int(next(line["http_port"] for line in program.log_lines() if "http_port" in line))
 
@@ -69,6 +81,20 @@ class Watched:
 
     def until_reason(self, reason: Reason) -> None:
         self.until(f'virtsync_virtualmachines{{reason="{reason}"}}')
+
+    def until_answered(self, expressions: set[str]) -> None:
+        """Wait until each expression has returned series at least once, not necessarily all at the same time."""
+        unanswered = set(expressions)
+
+        def ask() -> bool:
+            unanswered.difference_update([it for it in unanswered if self.prometheus.query(it)])
+            return not unanswered
+
+        try:
+            until(ask, "no series", limit_s=LIMIT_S)
+        except LabError as error:
+            error.add_note("\n".join(unanswered))
+            raise
 
     def until_raised(self, alert: str) -> None:
         self.until(f'ALERTS{{alertname="{alert}"}}')
@@ -116,6 +142,8 @@ def test_each_selector_of_each_rule_returns_series_and_alerts_are_raised(
     here, there = f"{world.name}-here", f"{world.name}-there"
     crashing, moved = world.start("crashing"), world.start("moved", libvirtd=other_host)
     world.define("moved", uuid=moved.uuid)
+    held = world.define("held")
+    world.apply(held, nodeName=here, powerState="Stopped")
     world.apply(crashing, nodeName=here, powerState="Running")
     world.apply(moved, nodeName=there, powerState="Running")
     agents = [agent_of(world, here, world.libvirtd.uri), agent_of(world, there, other_host.uri)]
@@ -132,9 +160,14 @@ def test_each_selector_of_each_rule_returns_series_and_alerts_are_raised(
             world.until_ready(crashing, "CrashLoopBackOff")
             watched.until_reason(Reason.CRASH_LOOP_BACK_OFF)
 
+            asked_by_panels = of_dashboards(VmKey(world.name, held.name), here)
+            in_maintenance = {it for it in asked_by_panels if "_held_" in it or "_maintenance_" in it}
+            watched.until_answered(asked_by_panels - in_maintenance)
             maintenance = {"spec": {"maintenance": {"mode": "Hold", "reason": "a test"}}}
             world.controlplane.kubectl("patch", "kvmhost", here, "--type=merge", "-p", json.dumps(maintenance))
             watched.until(f'virtsync_hypervisor_maintenance_seconds{{node="{here}"}}')
+            world.patch(held, powerState="Running")
+            watched.until_answered(in_maintenance)
             world.controlplane.kubectl("patch", "kvmhost", here, "--type=merge", "-p", '{"spec":{"maintenance":null}}')
 
             other_host.halt()
