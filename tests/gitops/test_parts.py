@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,8 @@ from gitops.playground import STARTERS
 from lab.controlplane import ControlPlane
 
 TOOLS = Path(__file__).parents[2] / "tools"
+ENDS = {signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGINT: 0}
+"""How a service manager and Ctrl-C end a program, and its exit code then."""
 
 
 def test_a_commit_is_served_at_once(tmp_path: Path) -> None:
@@ -79,8 +82,12 @@ def test_flux_leaves_no_process_behind(crd: ControlPlane, tmp_path: Path) -> Non
     assert not naming(str(tmp_path))
 
 
-@pytest.mark.parametrize("engine", sorted(STARTERS))
-def test_the_playground_does_what_it_prints(engine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("engine", "end"), [pytest.param(*one, id=one[0]) for one in zip(sorted(STARTERS), ENDS, strict=True)]
+)
+def test_the_playground_does_what_it_prints_until_it_is_asked_to_end(
+    engine: str, end: signal.Signals, tmp_path: Path
+) -> None:
     told = tmp_path / "told"
     with told.open("w") as errors:
         running = subprocess.Popen(
@@ -101,7 +108,8 @@ def test_the_playground_does_what_it_prints(engine: str, tmp_path: Path) -> None
                 script = [wait] if power == "Running" else [*lines[2:], wait]
                 subprocess.run(["bash", "-ec", "\n".join(lines[:2] + script)], check=True)
         finally:
-            running.terminate()
+            running.send_signal(end)
+    assert running.returncode == ENDS[end]
     assert not naming(str(tmp_path))
 
 
