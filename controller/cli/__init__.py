@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from controller import __version__
-from controller.cli import agent, check, import_, manager, vm
+from controller.cli import agent, check, enroll, import_, manager, vm
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -15,12 +15,14 @@ def main() -> None:
 
     One agent runs on each node, and one or two managers run in the cluster. For their options, run:
     virtsync agent --help, virtsync manager --help. For domains that have no VirtualMachine yet, virtsync import writes
-    manifests. To see what an agent needs on a host, and whether it is there, run: virtsync check
+    manifests. To see what an agent needs on a host, and whether it is there, run: virtsync check. To give a host that
+    is no node of the cluster the identity of its agent, run: virtsync enroll HOST
     """
 
 
 main.add_command(agent.agent)
 main.add_command(check.check)
+main.add_command(enroll.enroll)
 main.add_command(import_.import_)
 main.add_command(manager.manager)
 main.add_command(vm.vm)

@@ -24,7 +24,8 @@ REST = {
 SCHEMA, LEVEL = "X-Kubernetes-PF-FlowSchema-UID", "X-Kubernetes-PF-PriorityLevel-UID"
 
 
-LEVEL_OF = {"virtsync-agent": "virtsync", "virtsync-manager": "virtsync-manager"}
+HOST = "virtsync-agent.kvm-7"
+LEVEL_OF = {"virtsync-agent": "virtsync", HOST: "virtsync", "virtsync-manager": "virtsync-manager"}
 """The FlowSchema of an account has the name of its level."""
 
 
@@ -32,9 +33,9 @@ LEVEL_OF = {"virtsync-agent": "virtsync", "virtsync-manager": "virtsync-manager"
 def callers(installed: ControlPlane) -> Iterator[dict[str, Caller]]:
     """An agent and a manager, when the API server applies the new FlowSchemas."""
     with ExitStack() as stack:
+        installed.kubectl("create", "serviceaccount", HOST, f"--namespace={AGENTS}")
         entered = {
-            account: stack.enter_context(closing(Caller(installed, pod_token(installed, AGENTS, account, "node-a"))))
-            for account in LEVEL_OF
+            account: stack.enter_context(closing(Caller(installed, _token(installed, account)))) for account in LEVEL_OF
         }
         for account, caller in entered.items():
             _wait_for(installed, caller, LEASES, ("virtsync-leases", "virtsync-leases"))
@@ -89,8 +90,8 @@ def test_a_manager_and_all_leases_are_served_while_agents_wait(callers: dict[str
 
 
 def test_requests_of_others_have_neither(installed: ControlPlane) -> None:
-    installed.kubectl("create", "serviceaccount", "other", f"--namespace={AGENTS}")
-    with closing(Caller(installed, token(installed, AGENTS, "other"))) as other:
+    installed.kubectl("create", "serviceaccount", "other", "--namespace=default")
+    with closing(Caller(installed, token(installed, "default", "other"))) as other:
         assert _handled_by(installed, other, LEASES) == ("service-accounts", "workload-low")
         assert _handled_by(installed, other, LIST) == ("service-accounts", "workload-low")
 
@@ -100,6 +101,13 @@ def test_the_levels_have_the_seats_that_the_docs_name(installed: ControlPlane) -
     assert _seats(installed, "virtsync") == {"nominal": 43, "lower": 21, "upper": 643}
     for level in ("virtsync-leases", "virtsync-manager"):
         assert _seats(installed, level) == {"nominal": 22, "lower": 11, "upper": 622}
+
+
+def _token(controlplane: ControlPlane, account: str) -> str:
+    """A token as an account has it: an enrolled host runs in no Pod."""
+    if account == HOST:
+        return token(controlplane, AGENTS, account)
+    return pod_token(controlplane, AGENTS, account, "node-a")
 
 
 def _seats(controlplane: ControlPlane, level: str) -> dict[str, int]:

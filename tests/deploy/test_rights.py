@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.kube.enrollment import objects_of
 from lab.controlplane import ControlPlane
 from lab.libvirtd import Libvirtd
 from lab.manager import Manager
@@ -39,6 +40,16 @@ from tests.deploy.cases import (
     B,
 )
 from tests.deploy.cases import CASES as CASES_OF_VMS
+from tests.deploy.enrolled_cases import (
+    ACCOUNT,
+    ENROLLED,
+    HOST_IMPERSONATOR,
+    NAME,
+    OF_A_NODE,
+    REVOKED,
+    ZEALOUS_HOST,
+)
+from tests.deploy.enrolled_cases import CASES as CASES_OF_ENROLLED_HOSTS
 from tests.deploy.fleet_cases import (
     ACTIVE,
     ELSEWHERE,
@@ -72,13 +83,14 @@ from tests.deploy.stage import (
     vm,
 )
 
-CASES = (*CASES_OF_VMS, *CASES_OF_THE_FLEET)
+CASES = (*CASES_OF_VMS, *CASES_OF_THE_FLEET, *CASES_OF_ENROLLED_HOSTS)
 POLICIES = (
     "virtsync-status",
     "virtsync-agent-spec",
     "virtsync-agent-hypervisor",
     "virtsync-agent-lease",
     "virtsync-agent-events",
+    "virtsync-agent-token",
     "virtsync-bind",
     "virtsync-hypervisor-delete",
     "virtsync-manager-vm",
@@ -115,6 +127,7 @@ def cast(installed: ControlPlane) -> Iterator[dict[str, Caller]]:
     ):
         installed.service_account(namespace, account, cluster_role=role)
         tokens[who] = pod_token(installed, namespace, account, "node-a")
+    tokens |= _tokens_of_enrolled_hosts(installed)
     _custom_role(installed, "author", ["virtualmachines"], ["get", "create", "update", "patch"])
     _custom_role(installed, "status-writer", ["virtualmachines/status"], ["patch"])
     roles = {
@@ -137,10 +150,13 @@ def cast(installed: ControlPlane) -> Iterator[dict[str, Caller]]:
     name = f"system:serviceaccount:{AGENTS}:virtsync-agent"
     cast[ROOT] = Caller(installed, installed.token)
     cast[IMPERSONATOR] = Caller(installed, installed.token, {"Impersonate-User": name})
+    name = f"system:serviceaccount:{AGENTS}:{ACCOUNT}"
+    cast[HOST_IMPERSONATOR] = Caller(installed, installed.token, {"Impersonate-User": name})
     with ExitStack() as ends:
         for caller in cast.values():
             ends.callback(caller.close)
         until(lambda: _in_force(cast) == set(POLICIES), "not all policies are in force")
+        until(lambda: cast[REVOKED].ask(Request("GET", HOSTS)).code == 401, "the revoked host is still known")
         yield cast
 
 
@@ -213,7 +229,8 @@ class TestWithoutPolicies:
         before = stage.snapshot()
         answer = cast[case.who].ask(case.request(stage))
         assert answer.granted, answer.message
-        assert stage.snapshot() != before
+        # A token is no object.
+        assert (stage.snapshot() != before) != case.reads
 
 
 def test_the_matrix_is_as_large_as_it_says() -> None:
@@ -289,6 +306,25 @@ def test_these_rights_are_enough_for_a_manager(installed: ControlPlane, stage: S
     assert "forbidden" not in log.read_text().lower()
 
 
+def _tokens_of_enrolled_hosts(controlplane: ControlPlane) -> dict[str, str]:
+    """Enroll hosts, of which there are no Nodes, and revoke one."""
+    for name in (NAME, "kvm-b", "kvm-gone"):
+        _enroll(controlplane, name)
+    tokens = {
+        ENROLLED: token(controlplane, AGENTS, ACCOUNT),
+        OF_A_NODE: token(controlplane, AGENTS, ACCOUNT, "--bound-object-kind=Node", "--bound-object-name=node-b"),
+        REVOKED: token(controlplane, AGENTS, "virtsync-agent.kvm-gone"),
+    }
+    controlplane.kubectl("delete", "serviceaccount", "virtsync-agent.kvm-gone", f"--namespace={AGENTS}")
+    controlplane.service_account("zealous", ACCOUNT, cluster_role="cluster-admin")
+    return tokens | {ZEALOUS_HOST: token(controlplane, "zealous", ACCOUNT)}
+
+
+def _enroll(controlplane: ControlPlane, host: str) -> None:
+    items = [place.manifest for place in objects_of(host, AGENTS)]
+    controlplane.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+
+
 def _holder(controlplane: ControlPlane, node: str) -> str:
     words = ("get", "lease", node, f"--namespace={AGENTS}", "-o", "jsonpath={.spec.holderIdentity}")
     return controlplane.kubectl(*words).stdout
@@ -308,6 +344,10 @@ def _in_force(cast: dict[str, Caller]) -> set[str]:
         "virtsync-agent-spec": (cast[ZEALOUS], Request("DELETE", f"{free}/probe?dryRun=All")),
         "virtsync-agent-lease": (agent, Request("POST", f"{leases}?dryRun=All", lease("probe"))),
         "virtsync-agent-events": (agent, Request("POST", f"{events}?dryRun=All", event("x", "node-a")(stage))),
+        "virtsync-agent-token": (
+            cast[ZEALOUS_HOST],
+            Request("POST", f"/api/v1/namespaces/{AGENTS}/serviceaccounts/virtsync-manager/token?dryRun=All", {}),
+        ),
         "virtsync-bind": (cast[AUTHOR], Request("PATCH", f"{free}/probe?dryRun=All", {"spec": {"nodeName": "b"}})),
         "virtsync-agent-hypervisor": (agent, Request("POST", f"{HOSTS}?dryRun=All", host("new"))),
         "virtsync-hypervisor-delete": (cast[ROOT], Request("DELETE", f"{HOSTS}/probe?dryRun=All")),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from controller.api.clock import api_time
 from controller.api.names import AGENT, GROUP, HYPERVISOR_PLURAL, PLURAL
 from controller.kube.checks.probe import Json, Probe
 from controller.kube.checks.rights import REPORT, Right
+from controller.kube.host_token import host_of
 from controller.runtime.checks import Finding, missing, not_visible, ok
 from controller.runtime.errors import Transient
 
@@ -24,7 +26,9 @@ class User:
 
     name: str
     node: str
-    """The node that its token names; empty: it names none."""
+    """The node that its token names, or the host whose ServiceAccount it is; empty: neither."""
+    host_namespace: str = ""
+    """The namespace of the ServiceAccount of an enrolled host; empty: this user is no enrolled host."""
 
     @property
     def flag(self) -> str:
@@ -41,13 +45,16 @@ def whoami(probe: Probe) -> User | None:
     if not answer.granted:
         return None
     user = answer.body["status"]["userInfo"]
-    return User(user["username"], next(iter((user.get("extra") or {}).get(NODE_NAME, ())), ""))
+    namespace, host = host_of(user["username"])
+    return User(user["username"], host or next(iter((user.get("extra") or {}).get(NODE_NAME, ())), ""), namespace)
 
 
 def grant(user: User | None, namespace: str | None) -> str:
     """Return the command that gives the user an agent's rights in this namespace, or (None) in all."""
     if user is None or user.name.endswith(f":{AGENT}"):
         return INSTALL
+    if user.host_namespace:
+        return f"virtsync enroll {user.node} --namespace {user.host_namespace}"
     if namespace:
         return f"kubectl create rolebinding {AGENT}-user --namespace={namespace} --role={AGENT} {user.flag}"
     return f"kubectl create clusterrolebinding {AGENT}-user --clusterrole={AGENT} {user.flag}"
@@ -57,20 +64,24 @@ def check_token(probe: Probe, user: User | None, node_name: str) -> Finding:
     """Check that the policies of virtsync let this user report for this node. Raises Transient."""
     if user is None:
         return not_visible("the API server does not tell who this user is")
+    bound = f"{'enrolled as' if user.host_namespace else 'bound to'} {user.node}"
     if user.node == node_name:
-        return ok(f"{user.name}, bound to {user.node}")
+        token = probe.host_token
+        until = f", until {api_time(token.lifetime.expires)}" if token else ""
+        return ok(f"{user.name}, {bound}{until}")
     reviewed = [Right(GROUP, plural, (REPORT,)) for plural in (PLURAL, HYPERVISOR_PLURAL)]
     if not any(_denied(probe, right, None) for right in reviewed):
         return ok(f"{user.name} may report for every node (verb {REPORT})")
     if user.node:
         return missing(
-            f"{user.name} is bound to {user.node}, and --node-name is {node_name}",
+            f"{user.name} is {bound}, and --node-name is {node_name}",
             f"virtsync check --node-name {user.node}  # and the same option for the agent",
         )
     resources = ",".join(f"{plural}.{GROUP}" for plural in (PLURAL, HYPERVISOR_PLURAL))
     role = f"{AGENT}-{REPORT}"
     return missing(
-        f"the token of {user.name} names no node, so the policies refuse its reports: use the token of a Pod",
+        f"the token of {user.name} names no node, so the policies refuse its reports: use the token of a Pod, or enroll"
+        f" the host (virtsync enroll {node_name})",
         f"kubectl create clusterrole {role} --verb={REPORT} --resource={resources}"
         f" && kubectl create clusterrolebinding {role}-{node_name} --clusterrole={role} {user.flag}",
     )

@@ -14,6 +14,7 @@ from kubernetes.client.exceptions import ApiException
 
 from controller.kube.client import cause, rest_client
 from controller.kube.credentials import Credentials
+from controller.kube.host_token import HostToken, host_token
 from controller.runtime.errors import Transient
 
 TIMEOUT_S = (60.0, 60.0)
@@ -57,6 +58,11 @@ class Probe:
     def server(self) -> str:
         """The URL of the API server."""
         return self._access.server
+
+    @property
+    def host_token(self) -> HostToken | None:
+        """What is in the token of an enrolled host; None: the token is of another user."""
+        return host_token(self._access)
 
     def get(self, path: str) -> Answer:
         """Read something. Raises Transient if the API server does not answer."""

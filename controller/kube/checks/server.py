@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from controller.api.clock import api_time
 from controller.api.hypervisor import HypervisorStatus
 from controller.api.hypervisor_codec import parse_hypervisor
 from controller.api.json_mapping import as_text
@@ -92,6 +93,12 @@ class ApiServer:
                 str(error), "kubectl config view --minify --flatten >FILE && virtsync check --kubeconfig FILE"
             )
         answer = probe.get("/version")
+        if answer.status == 401 and (token := probe.host_token):
+            return missing(
+                f"{probe.server} does not accept the token of {token.host} (401): the host was revoked, or the token"
+                f" has expired ({api_time(token.lifetime.expires)})",
+                f"virtsync enroll {token.host} --namespace {token.namespace}  # then copy the kubeconfig to this host",
+            )
         if answer.status == 401:
             return missing(
                 f"{probe.server} does not accept the credentials (401)", f"{self._kubectl} auth whoami  # must answer"

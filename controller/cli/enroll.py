@@ -1,0 +1,223 @@
+"""The command `virtsync enroll`, which gives a host that is no node the identity of its agent, or takes it away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import click
+
+from controller.api.clock import api_time
+from controller.api.names import HOST_ACCOUNT_PREFIX
+from controller.api.setting import Duration
+from controller.cli.options import reads
+from controller.cli.vm.cluster import Cluster, with_cluster
+from controller.policy.renewal import LEAST_LIFETIME_S, MOST_LIFETIME_S
+from controller.runtime.errors import Forbidden, Rejected, Transient
+from controller.runtime.settings import namespace as checked_namespace
+from controller.runtime.settings import node_name
+
+if TYPE_CHECKING:
+    from controller.kube.enrollment import Enrollment
+
+NAMESPACE = "virtsync-system"
+LONGEST_NAME = 253 - len(HOST_ACCOUNT_PREFIX)
+ON_HOST = "/var/lib/virtsync/kubeconfig"
+"""Where deploy/systemd/virtsync-agent.service expects the kubeconfig."""
+LOOPBACK = ("localhost", "127.", "::1")
+EPILOG = """\b
+Enroll a host, and let its agent begin:
+  virtsync enroll kvm-7
+  ssh root@kvm-7 'umask 077; mkdir -p /var/lib/virtsync; cat > /var/lib/virtsync/kubeconfig' < kvm-7.kubeconfig
+
+\b
+Keep the objects in Git; then only the token is made here:
+  virtsync enroll kvm-7 --manifests > kvm-7.yaml
+  kubectl apply -f kvm-7.yaml && virtsync enroll kvm-7
+
+\b
+A host was stolen, or is gone:
+  virtsync enroll kvm-7 --revoke
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What the options ask for."""
+
+    host: str
+    namespace: str
+    out: Path
+    server: str
+    lifetime_s: float
+
+
+def host_name(text: str) -> str:
+    """Return the name of a host after checking it. Raises ValueError with a message."""
+    name = node_name(text)
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"{text!r} is too long for the name of a host (at most {LONGEST_NAME}).")
+    return name
+
+
+@click.command("enroll", epilog=EPILOG)
+@click.argument("host", type=reads(host_name))
+@click.option(
+    "-n",
+    "--namespace",
+    type=reads(checked_namespace),
+    metavar="NS",
+    default=NAMESPACE,
+    show_default=True,
+    help="The namespace in which virtsync is installed.",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the kubeconfig of the agent to this file, which only you can read.  [default: HOST.kubeconfig]",
+)
+@click.option(
+    "--server",
+    metavar="URL",
+    default="",
+    help="The URL of the API server as the host reaches it.  [default: that of your kubeconfig]",
+)
+@click.option(
+    "--lifetime",
+    "lifetime_s",
+    type=reads(Duration(least_s=LEAST_LIFETIME_S).parse),
+    metavar="DURATION",
+    default=f"{MOST_LIFETIME_S // 3600}h",
+    show_default=True,
+    help="How long each token is valid, at most 720h. The agent renews it after half of this time.",
+)
+@click.option("--manifests", is_flag=True, help="Print the objects as YAML, and do nothing else.")
+@click.option("--revoke", is_flag=True, help="Delete the objects, so that each token of the host becomes invalid.")
+@with_cluster(namespaced=False)
+def enroll(
+    host: str,
+    *,
+    cluster: Cluster,
+    namespace: str,
+    out: Path | None,
+    server: str,
+    lifetime_s: float,
+    manifests: bool,
+    revoke: bool,
+) -> None:
+    """Give HOST, which is no node of the cluster, the identity of its agent.
+
+    The command creates a ServiceAccount for this host alone, which the policies confine to the host as they confine the
+    agent of a node, and writes a kubeconfig with a token of it. The agent renews the token itself. Run the command
+    again at any time: it changes nothing that is right, and writes a new token. Earlier tokens stay valid until they
+    expire, or until --revoke.
+
+    HOST becomes spec.nodeName of the host's VMs, the name of its Hypervisor, and the --node-name of its agent.
+    """
+    if manifests and revoke:
+        raise click.UsageError("Give either --manifests or --revoke.")
+    if lifetime_s > MOST_LIFETIME_S:
+        raise click.UsageError(f"--lifetime is at most {MOST_LIFETIME_S // 3600}h, as the agent may renew it.")
+    if manifests:
+        click.echo(_manifests(host, namespace), nl=False)
+        return
+    # Imported here, so that --help and the error for a wrong value appear without delay.
+    from controller.kube.enrollment import Enrollment  # noqa: PLC0415
+
+    enrollment = Enrollment(cluster.api, namespace)
+    if revoke:
+        _revoke(enrollment, host, namespace)
+        return
+    wish = _Wish(host, namespace, out or Path(f"{host}.kubeconfig"), server, lifetime_s)
+    _enroll(cluster, enrollment, wish)
+
+
+def _enroll(cluster: Cluster, enrollment: Enrollment, wish: _Wish) -> None:
+    from controller.kube.enrollment import objects_of  # noqa: PLC0415
+    from controller.kube.host_kubeconfig import is_of_host, of_host, write  # noqa: PLC0415
+    from controller.kube.host_token import read_token  # noqa: PLC0415
+
+    host, namespace, out = wish.host, wish.namespace, wish.out
+    if out.exists() and not is_of_host(out, host):
+        raise Rejected(f"{out} exists, and is not a kubeconfig of {host}: choose another file (--out)")
+    access = cluster.api.credentials.current()
+    of_host(access, host, "", server=wish.server)  # raises Rejected before anything is created
+    enrollment.check_installed()
+    if _is_node(enrollment, host):
+        click.echo(f"{host} is also a node of this cluster: only one agent can act for this name.", err=True)
+    again = f"virtsync enroll {host} --namespace {namespace}"
+    with _advice(f"somebody who may create it can run `{again} --manifests | kubectl apply -f -`; then run this again"):
+        for place in objects_of(host, namespace):
+            if done := enrollment.ensure(place):
+                click.echo(f"{done} {place}", err=True)
+    with _advice(f"you need the right to create serviceaccounts/token in namespace {namespace}"):
+        token = enrollment.token(host, wish.lifetime_s)
+    write(out, of_host(access, host, token, server=wish.server).encode())
+    found = read_token(token)
+    until = f", valid until {api_time(found.lifetime.expires)}" if found else ""
+    click.echo(f"Wrote {out} (mode 0600), with a token of {host}{until}.", err=True)
+    for line in _next_steps(wish, wish.server or access.server):
+        click.echo(line, err=True)
+
+
+def _next_steps(wish: _Wish, server: str) -> Iterator[str]:
+    host = wish.host
+    if (urlsplit(server).hostname or "").startswith(LOOPBACK):
+        yield f"{server} is an address of this machine: give the one that {host} can reach (--server)."
+    yield ""
+    yield "Next:"
+    yield f"  ssh root@{host} 'umask 077; mkdir -p /var/lib/virtsync; cat > {ON_HOST}' < {wish.out}"
+    yield f"  rm {wish.out}    # whoever has it is the agent of {host}"
+    yield f"Then on {host}:"
+    yield f"  virtsync check --node-name {host} --kubeconfig {ON_HOST} --lease-namespace {wish.namespace}"
+    yield f"  echo NODE_NAME={host} >> /etc/default/virtsync-agent"
+    if wish.namespace != NAMESPACE:
+        yield f"  echo POD_NAMESPACE={wish.namespace} >> /etc/default/virtsync-agent"
+    yield "  systemctl enable --now virtsync-agent"
+
+
+def _revoke(enrollment: Enrollment, host: str, namespace: str) -> None:
+    from controller.kube.enrollment import objects_of  # noqa: PLC0415
+
+    # The ServiceAccount is the first: without it, no token of it is valid.
+    deleted = [place for place in objects_of(host, namespace) if enrollment.delete(place)]
+    for place in deleted:
+        click.echo(f"Deleted {place}", err=True)
+    if not deleted:
+        click.echo(f"{host} is not enrolled in namespace {namespace}.", err=True)
+        return
+    click.echo(
+        f"Within 10 seconds the API server accepts no token of {host}. Its VMs keep running, and nothing manages them.",
+        err=True,
+    )
+    click.echo(
+        f"If the host is gone: kubectl delete kvmhost {host}; kubectl -n {namespace} delete lease {host}", err=True
+    )
+
+
+def _manifests(host: str, namespace: str) -> str:
+    from controller.kube.enrollment import objects_of  # noqa: PLC0415
+    from controller.kube.manifests import document  # noqa: PLC0415
+
+    return "---\n".join(document(place.manifest) for place in objects_of(host, namespace))
+
+
+def _is_node(enrollment: Enrollment, host: str) -> bool:
+    try:
+        return enrollment.is_node(host)
+    except Forbidden:
+        return False
+
+
+@contextmanager
+def _advice(advice: str) -> Iterator[None]:
+    """Add this advice to the error of a user who lacks a right. Raises Transient."""
+    try:
+        yield
+    except Forbidden as error:
+        raise Transient(f"{error}; {advice}") from error

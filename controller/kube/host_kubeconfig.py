@@ -1,0 +1,112 @@
+"""Writes the kubeconfig of an enrolled host, and replaces the token in it. The file is written atomically."""
+
+from __future__ import annotations
+
+import base64
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from controller.api.names import HOST_ACCOUNT_PREFIX
+from controller.kube.access import Access
+from controller.kube.host_token import read_token
+from controller.kube.kubeconfig import named, parsed, text_in
+from controller.kube.manifests import document
+from controller.runtime.errors import Rejected
+
+MODE = 0o600
+
+Json = dict[str, Any]
+
+
+def of_host(access: Access, host: str, token: str, *, server: str = "") -> str:
+    """Return a kubeconfig of a host, as YAML, for the API server of this access. `server` replaces its URL.
+
+    Raises Rejected if the access does not check the certificate of the API server.
+    """
+    if access.insecure:
+        raise Rejected("your kubeconfig has insecure-skip-tls-verify: use one that checks the API server's certificate")
+    if access.proxy_login:
+        raise Rejected("your kubeconfig has a proxy with a password, which the host must not get: use one without it")
+    name = HOST_ACCOUNT_PREFIX + host
+    cluster: Json = {"server": server or access.server}
+    if access.ca:
+        cluster["certificate-authority-data"] = base64.b64encode(access.ca).decode()
+    if access.server_name:
+        cluster["tls-server-name"] = access.server_name
+    if access.proxy:
+        cluster["proxy-url"] = access.proxy
+    return document(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": name,
+            "contexts": [{"name": name, "context": {"cluster": "cluster", "user": name}}],
+            "clusters": [{"name": "cluster", "cluster": cluster}],
+            "users": [{"name": name, "user": {"token": token}}],
+        },
+        above=[
+            f"The identity of {host}, written by `virtsync enroll {host}`. Keep it secret: whoever has it is the agent",
+            "of this host. The agent replaces the token before it expires.",
+        ],
+    )
+
+
+def is_of_host(file: Path, host: str) -> bool:
+    """Whether this file is a kubeconfig of this host, which an earlier run has written."""
+    try:
+        user = _user(parsed(_content(file)))
+    except Rejected:
+        return False
+    found = read_token(text_in(user, "token"))
+    return found is not None and found.host == host
+
+
+def replace_token(file: Path, old: str, new: str) -> None:
+    """Replace the token in this kubeconfig, or in the token file that the kubeconfig names, on the disk.
+
+    If the token there is another one than `old`, somebody has replaced it: nothing is written. Raises Rejected.
+    """
+    content = _content(file)
+    user = _user(parsed(content))
+    if named_file := text_in(user, "tokenFile"):
+        file = file.parent / named_file
+        content = _content(file)
+    if old.encode() in content:
+        write(file, content.replace(old.encode(), new.encode()))
+
+
+def write(file: Path, content: bytes) -> None:
+    """Replace the file atomically; only its owner can read it. A link stays, and its target is replaced.
+
+    Raises Rejected with a message.
+    """
+    file = file.resolve()
+    try:
+        descriptor, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as opened:
+                os.fchmod(descriptor, MODE)
+                opened.write(content)
+                opened.flush()
+                os.fsync(descriptor)
+            Path(partial).replace(file)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise Rejected(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise Rejected(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _user(config: Json) -> Json:
+    context = named(config, "context", text_in(config, "current-context"))
+    name = text_in(context, "user")
+    return named(config, "user", name) if name else {}
