@@ -17,6 +17,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
                      the settings
       import_.py     virtsync import; manifest_folder.py: the files in a folder; namespace_rules.py: the file of rules
       check.py       says what an agent needs on its host and in the cluster, and whether it is there
+      enroll.py      virtsync enroll: the identity of a host that is no node
       plugin.py      kubectl virtsync, which has the commands of virtsync vm
       vm/            virtsync vm: a module for each command; cluster.py: the options of kubectl; selection.py: which
                      VMs; output.py: prints; views/: what people see, pure; changing.py: changes objects, and waits;
@@ -32,6 +33,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       relist.py      the periodic relists of libvirt and of the API server
       ownership.py   whether this agent may act: the host lock and the Lease
       host_report.py  reads and reports the Hypervisor of the node; host_spec.py: what the agent obeys
+      renewal.py     renews the token of a host that is no node
       outage.py      what to do while the API server does not answer, and afterwards
       node_conflict.py  another machine under the name of this node
       metrics.py     the metrics for Prometheus
@@ -52,6 +54,8 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       checks/        what virtsync check asks the API server: server.py, schema.py, access.py, lease.py; probe.py: the
                      requests; rights.py: the rights of an agent
       events.py      writes Kubernetes Events
+      enrollment.py  the objects of a host that is no node; host_token.py: what is in its token; host_kubeconfig.py: its
+                     kubeconfig
       collection.py  reads whole collections; paths.py: the paths of objects; manifests.py: manifests as YAML
     hypervisor/    the adapter for libvirt
       connection.py  connects and reconnects; pool.py: connection pools with one call at a time per connection;
@@ -78,6 +82,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       conclusion.py  from a verdict to status, conditions and Events
       brake.py, start_limiter.py  the brake and the rate limit for starts of one node
       leases.py      whether a process may take a Lease
+      renewal.py     when a token is renewed
       view.py, waits.py  the inputs and the result of a decision
     fleet/         decisions about many nodes
       inventory.py   which domains a host has, and which of them no object refers to

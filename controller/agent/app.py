@@ -25,6 +25,7 @@ from controller.agent.outage import RETRY_SPREAD_S, Outage
 from controller.agent.ownership import Ownership
 from controller.agent.reconcile import Reconciler
 from controller.agent.relist import ApiRelist, LibvirtRelist
+from controller.agent.renewal import Renewal
 from controller.agent.settings import Settings
 from controller.api.virtualmachine import VmKey
 from controller.hypervisor.connection import LibvirtConnection
@@ -81,6 +82,13 @@ class Agent:
         self._domain_index = DomainIndex()
         self._brake = NodeBrake(settings.waits, settings.boot_id)
         self._api = client.load(settings.kubeconfig, throttled=self._metrics.throttled)
+        self._renewal = Renewal(
+            self._api,
+            settings.kubeconfig,
+            settings.node_name,
+            self._metrics,
+            renew_after_s=settings.renew_after_s,
+        )
         self._vms_watched = virtual_machines(
             settings.node_name, on_object=self._object_changed, on_gone=self._object_gone
         )
@@ -166,6 +174,7 @@ class Agent:
             self._api_relist.task,
             self._libvirt_relist.task,
             self._host_report.task,
+            *self._renewal.tasks,
             PeriodicTask("api-probe", PROBE_EVERY_S, self._probe_api),
             PeriodicTask("overdue", OVERDUE_EVERY_S, self._reconciler.report_overdue_lookups),
             # These tasks start last, because the agent claims the Lease only while all of its threads are alive.
@@ -212,6 +221,7 @@ class Agent:
             "objects": self._objects_unready,
             "watch": self._vms_watched.health.unready,
             "credentials": lambda: self._api.credentials.trouble,
+            "token": self._renewal.unready,
             "hypervisor": self._host_spec.unready,
             "hypervisor-watch": self._host_watch_unready,
             "host-lock": self._ownership.lock_missing,

@@ -101,6 +101,12 @@ class Metrics:
             "Responses with which the API server limits the rate of requests (HTTP 429).",
             registry=registry,
         )
+        self._token_expiration = Gauge(
+            "virtsync_token_expiration_timestamp_seconds",
+            "When the token of an enrolled host expires, in Unix time.",
+            ["host"],
+            registry=registry,
+        )
         domains = Gauge(
             "virtsync_domains",
             "The domains in the last list of libvirt. `managed`: whether a VirtualMachine of this node refers to them;"
@@ -189,6 +195,10 @@ class Metrics:
         for kind, found in (True, managed), (False, _without(domains, managed)):
             self._domains[kind, True].set(found.running)
             self._domains[kind, False].set(found.total - found.running)
+
+    def token_expires(self, host: str, at: datetime) -> None:
+        """Show when the token of this host expires. Only a host that is no node has the series."""
+        self._token_expiration.labels(host).set(at.timestamp())
 
     def throttled(self) -> None:
         """Count a response with which the API server limits the rate of requests."""

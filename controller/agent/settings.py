@@ -37,7 +37,8 @@ class Settings(OutputSettings):
         "--node-name",
         Section.NODE,
         Text("NAME", node_name),
-        "Name of this Kubernetes Node; the agent manages the VirtualMachines with this spec.nodeName.",
+        "Name of this Kubernetes Node, or the name with which this host was enrolled; the agent manages the"
+        " VirtualMachines with this spec.nodeName.",
         variable="NODE_NAME",
     )
     libvirt_uri: str = setting(
@@ -155,6 +156,14 @@ class Settings(OutputSettings):
         Choice(("all", "drift", "off")),
         "Which metrics to serve for each VM: all (12 series), only drift and holds (2 series), or none.",
         default="all",
+    )
+    renew_after_s: float | None = setting(
+        "--renew-after",
+        Section.TESTS,
+        Duration(),
+        "Renew the token of a host that is no node when the token is this old.",
+        found=None,
+        shown_default="half of its lifetime, or a little later",
     )
     boot_id: str = setting(
         "--boot-id",

@@ -62,6 +62,12 @@ class Credentials:
                 self._reread(refused=True)
             return self._access
 
+    def reload(self) -> Access:
+        """Read the credentials now, because this process has just replaced them, and return the access to use."""
+        with self._lock:
+            self._reread(refused=False)
+            return self._access
+
     def _reread(self, *, refused: bool) -> None:
         try:
             access = self._read(refused=refused)

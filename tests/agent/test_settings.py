@@ -42,6 +42,7 @@ def test_each_flag_sets_its_own_field(tmp_path: Path) -> None:
         --lease-namespace agents --identity pod-1 --lease-duration 22s
         --settle-power 11s --settle-pause 12s --acpi-resend 13s --force-wait 14s --backoff-first 15s --backoff-max 16s
         --backoff-forget 17s --brake-window 18s --brake-count 19 --brake-hold 20s --schedule-confirm 21s
+            --renew-after 24s
     """
     assert {option.opts[0] for option in agent.params} <= set(words.split())
     assert settings(*words.split()) == Settings(
@@ -66,6 +67,7 @@ def test_each_flag_sets_its_own_field(tmp_path: Path) -> None:
         vm_metrics="drift",
         report_unmanaged=False,
         ignore_domains=re.compile("instance-.*"),
+        renew_after_s=24,
         waits=Waits(
             settle_power_s=11,
             settle_pause_s=12,

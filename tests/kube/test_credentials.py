@@ -156,3 +156,17 @@ def test_a_plugin_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(kubeconfig, "EXEC_TIMEOUT_S", 0.1)
     with pytest.raises(Rejected, match=r"its exec sleep did not finish within 0\.1 s"):
         Kubeconfig(file).read(refused=False)
+
+
+def test_what_this_process_has_written_is_used_at_once(tmp_path: Path, clock: Clock) -> None:
+    file = tmp_path / "config"
+    write(file, {"token": "first"})
+    credentials = Credentials(Kubeconfig(file, {}).read, clock=clock)
+    write(file, {"token": "second"})
+    assert credentials.current().authorization == "Bearer first"
+    reloaded = credentials.reload()
+    assert reloaded.authorization == "Bearer second"
+    assert credentials.current() is reloaded
+    file.unlink()
+    assert credentials.reload() is reloaded
+    assert "cannot be read" in str(credentials.trouble)

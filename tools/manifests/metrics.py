@@ -54,6 +54,7 @@ LABEL_VALUES: dict[str, tuple[str, Iterable[str] | str]] = {
             "objects",
             "watch",
             "credentials",
+            "token",
             "hypervisor",
             "hypervisor-watch",
             "host-lock",
@@ -62,6 +63,7 @@ LABEL_VALUES: dict[str, tuple[str, Iterable[str] | str]] = {
         ),
     ),
     "controller": ("The name of the controller", ("virtualmachine",)),
+    "host": ("The name with which the host of the agent was enrolled", "one"),
     "event": ("libvirt's name of the event", ELSEWHERE),
     "kind": (
         "What the sweep has found ([fleet.md](fleet.md#the-sweep)), or the kind of the marked objects",

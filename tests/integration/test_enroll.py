@@ -1,0 +1,479 @@
+"""A host that is no node: enrolled, its agent at work under its own token, the token renewed, and revoked.
+
+The API server, libvirtd, the guests and the agent are real; there is no Node of these hosts.
+"""
+
+import base64
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from structlog.testing import capture_logs
+
+from controller.agent.renewal import Renewal
+from controller.api.clock import api_time
+from controller.cli import main
+from controller.kube import client
+from controller.kube.host_token import HostToken, read_token
+from controller.runtime.errors import Rejected
+from lab.agent import Agent
+from lab.controlplane import ControlPlane
+from lab.guest import Guest
+from lab.libvirtd import Libvirtd
+from lab.manager import Manager
+from lab.world import World, is_off, power_of, reason_of, runs, until
+from tests.deploy.callers import AGENTS, REPOSITORY, Caller, Request
+from tests.deploy.stage import VMS
+
+Json = dict[str, Any]
+HANG_LIMIT_S = 120
+OTHER = "another-host"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with ControlPlane(tmp_path_factory.mktemp("installed"), audited=True) as running:
+        running.kubectl("apply", "-f", str(REPOSITORY / "deploy/crds"), "-f", str(REPOSITORY / "deploy/install.yaml"))
+        running.install_crds()
+        yield running
+
+
+class Enrolled:
+    """A host, the file of its identity, and what an administrator types."""
+
+    def __init__(self, controlplane: ControlPlane, host: str, folder: Path) -> None:
+        self.controlplane, self.host = controlplane, host
+        self.file = folder / f"{host}.kubeconfig"
+
+    def enroll(self, *words: str) -> Result:
+        given = ["enroll", self.host, "--out", str(self.file), "--kubeconfig", str(self.controlplane.kubeconfig)]
+        return CliRunner().invoke(main, [*given, *words])
+
+    def ok(self, *words: str) -> str:
+        ended = self.enroll(*words)
+        assert ended.exit_code == 0, ended.output
+        return ended.output
+
+    @property
+    def token(self) -> str:
+        config: Json = yaml.safe_load(self.file.read_text())
+        found: str = config["users"][0]["user"]["token"]
+        return found
+
+    def caller(self) -> Caller:
+        return Caller(self.controlplane, self.token)
+
+
+@pytest.fixture
+def host(installed: ControlPlane, tmp_path: Path, request: pytest.FixtureRequest) -> Enrolled:
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:40].strip("-")
+    return Enrolled(installed, name, tmp_path)
+
+
+@pytest.fixture
+def world(installed: ControlPlane, libvirtd: Libvirtd, host: Enrolled, tmp_path: Path) -> Iterator[World]:
+    with World(installed, libvirtd, host.host, tmp_path) as entered:
+        yield entered
+
+
+def start_agent(world: World, host: Enrolled, **settings: str) -> Agent:
+    agent = world.new_agent(kubeconfig=host.file, env={"POD_NAMESPACE": AGENTS}, **settings)
+    agent.start()
+    return agent
+
+
+def claims(token: str) -> HostToken:
+    found = read_token(token)
+    assert found
+    return found
+
+
+def jti(token: str) -> str:
+    """The identifier of a token, as the audit log has it."""
+    payload = token.split(".")[1]
+    claimed: Json = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return f"JTI={claimed['jti']}"
+
+
+def used(world: World, guest: Guest) -> list[str]:
+    """The identifiers of the tokens with which the status of this guest was written, in order."""
+    told = map(json.loads, world.controlplane.audit_log.read_text().splitlines())
+    return [
+        one["user"]["extra"]["authentication.kubernetes.io/credential-id"][0]
+        for one in told
+        if one["verb"] == "patch"
+        and one["objectRef"].get("name") == guest.name
+        and one["objectRef"].get("subresource") == "status"
+    ]
+
+
+def test_its_agent_works_as_that_of_a_node(world: World, host: Enrolled) -> None:
+    """It mirrors and switches a VM, holds its Lease, reports on its host, and obeys a maintenance."""
+    host.ok()
+    guest = world.define()
+    start_agent(world, host)
+    world.apply(guest, powerState="Running")
+    world.until(guest, runs, "started")
+    lease = json.loads(world.controlplane.kubectl("get", "lease", host.host, "-n", AGENTS, "-o", "json").stdout)
+    assert lease["spec"]["holderIdentity"]
+    declared = {"spec": {"maintenance": {"mode": "Shutdown", "reason": "new RAM"}}}
+    world.controlplane.kubectl("patch", "kvmhost", host.host, "--type=merge", "-p", json.dumps(declared))
+    world.until(guest, lambda vm: power_of(vm) == "Stopped", "shut down for the maintenance")
+    world.controlplane.kubectl("wait", "kvmhost", host.host, "--for=condition=Quiesced", "--timeout=60s")
+    world.controlplane.kubectl("patch", "kvmhost", host.host, "--type=merge", "-p", '{"spec": {"maintenance": null}}')
+    world.until(guest, runs, "started after the maintenance")
+    world.until_event(guest, "Started")
+
+
+def test_it_cannot_touch_a_vm_of_another_host(world: World, host: Enrolled) -> None:
+    host.ok()
+    guest = world.start()
+    agent = start_agent(world, host)
+    world.apply(guest, powerState="Running")
+    world.until(guest, runs, "reported")
+    world.apply(guest, powerState="Stopped", nodeName=OTHER)
+    status = f"{VMS}/namespaces/{world.name}/virtualmachines/{guest.name}/status"
+    with closing(host.caller()) as caller:
+        answer = caller.ask(Request("PATCH", status, {"status": {"powerState": "Stopped"}}))
+    assert answer.code == HTTPStatus.FORBIDDEN
+    assert f"a token of node {host.host} may not write the status of a VM of node {OTHER}" in answer.message
+    agent.stop()
+    assert world.acts(guest) == []
+    assert power_of(world.get(guest)) == "Running"
+
+
+def test_its_token_is_renewed_without_a_restart(world: World, host: Enrolled) -> None:
+    host.ok("--lifetime", "10m")
+    first = host.token
+    assert claims(first).lifetime.seconds == 600
+    guest = world.define()
+    agent = start_agent(world, host, renew_after="15s")
+
+    def has_renewed() -> bool:
+        return any(line["event"] == "renewed the token of this host" for line in agent.log_lines())
+
+    until(has_renewed, "the token is not renewed")
+    assert host.token != first
+    assert stat.S_IMODE(host.file.stat().st_mode) == 0o600
+    assert claims(host.token).lifetime.seconds == 600
+    world.apply(guest, powerState="Running")
+    world.until(guest, runs, "started")
+    assert jti(first) not in used(world, guest)
+    assert f'virtsync_token_expiration_timestamp_seconds{{host="{host.host}"}}' in agent.metrics()
+    for line in agent.log.read_text().splitlines():
+        assert "eyJ" not in line, "a token is in the log"
+
+
+def test_a_revoked_host_can_do_nothing_until_it_is_enrolled_again(world: World, host: Enrolled) -> None:
+    host.ok()
+    guest = world.start()
+    world.apply(guest, powerState="Running")
+    agent = start_agent(world, host, lease_duration="6s")
+    world.until(guest, runs, "reported")
+    revoked = host.ok("--revoke")
+    assert f"Deleted ServiceAccount virtsync-agent.{host.host}" in revoked
+    with closing(host.caller()) as caller:
+        until(lambda: caller.ask(Request("GET", VMS)).code == HTTPStatus.UNAUTHORIZED, "its token is still accepted")
+    until(lambda: not agent.ready(), "the agent does not notice")
+    world.patch(guest, powerState="Stopped", shutdown={"mode": "Force"})
+    assert world.acts(guest) == []
+    assert power_of(world.get(guest)) == "Running"
+    assert host.ok("--revoke") == f"{host.host} is not enrolled in namespace {AGENTS}.\n"
+    host.ok()
+    world.until(guest, is_off, "stopped under the new identity")
+    assert agent.running
+    agent.wait_until_ready()
+
+
+def test_the_manager_marks_a_silent_host_of_which_there_is_no_node(world: World, host: Enrolled) -> None:
+    host.ok()
+    guest = world.start()
+    world.apply(guest, powerState="Running")
+    agent = start_agent(world, host, lease_duration="6s")
+    world.until(guest, runs, "reported")
+    log = world.folder / "manager.log"
+    manager = Manager(world.controlplane, AGENTS, "the-manager", log=log)
+    manager.start()
+    try:
+        agent.kill()
+        until(lambda: reason_of(world.get(guest)) == "AgentUnreachable", "not marked", limit_s=HANG_LIMIT_S)
+    finally:
+        manager.stop()
+
+
+def test_import_lists_the_domains_of_an_enrolled_host(world: World, host: Enrolled) -> None:
+    host.ok()
+    guest = world.define()
+    start_agent(world, host)
+    kubeconfig = str(world.controlplane.kubeconfig)
+    words = ["import", "--namespace", world.name, "--node", host.host, "--kubeconfig", kubeconfig]
+
+    def printed() -> str:
+        return CliRunner().invoke(main, words).stdout
+
+    until(lambda: f"uuid: {guest.uuid}" in printed(), "the domain is not listed")
+    manifest = next(one for one in yaml.safe_load_all(printed()) if one["spec"]["domain"]["uuid"] == str(guest.uuid))
+    assert manifest["spec"]["nodeName"] == host.host
+
+
+def test_the_check_finds_nothing_missing(host: Enrolled, libvirtd: Libvirtd) -> None:
+    host.ok()
+    words = ("--node-name", host.host, "--libvirt-uri", libvirtd.uri, "--kubeconfig", str(host.file))
+    ended = subprocess.run(
+        [sys.executable, "-m", "controller", "check", *words, "--lease-namespace", AGENTS, "-o", "json"],
+        capture_output=True,
+        text=True,
+        timeout=HANG_LIMIT_S,
+        check=False,
+        env=os.environ | {"VIRTSYNC_BOOT_ID": "first-boot"},
+    )
+    findings = {one["name"]: one for one in json.loads(ended.stdout)}
+    assert [one for one in findings.values() if one["state"] == "missing"] == []
+    expires = api_time(claims(host.token).lifetime.expires)
+    name = f"system:serviceaccount:{AGENTS}:virtsync-agent.{host.host}"
+    assert findings["node of the token"]["detail"] == f"{name}, enrolled as {host.host}, until {expires}"
+
+
+def test_the_check_names_the_command_for_a_revoked_host(host: Enrolled, libvirtd: Libvirtd) -> None:
+    host.ok()
+    host.ok("--revoke")
+    with closing(host.caller()) as caller:
+        until(lambda: caller.ask(Request("GET", VMS)).code == HTTPStatus.UNAUTHORIZED, "its token is still accepted")
+    words = ("--node-name", host.host, "--libvirt-uri", libvirtd.uri, "--kubeconfig", str(host.file), "-o", "json")
+    ended = subprocess.run(
+        [sys.executable, "-m", "controller", "check", *words],
+        capture_output=True,
+        text=True,
+        timeout=HANG_LIMIT_S,
+        check=False,
+    )
+    found = next(one for one in json.loads(ended.stdout) if one["name"] == "API server")
+    assert "(401): the host was revoked" in found["detail"]
+    assert found["fix"].startswith(f"virtsync enroll {host.host} --namespace {AGENTS}")
+
+
+# --- the command
+
+
+def test_to_enroll_again_changes_nothing_but_the_token(host: Enrolled) -> None:
+    first = host.ok()
+    assert [line.split()[1] for line in first.splitlines() if line.startswith("Created ")] == [
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "RoleBinding",
+        "ClusterRoleBinding",
+    ]
+    before, token = host.file.read_text(), host.token
+    again = host.ok()
+    assert "Created" not in again
+    assert "Changed" not in again
+    assert host.token != token
+    assert host.file.read_text().replace(host.token, token) == before
+    assert stat.S_IMODE(host.file.stat().st_mode) == 0o600
+    assert host.token not in again
+
+
+def test_a_binding_that_somebody_has_changed_is_made_right(host: Enrolled) -> None:
+    host.ok()
+    name = f"virtsync-agent.{host.host}"
+    host.controlplane.kubectl("patch", "clusterrolebinding", name, "--type=merge", "-p", '{"subjects": []}')
+    assert f"Changed ClusterRoleBinding {name}" in host.ok()
+    with closing(host.caller()) as caller:
+        until(lambda: caller.ask(Request("GET", f"{VMS}/virtualmachines")).granted, "its rights are not back")
+
+
+def test_the_printed_manifests_are_what_it_creates(host: Enrolled) -> None:
+    ended = CliRunner().invoke(main, ["enroll", host.host, "--manifests"])
+    assert ended.exit_code == 0
+    host.controlplane.kubectl("apply", "-f", "-", input=ended.stdout)
+    assert "Created" not in host.ok()
+
+
+def test_whoever_may_not_enroll_learns_what_to_do(host: Enrolled) -> None:
+    ended = host.enroll("--as", "ann", "--as-group", "system:authenticated")
+    assert ended.exit_code == 2
+    assert "lacks a permission" in ended.output
+    host.controlplane.kubectl("create", "clusterrolebinding", "ann", "--clusterrole=view", "--user=ann")
+    readers = ("--verb=get", "--resource=roles,validatingadmissionpolicybindings,clusterrolebindings,rolebindings")
+    host.controlplane.kubectl("create", "clusterrole", "reads-rbac", *readers)
+    host.controlplane.kubectl("create", "clusterrolebinding", "ann-reads", "--clusterrole=reads-rbac", "--user=ann")
+    words = ("--verb=get", "--resource=serviceaccounts")
+    host.controlplane.kubectl("create", "clusterrole", "reads-accounts", *words)
+    binding = ("create", "clusterrolebinding", "ann-reads-accounts", "--clusterrole=reads-accounts", "--user=ann")
+    host.controlplane.kubectl(*binding)
+    until(lambda: "--manifests | kubectl apply -f -" in host.enroll("--as", "ann").output, "no advice is given")
+    assert not host.file.exists()
+
+
+def test_a_file_of_something_else_is_not_overwritten(host: Enrolled) -> None:
+    kubeconfig = host.controlplane.kubeconfig
+    content = kubeconfig.read_bytes()
+    ended = host.enroll("--out", str(kubeconfig))
+    assert ended.exit_code == 2
+    assert "choose another file (--out)" in ended.output
+    assert kubeconfig.read_bytes() == content
+
+
+def test_without_the_policies_no_host_is_enrolled(crd: ControlPlane, tmp_path: Path) -> None:
+    """An older installation has no policy that would confine the host."""
+    bare = Enrolled(crd, "kvm-bare", tmp_path)
+    ended = bare.enroll()
+    assert ended.exit_code == 2
+    assert "kubectl apply -f deploy/install.yaml" in ended.output
+    found = crd.kubectl("get", "serviceaccounts", "-A", "-o", "name").stdout
+    assert "virtsync-agent.kvm-bare" not in found
+
+
+def test_an_agent_of_another_name_does_not_start(host: Enrolled) -> None:
+    host.ok()
+    words = ("--node-name", OTHER, "--kubeconfig", str(host.file))
+    ended = subprocess.run(
+        [sys.executable, "-m", "controller", "agent", *words],
+        capture_output=True,
+        text=True,
+        timeout=HANG_LIMIT_S,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert f"The token in the kubeconfig is of host {host.host}, and --node-name is {OTHER}" in ended.stderr
+
+
+# --- the renewal, on a clock of the test's own
+
+
+class Clock:
+    """The wall clock of one agent, which the test moves."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+class Shown:
+    """The metric."""
+
+    def __init__(self) -> None:
+        self.expires: datetime | None = None
+
+    def token_expires(self, host: str, at: datetime) -> None:
+        del host
+        self.expires = at
+
+
+class Renewing:
+    """The renewal of one host, with a real API server."""
+
+    def __init__(self, host: Enrolled) -> None:
+        self.host, self.shown = host, Shown()
+        self.lifetime = claims(host.token).lifetime
+        self.clock = Clock(self.lifetime.issued)
+        self.api = client.load(host.file)
+        self.renewal = Renewal(self.api, host.file, host.host, self.shown, clock=self.clock, chance=lambda: 0.5)
+
+    def at(self, share: float) -> float | None:
+        """Look when this share of the lifetime of the first token has passed."""
+        self.clock.now = self.lifetime.issued + timedelta(seconds=self.lifetime.seconds * share)
+        return self.renewal.look()
+
+
+@pytest.fixture
+def renewing(host: Enrolled) -> Renewing:
+    host.ok()
+    return Renewing(host)
+
+
+def test_a_token_is_renewed_after_half_of_its_lifetime(renewing: Renewing) -> None:
+    first = renewing.host.token
+    assert renewing.at(0.54) == 60
+    assert renewing.shown.expires == renewing.lifetime.expires
+    assert renewing.host.token == first
+    renewing.at(0.56)
+    assert renewing.host.token != first
+    assert renewing.shown.expires == claims(renewing.host.token).lifetime.expires
+    assert renewing.api.credentials.current().authorization == f"Bearer {renewing.host.token}"
+
+
+def test_a_renewal_that_fails_is_tried_again(renewing: Renewing) -> None:
+    first = renewing.host.token
+    folder = renewing.host.file.parent
+    text = renewing.host.file.read_text()
+    renewing.host.file.write_text(text.replace(renewing.host.controlplane.url, "https://127.0.0.1:1"))
+    broken = Renewing(renewing.host)
+    with capture_logs() as logs:
+        assert broken.at(0.6) == 60
+        assert broken.renewal.look() == 60
+    told = [one for one in logs if one["event"] == "could not renew the token of this host"]
+    assert len(told) == 1
+    assert told[0]["remaining"] == "12d 0h"
+    assert "the API server does not answer" in told[0]["error"]
+    renewing.host.file.write_text(text)
+    renewing.at(0.7)
+    assert renewing.host.token != first
+    assert [path.name for path in folder.iterdir()] == [renewing.host.file.name]
+
+
+def test_a_file_that_cannot_be_written_is_named(renewing: Renewing, tmp_path: Path) -> None:
+    gone = tmp_path / "gone" / "kubeconfig"
+    renewal = Renewal(renewing.api, gone, renewing.host.host, renewing.shown, clock=renewing.clock)
+    renewing.clock.now = renewing.lifetime.issued + timedelta(seconds=renewing.lifetime.seconds * 0.7)
+    with capture_logs() as logs:
+        renewal.look()
+    assert [one["error"] for one in logs if one["log_level"] == "warning"] == [
+        f"{gone} cannot be read: No such file or directory"
+    ]
+
+
+def test_an_expired_token_says_how_to_enroll_again(renewing: Renewing) -> None:
+    """The API server refuses this one because the host was revoked: no real token expires within minutes."""
+    assert renewing.renewal.unready() is None
+    renewing.host.ok("--revoke")
+    with closing(renewing.host.caller()) as caller:
+        until(lambda: caller.ask(Request("GET", VMS)).code == HTTPStatus.UNAUTHORIZED, "its token is still accepted")
+    with capture_logs() as logs:
+        assert renewing.at(1.0) == 10
+    expired = renewing.renewal.unready()
+    assert expired
+    assert f"run `virtsync enroll {renewing.host.host}` again" in expired
+    assert [one["message"] for one in logs if one["log_level"] == "error"] == [expired]
+    # Somebody does so, and replaces the file.
+    renewing.host.ok()
+    renewing.clock.now += timedelta(seconds=10)
+    renewing.renewal.look()
+    renewing.clock.now = datetime.now(UTC)
+    assert renewing.renewal.unready() is None
+
+
+def test_a_clock_that_is_ahead_does_not_prevent_the_renewal(renewing: Renewing) -> None:
+    """The token has expired by the clock of the host, and not by that of the API server."""
+    first = renewing.host.token
+    renewing.at(1.5)
+    assert renewing.host.token != first
+
+
+def test_a_token_of_another_user_is_left_alone(installed: ControlPlane) -> None:
+    api = client.load(installed.kubeconfig)
+    shown = Shown()
+    renewal = Renewal(api, installed.kubeconfig, "node-a", shown)
+    assert renewal.look() is None
+    assert renewal.unready() is None
+    assert shown.expires is None
+
+
+def test_a_token_of_another_host_is_refused(host: Enrolled) -> None:
+    host.ok()
+    with pytest.raises(Rejected, match="is of host"):
+        Renewal(client.load(host.file), host.file, OTHER, Shown())
