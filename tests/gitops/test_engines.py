@@ -242,8 +242,8 @@ def test_a_hold_by_kubectl_virtsync_stays_until_its_release(
     delivery.until_applied(git.vm(guest, powerState="Running", shutdown={"gracePeriodSeconds": 100}))
     assert world.get(guest)["metadata"]["annotations"][HOLD] == "backup"
     assert world.nothing_done(guest)
-    done = virtsync(world, "release", guest.name, "--as", "ann")
     told = row("kubectl virtsync release, of a VM that is off")
+    done = virtsync(world, "release", guest.name, "--as", "ann")
     assert done.returncode == 0, done.stderr
     world.until(guest, runs, "running")
     told.vm_did("runs again")
@@ -256,8 +256,8 @@ def test_kubectl_virtsync_stops_a_vm_of_git_only_if_told_to_and_the_engine_undoe
     refused = virtsync(world, "stop", guest.name)
     assert (refused.returncode, "comes from Git" in refused.stderr) == (2, True), refused.stderr
     assert world.nothing_done(guest)
-    done = virtsync(world, "stop", guest.name, "--anyway")
     told = row("kubectl virtsync stop --anyway, while Git has Running")
+    done = virtsync(world, "stop", guest.name, "--anyway")
     assert done.returncode == 0, done.stderr
     world.until(guest, lambda vm: vm["spec"]["powerState"] == "Stopped", "to be stopped")
     world.until(guest, lambda vm: vm["spec"]["powerState"] == "Running", "as Git says")
