@@ -68,15 +68,9 @@ class Cluster:
 
     @cached_property
     def _connection(self) -> Connection:
-        import logging  # noqa: PLC0415
-
-        import structlog  # noqa: PLC0415
-
         from controller.kube.user_kubeconfig import Wish, connect  # noqa: PLC0415
 
         wish = Wish(self.kubeconfig, self.context, self.user, self.groups)
-        # Warnings about credentials would stand in the middle of an output. If they matter, a request fails.
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
         return connect(wish, terminal=sys.stdin.isatty())
 
 
@@ -126,7 +120,7 @@ def with_cluster(*, namespaced: bool = True, as_user: str = "--as") -> Callable[
             **given: Any,
         ) -> Any:
             cluster = Cluster(kubeconfig, context, user, groups, chosen_namespace or "")
-            with failures():
+            with failures(), without_warnings():
                 return command(*positional, cluster=cluster, **given)
 
         wrapped: Any = update_wrapper(with_given, command)
@@ -135,6 +129,24 @@ def with_cluster(*, namespaced: bool = True, as_user: str = "--as") -> Callable[
         return wrapped  # type: ignore[no-any-return]
 
     return decorate
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Log errors only, because warnings about credentials would stand in the middle of an output.
+
+    Afterwards, the configuration of the log is as before.
+    """
+    import logging  # noqa: PLC0415
+
+    import structlog  # noqa: PLC0415
+
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 @contextmanager
