@@ -3,7 +3,7 @@
 import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 
@@ -38,8 +38,10 @@ def listener(agent: Agent) -> int:
     found: list[int] = []
 
     def look() -> bool:
-        tasks = Path(f"/proc/{agent.pid}/task")
-        calls = {int(task.name): (task / "syscall").read_text().split() for task in tasks.iterdir()}
+        calls: dict[int, list[str]] = {}
+        for task in Path(f"/proc/{agent.pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # this thread has just ended
+                calls[int(task.name)] = (task / "syscall").read_text().split()
         found[:] = [thread for thread, call in calls.items() if call[0] == str(POLL) and int(call[2], 16) > 1]
         return len(found) == 1
 
