@@ -36,10 +36,12 @@ RUN /uv/bin/uv sync --locked --no-dev --no-editable \
     && /opt/virtsync/bin/python -c 'import controller.agent.app'
 
 FROM ${BASE}
-# Remove the setuid bit from all programs: no process in this image needs to become another user.
+# Remove the setuid bit from all programs: no process in this image needs to become another user. Python's own tests and
+# the texts of its help() have no use here.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libvirt0 python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /usr/share/doc/* /usr/share/man/* /usr/share/locale/* \
+        /usr/lib/python3*/test /usr/lib/python3*/pydoc_data \
     && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 COPY --from=build /opt/virtsync /opt/virtsync
 ENV PATH=/opt/virtsync/bin:$PATH \
