@@ -17,8 +17,8 @@ end
 local message = ready.reason .. ": " .. (ready.message or "")
 
 -- Before the comparison of generations: while the state is unknown, observedGeneration does not follow the spec.
-if ready.status == "Unknown" and ready.reason ~= "Pending" then
-  return { status = "Degraded", message = message }
+if ready.status == "Unknown" then
+  return { status = ready.reason == "Pending" and "Progressing" or "Degraded", message = message }
 end
 
 if status.observedGeneration ~= obj.metadata.generation then
@@ -31,7 +31,7 @@ if ready.status == "True" then
   health = "Healthy"
 elseif suspended[ready.reason] then
   health = "Suspended"
-elseif ready.reason == "Pending" or (reconciling and not failing[ready.reason]) then
+elseif reconciling and not failing[ready.reason] then
   health = "Progressing"
 end
 return { status = health, message = message }
