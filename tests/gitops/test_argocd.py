@@ -182,6 +182,7 @@ def test_a_vm_that_fails_ends_the_sync_of_its_wave(world: World, git: Git, app: 
     app.create()
     app.until_failed("DomainNotFound")
     assert not exists(world, web)
+    # Argo CD retries.
     world.define("missing")
     world.until(web, runs, "running")
 

@@ -10,6 +10,8 @@ HOLD = "hold.virtsync.dev/argocd"
 
 def test_restart_restarts_a_vm_once_and_stays_synced(world: World, git: Git, app: Application) -> None:
     guest = delivered(world, git, app, powerState="Running")
+    # A restart must be requested in a later second than that of the object's creation.
+    world.outlast_settling()
     before = world.run_id(guest)
     assert app.actions(guest.name) == {"restart": True, "start": False, "stop": True, "hold": True, "release": False}
     app.run_action(guest.name, "restart")

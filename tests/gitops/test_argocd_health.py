@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -12,7 +11,7 @@ from gitops.application import Application, resource
 from gitops.ledger import Row
 from lab.guest import Guest
 from lab.manager import Manager
-from lab.world import World, runs
+from lab.world import World, is_off, runs
 from tests.deploy.reasons import table
 from tests.gitops.conftest import Git
 
@@ -148,6 +147,8 @@ def domain_conflict(case: Case) -> None:
     older["spec"]["domain"] = {"name": case.guest.name}
     case.world.kubectl("create", "-f", "-", manifest=older)
     case.world.kubectl("wait", "kvm/older", "--for=condition=Ready", "--timeout=60s")
+    # The API server counts the age in whole seconds.
+    case.world.outlast_settling()
     case.commit(powerState="Running")
     case.app.create()
 
@@ -167,9 +168,12 @@ def observe_only(case: Case) -> None:
 
 def domain_replaced(case: Case) -> None:
     case.world.start_agent()
-    case.until_it_runs()
+    case.commit(powerState="Stopped")
+    case.app.create()
+    case.world.until(case.guest, is_off, "off")
     case.guest.remove()
-    case.guest = case.world.define(uuid=uuid4())
+    case.world.until_ready(case.guest, "DomainNotFound")
+    case.guest = case.world.define()
 
 
 def saved_elsewhere(case: Case) -> None:

@@ -44,15 +44,15 @@ def test_argo_cds_engine_gives_each_reason_the_documented_health(tmp_path: Path)
     shutil.copytree(argocd.CUSTOMIZATIONS, customizations)
     cases = [
         {
-            "inputPath": f"testdata/{reason}.yaml",
+            "inputPath": f"testdata/of-{reason}.yaml",
             "healthStatus": {"status": table()[reason], "message": f"{reason}: Why."},
         }
         for reason in Reason
     ]
     (folder / "health_test.yaml").write_text(yaml.safe_dump({"tests": cases}))
     for reason in Reason:
-        obj = {"apiVersion": "virtsync.dev/v1alpha1", "kind": "VirtualMachine"} | vm(reason)
-        (folder / f"testdata/{reason}.yaml").write_text(yaml.safe_dump(obj))
+        obj = {"apiVersion": "virtsync.dev/v1alpha1", "kind": "VirtualMachine"} | vm(reason.value)
+        (folder / f"testdata/of-{reason}.yaml").write_text(yaml.safe_dump(obj))
     found = passed(run(customizations, PATCH, tmp_path))
     name = "TestLuaHealthScript/virtsync.dev/VirtualMachine/testdata"
-    assert {f"{name}/{reason}.yaml" for reason in Reason} <= set(found)
+    assert {f"{name}/of-{reason}.yaml" for reason in Reason} <= set(found)

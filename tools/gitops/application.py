@@ -85,11 +85,12 @@ class Application(WatchedObject):
         )
 
     def until_failed(self, words: str) -> Json:
-        """Wait until a sync has failed with these words in its results."""
+        """Wait until a sync has failed with these words in its results, also if Argo CD is going to retry it."""
 
         def failed(app: Json) -> bool:
             operation = app.get("status", {}).get("operationState", {})
-            return operation.get("phase") in {"Failed", "Error"} and words in json.dumps(operation)
+            ended = operation.get("phase") in {"Failed", "Error"} or "Retrying attempt" in operation.get("message", "")
+            return ended and words in json.dumps(operation)
 
         return self.until(failed, f"failed by {words}")
 
