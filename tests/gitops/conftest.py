@@ -95,7 +95,8 @@ class Git:
 def git(world: World, git_server: tuple[GitServer, Path]) -> Git:
     """A repository of the test's own."""
     server, folder = git_server
-    repository = Repository(folder / world.name)
+    # Two tests in different files can have the same name.
+    repository = Repository(Path(tempfile.mkdtemp(prefix=f"{world.name}-", dir=folder)) / FOLDER)
     return Git(world, repository, server.url_of(repository))
 
 

@@ -206,6 +206,9 @@ def test_the_files_of_import_are_applied_as_they_are(world: World, git: Git, del
     command = [sys.executable, "-m", "controller", "import", "--kubeconfig", str(world.controlplane.kubeconfig)]
     words = ["--node", world.node, "--namespace", world.name, "--out", "vms"]
 
+    for state in ("create", "condition=Ready"):
+        world.kubectl("wait", f"kvmhost/{world.node}", f"--for={state}", "--timeout=60s")
+
     def all_imported() -> bool:
         # The agent reports a new domain after a second.
         subprocess.run([*command, *words], cwd=git.folder, check=True, capture_output=True)

@@ -44,7 +44,7 @@ def test_a_status_in_git_is_ignored(world: World, git: Git, ks: Kustomization) -
     assert versions(world) == first
 
 
-def test_a_time_needs_no_quotes(git: Git, ks: Kustomization) -> None:
+def test_a_time_in_git_needs_no_quotes(git: Git, ks: Kustomization) -> None:
     applied = git.commit({"vm.yaml": TIME})
     ks.create(spec=UNWATCHED)
     ks.until_healthy(applied)
