@@ -64,8 +64,8 @@ def index_of(archive: Path, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def installed(crd: ControlPlane, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     home = tmp_path_factory.mktemp("home")
-    assert (tool.folder() / "kubectl-krew").exists(), "Krew is not built: run `make setup`."
-    path = f"{home}/.krew/bin:{tool.folder()}:{crd.assets}:/usr/bin:/bin"
+    assert (tool.MODULE.commands / "kubectl-krew").exists(), "Krew is not built: run `make setup`."
+    path = f"{home}/.krew/bin:{tool.MODULE.commands}:{crd.assets}:/usr/bin:/bin"
     env = {"HOME": str(home), "PATH": path, "KUBECONFIG": str(crd.kubeconfig), "KREW_NO_UPGRADE_CHECK": "1"}
     found = Installation(env, home)
     found.ok("krew", "index", "add", "default", f"file://{index_of(archive, tmp_path_factory.mktemp('index'))}")

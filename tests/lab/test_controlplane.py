@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from lab import LabError, binaries
+from lab import LabError, binaries, gomodule
 from lab.controlplane import COMPONENTS, ControlPlane
 from lab.processes import owner_of
 
@@ -189,7 +189,7 @@ def test_binaries_are_taken_from_kubebuilder_assets(tmp_path: Path, monkeypatch:
 
 def test_missing_binaries_are_an_error_that_names_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
-    monkeypatch.setattr(binaries, "CACHE", tmp_path)
+    monkeypatch.setattr(gomodule, "CACHE", tmp_path)
     with pytest.raises(LabError, match=r"^etcd, kube-apiserver, kubectl not found in .*: run `make setup`\.$"):
         ControlPlane(tmp_path)
 

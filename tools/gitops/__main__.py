@@ -11,7 +11,7 @@ from gitops.playground import STARTERS, playground
 from lab import processes
 from lab.gomodule import CACHE
 
-BUILDERS = {"argo": argocd.build, "flux": flux.build, "kstatus": kstatus.build}
+MODULES = {"argo": argocd.MODULE, "flux": flux.MODULE, "kstatus": kstatus.MODULE}
 ENGINE = click.argument("engine", type=click.Choice(sorted(STARTERS)))
 FOLDER = click.argument(
     "folder",
@@ -27,11 +27,11 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice(sorted(BUILDERS)))
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice(sorted(MODULES)))
 def build(names: tuple[str, ...]) -> None:
     """Build argo, flux and kstatus with Go unless they exist, or only those named, and print their folders."""
-    for name in names or BUILDERS:
-        print(BUILDERS[name]())
+    for name in names or MODULES:
+        print(MODULES[name].build())
 
 
 @cli.command()

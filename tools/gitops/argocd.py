@@ -6,18 +6,15 @@ Its API server has no pages, because the Go module lacks them.
 
 import json
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from gitops.parts import free_ports, listens, run
+from gitops.parts import built, free_ports, listens, run, until_served
 from gitops.redis import Redis
-from lab import LabError
 from lab.controlplane import ControlPlane
-from lab.gomodule import CACHE, GoModule
+from lab.gomodule import GoModule
 from lab.processes import Process
-from lab.world import until
 
 Json = dict[str, Any]
 
@@ -32,26 +29,9 @@ MODULE = GoModule(
     Path(__file__).parent / "engines" / "argocd",
     "Argo CD",
     UPSTREAM,
+    name="argocd",
     copied={"crds": (UPSTREAM, "manifests/crds")},
 )
-
-
-def build() -> Path:
-    """Build the binaries unless they exist, and return their folder; the first build takes minutes."""
-    MODULE.build(_cached())
-    return _cached()
-
-
-def built() -> Path:
-    """The folder of the binaries, with the CRDs; LabError if they are not built."""
-    folder = _cached()
-    if not folder.exists():
-        raise LabError(f"Argo CD not found in {folder}: run `make gitops-setup`.")
-    return folder
-
-
-def _cached() -> Path:
-    return CACHE / f"argocd-{MODULE.version}-{MODULE.digest}"
 
 
 class ArgoCD:
@@ -65,7 +45,7 @@ class ArgoCD:
         self.controlplane = controlplane
         self.folder = folder.resolve()
         self.url = ""
-        self._binaries = built()
+        self._binaries = built(MODULE)
         self._ends = ExitStack()
 
     def __enter__(self) -> Self:
@@ -87,10 +67,7 @@ class ArgoCD:
         kubectl = self.controlplane.kubectl
         # The definition of Applications does not fit into the annotation of a client-side apply.
         kubectl("apply", "--server-side", "-k", str(self._binaries / "crds"))
-        for kind in KINDS:
-            # Any other request would have kubectl remember for hours what was not served yet.
-            served = _succeeds(self.controlplane, "get", "--raw", f"/apis/argoproj.io/v1alpha1/{kind}")
-            until(served, f"{kind} are not served.")
+        until_served(self.controlplane, *(f"argoproj.io/v1alpha1/{kind}" for kind in KINDS))
         kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": _objects()}))
         # The command of deploy/argocd/README.md.
         kubectl("patch", "configmap", "argocd-cm", "-n", NAMESPACE, "--patch-file", str(CUSTOMIZATIONS))
@@ -155,10 +132,6 @@ class ArgoCD:
 
 def _addresses(port: int) -> list[str]:
     return ["--address=127.0.0.1", f"--port={port}", "--metrics-address=127.0.0.1", "--metrics-port=0"]
-
-
-def _succeeds(controlplane: ControlPlane, *words: str) -> Callable[[], bool]:
-    return lambda: controlplane.kubectl(*words, check=False).returncode == 0
 
 
 def _objects() -> list[Json]:

@@ -7,16 +7,13 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Self
 
-from gitops.parts import free_ports, listens, run
-from lab import LabError
+from gitops.parts import built, free_ports, listens, run, until_served
 from lab.controlplane import ControlPlane
-from lab.gomodule import CACHE, GoModule
+from lab.gomodule import GoModule
 from lab.processes import Process
-from lab.world import until
 
 NAMESPACE = "flux-system"
 SOURCE, KUSTOMIZE = "source-controller", "kustomize-controller"
@@ -25,6 +22,7 @@ MODULE = GoModule(
     Path(__file__).parent / "engines" / "flux",
     "Flux",
     f"{UPSTREAM}/{KUSTOMIZE}",
+    name="flux",
     copied={f"crds-{name}": (f"{UPSTREAM}/{name}", "config/crd/bases") for name in (SOURCE, KUSTOMIZE)},
     programs=[f"{UPSTREAM}/{name}" for name in (SOURCE, KUSTOMIZE)],
 )
@@ -38,24 +36,6 @@ CANCEL = "--feature-gates=CancelHealthCheckOnNewRevision=true"
 """With it, a new commit ends the health check of the one before it. deploy/flux/README.md recommends it."""
 
 
-def build() -> Path:
-    """Build the binaries unless they exist, and return their folder; the first build takes minutes."""
-    MODULE.build(_cached())
-    return _cached()
-
-
-def built() -> Path:
-    """The folder of the binaries, with the CRDs; LabError if they are not built."""
-    folder = _cached()
-    if not folder.exists():
-        raise LabError(f"Flux not found in {folder}: run `make gitops-setup`.")
-    return folder
-
-
-def _cached() -> Path:
-    return CACHE / f"flux-{MODULE.version}-{MODULE.digest}"
-
-
 class Flux:
     """A source-controller and kustomize-controllers in a folder; use it as a context manager.
 
@@ -66,7 +46,7 @@ class Flux:
     def __init__(self, controlplane: ControlPlane, folder: Path) -> None:
         self.controlplane = controlplane
         self.folder = folder.resolve()
-        self._binaries = built()
+        self._binaries = built(MODULE)
         self._ends = ExitStack()
 
     def __enter__(self) -> Self:
@@ -94,14 +74,9 @@ class Flux:
         kubectl = self.controlplane.kubectl
         for name in (SOURCE, KUSTOMIZE):
             kubectl("apply", "--server-side", "-f", str(self._binaries / f"crds-{name}"))
-        for kind in KINDS:
-            # Any other request would have kubectl remember for hours what was not served yet.
-            until(partial(self._serves, kind), f"{kind} is not served.")
+        until_served(self.controlplane, *KINDS)
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
         kubectl("apply", "-f", "-", input=json.dumps(namespace))
-
-    def _serves(self, kind: str) -> bool:
-        return self.controlplane.kubectl("get", "--raw", f"/apis/{kind}", check=False).returncode == 0
 
     def _start_source_controller(self) -> None:
         data = self.folder / "artifacts"

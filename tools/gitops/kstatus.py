@@ -7,32 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from lab import LabError
-from lab.gomodule import CACHE, GoModule
+from lab.gomodule import GoModule
 
 Json = dict[str, Any]
 MODULE = GoModule(
     Path(__file__).parent / "engines" / "kstatus",
     "kstatus",
     "github.com/fluxcd/cli-utils",
+    name="kstatus",
     programs=["virtsync.dev/tools/gitops/kstatus"],
 )
 
 
-def build() -> Path:
-    """Build the program unless it exists, and return its folder; the first build takes half a minute."""
-    MODULE.build(_cached())
-    return _cached()
-
-
 def compute(objects: Iterable[Json]) -> dict[str, str]:
     """The kstatus of each object, by its name: `Current`, `InProgress` or `Failed`; LabError if it is not built."""
-    program = _cached() / "kstatus"
+    program = MODULE.commands / "kstatus"
     if not program.exists():
         raise LabError(f"{program} not found: run `make setup`.")
     listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
     done = subprocess.run([program], input=listed, capture_output=True, text=True, check=True)
     return dict(line.split() for line in done.stdout.splitlines())
-
-
-def _cached() -> Path:
-    return CACHE / f"kstatus-{MODULE.version}-{MODULE.digest}"

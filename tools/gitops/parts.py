@@ -1,12 +1,36 @@
-"""What the processes of both engines need: free ports, and a start that returns when they are ready."""
+"""What both engines need: their programs, free ports, and a start that returns when they are ready."""
 
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
 
+from lab import LabError
+from lab.controlplane import ControlPlane
+from lab.gomodule import GoModule
 from lab.processes import Process, reserve_port
+from lab.world import until
 
 READY_TIMEOUT_S = 120
+
+
+def built(module: GoModule) -> Path:
+    """The folder of an engine's programs, with its CRDs; LabError if they are not built."""
+    if not module.commands.exists():
+        raise LabError(f"{module.title} not found in {module.commands}: run `make gitops-setup`.")
+    return module.commands
+
+
+def until_served(controlplane: ControlPlane, *kinds: str) -> None:
+    """Wait until the API server serves these kinds, each as `group/version/plural`."""
+
+    def served(kind: str) -> bool:
+        # Any other request would have kubectl remember for hours what was not served yet.
+        return controlplane.kubectl("get", "--raw", f"/apis/{kind}", check=False).returncode == 0
+
+    for kind in kinds:
+        until(partial(served, kind), f"{kind} is not served.")
 
 
 def run(ends: ExitStack, process: Process, ready: Callable[[], bool]) -> None:

@@ -25,7 +25,7 @@ def build_archive(folder: Path) -> None:
 @cli.command("tool")
 def build_tool() -> None:
     """Build Krew with Go unless it exists, and print its folder."""
-    click.echo(tool.build())
+    click.echo(tool.MODULE.build())
 
 
 if __name__ == "__main__":

@@ -2,17 +2,7 @@
 
 from pathlib import Path
 
-from lab.gomodule import CACHE, GoModule
+from lab.gomodule import GoModule
 
-MODULE = GoModule(Path(__file__).with_name("upstream"), "Krew", "sigs.k8s.io/krew")
-
-
-def folder() -> Path:
-    """The folder that has kubectl-krew once it is built."""
-    return CACHE / f"krew-{MODULE.version}-{MODULE.digest}"
-
-
-def build() -> Path:
-    """Build Krew unless it exists, and return its folder. LabError if it cannot be built."""
-    MODULE.build(folder())
-    return folder()
+MODULE = GoModule(Path(__file__).with_name("upstream"), "Krew", "sigs.k8s.io/krew", name="krew")
+"""Its folder of commands has kubectl-krew."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from lab import LabError, gomodule
@@ -28,17 +29,14 @@ def find_assets(commands: Iterable[str] = COMMANDS) -> Path:
 
 def cached_assets() -> Path:
     """The folder of the built binaries: a different one for every version of the Go module."""
-    module = _module()
-    return CACHE / f"{module.version}-{module.digest}"
+    return _module().commands
 
 
 def build_assets() -> Path:
     """Build the control plane unless it exists; the first build takes minutes and shows progress on standard error."""
     if os.environ.get("KUBEBUILDER_ASSETS"):
         return find_assets()
-    folder = cached_assets()
-    _module().build(folder)
-    return folder
+    return _module().build()
 
 
 def _module() -> GoModule:
@@ -46,4 +44,4 @@ def _module() -> GoModule:
     major, minor, _ = module.version.removeprefix("v").split(".")
     words = {"gitVersion": module.version, "gitMajor": major, "gitMinor": minor}
     stamps = {f"k8s.io/component-base/version.{name}": word for name, word in words.items()}
-    return GoModule(MODULE, "Control plane", "k8s.io/kubernetes", stamps)
+    return replace(module, stamps=stamps)

@@ -30,14 +30,15 @@ class GoModule:
     """A module whose main package becomes the command by whose name it is called, and else prints the names.
 
     If `programs` are named, these main packages are built instead, each into a binary with the last word of its path.
-    `upstream` is the module whose version is shown. `stamps` are the values of Go variables that the linker sets.
-    `copied` are folders of other modules that are copied beside the binary: the name of each, its module, its path
-    there.
+    `upstream` is the module whose version is shown. `name` is what the name of the folder of the commands begins with.
+    `stamps` are the values of Go variables that the linker sets. `copied` are folders of other modules that are copied
+    beside the binary: the name of each, its module, its path there.
     """
 
     folder: Path
     title: str
     upstream: str
+    name: str = ""
     stamps: Mapping[str, str] = field(default_factory=dict)
     copied: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     programs: Sequence[str] = ()
@@ -58,14 +59,20 @@ class GoModule:
             digest.update(f"{file.name}\n".encode() + file.read_bytes())
         return digest.hexdigest()[:12]
 
-    def build(self, folder: Path) -> None:
-        """Build the commands into `folder`, unless the folder exists; it can take minutes.
+    @property
+    def commands(self) -> Path:
+        """The folder of the commands, which `build` makes: a different one for every version of the module."""
+        return CACHE / "-".join(filter(None, (self.name, self.version, self.digest)))
+
+    def build(self) -> Path:
+        """Build the commands, unless they are built, and return their folder; it can take minutes.
 
         It shows progress on standard error. The folder appears only when it is complete. A lock makes concurrent builds
         run one after the other. LabError with the end of what Go says if it fails.
         """
+        folder = self.commands
         if folder.exists():
-            return
+            return folder
         CACHE.mkdir(parents=True, exist_ok=True)
         with (CACHE / "build.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -77,6 +84,7 @@ class GoModule:
                 for name, (module, path) in self.copied.items():
                     shutil.copytree(self.source_of(module) / path, partial / name)
                 partial.rename(folder)
+        return folder
 
     def source_of(self, module: str) -> Path:
         """The folder of a module that this one requires, in Go's cache; it must have been downloaded."""
