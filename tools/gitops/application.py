@@ -4,14 +4,12 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import Any, Self
+from typing import Any
 
-from gitops.argocd import NAMESPACE, ArgoCD
+from gitops.argocd import API, NAMESPACE, ArgoCD
 from gitops.merge import merged
 from gitops.watched import HANG_LIMIT_S, WatchedObject
 from lab import LabError
-from lab.world import Watch
 
 Json = dict[str, Any]
 
@@ -31,11 +29,10 @@ class Application(WatchedObject):
         self, argocd: ArgoCD, name: str, *, url: str, folder: str, namespace: str, options: Sequence[str] = ()
     ) -> None:
         log = argocd.log("argocd-application-controller")
-        super().__init__(argocd.controlplane, "application", NAMESPACE, name, log=log)
+        super().__init__(argocd.controlplane, f"{API}/applications", NAMESPACE, name, log=log)
         self.argocd = argocd
-        self._ends = ExitStack()
         self._manifest: Json = {
-            "apiVersion": "argoproj.io/v1alpha1",
+            "apiVersion": API,
             "kind": "Application",
             "metadata": {"name": name, "namespace": NAMESPACE, "finalizers": [FINALIZER]},
             "spec": {
@@ -45,15 +42,6 @@ class Application(WatchedObject):
                 "syncPolicy": {"automated": AUTOMATED, "syncOptions": list(options)},
             },
         }
-
-    def __enter__(self) -> Self:
-        path = f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/applications"
-        self.watch(self._ends.enter_context(Watch(self.controlplane, path)))
-        self._ends.callback(self.remove)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.close()
 
     def create(self, **changes: Json) -> None:
         """Create it, with changes to its `metadata` and `spec`; Argo CD begins at once."""

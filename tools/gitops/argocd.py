@@ -21,6 +21,7 @@ Json = dict[str, Any]
 NAMESPACE = "argocd"
 CUSTOMIZATIONS = Path(__file__).parents[2] / "deploy" / "argocd" / "argocd-cm.yaml"
 """The file that users copy."""
+API = "argoproj.io/v1alpha1"
 KINDS = ("applications", "applicationsets", "appprojects")
 RESYNC_S = 3
 """How often Argo CD looks at Git. Its default is 120 s and up to 60 s more."""
@@ -67,7 +68,7 @@ class ArgoCD:
         kubectl = self.controlplane.kubectl
         # The definition of Applications does not fit into the annotation of a client-side apply.
         kubectl("apply", "--server-side", "-k", str(self._binaries / "crds"))
-        until_served(self.controlplane, *(f"argoproj.io/v1alpha1/{kind}" for kind in KINDS))
+        until_served(self.controlplane, *(f"{API}/{kind}" for kind in KINDS))
         kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": _objects()}))
         # The command of deploy/argocd/README.md.
         kubectl("patch", "configmap", "argocd-cm", "-n", NAMESPACE, "--patch-file", str(CUSTOMIZATIONS))
@@ -153,7 +154,7 @@ def _objects() -> list[Json]:
             "stringData": {"server.secretkey": "lab"},
         },
         {
-            "apiVersion": "argoproj.io/v1alpha1",
+            "apiVersion": API,
             "kind": "AppProject",
             "metadata": meta | {"name": "default"},
             "spec": anywhere,

@@ -26,10 +26,8 @@ MODULE = GoModule(
     copied={f"crds-{name}": (f"{UPSTREAM}/{name}", "config/crd/bases") for name in (SOURCE, KUSTOMIZE)},
     programs=[f"{UPSTREAM}/{name}" for name in (SOURCE, KUSTOMIZE)],
 )
-KINDS = (
-    "source.toolkit.fluxcd.io/v1/gitrepositories",
-    "kustomize.toolkit.fluxcd.io/v1/kustomizations",
-)
+KUSTOMIZATIONS = "kustomize.toolkit.fluxcd.io/v1/kustomizations"
+KINDS = ("source.toolkit.fluxcd.io/v1/gitrepositories", KUSTOMIZATIONS)
 SHARD = "sharding.fluxcd.io/key"
 """The label that assigns a Kustomization to a controller of its own."""
 CANCEL = "--feature-gates=CancelHealthCheckOnNewRevision=true"

@@ -2,22 +2,19 @@
 
 import json
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import yaml
 
-from gitops.flux import NAMESPACE, Flux
+from gitops.flux import KUSTOMIZATIONS, KUSTOMIZE, NAMESPACE, Flux
 from gitops.merge import merged
 from gitops.watched import WatchedObject
-from lab.world import Watch
 
 Json = dict[str, Any]
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "flux" / "virtual-machines.yaml"
 """The file that users copy."""
-KIND = "kustomizations.kustomize.toolkit.fluxcd.io"
 REQUESTED = "reconcile.fluxcd.io/requestedAt"
 # As short as Flux allows without a load of its own. Flux waits for health for 30 s also if `timeout` is shorter.
 SOURCE_INTERVAL = "2s"
@@ -32,18 +29,8 @@ class Kustomization(WatchedObject):
     """
 
     def __init__(self, flux: Flux, name: str, *, url: str, folder: str, namespace: str) -> None:
-        super().__init__(flux.controlplane, KIND, NAMESPACE, name, log=flux.log("kustomize-controller"))
-        self._ends = ExitStack()
+        super().__init__(flux.controlplane, KUSTOMIZATIONS, NAMESPACE, name, log=flux.log(KUSTOMIZE))
         self._objects = _adapted(name, url, folder, namespace)
-
-    def __enter__(self) -> Self:
-        path = f"/apis/kustomize.toolkit.fluxcd.io/v1/namespaces/{NAMESPACE}/kustomizations"
-        self.watch(self._ends.enter_context(Watch(self.controlplane, path)))
-        self._ends.callback(self._remove_all)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.close()
 
     def create(self, **changes: Json) -> None:
         """Create it, with changes to its `metadata` and `spec`; Flux begins at once."""
@@ -90,8 +77,9 @@ class Kustomization(WatchedObject):
 
         return str(condition(self.until(failed, f"{reason} {words}"), "Ready")["message"])
 
-    def _remove_all(self) -> None:
-        self.remove()
+    def remove(self) -> None:
+        """Remove it, its source, its account and the rights of that, without the objects that it has applied."""
+        super().remove()
         for one in _of_kinds(self._objects, "RoleBinding", "Role", "ServiceAccount", "GitRepository"):
             meta = one["metadata"]
             words = ("delete", one["kind"].lower(), meta["name"], "--ignore-not-found")

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lab import LabError
 from lab.controlplane import ControlPlane
@@ -15,24 +16,33 @@ HANG_LIMIT_S = 120
 
 
 class WatchedObject:
-    """One object by kind, namespace and name.
+    """One object by kind, namespace and name; use it as a context manager, which removes it at the end.
 
     The waits check every version of the object in order, beginning with the one at which the last wait ended, so that
     they also find a state that lasted briefly. `log` is the log that a wait quotes when it fails.
     """
 
     def __init__(self, controlplane: ControlPlane, kind: str, namespace: str, name: str, *, log: Path) -> None:
+        """`kind` is group/version/plural."""
         self.controlplane = controlplane
-        self.kind = kind
+        group, version, plural = kind.split("/")
+        self.kind = f"{plural}.{group}"
         self.namespace = namespace
         self.name = name
+        self._collection = f"/apis/{group}/{version}/namespaces/{namespace}/{plural}"
         self._log = log
         self._versions: Watch | None = None
+        """It has all versions since before the object was created."""
         self._seen_until = 0
+        self._ends = ExitStack()
 
-    def watch(self, versions: Watch) -> None:
-        """Use this watch, which has all versions since before the object was created."""
-        self._versions = versions
+    def __enter__(self) -> Self:
+        self._versions = self._ends.enter_context(Watch(self.controlplane, self._collection))
+        self._ends.callback(self.remove)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.close()
 
     def get(self) -> Json:
         """The object as it is now."""
