@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from controller.kube.writes import Writes
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 Decided = Change | Unchanged
 
 POLL_INTERVAL_S = 1.0
@@ -43,6 +44,22 @@ class Task:
     progress: Callable[[Json, Decided, int], Progress] | None = None
     """How far the change is, from the object, what was decided, and the generation of the changed object. None: the
     command does not wait."""
+
+
+def task_of(
+    label: str,
+    path: str,
+    parse: Callable[[Json], T],
+    decide: Callable[[T], Decided],
+    how_far: Callable[[T, Decided, int], Progress] | None = None,
+) -> Task:
+    """Return the task of which `decide` and `how_far` get the object as `parse` reads it."""
+
+    def progress(raw: Json, decided: Decided, generation: int) -> Progress:
+        assert how_far  # noqa: S101 - otherwise nobody waits
+        return how_far(parse(raw), decided, generation)
+
+    return Task(label, path, lambda raw: decide(parse(raw)), progress if how_far else None)
 
 
 def with_change(command: F) -> F:

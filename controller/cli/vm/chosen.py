@@ -6,17 +6,15 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from controller.api.changes import Change, Unchanged
 from controller.api.codec import parse
-from controller.api.json_mapping import Json
 from controller.api.progress import Progress
 from controller.api.virtualmachine import VirtualMachine, VmKey
-from controller.cli.vm.changing import Task
+from controller.cli.vm.changing import Decided, Task, task_of
 from controller.cli.vm.cluster import Cluster
 from controller.cli.vm.selection import selected
 
-Decide = Callable[[VirtualMachine], Change | Unchanged]
-HowFar = Callable[[VirtualMachine, Change | Unchanged, int], Progress]
+Decide = Callable[[VirtualMachine], Decided]
+HowFar = Callable[[VirtualMachine, Decided, int], Progress]
 
 
 def tasks(
@@ -31,12 +29,8 @@ def tasks(
     """Return the change of each chosen VM. Raises as `selected`, and click.UsageError if none is chosen."""
     from controller.kube.paths import virtual_machine  # noqa: PLC0415
 
-    def follow(raw: Json, decided: Change | Unchanged, generation: int) -> Progress:
-        assert how_far  # noqa: S101 - otherwise nothing follows
-        return how_far(parse(raw), decided, generation)
-
     return [
-        Task(str(key), virtual_machine(key), lambda raw: decide(parse(raw)), follow if how_far else None)
+        task_of(str(key), virtual_machine(key), parse, decide, how_far)
         for key in _keys(cluster, names, selector, everywhere=everywhere)
     ]
 

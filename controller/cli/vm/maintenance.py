@@ -8,12 +8,10 @@ from collections.abc import Callable
 import click
 
 from controller.api import changes, progress
-from controller.api.changes import Change, Unchanged
 from controller.api.hypervisor import Hypervisor, Maintenance, MaintenanceMode
 from controller.api.hypervisor_codec import parse_hypervisor
-from controller.api.json_mapping import Json
 from controller.cli.options import reads
-from controller.cli.vm.changing import Task, run, with_change, with_wait
+from controller.cli.vm.changing import Decided, Task, run, task_of, with_change, with_wait
 from controller.cli.vm.cluster import Cluster, with_cluster
 from controller.cli.vm.completion import node_names
 from controller.runtime.settings import node_name
@@ -91,13 +89,10 @@ def end(*, cluster: Cluster, node: str, wait: bool, timeout_s: float, anyway: bo
 
 def _task(
     node: str,
-    decide: Callable[[Hypervisor], Change | Unchanged],
+    decide: Callable[[Hypervisor], Decided],
     how_far: Callable[[Hypervisor, int], progress.Progress] | None,
 ) -> Task:
     from controller.kube.paths import hypervisor  # noqa: PLC0415
 
-    def follow(raw: Json, _decided: Change | Unchanged, generation: int) -> progress.Progress:
-        assert how_far  # noqa: S101 - otherwise nothing follows
-        return how_far(parse_hypervisor(raw), generation)
-
-    return Task(node, hypervisor(node), lambda raw: decide(parse_hypervisor(raw)), follow if how_far else None)
+    follow = (lambda host, _decided, generation: how_far(host, generation)) if how_far else None
+    return task_of(node, hypervisor(node), parse_hypervisor, decide, follow)
