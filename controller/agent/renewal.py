@@ -15,14 +15,13 @@ from controller.kube.client import Api
 from controller.kube.enrollment import request_token
 from controller.kube.host_kubeconfig import replace_token
 from controller.kube.host_token import BEARER, HostToken, host_token
+from controller.kube.kubeconfig import default_file
 from controller.policy.renewal import Lifetime, next_lifetime_s, renews_at, retry_s
 from controller.runtime.errors import Rejected, Transient, Vanished
 from controller.runtime.periodic import PeriodicTask
 
 LOOK_EVERY_S = 60.0
 """How often the agent looks at its token, because somebody can replace the kubeconfig at any time."""
-
-DEFAULT_KUBECONFIG = Path.home() / ".kube" / "config"
 
 log = structlog.get_logger()
 
@@ -60,7 +59,7 @@ class Renewal:
 
         Raises Rejected if the token is of another host than this.
         """
-        self._api, self._kubeconfig, self._gauge = api, kubeconfig or DEFAULT_KUBECONFIG, gauge
+        self._api, self._kubeconfig, self._gauge = api, kubeconfig or default_file(), gauge
         self._renew_after_s, self._clock, self._chance = renew_after_s, clock, chance
         self._seen: HostToken | None = None
         self._attempt = clock()

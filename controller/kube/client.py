@@ -19,7 +19,7 @@ from kubernetes.client.rest import RESTClientObject
 from controller.api.names import AGENT, HYPERVISOR_KIND, HYPERVISOR_PLURAL, KIND, PLURAL
 from controller.kube.access import SOCKET_OPTIONS, Access, basic
 from controller.kube.credentials import Credentials, Reader
-from controller.kube.kubeconfig import Kubeconfig, of_pod
+from controller.kube.kubeconfig import Kubeconfig, default_file, of_pod
 from controller.runtime.errors import CircuitOpen, Conflicted, Forbidden, Rejected, Transient, Unserved, Vanished
 
 TIMEOUT_S = (3.0, 10.0)
@@ -179,7 +179,7 @@ def load(kubeconfig: Path | None, *, program: str = AGENT, throttled: Callable[[
     if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
         read = lambda *, refused: of_pod(os.environ)  # noqa: ARG005, E731 - a Pod has only one token
     else:
-        read = Kubeconfig(kubeconfig or Path.home() / ".kube" / "config").read
+        read = Kubeconfig(kubeconfig or default_file()).read
     return Api(Credentials(lambda *, refused: replace(read(refused=refused), program=program)), throttled=throttled)
 
 

@@ -171,6 +171,11 @@ class Kubeconfig:
         return replace(access, certificate=credential.certificate, key=credential.key)
 
 
+def default_file() -> Path:
+    """Return the kubeconfig of a process that is given none, and does not run in a Pod."""
+    return Path.home() / ".kube" / "config"
+
+
 def of_pod(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access:
     """Return the access of this Pod's service account to the API server of its cluster. Raises Rejected."""
     host, port = environ["KUBERNETES_SERVICE_HOST"], environ.get("KUBERNETES_SERVICE_PORT", "443")
