@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache, partial
 
 import click
 
 from controller.api.codec import parse
 from controller.api.hypervisor import Hypervisor
 from controller.api.hypervisor_codec import parse_hypervisor
-from controller.api.virtualmachine import VirtualMachine
 from controller.cli.vm.cluster import Cluster, with_cluster
 from controller.cli.vm.output import show, show_objects, with_output
 from controller.cli.vm.selection import selected, with_names, with_selection
@@ -36,11 +36,9 @@ def status(*, cluster: Cluster, names: tuple[str, ...], selector: str, everywher
         return
     vms, now = [parse(raw) for raw in found], datetime.now(UTC)
     if names:
-        hosts: dict[str, Hypervisor | str] = {}
+        host_of = cache(partial(_host, cluster))
         for place, vm in enumerate(vms):
-            host = hosts.setdefault(vm.node_name, "") or _host(cluster, vm)
-            hosts[vm.node_name] = host
-            show([*([""] if place else []), *in_ten_lines(vm, host, now)])
+            show([*([""] if place else []), *in_ten_lines(vm, host_of(vm.node_name), now)])
     elif vms:
         show([*in_a_table(vms, now, namespaces=everywhere), "", summary(vms)])
     else:
@@ -52,12 +50,12 @@ def nothing_found(cluster: Cluster, *, everywhere: bool) -> None:
     click.echo(f"No VirtualMachine found{'' if everywhere else f' in namespace {cluster.namespace}'}.", err=True)
 
 
-def _host(cluster: Cluster, vm: VirtualMachine) -> Hypervisor | str:
-    """Return the Hypervisor of the VM's node, or why it is not known."""
-    if not vm.node_name:
+def _host(cluster: Cluster, node: str) -> Hypervisor | str:
+    """Return the Hypervisor of a node, or why it is not known."""
+    if not node:
         return "no agent"
     try:
-        return parse_hypervisor(cluster.reads.hypervisor(vm.node_name))
+        return parse_hypervisor(cluster.reads.hypervisor(node))
     except Vanished:
         return "no agent has reported on this node"
     except Forbidden:
