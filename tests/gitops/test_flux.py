@@ -13,6 +13,7 @@ from gitops.kustomization import Kustomization
 from gitops.ledger import Row
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
+from lab.manager import Manager
 from lab.world import World, is_off, moment, power_of, ready_of, reason_of, runs
 from tests.gitops.conftest import FOLDER, Git
 from tests.gitops.test_engines import delivered, exists, until_gone
@@ -145,6 +146,32 @@ def test_a_vm_whose_state_nobody_knows_fails_before_the_timeout(
     told = row("libvirt is up again")
     world.until(guest, runs, "running")
     told.vm_did("runs, InSync")
+
+
+def test_a_commit_for_a_vm_whose_agent_is_gone_fails_before_the_timeout_and_is_carried_out_later(
+    world: World, git: Git, ks: Kustomization, row: Begin
+) -> None:
+    guest = world.start()
+    agent = world.start_agent(lease_namespace=world.name, lease_duration="20s")
+    first = git.vm(guest, powerState="Running")
+    ks.create(spec={"timeout": "1h"})
+    ks.until_healthy(first)
+    manager = Manager(world.controlplane, world.name, "manager-1", log=world.folder / "manager.log")
+    with ExitStack() as ends:
+        ends.callback(manager.stop)
+        manager.start()
+        agent.kill()
+        world.until_ready(guest, "AgentUnreachable")
+        off = git.vm(guest, powerState="Stopped")
+        told = row("a commit for a VM whose agent is gone, timeout 1 h")
+        ks.until_failed("HealthCheckFailed", guest.name)
+        told.engine_did("HealthCheckFailed")
+        agent.start()
+        told = row("the agent is back")
+        world.until(guest, is_off, "off")
+        told.vm_did("off, InSync")
+        ks.until_healthy(off)
+        told.engine_did("healthy")
 
 
 def test_an_agent_that_only_observes_leaves_flux_healthy(world: World, git: Git, ks: Kustomization) -> None:
