@@ -52,6 +52,9 @@ FIRST_CONNECT_S = 5.0
 FIRST_READ_S = 5.0
 """How long the first reconcile passes of an agent wait for its Hypervisor. Afterwards, the agent reports that it must
 not act yet."""
+FIRST_CLAIM_S = 5.0
+"""How long the first reconcile passes wait for the first attempt to acquire the host lock and the Lease. Without this
+wait, each VM for which an action is due would be reported as ActionBlocked for a moment when an agent starts."""
 DIRECTORY_REMOVED = os.EX_TEMPFAIL
 """The exit code of an agent that must be restarted, because libvirt's socket directory was removed."""
 NON_HOLDER_DELAY_S = 5.0
@@ -184,7 +187,7 @@ class Agent:
             settings.workers,
             self._queue,
             self._pass,
-            wait=self._wait_for_both_sides,
+            wait=self._wait_before_first_pass,
             failed=self._metrics.pass_failed,
             key_field="vm",
         )
@@ -357,15 +360,17 @@ class Agent:
 
     # --- reconcile passes
 
-    def _wait_for_both_sides(self) -> None:
-        """Wait for the first list of objects and, for a limited time, for libvirt and the Hypervisor of this node.
+    def _wait_before_first_pass(self) -> None:
+        """Wait for the first list of objects. For a limited time, wait also for libvirt, the Lease and the Hypervisor.
 
         Each worker calls this before its first pass.
         """
         self._api_relist.listed.wait()
         if not self._stopping.is_set():
             self._connected_once.wait(FIRST_CONNECT_S)
-            self._host_spec.known.wait(FIRST_READ_S)
+            self._ownership.tried.wait(FIRST_CLAIM_S)
+            if self._ownership.owns_node():  # only the owner creates a Hypervisor that does not exist yet
+                self._host_spec.known.wait(FIRST_READ_S)
 
     def _pass(self, key: VmKey) -> None:
         with self._metrics.pass_timed():

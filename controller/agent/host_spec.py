@@ -45,7 +45,8 @@ class HostSpec:
         why = f"{self._name} has not been read yet"
         self.orders = Orders(blocked=f"{why}.", unready=why)
         self.known = threading.Event()
-        """Set when the first attempt to read the object has ended."""
+        """Set when the agent has read the object, or an attempt to read it has failed. An object that does not
+        exist yet does not set this, because the agent then creates and reads it."""
 
     # --- what decisions obey
 
@@ -87,7 +88,7 @@ class HostSpec:
     def missing(self) -> None:
         """Note that the object does not exist. The agent obeys the last version until it has read a new one."""
         why = f"{self._name} {'was deleted' if self._seen else 'does not exist yet'}"
-        self._block(why, f"{why}: the agent takes no action until it has created and read it.")
+        self._block(why, f"{why}: the agent takes no action until it has created and read it.", known=self._seen)
 
     def unserved(self) -> None:
         """Note that the API server does not know Hypervisor, so no maintenance can have been declared.
@@ -113,12 +114,13 @@ class HostSpec:
         first = self.orders.generation < 0 and self.orders.blocked
         self._obey(replace(self.orders, blocked=f"{unread}.", unready=unread) if first else self.orders, tell=False)
 
-    def _block(self, unready: str, blocked: str) -> None:
-        self._obey(replace(self.orders, blocked=blocked, unready=unready))
+    def _block(self, unready: str, blocked: str, *, known: bool = True) -> None:
+        self._obey(replace(self.orders, blocked=blocked, unready=unready), known=known)
 
-    def _obey(self, orders: Orders, *, tell: bool = True) -> None:
+    def _obey(self, orders: Orders, *, tell: bool = True, known: bool = True) -> None:
         before, self.orders = self.orders, orders
-        self.known.set()
+        if known:
+            self.known.set()
         if tell and orders.unready != before.unready:
             self._tell(orders)
         if _decisive(orders) != _decisive(before):

@@ -56,6 +56,9 @@ class Ownership:
         None: nothing was logged yet."""
         self._lock_task = PeriodicTask("host-lock", RETRY_S, self._keep_lock)
         self._lease_task = PeriodicTask("lease", RETRY_S, self._keep_lease)
+        self.tried = threading.Event()
+        """Set when the first attempt to acquire the lock has ended, and then, if the agent has the lock, the
+        first attempt to acquire the Lease."""
         self.tasks = [self._lock_task, self._lease_task] if self._lease else [self._lock_task]
         """The periodic tasks that acquire and keep the lock and the Lease. The creator of this object starts them, and
         closes them before it calls `release_lease` and `release_lock`."""
@@ -106,6 +109,8 @@ class Ownership:
             log.info("acquired the host lock", libvirt_uri=self._settings.libvirt_uri)
             self._lease_task.wake_up()
             self._changed()
+        if not self._lease or not self._lock.held:
+            self.tried.set()
         return None
 
     def _lease_of_node(self, api: Api, dead: Callable[[], list[str]]) -> KeptLease | None:
@@ -137,7 +142,10 @@ class Ownership:
 
     def _keep_lease(self) -> float | None:
         assert self._lease  # noqa: S101 - the task exists only with a Lease
+        locked = self._lock.held
         again_s = self._lease.keep()
+        if locked:  # otherwise, the attempt that follows the lock's acquisition counts
+            self.tried.set()
         blocked = self._lease.blocked
         if blocked != self._lease_blocked:
             self._lease_blocked = blocked

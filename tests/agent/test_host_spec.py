@@ -109,6 +109,10 @@ def test_one_that_was_there_and_is_gone_blocks_and_its_maintenance_stays(told: T
 def test_one_that_does_not_exist_yet_blocks_until_it_is_created(told: Told) -> None:
     told.spec.missing()
     assert "does not exist yet" in told.spec.blocked()
+    assert not told.spec.known.is_set()
+    told.spec.read(hypervisor())
+    assert told.spec.known.is_set()
+    assert told.spec.blocked() == ""
 
 
 @pytest.mark.parametrize("seen", [True, False])

@@ -59,8 +59,8 @@ class Relay:
         self._silenced: set[http.client.HTTPSConnection] = set()
         self._times_s: list[float] = []
         """When watches were answered as by a broken server, since it last broke."""
-        self.before_patch: Callable[[str], None] = lambda _: None
-        """Called with the path of a PATCH before it is passed on."""
+        self.before: Callable[[str, str], None] = lambda _method, _path: None
+        """Called with the method and the path of each request before it is passed on."""
         self.lists = 0
         """How many requests have listed VirtualMachines."""
         self._refusal: tuple[Broken, dict[str, str]] | None = None
@@ -75,7 +75,7 @@ class Relay:
             def handle_any(self) -> None:
                 relay._handle(self)
 
-            do_GET = do_PATCH = do_POST = handle_any  # noqa: N815 - so they are looked for
+            do_GET = do_PATCH = do_POST = do_PUT = handle_any  # noqa: N815 - so they are looked for
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -136,8 +136,7 @@ class Relay:
 
     def _handle(self, request: BaseHTTPRequestHandler) -> None:
         watching = parse_qs(urlsplit(request.path).query).get("watch") == ["true"]
-        if request.command == "PATCH":
-            self.before_patch(request.path)
+        self.before(request.command, request.path)
         with self._changed:
             self.lists += not watching and urlsplit(request.path).path.endswith("/virtualmachines")
             refusal = self._refusal

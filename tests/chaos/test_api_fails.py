@@ -191,12 +191,13 @@ def test_slow_is_not_away(world: World, relay: Relay) -> None:
         world.until(guest, lambda vm: power_of(vm) == "Running", "seen")
     over, hung = threading.Event(), list[str]()
 
-    def hang(path: str) -> None:
-        hung.append(path)
-        over.wait()
+    def hang(method: str, path: str) -> None:
+        if method == "PATCH":
+            hung.append(path)
+            over.wait()
 
     before = relay.lists
-    relay.before_patch = hang
+    relay.before = hang
     try:
         for guest in guests:
             world.virsh("suspend", guest.name)
@@ -204,7 +205,7 @@ def test_slow_is_not_away(world: World, relay: Relay) -> None:
         assert relay.lists == before
         assert agent.ready()
     finally:
-        relay.before_patch = lambda _: None
+        relay.before = lambda _method, _path: None
         over.set()
     for guest in guests:
         world.until(guest, lambda vm: power_of(vm) == "Paused", "told to be paused")
@@ -448,13 +449,13 @@ def test_conflict(world: World, relay: Relay) -> None:
     world.until(guest, lambda vm: power_of(vm) == "Running", "seen")
     before, left = conflicts(world), [1, 2, 3]
 
-    def write_first(path: str) -> None:
-        if urlsplit(path).path.endswith(f"/{guest.name}/status") and left:
+    def write_first(method: str, path: str) -> None:
+        if method == "PATCH" and urlsplit(path).path.endswith(f"/{guest.name}/status") and left:
             left.pop()
             write_status(world, guest)
 
     relay.silence_watches()
-    relay.before_patch = write_first
+    relay.before = write_first
     world.virsh("suspend", guest.name)
     world.until(guest, lambda vm: tells(vm, "Paused", "Observed"), "told to be paused")
     assert conflicts(world) - before == 3

@@ -25,7 +25,8 @@ from lab.guest import Guest
 from lab.libvirtd import Libvirtd
 from lab.processes import paused
 from lab.proxy import Proxy
-from lab.world import Json, Watch, World, is_off, ready_of, reason_of, runs, until
+from lab.world import HANG_LIMIT_S, Json, Watch, World, is_off, ready_of, reason_of, runs, until
+from tests.chaos.relay import Relay
 from tests.chaos.test_event_thread import end, listener, says_that_it_is_deaf
 
 MERGE_PATCH = "application/merge-patch+json"
@@ -165,6 +166,27 @@ def test_a_lease_that_is_deleted_is_created_again(world: World, leases: Leases) 
     world.patch(guest, powerState="Stopped")
     world.until(guest, is_off, "off")
     assert held(agent)
+
+
+def test_nothing_is_reported_before_the_first_claim_is_answered(world: World) -> None:
+    """Else each VM for which an act is due would be ActionBlocked for a moment whenever an agent starts."""
+    guest = world.define()
+    world.apply(guest, powerState="Running")
+    claiming, answered = threading.Event(), threading.Event()
+
+    def hold_up(_: str, path: str) -> None:
+        if f"/leases/{world.node}" in path:
+            claiming.set()
+            answered.wait()
+
+    with Relay(world.controlplane) as relay:
+        relay.before = hold_up
+        new_agent(world, "pod-1", kubeconfig=relay.kubeconfig()).launch()
+        assert claiming.wait(HANG_LIMIT_S), "it asks for no Lease"
+        time.sleep(1)  # An agent that does not wait for the Lease reports within milliseconds.
+        answered.set()
+        world.until(guest, runs, "running")
+    assert "ActionBlocked" not in [reason for _, reason, _ in world.told(guest)]
 
 
 # --- one agent ends, and another comes
