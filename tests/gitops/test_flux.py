@@ -148,13 +148,13 @@ def test_a_vm_whose_state_nobody_knows_fails_before_the_timeout(
     told.vm_did("runs, InSync")
 
 
-def test_a_commit_for_a_vm_whose_agent_is_gone_fails_before_the_timeout_and_is_carried_out_later(
+def test_a_vm_whose_agent_is_gone_fails_at_once_but_a_change_of_its_spec_waits_for_the_timeout(
     world: World, git: Git, ks: Kustomization, row: Begin
 ) -> None:
     guest = world.start()
     agent = world.start_agent(lease_namespace=world.name, lease_duration="20s")
     first = git.vm(guest, powerState="Running")
-    ks.create(spec={"timeout": "1h"})
+    ks.create(spec={"timeout": "20s"})
     ks.until_healthy(first)
     manager = Manager(world.controlplane, world.name, "manager-1", log=world.folder / "manager.log")
     with ExitStack() as ends:
@@ -162,10 +162,14 @@ def test_a_commit_for_a_vm_whose_agent_is_gone_fails_before_the_timeout_and_is_c
         manager.start()
         agent.kill()
         world.until_ready(guest, "AgentUnreachable")
+        git.vm(guest, powerState="Running", annotations={"example.com/owner": "ann"})
+        told = row("a commit of an annotation, the agent is gone")
+        ks.until_failed("HealthCheckFailed", "stalled", guest.name)
+        told.engine_did("HealthCheckFailed, at once")
         off = git.vm(guest, powerState="Stopped")
-        told = row("a commit for a VM whose agent is gone, timeout 1 h")
-        ks.until_failed("HealthCheckFailed", guest.name)
-        told.engine_did("HealthCheckFailed")
+        told = row("a commit: powerState Stopped, the agent is gone, timeout 20 s")
+        ks.until_failed("HealthCheckFailed", "timeout", guest.name)
+        told.engine_did("HealthCheckFailed, after the timeout")
         agent.start()
         told = row("the agent is back")
         world.until(guest, is_off, "off")
