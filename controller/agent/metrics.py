@@ -30,11 +30,24 @@ from prometheus_client.registry import Collector
 from controller.api.hypervisor import DomainCounts
 from controller.api.names import ConditionType
 from controller.api.virtualmachine import PowerState, Reason, Status, VirtualMachine, VmKey
+from controller.policy.renewal import Lifetime
 from controller.policy.view import Action, Result
 from controller.runtime.metrics import PassMetrics, ReadinessMetrics, WorkQueueMetrics, describe_build
 
 CONTROLLER = "virtualmachine"
 """The value of the label that names the controller, in the metrics of reconcile passes and of the work queue."""
+CHECKS = (
+    "libvirt",
+    "objects",
+    "watch",
+    "credentials",
+    "token",
+    "hypervisor",
+    "hypervisor-watch",
+    "host-lock",
+    "lease",
+)
+"""The names of the checks of /readyz, and the values of the label `check`. The alerts cover each of them."""
 EVENT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 RESYNC_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 RESYNCED = ("libvirt", "api")
@@ -104,6 +117,12 @@ class Metrics:
         self._token_expiration = Gauge(
             "virtsync_token_expiration_timestamp_seconds",
             "When the token of an enrolled host expires, in Unix time.",
+            ["host"],
+            registry=registry,
+        )
+        self._token_lifetime = Gauge(
+            "virtsync_token_lifetime_seconds",
+            "For how long the token of an enrolled host is valid, from its issue until it expires.",
             ["host"],
             registry=registry,
         )
@@ -196,9 +215,10 @@ class Metrics:
             self._domains[kind, True].set(found.running)
             self._domains[kind, False].set(found.total - found.running)
 
-    def token_expires(self, host: str, at: datetime) -> None:
-        """Show when the token of this host expires. Only a host that is no node has the series."""
-        self._token_expiration.labels(host).set(at.timestamp())
+    def token_seen(self, host: str, lifetime: Lifetime) -> None:
+        """Show until when the token of this host is valid. Only a host that is no node has the series."""
+        self._token_expiration.labels(host).set(lifetime.expires.timestamp())
+        self._token_lifetime.labels(host).set(lifetime.seconds)
 
     def throttled(self) -> None:
         """Count a response with which the API server limits the rate of requests."""

@@ -32,10 +32,10 @@ def utc_now() -> datetime:
 
 
 class Gauge(Protocol):
-    """Where the end of the token is shown."""
+    """Where the token is shown."""
 
-    def token_expires(self, host: str, at: datetime) -> None:
-        """Show when the token of this host expires."""
+    def token_seen(self, host: str, lifetime: Lifetime) -> None:
+        """Show until when the token of this host is valid, and for how long in all."""
 
 
 class Renewal:
@@ -96,7 +96,7 @@ class Renewal:
         """Note a new token, and log until when it is valid."""
         self._seen = found
         self._attempt = self._due(found.lifetime)
-        self._gauge.token_expires(found.host, found.lifetime.expires)
+        self._gauge.token_seen(found.host, found.lifetime)
         log.info(
             "the token of this host is valid",
             expires=api_time(found.lifetime.expires),

@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 
 from controller.runtime.metrics import ReadinessMetrics, describe_build
 
+CHECKS = ("leases", "credentials")
+"""The names of the checks of /readyz, and the values of the label `check`."""
 FINDINGS = ("node_without_lease", "runs_elsewhere", "uuid_on_two_nodes", "vm_without_node")
 """The kinds of what a sweep finds."""
 

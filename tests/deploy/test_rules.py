@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from controller.agent.metrics import CHECKS
 from lab.prometheus import promtool
 from manifests import metrics, rules
 
@@ -105,6 +106,19 @@ def test_no_rule_asks_for_a_metric_that_the_code_does_not_serve() -> None:
     assert RECORDS - asked == {"virtsync:virtualmachines:sum"}  # this one is for dashboards
     # that the search finds any
     assert {"virtsync_drift_seconds", "virtsync_event_to_status_seconds_bucket"} <= asked
+
+
+def test_each_check_of_an_agent_has_one_alert_and_no_alert_names_another() -> None:
+    """Its name is in the matcher of one alert that is about `virtsync_not_ready`."""
+    matchers = [re.findall(r'virtsync_not_ready{check=~"(.+?)"}', rule["expr"]) for rule in ALERTS.values()]
+    covered = Counter(check for found in matchers for names in found for check in names.split("|"))
+    assert covered == Counter(CHECKS)
+
+
+def test_the_runbook_of_checks_has_each_check_of_its_alert() -> None:
+    (names,) = re.findall(r'check=~"(.+?)"', ALERTS["VirtsyncAgentCannotAct"]["expr"])
+    page = (RUNBOOKS / "VirtsyncAgentCannotAct.md").read_text()
+    assert Counter(re.findall(r"^\| `([\w-]+)` \| [A-Z]", page, re.MULTILINE)) == Counter(names.split("|"))
 
 
 @pytest.mark.parametrize("alert", ALERTS.values(), ids=ALERTS)

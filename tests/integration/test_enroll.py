@@ -26,6 +26,7 @@ from controller.api.clock import api_time
 from controller.cli import main
 from controller.kube import client
 from controller.kube.host_token import HostToken, read_token
+from controller.policy.renewal import Lifetime
 from controller.runtime.errors import Rejected
 from lab.agent import Agent
 from lab.controlplane import ControlPlane
@@ -171,6 +172,7 @@ def test_its_token_is_renewed_without_a_restart(world: World, host: Enrolled) ->
     world.until(guest, runs, "started")
     assert jti(first) not in used(world, guest)
     assert f'virtsync_token_expiration_timestamp_seconds{{host="{host.host}"}}' in agent.metrics()
+    assert f'virtsync_token_lifetime_seconds{{host="{host.host}"}} 600.0' in agent.metrics()
     for line in agent.log.read_text().splitlines():
         assert "eyJ" not in line, "a token is in the log"
 
@@ -369,9 +371,9 @@ class Shown:
     def __init__(self) -> None:
         self.expires: datetime | None = None
 
-    def token_expires(self, host: str, at: datetime) -> None:
+    def token_seen(self, host: str, lifetime: Lifetime) -> None:
         del host
-        self.expires = at
+        self.expires = lifetime.expires
 
 
 class Renewing:

@@ -7,12 +7,17 @@ each expression must have returned series by the end, and the alerts that can be
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 
+from controller.agent.metrics import CHECKS as AGENT_CHECKS
+from controller.api.names import HOST_ACCOUNT_PREFIX
 from controller.api.virtualmachine import Reason, VmKey
+from controller.kube import client
+from controller.kube.host_kubeconfig import of_host
+from controller.manager.metrics import CHECKS as MANAGER_CHECKS
 from lab import LabError
 from lab.agent import Agent
 from lab.libvirtd import Libvirtd
@@ -96,8 +101,26 @@ class Watched:
             error.add_note("\n".join(unanswered))
             raise
 
+    def until_checks(self, matcher: str, checks: Collection[str]) -> None:
+        """Wait for the series of the checks of /readyz of a process: these, and no others."""
+        selector = f"virtsync_not_ready{{{matcher}}}"
+        self.until(selector)
+        assert {found["metric"]["check"] for found in self.prometheus.query(selector)} == set(checks)
+
     def until_raised(self, alert: str) -> None:
         self.until(f'ALERTS{{alertname="{alert}"}}')
+
+    def check_every_expression(self) -> None:
+        """Fail if Prometheus rejects a rule or an expression of a runbook, or one of their selectors had no series."""
+        expressions = [rule["expr"] for rule in rules.every_rule()] + in_runbooks()
+        for expression in expressions:
+            self.prometheus.query(expression)
+        asked = {found for expression in expressions for found in selectors(expression)}
+        assert {found for found in asked if not self.seen(found)} == set()
+        assert len(asked) > 30
+        evaluated = self.prometheus.rules()
+        assert len(evaluated) == len(rules.every_rule())
+        assert [(it["name"], it.get("lastError")) for it in evaluated if it["health"] != "ok"] == []
 
 
 @pytest.fixture
@@ -111,9 +134,27 @@ def failed_once(vm: Json) -> bool:
     return bool(vm.get("status", {}).get("backoff", {}).get("failures") == 1)
 
 
-def agent_of(world: World, node: str, uri: str) -> Agent:
+def host_identity(world: World, host: str) -> Path:
+    """The kubeconfig of a host that is no node, with a token of it. It has all rights, because nothing is installed."""
+    account = HOST_ACCOUNT_PREFIX + host
+    world.kubectl("create", "serviceaccount", account)
+    subject = f"--serviceaccount={world.name}:{account}"
+    world.kubectl("create", "clusterrolebinding", account, "--clusterrole=cluster-admin", subject)
+    token = world.kubectl("create", "token", account, "--duration=1h").strip()
+    file = world.folder / f"{host}.kubeconfig"
+    file.write_text(of_host(client.load(world.controlplane.kubeconfig).credentials.current(), host, token))
+    return file
+
+
+def agent_of(world: World, node: str, uri: str, kubeconfig: Path | None = None) -> Agent:
     agent = world.new_agent(
-        node=node, uri=uri, lease_namespace=world.name, identity=node, lease_duration="20s", backoff_first="20s"
+        node=node,
+        uri=uri,
+        kubeconfig=kubeconfig,
+        lease_namespace=world.name,
+        identity=node,
+        lease_duration="20s",
+        backoff_first="20s",
     )
     agent.start()
     return agent
@@ -146,13 +187,16 @@ def test_each_selector_of_each_rule_returns_series_and_alerts_are_raised(
     world.apply(held, nodeName=here, powerState="Stopped")
     world.apply(crashing, nodeName=here, powerState="Running")
     world.apply(moved, nodeName=there, powerState="Running")
-    agents = [agent_of(world, here, world.libvirtd.uri), agent_of(world, there, other_host.uri)]
+    identity = host_identity(world, here)
+    agents = [agent_of(world, here, world.libvirtd.uri, identity), agent_of(world, there, other_host.uri)]
     manager = manager_of(world)
     try:
         with scraped(tmp_path / "prometheus", agents, manager) as prometheus:
             watched = Watched(prometheus)
             for guest in (crashing, moved):
                 world.until(guest, runs, "running")
+            watched.until_checks(f'node="{here}"', AGENT_CHECKS)
+            watched.until_checks('pod="virtsync-manager-1"', MANAGER_CHECKS)
             crashing.kill()
             world.until(crashing, failed_once, "crashed")
             world.until(crashing, runs, "started again")
@@ -181,15 +225,7 @@ def test_each_selector_of_each_rule_returns_series_and_alerts_are_raised(
             for alert in RAISED:
                 watched.until_raised(alert)
 
-            expressions = [rule["expr"] for rule in rules.every_rule()] + in_runbooks()
-            for expression in expressions:
-                prometheus.query(expression)
-            asked = {found for expression in expressions for found in selectors(expression)}
-            assert {found for found in asked if not watched.seen(found)} == set()
-            assert len(asked) > 30
-            evaluated = prometheus.rules()
-            assert len(evaluated) == len(rules.every_rule())
-            assert [(it["name"], it.get("lastError")) for it in evaluated if it["health"] != "ok"] == []
+            watched.check_every_expression()
     finally:
         manager.stop()
         other_host.start()  # for the removal of its guests

@@ -8,10 +8,12 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
+from controller.agent.metrics import CHECKS as AGENT_CHECKS
 from controller.agent.metrics import RESYNCED
 from controller.agent.metrics import Metrics as AgentMetrics
 from controller.api.hypervisor import MaintenanceMode
 from controller.api.virtualmachine import PowerState, Reason
+from controller.manager.metrics import CHECKS as MANAGER_CHECKS
 from controller.manager.metrics import FINDINGS
 from controller.manager.metrics import Metrics as ManagerMetrics
 from controller.policy.view import Action, Result
@@ -49,18 +51,7 @@ ELSEWHERE = "those of libvirt's events"
 LABEL_VALUES: dict[str, tuple[str, Iterable[str] | str]] = {
     "check": (
         "The name of a check in the response of `/readyz`",
-        (
-            "libvirt",
-            "objects",
-            "watch",
-            "credentials",
-            "token",
-            "hypervisor",
-            "hypervisor-watch",
-            "host-lock",
-            "lease",
-            "leases",
-        ),
+        dict.fromkeys((*AGENT_CHECKS, *MANAGER_CHECKS)),
     ),
     "controller": ("The name of the controller", ("virtualmachine",)),
     "host": ("The name with which the host of the agent was enrolled", "one"),
