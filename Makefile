@@ -64,14 +64,14 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/mypy --explicit-package-bases tests tools/image/layers.py
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
-	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh tests/integration/*.sh
+	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh tests/e2e/*.sh
 
 test: check setup ## Check, then run the tests on real components, except those that take minutes each; as root also e2e
 	$(BIN)/pytest -m "not long and not e2e and not gitops"
 	@if [ "$$(id -u)" = 0 ]; then \
 		$(MAKE) --no-print-directory e2e; \
 	else \
-		echo "Not run, because they need root: the tests on a real cluster (sudo make e2e)"; \
+		echo "Not run, because they need root: the tests on a real cluster and a systemd (sudo make e2e)"; \
 	fi
 
 test-long: setup ## Run the tests that take a minute or more each, except those on a real cluster
@@ -90,7 +90,7 @@ krew: python-packages ## Build the plugin kubectl virtsync for Krew: an archive 
 image-size: python-packages ## Print the unpacked size of each layer of build/image.tar
 	@$(BIN)/python tools/image/layers.py build/image.tar
 
-e2e: cluster-setup image ## Run the tests on a real cluster, except the long ones; needs root
+e2e: cluster-setup image ## Run the tests on a real cluster and a systemd, except the long ones; needs root
 	$(BIN)/pytest -v --durations=10 tests/image tests/e2e -m "e2e and not long"
 
 e2e-full: cluster-setup image ## Run all tests on a real cluster; needs root

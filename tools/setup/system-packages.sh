@@ -34,11 +34,12 @@ if [ "${1:-}" = prometheus ]; then
 fi
 
 # libvirt-python has only a source distribution, which needs a compiler and headers. binutils assemble the guest,
-# util-linux and mount create namespaces. The shells are those in which completion is tested.
+# util-linux and mount create namespaces, and systemd runs the unit of the agent in them. The shells are those in which
+# completion is tested.
 packages='
     python3 python3-venv python3-dev gcc libc6-dev pkg-config libvirt-dev
     libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils
-    binutils mount util-linux bash-completion fish zsh
+    binutils mount util-linux systemd bash-completion fish zsh
 '
 if [ "${1:-}" = cluster ]; then
     # Debian's runc, which is unpacked below, needs libseccomp2.

@@ -14,6 +14,7 @@ from lab.processes import Process, children_of
 from lab.world import until
 
 SCRIPT = Path(__file__).with_name("own_systemd.sh")
+SYSTEMD = Path("/lib/systemd/systemd")
 NAMESPACES = ("--mount", "--pid", "--uts", "--ipc")
 APART = (*NAMESPACES, "--fork", "--kill-child=KILL", "--mount-proc", "--propagation", "private")
 
@@ -32,6 +33,12 @@ class OwnSystemd:
         self._process = Process(f"the systemd of {name}", words, log=folder / "systemd.log")
 
     def __enter__(self) -> Self:
+        if os.geteuid() != 0:
+            raise LabError(
+                "A systemd of its own needs root: it has mounts and cgroups of its own. Run `sudo make e2e`."
+            )
+        if not SYSTEMD.exists():
+            raise LabError(f"{SYSTEMD} not found: run `make cluster-setup`.")
         for folder in cgroups.folders(self._cgroup):
             _make(folder)
         self._process.start()

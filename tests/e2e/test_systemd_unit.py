@@ -5,8 +5,6 @@ lacks.
 """
 
 import json
-import os
-import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +18,7 @@ from lab.controlplane import ControlPlane
 from lab.libvirtd import Libvirtd
 from lab.world import World, is_off, runs, until
 from tests.deploy.callers import AGENTS, REPOSITORY
-from tests.integration.own_systemd import OwnSystemd
+from tests.e2e.own_systemd import OwnSystemd
 
 UNIT = REPOSITORY / "deploy/systemd/virtsync-agent.service"
 SERVICE = "virtsync-agent"
@@ -38,9 +36,7 @@ OOMScoreAdjust=0
 ProtectHome=read-only
 """
 
-needs_systemd = pytest.mark.skipif(
-    os.geteuid() != 0 or not Path("/lib/systemd/systemd").exists(), reason="needs root and systemd"
-)
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +92,6 @@ def holder(world: World) -> str:
     return world.controlplane.kubectl(*words, check=False).stdout
 
 
-@needs_systemd
 def test_the_service_does_all_that_an_agent_does(world: World, host: OwnSystemd) -> None:
     """It starts and stops a VM, renews its token, survives a crash, and gives its Lease back at the end."""
     enroll(world.controlplane, host)
@@ -122,7 +117,6 @@ def test_the_service_does_all_that_an_agent_does(world: World, host: OwnSystemd)
     assert holder(world) == ""
 
 
-@needs_systemd
 def test_the_check_of_the_docs_finds_nothing_missing(installed: ControlPlane, host: OwnSystemd) -> None:
     enroll(installed, host)
     words = ("check", "--node-name", HOST, "--kubeconfig", KUBECONFIG, "--lease-namespace", AGENTS, "--output", "json")
@@ -130,26 +124,8 @@ def test_the_check_of_the_docs_finds_nothing_missing(installed: ControlPlane, ho
     assert [one for one in findings if one["state"] == "missing"] == []
 
 
-@needs_systemd
 def test_without_a_kubeconfig_it_says_what_is_missing(host: OwnSystemd) -> None:
     settings(host)
     host.run("systemctl", "start", "--no-block", SERVICE)
     until(lambda: host.path(LOG).exists() and KUBECONFIG in host.path(LOG).read_text(), "the log does not say it")
     assert "does not exist" in host.path(LOG).read_text()
-
-
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd")
-def test_its_exposure_is_the_one_in_the_docs() -> None:
-    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNIT)]
-    rated = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"Overall exposure level for \S+: (\S+)", rated)
-    assert found
-    assert f"rates its exposure {found[1]} of 10" in (REPOSITORY / "docs/security.md").read_text()
-
-
-def test_every_variable_of_the_unit_is_one_that_the_agent_knows() -> None:
-    from controller.cli import main  # noqa: PLC0415
-
-    known = {option.envvar for option in main.commands["agent"].params}
-    lines = re.findall(r"^Environment=(.*)$", UNIT.read_text(), re.MULTILINE)
-    assert {word.partition("=")[0] for line in lines for word in line.split()} <= known
