@@ -54,8 +54,8 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       checks/        what virtsync check asks the API server: server.py, schema.py, access.py, lease.py; probe.py: the
                      requests; rights.py: the rights of an agent
       events.py      writes Kubernetes Events
-      enrollment.py  the objects of a host that is no node; host_token.py: what is in its token; host_kubeconfig.py: its
-                     kubeconfig
+      hosts/         hosts that are no nodes: enrollment.py: their objects; token.py: what is in a token; kubeconfig.py:
+                     how it reaches the host
       collection.py  reads whole collections; paths.py: the paths of objects; manifests.py: manifests as YAML
     hypervisor/    the adapter for libvirt
       connection.py  connects and reconnects; pool.py: connection pools with one call at a time per connection;

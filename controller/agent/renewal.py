@@ -12,9 +12,9 @@ import structlog
 
 from controller.api.clock import api_time
 from controller.kube.client import Api
-from controller.kube.enrollment import request_token
-from controller.kube.host_kubeconfig import replace_token
-from controller.kube.host_token import BEARER, HostToken, host_token
+from controller.kube.hosts.enrollment import request_token
+from controller.kube.hosts.kubeconfig import replace_token
+from controller.kube.hosts.token import BEARER, HostToken, host_token
 from controller.kube.kubeconfig import default_file
 from controller.policy.renewal import Lifetime, next_lifetime_s, renews_at, retry_s
 from controller.runtime.errors import Rejected, Transient, Vanished

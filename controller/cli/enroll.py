@@ -22,7 +22,7 @@ from controller.runtime.settings import namespace as checked_namespace
 from controller.runtime.settings import node_name
 
 if TYPE_CHECKING:
-    from controller.kube.enrollment import Enrollment
+    from controller.kube.hosts.enrollment import Enrollment
 
 NAMESPACE = "virtsync-system"
 LONGEST_NAME = 253 - len(HOST_ACCOUNT_PREFIX)
@@ -127,7 +127,7 @@ def enroll(
         click.echo(_manifests(host, namespace), nl=False)
         return
     # Imported here, so that --help and the error for a wrong value appear without delay.
-    from controller.kube.enrollment import Enrollment  # noqa: PLC0415
+    from controller.kube.hosts.enrollment import Enrollment  # noqa: PLC0415
 
     enrollment = Enrollment(cluster.api, namespace)
     if revoke:
@@ -138,9 +138,9 @@ def enroll(
 
 
 def _enroll(cluster: Cluster, enrollment: Enrollment, wish: _Wish) -> None:
-    from controller.kube.enrollment import objects_of  # noqa: PLC0415
-    from controller.kube.host_kubeconfig import is_of_host, of_host, write  # noqa: PLC0415
-    from controller.kube.host_token import read_token  # noqa: PLC0415
+    from controller.kube.hosts.enrollment import objects_of  # noqa: PLC0415
+    from controller.kube.hosts.kubeconfig import is_of_host, of_host, write  # noqa: PLC0415
+    from controller.kube.hosts.token import read_token  # noqa: PLC0415
 
     host, namespace, out = wish.host, wish.namespace, wish.out
     if out.exists() and not is_of_host(out, host):
@@ -182,7 +182,7 @@ def _next_steps(wish: _Wish, server: str) -> Iterator[str]:
 
 
 def _revoke(enrollment: Enrollment, host: str, namespace: str) -> None:
-    from controller.kube.enrollment import objects_of  # noqa: PLC0415
+    from controller.kube.hosts.enrollment import objects_of  # noqa: PLC0415
 
     # The ServiceAccount is the first: without it, no token of it is valid.
     deleted = [place for place in objects_of(host, namespace) if enrollment.delete(place)]
@@ -201,7 +201,7 @@ def _revoke(enrollment: Enrollment, host: str, namespace: str) -> None:
 
 
 def _manifests(host: str, namespace: str) -> str:
-    from controller.kube.enrollment import objects_of  # noqa: PLC0415
+    from controller.kube.hosts.enrollment import objects_of  # noqa: PLC0415
     from controller.kube.manifests import document  # noqa: PLC0415
 
     return "---\n".join(document(place.manifest) for place in objects_of(host, namespace))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.kube.enrollment import objects_of
+from controller.kube.hosts.enrollment import objects_of
 from lab.controlplane import ControlPlane
 from lab.libvirtd import Libvirtd
 from lab.manager import Manager

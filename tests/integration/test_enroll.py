@@ -25,7 +25,7 @@ from controller.agent.renewal import Renewal
 from controller.api.clock import api_time
 from controller.cli import main
 from controller.kube import client
-from controller.kube.host_token import HostToken, read_token
+from controller.kube.hosts.token import HostToken, read_token
 from controller.policy.renewal import Lifetime
 from controller.runtime.errors import Rejected
 from lab.agent import Agent

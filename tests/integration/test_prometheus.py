@@ -16,7 +16,7 @@ from controller.agent.metrics import CHECKS as AGENT_CHECKS
 from controller.api.names import HOST_ACCOUNT_PREFIX
 from controller.api.virtualmachine import Reason, VmKey
 from controller.kube import client
-from controller.kube.host_kubeconfig import of_host
+from controller.kube.hosts.kubeconfig import of_host
 from controller.manager.metrics import CHECKS as MANAGER_CHECKS
 from lab import LabError
 from lab.agent import Agent

@@ -9,7 +9,7 @@ from controller.api.clock import api_time
 from controller.api.names import AGENT, GROUP, HYPERVISOR_PLURAL, PLURAL
 from controller.kube.checks.probe import Json, Probe
 from controller.kube.checks.rights import REPORT, Right
-from controller.kube.host_token import host_of
+from controller.kube.hosts.token import host_of
 from controller.runtime.checks import Finding, missing, not_visible, ok
 from controller.runtime.errors import Transient
 

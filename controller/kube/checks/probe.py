@@ -14,7 +14,7 @@ from kubernetes.client.exceptions import ApiException
 
 from controller.kube.client import cause, rest_client
 from controller.kube.credentials import Credentials
-from controller.kube.host_token import HostToken, host_token
+from controller.kube.hosts.token import HostToken, host_token
 from controller.runtime.errors import Transient
 
 TIMEOUT_S = (60.0, 60.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 from controller.api.names import HOST_ACCOUNT_PREFIX
 from controller.kube.access import Access
-from controller.kube.host_token import read_token
+from controller.kube.hosts.token import read_token
 from controller.kube.kubeconfig import named, parsed, text_in
 from controller.kube.manifests import document
 from controller.runtime.errors import Rejected

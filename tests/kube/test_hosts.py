@@ -12,8 +12,8 @@ import trustme
 import yaml
 
 from controller.kube.access import Access
-from controller.kube.host_kubeconfig import is_of_host, of_host, replace_token, write
-from controller.kube.host_token import host_of, host_token, read_token
+from controller.kube.hosts.kubeconfig import is_of_host, of_host, replace_token, write
+from controller.kube.hosts.token import host_of, host_token, read_token
 from controller.kube.kubeconfig import Kubeconfig
 from controller.runtime.errors import Rejected
 
