@@ -10,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from controller.api.clock import api_time
+from controller.api.clock import api_time, duration
 from controller.kube.client import Api
 from controller.kube.hosts.enrollment import request_token
 from controller.kube.hosts.kubeconfig import replace_token
@@ -100,7 +100,7 @@ class Renewal:
         log.info(
             "the token of this host is valid",
             expires=api_time(found.lifetime.expires),
-            remaining=_span(found.lifetime.remaining_s(now)),
+            remaining=duration(found.lifetime.remaining_s(now)),
             renewed_from=api_time(self._attempt.replace(microsecond=0)),
         )
 
@@ -134,15 +134,6 @@ class Renewal:
         remaining_s = found.lifetime.remaining_s(self._clock())
         self._attempt = self._clock() + timedelta(seconds=retry_s(remaining_s))
         if remaining_s > 0:
-            log.warning("could not renew the token of this host", error=why, remaining=_span(remaining_s))
+            log.warning("could not renew the token of this host", error=why, remaining=duration(remaining_s))
         else:
             log.error("the token of this host has expired", message=self._expired(found), error=why)
-
-
-def _span(seconds: float) -> str:
-    """Return a time span for people: `29d 12h`, `3h 5m`, `8m 20s`."""
-    whole = max(int(seconds), 0)
-    for long_s, long, short_s, short in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= long_s:
-            return f"{whole // long_s}{long} {whole % long_s // short_s}{short}"
-    return f"{whole}s"

@@ -1,9 +1,11 @@
-"""Times: one moment on two clocks, the time format of the API, and the waits of an exponential backoff. Pure."""
+"""Times: one moment on two clocks, how times and durations are written, and the waits of a backoff. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+
+UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 def api_time(time: datetime) -> str:
@@ -15,6 +17,18 @@ def api_time(time: datetime) -> str:
 def micro_time(time: datetime) -> str:
     """Return a time in the format of Leases and Events (MicroTime): RFC 3339 in UTC, always with microseconds."""
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as kubectl writes an age, such as 45s, 12m, 3h5m, 2d4h; a negative one is 0s."""
+    left = max(0, int(seconds))
+    for place, (size, unit) in enumerate(UNITS):
+        if left >= size:
+            rest = left % size
+            small, smaller = UNITS[place + 1] if place + 1 < len(UNITS) else (1, "s")
+            part = f"{rest // small}{smaller}" if rest >= small and (unit != "m" or left < 600) else ""
+            return f"{left // size}{unit}{part}" if unit != "s" else f"{left}s"
+    return "0s"
 
 
 @dataclass(frozen=True, slots=True)

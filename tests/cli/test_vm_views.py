@@ -41,7 +41,7 @@ from controller.cli.vm.views.history import SAME_STOP, as_data, history_lines, t
 from controller.cli.vm.views.hosts import host_lines
 from controller.cli.vm.views.prospect import is_as_wanted, prospect
 from controller.cli.vm.views.status import in_a_table, in_ten_lines, summary
-from controller.cli.vm.views.words import at, colored, duration, table
+from controller.cli.vm.views.words import at, colored, table
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 UUID_1 = UUID("0f4c5e8a-0000-4000-8000-000000000001")
@@ -399,26 +399,6 @@ def test_an_event_without_a_time_is_left_out() -> None:
 
 
 # --- words
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-5, "0s"),
-        (0, "0s"),
-        (59.9, "59s"),
-        (60, "1m"),
-        (90, "1m30s"),
-        (600, "10m"),
-        (630, "10m"),
-        (3600, "1h"),
-        (11_100, "3h5m"),
-        (86_400, "1d"),
-        (187_200, "2d4h"),
-    ],
-)
-def test_a_duration_has_at_most_two_units(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_a_time_says_how_far_away_it_is() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from controller.api.clock import duration
 from controller.api.conditions import Readiness
 from controller.api.virtualmachine import VirtualMachine
 from controller.cli.vm.views.prospect import is_answered
 from controller.cli.vm.views.status import reason_since
-from controller.cli.vm.views.words import colored, duration, plain, readiness, table
+from controller.cli.vm.views.words import colored, plain, readiness, table
 
 OLD_SPEC = "the spec was changed, and no agent has answered"
 MEANINGS = {

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
+from controller.api.clock import duration
 from controller.api.hypervisor import Hypervisor
 from controller.api.names import HypervisorConditionType
 from controller.cli.vm.views.status import agent_word
-from controller.cli.vm.views.words import ago, duration, plain, since, table
+from controller.cli.vm.views.words import ago, plain, since, table
 
 HEADINGS = ("NAME", "AGENT", "FOR", "VMS", "RUNNING", "NOT-READY", "UNMANAGED", "MAINTENANCE", "VERSION")
 

@@ -7,11 +7,12 @@ from datetime import datetime
 
 import click
 
+from controller.api.clock import duration
 from controller.api.hypervisor import Hypervisor
 from controller.api.names import ConditionType, HypervisorConditionType
 from controller.api.virtualmachine import VirtualMachine
 from controller.cli.vm.views.prospect import is_answered, is_as_wanted, prospect
-from controller.cli.vm.views.words import ago, at, colored, duration, plain, since, table
+from controller.cli.vm.views.words import ago, at, colored, plain, since, table
 
 HEADINGS = ("NAME", "POWER", "DESIRED", "REASON", "FOR", "NODE", "HOLDS")
 

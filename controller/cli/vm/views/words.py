@@ -1,4 +1,4 @@
-"""Durations, times and colored reasons, as all views write them. Pure."""
+"""Times, colored reasons and tables, as all views write them. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 import click
 
-from controller.api.clock import api_time
+from controller.api.clock import api_time, duration
 from controller.api.conditions import READINESS, Readiness
 from controller.api.json_mapping import EPOCH
 from controller.api.text import sanitized
@@ -21,21 +21,8 @@ COLORS = {
     Readiness.HELD: "cyan",
     Readiness.UNKNOWN: "magenta",
 }
-UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 TEXT_LIMIT = 4096
 """The longest text from outside in a line, in bytes."""
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as kubectl writes an age, such as 45s, 12m, 3h5m, 2d4h; a negative one is 0s."""
-    left = max(0, int(seconds))
-    for place, (size, unit) in enumerate(UNITS):
-        if left >= size:
-            rest = left % size
-            small, smaller = UNITS[place + 1] if place + 1 < len(UNITS) else (1, "s")
-            part = f"{rest // small}{smaller}" if rest >= small and (unit != "m" or left < 600) else ""
-            return f"{left // size}{unit}{part}" if unit != "s" else f"{left}s"
-    return "0s"
 
 
 def ago(time: datetime, now: datetime) -> str:
