@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.runtime.logs import sentence
-from lab import LabError
+from lab import LabError, web
 from lab.processes import Process, last_lines
 
 READY_TIMEOUT_S = 60
@@ -133,13 +133,7 @@ class Program:
         ports = [line["http_port"] for line in self.log_lines()[self._log_begins :] if "http_port" in line]
         if not ports:
             raise ConnectionRefusedError(f"{self.name.capitalize()} has not said on which port it listens.")
-        connection = http.client.HTTPConnection("127.0.0.1", ports[-1], timeout=10)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            connection.close()
+        return web.get(ports[-1], path)
 
     def log_lines(self) -> list[dict[str, Any]]:
         """The log lines of all its starts; lines that are not JSON (a traceback) are left out."""

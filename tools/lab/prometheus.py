@@ -1,6 +1,6 @@
 """A real Prometheus, and promtool: those of the machine, or those of Debian that `make prometheus` has unpacked."""
 
-import http.client
+import http
 import json
 import re
 import shutil
@@ -13,12 +13,13 @@ from typing import Any, Self
 
 import yaml
 
-from lab import LabError
+from lab import LabError, web
 from lab.binaries import CACHE
 from lab.processes import Process
 
 UNPACKED = CACHE / "prometheus" / "usr" / "bin"
 READY_TIMEOUT_S = 60
+QUERY_TIMEOUT_S = 30
 
 Json = dict[str, Any]
 
@@ -110,23 +111,14 @@ class Prometheus:
             return False
         self._port = int(told[-1])
         try:
-            return self._get("/-/ready")[0] == http.HTTPStatus.OK
+            return web.get(self._port, "/-/ready")[0] == http.HTTPStatus.OK
         except OSError:
             return False
 
     def _ask(self, what: str) -> Json:
-        status, body = self._get(f"/api/v1/{what}")
+        status, body = web.get(self._port, f"/api/v1/{what}", timeout_s=QUERY_TIMEOUT_S)
         answer = json.loads(body)
         if status != http.HTTPStatus.OK or answer["status"] != "success":
             raise LabError(f"Prometheus answers {status}: {answer.get('error')}: {urllib.parse.unquote_plus(what)}")
         found: Json = answer["data"]
         return found
-
-    def _get(self, path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            connection.close()
