@@ -50,6 +50,14 @@ def crd(controlplane: ControlPlane) -> ControlPlane:
     return controlplane
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """An API server of a module's own with virtsync installed, because its policies hold for everybody."""
+    with ControlPlane(tmp_path_factory.mktemp("installed")) as running:
+        running.install()
+        yield running
+
+
 @pytest.fixture
 def proxy(crd: ControlPlane) -> Iterator[Proxy]:
     """Between programs and the API server: passes bytes on, and counts connections."""

@@ -39,14 +39,6 @@ ProtectHome=read-only
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    with ControlPlane(tmp_path_factory.mktemp("installed")) as running:
-        running.kubectl("apply", "-f", str(REPOSITORY / "deploy/crds"), "-f", str(REPOSITORY / "deploy/install.yaml"))
-        running.install_crds()
-        yield running
-
-
 @pytest.fixture
 def world(installed: ControlPlane, libvirtd: Libvirtd, tmp_path: Path) -> Iterator[World]:
     with World(installed, libvirtd, HOST, tmp_path) as entered:

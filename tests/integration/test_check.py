@@ -113,15 +113,6 @@ def until_none_is_missing(check: Callable[[], dict[str, Json]]) -> None:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """An API server with virtsync installed: each test breaks one thing, and fixes it."""
-    with ControlPlane(tmp_path_factory.mktemp("installed")) as running:
-        running.kubectl("apply", "-f", str(REPOSITORY / "deploy/crds"), "-f", str(REPOSITORY / "deploy/install.yaml"))
-        running.install_crds()
-        yield running
-
-
-@pytest.fixture(scope="module")
 def libvirtd() -> Iterator[Libvirtd]:
     """One that tests may pause, and whose lock they may take."""
     with tempfile.TemporaryDirectory(prefix="virtsync-") as folder, Libvirtd(Path(folder)) as running:

@@ -34,7 +34,7 @@ from lab.guest import Guest
 from lab.libvirtd import Libvirtd
 from lab.manager import Manager
 from lab.world import World, is_off, power_of, reason_of, runs, until
-from tests.deploy.callers import AGENTS, REPOSITORY, Caller, Request
+from tests.deploy.callers import AGENTS, Caller, Request
 from tests.deploy.stage import VMS
 
 Json = dict[str, Any]
@@ -45,8 +45,7 @@ OTHER = "another-host"
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with ControlPlane(tmp_path_factory.mktemp("installed"), audited=True) as running:
-        running.kubectl("apply", "-f", str(REPOSITORY / "deploy/crds"), "-f", str(REPOSITORY / "deploy/install.yaml"))
-        running.install_crds()
+        running.install()
         yield running
 
 

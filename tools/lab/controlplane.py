@@ -25,7 +25,8 @@ from lab import LabError
 from lab.binaries import find_assets
 from lab.processes import Process, reserve_port, sole_owner
 
-CRDS = Path(__file__).parents[2] / "deploy" / "crds"
+DEPLOY = Path(__file__).parents[2] / "deploy"
+CRDS, MANIFESTS = DEPLOY / "crds", DEPLOY / "install.yaml"
 READY_TIMEOUT_S = 120
 POLL_INTERVAL_S = 0.05
 COMPONENTS = ("etcd", "kube-apiserver")
@@ -147,6 +148,14 @@ class ControlPlane:
                 if time.monotonic() > deadline:
                     raise LabError(f"kubectl {' '.join(command)} still fails.")
                 time.sleep(POLL_INTERVAL_S)
+
+    def install(self) -> None:
+        """Install virtsync as the README says, in one go; nothing of it runs, because there is no node.
+
+        Its policies then hold for everybody.
+        """
+        self.kubectl("apply", "-f", str(CRDS), "-f", str(MANIFESTS))
+        self.install_crds()
 
     def service_account(self, namespace: str, name: str, *, cluster_role: str | None = None) -> Path:
         """A kubeconfig of a ServiceAccount, as a pod would use it; creates the account, and binds it to `cluster_role`.
