@@ -80,7 +80,7 @@ class Agent:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._metrics = Metrics(settings.vm_metrics)
-        self._health = Health(settings.http_address, settings.http_port, self._metrics.registry)
+        self._health = Health(settings.http_address, settings.http_port, self._metrics)
         self._queue: WorkQueue[VmKey] = WorkQueue(metrics=self._metrics.workqueue)
         self._domain_index = DomainIndex()
         self._brake = NodeBrake(settings.waits, settings.boot_id)
@@ -232,7 +232,6 @@ class Agent:
         }
         for name, check in checks.items():
             self._health.ready(name, check)
-            self._metrics.readiness.watch(name, check)
         port = self._health.start()
         log.info(
             "agent is starting",

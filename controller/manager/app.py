@@ -40,7 +40,7 @@ class Manager:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._metrics = Metrics()
-        self._health = Health(settings.http_address, settings.http_port, self._metrics.registry)
+        self._health = Health(settings.http_address, settings.http_port, self._metrics)
         self._api = client.load(settings.kubeconfig, program=MANAGER)
         self._leader = Leader(
             self._api, namespace=settings.namespace, identity=settings.identity, dead=self._health.dead
@@ -81,7 +81,6 @@ class Manager:
         checks = {"leases": self._monitor.unready, "credentials": lambda: self._api.credentials.trouble}
         for name, check in checks.items():
             self._health.ready(name, check)
-            self._metrics.readiness.watch(name, check)
         port = self._health.start()
         log.info("manager is starting", namespace=self._settings.namespace, http_port=port)
         self._recorder.start()

@@ -16,10 +16,10 @@ from socketserver import TCPServer
 from urllib.parse import parse_qs
 
 import structlog
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from controller.runtime.errors import Rejected
+from controller.runtime.metrics import ProcessMetrics
 
 EVERY_ADDRESS = "*"
 TEXT = "text/plain; charset=utf-8"
@@ -35,8 +35,8 @@ class Health:
     The checks run on the threads of the server and must not block.
     """
 
-    def __init__(self, address: str, port: int, registry: CollectorRegistry) -> None:
-        self._address, self._port, self._registry = address, port, registry
+    def __init__(self, address: str, port: int, metrics: ProcessMetrics) -> None:
+        self._address, self._port, self._metrics = address, port, metrics
         self._alive: dict[str, Callable[[], bool]] = {}
         self._ready: dict[str, Callable[[], str | None]] = {}
         self._server: _Server | None = None
@@ -46,8 +46,9 @@ class Health:
         self._alive[name] = check
 
     def ready(self, name: str, check: Callable[[], str | None]) -> None:
-        """Register a readiness check. It returns a message if the agent is not ready, otherwise None."""
+        """Register a readiness check, and its metric. It returns a message if the agent is not ready, else None."""
         self._ready[name] = check
+        self._metrics.readiness.watch(name, check)
 
     def start(self) -> int:
         """Start the server, and return its port. Raises Rejected if it cannot listen on the address and port."""
@@ -87,8 +88,8 @@ class Health:
                 # As in prometheus_client's own server, a client can request some metrics only: each VM has a dozen
                 # series.
                 names = parse_qs(query).get("name[]")
-                registry = self._registry.restricted_registry(names) if names else self._registry
-                return HTTPStatus.OK, content_type, encode(registry)
+                registry = self._metrics.registry
+                return HTTPStatus.OK, content_type, encode(registry.restricted_registry(names) if names else registry)
             case _:
                 return HTTPStatus.NOT_FOUND, TEXT, b"The paths are /livez, /readyz and /metrics.\n"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -43,6 +44,13 @@ class ReadinessMetrics:
     def watch(self, name: str, check: Callable[[], str | None]) -> None:
         """Keep the check, and call it at each scrape. It must not block; None: it succeeds."""
         self._failing.labels(name).set_function(lambda: float(bool(check())))
+
+
+class ProcessMetrics(Protocol):
+    """The metrics of a process, as its HTTP server needs them."""
+
+    registry: CollectorRegistry
+    readiness: ReadinessMetrics
 
 
 class PassMetrics:

@@ -30,7 +30,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def health(metrics: Metrics) -> Iterator[Health]:
-    with closing(Health("127.0.0.1", 0, metrics.registry)) as one:
+    with closing(Health("127.0.0.1", 0, metrics)) as one:
         yield one
 
 
@@ -98,14 +98,14 @@ def test_other_paths_are_told_which_there_are(health: Health) -> None:
 
 
 def test_every_address_is_both_kinds(metrics: Metrics) -> None:
-    with closing(Health("*", 0, metrics.registry)) as health:
+    with closing(Health("*", 0, metrics)) as health:
         port = health.start()
         kinds = ["127.0.0.1", "::1"] if socket.has_dualstack_ipv6() else ["127.0.0.1"]
         assert [ask(port, "/livez", address=one)[0] for one in kinds] == [200] * len(kinds)
 
 
 def test_one_ipv6_address(metrics: Metrics) -> None:
-    with closing(Health("::1", 0, metrics.registry)) as health:
+    with closing(Health("::1", 0, metrics)) as health:
         port = health.start()
         assert ask(port, "/livez", address="::1")[0] == 200
         with pytest.raises(ConnectionRefusedError):
@@ -114,7 +114,7 @@ def test_one_ipv6_address(metrics: Metrics) -> None:
 
 def test_a_port_that_is_taken_is_refused_and_one_that_was_given_back_is_not(health: Health, metrics: Metrics) -> None:
     port = health.start()
-    other = Health("127.0.0.1", port, metrics.registry)
+    other = Health("127.0.0.1", port, metrics)
     with pytest.raises(Rejected, match=rf"port {port} of 127\.0\.0\.1: Address already in use\.$"):
         other.start()
     assert ask(port, "/livez")[0] == 200
@@ -124,7 +124,7 @@ def test_a_port_that_is_taken_is_refused_and_one_that_was_given_back_is_not(heal
 
 
 def test_closing_one_that_never_served_is_nothing(metrics: Metrics) -> None:
-    Health("127.0.0.1", 0, metrics.registry).close()
+    Health("127.0.0.1", 0, metrics).close()
 
 
 def test_old_scrapers_get_the_old_format(health: Health) -> None:
@@ -228,10 +228,10 @@ def test_the_oldest_event_without_a_report_has_an_age(metrics: Metrics) -> None:
     assert (metrics.registry.get_sample_value("virtsync_oldest_unreported_event_seconds") or 0) >= 90
 
 
-def test_a_readiness_check_that_fails_is_a_series_with_its_name(metrics: Metrics) -> None:
+def test_a_readiness_check_that_fails_is_a_series_with_its_name(health: Health, metrics: Metrics) -> None:
     faults = {"libvirt": "libvirt does not answer."}
     for name in ("libvirt", "lease"):
-        metrics.readiness.watch(name, partial(faults.get, name))
+        health.ready(name, partial(faults.get, name))
     value = metrics.registry.get_sample_value
     assert value("virtsync_not_ready", {"check": "libvirt"}) == 1
     assert value("virtsync_not_ready", {"check": "lease"}) == 0
