@@ -105,6 +105,17 @@ def test_a_domain_keeps_its_name_although_a_generated_name_is_equal() -> None:
     }
 
 
+def test_a_generated_name_is_not_that_of_a_file_of_the_same_import() -> None:
+    """Objects of different namespaces can have one name, but not in the folder of one node."""
+    generated = domain("A")
+    same = domain(f"a-{generated.uuid.hex[:8]}")
+    planned = plan({"node-a": [generated, same]}, {"node-a"}, (), {"A": "x", same.name: "y"}.__getitem__)
+    assert {one.domain.name: one.key for one in planned.adoptions} == {
+        "A": VmKey("x", f"a-{generated.uuid.hex}"),
+        same.name: VmKey("y", same.name),
+    }
+
+
 def test_of_two_hosts_with_a_name_the_first_gets_it_in_whatever_order_they_are_imported() -> None:
     a, b = domain("router", uuid=uuid5(SPACE, "a")), domain("router", uuid=uuid5(SPACE, "b"))
     hosts = {"node-b": [b], "node-a": [a]}
@@ -118,9 +129,7 @@ def test_of_two_hosts_with_a_name_the_first_gets_it_in_whatever_order_they_are_i
 # --- namespaces
 
 
-RULES = namespace_by(
-    [Rule(re.compile("db-.*"), "dbs"), Rule(re.compile(".*-test"), "tests"), Rule(re.compile("web"), "w")]
-)
+RULES = [Rule(re.compile("db-.*"), "dbs"), Rule(re.compile(".*-test"), "tests"), Rule(re.compile("web"), "w")]
 
 
 @pytest.mark.parametrize(
@@ -136,14 +145,14 @@ RULES = namespace_by(
     ],
 )
 def test_the_first_rule_that_fits_gives_the_namespace(name: str, namespace: str) -> None:
-    assert RULES(name) == namespace
+    assert namespace_by(iter(RULES))(name) == namespace
 
 
 def test_domains_that_no_rule_fits_are_one_error_that_lists_them_all() -> None:
     hosts = {"node-b": [domain("y"), domain("x\n")], "node-a": [domain("web"), domain("z")], "node-c": [domain("u")]}
     with pytest.raises(ValueError, match=r"^no rule fits .*: node-a: z; node-b: x, y$"):
-        plan(hosts, {"node-a", "node-b"}, (), RULES)
-    assert names(plan(hosts, {"node-d"}, (), RULES)) == []
+        plan(hosts, {"node-a", "node-b"}, (), namespace_by(RULES))
+    assert names(plan(hosts, {"node-d"}, (), namespace_by(RULES))) == []
 
 
 def test_equal_names_in_two_namespaces_stay_as_they_are() -> None:
@@ -231,6 +240,12 @@ def test_a_uuid_on_two_hosts_goes_to_the_only_one_where_it_is_on(
         )
         assert adopt(hosts, nodes={"node-b"}) == planned
         assert adopt(hosts | {"node-c": []}, nodes={"node-c"}) == Plan((), ())
+
+
+def test_a_uuid_that_is_off_on_two_hosts_is_named_as_on_the_first() -> None:
+    planned = adopt({"node-b": [domain("db", OFF, uuid=SPACE)], "node-a": [domain("web", OFF, uuid=SPACE)]})
+    (told,) = planned.left_out
+    assert told.startswith(f"node-a and node-b have the domain web ({SPACE})")
 
 
 # --- properties
@@ -376,6 +391,10 @@ def host(
             "not Ready since 2026-11-26T12:00:00Z (ActionBlocked)",
         ),
         (host(status="Unknown", reason="LibvirtUnreachable", since=NEVER), "not Ready (LibvirtUnreachable)"),
+        (
+            host(status="Unknown", reason="LibvirtUnreachable", since=NEVER.replace(year=1971)),
+            "not Ready since 1971-01-01T00:00:00Z (LibvirtUnreachable)",
+        ),
         (host(status="Unknown", reason="Pending"), "its agent has not reported yet"),
         (replace(host(), status=HypervisorStatus()), "its agent has not reported yet"),
         (host(), "its agent has not listed the domains yet"),

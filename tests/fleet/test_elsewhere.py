@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from controller.api.hypervisor import LISTED_LIMIT, Hypervisor, HypervisorStatus, RunsElsewhere
 from controller.api.virtualmachine import PowerState, VirtualMachine
-from controller.fleet.elsewhere import Sighting, Vms, ended, noted, running, wanted
+from controller.fleet.elsewhere import Sighting, Vms, ended, noted, running, runs_at_home, wanted
 from tests.fleet.hosts import DB, T0, WEB, domain, host, vm
 
 LATER = T0 + timedelta(hours=1)
@@ -120,6 +120,21 @@ def test_a_uuid_that_was_not_looked_up_changes_nothing() -> None:
     assert wanted([noted_on_a, host("b", domain(DB))], {}, set(), LATER) == {"a": (ON_B,), "b": ()}
 
 
+@pytest.mark.parametrize(
+    ("bound", "at_home"),
+    [
+        (vm("a", PowerState.RUNNING), True),
+        (vm("a", PowerState.PAUSED), True),
+        (vm("a", PowerState.STOPPED), False),
+        (vm("a", PowerState.UNKNOWN), False),
+        (vm("a", PowerState.RUNNING, reporter="b"), False),
+        (vm("a", PowerState.STOPPED, reporter="b"), False),
+    ],
+)
+def test_a_vm_runs_at_home_if_the_agent_of_its_own_host_says_so(bound: VirtualMachine, *, at_home: bool) -> None:
+    assert runs_at_home(bound) is at_home
+
+
 # --- what stays ---------------------------------------------------------------------------------------------------
 
 
@@ -150,9 +165,19 @@ def test_a_uuid_that_was_not_looked_up_is_not_released() -> None:
     assert ended([host("a", entries=[ON_B]), host("b")], {}) == set()
 
 
-def test_an_object_on_the_other_host_that_has_no_report_yet_keeps_the_entry() -> None:
-    adopted = vm("b", PowerState.UNKNOWN, name="adopted", reporter="")
-    assert ended([host("a", entries=[ON_B]), host("b")], {WEB: [vm("a"), adopted]}) == set()
+@pytest.mark.parametrize(
+    "other",
+    [
+        vm("b", PowerState.UNKNOWN, name="not-reported-yet", reporter=""),
+        vm("b", PowerState.UNKNOWN, name="not-known"),
+        vm("b", PowerState.STOPPED, name="off-on-a-former-node", reporter="c"),
+    ],
+    ids=lambda other: other.key.name,
+)
+def test_an_object_on_the_other_host_whose_agent_has_not_seen_it_off_keeps_the_entry(other: VirtualMachine) -> None:
+    hosts = [host("a", entries=[ON_B]), host("b")]
+    assert ended(hosts, {WEB: [vm("a"), other]}) == set()
+    assert ended(hosts, {WEB: [vm("a"), other, vm("b", PowerState.STOPPED, name="off")]}) == set()
 
 
 # --- what goes ----------------------------------------------------------------------------------------------------
@@ -164,6 +189,11 @@ ENDS = {
     "more-domains-than-the-list-has": host("b", domain(DB), truncated=True),
     "at-the-limit": host("b", *(domain(UUID(int=100 + i), PowerState.STOPPED) for i in range(9)), truncated=True),
 }
+
+
+def test_an_entry_has_ended_when_every_object_there_was_seen_off() -> None:
+    there = [vm("b", PowerState.STOPPED, name="one"), vm("b", PowerState.SAVED, name="two")]
+    assert ended([host("a", entries=[ON_B]), host("b")], {WEB: [vm("a"), *there]}) == {(WEB, "b")}
 
 
 @pytest.mark.parametrize("other", ENDS.values(), ids=ENDS)

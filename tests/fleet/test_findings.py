@@ -34,6 +34,11 @@ def test_a_vm_without_a_node_is_found_if_an_agent_has_reported_it(reason: str, c
     assert (found.without_node, found.without_lease) == (count, frozenset())
 
 
+def test_each_vm_without_a_node_counts() -> None:
+    rows = [("", str(WEB), "InSync"), ("", str(DB), "InSync"), WEB_ROW, ("", "", "InSync"), DB_ROW]
+    assert find(rows, {"a", "b"}).without_node == 3
+
+
 @pytest.mark.parametrize(("other", "found"), [("b", {WEB}), ("a", set()), ("", set())])
 def test_a_uuid_on_two_nodes_is_found(other: str, found: set[object]) -> None:
     assert find([WEB_ROW, (other, str(WEB).upper(), "Pending")], {"a", "b"}).on_two_nodes == found
@@ -53,6 +58,13 @@ def test_two_objects_of_one_uuid_on_two_nodes_are_a_conflict_of_both() -> None:
         ("one", f"UUID {WEB} is also that of default/two (node b): two nodes may use the same disks."),
         ("two", f"UUID {WEB} is also that of default/one (node a): two nodes may use the same disks."),
     ]
+
+
+def test_a_conflict_of_three_names_the_two_others() -> None:
+    three = [vm(node, name=name) for node, name in (("a", "one"), ("b", "two"), ("c", "three"))]
+    assert next(sentence for _, sentence in conflicts(WEB, three)) == (
+        f"UUID {WEB} is also that of default/three (node c) and default/two (node b): two nodes may use the same disks."
+    )
 
 
 @pytest.mark.parametrize("other", [vm("a", name="same-node"), vm("", name="no-node", reporter="b")])

@@ -55,14 +55,14 @@ def condition(status: HypervisorStatus, kind: str) -> Condition:
     return found
 
 
-def ready(host: Host, old: HypervisorStatus | None = None) -> tuple[str, str]:
-    found = condition(reported(old or HypervisorStatus(), host, NOW), HypervisorConditionType.READY)
-    return found.status, found.reason
+def ready(host: Host) -> tuple[str, str, str]:
+    found = condition(reported(HypervisorStatus(), host, NOW), HypervisorConditionType.READY)
+    return found.status, found.reason, found.message
 
 
-def quiesced(host: Host) -> tuple[str, str]:
+def quiesced(host: Host) -> tuple[str, str, str]:
     found = condition(reported(HypervisorStatus(), host, NOW), HypervisorConditionType.QUIESCED)
-    return found.status, found.reason
+    return found.status, found.reason, found.message
 
 
 def test_a_report_has_what_the_agent_knows() -> None:
@@ -90,39 +90,58 @@ def test_the_list_of_the_manager_stays_as_it_is() -> None:
     assert reported(old, HOST, NOW).runs_elsewhere == old.runs_elsewhere
 
 
+ACTIVE = ("True", "Active", "The agent observes the domains of this host, and switches its VMs.")
+OBSERVES = (
+    "True",
+    "ObserveOnly",
+    "The agent observes the domains of this host, and takes no action (--observe-only).",
+)
+BLOCKED = ("False", "ActionBlocked", "No.")
+AWAY = ("Unknown", "LibvirtUnreachable", "libvirt does not answer, and what is shown was observed last: it is away.")
+
+
 @pytest.mark.parametrize(
     ("host", "told"),
     [
-        (HOST, ("True", "Active")),
-        (replace(HOST, observe_only=True), ("True", "ObserveOnly")),
-        (replace(HOST, blocked="No."), ("False", "ActionBlocked")),
-        (replace(HOST, unreachable="it is away"), ("Unknown", "LibvirtUnreachable")),
-        (replace(HOST, unreachable="it is away", observe_only=True), ("Unknown", "LibvirtUnreachable")),
-        (replace(HOST, unreachable="it is away", blocked="No."), ("Unknown", "LibvirtUnreachable")),
+        (HOST, ACTIVE),
+        (replace(HOST, observe_only=True), OBSERVES),
+        (replace(HOST, blocked="No."), BLOCKED),
+        (replace(HOST, observe_only=True, blocked="No."), OBSERVES),
+        (replace(HOST, unreachable="it is away"), AWAY),
+        (replace(HOST, unreachable="it is away", observe_only=True), AWAY),
+        (replace(HOST, unreachable="it is away", blocked="No."), AWAY),
     ],
 )
-def test_ready_says_whether_the_agent_observes_and_acts(host: Host, told: tuple[str, str]) -> None:
+def test_ready_says_whether_the_agent_observes_and_acts(host: Host, told: tuple[str, str, str]) -> None:
     assert ready(host) == told
 
 
+HELD = ("True", "Quiet", "virtsync takes no action on this host.")
+EMPTY = ("True", "Quiet", "No domain of this host runs.")
+ACTING = ("False", "ActionsUnderWay", "An action of virtsync has not ended yet.")
+RUNNING = ("False", "DomainsRunning", "1 domain still runs: a.")
+UNLISTED = ("Unknown", "Pending", "The domains of this host have not been listed since the last action.")
+UNSEEN = ("Unknown", "LibvirtUnreachable", "libvirt does not answer, so it is not known whether the host is quiet.")
+
+
 @pytest.mark.parametrize(
     ("host", "told"),
     [
-        (replace(HOST, maintenance=HOLD), ("True", "Quiet")),
-        (replace(HOST, maintenance=HOLD, running=("a",)), ("True", "Quiet")),
-        (replace(HOST, maintenance=HOLD, running_is_current=False), ("True", "Quiet")),
-        (replace(HOST, maintenance=HOLD, acting=True), ("False", "ActionsUnderWay")),
-        (replace(HOST, maintenance=HOLD, unreachable="away"), ("Unknown", "LibvirtUnreachable")),
-        (replace(HOST, maintenance=SHUTDOWN), ("True", "Quiet")),
-        (replace(HOST, maintenance=SHUTDOWN, running=("a",)), ("False", "DomainsRunning")),
-        (replace(HOST, maintenance=SHUTDOWN, running=("a",), running_is_current=False), ("False", "DomainsRunning")),
-        (replace(HOST, maintenance=SHUTDOWN, running=("a",), acting=True), ("False", "DomainsRunning")),
-        (replace(HOST, maintenance=SHUTDOWN, acting=True), ("False", "ActionsUnderWay")),
-        (replace(HOST, maintenance=SHUTDOWN, running_is_current=False), ("Unknown", "Pending")),
-        (replace(HOST, maintenance=SHUTDOWN, unreachable="away"), ("Unknown", "LibvirtUnreachable")),
+        (replace(HOST, maintenance=HOLD), HELD),
+        (replace(HOST, maintenance=HOLD, running=("a",)), HELD),
+        (replace(HOST, maintenance=HOLD, running_is_current=False), HELD),
+        (replace(HOST, maintenance=HOLD, acting=True), ACTING),
+        (replace(HOST, maintenance=HOLD, unreachable="away"), UNSEEN),
+        (replace(HOST, maintenance=SHUTDOWN), EMPTY),
+        (replace(HOST, maintenance=SHUTDOWN, running=("a",)), RUNNING),
+        (replace(HOST, maintenance=SHUTDOWN, running=("a",), running_is_current=False), RUNNING),
+        (replace(HOST, maintenance=SHUTDOWN, running=("a",), acting=True), RUNNING),
+        (replace(HOST, maintenance=SHUTDOWN, acting=True), ACTING),
+        (replace(HOST, maintenance=SHUTDOWN, running_is_current=False), UNLISTED),
+        (replace(HOST, maintenance=SHUTDOWN, unreachable="away"), UNSEEN),
     ],
 )
-def test_quiesced_says_whether_the_host_may_be_serviced(host: Host, told: tuple[str, str]) -> None:
+def test_quiesced_says_whether_the_host_may_be_serviced(host: Host, told: tuple[str, str, str]) -> None:
     assert quiesced(host) == told
 
 
@@ -132,6 +151,7 @@ def test_quiesced_says_whether_the_host_may_be_serviced(host: Host, told: tuple[
         (1, "1 domain still runs: vm-00."),
         (2, "2 domains still run: vm-00, vm-01."),
         (10, f"10 domains still run: {', '.join(f'vm-{n:02}' for n in range(10))}."),
+        (11, f"11 domains still run: {', '.join(f'vm-{n:02}' for n in range(10))} and 1 more."),
         (13, f"13 domains still run: {', '.join(f'vm-{n:02}' for n in range(10))} and 3 more."),
     ],
 )
@@ -148,6 +168,8 @@ def test_a_maintenance_began_when_it_was_first_acknowledged() -> None:
     second = reported(first, replace(HOST, maintenance=SHUTDOWN, boot_id="boot-2", running=("a",)), LATER)
     assert second.maintenance
     assert (second.maintenance.start_time, second.maintenance.remaining) == (NOW, 1)
+    assert condition(first, HypervisorConditionType.QUIESCED).last_transition_time == NOW
+    assert condition(second, HypervisorConditionType.QUIESCED).last_transition_time == LATER
     over = reported(second, HOST, LATER)
     assert over.maintenance is None
     assert over.condition(HypervisorConditionType.QUIESCED) is None
@@ -211,6 +233,23 @@ def test_without_names_the_numbers_show_that_a_domain_appears() -> None:
     assert not is_urgent(counted(2, 1), counted(1, 0))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "urgent"),
+    [
+        (None, None, False),
+        (None, Unmanaged(0, 0), False),
+        (Unmanaged(0, 0), None, False),
+        (None, Unmanaged(1, 0), True),
+        (None, Unmanaged(1, 1), True),
+        (Unmanaged(1, 1), None, False),
+    ],
+)
+def test_domains_that_were_never_listed_count_as_none(
+    old: Unmanaged | None, new: Unmanaged | None, *, urgent: bool
+) -> None:
+    assert is_urgent(HypervisorStatus(unmanaged=old), HypervisorStatus(unmanaged=new)) is urgent
+
+
 def test_the_order_of_conditions_is_no_difference() -> None:
     status = reported(HypervisorStatus(), replace(HOST, maintenance=HOLD), NOW)
     assert not is_urgent(status, replace(status, conditions=status.conditions[::-1]))
@@ -235,10 +274,19 @@ def test_each_step_of_a_maintenance_is_one_event() -> None:
         assert [reason for reason, _ in news(old, status, host.maintenance)] == told
 
 
-def test_the_event_of_a_maintenance_has_its_reason() -> None:
+@pytest.mark.parametrize("reason", ["new RAM", "a disk for the RAID X", "...as announced"])
+@pytest.mark.parametrize("end", ["", ".", "..."])
+def test_the_event_of_a_maintenance_is_one_sentence_with_its_reason(reason: str, end: str) -> None:
+    maintenance = Maintenance(MaintenanceMode.HOLD, reason + end)
+    status = reported(HypervisorStatus(), replace(HOST, maintenance=maintenance), NOW)
+    (_, note), *_ = news(HypervisorStatus(), status, maintenance)
+    assert note == f"The maintenance (Hold) has begun: {reason}."
+
+
+def test_the_event_of_the_end_of_a_maintenance_says_what_follows() -> None:
     status = reported(HypervisorStatus(), replace(HOST, maintenance=HOLD), NOW)
-    (_, note), *_ = news(HypervisorStatus(), status, HOLD)
-    assert note == "The maintenance (Hold) has begun: new RAM."
+    ((_, note),) = news(status, reported(status, HOST, LATER), None)
+    assert note == "The maintenance has ended. After the settle time, the VMs become as their spec asks."
 
 
 def test_every_reason_of_a_condition_is_documented_in_the_enum() -> None:

@@ -239,6 +239,12 @@ def test_of_a_hypervisor_only_ready_changes() -> None:
     assert after.status.ready is False
 
 
+def test_a_hypervisor_that_was_unknown_already_keeps_the_time_of_that() -> None:
+    patch = hypervisor_mark(raw_host(condition("Ready", "Unknown", "LibvirtUnreachable")), silence(), NOW)
+    assert patch
+    assert patch["conditions"][0]["lastTransitionTime"] == "2026-11-27T05:00:00Z"
+
+
 def test_one_that_nobody_has_reported_on_is_marked_too() -> None:
     patch = hypervisor_mark({"metadata": {"name": "node-a"}}, silence(), NOW)
     assert patch

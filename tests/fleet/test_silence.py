@@ -103,12 +103,17 @@ def test_the_time_counts_from_the_first_answer_to_the_last_question() -> None:
     assert silent(seen(sight, {"a": LEASE}, 58, took_s=8)) == ["a"]
 
 
+def test_a_node_that_is_not_known_has_no_age_and_is_not_silent() -> None:
+    sight = watched({"a": LEASE}, 60)
+    assert (sight.age_s("b"), sight.silence("b")) == (0, None)
+
+
 # --- what a silence tells
 
 
 def test_a_holder_that_does_not_renew_is_lost_since_its_last_renewal() -> None:
-    (found,) = watched({"a": LEASE}, 60).silences()
-    assert (found.kind, found.heard, found.since_s) == (Kind.LOST, T0, 0)
+    (found,) = watched({"a": LEASE}, 60, from_s=10).silences()
+    assert (found.kind, found.heard, found.since_s) == (Kind.LOST, T0, 10)
 
 
 @pytest.mark.parametrize("renewed", ["2026-11-27T09:00:00.000000Z", "soon", ""])

@@ -48,6 +48,7 @@ def test_what_one_burst_can_mark_is_no_mass() -> None:
 def test_a_node_whose_vms_are_not_known_has_none() -> None:
     assert mass(fleet(5, 5), {"late-0": MANY}) == {f"late-{n}" for n in range(5)}
     assert mass(fleet(5, 5), {"heard-0": MANY}) == frozenset()
+    assert mass(fleet(5, 5), {"late-0": VM_BURST}) == frozenset()
 
 
 def test_nodes_that_fell_silent_one_after_the_other_are_none() -> None:
@@ -59,11 +60,13 @@ def test_nodes_that_fell_silent_one_after_the_other_are_none() -> None:
 def test_those_that_were_silent_long_before_are_not_in_it() -> None:
     seen = sight({"old": 5000, "a": 60, "b": 50, "c": 45})
     assert mass(seen, dict.fromkeys(seen.nodes, MANY)) == {"a", "b", "c"}
+    assert mass(seen, {"a": MANY}) == {"a", "b", "c"}
 
 
 def test_nodes_that_are_late_count_before_their_grace_is_over() -> None:
     """Agents do not renew together: the first ones are silent up to 10 s before the last ones."""
     assert found(sight({"a": 40, "b": 31, "c": 30, "d": 5}), MANY) == 3
+    assert found(sight({"a": 40, "b": 31, "c": 20, "d": 5}), MANY) == 3
     assert found(sight({"a": 40, "b": 31, "c": 19, "d": 5}), MANY) == 0
 
 

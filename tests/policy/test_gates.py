@@ -304,6 +304,15 @@ def test_any_act_that_libvirt_refuses_is_tried_again_later_in_its_words() -> Non
     assert action(vm.look(Phase.RUNNING, after_s=1.1)) is Action.SUSPEND
 
 
+@pytest.mark.parametrize("said", ["no disk", "no file /vm/X"])
+@pytest.mark.parametrize("end", ["", ".", "..."])
+def test_the_words_of_libvirt_end_with_one_full_stop(said: str, end: str) -> None:
+    vm = Vm(PAUSED)
+    vm.look(Phase.RUNNING)
+    refused = vm.look(Phase.RUNNING, outcome=Outcome(Action.SUSPEND, Result.REFUSED, said + end))
+    assert refused.message == f"libvirt refused to pause the VM: {said}. virtsync tries again at 00:00:10Z."
+
+
 def test_a_new_refusal_within_the_wait_is_told_and_does_not_lengthen_it() -> None:
     vm = Vm(PAUSED)
     vm.look(Phase.RUNNING)

@@ -21,9 +21,11 @@ from controller.api.virtualmachine import (
     ShutdownMode,
     StopCause,
 )
-from controller.policy.view import Action, Evidence, Facts, Node, Outcome, Phase, Result, Step, Unreadable
+from controller.policy.assess import assess
+from controller.policy.gates import in_maintenance
+from controller.policy.view import Action, Evidence, Facts, Node, Outcome, Phase, Result, Step, Unreadable, View
 from tests.policy.test_faults_walks import walked, walks
-from tests.policy.views import GUEST, PAUSED, RUNNING, STOPPED, T0, Vm, action, domain, done
+from tests.policy.views import GUEST, PAUSED, RUNNING, STOPPED, T0, WAITS, Vm, action, domain, done, moment
 
 HOLD, SHUTDOWN = MaintenanceMode
 FORGOTTEN = domain(Phase.STOPPED, reason="UNKNOWN")
@@ -84,6 +86,19 @@ def test_the_reason_is_on_one_line() -> None:
     vm = Vm()
     vm.maintain(HOLD, "new RAM,\nand a new fan")
     assert vm.look(Phase.STOPPED).message.startswith("node-a is in maintenance (new RAM, and a new fan): ")
+
+
+@pytest.mark.parametrize(("length", "told"), [(1024, "x" * 1024), (1025, "x" * 1021 + "…")])
+def test_the_reason_is_cut_where_a_report_cuts_it(length: int, told: str) -> None:
+    vm = Vm()
+    vm.maintain(HOLD, "x" * length)
+    assert vm.look(Phase.STOPPED).message.startswith(f"node-a is in maintenance ({told}): ")
+
+
+def test_a_host_that_is_not_in_maintenance_has_no_words_for_it() -> None:
+    vm = Vm()
+    view = View(vm.vm, domain(Phase.RUNNING), vm.node, moment(0), vm.memory)
+    assert in_maintenance(assess(view, WAITS)) == ""
 
 
 def test_an_annotation_on_a_vm_is_told_before_the_maintenance() -> None:

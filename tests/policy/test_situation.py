@@ -660,6 +660,17 @@ def test_a_stop_that_was_reported_by_a_clock_ahead_lengthens_no_settle_time_of_a
     assert vm.look(domain(Phase.PAUSED, 2), after_s=600).recheck_s == pytest.approx(300, abs=1)
 
 
+def test_a_stop_that_was_reported_after_the_decision_begins_the_settle_time_of_a_new_process_anew() -> None:
+    vm = Vm(RUNNING).in_sync()
+    stop = vm.look(Phase.STOPPED).status.last_stop
+    assert stop
+    vm.edit(last_stop=replace(stop, time=moment(6).wall))
+    vm.agent_restarts()
+    step = vm.look(Phase.STOPPED, after_s=7.8)
+    assert step.reason is Reason.SETTLING
+    assert step.recheck_s == pytest.approx(8)
+
+
 def test_a_report_without_the_time_of_its_decision_settles_its_whole_time() -> None:
     vm = released()
     vm.agent_restarts()
