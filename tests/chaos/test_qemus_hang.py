@@ -7,7 +7,7 @@ import pytest
 
 from lab.guest import Guest
 from lab.processes import paused
-from lab.world import World, is_off, moment, power_of, ready_of, reason_of, runs, until
+from lab.world import World, is_off, moment_after, power_of, ready_of, reason_of, runs, until
 
 GRACE_S = 6
 """Longer than it takes to be told of a call that has not returned."""
@@ -109,7 +109,7 @@ def test_not_even_killed(world: World) -> None:
     first = stuck.qemu_pid
     world.patch(stuck, shutdown={"mode": "Force"})
     with stuck.frozen():
-        world.patch(stuck, restartRequestTime=moment(in_s=0))
+        world.patch(stuck, restartRequestTime=moment_after(world.get(stuck)))
         until(lambda: "DESTROY done" in world.acts(stuck), "libvirt does not believe it", limit_s=180)
         assert world.virsh("domstate", stuck.name) == "shut off"
         is_served(world, other)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lab.agent import ACTION_FINISHED
 from lab.guest import Guest
-from lab.world import World, cause_of, is_off, moment, runs
+from lab.world import World, cause_of, is_off, moment_after, runs
 
 FORCE_WAIT_S = 4
 
@@ -72,7 +72,7 @@ def test_restart_survives_kill(world: World) -> None:
     world.apply(guest, powerState="Running", restartPolicy="Never")
     agent = world.start_agent(acpi_resend="1h")
     world.until(guest, runs, "running")
-    request = moment(in_s=0)
+    request = moment_after(world.get(guest))
     world.patch(guest, restartRequestTime=request)
     world.until_act(guest, "SHUTDOWN done")
     agent.kill()

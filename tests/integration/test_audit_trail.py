@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lab.agent import ACTION_FINISHED
 from lab.guest import Guest
-from lab.world import World, is_off, moment, runs
+from lab.world import World, is_off, moment_after, runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def test_a_guest_that_did_not_obey_was_forced_off(world: World) -> None:
 
 def test_a_restart_was_requested(world: World) -> None:
     guest = looked_after(world)
-    at = moment(in_s=0)
+    at = moment_after(world.get(guest))
     world.patch(guest, restartRequestTime=at)
     world.until(guest, lambda vm: vm["status"].get("lastRestartTime") == at and runs(vm), "restarted")
     told = described(world, guest, "ShutdownRequested", "Restarted")

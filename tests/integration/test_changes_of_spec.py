@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 
 from lab.guest import Guest
-from lab.world import World, cause_of, is_off, moment, runs
+from lab.world import World, cause_of, is_off, moment, moment_after, runs
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def guest(world: World) -> Guest:
 
 
 def test_restart_request(world: World, guest: Guest) -> None:
-    run, request = world.run_id(guest), moment(in_s=0)
+    run, request = world.run_id(guest), moment_after(world.get(guest))
     world.patch(guest, restartRequestTime=request)
     recorded = world.until_ready(guest, "Restarting")
     # Recorded before the first act: however the agent ends, it happens at most once.
@@ -35,7 +35,7 @@ def test_restart_request(world: World, guest: Guest) -> None:
 
 
 def test_restart_request_older_or_removed(world: World, guest: Guest) -> None:
-    request = moment(in_s=0)
+    request = moment_after(world.get(guest))
     world.patch(guest, restartRequestTime=request)
     world.until(guest, lambda vm: runs(vm) and vm["status"].get("lastRestartTime") == request, "restarted")
     run = world.run_id(guest)
@@ -71,7 +71,7 @@ def test_restart_request_older_than_the_object(world: World) -> None:
 
 
 def test_restart_request_of_a_stopped_vm(world: World, guest: Guest) -> None:
-    world.patch(guest, powerState="Stopped", restartRequestTime=moment(in_s=0))
+    world.patch(guest, powerState="Stopped", restartRequestTime=moment_after(world.get(guest)))
     off = world.until(guest, is_off, "off")
     assert "lastRestartTime" not in off["status"]
     world.outlast_settling()

@@ -119,8 +119,9 @@ class Eyes:
         return seen
 
     def until_known(self, guest: Guest, *evidence: Evidence) -> None:
-        """Wait until the events have said exactly this."""
-        until(lambda: self.host.evidence(guest.uuid) == set(evidence))
+        """Wait until the events have said this. Of a crash, libvirt 11 also says that it has ended QEMU."""
+        also = {Evidence.SHUTDOWN_HOST} if Evidence.STOPPED_CRASHED in evidence else set()
+        until(lambda: self.host.evidence(guest.uuid) - also == set(evidence))
 
     def act(self, verb: Action, domain: Domain) -> Result:
         """Do it to a domain as it was seen."""

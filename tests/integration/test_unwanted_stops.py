@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from lab.processes import paused
-from lab.world import World, cause_of, moment, power_of, ready_of, reason_of, runs
+from lab.world import World, cause_of, moment_after, power_of, ready_of, reason_of, runs
 
 Json = dict[str, Any]
 
@@ -38,7 +38,7 @@ def test_guest_poweroff_never(world: World) -> None:
     world.outlast_settling()
     assert world.nothing_done(guest)
 
-    request = moment(in_s=0)
+    request = moment_after(world.get(guest))
     world.patch(guest, restartRequestTime=request)
     restarted = world.until(guest, runs, "started by a request for a restart")
     assert restarted["status"]["lastRestartTime"] == request

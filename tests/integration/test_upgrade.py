@@ -19,7 +19,7 @@ import pytest
 from chaos.judge import asked
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
-from lab.world import Json, World, cause_of, moment, power_of, ready_of, reason_of, runs, until
+from lab.world import Json, World, cause_of, moment_after, power_of, ready_of, reason_of, runs, until
 
 REPOSITORY = Path(__file__).parents[2]
 BEFORE = "d2d1f1e1a5cc7cc42de576e3689f00816a99bd97"
@@ -127,8 +127,8 @@ def test_stops_in_flight_are_taken_over(world: World, older: Env) -> None:
     for guest in guests:
         guest.ignore_power_button()
     world.patch(stopping, powerState="Stopped")
-    world.patch(restarting, restartRequestTime=moment(in_s=0))
-    world.patch(gone, restartRequestTime=moment(in_s=0))
+    world.patch(restarting, restartRequestTime=moment_after(world.get(restarting)))
+    world.patch(gone, restartRequestTime=moment_after(world.get(gone)))
     for guest in guests:
         world.until_act(guest, "SHUTDOWN done")
     until_told(world, "ShuttingDown", stopping)
@@ -334,7 +334,7 @@ def test_start_under_way_between_the_versions(world: World, older: Env, *, back:
     acts = asked_so_far(switched_on, restarting)
     with hanging_starts(switched_on, restarting):
         world.patch(switched_on, powerState="Running")
-        world.patch(restarting, restartRequestTime=moment(in_s=0))
+        world.patch(restarting, restartRequestTime=moment_after(world.get(restarting)))
         until_hanging(switched_on, restarting)
         first.kill()
         assert world.get(switched_on)["status"].get("operation", {}).get("type") == ("Start" if back else None)

@@ -437,6 +437,15 @@ def moment(*, in_s: int) -> str:
     return f"{datetime.now(UTC) + timedelta(seconds=in_s):%Y-%m-%dT%H:%M:%SZ}"
 
 
+def moment_after(vm: Json) -> str:
+    """The present time, in the format of the API, once it is later than the creation of the object.
+
+    The API has whole seconds, and a restart that is requested for the second of the creation is ignored.
+    """
+    until(lambda: moment(in_s=0) > vm["metadata"]["creationTimestamp"], "The clock has stopped.")
+    return moment(in_s=0)
+
+
 # --- what an object reports ------------------------------------------------------------------------------------------
 
 
