@@ -171,5 +171,7 @@ def test_the_same_complaint_of_two_threads_is_one_line_whenever_they_meet(look_u
 
     name.come_in = come_in
     complain(name)
+    if not other.ident:  # since Python 3.14 a tuple keeps its hash, so there is one look-up
+        other.start()
     other.join()
     assert sorted(told) == [False, True]
