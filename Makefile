@@ -34,6 +34,11 @@ kstatus: python-packages ## Setup: kstatus, with which Flux judges an object, bu
 prometheus: | system-packages ## Setup: Prometheus and promtool of Debian, unpacked into the cache
 	@tools/setup/system-packages.sh prometheus
 
+.PHONY: debian13
+debian13: setup ## Run the tests in a tree of Debian 13: TESTS=tests/hypervisor runs some; FRESH=1; needs root
+	@tools/setup/system-packages.sh debian
+	@FRESH=$(FRESH) tools/debian/run.sh trixie $(TESTS)
+
 .PHONY: cluster-setup
 cluster-setup: setup ## Setup: what a real cluster needs in addition
 	@tools/setup/system-packages.sh cluster
@@ -65,6 +70,7 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
 	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh tests/e2e/*.sh
+	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh tools/debian/*.sh tests/integration/*.sh
 
 test: check setup ## Check, then run the tests on real components, except those that take minutes each; as root also e2e
 	$(BIN)/pytest -m "not long and not e2e and not gitops"

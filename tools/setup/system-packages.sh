@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the Debian packages that the lab and the build of libvirt-python need. `system-packages.sh cluster` also
 # installs those that the nodes of a cluster need; `system-packages.sh gitops` also installs what Argo CD needs;
-# `system-packages.sh image` installs only what builds the image.
+# `system-packages.sh image` installs only what builds the image; `system-packages.sh debian` only what makes a Debian.
 # If root runs this script, it installs the missing packages; otherwise it prints the command to run, and fails.
 set -eu
 
@@ -52,6 +52,7 @@ if [ "${1:-}" = image ]; then
     fi
     packages='buildah debootstrap'
 fi
+[ "${1:-}" != debian ] || packages=debootstrap
 
 if ! command -v dpkg-query >/dev/null; then
     echo 'This set-up knows the packages of Debian only: dpkg-query was not found.' >&2
