@@ -33,6 +33,7 @@ STOP_LIMIT_S = 30
 POLL_INTERVAL_S = 0.01
 # An empty /run hides the machine's D-Bus and systemd, with which libvirt would register each guest as a machine.
 HIDE_RUN = 'mount -t tmpfs -o mode=755 tmpfs /run && exec "$@"'
+NO_BUS = "unix:path=/nonexistent"
 LONGEST_SOCKET_PATH = 107
 # Below the folder of a session libvirtd: QEMU's monitor socket, with the id and 20 characters of the domain's name.
 LONGEST_SESSION_SOCKET = "config/libvirt/qemu/lib/domain-1234-12345678901234567890/monitor.sock"
@@ -69,12 +70,14 @@ class Daemon:
     a domain, written when libvirtd begins the call.
     """
 
-    def __init__(self, folder: Path, user: str | None = None, *, logged: bool = False) -> None:
+    def __init__(self, folder: Path, user: str | None = None, *, logged: bool = False, bus: str = NO_BUS) -> None:
+        """`bus` is the address of the D-Bus on which a system libvirtd finds polkit."""
         if user is None and os.geteuid() != 0:
             user = pwd.getpwuid(os.geteuid()).pw_name
         self.folder = folder.resolve()
         self.user = user
         self.logged = logged
+        self.bus = bus
         self.calls_log = self.folder / "calls.log"
         self.socket = self.folder / ("run/libvirt/libvirt-sock" if user else "run/libvirt-sock")
         self.uri = f"qemu+unix:///{'session' if user else 'system'}?socket={self.socket}"
@@ -248,7 +251,7 @@ class Daemon:
         environment = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "LIBVIRT_DRIVER_DIR": str(self.folder / "drivers"),
-            "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/nonexistent",
+            "DBUS_SYSTEM_BUS_ADDRESS": self.bus,
         }
         if self.user:
             homes = {"HOME": "", "XDG_RUNTIME_DIR": "run", "XDG_CONFIG_HOME": "config"}
