@@ -39,6 +39,10 @@ debian13: setup ## Run the tests in a tree of Debian 13: TESTS=tests/hypervisor 
 	@tools/setup/system-packages.sh debian
 	@FRESH=$(FRESH) tools/debian/run.sh trixie $(TESTS)
 
+.PHONY: pythons
+pythons: python-packages ## Run the unit tests with each Python from 3.11 to 3.14: PYTHONS="3.11 3.14" TESTS=tests/policy
+	@UV=$(UV) tools/setup/pythons.sh "$(or $(PYTHONS),3.11 3.12 3.13 3.14)" $(TESTS)
+
 .PHONY: cluster-setup
 cluster-setup: setup ## Setup: what a real cluster needs in addition
 	@tools/setup/system-packages.sh cluster
