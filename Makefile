@@ -73,8 +73,7 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/mypy --explicit-package-bases tests tools/image/layers.py
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
-	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh tests/e2e/*.sh
-	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh tools/debian/*.sh tests/integration/*.sh
+	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh tools/debian/*.sh tests/e2e/*.sh
 
 test: check setup ## Check, then run the tests on real components, except those that take minutes each; as root also e2e
 	$(BIN)/pytest -m "not long and not e2e and not gitops"
