@@ -11,8 +11,8 @@ export PYTHONPATH := tools
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: setup system-packages python-packages controlplane guest krew-tool kstatus prometheus
-setup: controlplane guest krew-tool kstatus prometheus ## Run all setup steps (the commands below run the steps they need)
+.PHONY: setup system-packages python-packages controlplane guest krew-tool kstatus helm prometheus
+setup: controlplane guest krew-tool kstatus helm prometheus ## Run all setup steps (the commands below run the steps they need)
 
 system-packages: ## Setup: Debian packages; root installs them with apt, others get the command to run
 	@tools/setup/system-packages.sh
@@ -30,6 +30,9 @@ krew-tool: python-packages ## Setup: Krew, which the tests install the plugin wi
 
 kstatus: python-packages ## Setup: kstatus, with which Flux judges an object, built with Go
 	@$(BIN)/python -m gitops build kstatus >/dev/null
+
+helm: python-packages ## Setup: Helm, which the tests install the chart with, built with Go
+	@$(BIN)/python -m lab helm >/dev/null
 
 prometheus: | system-packages ## Setup: Prometheus and promtool of Debian, unpacked into the cache
 	@tools/setup/system-packages.sh prometheus
@@ -132,6 +135,7 @@ manifests: controlplane ## Render the files of deploy/ and docs/ that are made f
 	@$(BIN)/python -m manifests.rules
 	@$(BIN)/python -m manifests.metrics
 	@$(BIN)/python -m manifests.dashboards
+	@$(BIN)/python -m manifests.chart
 
 clean: ## Remove what was built in this folder (the cache, ~/.cache/virtsync, stays)
 	rm -rf .venv build dist mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from lab import LabError, binaries, processes
+from lab import LabError, binaries, helm, processes
 from lab.controlplane import ControlPlane
 from lab.guest_image import guest_image
 from lab.libvirtd import Libvirtd
@@ -116,6 +116,12 @@ def guest() -> None:
 def guest_build() -> None:
     """Build the floppy image that the guest boots from, unless it exists, and print its path."""
     print(guest_image())
+
+
+@cli.command("helm")
+def build_helm() -> None:
+    """Build Helm with Go unless it exists, and print its folder."""
+    print(helm.MODULE.build())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Renders what deploy/chart has of deploy/base: `python -m manifests.chart`."""

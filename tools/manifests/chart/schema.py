@@ -1,0 +1,150 @@
+"""The schema of the chart's values: it refuses every name that it does not know, and settings that do not exist."""
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+from controller.agent.settings import Settings as AgentSettings
+from controller.api.setting import METADATA, Choice, Duration, Section, Setting, Switch, Text, Truth, Whole
+from controller.manager.settings import Settings as ManagerSettings
+
+Json = dict[str, Any]
+
+OF_THE_CHART = {"--observe-only", "--log-level", "--log-format"}
+"""Settings that have a value of their own, for agents and manager."""
+FROM_THE_POD = {"NODE_NAME", "KUBECONFIG", "POD_NAMESPACE", "POD_UID"}
+"""Variables that the Pod itself sets, or needs no more than that."""
+
+TEXT: Json = {"type": "string"}
+TEXTS: Json = {"type": "object", "additionalProperties": TEXT}
+FLAG: Json = {"type": "boolean"}
+OBJECT: Json = {"type": "object"}
+PORT: Json = {"type": "integer", "minimum": 1, "maximum": 65535}
+NAME: Json = {"type": "string", "pattern": r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$"}
+
+
+def one_of(*words: str) -> Json:
+    """One of these words."""
+    return {"type": "string", "enum": list(words)}
+
+
+def many(it: Json) -> Json:
+    """A list."""
+    return {"type": "array", "items": it}
+
+
+def some(**properties: Json) -> Json:
+    """An object that may have these entries, and no others."""
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def every(**properties: Json) -> Json:
+    """An object that has all of these entries, and no others: the values of the chart have a default for each."""
+    return some(**properties) | {"required": list(properties)}
+
+
+QUANTITY: Json = {"type": ["string", "integer", "number"], "pattern": r"^[0-9]+(\.[0-9]+)?([numkMGTPE]|[KMGTPE]i)?$"}
+QUANTITIES = some(**{"cpu": QUANTITY, "memory": QUANTITY, "ephemeral-storage": QUANTITY})
+RESOURCES = some(requests=QUANTITIES, limits=QUANTITIES)
+TOLERATION = some(
+    key=TEXT,
+    operator=one_of("Exists", "Equal"),
+    value=TEXT,
+    effect=one_of("NoSchedule", "PreferNoSchedule", "NoExecute"),
+    tolerationSeconds={"type": "integer"},
+)
+AFFINITY = some(nodeAffinity=OBJECT, podAffinity=OBJECT, podAntiAffinity=OBJECT)
+VARIABLE = some(name={"type": "string", "minLength": 1}, value=TEXT, valueFrom=OBJECT) | {"required": ["name"]}
+POD_SECURITY = some(
+    runAsUser={"type": "integer", "minimum": 0},
+    runAsGroup={"type": "integer", "minimum": 0},
+    runAsNonRoot=FLAG,
+    supplementalGroups=many({"type": "integer", "minimum": 0}),
+    seccompProfile=some(type=TEXT, localhostProfile=TEXT),
+    seLinuxOptions=some(level=TEXT, role=TEXT, type=TEXT, user=TEXT),
+    appArmorProfile=some(type=TEXT, localhostProfile=TEXT),
+)
+SHARE_OR_NUMBER: Json = {"type": ["integer", "string"], "minimum": 1, "pattern": "^([1-9][0-9]?|100)%$"}
+
+
+def settings(of: type) -> Json:
+    """The settings of a command, by the names of their flags, without those that the Pod or another value sets."""
+    return some(**{it.flag.removeprefix("--"): _value(it) for it in _settings(of) if _is_set_by_users(it)})
+
+
+def _settings(of: type) -> Iterator[Setting]:
+    hints = get_type_hints(of)
+    for field in fields(of):
+        if is_dataclass(hints[field.name]):
+            yield from _settings(hints[field.name])
+        else:
+            yield field.metadata[METADATA]
+
+
+def _is_set_by_users(it: Setting) -> bool:
+    return it.section != Section.TESTS and it.variable not in FROM_THE_POD and it.flag not in OF_THE_CHART
+
+
+def _value(it: Setting) -> Json:
+    match it.kind:
+        case Duration(never=never):
+            words = "|never" if never else ""
+            kind: Json = {"type": ["string", "number"], "pattern": rf"^([0-9]+(\.[0-9]+)?(ms|s|m|h)?{words})$"}
+        case Whole(least=least, most=most):
+            kind = {"type": "integer", "minimum": least, "maximum": most}
+        case Choice(words=words_):
+            kind = one_of(*words_)
+        case Switch() | Truth():
+            kind = FLAG
+        case Text():
+            kind = {"type": "string", "minLength": 1}
+        case _:
+            raise TypeError(f"{it.flag}: {it.kind} has no schema")
+    return kind | {"description": it.help}
+
+
+def _component(of: type, **more: Json) -> Json:
+    return every(
+        nodeSelector=TEXTS,
+        affinity=AFFINITY,
+        tolerations=many(TOLERATION),
+        priorityClassName=NAME,
+        resources=RESOURCES,
+        settings=settings(of),
+        env=many(VARIABLE),
+        podAnnotations=TEXTS,
+        **more,
+    )
+
+
+def schema() -> Json:
+    """The schema of all values."""
+    values = every(
+        image=every(
+            repository={"type": "string", "minLength": 1},
+            tag=TEXT,
+            digest={"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
+            pullPolicy=one_of("Always", "IfNotPresent", "Never"),
+        ),
+        imagePullSecrets=many(every(name=NAME)),
+        observeOnly=FLAG,
+        logLevel=one_of("", "debug", "info", "warning", "error"),
+        logFormat=one_of("", "text", "json"),
+        agent=_component(
+            AgentSettings,
+            maxUnavailable=SHARE_OR_NUMBER,
+            libvirtFolder={"type": "string", "pattern": "^/"},
+            podSecurityContext=POD_SECURITY,
+        ),
+        manager=_component(ManagerSettings, enabled=FLAG, replicas={"type": "integer", "minimum": 1}),
+        crds=every(install=FLAG),
+        createNamespace=FLAG,
+        networkPolicy=every(enabled=FLAG, **{"from": many(OBJECT)}, apiServerPorts=many(PORT) | {"minItems": 1}),
+        scrapeAnnotations=FLAG,
+        podMonitor=every(enabled=FLAG, interval=TEXT, labels=TEXTS),
+        prometheusRule=every(enabled=FLAG, labels=TEXTS),
+        dashboards=every(enabled=FLAG, labels=TEXTS, annotations=TEXTS),
+    )
+    # Helm hands these to a chart that is part of another one.
+    values["properties"]["global"] = OBJECT
+    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "The values of virtsync's chart", **values}
