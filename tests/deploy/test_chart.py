@@ -124,11 +124,11 @@ def test_the_namespace_can_be_part_of_it_and_is_never_deleted(rendering: Renderi
 
 
 def test_it_has_the_definitions_and_never_deletes_them(default: Objects) -> None:
-    definitions = {key: it for key, it in default.items() if it["kind"] == "CustomResourceDefinition"}
+    definitions = [copy.deepcopy(it) for it in default.values() if it["kind"] == "CustomResourceDefinition"]
     assert len(definitions) == 2
-    for it in definitions.values():
+    for it in definitions:
         assert it["metadata"].pop("annotations") == {POLICY: "keep"}
-    assert [*definitions.values()] == files.definitions()
+    assert definitions == files.definitions()
 
 
 @pytest.mark.parametrize(("overlay", "values"), OVERLAYS.items())
@@ -197,7 +197,7 @@ def test_where_the_pods_run_and_what_they_may_use(rendering: Rendering, default:
     values: Json = {
         "nodeSelector": {"example.com/kvm": "yes"},
         "tolerations": [{"key": "virtsync.dev/kvm", "operator": "Exists", "effect": "NoSchedule"}],
-        "affinity": {"nodeAffinity": None, "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
         "priorityClassName": "mine",
         "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}},
         "podAnnotations": {"example.com/a": "b"},
@@ -207,7 +207,7 @@ def test_where_the_pods_run_and_what_they_may_use(rendering: Rendering, default:
     pod = pod_of(rendered, component)
     assert pod["nodeSelector"] == pod_of(default, component)["nodeSelector"] | values["nodeSelector"]
     assert pod["tolerations"] == values["tolerations"]
-    assert pod["affinity"] == {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+    assert pod["affinity"] == pod_of(default, component).get("affinity", {}) | values["affinity"]
     assert pod["priorityClassName"] == "mine"
     memory = container_of(default, component)["resources"]["requests"]["memory"]
     assert container_of(rendered, component)["resources"] == {
@@ -218,15 +218,15 @@ def test_where_the_pods_run_and_what_they_may_use(rendering: Rendering, default:
     assert annotations == {"kubectl.kubernetes.io/default-container": component, "example.com/a": "b"}
 
 
-@pytest.mark.parametrize("component", WORKLOADS)
-def test_what_is_left_empty_is_left_out(rendering: Rendering, component: str) -> None:
-    empty = {
-        "nodeSelector": {"kubernetes.io/os": None, "virtsync.dev/kvm": None},
-        "affinity": {"nodeAffinity": None},
-        "tolerations": [],
-        "priorityClassName": "",
-    }
-    pod = pod_of(rendering({component: empty}), component)
+@pytest.mark.parametrize(
+    ("component", "without_defaults"),
+    [
+        ("agent", {"nodeSelector": {"kubernetes.io/os": None, "virtsync.dev/kvm": None}}),
+        ("manager", {"nodeSelector": {"kubernetes.io/os": None}, "affinity": {"nodeAffinity": None}}),
+    ],
+)
+def test_what_is_left_empty_is_left_out(rendering: Rendering, component: str, without_defaults: Json) -> None:
+    pod = pod_of(rendering({component: without_defaults | {"tolerations": [], "priorityClassName": ""}}), component)
     assert {"nodeSelector", "affinity", "tolerations", "priorityClassName"}.isdisjoint(pod)
 
 
@@ -360,10 +360,10 @@ def test_the_labels_by_which_the_sidecar_finds_the_dashboards(rendering: Renderi
 
 
 def test_another_namespace_is_the_one_of_the_release(rendering: Rendering, default: Objects) -> None:
-    rendered = rendering({"createNamespace": True}, namespace="kvm")
-    assert rendered.pop(("Namespace", "kvm"))
+    rendered = rendering({"createNamespace": True}, namespace="elsewhere")
+    assert rendered.pop(("Namespace", "elsewhere"))
     assert AGENTS not in str(rendered)
-    assert str(rendered).replace("'kvm'", f"'{AGENTS}'") == str(default)
+    assert str(rendered).replace("'elsewhere'", f"'{AGENTS}'") == str(default)
 
 
 # --- what the schema refuses

@@ -23,8 +23,8 @@ VM = {
     "metadata": {"name": "web-1", "annotations": {"hold.virtsync.dev/me": "new disk"}},
     "spec": {"nodeName": "node-a", "powerState": "Running"},
 }
-NEWER_FIELD = "maintenance"
-"""A field of a Hypervisor's spec that the older chart does not know."""
+NEWER_FIELD = "runsElsewhere"
+"""A field of a Hypervisor's status that the older chart does not know."""
 INSTALL = ("install", "virtsync", CHART, f"--namespace={AGENTS}", "--create-namespace")
 UPGRADE = ("upgrade", "virtsync", CHART, f"--namespace={AGENTS}")
 UNINSTALL = ("uninstall", "virtsync", f"--namespace={AGENTS}")
@@ -43,7 +43,7 @@ class Installation:
         return items
 
     def create_vm(self) -> None:
-        self.controlplane.install_crds()
+        self.controlplane.until_crds_served()
         self.controlplane.kubectl("create", "-f", "-", input=json.dumps(VM))
 
     def vms(self) -> list[tuple[str, Json]]:
@@ -56,7 +56,7 @@ class Installation:
 
     def knows_the_newer_field(self) -> bool:
         (host,) = (it for it in self.get("crd") if it["metadata"]["name"] == "hypervisors.virtsync.dev")
-        return NEWER_FIELD in _spec_of_a_hypervisor(host)
+        return NEWER_FIELD in _status_of_a_hypervisor(host)
 
     def parts(self) -> dict[tuple[str, str], object]:
         """Kind and name of each object of virtsync's, but for the definitions, and which version it is.
@@ -76,10 +76,10 @@ def _everything() -> set[tuple[str, str]]:
     return {(it["kind"], it["metadata"]["name"]) for it in manifests if it["kind"] != "Namespace"}
 
 
-def _spec_of_a_hypervisor(definition: Json) -> Json:
+def _status_of_a_hypervisor(definition: Json) -> Json:
     (version,) = definition["spec"]["versions"]
-    spec: Json = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
-    return spec
+    status: Json = version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    return status
 
 
 def _older_chart(folder: Path) -> Path:
@@ -87,8 +87,7 @@ def _older_chart(folder: Path) -> Path:
     definitions = files.definitions()
     for it in definitions:
         if it["metadata"]["name"] == "hypervisors.virtsync.dev":
-            _spec_of_a_hypervisor(it).pop(NEWER_FIELD)
-            it["spec"]["versions"][0]["schema"]["openAPIV3Schema"].pop("x-kubernetes-validations", None)
+            _status_of_a_hypervisor(it).pop(NEWER_FIELD)
     older = shutil.copytree(CHART, folder / "older")
     for name, text in files.templates(definitions).items():
         (older / name).write_text(text)
@@ -114,23 +113,25 @@ def older(empty: Installation, tmp_path: Path) -> Iterator[Installation]:
     empty.controlplane.kubectl("delete", "crd", *DEFINITIONS)
 
 
-def test_an_upgrade_upgrades_the_definitions_and_keeps_the_objects(older: Installation) -> None:
+def test_an_upgrade_upgrades_the_definitions_and_a_rollback_puts_them_back(older: Installation) -> None:
     vms, definitions = older.vms(), older.definitions()
     assert not older.knows_the_newer_field()
     assert ("FlowSchema", "virtsync") not in older.parts()
 
     older.helm.run(*UPGRADE)
-
     assert older.knows_the_newer_field()
-    assert older.parts().keys() == _everything()
+    parts = older.parts()
+    assert parts.keys() == _everything()
     assert (older.vms(), older.definitions()) == (vms, definitions)
 
-
-def test_an_upgrade_without_a_change_writes_nothing(older: Installation) -> None:
-    older.helm.run(*UPGRADE)
-    parts = older.parts()
+    # Without a change it writes nothing.
     older.helm.run(*UPGRADE)
     assert older.parts() == parts
+
+    older.helm.run("rollback", "virtsync", "1", f"--namespace={AGENTS}")
+    assert not older.knows_the_newer_field()
+    assert ("FlowSchema", "virtsync") not in older.parts()
+    assert (older.vms(), older.definitions()) == (vms, definitions)
 
 
 def test_no_value_and_no_uninstallation_deletes_the_definitions_or_the_objects(older: Installation) -> None:
@@ -141,7 +142,7 @@ def test_no_value_and_no_uninstallation_deletes_the_definitions_or_the_objects(o
     # The definitions are not part of the release now, and stay as they were.
     assert not older.knows_the_newer_field()
 
-    older.helm.run(*UPGRADE)
+    older.helm.run(*UPGRADE, "--reset-values")
     assert older.knows_the_newer_field()
 
     older.helm.run(*UNINSTALL)
@@ -152,17 +153,6 @@ def test_no_value_and_no_uninstallation_deletes_the_definitions_or_the_objects(o
     # It goes on with what is there.
     older.helm.run(*INSTALL)
     assert older.parts().keys() == _everything()
-    assert (older.vms(), older.definitions()) == (vms, definitions)
-
-
-def test_a_rollback_puts_back_the_definitions_too_and_keeps_the_objects(older: Installation) -> None:
-    vms, definitions = older.vms(), older.definitions()
-    older.helm.run(*UPGRADE)
-
-    older.helm.run("rollback", "virtsync", "1", f"--namespace={AGENTS}")
-
-    assert not older.knows_the_newer_field()
-    assert ("FlowSchema", "virtsync") not in older.parts()
     assert (older.vms(), older.definitions()) == (vms, definitions)
 
 

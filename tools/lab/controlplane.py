@@ -139,6 +139,10 @@ class ControlPlane:
     def install_crds(self) -> None:
         """Install the CRDs, and return when VirtualMachines and Hypervisors are served and explained."""
         self.kubectl("apply", "-f", str(CRDS))
+        self.until_crds_served()
+
+    def until_crds_served(self) -> None:
+        """Return when VirtualMachines and Hypervisors are served and explained; somebody has installed the CRDs."""
         names = ("crd/virtualmachines.virtsync.dev", "crd/hypervisors.virtsync.dev")
         self.kubectl("wait", *names, "--for=condition=Established", "--timeout=60s")
         # Serving and explaining begin a moment after Established, and no condition reports when.
