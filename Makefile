@@ -128,6 +128,7 @@ mutation: python-packages ## Mutate the pure core: a test must catch every chang
 	$(BIN)/mutmut run
 
 manifests: controlplane ## Render the files of deploy/ and docs/ that are made from others
+	@$(BIN)/python -m manifests.version
 	@kubectl=$$($(BIN)/python -m lab controlplane build)/kubectl && { \
 	echo '# Rendered by `make manifests` from deploy/base: change it there, or in your own kustomization.'; \
 	$$kubectl kustomize deploy/base; } > deploy/install.yaml.partial && mv deploy/install.yaml.partial deploy/install.yaml

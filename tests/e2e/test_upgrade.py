@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,11 +19,12 @@ from cluster.cluster import NODES, Cluster
 from lab.world import Json, is_off, power_of, runs
 from tests.e2e.agents import MANAGER, REPOSITORY, VERSION, Agents
 from tests.e2e.vms import OnEachNode
+from tests.integration.before import BEFORE
 
 pytestmark = pytest.mark.e2e
 
-BEFORE_ANY_RELEASE = "91f65234fcaa4b05eabfa60a50c52dfae0857af9"
-"""While nothing is released: the first agents that could be installed. They kept no Lease."""
+BEFORE_ANY_RELEASE = BEFORE
+"""While nothing is released: the last commit without the Hypervisor and the manager."""
 
 HANG_LIMIT = "--timeout=120s"
 TAG = "before"
@@ -153,9 +155,8 @@ def _git(*words: str) -> str:
 
 def _version(folder: Path) -> str:
     """The version that a checkout is of."""
-    kustomization: Json = yaml.safe_load((folder / "deploy/base/kustomization.yaml").read_text())
-    version: str = kustomization["images"][0]["newTag"]
-    return version
+    (found,) = re.findall(r'^__version__ = "(.*)"$', (folder / "controller/__init__.py").read_text(), re.MULTILINE)
+    return str(found)
 
 
 def _image(agents: Agents, node: str) -> str:

@@ -6,9 +6,6 @@ present one. The definition is the present one all the time, as docs/operations.
 read from libvirtd's own record.
 """
 
-import io
-import subprocess
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,10 +17,8 @@ from chaos.judge import asked
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
 from lab.world import Json, World, cause_of, moment_after, power_of, ready_of, reason_of, runs, until
+from tests.integration.before import unpack_before
 
-REPOSITORY = Path(__file__).parents[2]
-BEFORE = "d2d1f1e1a5cc7cc42de576e3689f00816a99bd97"
-"""While nothing is released: the last commit whose agents wrote none of the fields named above."""
 NEW_FIELDS = {"decidedReason", "decidedTransitionTime", "hostUUID", "runTransitionTime"}
 
 HOOK = """\
@@ -43,13 +38,7 @@ Env = dict[str, str]
 @pytest.fixture(scope="module")
 def older(tmp_path_factory: pytest.TempPathFactory) -> Env:
     """What makes `python -m controller` the agent of the version before, whatever the working directory is."""
-    packed = subprocess.run(["git", "archive", BEFORE, "controller"], cwd=REPOSITORY, check=False, capture_output=True)
-    if packed.returncode:
-        pytest.fail(f"This clone has not the history back to {BEFORE}: run `git fetch --unshallow`.")
-    folder = tmp_path_factory.mktemp("before")
-    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
-        archive.extractall(folder, filter="data")
-    return {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
+    return unpack_before(tmp_path_factory.mktemp("before"))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+from controller import __version__
 from controller.api.clock import api_time, micro_time
 from controller.api.codec import render_status
 from controller.api.hypervisor import HypervisorReason
@@ -114,7 +115,7 @@ def hypervisor_status(node: str, vms: int) -> Json:
         "observedGeneration": 1,
         "leaseNamespace": LEASE_NAMESPACE,
         "nodeBootID": str(uuid5(NAMESPACE_URL, f"boot of {node}")),
-        "agentVersion": "0.1.0",
+        "agentVersion": __version__,
         "libvirtVersion": "9.0.0",
         "qemuVersion": "7.2.0",
         "capacity": {"cpus": 64, "memoryMiB": 262144},
