@@ -38,6 +38,14 @@ for module in pkgutil.walk_packages(controller.__path__, "controller."):
         except ModuleNotFoundError as error:
             print(f"{module.name}-lacks-{error.name}")
 """
+SHELLS = ("sh", "bash", "dash", "rbash")
+NO_SHELL = """
+import subprocess, sys
+done = subprocess.run(["virtsync", "check", "--node-name", "node-a"], capture_output=True, text=True)
+print(done.stdout, done.stderr)
+sys.exit(done.returncode != 1)
+"""
+"""`virtsync check` finds something missing, which is no failure here."""
 SCREEN = "controller.cli.vm.screen"
 """Shows `virtsync vm top` on a terminal, and needs the extra `top`, which nobody needs on a node."""
 
@@ -138,6 +146,24 @@ def test_it_runs_without_any_capability_and_writes_nothing(image: Image, uid: in
     assert refused.count("Read-only file system") == 2
     assert image.run("--version", uid=uid) == f"virtsync, version {__version__}\n"
     assert "--observe-only" in image.run("agent", "--help", uid=uid)
+
+
+def test_it_needs_no_shell(image: Image) -> None:
+    shells = [image.root / "usr/bin" / name for name in SHELLS]
+    hidden = {shell: shell.with_name(f"{shell.name}.hidden") for shell in shells if os.path.lexists(shell)}
+    assert hidden
+    for shell, away in hidden.items():
+        shell.rename(away)
+    try:
+        with pytest.raises(AssertionError, match="no such file"):
+            image.run("-c", "true", entrypoint=("/bin/sh",))
+        assert image.run("--version", uid=65532) == f"virtsync, version {__version__}\n"
+        # It opens libvirt's client, which finds no libvirtd, and an API server, of which it has no address.
+        checked = image.run("-c", NO_SHELL, entrypoint=("python",))
+        assert re.search(r"libvirt socket +(not visible|missing)", checked)
+    finally:
+        for shell, away in hidden.items():
+            away.rename(shell)
 
 
 def test_every_module_of_the_agent_is_in_it_and_finds_what_it_needs(image: Image) -> None:

@@ -7,19 +7,24 @@
 #   TAG=1.2.3        the tag; default: the version of this checkout
 #   FRESH=1          use nothing from earlier builds, and delete them: to get security updates that were released since
 #   CA_BUNDLE=FILE   authorities to trust during the build, if the network has its own; default: $SSL_CERT_FILE
+#   STORE=FOLDER     where buildah keeps the base and its layers; default: the cache
+#   SOURCE_DATE_EPOCH=SECONDS  the time of the image; default: that of the commit
 set -eu
 cd "$(dirname "$0")/../.."
 
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/virtsync
 RELEASE=bookworm
-KEPT=$CACHE/base-$RELEASE.tar
+STORE=${STORE:-$CACHE}
+KEPT=$STORE/base-$RELEASE.tar
 # The full name, as containerd reads the name in the manifests: podman and buildah would add localhost to a short one.
 NAME=docker.io/virtsync/virtsync
 VERSION=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' controller/__init__.py)
 TAG=${TAG:-$VERSION}
 CA_BUNDLE=${CA_BUNDLE:-${SSL_CERT_FILE:-}}
 ARCHIVE=build/image.tar
-RUN=${XDG_RUNTIME_DIR:-/run}
+RUN=${XDG_RUNTIME_DIR:-/run}/virtsync-images
+[ "$STORE" = "$CACHE" ] || RUN=$STORE/run
+EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 
 fail() {
     echo "make image: $*" >&2
@@ -60,7 +65,9 @@ debian() {
         apt-get indextargets --format 'deb $(SITE) $(CODENAME) main' 'Created-By: Packages' 2>/dev/null |
             grep -E " $RELEASE(-updates|-security)? main$" | sort -u >"$folder/sources" || true
         mirror=$(awk -v "release=$RELEASE" '$3 == release { print $2; exit }' "$folder/sources")
-        debootstrap --variant=minbase "$RELEASE" "$folder/root" ${mirror:+"$mirror"} >"$folder/log" 2>&1 ||
+        # The password file has the day on which an entry was made: a fixed one.
+        SOURCE_DATE_EPOCH=315532800 \
+            debootstrap --variant=minbase "$RELEASE" "$folder/root" ${mirror:+"$mirror"} >"$folder/log" 2>&1 ||
             fail "debootstrap failed: $(tail -n 1 "$folder/log")"
         if [ -n "$mirror" ]; then
             cp "$folder/sources" "$folder/root/etc/apt/sources.list"
@@ -70,8 +77,9 @@ debian() {
             DEBIAN_FRONTEND=noninteractive chroot "$folder/root" apt-get --quiet $step >"$folder/log" 2>&1 ||
                 fail "apt-get $step failed in the base: $(tail -n 1 "$folder/log")"
         done
-        # The last two files are copies of this machine's.
-        (cd "$folder/root" && rm -rf var/cache/apt/* var/lib/apt/lists/* var/log/* etc/hostname etc/resolv.conf)
+        # The last two files are copies of this machine's. The cache of ldconfig has numbers of the file system.
+        (cd "$folder/root" && rm -rf var/cache/apt/* var/cache/ldconfig/* var/lib/apt/lists/* var/log/* \
+            etc/hostname etc/resolv.conf)
         tar --create --file "$KEPT.partial" --directory "$folder/root" --numeric-owner --one-file-system .
         mv "$KEPT.partial" "$KEPT"
     fi
@@ -80,7 +88,7 @@ debian() {
 ENGINE=${ENGINE:-$(choose)}
 works "$ENGINE" || fail "ENGINE=$ENGINE does not work here: it must be a docker, podman or buildah that does"
 revision=$(git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)
-created=$(date --utc --date="@${SOURCE_DATE_EPOCH:-$(date +%s)}" +%Y-%m-%dT%H:%M:%SZ)
+created=$(date --utc --date="@$EPOCH" +%Y-%m-%dT%H:%M:%SZ)
 set -- --tag "$NAME:$TAG"
 for value in "version=$TAG" "revision=$revision" "created=$created"; do
     # Set both: podman and buildah take a LABEL from their cache even if its build arguments have changed.
@@ -93,23 +101,23 @@ if [ -n "$CA_BUNDLE" ] && [ "$ENGINE" != docker ]; then
     set -- --volume "$CA_BUNDLE:/run/ca.crt:ro" \
         --build-arg SSL_CERT_FILE=/run/ca.crt --build-arg PIP_CERT=/run/ca.crt "$@"
 fi
-mkdir -p "$(dirname "$ARCHIVE")" "$CACHE"
+mkdir -p "$(dirname "$ARCHIVE")" "$CACHE" "$STORE"
 # Allow one build at a time.
 exec 9>"$CACHE/image.lock"
 flock 9
-rm -f "$ARCHIVE.partial"
+rm -f "$ARCHIVE.partial" "$ARCHIVE.built"
 
 case $ENGINE in
     docker | podman)
         [ -z "${BASE:-}" ] || set -- --build-arg "BASE=$BASE" "$@"
         "$ENGINE" build "$@" .
-        "$ENGINE" save --output "$ARCHIVE.partial" "$NAME:$TAG"
+        "$ENGINE" save --output "$ARCHIVE.built" "$NAME:$TAG"
         ;;
     buildah)
         # This must work without an engine, and inside a container: no namespaces, no registry. If overlay mounts are
         # refused, each layer would be a whole copy: then keep only stages, and build everything each time.
         driver=overlay layers=true
-        b() { buildah --storage-driver "$driver" --root "$CACHE/images-$driver" --runroot "$RUN/virtsync-images" "$@"; }
+        b() { buildah --storage-driver "$driver" --root "$STORE/images-$driver" --runroot "$RUN" "$@"; }
         b info >/dev/null 2>&1 || driver=vfs layers=false
         if [ -z "${BASE:-}" ]; then
             set -- --pull-never "$@"
@@ -126,8 +134,10 @@ case $ENGINE in
             fi
         fi
         b build --isolation chroot --network host --layers=$layers --build-arg "BASE=$BASE" "$@" .
-        b push --quiet "$NAME:$TAG" "docker-archive:$ARCHIVE.partial" >/dev/null
+        b push --quiet "$NAME:$TAG" "docker-archive:$ARCHIVE.built" >/dev/null
         ;;
 esac
+python3 tools/image/canonical.py "$ARCHIVE.built" "$ARCHIVE.partial" "$EPOCH"
+rm "$ARCHIVE.built"
 mv "$ARCHIVE.partial" "$ARCHIVE"
 echo "$NAME:$TAG is in $ARCHIVE"
