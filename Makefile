@@ -68,7 +68,7 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
 	@touch $@
 
-.PHONY: check test test-long gitops krew image image-size e2e e2e-full chaos cluster demo bench fleet mutation manifests clean
+.PHONY: check test test-long gitops krew image image-size dist dist-check release-check publish e2e e2e-full chaos cluster demo bench fleet mutation manifests clean
 check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -101,6 +101,19 @@ krew: python-packages ## Build the plugin kubectl virtsync for Krew: an archive 
 
 image-size: python-packages ## Print the unpacked size of each layer of build/image.tar
 	@$(BIN)/python tools/image/layers.py build/image.tar
+
+dist: python-packages image ## Build the files of a release into dist/
+	@UV=$(UV) $(BIN)/python -m release build
+
+dist-check: python-packages ## Build the release of this commit twice, from nothing, and compare the two bit for bit
+	@tools/setup/system-packages.sh image
+	@$(BIN)/python -m release check
+
+release-check: python-packages ## Fail unless this commit is a release: its tag, its section in CHANGELOG.md, no other change
+	@$(BIN)/python -m release notes
+
+publish: python-packages ## Create the release on GitHub from dist/ with gh
+	@$(BIN)/python -m release publish
 
 e2e: cluster-setup image ## Run the tests on a real cluster and a systemd, except the long ones; needs root
 	$(BIN)/pytest -v --durations=10 tests/image tests/e2e -m "e2e and not long"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def build(archive: Path) -> None:
         (tree / PROGRAM).chmod(0o755)
         shutil.copyfile(ROOT / "LICENSE", tree / "LICENSE")
         archive.parent.mkdir(parents=True, exist_ok=True)
-        _pack(tree, archive)
+        pack(tree, archive, programs=(PROGRAM,))
 
 
 def _install(library: Path, requirements: Path) -> None:
@@ -78,16 +78,17 @@ def _prune(library: Path) -> None:
             folder.rmdir()
 
 
-def _pack(tree: Path, archive: Path) -> None:
+def pack(tree: Path, archive: Path, *, programs: Collection[str] = ()) -> None:
+    """Write the files of a folder as a .tar.gz: sorted, with no owner and one time. `programs` can be executed."""
     with (
         archive.open("wb") as file,
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=TIME) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
         for path in _files(tree):
-            entry = tarfile.TarInfo(str(path.relative_to(tree)))
+            entry = tarfile.TarInfo(path.relative_to(tree).as_posix())
             entry.size, entry.mtime = path.stat().st_size, TIME
-            entry.mode = 0o755 if path == tree / PROGRAM else 0o644
+            entry.mode = 0o755 if entry.name in programs else 0o644
             with path.open("rb") as content:
                 tar.addfile(entry, content)
 
