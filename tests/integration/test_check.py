@@ -335,7 +335,7 @@ def test_a_clock_that_is_wrong(host: Host, monkeypatch: pytest.MonkeyPatch) -> N
     assert findings["clock"]["fix"].startswith("timedatectl set-ntp true")
 
 
-def test_a_maintenance_is_told(host: Host) -> None:
+def test_a_maintenance_is_told_and_that_an_older_agent_does_not_obey_it(host: Host) -> None:
     hypervisor = {
         "apiVersion": "virtsync.dev/v1alpha1",
         "kind": "Hypervisor",
@@ -345,7 +345,11 @@ def test_a_maintenance_is_told(host: Host) -> None:
     host.controlplane.kubectl("create", "-f", "-", input=json.dumps(hypervisor))
     findings = host.check()
     assert missing(findings) == []
-    assert findings["Hypervisor"]["detail"].endswith("Hold (new RAM)")
+    maintenance, _, warning = findings["Hypervisor"]["detail"].rpartition("; ")
+    assert maintenance.endswith("Hold (new RAM)")
+    assert (
+        warning == "an agent of a version without the Hypervisor does not obey it, so end it before you go back to one"
+    )
 
 
 def test_a_kubeconfig_that_is_refused(host: Host) -> None:

@@ -35,6 +35,7 @@ state (`--settle-power`). It is far more than hosts with NTP have, and than the 
 plus half the time of the request.
 """
 SET_CLOCK = "timedatectl set-ntp true  # on the host"
+OLDER_AGENTS = "an agent of a version without the Hypervisor does not obey it, so end it before you go back to one"
 SERVER, HYPERVISORS = "API server", f"type {HYPERVISOR_PLURAL}"
 
 
@@ -148,5 +149,6 @@ def check_hypervisor(probe: Probe, user: User | None, node_name: str) -> Finding
             f"this version does not understand its {hypervisor.misunderstood}", f"{INSTALL}  # of the newer version"
         )
     if maintenance := hypervisor.maintenance:
-        return ok(f"{node_name}; in maintenance, so no VM is started: {maintenance.mode} ({maintenance.reason})")
+        declared = f"{maintenance.mode} ({maintenance.reason})"
+        return ok(f"{node_name}; in maintenance, so no VM is started: {declared}; {OLDER_AGENTS}")
     return ok(f"{node_name}; no maintenance is declared")
