@@ -39,9 +39,11 @@ from controller.api.virtualmachine import (
 from controller.cli.vm.views.drift import MEANINGS, drift_lines
 from controller.cli.vm.views.history import SAME_STOP, as_data, history_lines, timeline
 from controller.cli.vm.views.hosts import host_lines
-from controller.cli.vm.views.prospect import is_as_wanted, prospect
+from controller.cli.vm.views.prospect import prospect
 from controller.cli.vm.views.status import in_a_table, in_ten_lines, summary
-from controller.cli.vm.views.words import at, colored, table
+from controller.cli.vm.views.words import colored, table
+from controller.facts.vms import is_as_wanted
+from controller.facts.words import at
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 UUID_1 = UUID("0f4c5e8a-0000-4000-8000-000000000001")

@@ -15,7 +15,7 @@ import click
 
 from controller.cli.options import reads
 from controller.cli.vm import completion
-from controller.cli.vm.views.words import plain
+from controller.facts.words import plain
 from controller.runtime.errors import Rejected, Transient, Vanished
 from controller.runtime.settings import namespace as checked_namespace
 

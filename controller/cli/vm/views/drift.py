@@ -8,9 +8,9 @@ from datetime import datetime
 from controller.api.clock import duration
 from controller.api.conditions import Readiness
 from controller.api.virtualmachine import VirtualMachine
-from controller.cli.vm.views.prospect import is_answered
-from controller.cli.vm.views.status import reason_since
-from controller.cli.vm.views.words import colored, plain, readiness, table
+from controller.cli.vm.views.words import colored, table
+from controller.facts.vms import TROUBLE, is_answered, readiness, reason_since
+from controller.facts.words import plain
 
 OLD_SPEC = "the spec was changed, and no agent has answered"
 MEANINGS = {
@@ -20,7 +20,6 @@ MEANINGS = {
     Readiness.HELD: "virtsync must not act",
     Readiness.READY: OLD_SPEC,
 }
-ORDER = tuple(MEANINGS)
 
 
 def grouped(vms: Iterable[VirtualMachine]) -> list[tuple[str, list[VirtualMachine]]]:
@@ -30,7 +29,7 @@ def grouped(vms: Iterable[VirtualMachine]) -> list[tuple[str, list[VirtualMachin
         groups.setdefault(vm.status.reason, []).append(vm)
     for group in groups.values():
         group.sort(key=lambda vm: vm.key)
-    return sorted(groups.items(), key=lambda item: (ORDER.index(readiness(item[0])), -len(item[1]), item[0]))
+    return sorted(groups.items(), key=lambda item: (TROUBLE[readiness(item[0])], -len(item[1]), item[0]))
 
 
 def drift_lines(drifting: Sequence[VirtualMachine], total: int, now: datetime) -> list[str]:

@@ -16,7 +16,8 @@ from controller.api.clock import api_time, duration
 from controller.api.json_mapping import Json, as_map, as_text, as_time, whole_within
 from controller.api.names import EventReason
 from controller.api.virtualmachine import BEYOND, VirtualMachine
-from controller.cli.vm.views.words import plain, table
+from controller.cli.vm.views.words import table
+from controller.facts.words import plain
 
 SAME_STOP = timedelta(seconds=10)
 """An Event of a stop within this time of the last stop in the status is about the same stop."""

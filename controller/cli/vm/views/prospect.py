@@ -9,23 +9,13 @@ from datetime import datetime
 
 from controller.api.conditions import Readiness
 from controller.api.hypervisor import Hypervisor
-from controller.api.names import HOLD_PREFIX, ConditionType
+from controller.api.names import HOLD_PREFIX
 from controller.api.virtualmachine import OperationType, Reason, ShutdownMode, VirtualMachine
-from controller.cli.vm.views.words import at, plain, readiness
+from controller.facts.vms import is_answered, readiness
+from controller.facts.words import at, plain
 
 CLOCK_MARGIN_S = 10
 """A restart can begin this late, because two observations must agree that its time has come (docs/api.md)."""
-
-
-def is_answered(vm: VirtualMachine) -> bool:
-    """Whether the status is about the newest spec."""
-    return vm.status.observed_generation >= vm.generation
-
-
-def is_as_wanted(vm: VirtualMachine) -> bool:
-    """Whether Ready is True, for the newest spec."""
-    ready = vm.status.condition(ConditionType.READY)
-    return ready is not None and ready.status == "True" and is_answered(vm)
 
 
 def prospect(vm: VirtualMachine, host: Hypervisor | None, now: datetime) -> str:  # noqa: PLR0911 - one obstacle on each line

@@ -11,18 +11,12 @@ from controller.api.clock import duration
 from controller.api.hypervisor import Hypervisor
 from controller.api.names import ConditionType, HypervisorConditionType
 from controller.api.virtualmachine import VirtualMachine
-from controller.cli.vm.views.prospect import is_answered, is_as_wanted, prospect
-from controller.cli.vm.views.words import ago, at, colored, plain, since, table
+from controller.cli.vm.views.prospect import prospect
+from controller.cli.vm.views.words import colored, table
+from controller.facts.vms import is_answered, is_as_wanted, reason_since
+from controller.facts.words import ago, at, plain, since
 
 HEADINGS = ("NAME", "POWER", "DESIRED", "REASON", "FOR", "NODE", "HOLDS")
-
-
-def reason_since(vm: VirtualMachine) -> datetime | None:
-    """Return since when Ready has its reason; None: nobody has reported yet."""
-    status, ready = vm.status, vm.status.condition(ConditionType.READY)
-    if ready and status.decided_reason == ready.reason and status.decided_transition_time:
-        return status.decided_transition_time
-    return since(ready)
 
 
 def in_ten_lines(vm: VirtualMachine, host: Hypervisor | str, now: datetime) -> list[str]:

@@ -13,23 +13,15 @@ import click
 from controller.api.conditions import Readiness
 from controller.api.hypervisor import Hypervisor
 from controller.api.json_mapping import EPOCH
-from controller.api.names import ConditionType
 from controller.api.virtualmachine import VirtualMachine
-from controller.cli.vm.views.drift import ORDER
 from controller.cli.vm.views.hosts import HEADINGS as HOST_HEADINGS
 from controller.cli.vm.views.hosts import host_row
-from controller.cli.vm.views.prospect import is_as_wanted
-from controller.cli.vm.views.status import headings, reason_since, vm_row
-from controller.cli.vm.views.words import COLORS, plain, readiness, table
+from controller.cli.vm.views.status import headings, vm_row
+from controller.cli.vm.views.words import COLORS, table
+from controller.facts.hosts import attention
+from controller.facts.vms import NOT_WANTED, TROUBLE, is_as_wanted, readiness, reason_since, why_not
+from controller.facts.words import plain
 
-NOT_WANTED = {
-    Readiness.STALLED: "waiting for a person",
-    Readiness.UNKNOWN: "not known",
-    Readiness.RECONCILING: "in progress",
-    Readiness.HELD: "held",
-    Readiness.READY: "with a new spec",
-}
-"""What VMs with this meaning of Ready are called if they are not as wanted."""
 HOSTS_SHARE = 4
 """At most one line in this many is about a host."""
 KEYS = "q quit   s sort   d only drift   / filter   up, down, page up, page down, home, end: scroll"
@@ -104,7 +96,7 @@ def _chosen(vms: Iterable[VirtualMachine], choice: Choice) -> list[VirtualMachin
     found = [vm for vm in vms if not (choice.only_drift and is_as_wanted(vm)) and _matches(vm, choice.filter)]
     match choice.sort:
         case Sort.TROUBLE:
-            found.sort(key=lambda vm: (is_as_wanted(vm), ORDER.index(readiness(vm.status.reason)), vm.key))
+            found.sort(key=lambda vm: (is_as_wanted(vm), TROUBLE[readiness(vm.status.reason)], vm.key))
         case Sort.NAME:
             found.sort(key=lambda vm: (vm.key.name, vm.key.namespace))
         case Sort.NODE:
@@ -150,7 +142,7 @@ def _host_lines(hosts: Sequence[Hypervisor] | str, now: datetime, limit: int) ->
     if held:
         parts.append(click.style(f"{held} in maintenance", fg="cyan"))
     summary = f"Hosts: {len(hosts)}   {'   '.join(parts)}"
-    order = sorted(hosts, key=lambda host: (host.status.ready, host.maintenance is None, host.name))
+    order = sorted(hosts, key=attention)
     room = limit - 3  # the summary, an empty line and the headings
     if not order or room < 1:
         return [summary]
@@ -166,13 +158,8 @@ def _vm_lines(chosen: Sequence[VirtualMachine], shown: Sequence[VirtualMachine],
         max((len(vm.key.namespace) for vm in chosen), default=0),
         max((len(vm.key.name) for vm in chosen), default=0),
     )
-    rows = [(*vm_row(vm, now, namespaces=True), _why(vm)) for vm in shown]
+    rows = [(*vm_row(vm, now, namespaces=True), plain(why_not(vm))) for vm in shown]
     return table([(*headings(namespaces=True), "WHY"), *rows], widest)
-
-
-def _why(vm: VirtualMachine) -> str:
-    ready = vm.status.condition(ConditionType.READY)
-    return plain(ready.message) if ready and not is_as_wanted(vm) else ""
 
 
 def _last_line(choice: Choice, shown: int, total: int) -> str:
