@@ -22,7 +22,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       vm/            virtsync vm: a module for each command; cluster.py: the options of kubectl; selection.py: which
                      VMs; output.py: prints; views/: what people see, pure; changing.py: changes objects, and waits;
                      chosen.py: the VMs that a command changes; screen.py, keys.py: the terminal of top;
-                     completion.py: what can follow on a command line
+                     completion.py: what can follow on a command line; forwarding.py: kubectl port-forward
     agent/         the process of a node
       app.py         wires all parts together; settings.py: the settings
       reconcile.py   one reconcile pass, and the protocols of what it needs; memories.py: in-process state of each VM;
@@ -41,7 +41,12 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       app.py         wires all parts together; settings.py: the settings; metrics.py: the metrics
       leader.py      whether this manager leads: only the leader may write
       monitor.py     lists the agents' Leases, and finds silent nodes; marker.py: marks their objects
+      page.py        serves the page; page_source.py: watches what it shows while somebody looks
       sweep.py       lists all VMs for what no agent reports; elsewhere.py: keeps the lists of VMs that run elsewhere
+    page/          the page of the manager, from objects to HTML
+      rows.py        what it keeps of each VM and host; query.py: what a person has chosen; view.py: what one page shows
+      document.py    the whole document; parts.py: its rows and regions; messages.py: what an open page is told;
+                     markup.py: HTML without holes; assets/: style and script
     kube/          the adapter for the API server
       client.py      the one HTTP client; access.py: address and credentials; kubeconfig.py, proxies.py: where they come
                      from; credentials.py: reloads them; user_kubeconfig.py: the kubeconfig of a person
@@ -71,6 +76,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       workers.py     the threads that process keys; periodic.py: a thread for a periodic task
       retry.py       retries and exponential backoff; buckets.py: rate limits; errors.py: the kinds of failure
       checks.py      runs checks, each on its own thread and with a timeout
+      web.py         an HTTP server on localhost for a browser
       health.py, metrics.py, logs.py  /livez, /readyz and /metrics; series of the queue; the log
       settings.py    the settings that every process has
     policy/        decisions on immutable values

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import structlog
 
+from controller import __version__
 from controller.api.names import MANAGER, MANAGER_CONTROLLER
 from controller.kube import client
 from controller.kube.events import EventRecorder
@@ -16,9 +17,13 @@ from controller.kube.lists import Fleet
 from controller.manager.leader import Leader
 from controller.manager.metrics import Metrics
 from controller.manager.monitor import Monitor
+from controller.manager.page import Page
+from controller.manager.page_source import Source
 from controller.manager.settings import Settings
 from controller.manager.sweep import Sweep
+from controller.page.view import Served
 from controller.runtime.buckets import TokenBucket
+from controller.runtime.errors import Rejected
 from controller.runtime.health import Health
 
 EVENTS_PER_S, EVENTS_BURST = 5.0, 30
@@ -66,6 +71,7 @@ class Manager:
         )
         # The leader's task starts last, because a manager leads only while all of its threads are alive.
         self._tasks = [*self._monitor.tasks, self._sweep.task, self._leader.task]
+        self._page: Page | None = None
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT. Then release the Lease of the leader, and return the exit code."""
@@ -81,11 +87,28 @@ class Manager:
         checks = {"leases": self._monitor.unready, "credentials": lambda: self._api.credentials.trouble}
         for name, check in checks.items():
             self._health.ready(name, check)
-        port = self._health.start()
-        log.info("manager is starting", namespace=self._settings.namespace, http_port=port)
+        port, page_port = self._health.start(), self._start_page()
+        log.info("manager is starting", namespace=self._settings.namespace, http_port=port, page_port=page_port)
         self._recorder.start()
         for task in self._tasks:
             task.start()
+
+    def _start_page(self) -> int | None:
+        """Serve the page, and return its port; None: no page. If it cannot be served, the manager runs without it."""
+        port = self._settings.page_port
+        if port is None:
+            return None
+        # Its own client: the requests for the page must not open the circuit of the other ones.
+        source = Source(client.load(self._settings.kubeconfig, program=MANAGER))
+        try:
+            self._page = Page(source, self._served, port)
+        except Rejected as error:
+            log.warning("the page is not served", error=str(error))
+            return None
+        return self._page.start()
+
+    def _served(self) -> Served:
+        return Served(self._settings.identity or "without an identity", self._leader.leads(), __version__)
 
     def _stop(self) -> None:
         log.info("manager is stopping")
@@ -95,6 +118,8 @@ class Manager:
         for task in self._tasks:
             task.join(JOIN_S)
         self._recorder.close(JOIN_S)
+        if self._page:
+            self._page.close()
         self._health.close()
         log.info("manager stopped")
 

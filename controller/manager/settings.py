@@ -8,6 +8,17 @@ from pathlib import Path
 from controller.api.setting import File, Section, Text, setting
 from controller.runtime.settings import OutputSettings, namespace, token
 
+NO_PAGE = "off"
+
+
+def page_port(text: str) -> int | None:
+    """Return a port; None for "off". Raises ValueError with a message."""
+    if text == NO_PAGE:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
+        raise ValueError(f"{text!r} is not a port between 0 and 65535, and not {NO_PAGE}.")
+    return int(text)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(OutputSettings):
@@ -38,4 +49,12 @@ class Settings(OutputSettings):
         found=None,
         shown_default="a random one",
         variable="POD_UID",
+    )
+    page_port: int | None = setting(
+        "--page-port",
+        Section.OUTPUT,
+        Text("PORT", page_port),
+        "Port of localhost on which to serve the page about hosts and VMs, for `kubectl virtsync page`; 0 picks a free"
+        " port, which is logged at start; off: no page.",
+        default="8081",
     )

@@ -29,7 +29,7 @@ def test_each_flag_sets_its_own_field(tmp_path: Path) -> None:
     kubeconfig.touch()
     words = f"""
         --kubeconfig {kubeconfig} --namespace agents --identity pod-1 --http-address ::1 --http-port 0
-        --log-format json --log-level error
+        --log-format json --log-level error --page-port 9000
     """
     assert {option.opts[0] for option in manager.params} <= set(words.split())
     with manager.make_context("manager", words.split()) as context:
@@ -41,6 +41,7 @@ def test_each_flag_sets_its_own_field(tmp_path: Path) -> None:
             http_port=0,
             log_format="json",
             log_level="error",
+            page_port=9000,
         )
 
 
@@ -51,12 +52,20 @@ def test_each_flag_sets_its_own_field(tmp_path: Path) -> None:
         ("--namespace a.b", "'a.b' cannot be the name of a namespace"),
         ("--namespace a --identity ü", "'ü' must be 1 to 128 printable ASCII characters without spaces."),
         ("--namespace a --kubeconfig {folder}/none", "does not exist"),
+        ("--namespace a --page-port no", "'no' is not a port between 0 and 65535, and not off."),
+        ("--namespace a --page-port 65536", "'65536' is not a port between 0 and 65535, and not off."),
+        ("--namespace a --page-port -1", "'-1' is not a port between 0 and 65535, and not off."),
     ],
 )
 def test_a_wrong_value_is_one_sentence_and_exit_2(words: str, told: str, tmp_path: Path) -> None:
     ended = CliRunner().invoke(main, ["manager", *words.format(folder=tmp_path).split()])
     assert ended.exit_code == 2
     assert told in " ".join(ended.output.split())
+
+
+def test_the_page_can_be_switched_off() -> None:
+    with manager.make_context("manager", ["--namespace", "a", "--page-port", "off"]) as context:
+        assert build(Settings, dict(context.params)).page_port is None
 
 
 def test_help_tells_of_each_flag_its_variable() -> None:

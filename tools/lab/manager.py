@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lab import LabError
 from lab.controlplane import ControlPlane
 from lab.program import Program
 
@@ -22,6 +23,14 @@ class Manager(Program):
             "manager",
             f"the manager {identity}",
             log=log,
-            fixed={"namespace": namespace, "identity": identity},
+            fixed={"namespace": namespace, "identity": identity, "page-port": "0"},
             kubeconfig=kubeconfig or controlplane.kubeconfig,
         )
+
+    @property
+    def page(self) -> str:
+        """The address of its page. LabError if it has not said that it serves one."""
+        ports = [line["page_port"] for line in self.log_lines() if line.get("page_port")]
+        if not ports:
+            raise LabError(f"{self.name.capitalize()} has not said on which port it serves the page.")
+        return f"http://127.0.0.1:{ports[-1]}/"
