@@ -29,6 +29,11 @@ def hypervisor(name: str) -> str:
     return f"{HYPERVISORS}/{quote(name)}"
 
 
+def pods(namespace: str) -> str:
+    """Return the path of the Pods of this namespace."""
+    return f"{NAMESPACES}/{quote(namespace)}/pods"
+
+
 def leases(namespace: str) -> str:
     """Return the path of the Leases of this namespace."""
     return f"/apis/coordination.k8s.io/v1/namespaces/{quote(namespace)}/leases"

@@ -41,6 +41,10 @@ class Reads:
         """Return the Hypervisor of this node. Raises Vanished if there is none."""
         return self._api.request("GET", paths.hypervisor(name))
 
+    def pods(self, namespace: str, selector: str) -> Iterator[Json]:
+        """Yield the Pods of a namespace that have these labels. Requests page by page."""
+        return self._objects(paths.pods(namespace), PAGE, labelSelector=selector)
+
     def names(self, path: str) -> Iterator[str]:
         """Yield the names of the objects of a collection. Requests page by page, without the objects themselves."""
         for page in pages(self._api.request, path, accept=TABLE, limit=str(NAMES_PAGE), includeObject="None"):

@@ -11,6 +11,8 @@ import yaml
 
 from controller import __version__
 from controller.cli import main
+from controller.cli.vm.page import PORT_NAME
+from controller.manager.settings import Settings
 from lab.controlplane import ControlPlane
 from tests.deploy.callers import AGENTS, REPOSITORY
 
@@ -201,7 +203,19 @@ def test_probes_ask_for_what_the_process_serves(objects: list[Json], workload: C
         "liveness": {"path": "/livez", "port": "http"},
         "readiness": {"path": "/readyz", "port": "http"},
     }
-    assert [(port["name"], port["containerPort"]) for port in container["ports"]] == [("http", 8080)]
+    assert {port["name"]: port["containerPort"] for port in container["ports"]}.items() >= {("http", 8080)}
+
+
+def test_the_page_is_on_localhost_of_the_manager_alone_and_has_no_way_in(objects: list[Json]) -> None:
+    (manager,) = _managers(objects)["spec"]["template"]["spec"]["containers"]
+    (agent,) = _agents(objects)["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in manager["ports"]}
+    assert ports[PORT_NAME] == Settings(namespace=AGENTS).page_port
+    assert PORT_NAME not in {port["name"] for port in agent["ports"]}
+    policies = [it for it in objects if it["kind"] == "NetworkPolicy"]
+    admitted = {port["port"] for it in policies for rule in it["spec"]["ingress"] for port in rule["ports"]}
+    assert admitted == {"http"}
+    assert not [it for it in objects if it["kind"] in {"Service", "Ingress"}]
 
 
 def test_prometheus_may_connect_to_what_it_is_told_to_scrape(installed: ControlPlane) -> None:
@@ -217,7 +231,7 @@ def test_prometheus_may_connect_to_what_it_is_told_to_scrape(installed: ControlP
         (container,) = workload["spec"]["template"]["spec"]["containers"]
         (endpoint,) = monitor["podMetricsEndpoints"]
         (ingress,) = policy["ingress"]
-        assert {endpoint["port"]} == {port["name"] for port in container["ports"]}
+        assert endpoint["port"] in {port["name"] for port in container["ports"]}
         assert {endpoint["port"]} == {port["port"] for port in ingress["ports"]}
         assert ingress["from"] == [{"namespaceSelector": {}}]
 
@@ -227,7 +241,7 @@ def test_the_annotations_for_prometheus_name_the_port_that_is_served(installed: 
     for workload in (_agents(rendered), _managers(rendered)):
         template = workload["spec"]["template"]
         (container,) = template["spec"]["containers"]
-        (port,) = container["ports"]
+        (port,) = (port for port in container["ports"] if port["name"] == "http")
         annotations = {k: v for k, v in template["metadata"]["annotations"].items() if k.startswith("prometheus.io/")}
         assert annotations == {
             "prometheus.io/scrape": "true",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from controller.cli.vm import drift, history, holds, hosts, maintenance, power, status, top
+from controller.cli.vm import drift, history, holds, hosts, maintenance, page, power, status, top
 
 
 @click.group
@@ -21,6 +21,7 @@ vm.add_command(drift.drift)
 vm.add_command(history.history)
 vm.add_command(hosts.hosts)
 vm.add_command(top.top)
+vm.add_command(page.page)
 for changing in (power.start, power.stop, power.pause, power.restart, holds.hold, holds.release):
     vm.add_command(changing)
 vm.add_command(maintenance.maintenance)

@@ -54,6 +54,13 @@ class Cluster:
         return self.chosen_namespace or self._connection.namespace
 
     @property
+    def options(self) -> list[str]:
+        """The same choice as options of kubectl, without the namespace."""
+        given = [("--kubeconfig", str(self.kubeconfig or "")), ("--context", self.context), ("--as", self.user)]
+        given += [("--as-group", group) for group in self.groups]
+        return [f"{option}={value}" for option, value in given if value]
+
+    @property
     def api(self) -> Api:
         """Sends requests to the API server."""
         return self._connection.api

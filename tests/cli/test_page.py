@@ -1,0 +1,70 @@
+"""`kubectl virtsync page`, as far as it needs no Pod: which manager it chooses, and what it says if there is none."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from controller.cli import main
+from controller.cli.vm.cluster import Cluster, Failure
+from controller.cli.vm.forwarding import Forward, Target
+from controller.cli.vm.page import NAMESPACE, PORT_NAME, manager_of
+
+TARGET = Target("agents", "manager-a", 8081)
+
+
+def pod(name: str, *, ready: bool = True, port: int | None = 8081, leaving: bool = False) -> dict[str, Any]:
+    ports = [{"name": "http", "containerPort": 8080}]
+    ports += [{"name": PORT_NAME, "containerPort": port}] if port else []
+    return {
+        "metadata": {"name": name} | ({"deletionTimestamp": "2026-11-27T12:00:00Z"} if leaving else {}),
+        "spec": {"containers": [{"name": "manager", "ports": ports}]},
+        "status": {"conditions": [{"type": "Ready", "status": "True" if ready else "False"}]},
+    }
+
+
+def test_the_first_manager_that_is_ready_is_chosen() -> None:
+    pods = [pod("d"), pod("c", port=9000), pod("b", leaving=True), pod("a", ready=False)]
+    assert manager_of(pods, NAMESPACE) == Target(NAMESPACE, "c", 9000)
+
+
+def test_a_manager_that_serves_no_page_is_passed_over() -> None:
+    assert manager_of([pod("a", port=None), pod("b")], NAMESPACE).pod == "b"
+
+
+@pytest.mark.parametrize(
+    ("pods", "told"),
+    [
+        ([], "there is no manager in the namespace virtsync-system. With -n, you can name another one."),
+        (
+            [pod("b", ready=False), pod("a", leaving=True)],
+            "no manager in the namespace virtsync-system is ready: a, b.",
+        ),
+        ([{"metadata": {"name": "a"}}], "no manager in the namespace virtsync-system is ready: a."),
+        ([pod("a", port=None)], "a has no port with the name page: it is older than this command."),
+    ],
+)
+def test_without_a_manager_that_serves_the_page_it_says_what_is_missing(pods: list[dict[str, Any]], told: str) -> None:
+    with pytest.raises(Failure) as failure:
+        manager_of(pods, NAMESPACE)
+    assert failure.value.message == told
+
+
+def test_the_choice_of_a_cluster_is_passed_on_to_kubectl() -> None:
+    cluster = Cluster(Path("/k"), "prod", "eve", ("a", "b"))
+    assert cluster.options == ["--kubeconfig=/k", "--context=prod", "--as=eve", "--as-group=a", "--as-group=b"]
+    assert Cluster().options == []
+
+
+def test_without_kubectl_it_says_what_it_needs_it_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Failure, match="kubectl was not found"), Forward(Cluster(), TARGET, local_port=0):
+        pass
+
+
+@pytest.mark.parametrize("words", [("--port", "65536"), ("--port", "x"), ("-n", "Not A Namespace"), ("web-1",)])
+def test_wrong_usage_ends_with_2(words: tuple[str, ...]) -> None:
+    ended = CliRunner().invoke(main, ["vm", "page", *words])
+    assert ended.exit_code == 2
+    assert ended.stderr.startswith("Usage: ")
