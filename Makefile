@@ -50,6 +50,10 @@ pythons: python-packages ## Run the unit tests with each Python from 3.11 to 3.1
 cluster-setup: setup ## Setup: what a real cluster needs in addition
 	@tools/setup/system-packages.sh cluster
 
+.PHONY: page-setup
+page-setup: setup ## Setup: Debian's Chromium, for the tests of the page
+	@tools/setup/system-packages.sh page
+
 .PHONY: gitops-setup
 gitops-setup: setup ## Setup: Flux and Argo CD, built with Go (minutes, once), and Redis
 	@tools/setup/system-packages.sh gitops
@@ -68,7 +72,7 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
 	@touch $@
 
-.PHONY: check test test-long gitops krew image image-size dist dist-check release-check publish e2e e2e-full chaos cluster demo bench fleet mutation manifests clean
+.PHONY: check test test-long gitops krew image image-size dist dist-check release-check publish e2e e2e-full chaos cluster demo bench fleet mutation manifests page-test page-bench page-screenshots clean
 check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -79,7 +83,7 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh tools/debian/*.sh tests/e2e/*.sh
 
 test: check setup ## Check, then run the tests on real components, except those that take minutes each; as root also e2e
-	$(BIN)/pytest -m "not long and not e2e and not gitops"
+	$(BIN)/pytest -m "not long and not e2e and not gitops and not page"
 	@if [ "$$(id -u)" = 0 ]; then \
 		$(MAKE) --no-print-directory e2e; \
 	else \
@@ -87,10 +91,19 @@ test: check setup ## Check, then run the tests on real components, except those 
 	fi
 
 test-long: setup ## Run the tests that take a minute or more each, except those on a real cluster
-	$(BIN)/pytest -m "long and not e2e and not gitops"
+	$(BIN)/pytest -m "long and not e2e and not gitops and not page"
 
 gitops: gitops-setup ## Run the tests with the real Flux and Argo CD, and print what they did and after how many seconds
 	$(BIN)/pytest tests/gitops
+
+page-test: page-setup ## Run the tests of the manager's page in a real Chromium
+	$(BIN)/pytest tests/browser
+
+page-bench: page-setup ## Measure the manager's page in a real Chromium: VMS=5000
+	@$(BIN)/python -m browser bench $(if $(VMS),--vms $(VMS))
+
+page-screenshots: page-setup ## Take the pictures of the manager's page for the documents
+	@$(BIN)/python -m browser screenshots
 
 image: ## Build the agent's image and write build/image.tar: ENGINE=podman BASE=debian:12-slim TAG=1.2.3 FRESH=1
 	@tools/setup/system-packages.sh image

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Install the Debian packages that the lab and the build of libvirt-python need. `system-packages.sh cluster` also
 # installs those that the nodes of a cluster need; `system-packages.sh gitops` also installs what Argo CD needs;
-# `system-packages.sh image` installs only what builds the image; `system-packages.sh debian` only what makes a Debian.
+# `system-packages.sh image` installs only what builds the image, `system-packages.sh debian` only what makes a Debian,
+# `system-packages.sh page` only a browser.
 # If root runs this script, it installs the missing packages; otherwise it prints the command to run, and fails.
 set -eu
 
@@ -44,6 +45,11 @@ packages='
 if [ "${1:-}" = cluster ]; then
     # Debian's runc, which is unpacked below, needs libseccomp2.
     packages="$packages containernetworking-plugins iptables iproute2 busybox-static libseccomp2"
+fi
+# Debian's Chromium is an ordinary program: it brings no service. A machine can have it from elsewhere.
+if [ "${1:-}" = page ]; then
+    ! command -v chromium >/dev/null || exit 0
+    packages='chromium fonts-dejavu-core'
 fi
 if [ "${1:-}" = image ]; then
     # If there is an engine, neither package is needed, on any system.
