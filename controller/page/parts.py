@@ -19,7 +19,18 @@ from controller.page.query import Query, Sort
 from controller.page.rows import HostRow, VmRow
 from controller.page.view import Part, View
 
-HOST_HEADINGS = ("Host", "Agent", "For", "VMs", "Running", "Not ready", "Unmanaged", "Maintenance", "What to know")
+HOST_HEADINGS = (
+    "Host",
+    "Agent",
+    "For",
+    "VMs",
+    "Running",
+    "Not ready",
+    "Unmanaged",
+    "Version",
+    "Maintenance",
+    "What to know",
+)
 VM_HEADINGS = ("VM", "Does", "Should", "Reason", "For", "Why not", "Host", "Last stop")
 SORTS = {
     Sort.TROUBLE: "Trouble first",
@@ -56,11 +67,12 @@ def host_element(row: HostRow, now: datetime) -> Html:
     return tag(
         "tr",
         tag("th", _host_link(row.name, f"host {row.name}"), scope="row"),
-        tag("td", _mark("ready" if row.ready else "stalled", row.agent), _version_note(row)),
+        tag("td", _mark("ready" if row.ready else "stalled", row.agent)),
         tag("td", _age(row.since, now), class_="number"),
         *(_number(count) for count in (row.vms, row.running)),
         _number(row.not_ready, "differs" if row.not_ready else ""),
         _number(row.unmanaged),
+        tag("td", row.agent_version),
         tag("td", _mark("held", row.maintenance) if row.maintenance else ""),
         tag("td", *_lines(row.remarks), class_="text"),
         data_key=row.name,
@@ -111,10 +123,6 @@ def _last_stop(row: VmRow, now: datetime) -> Iterator[str]:
         restarts = f", {row.restarts} unwanted so far" if row.restarts else ""
         yield joined([f"{stop.cause}, ", _age(stop.time, now), f" ago{restarts}"])
         yield _note(stop.message)
-
-
-def _version_note(row: HostRow) -> Html:
-    return _note(f"virtsync {row.agent_version}") if row.agent_version else Html()
 
 
 def _age(time: datetime | None, now: datetime) -> Html:
@@ -224,19 +232,17 @@ def _reasons(view: View) -> Iterator[Html]:
 def _form(view: View) -> Html:
     query = view.query
     clear = tag("a", "Show all", href="./", data_focus="clear") if query.filtered else Html()
+    check = tag("input", type="checkbox", name="drift", id="drift", value="1", checked=query.drift)
     return tag(
         "form",
-        _labeled("Search", tag("input", type="search", name="text", id="text", value=query.text, autocomplete="off")),
+        _field(
+            "Search", "text", tag("input", type="search", name="text", id="text", value=query.text, autocomplete="off")
+        ),
         _chooser("Namespace", "namespace", query.namespace, view.namespaces),
         _chooser("Host", "host", query.host, view.host_names),
         _chooser("Reason", "reason", query.reason, [reason for reason, _ in view.reasons]),
-        _labeled("Order", _select("sort", query.sort, SORTS.items())),
-        tag(
-            "label",
-            tag("input", type="checkbox", name="drift", id="drift", value="1", checked=query.drift),
-            " Only not as wanted",
-            class_="check",
-        ),
+        _field("Order", "sort", _select("sort", query.sort, SORTS.items())),
+        tag("div", check, tag("label", "Only not as wanted", for_="drift"), class_="check"),
         tag("button", "Show", type="submit", id="show"),
         clear,
         method="get",
@@ -249,10 +255,10 @@ def _form(view: View) -> Html:
 def _chooser(label: str, name: str, chosen: str, choices: Iterable[str]) -> Html:
     every = list(choices)
     if len(every) > CHOICES_LIMIT:
-        return _labeled(label, tag("input", type="text", name=name, id=name, value=chosen, autocomplete="off"))
+        return _field(label, name, tag("input", type="text", name=name, id=name, value=chosen, autocomplete="off"))
     if chosen and chosen not in every:
         every.append(chosen)
-    return _labeled(label, _select(name, chosen, [("", "All"), *((one, one) for one in every)]))
+    return _field(label, name, _select(name, chosen, [("", "All"), *((one, one) for one in every)]))
 
 
 def _select(name: str, chosen: str, choices: Iterable[tuple[str, str]]) -> Html:
@@ -260,8 +266,8 @@ def _select(name: str, chosen: str, choices: Iterable[tuple[str, str]]) -> Html:
     return tag("select", *options, name=name, id=name)
 
 
-def _labeled(label: str, field: Html) -> Html:
-    return tag("label", tag("span", label), field)
+def _field(label: str, name: str, control: Html) -> Html:
+    return tag("div", tag("label", label, for_=name), control, class_="field")
 
 
 def _pager(part: Part[VmRow] | Part[HostRow], what: str, field: str, query: Query) -> Iterator[Html]:
@@ -273,7 +279,8 @@ def _pager(part: Part[VmRow] | Part[HostRow], what: str, field: str, query: Quer
         for words, to, there in steps
         if there
     ]
-    yield tag("span", place)
+    if part.pages > 1 or what == "VMs":
+        yield tag("span", place)
     if part.pages > 1:
         yield tag("nav", *links, aria_label=f"Pages of {what}")
 

@@ -215,8 +215,8 @@ def test_it_is_accessible_in_light_and_in_dark(
     """As far as axe-core can tell: landmarks, labels, headings, contrast, focus."""
     running(world, "web")
     gone = world.define("gone")
-    world.apply(gone, powerState="Running")
     world.virsh("undefine", gone.name)
+    world.apply(gone, powerState="Running")
     world.until_ready(gone, "DomainNotFound")
     with tab(browser, scheme=scheme) as opened:
         page = live(opened, manager.page)

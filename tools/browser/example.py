@@ -9,9 +9,9 @@ HOSTS = (
     Host("kvm-03", vms=7, running=6, not_ready=1, maintenance=("Hold", "replace a DIMM, ticket 4711"), minutes=34),
     Host(
         "kvm-04",
-        vms=6,
-        running=6,
-        not_ready=6,
+        vms=3,
+        running=3,
+        not_ready=3,
         reason="AgentUnreachable",
         message="The agent of kvm-04 has not been heard since 11:52:07Z. The VMs are as it reported them last.",
         minutes=3,
@@ -74,7 +74,7 @@ _TROUBLED = (
             message="The agent of kvm-04 has not been heard since 11:52:07Z. The state is the last that it reported.",
             minutes=3,
         )
-        for number in range(1, 7)
+        for number in range(1, 4)
     ),
 )
 _FINE = (

@@ -9,8 +9,7 @@ from browser.example import HOSTS, VMS
 from browser.stage import stage
 from lab.manager import Manager
 
-SIZE = (1280, 800)
-COLORS = 128
+SIZE = (1280, 880)
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 
 
@@ -26,6 +25,6 @@ def _take(manager: Manager, scheme: Scheme, path: Path) -> Path:
         opened.page.goto(manager.page)
         opened.page.wait_for_selector("#live.live")
         opened.page.screenshot(path=path, animations="disabled")
-    with Image.open(path) as picture:  # a third of the size, without a visible difference
-        picture.convert("RGB").quantize(COLORS).save(path, optimize=True)
+    with Image.open(path) as picture:
+        picture.convert("RGB").save(path, optimize=True)
     return path
