@@ -29,8 +29,9 @@ from controller.runtime.web import TEXT, Exchange, LocalServer
 
 LIVE_LIMIT = 32
 """How many pages can be live at a time."""
-ALIVE_EVERY_S = 15.0
-"""How often an open page is sent a line, so that a connection that is gone is noticed."""
+ALIVE_EVERY_S, GONE_CHECK_S = 15.0, 1.0
+"""How often an open page is sent a line, so that proxies keep the connection, and how often it is looked whether the
+client has closed it. A person who filters quickly leaves a connection behind each time."""
 FIRST_WAIT_S = 3.0
 """How long the first page waits until everything was read once."""
 LEAST_WAIT_S, SHARE = 0.1, 9
@@ -121,26 +122,32 @@ class Page:
             self._source.look()
             self._source.changed.set()  # this viewer has seen nothing yet
             exchange.begin("text/event-stream")
-            while self._send_next(exchange, viewer):
+            sent_s = time.monotonic()
+            while not self._closed.is_set() and not exchange.gone():
                 self._source.look()
+                if self._send_next(exchange, viewer, alive=time.monotonic() - sent_s > ALIVE_EVERY_S):
+                    sent_s = time.monotonic()
         finally:
             with self._lock:
                 self._viewers.remove(viewer)
 
-    def _send_next(self, exchange: Exchange, viewer: _Viewer) -> bool:
-        """Send the next message, or a sign of life. Return whether there can be another one. Raises OSError."""
+    def _send_next(self, exchange: Exchange, viewer: _Viewer, *, alive: bool) -> bool:
+        """Send the next message, or after `GONE_CHECK_S` nothing; `alive`: then a sign of life. Raises OSError.
+
+        Returns whether anything was sent.
+        """
         try:
-            told = viewer.mail.get(timeout=ALIVE_EVERY_S)
+            told = viewer.mail.get(timeout=GONE_CHECK_S)
         except Empty:
-            exchange.wfile.write(b": alive\n\n")
-            return not self._closed.is_set()
+            if alive:
+                exchange.wfile.write(b": alive\n\n")
+            return alive
         if viewer.left_out:
             viewer.left_out = False
             self._source.changed.set()
-        if told is None:
-            return False
-        exchange.wfile.write(b"event: view\ndata: " + json.dumps(told, ensure_ascii=False).encode() + b"\n\n")
-        return not self._closed.is_set()
+        if told is not None:
+            exchange.wfile.write(b"event: view\ndata: " + json.dumps(told, ensure_ascii=False).encode() + b"\n\n")
+        return True
 
     # --- the thread that finds out what has changed
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -158,6 +159,12 @@ class Exchange(BaseHTTPRequestHandler):
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", content_type)
         self.end_headers()
+
+    def gone(self) -> bool:
+        """Whether the client has closed its connection. A client that waits for a response sends nothing."""
+        poll = select.poll()
+        poll.register(self.connection, select.POLLIN)
+        return bool(poll.poll(0))
 
     def end_headers(self) -> None:
         """End the headers, with those that each response has."""

@@ -155,6 +155,14 @@ def test_more_open_pages_than_the_limit_are_refused_and_room_comes_back(manager:
             ends.enter_context(streamed(manager.page)).message()
         assert get(manager.page, "/events") == (503, "Too many pages are open.\n")
         assert get(manager.page)[0] == 200
+    until(lambda: streams(manager.page), "no room has come back")
+
+
+def streams(page: str) -> bool:
+    """Whether another page can be live."""
+    with closing(http.client.HTTPConnection(urlsplit(page).netloc, timeout=60)) as connection:
+        connection.request("GET", "/events")
+        return connection.getresponse().status == 200
 
 
 def test_the_page_says_that_it_is_out_of_date_while_the_api_server_is_away(world: World, proxy: Proxy) -> None:
