@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from hashlib import blake2b
 
-from controller.api.clock import api_time
+from controller.api.clock import api_time, duration
 from controller.api.conditions import Readiness
 from controller.facts.vms import NOT_WANTED
-from controller.facts.words import duration
 from controller.page.markup import Html, joined, tag
 from controller.page.query import Query, Sort
 from controller.page.rows import HostRow, VmRow
