@@ -4,6 +4,7 @@ UV_VERSION := 0.13.9
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/virtsync
 UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
 BIN := .venv/bin
+ROOT := $(filter 0,$(shell id -u))
 
 export PYTHONPATH := tools
 
@@ -83,12 +84,12 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh tools/debian/*.sh tests/e2e/*.sh
 
 test: check setup ## Check, then run the tests on real components, except those that take minutes each; as root also e2e
-	$(BIN)/pytest -m "not long and not e2e and not gitops and not page"
-	@if [ "$$(id -u)" = 0 ]; then \
-		$(MAKE) --no-print-directory e2e; \
-	else \
-		echo "Not run, because they need root: the tests on a real cluster and a systemd (sudo make e2e)"; \
-	fi
+	$(BIN)/pytest -m "not long and not e2e and not gitops and not page$(if $(ROOT),, and not root)"
+ifdef ROOT
+	@$(MAKE) --no-print-directory e2e
+else
+	@echo "Not run, because they need root: the tests with polkit, on a real cluster and a systemd (sudo make test)"
+endif
 
 test-long: setup ## Run the tests that take a minute or more each, except those on a real cluster
 	$(BIN)/pytest -m "long and not e2e and not gitops and not page"

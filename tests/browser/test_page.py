@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from browser.chromium import Scheme, Tab, tab
-from controller.facts.words import duration
+from controller.api.clock import duration
 from lab.guest import Guest
 from lab.manager import Manager
 from lab.world import World, runs

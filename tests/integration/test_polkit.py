@@ -1,7 +1,6 @@
 """polkit decides who may use libvirt: a real polkitd, and a real libvirtd that asks it, with the rules of Debian."""
 
 import json
-import os
 import pwd
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from lab.libvirtd import Libvirtd
 from lab.polkit import Polkit
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only a system libvirtd asks polkit")
+pytestmark = pytest.mark.root
 USER = "nobody"
 # The check as this user: everything is imported as root, who alone can read it.
 CHECK = """
