@@ -73,7 +73,7 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
 	@touch $@
 
-.PHONY: check test test-long gitops krew image image-size dist dist-check release-check publish e2e e2e-full chaos cluster demo bench fleet mutation manifests page-test page-bench page-screenshots clean
+.PHONY: check test test-long gitops krew image image-size dist dist-check release-check publish e2e e2e-full chaos cluster demo bench fleet mutation manifests page-test page-bench page-screenshots versions clean
 check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -93,6 +93,9 @@ endif
 
 test-long: setup ## Run the tests that take a minute or more each, except those on a real cluster
 	$(BIN)/pytest -m "long and not e2e and not gitops and not page"
+
+versions: controlplane guest ## Run the tests of API, rights, agent and manager on each version of Kubernetes: ONLY=1.32
+	@$(BIN)/python -m versions run $(if $(ONLY),--only $(ONLY))
 
 gitops: gitops-setup ## Run the tests with the real Flux and Argo CD, and print what they did and after how many seconds
 	$(BIN)/pytest tests/gitops

@@ -39,9 +39,13 @@ def build_assets() -> Path:
     return _module().build()
 
 
-def _module() -> GoModule:
-    module = GoModule(MODULE, "Control plane", "k8s.io/kubernetes")
+def stamped(module: GoModule) -> GoModule:
+    """The module with the version of Kubernetes in its commands, for otherwise clients and servers see v0.0.0."""
     major, minor, _ = module.version.removeprefix("v").split(".")
     words = {"gitVersion": module.version, "gitMajor": major, "gitMinor": minor}
     stamps = {f"k8s.io/component-base/version.{name}": word for name, word in words.items()}
     return replace(module, stamps=stamps)
+
+
+def _module() -> GoModule:
+    return stamped(GoModule(MODULE, "Control plane", "k8s.io/kubernetes"))

@@ -1,0 +1,1 @@
+../../../kubernetes/kube_apiserver.go
