@@ -40,6 +40,15 @@ def test_each_server_is_tested_and_the_oldest_and_the_newest_with_the_kubectl_of
     assert {Pair(oldest, newest), Pair(newest, oldest)} <= set(plan.pairs())
 
 
+def test_every_documented_row_is_of_these_versions_and_has_passed() -> None:
+    said = {minor: module.version.removeprefix("v") for minor, module in modules.known().items()}
+    rows = [
+        Row(pair, said[pair.server], said[pair.kubectl], dict.fromkeys(pair.areas, Count(1)), 0)
+        for pair in plan.pairs()
+    ]
+    assert set(table.documented(table.DOCUMENT.read_text()).splitlines()) <= set(table.for_document(rows).splitlines())
+
+
 @pytest.mark.parametrize("version", modules.known())
 def test_every_module_requires_one_version_of_kubernetes(version: str) -> None:
     module = modules.known()[version]
