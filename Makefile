@@ -5,6 +5,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/virtsync
 UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
 BIN := .venv/bin
 ROOT := $(filter 0,$(shell id -u))
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 export PYTHONPATH := tools
 
@@ -73,8 +74,8 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
 	@touch $@
 
-.PHONY: check test test-long gitops krew image image-size dist dist-check release-check publish e2e e2e-full chaos cluster demo bench fleet mutation manifests page-test page-bench page-screenshots versions clean
-check: python-packages ## Lint, format, types, import contracts, YAML, shell
+.PHONY: check site site-serve test test-long gitops krew image image-size dist dist-check release-check publish e2e e2e-full chaos cluster demo bench fleet mutation manifests page-test page-bench page-screenshots versions clean
+check: python-packages ## Lint, format, types, import contracts, YAML, shell, site
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -82,6 +83,13 @@ check: python-packages ## Lint, format, types, import contracts, YAML, shell
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
 	$(BIN)/shellcheck .ci/run tools/setup/*.sh tools/image/*.sh tools/debian/*.sh tests/e2e/*.sh
+	$(SITE) build
+
+site: python-packages ## Build the documentation site in build/site; a link that leads nowhere is an error
+	$(SITE) build
+
+site-serve: python-packages ## Show the documentation site on http://127.0.0.1:8000, and follow changes
+	$(SITE) serve
 
 test: check setup ## Check, then run the tests on real components, except those that take minutes each; as root also e2e
 	$(BIN)/pytest -m "not long and not e2e and not gitops and not page$(if $(ROOT),, and not root)"
