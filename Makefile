@@ -173,6 +173,7 @@ manifests: controlplane ## Render the files of deploy/ and docs/ that are made f
 	@$(BIN)/python -m manifests.argocd
 	@$(BIN)/python -m manifests.rules
 	@$(BIN)/python -m manifests.metrics
+	@$(BIN)/python -m manifests.reasons
 	@$(BIN)/python -m manifests.dashboards
 	@$(BIN)/python -m manifests.chart
 

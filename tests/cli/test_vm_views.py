@@ -40,7 +40,7 @@ from controller.cli.vm.views.drift import MEANINGS, drift_lines
 from controller.cli.vm.views.history import SAME_STOP, as_data, history_lines, timeline
 from controller.cli.vm.views.hosts import host_lines
 from controller.cli.vm.views.prospect import prospect
-from controller.cli.vm.views.status import in_a_table, in_ten_lines, summary
+from controller.cli.vm.views.status import in_a_table, in_detail, summary
 from controller.cli.vm.views.words import colored, table
 from controller.facts.vms import is_as_wanted
 from controller.facts.words import at
@@ -98,7 +98,7 @@ def plain(lines: list[str]) -> list[str]:
 # --- status
 
 
-def test_a_vm_that_is_held_is_told_in_ten_lines() -> None:
+def test_a_vm_that_is_held_is_told_in_detail() -> None:
     vm = machine(
         "Held",
         message="The VM was stopped; ann holds it (backup).",
@@ -111,7 +111,7 @@ def test_a_vm_that_is_held_is_told_in_ten_lines() -> None:
         restart_count=2,
     )
     vm = replace(vm, holds=(("ann", "backup"),))
-    assert plain(in_ten_lines(vm, host(), NOW)) == [
+    assert plain(in_detail(vm, host(), NOW)) == [
         "shop/web-1  Held",
         "  Wanted     Running (restartPolicy Always, shutdown GracefulThenForce in 180 s)",
         "  Is         Stopped (libvirt: SHUTOFF, DESTROYED) since 2026-11-27T11:48:00Z (12m ago)",
@@ -125,12 +125,13 @@ def test_a_vm_that_is_held_is_told_in_ten_lines() -> None:
         "  Holds      ann (backup)",
         f"  Domain     web-1 {UUID_1}",
         "  Node       node-a, agent Active since 2026-11-27T08:55:00Z (3h5m ago), virtsync 0.1.0",
+        "  More       https://virtsync.dev/reasons/Held/",
     ]
 
 
-def test_a_vm_that_nobody_has_observed_is_told_in_ten_lines() -> None:
+def test_a_vm_that_nobody_has_observed_is_told_in_detail() -> None:
     vm = VirtualMachine(VmKey("shop", "new"), "u", 1, "1", NOW, node_name="")
-    assert plain(in_ten_lines(vm, "no agent", NOW)) == [
+    assert plain(in_detail(vm, "no agent", NOW)) == [
         "shop/new  Pending",
         "  Wanted     no powerState: virtsync only observes",
         "  Is         Unknown",
@@ -141,42 +142,48 @@ def test_a_vm_that_nobody_has_observed_is_told_in_ten_lines() -> None:
         "  Holds      none",
         "  Domain     new (not found yet)",
         "  Node       none: spec.nodeName is empty",
+        "  More       https://virtsync.dev/reasons/Pending/",
     ]
 
 
 @pytest.mark.parametrize("reason", list(Reason))
-def test_each_reason_is_told_in_ten_lines_and_says_what_is_next(reason: Reason) -> None:
-    lines = plain(in_ten_lines(machine(str(reason)), host(), NOW))
-    assert len(lines) == 10
+def test_each_reason_is_told_in_detail_and_says_what_is_next(reason: Reason) -> None:
+    lines = plain(in_detail(machine(str(reason)), host(), NOW))
+    as_wanted = READINESS[reason] is Readiness.READY
+    assert lines[10:] == ([] if as_wanted else [f"  More       https://virtsync.dev/reasons/{reason}/"])
     assert all(line.strip() and "\n" not in line for line in lines)
     assert lines[5].startswith("  Next       ")
     assert lines[5].endswith(".")
 
 
+def test_a_reason_of_a_newer_version_has_no_page() -> None:
+    assert len(in_detail(machine("Teleporting"), host(), NOW)) == 10
+
+
 def test_a_message_cannot_move_the_cursor_or_add_a_line() -> None:
     vm = machine("StartFailed", message="no disk\n\x1b[2Jgone\x1b]0;title\x07")
     vm = replace(vm, holds=(("ann", "\x1b[31mred"),))
-    lines = in_ten_lines(vm, host(), NOW)
-    assert len(lines) == 10
+    lines = in_detail(vm, host(), NOW)
+    assert len(lines) == 11
     assert lines[3] == "  Why        no disk gone"
     assert "\x1b" not in lines[7]
 
 
 def test_a_status_about_an_older_spec_says_so() -> None:
-    lines = plain(in_ten_lines(machine("InSync", observed_generation=2), host(), NOW))
+    lines = plain(in_detail(machine("InSync", observed_generation=2), host(), NOW))
     assert lines[3] == "  Why        (about an older spec) It is as the spec asks."
     assert lines[5].startswith("  Next       The agent reads the new spec.")
 
 
 def test_a_report_of_the_former_node_is_told() -> None:
     vm = machine("HandoverUnconfirmed", node_name="node-b")
-    (node,) = plain(in_ten_lines(vm, host(), NOW)[-1:])
+    node = plain(in_detail(vm, host(), NOW))[9]
     assert node.startswith("  Node       node-a (the status is from node-b), agent Active since ")
 
 
 def test_during_an_outage_since_is_that_of_the_outage_and_not_that_of_the_last_decision() -> None:
     vm = machine("LibvirtUnreachable", decided_reason="InSync", decided_transition_time=before(days=2))
-    assert plain(in_ten_lines(vm, host(), NOW))[4] == "  Since      2026-11-27T11:48:00Z (12m ago)"
+    assert plain(in_detail(vm, host(), NOW))[4] == "  Since      2026-11-27T11:48:00Z (12m ago)"
 
 
 def test_the_conditions_that_the_api_server_adds_to_a_new_object_have_no_time() -> None:
@@ -184,7 +191,7 @@ def test_the_conditions_that_the_api_server_adds_to_a_new_object_have_no_time() 
     added = Condition("Ready", "Unknown", "Pending", "No agent has reported on this host yet.", EPOCH, 0)
     vm = replace(machine(), status=Status(conditions=(added,)))
     new = replace(host(), status=HypervisorStatus(conditions=(added,)))
-    lines = plain(in_ten_lines(vm, new, NOW))
+    lines = plain(in_detail(vm, new, NOW))
     assert lines[4] == "  Since      -"
     assert lines[9] == "  Node       node-a, agent Pending"
     shown = [*lines, *in_a_table([vm], NOW, namespaces=False), *drift_lines([vm], 1, NOW), *host_lines([new], NOW)]

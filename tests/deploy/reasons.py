@@ -1,21 +1,17 @@
 """The reasons of conditions: what docs/api.md says of each, and an object that has it."""
 
-import re
 from typing import Any
 
 from controller.api.conditions import READINESS
 from controller.api.virtualmachine import Reason
-from tests.deploy.callers import REPOSITORY
+from manifests import reasons
 
 Json = dict[str, Any]
-API = (REPOSITORY / "docs/api.md").read_text()
 
 
 def table() -> dict[str, str]:
     """The reasons of Ready in docs/api.md, each with the health that it has in Argo CD."""
-    section = API.partition("## Ready, and why")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (?:True|False|Unknown) \| (.*?) \| .* \| (\w+) \|$", section, re.MULTILINE)
-    return {reason: health for reasons, health in rows for reason in re.findall(r"`(\w+)`", reasons)}
+    return {reason: row.health for reason, row in reasons.of_vms().items()}
 
 
 def vm(reason: str, *, generation: int = 1) -> Json:
@@ -38,10 +34,7 @@ def is_unknown(reason: Reason) -> bool:
 
 def host_table(kind: str) -> list[tuple[str, str, str]]:
     """The status, the reason and the documented health of each row about a condition of a Hypervisor."""
-    rows = (
-        API.partition("\n# The Hypervisor object\n")[2].partition(f"\n| status of `{kind}` |")[2].partition("\n\n")[0]
-    )
-    return re.findall(r"^\| (\w+) \| `(\w+)` \|.*\| (\w+) \|$", rows, re.MULTILINE)
+    return [(row.status, row.reason, row.health) for row in reasons.of_hosts(kind).values()]
 
 
 def host(*conditions: tuple[str, str, str]) -> Json:

@@ -13,7 +13,7 @@ from controller.api.hypervisor_codec import parse_hypervisor
 from controller.cli.vm.cluster import Cluster, with_cluster
 from controller.cli.vm.output import show, show_objects, with_output
 from controller.cli.vm.selection import selected, with_names, with_selection
-from controller.cli.vm.views.status import in_a_table, in_ten_lines, summary
+from controller.cli.vm.views.status import in_a_table, in_detail, summary
 from controller.runtime.errors import Forbidden, Transient, Vanished
 
 
@@ -25,8 +25,8 @@ from controller.runtime.errors import Forbidden, Transient, Vanished
 def status(*, cluster: Cluster, names: tuple[str, ...], selector: str, everywhere: bool, output: str | None) -> None:
     """Show why VMs are as they are, and what is next.
 
-    With NAME, ten lines for each VM, also about its last stop, its holds, and the agent of its node. Without NAME, one
-    line for each VM.
+    With NAME, all about each VM, also its last stop, its holds, and the agent of its node. If the VM is not as wanted,
+    the last line has the address of a page about the reason. Without NAME, one line for each VM.
 
     Exit code: 0, also if a VM is not as wanted; 2: wrong usage, or an error.
     """
@@ -38,7 +38,7 @@ def status(*, cluster: Cluster, names: tuple[str, ...], selector: str, everywher
     if names:
         host_of = cache(partial(_host, cluster))
         for place, vm in enumerate(vms):
-            show([*([""] if place else []), *in_ten_lines(vm, host_of(vm.node_name), now)])
+            show([*([""] if place else []), *in_detail(vm, host_of(vm.node_name), now)])
     elif vms:
         show([*in_a_table(vms, now, namespaces=everywhere), "", summary(vms)])
     else:

@@ -1,8 +1,8 @@
-"""The status of one VM in ten lines, and of many VMs in one line each. Pure."""
+"""The status of one VM in detail, and of many VMs in one line each. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 import click
@@ -10,16 +10,18 @@ import click
 from controller.api.clock import duration
 from controller.api.hypervisor import Hypervisor
 from controller.api.names import ConditionType, HypervisorConditionType
-from controller.api.virtualmachine import VirtualMachine
+from controller.api.virtualmachine import Reason, VirtualMachine
 from controller.cli.vm.views.prospect import prospect
 from controller.cli.vm.views.words import colored, table
 from controller.facts.vms import is_answered, is_as_wanted, reason_since
 from controller.facts.words import ago, at, plain, since
 
+REASON_PAGE = "https://virtsync.dev/reasons/{}/"
+"""The page of a reason: docs/reasons, as the site serves it."""
 HEADINGS = ("NAME", "POWER", "DESIRED", "REASON", "FOR", "NODE", "HOLDS")
 
 
-def in_ten_lines(vm: VirtualMachine, host: Hypervisor | str, now: datetime) -> list[str]:
+def in_detail(vm: VirtualMachine, host: Hypervisor | str, now: datetime) -> list[str]:
     """Return the lines. `host`: the Hypervisor of its node, or why it is not known."""
     known = host if isinstance(host, Hypervisor) else None
     rows = (
@@ -32,6 +34,7 @@ def in_ten_lines(vm: VirtualMachine, host: Hypervisor | str, now: datetime) -> l
         ("Holds", _holds(vm, known)),
         ("Domain", _domain(vm)),
         ("Node", _node(vm, host, now)),
+        *_more(vm),
     )
     title = f"{click.style(str(vm.key), bold=True)}  {colored(vm.status.reason)}"
     return [title, *(f"  {name:<9}  {text}" for name, text in rows)]
@@ -128,6 +131,12 @@ def _node(vm: VirtualMachine, host: Hypervisor | str, now: datetime) -> str:
     since_when = f" since {at(active, now)}" if active else ""
     version = f", virtsync {plain(host.status.agent_version)}" if host.status.agent_version else ""
     return f"{node}{moved}, agent {agent_word(host)}{since_when}{version}"
+
+
+def _more(vm: VirtualMachine) -> Iterator[tuple[str, str]]:
+    """Return where the reason is explained; nothing if the VM is as wanted, or the reason is of a newer version."""
+    if not is_as_wanted(vm) and vm.status.reason in set(Reason):
+        yield "More", REASON_PAGE.format(vm.status.reason)
 
 
 def agent_word(host: Hypervisor) -> str:
