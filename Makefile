@@ -74,7 +74,7 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
 	@touch $@
 
-.PHONY: check site site-serve test test-long gitops krew image image-size dist dist-check release-check publish e2e e2e-full chaos cluster demo bench fleet mutation manifests page-test page-bench page-screenshots versions clean
+.PHONY: check site site-serve test test-long gitops krew image image-size dist dist-check release-check publish e2e e2e-full chaos cluster demo bench fleet mutation manifests page-test page-bench page-screenshots versions cluster-flux clean
 check: python-packages ## Lint, format, types, import contracts, YAML, shell, site
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -143,7 +143,7 @@ publish: python-packages ## Create the release on GitHub from dist/ with gh
 e2e: cluster-setup image ## Run the tests on a real cluster and a systemd, except the long ones; needs root
 	$(BIN)/pytest -v --durations=10 tests/image tests/e2e -m "e2e and not long"
 
-e2e-full: cluster-setup image ## Run all tests on a real cluster; needs root
+e2e-full: cluster-setup gitops-setup image ## Run all tests on a real cluster; needs root
 	$(BIN)/pytest -v --durations=10 tests/image tests/e2e
 
 chaos: setup ## Run the fault tests, also the long ones, then random faults: SEED=1 MINUTES=5
@@ -152,6 +152,9 @@ chaos: setup ## Run the fault tests, also the long ones, then random faults: SEE
 
 cluster: cluster-setup ## Run a real cluster of two nodes to try things on, until Ctrl-C; needs root
 	@$(BIN)/python -m cluster run $(addprefix --image=,$(wildcard build/image.tar))
+
+cluster-flux: gitops-setup ## Run Flux and a new Git repository for `make cluster`, until Ctrl-C
+	@$(BIN)/python -m gitops beside
 
 demo: setup ## Show the demo on the terminal; FLEET=1 adds a second host, KEEP=1 leaves everything running
 	@$(BIN)/python -m demo

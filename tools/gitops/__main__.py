@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from gitops import argocd, flux, kstatus
+from gitops.beside import flux_beside
 from gitops.playground import STARTERS, playground
 from lab import processes
 from lab.gomodule import CACHE
@@ -44,6 +45,30 @@ def run(engine: str, folder: Path) -> None:
     """
     with processes.terminating(), playground(engine, folder) as running:
         print(running.what_to_try(), file=sys.stderr)
+        with suppress(KeyboardInterrupt):
+            processes.own_until_asked()
+
+
+@cli.command()
+@click.argument(
+    "cluster",
+    metavar="[CLUSTER]",
+    default=CACHE / "cluster",
+    type=click.Path(exists=True, file_okay=False, path_type=Path, resolve_path=True),
+)
+@click.argument(
+    "folder",
+    metavar="[DIR]",
+    default=CACHE / "cluster-flux",
+    type=click.Path(file_okay=False, path_type=Path, resolve_path=True),
+)
+def beside(cluster: Path, folder: Path) -> None:
+    """Run Flux on the cluster of `make cluster`, which is in CLUSTER, until Ctrl-C or SIGTERM.
+
+    It prints a line to paste into a shell, then `ready`. A new Git repository is in DIR.
+    """
+    with processes.terminating(), flux_beside(cluster, folder) as line:
+        print(line, file=sys.stderr)
         with suppress(KeyboardInterrupt):
             processes.own_until_asked()
 
