@@ -7,6 +7,7 @@ from typing import Any
 from controller.api.virtualmachine import Reason
 from gitops import kstatus
 from lab.controlplane import ControlPlane
+from manifests import reasons as pages
 from tests.deploy import reasons
 from tests.deploy.callers import REPOSITORY
 
@@ -32,6 +33,15 @@ def test_the_kstatus_of_each_reason_is_as_documented() -> None:
     computed = kstatus.compute(named(reason, reasons.vm(reason)) for reason in Reason)
     assert computed == table()
     assert computed.keys() == set(Reason)
+
+
+def test_the_kstatus_of_a_host_is_as_on_the_page_of_its_reason() -> None:
+    rows = pages.of_hosts("Ready")
+    hosts = {reason: reasons.host(("Ready", row.status, reason)) for reason, row in rows.items()}
+    computed = kstatus.compute(named(reason, host) | {"kind": "Hypervisor"} for reason, host in hosts.items())
+    assert {reason: pages.KSTATUS[status] for reason, status in computed.items()} == {
+        reason: pages.without_expressions(row) for reason, row in rows.items()
+    }
 
 
 def test_a_spec_that_no_agent_has_observed_is_in_progress_whatever_the_reason() -> None:

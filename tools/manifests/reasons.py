@@ -107,7 +107,7 @@ def facts(reason: str) -> str:
     """The rendered part of the page of a reason."""
     lines = ["| object | condition | Argo CD | Flux | Flux without expressions |", "|---|---|---|---|---|"]
     for row in of_reason(reason):
-        cells = (row.kind, _condition(row), row.health, FLUX[row.health], _without_expressions(row))
+        cells = (row.kind, _condition(row), row.health, FLUX[row.health], without_expressions(row))
         lines.append(f"| {' | '.join(cells)} |")
     table = "\n".join(lines)
     return f"{BEGIN}\n\n{table}\n\n{END}\n"
@@ -149,7 +149,8 @@ def _condition(row: Row) -> str:
     return f"`{row.condition}` is {row.status}" + (f", `{abnormal}` is True" if abnormal else "")
 
 
-def _without_expressions(row: Row) -> str:
+def without_expressions(row: Row) -> str:
+    """What Flux makes of an object without the expressions of deploy/flux."""
     if row.kind == "VirtualMachine":
         return KSTATUS[row.kstatus]
     if row.condition == "Quiesced":
