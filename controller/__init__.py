@@ -53,6 +53,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       store.py       the cache of this node's objects; writes their status
       hypervisors.py  the Hypervisor of this node
       watch.py       the watch (kopf); watched.py: what is watched; watch_health.py: whether it works
+      skipping.py    removes what is known from what kopf reads; echoes.py: which events are this agent's own writes
       lease.py       keeps a Lease: the Lease of a node, or of the leader
       reads.py       the requests of virtsync vm; writes.py: its changes; live.py: its watch
       lists.py       the manager's requests: lists of Leases, VMs and Hypervisors, and their status patches

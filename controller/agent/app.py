@@ -92,8 +92,17 @@ class Agent:
             self._metrics,
             renew_after_s=settings.renew_after_s,
         )
+        self._store = KubeStore(
+            self._api,
+            settings.node_name,
+            on_rewound=self._rewound,
+            on_kept=self._object_changed,
+        )
         self._vms_watched = virtual_machines(
-            settings.node_name, on_object=self._object_changed, on_gone=self._object_gone
+            settings.node_name,
+            on_object=self._object_changed,
+            on_gone=self._object_gone,
+            known=self._store,
         )
         self._host_spec = HostSpec(settings.node_name, observe_only=settings.observe_only, changed=self._add_all)
         self._host_watched = own_hypervisor(
@@ -103,7 +112,6 @@ class Agent:
             on_refused=self._host_uncertain,
         )
         self._watch = Watch(self._api, settings.node_name, [self._vms_watched, self._host_watched])
-        self._store = KubeStore(self._api, settings.node_name, on_rewound=self._watch.restart)
         self._recorder = EventRecorder(self._api, instance=settings.node_name, dropped=self._metrics.event_dropped)
         self._hypervisor = LibvirtConnection(
             settings.libvirt_uri,
@@ -284,6 +292,9 @@ class Agent:
     def _object_gone(self, key: VmKey) -> None:
         self._store.mark_uncertain(key)
         self._queue.add(key)
+
+    def _rewound(self) -> None:
+        self._watch.restart()
 
     def _host_changed(self, raw: dict[str, Any]) -> None:
         self._host_report.object_changed(raw)

@@ -89,7 +89,20 @@ class Api:
         accept: str = JSON,
         **query: str,
     ) -> Json:
-        """Send one request and return the JSON object of the response.
+        """Send one request and return the JSON object of the response. Raises as `request_text`."""
+        return as_json(self.request_text(method, path, body, content_type=content_type, accept=accept, **query))
+
+    def request_text(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        *,
+        content_type: str = JSON,
+        accept: str = JSON,
+        **query: str,
+    ) -> bytes:
+        """Send one request and return the body of the response.
 
         After a 401, renews the credentials and sends the request again if they have changed. Raises Conflicted,
         Vanished, Rejected, Unserved, Transient, and, without sending a request, CircuitOpen.
@@ -103,7 +116,7 @@ class Api:
             status, text, retry_after_s, _ = self._send(method, target, headers, body)
         if status < 400:
             self.note_answer(good=True)
-            return _json(text)
+            return text
         if status == 429:
             self.throttled()
         if status in {401, 429} or status >= 500:
@@ -232,7 +245,8 @@ def _retry_after_s(header: str | None) -> float:
     return min(float(header), MAX_RETRY_AFTER_S) if header and header.isdecimal() else 0.0
 
 
-def _json(text: bytes) -> Json:
+def as_json(text: bytes) -> Json:
+    """Return the JSON object in the body of a response; empty if it is other JSON. Raises Transient."""
     try:
         parsed = json.loads(text)
     except ValueError as error:

@@ -3,7 +3,8 @@
 A higher resource version is not always later: after a restore, etcd assigns the same numbers again. The response to a
 request is therefore stored whatever its version, unless the cached object has changed or was marked uncertain while the
 request was in flight. A watch event might be late, so it is stored only if its version is newer. Otherwise the object
-is marked uncertain, and read again.
+is marked uncertain, and read again. A watch event that arrives during a write of its object waits for the answer,
+because it probably reports this write (`Echoes`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from controller.api.codec import parse, status_patch
 from controller.api.names import AGENT
 from controller.api.virtualmachine import Status, VirtualMachine, VmKey
 from controller.kube import paths
-from controller.kube.client import MERGE_PATCH, Api
+from controller.kube.client import MERGE_PATCH, Api, as_json
+from controller.kube.echoes import Echoes
 from controller.runtime import retry
 from controller.runtime.errors import Conflicted, Transient, Vanished
 
@@ -56,11 +58,15 @@ class KubeStore:
     changed since a request was sent.
     """
 
-    def __init__(self, api: Api, node_name: str, *, on_rewound: Callable[[], None]) -> None:
+    def __init__(
+        self, api: Api, node_name: str, *, on_rewound: Callable[[], None], on_kept: Callable[[Json], None]
+    ) -> None:
         """`on_rewound` is called when the API server returns an older version than before. It must not block.
 
         It must restart the watch: a watch that continues from a version that does not exist yet receives no events.
+        `on_kept` is called with each object from the watch that had to wait for the end of a write. It must not block.
         """
+        self._echoes = Echoes(lambda text: on_kept(as_json(text)))
         self._api, self._node_name, self._on_rewound = api, node_name, on_rewound
         self._lock = threading.Lock()
         self._objects: dict[VmKey, _Stored] = {}
@@ -97,7 +103,6 @@ class KubeStore:
         """
         with self._lock:
             known = self._objects.get(_key_of(raw))
-            # Most watch events report writes of this agent, which it has already stored. They need no parsing.
             if known and known.raw == raw:
                 return Update.UNCHANGED
             vm = parse(raw)
@@ -106,8 +111,22 @@ class KubeStore:
                 return Update.STORED
             return self._mark_uncertain(vm.key)
 
+    def take(self, key: VmKey, text: bytes) -> bool:
+        """Take an object of the watch, if it reports a write of this agent or might do so. Otherwise return False.
+
+        If it reports something else, `on_kept` is called when the write has ended. Never waits for a request.
+        """
+        return self._echoes.take(key, text)
+
+    def is_known(self, raw: Json) -> bool:
+        """Whether the object is equal to the stored one. Never waits for a request."""
+        with self._lock:
+            known = self._objects.get(_key_of(raw))
+        return known is not None and known.raw == raw
+
     def mark_uncertain(self, key: VmKey) -> None:
         """Mark the object uncertain, for example after a watch event that reports its deletion. Sends no request."""
+        self._echoes.forget_kept(key)
         with self._lock:
             self._mark_uncertain(key)
 
@@ -148,16 +167,19 @@ class KubeStore:
         patch = status_patch(known.raw.get("status") or {}, status)
         if patch is None:
             return vm
-        with self._request() as sent:
-            raw = retry.call(
-                self._api.request,
+        with self._echoes.writing(vm.key), self._request() as sent:
+            text = retry.call(
+                self._api.request_text,
                 "PATCH",
                 f"{paths.virtual_machine(vm.key)}/status",
                 {"metadata": {"resourceVersion": vm.resource_version}, "status": patch},
                 content_type=MERGE_PATCH,
                 fieldManager=AGENT,
             )
+            raw = as_json(text)
             written, update = self._store_answer(vm.key, raw, sent)
+            if update is Update.STORED:
+                self._echoes.answered(vm.key, text.rstrip())
         return written if written and update is not Update.UNCERTAIN else parse(raw)
 
     def relist(self) -> tuple[set[VmKey], set[VmKey]]:
@@ -217,6 +239,7 @@ class KubeStore:
                 self._store(raw, vm)
             elif known and not same:
                 del self._objects[key]
+                self._echoes.replaced(key)
                 self._removed[key] = self._next_sequence()
         if known and vm and not same and _is_newer(known.vm, vm):
             log.warning(
@@ -232,6 +255,7 @@ class KubeStore:
 
     def _store(self, raw: Json, vm: VirtualMachine) -> None:
         """Store the object. The caller must have acquired the lock."""
+        self._echoes.replaced(vm.key)
         self._objects[vm.key] = _Stored(raw, vm, self._next_sequence())
 
     def _mark_uncertain(self, key: VmKey) -> Update:

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import aiohttp
 import kopf
@@ -30,6 +30,7 @@ from yarl import URL
 from controller.kube.access import SOCKET_OPTIONS, Access
 from controller.kube.client import Api
 from controller.kube.credentials import Credentials
+from controller.kube.skipping import SkippingReader
 from controller.kube.watched import Watched
 from controller.runtime.buckets import TokenBucket
 from controller.runtime.retry import Backoff
@@ -338,6 +339,9 @@ class Watch:
         requested.refused = status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
         if status == HTTPStatus.OK:
             self._api.note_answer(good=True)
+            if requested.known:
+                content = SkippingReader(params.response.content, requested.known)
+                params.response.content = cast("aiohttp.StreamReader", content)
             if params.url.query.get("watch"):
                 requested.health.opened()
             else:

@@ -8,6 +8,7 @@ from typing import Any
 
 from controller.api.names import GROUP, HYPERVISOR_KIND, HYPERVISOR_PLURAL, KIND, PLURAL, VERSION
 from controller.api.virtualmachine import VmKey
+from controller.kube.skipping import Known
 from controller.kube.watch_health import WatchHealth
 
 Json = dict[str, Any]
@@ -30,6 +31,8 @@ class Watched:
     """Called when the API server refuses to list or watch the objects (403), or does not know the kind (404). The other
     kinds are watched all the same. A refused request is retried every 10 s; a kind that is not known is watched after
     the next `Watch.restart`. None: without this kind, no object is watched."""
+    known: Known | None = None
+    """Knows the objects for which `on_object` is not called. None: it is called with each."""
     group: str = GROUP
     version: str = VERSION
     served: bool | None = field(default=None, init=False)
@@ -49,7 +52,13 @@ class Watched:
         return f"/apis/{self.group}/{self.version}/{self.plural}"
 
 
-def virtual_machines(node_name: str, *, on_object: Callable[[Json], None], on_gone: Callable[[VmKey], None]) -> Watched:
+def virtual_machines(
+    node_name: str,
+    *,
+    on_object: Callable[[Json], None],
+    on_gone: Callable[[VmKey], None],
+    known: Known | None = None,
+) -> Watched:
     """Return the watch of this node's VirtualMachines. The callbacks: see `Watched`."""
     return Watched(
         KIND,
@@ -58,6 +67,7 @@ def virtual_machines(node_name: str, *, on_object: Callable[[Json], None], on_go
         on_object=on_object,
         on_gone=lambda raw: on_gone(VmKey(raw["metadata"]["namespace"], raw["metadata"]["name"])),
         health=WatchHealth("VirtualMachines"),
+        known=known,
     )
 
 

@@ -67,7 +67,7 @@ class Place:
         self._api, self.user, self.key = api, user, key
 
     def store(self, node: str) -> KubeStore:
-        store = KubeStore(self._api(), node, on_rewound=lambda: None)
+        store = KubeStore(self._api(), node, on_rewound=lambda: None, on_kept=lambda _raw: None)
         store.relist()
         return store
 

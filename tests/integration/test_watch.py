@@ -8,7 +8,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from controller.api.virtualmachine import Status
 from controller.kube.client import load
+from controller.kube.store import KubeStore
 from controller.kube.watch import Watch
 from controller.kube.watched import own_hypervisor, virtual_machines
 from lab.proxy import Proxy
@@ -103,6 +105,35 @@ def test_a_kind_that_may_not_be_watched_leaves_the_others_alone(world: World) ->
         world.controlplane.kubectl("patch", "clusterrole", role, "--type=json", *more)
         until(lambda: host.health.open, "it does not begin when it is allowed")
         assert vms.health.listings == 1, "kopf goes on"
+
+
+def test_an_agent_is_told_what_others_write_and_not_what_it_writes_itself(world: World) -> None:
+    """In whatever order the answers and the events come. The API server must repeat an object byte for byte."""
+    seen: queue.Queue[Json] = queue.Queue()
+    kept: queue.Queue[Json] = queue.Queue()
+    api = load(world.controlplane.kubeconfig)
+    guests = [world.define() for _ in range(3)]
+    for guest in guests:
+        world.apply(guest)
+        annotate(world, guest.name, '<&> \u2028 \\ ü "name":"')
+    store = KubeStore(api, world.node, on_rewound=lambda: pytest.fail("rewound"), on_kept=kept.put)
+    store.relist()
+    vms = virtual_machines(world.node, on_object=seen.put, on_gone=lambda _: None, known=store)
+    with running(Watch(api, world.node, [vms])):
+        until(lambda: vms.health.open, "it does not begin")
+        for turn in range(10):
+            for vm in store.vms():
+                store.report(vm, Status(node_name=world.node, observed_generation=turn + 1))
+        annotate(world, guests[0].name, "told")
+        last = seen.get(timeout=HANG_LIMIT_S)
+    assert last["metadata"]["annotations"]["example.org/note"] == "told"
+    assert seen.empty()
+    assert kept.empty()
+
+
+def annotate(world: World, name: str, note: str) -> None:
+    words = ("annotate", "kvm", "-n", world.name, name, "--overwrite", f"example.org/note={note}")
+    world.controlplane.kubectl(*words)
 
 
 def create_hypervisor(world: World, name: str) -> None:

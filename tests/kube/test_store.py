@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -28,10 +29,11 @@ class Place:
         self.api = SimulatedApi(lambda: datetime(2026, 1, 1, tzinfo=UTC))
         self.requests: list[str] = []
         self.rewound: list[None] = []
+        self.taken: list[Update] = []
         self.meanwhile: list[Callable[[], object]] = []
         """What happens after the API server has answered, before the answer is there; one for each request."""
         self.api.create(KEY, HERE)
-        self.store = KubeStore(cast("Api", self), "a", on_rewound=lambda: self.rewound.append(None))
+        self.store = KubeStore(cast("Api", self), "a", on_rewound=lambda: self.rewound.append(None), on_kept=self.take)
         self.store.relist()
         self.requests.clear()
 
@@ -41,6 +43,13 @@ class Place:
         if self.meanwhile:
             self.meanwhile.pop(0)()
         return answer
+
+    def request_text(self, method: str, path: str, body: Json | None = None, **more: str) -> bytes:
+        return json.dumps(self.request(method, path, body, **more)).encode()
+
+    def take(self, raw: Json) -> None:
+        """What the agent does with an event that the store has kept."""
+        self.taken.append(self.store.put(raw))
 
     def now(self) -> Json:
         """The object as the API server has it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -104,6 +105,10 @@ class SimulatedApi:
         if new != old:
             self._put(key, new)
         return self.objects[key]
+
+    def request_text(self, method: str, path: str, body: Json | None = None, **query: str) -> bytes:
+        """The same as JSON."""
+        return json.dumps(self.request(method, path, body, **query)).encode()
 
     def _put(self, key: VmKey, raw: Json) -> None:
         self._versions += 1

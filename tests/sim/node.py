@@ -6,6 +6,7 @@ sent off, and the machine as it is.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -248,7 +249,7 @@ class SimulatedAgent:
         self.node = node
         self.queue: WorkQueue[VmKey] = WorkQueue(clock=node.clock, uniform=lambda _low, high: high)
         self.host = SimulatedHost(node.libvirtd)
-        self.objects = KubeStore(cast("Api", Wire(self)), node.name, on_rewound=lambda: None)
+        self.objects = KubeStore(cast("Api", Wire(self)), node.name, on_rewound=lambda: None, on_kept=lambda _raw: None)
         self.domain_index = DomainIndex()
         self.brake = NodeBrake(WAITS, node.boot_id)
         self.comparison = RelistDiff()
@@ -365,6 +366,9 @@ class Wire:
             self._agent.node.tell(f"agent on {self._agent.node.machine}: the answer to its PATCH is lost")
             raise lost
         return answer
+
+    def request_text(self, method: str, path: str, body: dict[str, Any] | None = None, **query: str) -> bytes:
+        return json.dumps(self.request(method, path, body, **query)).encode()
 
 
 class Watched:
