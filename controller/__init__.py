@@ -66,7 +66,8 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
     hypervisor/    the adapter for libvirt
       connection.py  connects and reconnects; pool.py: connection pools with one call at a time per connection;
                      event_loop.py: libvirt's event loop; events.py: libvirt's events
-      host.py        observes, lists and switches domains; states.py, text.py: libvirt's numbers and texts
+      host.py        observes, lists and switches domains; handles.py: the handles of domains; states.py, text.py:
+                     libvirt's numbers and texts
       listing.py     lists the domains of a host once
       host_lock.py   the lock of the agent that acts on a libvirt
       host_uuid.py   libvirt's UUID of the machine; host_facts.py: its size, and versions

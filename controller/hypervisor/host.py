@@ -14,7 +14,7 @@ import libvirt
 from controller.api.libvirt_words import State
 from controller.api.values import replace
 from controller.api.virtualmachine import Address, PowerState
-from controller.hypervisor import states
+from controller.hypervisor import handles, states
 from controller.hypervisor.connection import LibvirtConnection
 from controller.hypervisor.pidfiles import PidFiles
 from controller.hypervisor.text import error_text
@@ -113,7 +113,8 @@ class LibvirtHost:
     def look(self, address: Address) -> Domain | Absent | Replaced:
         """Observe one domain. Raises Transient.
 
-        This makes two libvirt calls, one more if the domain is off, and two more if its flags are not cached.
+        This makes one libvirt call for a domain that the connection knows, and otherwise two; one more if the domain is
+        off, and two more if its flags are not cached.
         """
         with self._hypervisor.query() as connection:
             return self._observe(connection, address)
@@ -241,8 +242,11 @@ class LibvirtHost:
         uuid, name = address.uuid, address.name
         if uuid:
             asked_s = time.monotonic()
+            if (known := _known(connection, uuid)) is not None:
+                return self._described(*known, uuid, asked_s)
             handle = _found(lambda: connection.lookupByUUID(uuid.bytes))
             if handle is not None:
+                handles.keep(connection, uuid, handle)
                 return self._read(handle, uuid)
             self._hypervisor.evidences.observed_absent(uuid, asked_s)
         if name is None or not _is_valid(name):
@@ -258,7 +262,19 @@ class LibvirtHost:
     def _read(self, handle: libvirt.virDomain, uuid: UUID) -> Domain | Absent:
         asked_s = time.monotonic()
         try:
-            words = states.words(*handle.state(0))
+            numbers = handle.state(0)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return Absent()
+            raise Transient(error_text(error)) from error
+        return self._described(handle, numbers, uuid, asked_s)
+
+    def _described(
+        self, handle: libvirt.virDomain, numbers: tuple[int, int], uuid: UUID, asked_s: float
+    ) -> Domain | Absent:
+        """Return the domain with this state, which libvirtd was asked for at `asked_s`."""
+        words = states.words(*numbers)
+        try:
             managed_save = words[0] == State.SHUTOFF and _has_managed_save(handle)
             flags = self._flags.get(uuid)
             if flags is None:
@@ -336,6 +352,14 @@ def _found(lookup: Callable[[], libvirt.virDomain]) -> libvirt.virDomain | None:
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
+        raise Transient(error_text(error)) from error
+
+
+def _known(connection: libvirt.virConnect, uuid: UUID) -> handles.Read | None:
+    """Return the domain if the connection has a handle of it and it still exists. Raises Transient."""
+    try:
+        return handles.read(connection, uuid)
+    except libvirt.libvirtError as error:
         raise Transient(error_text(error)) from error
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import libvirt
 
+from controller.hypervisor import handles
 from controller.runtime.errors import Transient
 
 KEEPALIVE_S, KEEPALIVE_COUNT = 5, 3
@@ -173,6 +174,7 @@ class ConnectionPool:
 
 def close(connection: libvirt.virConnect) -> None:
     """Close a connection in any state. Never raises libvirtError."""
+    handles.forget(connection)
     with suppress(libvirt.libvirtError):
         connection.unregisterCloseCallback()
     with suppress(libvirt.libvirtError):
