@@ -286,7 +286,7 @@ def samples(agent: Agent, *names: str) -> dict[str, float]:
 
 
 def memory_mib(pid: int, what: str = "VmRSS") -> float:
-    """The resident memory of a process: now, or its maximum (VmHWM)."""
+    """The resident memory of a process: now, its maximum (VmHWM), or what no other process can share (RssAnon)."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.findall(rf"^{what}:\s+(\d+) kB$", status, re.MULTILINE)[0]) / 1024
 
