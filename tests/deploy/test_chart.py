@@ -262,7 +262,7 @@ def test_settings_are_variables_of_their_process(rendering: Rendering, default: 
     assert variables_of(rendered, "manager") == variables_of(default, "manager") | added | {
         "VIRTSYNC_HTTP_PORT": "9090"
     }
-    assert [it["containerPort"] for it in container_of(rendered, "manager")["ports"]] == [9090]
+    assert [it["containerPort"] for it in container_of(rendered, "manager")["ports"]] == [9090, 8081]
     assert [it["containerPort"] for it in container_of(rendered, "agent")["ports"]] == [8080]
 
 
@@ -413,6 +413,7 @@ def test_the_schema_has_each_setting_that_people_set() -> None:
         "observe-only",
         "log-level",
         "log-format",
+        "page-port",
     }
     for_tests = {"schedule-confirm", "renew-after", "boot-id"}
     assert flags - settings.keys() == of_the_pod_or_the_chart | for_tests

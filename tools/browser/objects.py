@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+from controller import __version__
 from controller.api.clock import api_time
 from controller.api.codec import render_status
 from controller.api.conditions import READINESS
@@ -124,7 +125,7 @@ class Host:
             "observedGeneration": 1,
             "leaseNamespace": "virtsync-system",
             "nodeBootID": str(uuid5(NAMESPACE_URL, self.name)),
-            "agentVersion": "0.1.0",
+            "agentVersion": __version__,
             "libvirtVersion": "9.0.0",
             "qemuVersion": "7.2.0",
             "capacity": {"cpus": 64, "memoryMiB": 262144},

@@ -10,8 +10,9 @@ from controller.manager.settings import Settings as ManagerSettings
 
 Json = dict[str, Any]
 
-OF_THE_CHART = {"--observe-only", "--log-level", "--log-format"}
-"""Settings that have a value of their own, for agents and manager."""
+OF_THE_CHART = {"--observe-only", "--log-level", "--log-format", "--page-port"}
+"""Settings that have a value of their own, for agents and manager, and the port of the page, which is always the same:
+`kubectl virtsync page` finds it by its name in the Pod. VIRTSYNC_PAGE_PORT in `env` can switch the page off."""
 FROM_THE_POD = {"NODE_NAME", "KUBECONFIG", "POD_NAMESPACE", "POD_UID"}
 """Variables that the Pod itself sets, or needs no more than that."""
 
