@@ -143,7 +143,7 @@ publish: python-packages ## Create the release on GitHub from dist/ with gh
 e2e: cluster-setup image ## Run the tests on a real cluster and a systemd, except the long ones; needs root
 	$(BIN)/pytest -v --durations=10 tests/image tests/e2e -m "e2e and not long"
 
-e2e-full: cluster-setup gitops-setup image ## Run all tests on a real cluster; needs root
+e2e-full: cluster-setup image ## Run all tests on a real cluster; needs root
 	$(BIN)/pytest -v --durations=10 tests/image tests/e2e
 
 chaos: setup ## Run the fault tests, also the long ones, then random faults: SEED=1 MINUTES=5
