@@ -18,6 +18,8 @@ from tests.e2e.vms import OnEachNode
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 SECTION = (REPOSITORY / "docs/install.md").read_text().partition("\n### With Helm\n")[2].partition("\n## ")[0]
+INSTALL, UPGRADE, UNINSTALL = re.findall(r"```console\n(.*?)```", SECTION, re.DOTALL)
+(VALUES,) = re.findall(r"```yaml\n(.*?)```", SECTION, re.DOTALL)
 HANG_LIMIT = "--timeout=120s"
 
 
@@ -42,11 +44,14 @@ class Shell:
 
 @pytest.fixture
 def shell(agents: Agents, cluster: Cluster, tmp_path: Path) -> Iterator[Shell]:
-    """On a cluster without virtsync; afterwards it is there again as it was."""
-    cluster.kubectl("delete", "-f", str(REPOSITORY / "deploy/install.yaml"), HANG_LIMIT)
-    cluster.kubectl("delete", "-f", str(REPOSITORY / "deploy/crds"), HANG_LIMIT)
+    """The chart is installed on a cluster that had no virtsync; afterwards virtsync is there again as it was."""
+    cluster.kubectl("delete", "--ignore-not-found", "-f", str(REPOSITORY / "deploy/install.yaml"), HANG_LIMIT)
+    cluster.kubectl("delete", "--ignore-not-found", "-f", str(REPOSITORY / "deploy/crds"), HANG_LIMIT)
     shell = Shell(tmp_path, cluster)
     try:
+        shell.type(INSTALL)
+        agents.until_ready()
+        agents.until_managers_ready()
         yield shell
     finally:
         shell.type(f"$ helm uninstall virtsync --namespace {NAMESPACE} --ignore-not-found")
@@ -59,18 +64,12 @@ def shell(agents: Agents, cluster: Cluster, tmp_path: Path) -> Iterator[Shell]:
 def test_installed_upgraded_and_uninstalled_as_the_documentation_says(
     shell: Shell, agents: Agents, vms: OnEachNode
 ) -> None:
-    install, upgrade, uninstall = re.findall(r"```console\n(.*?)```", SECTION, re.DOTALL)
-    (values,) = re.findall(r"```yaml\n(.*?)```", SECTION, re.DOTALL)
-    (shell.folder / "values.yaml").write_text(values)
     world = vms.world
-
-    shell.type(install)
-    agents.until_ready()
-    agents.until_managers_ready()
     vms.switch_on()
     runs_before = vms.runs()
 
-    shell.type(upgrade)
+    (shell.folder / "values.yaml").write_text(VALUES)
+    shell.type(UPGRADE)
     agents.until_ready()
     agents.until_managers_ready()
     for node in vms.guests:
@@ -78,7 +77,7 @@ def test_installed_upgraded_and_uninstalled_as_the_documentation_says(
         assert env["VIRTSYNC_SETTLE_POWER"] == "30s"
     assert vms.runs() == runs_before
 
-    shell.type(uninstall)
+    shell.type(UNINSTALL)
     until(
         lambda: not json.loads(agents.kubectl("get", "pods", "--output=json"))["items"], "Pods are left.", limit_s=120
     )
@@ -89,7 +88,7 @@ def test_installed_upgraded_and_uninstalled_as_the_documentation_says(
     assert {it["metadata"]["name"] for it in left} == {"default"}
 
     # Again, with the definitions and the objects that are there.
-    shell.type(install)
+    shell.type(INSTALL)
     agents.until_ready()
     for guest in vms.guests.values():
         guest.wait_until_booted()
