@@ -80,8 +80,8 @@ def test_reboots(start: Start, act: Callable[[Guest], None]) -> None:
 
 
 def of_each_libvirt(events: list[str]) -> list[str]:
-    """What every libvirt tells of a panic: without the pause, which it notices in some runs and not in others, and
-    without the end of QEMU, which libvirt 11 tells of also when it has ended QEMU itself.
+    """What every libvirt tells of a panic or a save: without the pause, which it does not tell of in each run, and
+    without the end of QEMU, which libvirt 11 also tells of when it has ended QEMU itself.
     """
     return [event for event in events if event not in {"SUSPENDED/PAUSED", "SHUTDOWN/HOST"}]
 
@@ -132,6 +132,18 @@ def test_suspends_to_disk(start: Start) -> None:
     guest, trace = start()
     guest.suspend_to_disk()
     assert trace.until("STOPPED/SHUTDOWN") == ["PMSUSPENDED/DISK", "SHUTDOWN/GUEST", "STOPPED/SHUTDOWN"]
+
+
+def test_is_saved_and_restored(start: Start, libvirtd: Libvirtd) -> None:
+    guest, trace = start()
+    libvirtd.virsh("managedsave", guest.name)
+    assert of_each_libvirt(trace.until("STOPPED/SAVED")) == ["STOPPED/SAVED"]
+    assert trace.state == "SHUTOFF/SAVED"
+    libvirtd.virsh("start", guest.name)
+    restored = of_each_libvirt(trace.until("RESUMED/FROM_SNAPSHOT"))
+    assert restored == ["STARTED/RESTORED", "RESUMED/FROM_SNAPSHOT"]
+    guest.wait_until_booted()
+    assert trace.state == "RUNNING/RESTORED"
 
 
 def test_is_paused_while_its_disk_is_full(start: Start, libvirtd: Libvirtd) -> None:
