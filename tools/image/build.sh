@@ -102,8 +102,8 @@ if [ -n "$CA_BUNDLE" ] && [ "$ENGINE" != docker ]; then
         --build-arg SSL_CERT_FILE=/run/ca.crt --build-arg PIP_CERT=/run/ca.crt "$@"
 fi
 mkdir -p "$(dirname "$ARCHIVE")" "$CACHE" "$STORE"
-# Allow one build at a time.
-exec 9>"$CACHE/image.lock"
+# Allow one build at a time in a store.
+exec 9>"$STORE/image.lock"
 flock 9
 rm -f "$ARCHIVE.partial" "$ARCHIVE.built"
 
