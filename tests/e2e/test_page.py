@@ -85,7 +85,7 @@ def test_no_other_pod_reaches_it(agents: Agents, pods: Pods) -> None:
     words = ("get", "pods", "-l", "app.kubernetes.io/component=manager", "-o", "jsonpath={.items[0].status.podIP}")
     address = agents.kubectl(*words)
     pods.run("other", "node-a", "sleep", "3600")
-    assert "virtsync" in pods.exec("other", "wget", "-q", "-T", "10", "-O", "-", f"http://{address}:8080/metrics")
+    assert "virtsync" in pods.exec("other", "wget", "-qO-", f"http://{address}:8080/metrics")
     with pytest.raises(subprocess.CalledProcessError) as refused:
-        pods.exec("other", "wget", "-q", "-T", "10", "-O", "-", f"http://{address}:8081/")
+        pods.exec("other", "wget", "-qO-", f"http://{address}:8081/")
     assert "refused" in str(refused.value.stderr)
