@@ -14,17 +14,15 @@ import click
 from controller.api.clock import api_time
 from controller.api.names import HOST_ACCOUNT_PREFIX
 from controller.api.setting import Duration
-from controller.cli.options import reads
+from controller.cli.options import INSTALLED_IN, installed_in, reads
 from controller.cli.vm.cluster import Cluster, with_cluster
 from controller.policy.renewal import LEAST_LIFETIME_S, MOST_LIFETIME_S
 from controller.runtime.errors import Forbidden, Rejected, Transient
-from controller.runtime.settings import namespace as checked_namespace
 from controller.runtime.settings import node_name
 
 if TYPE_CHECKING:
     from controller.kube.hosts.enrollment import Enrollment
 
-NAMESPACE = "virtsync-system"
 LONGEST_NAME = 253 - len(HOST_ACCOUNT_PREFIX)
 ON_HOST = "/var/lib/virtsync/kubeconfig"
 """Where deploy/systemd/virtsync-agent.service expects the kubeconfig."""
@@ -66,15 +64,7 @@ def host_name(text: str) -> str:
 
 @click.command("enroll", epilog=EPILOG)
 @click.argument("host", type=reads(host_name))
-@click.option(
-    "-n",
-    "--namespace",
-    type=reads(checked_namespace),
-    metavar="NS",
-    default=NAMESPACE,
-    show_default=True,
-    help="The namespace in which virtsync is installed.",
-)
+@installed_in("The namespace in which virtsync is installed.")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -176,7 +166,7 @@ def _next_steps(wish: _Wish, server: str) -> Iterator[str]:
     yield f"Then on {host}:"
     yield f"  virtsync check --node-name {host} --kubeconfig {ON_HOST} --lease-namespace {wish.namespace}"
     yield f"  echo NODE_NAME={host} >> /etc/default/virtsync-agent"
-    if wish.namespace != NAMESPACE:
+    if wish.namespace != INSTALLED_IN:
         yield f"  echo POD_NAMESPACE={wish.namespace} >> /etc/default/virtsync-agent"
     yield "  systemctl enable --now virtsync-agent"
 

@@ -15,8 +15,11 @@ from typing import Any, TypeVar, get_type_hints
 import click
 
 from controller.api.setting import METADATA, Choice, Duration, File, Section, Setting, Switch, Text, Truth, Whole
+from controller.runtime.settings import namespace
 
 PREFIX = "VIRTSYNC_"
+INSTALLED_IN = "virtsync-system"
+"""The namespace in which deploy/base installs virtsync."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 S = TypeVar("S")
@@ -130,3 +133,16 @@ def reads(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             raise click.BadParameter(str(error)) from error
 
     return read
+
+
+def installed_in(help_text: str) -> Callable[[Command], Command]:
+    """Return a decorator that adds the option `--namespace` of a command that concerns virtsync itself."""
+    return click.option(
+        "-n",
+        "--namespace",
+        type=reads(namespace),
+        metavar="NS",
+        default=INSTALLED_IN,
+        show_default=True,
+        help=help_text,
+    )

@@ -7,9 +7,10 @@ import pytest
 from click.testing import CliRunner
 
 from controller.cli import main
+from controller.cli.options import INSTALLED_IN
 from controller.cli.vm.cluster import Cluster, Failure
 from controller.cli.vm.forwarding import Forward, Target
-from controller.cli.vm.page import NAMESPACE, PORT_NAME, manager_of
+from controller.cli.vm.page import PORT_NAME, manager_of
 
 TARGET = Target("agents", "manager-a", 8081)
 
@@ -26,11 +27,11 @@ def pod(name: str, *, ready: bool = True, port: int | None = 8081, leaving: bool
 
 def test_the_first_manager_that_is_ready_is_chosen() -> None:
     pods = [pod("d"), pod("c", port=9000), pod("b", leaving=True), pod("a", ready=False)]
-    assert manager_of(pods, NAMESPACE) == Target(NAMESPACE, "c", 9000)
+    assert manager_of(pods, INSTALLED_IN) == Target(INSTALLED_IN, "c", 9000)
 
 
 def test_a_manager_that_serves_no_page_is_passed_over() -> None:
-    assert manager_of([pod("a", port=None), pod("b")], NAMESPACE).pod == "b"
+    assert manager_of([pod("a", port=None), pod("b")], INSTALLED_IN).pod == "b"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_a_manager_that_serves_no_page_is_passed_over() -> None:
 )
 def test_without_a_manager_that_serves_the_page_it_says_what_is_missing(pods: list[dict[str, Any]], told: str) -> None:
     with pytest.raises(Failure) as failure:
-        manager_of(pods, NAMESPACE)
+        manager_of(pods, INSTALLED_IN)
     assert failure.value.message == told
 
 

@@ -13,12 +13,10 @@ from time import sleep
 import click
 
 from controller.api.json_mapping import Json, as_map, as_text
-from controller.cli.options import reads
+from controller.cli.options import installed_in
 from controller.cli.vm.cluster import Cluster, Failure, with_cluster
 from controller.cli.vm.forwarding import LOCALHOST, Forward, Target
-from controller.runtime.settings import namespace as checked_namespace
 
-NAMESPACE = "virtsync-system"
 MANAGERS = "app.kubernetes.io/name=virtsync,app.kubernetes.io/component=manager"
 PORT_NAME = "page"
 """The name of the port in the Pod of a manager (deploy/base/manager.yaml)."""
@@ -28,15 +26,7 @@ AGAIN_S, ATTEMPTS = 2.0, 30
 
 
 @click.command
-@click.option(
-    "-n",
-    "--namespace",
-    type=reads(checked_namespace),
-    metavar="NS",
-    default=NAMESPACE,
-    show_default=True,
-    help="The namespace of the manager.",
-)
+@installed_in("The namespace of the manager.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, help="The port on this machine.  [default: a free one]"
 )
