@@ -21,8 +21,7 @@ fail() {
 mirror() {
     # apt expands it
     # shellcheck disable=SC2016
-    found=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' "Label: $1" 2>/dev/null | head -n 1)
-    echo "$found"
+    apt-get indextargets --format '$(SITE)' 'Created-By: Packages' "Label: $1" 2>/dev/null | head -n 1
 }
 
 # The packages of a Debian as it is installed, and what our documents say that is needed.
