@@ -9,14 +9,14 @@ import click
 
 from controller.api.clock import duration
 from controller.api.hypervisor import Hypervisor
-from controller.api.names import ConditionType, HypervisorConditionType
+from controller.api.names import GROUP, ConditionType, HypervisorConditionType
 from controller.api.virtualmachine import Reason, VirtualMachine
 from controller.cli.vm.views.prospect import prospect
 from controller.cli.vm.views.words import colored, table
 from controller.facts.vms import is_answered, is_as_wanted, reason_since
 from controller.facts.words import ago, at, plain, since
 
-REASON_PAGE = "https://virtsync.dev/reasons/{}/"
+REASON_PAGE = f"https://{GROUP}/reasons/{{}}/"
 """The page of a reason: docs/reasons, as the site serves it."""
 HEADINGS = ("NAME", "POWER", "DESIRED", "REASON", "FOR", "NODE", "HOLDS")
 
