@@ -9,7 +9,7 @@ from cluster.cluster import Cluster
 from tests.e2e.agents import Agents
 from tests.tutorial import Terminal, sections
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 @pytest.fixture
