@@ -29,7 +29,7 @@ class Shell:
     def __init__(self, folder: Path, cluster: Cluster) -> None:
         self.folder = folder
         (folder / "deploy").symlink_to(REPOSITORY / "deploy")
-        path = f"{helm.program().parent}:{cluster.controlplane.assets}:{os.environ['PATH']}"
+        path = f"{helm.MODULE.program('helm').parent}:{cluster.controlplane.assets}:{os.environ['PATH']}"
         self.env = os.environ | {"KUBECONFIG": str(cluster.kubeconfig), "HOME": str(folder), "PATH": path}
 
     def type(self, block: str) -> str:

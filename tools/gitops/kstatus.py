@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lab import LabError
 from lab.gomodule import GoModule
 
 Json = dict[str, Any]
@@ -21,9 +20,6 @@ MODULE = GoModule(
 
 def compute(objects: Iterable[Json]) -> dict[str, str]:
     """The kstatus of each object, by its name: `Current`, `InProgress` or `Failed`; LabError if it is not built."""
-    program = MODULE.commands / "kstatus"
-    if not program.exists():
-        raise LabError(f"{program} not found: run `make setup`.")
     listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
-    done = subprocess.run([program], input=listed, capture_output=True, text=True, check=True)
+    done = subprocess.run([MODULE.program("kstatus")], input=listed, capture_output=True, text=True, check=True)
     return dict(line.split() for line in done.stdout.splitlines())

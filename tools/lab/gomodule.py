@@ -64,6 +64,13 @@ class GoModule:
         """The folder of the commands, which `build` makes: a different one for every version of the module."""
         return CACHE / "-".join(filter(None, (self.name, self.version, self.digest)))
 
+    def program(self, command: str) -> Path:
+        """The path of a command; LabError if it is not built."""
+        found = self.commands / command
+        if not found.exists():
+            raise LabError(f"{found} not found: run `make setup`.")
+        return found
+
     def build(self) -> Path:
         """Build the commands, unless they are built, and return their folder; it can take minutes.
 

@@ -5,21 +5,12 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import LabError
 from lab.gomodule import GoModule
 
 MODULE = GoModule(
     Path(__file__).parents[1] / "helm", "Helm", "helm.sh/helm/v4", name="helm", programs=["helm.sh/helm/v4/cmd/helm"]
 )
 CHART = Path(__file__).parents[2] / "deploy" / "chart"
-
-
-def program() -> Path:
-    """The path of Helm; LabError if it is not built."""
-    found = MODULE.commands / "helm"
-    if not found.exists():
-        raise LabError(f"{found} not found: run `make setup`.")
-    return found
 
 
 class Helm:
@@ -31,7 +22,9 @@ class Helm:
 
     def run(self, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command; CalledProcessError with what it printed if it fails and `check` is set."""
-        done = subprocess.run([program(), *words], env=self.env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [MODULE.program("helm"), *words], env=self.env, capture_output=True, text=True, check=False
+        )
         if check and done.returncode:
             error = subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
             error.add_note(done.stderr)
