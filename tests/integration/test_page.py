@@ -21,6 +21,7 @@ from controller.kube.client import load
 from controller.manager.page import LIVE_LIMIT, Page
 from controller.manager.page_source import Source
 from controller.page.view import Served
+from lab import web
 from lab.manager import Manager
 from lab.proxy import Proxy
 from lab.world import World, runs, until
@@ -37,10 +38,7 @@ def manager(world: World) -> Iterator[Manager]:
 
 
 def get(page: str, path: str = "/") -> tuple[int, str]:
-    with closing(http.client.HTTPConnection(urlsplit(page).netloc, timeout=60)) as connection:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
+    return web.get(urlsplit(page).port or 80, path, timeout_s=60)
 
 
 class Stream:
