@@ -8,7 +8,7 @@ make --no-print-directory setup
 . /etc/os-release
 echo "$PRETTY_NAME $(cat /etc/debian_version): $(python3 --version), libvirt $(libvirtd --version | sed 's/.* //')," \
     "$(qemu-system-i386 --version | sed -n '1s/.*version /QEMU /p')"
-set -- -m 'not long and not e2e and not gitops' "$@"
+set -- -m 'not long and not e2e and not gitops and not page' "$@"
 [ $# -eq 2 ] || exec .venv/bin/pytest "$@"
 
 make --no-print-directory check

@@ -12,7 +12,7 @@ from versions import modules
 from versions.plan import AREAS, TESTS, Pair
 from versions.table import Count, Row
 
-SELECTION = "not long and not e2e and not gitops"
+SELECTION = "not long and not e2e and not gitops and not page"
 """The marks of the tests that `make test` runs."""
 
 
