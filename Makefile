@@ -92,7 +92,7 @@ site-serve: python-packages ## Show the documentation site on http://127.0.0.1:8
 	$(SITE) serve
 
 test: check setup ## Check, then run the tests on real components, except those that take minutes each; as root also e2e
-	$(BIN)/pytest -m "not long and not e2e and not gitops and not page$(if $(ROOT),, and not root)"
+	$(BIN)/pytest
 ifdef ROOT
 	@$(MAKE) --no-print-directory e2e
 else
@@ -106,10 +106,10 @@ versions: controlplane guest ## Run the tests of API, rights, agent and manager 
 	@$(BIN)/python -m versions run $(if $(ONLY),--only $(ONLY))
 
 gitops: gitops-setup ## Run the tests with the real Flux and Argo CD, and print what they did and after how many seconds
-	$(BIN)/pytest tests/gitops
+	$(BIN)/pytest tests/gitops -m gitops
 
 page-test: page-setup ## Run the tests of the manager's page in a real Chromium
-	$(BIN)/pytest tests/browser
+	$(BIN)/pytest tests/browser -m page
 
 page-bench: page-setup ## Measure the manager's page in a real Chromium: VMS=5000
 	@$(BIN)/python -m browser bench $(if $(VMS),--vms $(VMS))
@@ -144,10 +144,10 @@ e2e: cluster-setup image ## Run the tests on a real cluster and a systemd, excep
 	$(BIN)/pytest -v --durations=10 tests/image tests/e2e -m "e2e and not long"
 
 e2e-full: cluster-setup image ## Run all tests on a real cluster; needs root
-	$(BIN)/pytest -v --durations=10 tests/image tests/e2e
+	$(BIN)/pytest -v --durations=10 tests/image tests/e2e -m e2e
 
 chaos: setup ## Run the fault tests, also the long ones, then random faults: SEED=1 MINUTES=5
-	$(BIN)/pytest tests/chaos
+	$(BIN)/pytest tests/chaos -m "long or not long"
 	$(BIN)/python -m chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5)
 
 cluster: cluster-setup ## Run a real cluster of two nodes to try things on, until Ctrl-C; needs root

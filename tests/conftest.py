@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import os
 import re
 import signal
 import tempfile
@@ -106,6 +107,15 @@ def _real_parts_are_counted(request: pytest.FixtureRequest, pytestconfig: pytest
 def pytest_configure() -> None:
     """Whoever runs us in the background has us ignore Ctrl-C, and all that we start: but that is what tests send."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests that need root for other users."""
+    if os.geteuid() == 0:
+        return
+    needing_root = [item for item in items if item.get_closest_marker("root")]
+    items[:] = [item for item in items if item not in needing_root]
+    config.hook.pytest_deselected(items=needing_root)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -12,9 +12,6 @@ from versions import modules
 from versions.plan import AREAS, TESTS, Pair
 from versions.table import Count, Row
 
-SELECTION = "not long and not e2e and not gitops and not page"
-"""The marks of the tests that `make test` runs."""
-
 
 def run(pair: Pair, *pytest_arguments: str) -> Row:
     """Run the tests of a pair; builds the programs first, if need be.
@@ -29,7 +26,7 @@ def run(pair: Pair, *pytest_arguments: str) -> Row:
     with tempfile.TemporaryDirectory() as reports:
         report = Path(reports) / "report.xml"
         files = [str(TESTS / file) for area in pair.areas for file in AREAS[area]]
-        command = [sys.executable, "-m", "pytest", "-q", "-m", SELECTION, f"--junit-xml={report}", *pytest_arguments]
+        command = [sys.executable, "-m", "pytest", "-q", f"--junit-xml={report}", *pytest_arguments]
         env = os.environ | {"KUBEBUILDER_ASSETS": str(folder)}
         done = subprocess.run([*command, *files], cwd=TESTS.parent, env=env, check=False)
         if done.returncode > 1:
