@@ -1,5 +1,6 @@
 """The files of a release: builds them, builds them again to compare, and says whether a version can be released."""
 
+import hashlib
 import os
 import subprocess
 from pathlib import Path
@@ -25,3 +26,9 @@ def run(*words: str | Path, cwd: Path = ROOT, **env: str) -> str:
 def commit_epoch() -> int:
     """The time of the commit in seconds, which all files of a release have; SOURCE_DATE_EPOCH overrides it."""
     return int(os.environ.get("SOURCE_DATE_EPOCH") or run("git", "log", "-1", "--format=%ct"))
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256 digest of a file in hexadecimal digits."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

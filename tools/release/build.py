@@ -1,7 +1,6 @@
 """Builds the folder of a release. Two builds of one commit are equal, if Debian's packages in the image are."""
 
 import gzip
-import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from controller import __version__
 from krew import archive as plugin
 from krew import manifest as plugin_manifest
-from release import ROOT, commit_epoch
+from release import ROOT, commit_epoch, sha256
 from release.chart import build_chart
 from release.debian import debian_packages
 from release.image import ImageArchive
@@ -84,8 +83,5 @@ def add_image(folder: Path, image: Path, epoch: int) -> None:
 
 def add_checksums(folder: Path) -> None:
     """Add the checksums of all files, as `sha256sum --check` reads them."""
-    lines = []
-    for file in sorted(folder.iterdir()):
-        with file.open("rb") as content:
-            lines.append(f"{hashlib.file_digest(content, 'sha256').hexdigest()}  {file.name}\n")
+    lines = [f"{sha256(file)}  {file.name}\n" for file in sorted(folder.iterdir())]
     (folder / SUMS).write_text("".join(lines))

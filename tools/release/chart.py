@@ -12,14 +12,12 @@ from release import ROOT, ReleaseError
 CHART = ROOT / "deploy" / "chart"
 
 
-def build_chart(folder: Path, version: str, chart: Path = CHART) -> Path | None:
-    """Write the archive of the chart, and return it; None if there is no chart.
+def build_chart(folder: Path, version: str, chart: Path = CHART) -> Path:
+    """Write the archive of the chart, and return it.
 
     `helm package` writes the time of the build and the times of files, so two archives of it differ. ReleaseError if
     the chart has another version.
     """
-    if not chart.is_dir():
-        return None
     described = yaml.safe_load((chart / "Chart.yaml").read_text())
     for key in ("version", "appVersion"):
         if described[key] != version:

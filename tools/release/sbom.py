@@ -4,7 +4,6 @@ Two builds of the same release have equal bills: the serial number is made from 
 the commit.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
-from release import PROJECT, ReleaseError
+from release import PROJECT, ReleaseError, sha256
 from release.debian import DebianPackage
 from release.python import PythonPackage
 
@@ -36,7 +35,7 @@ def bill_of_wheel(wheel: Path, version: str, packages: Sequence[PythonPackage], 
         bom_ref="wheel",
         purl=PackageURL("pypi", name=NAME, version=version),
         licenses=[LicenseFactory().make_from_string(LICENSE)],
-        hashes=[_sha256(wheel)],
+        hashes=[_hash(wheel)],
     )
     others = [one for one in packages if one.name != NAME]
     needs = next(one.needs for one in packages if one.name == NAME)
@@ -53,7 +52,7 @@ def bill_of_image(
         type=ComponentType.CONTAINER,
         bom_ref="image",
         licenses=[LicenseFactory().make_from_string(LICENSE)],
-        hashes=[_sha256(image)],
+        hashes=[_hash(image)],
     )
     return _written(root, [NAME], debian, python, epoch)
 
@@ -110,6 +109,5 @@ def _debian_component(package: DebianPackage) -> Component:
     )
 
 
-def _sha256(file: Path) -> HashType:
-    with file.open("rb") as content:
-        return HashType(alg=HashAlgorithm.SHA_256, content=hashlib.file_digest(content, "sha256").hexdigest())
+def _hash(file: Path) -> HashType:
+    return HashType(alg=HashAlgorithm.SHA_256, content=sha256(file))
