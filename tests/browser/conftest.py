@@ -25,11 +25,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def manager(world: World) -> Iterator[Manager]:
-    one = Manager(world.controlplane, world.name, "manager-1", log=world.folder / "manager.log")
-    one.start()
-    yield one
-    one.stop()
+def manager(world: World) -> Manager:
+    return world.start_manager()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The health that Argo CD shows for live VirtualMachines and Hypervisors, compared with the tables of docs/api.md."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 from gitops.application import Application, resource
 from gitops.ledger import Row
 from lab.guest import Guest
-from lab.manager import Manager
 from lab.world import World, is_off, runs
 from tests.deploy.reasons import table
 from tests.gitops.conftest import Git
@@ -230,14 +228,11 @@ def test_a_vm_whose_agent_is_gone_is_degraded_until_the_agent_is_back(case: Case
     agent = world.start_agent(lease_namespace=world.name, lease_duration="20s")
     case.until_it_runs()
     case.until_shown("InSync")
-    with ExitStack() as ends:
-        manager = Manager(world.controlplane, world.name, "manager-1", log=world.folder / "manager.log")
-        ends.callback(manager.stop)
-        manager.start()
-        agent.kill()
-        case.until_shown("AgentUnreachable")
-        agent.start()
-        case.until_shown("InSync")
+    world.start_manager()
+    agent.kill()
+    case.until_shown("AgentUnreachable")
+    agent.start()
+    case.until_shown("InSync")
 
 
 class Host:

@@ -13,7 +13,6 @@ from gitops.kustomization import Kustomization
 from gitops.ledger import Row
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
-from lab.manager import Manager
 from lab.world import World, is_off, moment, power_of, ready_of, reason_of, runs
 from tests.gitops.conftest import FOLDER, Git
 from tests.gitops.test_engines import delivered, exists, until_gone
@@ -156,26 +155,23 @@ def test_a_vm_whose_agent_is_gone_fails_at_once_but_a_change_of_its_spec_waits_f
     first = git.vm(guest, powerState="Running")
     ks.create(spec={"timeout": "20s"})
     ks.until_healthy(first)
-    manager = Manager(world.controlplane, world.name, "manager-1", log=world.folder / "manager.log")
-    with ExitStack() as ends:
-        ends.callback(manager.stop)
-        manager.start()
-        agent.kill()
-        world.until_ready(guest, "AgentUnreachable")
-        git.vm(guest, powerState="Running", annotations={"example.com/owner": "ann"})
-        told = row("a commit of an annotation, the agent is gone")
-        ks.until_failed("HealthCheckFailed", "stalled", guest.name)
-        told.engine_did("HealthCheckFailed, at once")
-        off = git.vm(guest, powerState="Stopped")
-        told = row("a commit: powerState Stopped, the agent is gone, timeout 20 s")
-        ks.until_failed("HealthCheckFailed", "timeout", guest.name)
-        told.engine_did("HealthCheckFailed, after the timeout")
-        agent.start()
-        told = row("the agent is back")
-        world.until(guest, is_off, "off")
-        told.vm_did("off, InSync")
-        ks.until_healthy(off)
-        told.engine_did("healthy")
+    world.start_manager()
+    agent.kill()
+    world.until_ready(guest, "AgentUnreachable")
+    git.vm(guest, powerState="Running", annotations={"example.com/owner": "ann"})
+    told = row("a commit of an annotation, the agent is gone")
+    ks.until_failed("HealthCheckFailed", "stalled", guest.name)
+    told.engine_did("HealthCheckFailed, at once")
+    off = git.vm(guest, powerState="Stopped")
+    told = row("a commit: powerState Stopped, the agent is gone, timeout 20 s")
+    ks.until_failed("HealthCheckFailed", "timeout", guest.name)
+    told.engine_did("HealthCheckFailed, after the timeout")
+    agent.start()
+    told = row("the agent is back")
+    world.until(guest, is_off, "off")
+    told.vm_did("off, InSync")
+    ks.until_healthy(off)
+    told.engine_did("healthy")
 
 
 def test_an_agent_that_only_observes_leaves_flux_healthy(world: World, git: Git, ks: Kustomization) -> None:

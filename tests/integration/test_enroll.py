@@ -32,7 +32,6 @@ from lab.agent import Agent
 from lab.controlplane import ControlPlane
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
-from lab.manager import Manager
 from lab.world import World, is_off, power_of, reason_of, runs, until
 from tests.deploy.callers import AGENTS, Caller, Request
 from tests.deploy.stage import VMS
@@ -203,14 +202,9 @@ def test_the_manager_marks_a_silent_host_of_which_there_is_no_node(world: World,
     world.apply(guest, powerState="Running")
     agent = start_agent(world, host, lease_duration="6s")
     world.until(guest, runs, "reported")
-    log = world.folder / "manager.log"
-    manager = Manager(world.controlplane, AGENTS, "the-manager", log=log)
-    manager.start()
-    try:
-        agent.kill()
-        until(lambda: reason_of(world.get(guest)) == "AgentUnreachable", "not marked", limit_s=HANG_LIMIT_S)
-    finally:
-        manager.stop()
+    world.start_manager(namespace=AGENTS)
+    agent.kill()
+    until(lambda: reason_of(world.get(guest)) == "AgentUnreachable", "not marked", limit_s=HANG_LIMIT_S)
 
 
 def test_import_lists_the_domains_of_an_enrolled_host(world: World, host: Enrolled) -> None:

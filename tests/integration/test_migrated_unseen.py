@@ -13,7 +13,6 @@ import pytest
 
 from chaos.judge import asked
 from lab.libvirtd import Libvirtd
-from lab.manager import Manager
 from lab.world import Json, World, power_of, ready_of, runs, until
 
 RELEASE_LIMIT_S = 150
@@ -47,7 +46,7 @@ class Nodes:
         self.agent_a = world.start_agent(resync_libvirt="2s")
         self.agent_b = world.start_agent(node=self.b, uri=libvirtd_b.uri, resync_libvirt="2s")
         world.until(self.vm, runs, "running on a")
-        self.manager = Manager(world.controlplane, world.name, "manager-1", log=world.folder / "manager.log")
+        self.manager = world.new_manager()
 
     def migrate_unseen(self) -> None:
         """Migrate the VM to b while the agent of a does not run, so that nothing on a shows where it went."""
@@ -96,11 +95,9 @@ def nodes(world: World, libvirtd_b: Libvirtd) -> Iterator[Nodes]:
     running = Nodes(world, libvirtd_b)
     running.manager.start()
     yield running
-    running.manager.stop()
     if running.vm.name in running.virsh_b("list", "--all", "--name").split():
         libvirtd_b.virsh("destroy", running.vm.name, check=False)
         libvirtd_b.virsh("undefine", running.vm.name)
-    world.controlplane.kubectl("delete", "hypervisor", "--ignore-not-found", running.a, running.b)
 
 
 def test_migrated_unseen_is_not_started_and_follows_its_node_name(nodes: Nodes) -> None:

@@ -30,11 +30,8 @@ Json = dict[str, Any]
 
 
 @pytest.fixture
-def manager(world: World) -> Iterator[Manager]:
-    one = Manager(world.controlplane, world.name, "manager-1", log=world.folder / "manager.log")
-    one.start()
-    yield one
-    one.stop()
+def manager(world: World) -> Manager:
+    return world.start_manager()
 
 
 def get(page: str, path: str = "/") -> tuple[int, str]:
@@ -113,13 +110,10 @@ def test_a_manager_that_does_not_lead_serves_the_page_too(world: World, manager:
     guest = world.define()
     world.apply(guest)
     until(lambda: "virtsync_manager_leader 1.0\n" in manager.metrics(), "it does not lead")
-    second = Manager(world.controlplane, world.name, "manager-2", log=world.folder / "second.log")
-    second.start()
-    with ExitStack() as ends:
-        ends.callback(second.stop)
-        assert f'data-key="{world.name}/{guest.name}"' in get(second.page, f"/?namespace={world.name}")[1]
-        assert "manager-2, which does not lead" in get(second.page)[1]
-        assert "manager-1, which leads" in get(manager.page)[1]
+    second = world.start_manager("manager-2")
+    assert f'data-key="{world.name}/{guest.name}"' in get(second.page, f"/?namespace={world.name}")[1]
+    assert "manager-2, which does not lead" in get(second.page)[1]
+    assert "manager-1, which leads" in get(manager.page)[1]
 
 
 def test_other_paths_and_assets(manager: Manager) -> None:

@@ -160,12 +160,6 @@ def agent_of(world: World, node: str, uri: str, kubeconfig: Path | None = None) 
     return agent
 
 
-def manager_of(world: World) -> Manager:
-    manager = Manager(world.controlplane, world.name, "manager", log=world.folder / "manager.log")
-    manager.start()
-    return manager
-
-
 def scraped(folder: Path, agents: list[Agent], manager: Manager) -> Prometheus:
     """The targets have the labels that the PodMonitors give them."""
     targets = [
@@ -189,7 +183,7 @@ def test_each_selector_of_each_rule_returns_series_and_alerts_are_raised(
     world.apply(moved, nodeName=there, powerState="Running")
     identity = host_identity(world, here)
     agents = [agent_of(world, here, world.libvirtd.uri, identity), agent_of(world, there, other_host.uri)]
-    manager = manager_of(world)
+    manager = world.start_manager()
     try:
         with scraped(tmp_path / "prometheus", agents, manager) as prometheus:
             watched = Watched(prometheus)
@@ -227,5 +221,4 @@ def test_each_selector_of_each_rule_returns_series_and_alerts_are_raised(
 
             watched.check_every_expression()
     finally:
-        manager.stop()
         other_host.start()  # for the removal of its guests

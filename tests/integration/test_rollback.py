@@ -16,7 +16,6 @@ from lab.agent import Agent
 from lab.controlplane import ControlPlane
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
-from lab.manager import Manager
 from lab.world import Json, World, power_of, runs, until
 from tests.deploy.callers import AGENTS, REPOSITORY, pod_token
 from tests.integration.before import unpack_before
@@ -126,23 +125,16 @@ def test_objects_and_holds_are_kept_there_and_back(
 
         cluster.upgrade()
         agent = cluster.start_agent()
-        manager = Manager(
-            cluster.controlplane,
-            AGENTS,
-            str(uuid4()),
-            log=tmp_path / "manager.log",
-            kubeconfig=cluster.kubeconfig_of("virtsync-manager"),
+        manager = world.start_manager(
+            str(uuid4()), namespace=AGENTS, kubeconfig=cluster.kubeconfig_of("virtsync-manager")
         )
-        try:
-            manager.start()
-            for guest, reason in reasons.items():
-                vm = world.until(guest, lambda vm: "decidedReason" in vm["status"], "reported by the present version")
-                assert vm["status"]["decidedReason"] == reason
-            cluster.corrects_drift(on)
-            assert cluster.wishes() == wishes
-            agent.stop()
-        finally:
-            manager.stop()
+        for guest, reason in reasons.items():
+            vm = world.until(guest, lambda vm: "decidedReason" in vm["status"], "reported by the present version")
+            assert vm["status"]["decidedReason"] == reason
+        cluster.corrects_drift(on)
+        assert cluster.wishes() == wishes
+        agent.stop()
+        manager.stop()
 
         cluster.go_back()
         agent = cluster.start_agent(older=True)

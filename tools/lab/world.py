@@ -17,6 +17,7 @@ from lab.agent import Agent
 from lab.controlplane import ControlPlane
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
+from lab.manager import Manager
 from lab.processes import last_lines
 
 HANG_LIMIT_S = 60
@@ -46,7 +47,7 @@ class World:
 
     Each object has the name of its guest. `until` checks every version of the object in order, beginning with the one
     at which the last `until`, `apply` or `patch` ended: so it also finds a state that lasted very briefly. Agents,
-    guests and objects are removed at the end.
+    managers, guests and objects are removed at the end.
     """
 
     def __init__(self, controlplane: ControlPlane, libvirtd: Libvirtd, name: str, folder: Path) -> None:
@@ -56,6 +57,7 @@ class World:
         self.node = name
         self.folder = folder
         self.agents: list[Agent] = []
+        self.managers: list[Manager] = []
         self._guests: list[Guest] = []
         self._ends = ExitStack()
         self._seen_until: dict[str, int] = {}
@@ -70,7 +72,7 @@ class World:
             # before the guests: an agent that is not ours, as on a cluster, would start them again
             ends.callback(self._remove_objects)
             ends.callback(self._remove_hypervisors)
-            ends.callback(self._stop_agents)
+            ends.callback(self._stop_programs)
             self._ends = ends.pop_all()
         return self
 
@@ -172,6 +174,31 @@ class World:
         self.until(witness, lambda vm: power_of(vm) == "Paused", "paused")
         self.until_ready(witness, "InSync")
 
+    # --- the manager
+
+    def start_manager(self, identity: str = "manager-1", **arguments: Any) -> Manager:
+        """Start a manager and return when it is ready; arguments as in `new_manager`."""
+        manager = self.new_manager(identity, **arguments)
+        manager.start()
+        return manager
+
+    def new_manager(
+        self, identity: str = "manager-1", *, namespace: str = "", kubeconfig: Path | None = None
+    ) -> Manager:
+        """A manager that is not started yet, and ends with the world; its namespace is the world's, or another one.
+
+        It has the administrator's rights, unless it gets another kubeconfig.
+        """
+        manager = Manager(
+            self.controlplane,
+            namespace or self.name,
+            identity,
+            log=self.folder / f"manager-{len(self.managers)}.log",
+            kubeconfig=kubeconfig,
+        )
+        self.managers.append(manager)
+        return manager
+
     # --- the API
 
     def kubectl(self, *args: str, manifest: Json | None = None) -> str:
@@ -272,10 +299,10 @@ class World:
             f"the end of {agent.log}:\n{last_lines(agent.log)}" for agent in self.agents if agent.log.exists()
         )
 
-    def _stop_agents(self) -> None:
+    def _stop_programs(self) -> None:
         with ExitStack() as ends:  # one that does not go in time must not keep the others
-            for agent in self.agents:
-                ends.callback(agent.stop)
+            for program in [*self.agents, *self.managers]:
+                ends.callback(program.stop)
 
     def _remove_guests(self) -> None:
         for guest in self._guests:
