@@ -33,7 +33,10 @@ FIRST_RETRY_S, LAST_RETRY_S = 0.5, 10.0
 
 
 class Live(Generic[T]):
-    """The objects of one collection, as the last change has left them. Thread-safe. Use it as a context manager."""
+    """The objects of one collection, as the last change has left them. Thread-safe. Use it as a context manager.
+
+    While the first list is read, it has the objects that were read so far.
+    """
 
     def __init__(
         self,
@@ -101,10 +104,15 @@ class Live(Generic[T]):
     def _list(self) -> None:
         """Read all objects. Raises Transient and Rejected."""
         found: dict[Key, T] = {}
-        version = ""
+        version, first = "", not self._version
         for answer in pages(self._api.request, self._path, limit=str(self._page), **self._query):
             version = as_text(as_map(answer.get("metadata")).get("resourceVersion")) or ""
-            found |= {_key(raw): self._convert(raw) for raw in answer.get("items", [])}
+            read = {_key(raw): self._convert(raw) for raw in answer.get("items", [])}
+            with self._lock:
+                found |= read
+                if first:
+                    self._objects = found
+            self._changed()
         with self._lock:
             self._objects, self._version = found, version
         self._say("")

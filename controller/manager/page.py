@@ -32,8 +32,8 @@ LIVE_LIMIT = 32
 ALIVE_EVERY_S, GONE_CHECK_S = 15.0, 1.0
 """How often an open page is sent a line, so that proxies keep the connection, and how often it is looked whether the
 client has closed it. A person who filters quickly leaves a connection behind each time."""
-FIRST_WAIT_S = 3.0
-"""How long the first page waits until everything was read once."""
+FIRST_WAIT_S = 0.5
+"""How long the first page waits until everything was read once. Afterwards it shows what was read so far."""
 LEAST_WAIT_S, SHARE = 0.1, 9
 """After a round of messages, the next one waits at least this time, and this many times the processor time of the last.
 So all open pages together take at most a tenth of a processor."""

@@ -66,7 +66,8 @@ class Source:
         watched = self._watched
         if watched is None:
             return Fleet(trouble=self._trouble, complete=False)
-        return Fleet(watched.vms.objects(), watched.hosts.objects(), watched.vms.trouble or watched.hosts.trouble)
+        trouble = watched.vms.trouble or watched.hosts.trouble or self._trouble
+        return Fleet(watched.vms.objects(), watched.hosts.objects(), trouble, complete=self._read.is_set())
 
     @property
     def watching(self) -> bool:
@@ -103,10 +104,11 @@ class Source:
                 self.changed.set,
                 page=HYPERVISORS_PAGE,
             )
-            watched = _Watched(ends.enter_context(vms), ends.enter_context(hosts))
             ends.callback(self._forget)
+            self._watched = _Watched(vms, hosts)
+            ends.enter_context(hosts)
+            ends.enter_context(vms)
             self._trouble = ""
-            self._watched = watched
             self._read.set()
             self.changed.set()
             while not self._is_over():

@@ -168,7 +168,7 @@ def _notice(view: View) -> Iterator[Html]:
     if view.fleet.trouble:
         yield tag("p", f"Out of date: {view.fleet.trouble}")
     elif not view.fleet.complete:
-        yield tag("p", "The manager is reading the VMs and hosts.")
+        yield tag("p", "The manager is reading the VMs and hosts. The rest will follow.")
 
 
 def _summary(view: View) -> Iterator[Html]:

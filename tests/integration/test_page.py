@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from controller.cli.vm.cluster import Cluster, Failure
 from controller.cli.vm.forwarding import Forward, Target
+from controller.kube import paths
 from controller.kube.client import load
 from controller.manager.page import LIVE_LIMIT, Page
 from controller.manager.page_source import Source
@@ -27,6 +29,7 @@ from lab.proxy import Proxy
 from lab.world import World, runs, until
 
 Json = dict[str, Any]
+READING = "The manager is reading the VMs and hosts."
 
 
 @pytest.fixture
@@ -36,6 +39,18 @@ def manager(world: World) -> Manager:
 
 def get(page: str, path: str = "/") -> tuple[int, str]:
     return web.get(urlsplit(page).port or 80, path, timeout_s=60)
+
+
+def whole(page: str, path: str = "/") -> str:
+    """The document, once the manager has read everything."""
+    documents: list[str] = []
+
+    def is_whole() -> bool:
+        documents.append(get(page, path)[1])
+        return READING not in documents[-1]
+
+    until(is_whole, "the manager does not end to read")
+    return documents[-1]
 
 
 class Stream:
@@ -81,8 +96,7 @@ def test_the_first_document_has_the_hosts_and_the_vms(world: World, manager: Man
     world.apply(guest, powerState="Running")
     world.start_agent()
     world.until(guest, runs, "running")
-    status, html = get(manager.page, f"/?namespace={world.name}")
-    assert status == 200
+    html = whole(manager.page, f"/?namespace={world.name}")
     assert f'data-key="{world.name}/{guest.name}"' in html
     assert f'<a href="./?host={world.node}"' in html
     assert "1 to 1 of 1 VMs" in html
@@ -111,7 +125,7 @@ def test_a_manager_that_does_not_lead_serves_the_page_too(world: World, manager:
     world.apply(guest)
     until(lambda: "virtsync_manager_leader 1.0\n" in manager.metrics(), "it does not lead")
     second = world.start_manager("manager-2")
-    assert f'data-key="{world.name}/{guest.name}"' in get(second.page, f"/?namespace={world.name}")[1]
+    assert f'data-key="{world.name}/{guest.name}"' in whole(second.page, f"/?namespace={world.name}")
     assert "manager-2, which does not lead" in get(second.page)[1]
     assert "manager-1, which leads" in get(manager.page)[1]
 
@@ -170,6 +184,30 @@ def test_the_page_says_that_it_is_out_of_date_while_the_api_server_is_away(world
         proxy.pass_on()
         while "Out of date" in stream.message()["regions"].get("notice", "Out of date"):
             pass
+
+
+def test_a_document_has_what_was_read_and_the_rest_follows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = world.define()
+    world.apply(guest)
+    world.start_agent()
+    until(lambda: world.controlplane.kubectl("get", "kvmhost", world.node, check=False).returncode == 0, "no host")
+    api, may_be_read = load(world.controlplane.kubeconfig), threading.Event()
+    request = api.request
+
+    def slow(method: str, path: str, **query: Any) -> Json:
+        assert path != paths.VIRTUAL_MACHINES or may_be_read.wait(60)
+        return request(method, path, **query)
+
+    monkeypatch.setattr(api, "request", slow)
+    with served(Source(api)) as page:
+        html = get(page)[1]
+        assert READING in html
+        assert f'data-key="{world.node}"' in html
+        with streamed(page, f"?namespace={world.name}") as stream:
+            assert READING in stream.message()["regions"]["notice"]
+            may_be_read.set()
+            stream.until(f"{world.name}/{guest.name}", guest.name)
+        assert guest.name in whole(page, f"/?namespace={world.name}")
 
 
 def test_nothing_is_watched_while_nobody_looks(world: World) -> None:

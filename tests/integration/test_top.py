@@ -192,8 +192,16 @@ def test_a_copy_of_many_objects_is_complete_and_follows_each_change(crd: Control
     api = load(crd.kubeconfig)
     for number in range(7):
         api.request("POST", VMS.format(namespace), manifest(f"vm-{number}"))
-    copy = Live(api, VMS.format(namespace), lambda raw: str(raw["metadata"]["name"]), lambda: None, page=3)
+    counts: list[int] = []
+    copy = Live(
+        api,
+        VMS.format(namespace),
+        lambda raw: str(raw["metadata"]["name"]),
+        lambda: counts.append(len(copy.objects())),
+        page=3,
+    )
     with copy:
+        assert counts[:3] == [3, 6, 7], "what was read so far is not there"
         assert names() == {f"vm-{number}" for number in range(7)}
         api.request("POST", VMS.format(namespace), manifest("vm-7"))
         until(lambda: len(names()) == 8, "The new object does not appear.")

@@ -131,7 +131,7 @@ def test_what_is_chosen_is_in_the_form_also_if_no_vm_has_it() -> None:
 def test_the_page_says_when_it_is_out_of_date_or_not_complete() -> None:
     assert "Out of date: the API server does not answer" in text(page(fleet(trouble="the API server does not answer")))
     reading = page(fleet(complete=False))
-    assert "The manager is reading the VMs and hosts." in text(reading)
+    assert "The manager is reading the VMs and hosts. The rest will follow." in text(reading)
     assert ("meta", {"http-equiv": "refresh", "content": "2"}) in Read(reading).elements
     assert "http-equiv" not in page(fleet())
 
