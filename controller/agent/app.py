@@ -33,7 +33,7 @@ from controller.hypervisor.host import LibvirtHost
 from controller.kube import client
 from controller.kube.events import EventRecorder
 from controller.kube.hypervisors import OwnHypervisor
-from controller.kube.store import KubeStore, Update
+from controller.kube.store import KubeStore, Update, key_of
 from controller.kube.watch import Watch
 from controller.kube.watched import own_hypervisor, virtual_machines
 from controller.policy.start_limiter import StartLimiter
@@ -285,13 +285,13 @@ class Agent:
 
     def _object_changed(self, raw: dict[str, Any]) -> None:
         if self._store.put(raw) is not Update.UNCHANGED:
-            key = VmKey(raw["metadata"]["namespace"], raw["metadata"]["name"])
+            key = key_of(raw)
             contested_s = self._node_conflict.wait_s(vm, self._node()) if (vm := self._store.read(key)) else 0.0
             self._queue.add_after(key, max(NON_HOLDER_DELAY_S if self._ownership.blocked() else 0.0, contested_s))
 
-    def _object_gone(self, key: VmKey) -> None:
-        self._store.mark_uncertain(key)
-        self._queue.add(key)
+    def _object_gone(self, raw: dict[str, Any]) -> None:
+        self._store.gone(raw)
+        self._queue.add(key_of(raw))
 
     def _rewound(self) -> None:
         self._watch.restart()

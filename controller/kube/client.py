@@ -20,7 +20,16 @@ from controller.api.names import AGENT, HYPERVISOR_KIND, HYPERVISOR_PLURAL, KIND
 from controller.kube.access import SOCKET_OPTIONS, Access, basic
 from controller.kube.credentials import Credentials, Reader
 from controller.kube.kubeconfig import Kubeconfig, default_file, of_pod
-from controller.runtime.errors import CircuitOpen, Conflicted, Forbidden, Rejected, Transient, Unserved, Vanished
+from controller.runtime.errors import (
+    Behind,
+    CircuitOpen,
+    Conflicted,
+    Forbidden,
+    Rejected,
+    Transient,
+    Unserved,
+    Vanished,
+)
 
 TIMEOUT_S = (3.0, 10.0)
 """The timeouts for connecting and for reading the response. The kubernetes client has no default timeout."""
@@ -29,6 +38,8 @@ CIRCUIT_OPENS_AFTER = 5
 MAX_RETRY_AFTER_S = 30.0
 POOL_SIZE = 32
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
+BEHIND = "ResourceVersionTooLarge"
+"""The cause in the answer to a list that names a version which the API server's watch cache does not have yet."""
 KINDS = {PLURAL: KIND, HYPERVISOR_PLURAL: HYPERVISOR_KIND}
 
 Json = dict[str, Any]
@@ -105,7 +116,7 @@ class Api:
         """Send one request and return the body of the response.
 
         After a 401, renews the credentials and sends the request again if they have changed. Raises Conflicted,
-        Vanished, Rejected, Unserved, Transient, and, without sending a request, CircuitOpen.
+        Vanished, Rejected, Unserved, Behind, Transient, and, without sending a request, CircuitOpen.
         """
         if self.circuit_open:
             raise CircuitOpen(self._why_open)
@@ -119,9 +130,10 @@ class Api:
             return text
         if status == 429:
             self.throttled()
-        if status in {401, 429} or status >= 500:
+        error = _error(access.program, path, status, text, retry_after_s)
+        if status in {401, 429} or (status >= 500 and not isinstance(error, Behind)):
             self.note_answer(good=False)
-        raise _error(access.program, path, status, text, retry_after_s)
+        raise error
 
     def stream(self, path: str, *, read_timeout_s: float, **query: str) -> urllib3.HTTPResponse:
         """Send one GET, and return the response before its body is there. The caller closes it.
@@ -276,8 +288,15 @@ def _error(program: str, path: str, status: int, text: bytes, retry_after_s: flo
             return Forbidden(f"{program} lacks a permission: {message}")
         case 400 | 413 | 415 | 422:
             return Rejected(message)
+        case 504 if is_status and _causes(answer) & {BEHIND}:
+            return Behind(message)
         case _:
             return Transient(f"the API server answered {status}: {message}", retry_after_s=retry_after_s)
+
+
+def _causes(status: Json) -> set[str]:
+    """Return the machine-readable causes in a Status object."""
+    return {cause.get("reason", "") for cause in status.get("details", {}).get("causes", [])}
 
 
 def cause(error: BaseException) -> str:

@@ -12,6 +12,9 @@ VIRTUAL_MACHINES = f"{RESOURCES}/{PLURAL}"
 """The VirtualMachines of all namespaces."""
 HYPERVISORS = f"{RESOURCES}/{HYPERVISOR_PLURAL}"
 NAMESPACES = "/api/v1/namespaces"
+ANY_VERSION = "0"
+"""The resourceVersion of a list that may be stale.
+Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions"""
 
 
 def virtual_machines(namespace: str) -> str:

@@ -19,13 +19,14 @@ from typing import Any
 import structlog
 
 from controller.api.codec import parse, status_patch
+from controller.api.json_mapping import as_map, as_text
 from controller.api.names import AGENT
 from controller.api.virtualmachine import Status, VirtualMachine, VmKey
 from controller.kube import paths
 from controller.kube.client import MERGE_PATCH, Api, as_json
 from controller.kube.echoes import Echoes
 from controller.runtime import retry
-from controller.runtime.errors import Conflicted, Transient, Vanished
+from controller.runtime.errors import Behind, Conflicted, Transient, Vanished
 
 TRIES = 3
 """How often `refresh` reads an object if the cached object changes during each read."""
@@ -76,6 +77,8 @@ class KubeStore:
         in flight might still contain the object."""
         self._in_flight: list[int] = []
         """The sequence numbers at which the requests in flight were sent."""
+        self._newest = int(paths.ANY_VERSION)
+        """The newest resource version that the store has seen."""
         self._uncertain: dict[VmKey, int] = {}
         """The objects to read again, each with the sequence number at which it was marked."""
 
@@ -102,9 +105,10 @@ class KubeStore:
         Never raises, and never waits for a request.
         """
         with self._lock:
-            known = self._objects.get(_key_of(raw))
+            known = self._objects.get(key_of(raw))
             if known and known.raw == raw:
                 return Update.UNCHANGED
+            self._note_version(raw)
             vm = parse(raw)
             if vm.node_name == self._node_name and (known is None or _is_newer(vm, known.vm)):
                 self._store(raw, vm)
@@ -121,13 +125,15 @@ class KubeStore:
     def is_known(self, raw: Json) -> bool:
         """Whether the object is equal to the stored one. Never waits for a request."""
         with self._lock:
-            known = self._objects.get(_key_of(raw))
+            known = self._objects.get(key_of(raw))
         return known is not None and known.raw == raw
 
-    def mark_uncertain(self, key: VmKey) -> None:
-        """Mark the object uncertain, for example after a watch event that reports its deletion. Sends no request."""
+    def gone(self, raw: Json) -> None:
+        """Mark an object uncertain that is deleted or belongs to another node, as the watch says. Sends no request."""
+        key = key_of(raw)
         self._echoes.forget_kept(key)
         with self._lock:
+            self._note_version(raw)
             self._mark_uncertain(key)
 
     def refresh_uncertain(self, key: VmKey) -> None:
@@ -190,15 +196,36 @@ class KubeStore:
         changed: set[VmKey] = set()
         removed: set[VmKey] = set()
         with self._request() as sent:
-            answer = retry.call(
-                self._api.request, "GET", paths.VIRTUAL_MACHINES, fieldSelector=f"spec.nodeName={self._node_name}"
-            )
-            listed = {_key_of(item): item for item in answer.get("items", [])}
+            answer = self._list()
+            listed = {key_of(item): item for item in answer.get("items", [])}
             for key in dict.fromkeys([*listed, *self.known()]):
                 vm, update = self._store_answer(key, listed.get(key), sent)
                 if update is not Update.UNCHANGED:
                     (changed if vm or update is Update.UNCERTAIN else removed).add(key)
         return changed, removed
+
+    def _list(self) -> Json:
+        """List the node's objects in a state that is not older than anything that the store has seen.
+
+        The API server answers from its watch cache, so that the lists of many agents at once never reach etcd
+        (docs/adr/039). If the cache does not have that state, asks for the present state. Raises Transient, Rejected.
+        """
+
+        def listed(**state: Any) -> Json:
+            selector = f"spec.nodeName={self._node_name}"
+            return retry.call(self._api.request, "GET", paths.VIRTUAL_MACHINES, fieldSelector=selector, **state)
+
+        with self._lock:
+            newest = self._newest
+        try:
+            answer = listed(resourceVersion=str(newest), resourceVersionMatch="NotOlderThan")
+        except Behind:
+            answer = listed()
+        with self._lock:
+            if _version(answer) < newest:  # etcd was restored
+                self._newest = 0
+            self._note_version(answer)
+        return answer
 
     def _get(self, key: VmKey) -> Json | None:
         try:
@@ -227,6 +254,7 @@ class KubeStore:
         no such object. Returns the object that is now stored, or None.
         """
         with self._lock:
+            self._note_version(raw or {})
             known = self._objects.get(key)
             same = known is not None and known.raw == raw
             vm = known.vm if known and same else self._own(raw)
@@ -258,6 +286,10 @@ class KubeStore:
         self._echoes.replaced(vm.key)
         self._objects[vm.key] = _Stored(raw, vm, self._next_sequence())
 
+    def _note_version(self, raw: Json) -> None:
+        """Note the version of an object or list. The caller must have acquired the lock."""
+        self._newest = max(self._newest, _version(raw))
+
     def _mark_uncertain(self, key: VmKey) -> Update:
         """Mark the object uncertain. The caller must have acquired the lock."""
         self._uncertain[key] = self._next_sequence()
@@ -275,5 +307,12 @@ def _is_newer(vm: VirtualMachine, than: VirtualMachine) -> bool:
     return vm.uid == than.uid and all(map(str.isdecimal, versions)) and int(versions[0]) > int(versions[1])
 
 
-def _key_of(raw: Json) -> VmKey:
+def _version(raw: Json) -> int:
+    """Return the resource version of an object or list as a number, 0 if it has none (KEP-5504)."""
+    version = as_text(as_map(raw.get("metadata")).get("resourceVersion")) or ""
+    return int(version) if version.isdecimal() else 0
+
+
+def key_of(raw: Json) -> VmKey:
+    """Return the key of an object."""
     return VmKey(raw["metadata"]["namespace"], raw["metadata"]["name"])

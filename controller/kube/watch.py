@@ -30,6 +30,7 @@ from yarl import URL
 from controller.kube.access import SOCKET_OPTIONS, Access
 from controller.kube.client import Api
 from controller.kube.credentials import Credentials
+from controller.kube.paths import ANY_VERSION
 from controller.kube.skipping import SkippingReader
 from controller.kube.watched import Watched
 from controller.runtime.buckets import TokenBucket
@@ -311,8 +312,22 @@ class Watch:
         traces.on_request_exception.append(self._request_failed)
         connector = aiohttp.TCPConnector(limit=0, ssl=access.tls, socket_factory=_socket)
         return aiohttp.ClientSession(
-            connector=connector, headers=access.headers, proxy=_proxy(access), trust_env=False, trace_configs=[traces]
+            connector=connector,
+            headers=access.headers,
+            proxy=_proxy(access),
+            trust_env=False,
+            trace_configs=[traces],
+            middlewares=[self._list_from_cache],
         )
+
+    async def _list_from_cache(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Have a list that may be stale answered from the watch cache of the API server. kopf has no setting for it."""
+        requested = self._requested(request.url)
+        if requested and requested.stale_lists and "watch" not in request.url.query:
+            request.url = request.url.update_query(resourceVersion=ANY_VERSION)
+        return await handler(request)
 
     def _requested(self, url: URL) -> Watched | None:
         """Return the watched kind that this request lists or watches, or None if it is another request."""

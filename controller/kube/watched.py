@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controller.api.names import GROUP, HYPERVISOR_KIND, HYPERVISOR_PLURAL, KIND, PLURAL, VERSION
-from controller.api.virtualmachine import VmKey
 from controller.kube.skipping import Known
 from controller.kube.watch_health import WatchHealth
 
@@ -31,6 +30,9 @@ class Watched:
     """Called when the API server refuses to list or watch the objects (403), or does not know the kind (404). The other
     kinds are watched all the same. A refused request is retried every 10 s; a kind that is not known is watched after
     the next `Watch.restart`. None: without this kind, no object is watched."""
+    stale_lists: bool = False
+    """Whether a list may be older than the changes that the callbacks have seen. The API server then answers it from
+    its watch cache, and never from etcd (docs/adr/039)."""
     known: Known | None = None
     """Knows the objects for which `on_object` is not called. None: it is called with each."""
     group: str = GROUP
@@ -56,7 +58,7 @@ def virtual_machines(
     node_name: str,
     *,
     on_object: Callable[[Json], None],
-    on_gone: Callable[[VmKey], None],
+    on_gone: Callable[[Json], None],
     known: Known | None = None,
 ) -> Watched:
     """Return the watch of this node's VirtualMachines. The callbacks: see `Watched`."""
@@ -65,8 +67,9 @@ def virtual_machines(
         PLURAL,
         f"spec.nodeName={node_name}",
         on_object=on_object,
-        on_gone=lambda raw: on_gone(VmKey(raw["metadata"]["namespace"], raw["metadata"]["name"])),
+        on_gone=on_gone,
         health=WatchHealth("VirtualMachines"),
+        stale_lists=True,  # the store reads an object again whose version is older than the stored one
         known=known,
     )
 

@@ -33,5 +33,9 @@ class Forbidden(Transient):
     """The server does not allow this request to this user (HTTP 403)."""
 
 
+class Behind(Transient):
+    """The server's copy of the objects is older than the version that the request names (HTTP 504)."""
+
+
 class CircuitOpen(Transient):
     """The circuit breaker is open: several connections have failed since the last response. Nothing was sent."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
@@ -11,9 +11,10 @@ import pytest
 
 from controller.api.names import GROUP, KIND, VERSION
 from controller.api.virtualmachine import Condition, DesiredPowerState, PowerState, Status, VmKey
+from controller.kube import paths
 from controller.kube.client import Api, load
-from controller.kube.store import KubeStore
-from controller.runtime.errors import Conflicted, Vanished
+from controller.kube.store import KubeStore, key_of
+from controller.runtime.errors import Behind, Conflicted, Vanished
 from lab.controlplane import ControlPlane
 from tests.sim.api import SimulatedApi
 
@@ -27,36 +28,45 @@ class User(Protocol):
 
     def create(self, key: VmKey, spec: Json) -> None: ...
     def edit(self, key: VmKey, spec: Json, annotations: Json | None = None) -> None: ...
-    def delete(self, key: VmKey) -> None: ...
+    def delete(self, key: VmKey) -> object: ...
     def write_status(self, key: VmKey, status: Json) -> None: ...
     def status(self, key: VmKey) -> Json: ...
 
 
 class Kubectl:
-    """The same with kubectl."""
+    """The same with kubectl.
+
+    After each write it lists without a version, because then the API server waits for its watch cache. Otherwise the
+    next list of a store might be older than the write.
+    """
 
     def __init__(self, controlplane: ControlPlane) -> None:
-        self._kubectl = controlplane.kubectl
+        self._controlplane = controlplane
+
+    def _write(self, *words: str, namespace: str = "", input_: str | None = None) -> None:
+        self._controlplane.kubectl(*([f"--namespace={namespace}"] if namespace else []), *words, input=input_)
+        self._controlplane.kubectl("get", "kvm", "--all-namespaces")
 
     def create(self, key: VmKey, spec: Json) -> None:
         meta = {"namespace": key.namespace, "name": key.name}
         vm = {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "metadata": meta, "spec": spec}
-        self._kubectl("create", "-f", "-", input=json.dumps(vm))
+        self._write("create", "-f", "-", input_=json.dumps(vm))
 
     def edit(self, key: VmKey, spec: Json, annotations: Json | None = None) -> None:
         patch = json.dumps({"spec": spec, "metadata": {"annotations": annotations or {}}})
-        self._kubectl(f"--namespace={key.namespace}", "patch", "kvm", key.name, "--type=merge", "-p", patch)
+        self._write("patch", "kvm", key.name, "--type=merge", "-p", patch, namespace=key.namespace)
 
     def delete(self, key: VmKey) -> None:
-        self._kubectl(f"--namespace={key.namespace}", "delete", "kvm", key.name)
+        self._write("delete", "kvm", key.name, namespace=key.namespace)
 
     def write_status(self, key: VmKey, status: Json) -> None:
         patch = json.dumps({"status": status})
         words = ("patch", "kvm", key.name, "--subresource=status", "--type=merge", "-p", patch)
-        self._kubectl(f"--namespace={key.namespace}", *words)
+        self._write(*words, namespace=key.namespace)
 
     def status(self, key: VmKey) -> Json:
-        vm: Json = json.loads(self._kubectl(f"--namespace={key.namespace}", "get", "kvm", key.name, "-o=json").stdout)
+        words = (f"--namespace={key.namespace}", "get", "kvm", key.name, "-o=json")
+        vm: Json = json.loads(self._controlplane.kubectl(*words).stdout)
         return cast("Json", vm["status"])
 
 
@@ -64,10 +74,10 @@ class Place:
     """An API server, a user of it, and the stores of agents."""
 
     def __init__(self, api: Callable[[], Api], user: User, key: VmKey) -> None:
-        self._api, self.user, self.key = api, user, key
+        self.api, self.user, self.key = api, user, key
 
     def store(self, node: str) -> KubeStore:
-        store = KubeStore(self._api(), node, on_rewound=lambda: None, on_kept=lambda _raw: None)
+        store = KubeStore(self.api(), node, on_rewound=lambda: None, on_kept=lambda _raw: None)
         store.relist()
         return store
 
@@ -157,6 +167,24 @@ def test_a_node_is_shown_its_own(place: Place) -> None:
     place.user.edit(place.key, {"nodeName": place.key.namespace})
     assert there.refresh(place.key) is None
     assert place.key not in there.known()
+
+
+def test_a_version_that_is_not_there_yet_is_said_to_be_so(place: Place) -> None:
+    place.user.create(place.key, {"nodeName": "a"})
+    vm = place.store("a").read(place.key)
+    assert vm
+    future = str(int(vm.resource_version) + 10_000)
+    for version, answered in (("0", True), (vm.resource_version, True), (future, False)):
+        with nullcontext() if answered else pytest.raises(Behind):
+            listed = place.api().request(
+                "GET",
+                paths.VIRTUAL_MACHINES,
+                fieldSelector="spec.nodeName=a",
+                resourceVersion=version,
+                resourceVersionMatch="NotOlderThan",
+            )
+            assert place.key in map(key_of, listed["items"])
+            assert int(listed["metadata"]["resourceVersion"]) >= int(version)
 
 
 def test_the_status_of_others_is_left_alone(place: Place) -> None:

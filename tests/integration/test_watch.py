@@ -3,6 +3,7 @@
 import getpass
 import json
 import queue
+import re
 import threading
 from urllib.parse import urlsplit
 
@@ -10,7 +11,7 @@ import pytest
 
 from controller.api.virtualmachine import Status
 from controller.kube.client import load
-from controller.kube.store import KubeStore
+from controller.kube.store import KubeStore, Update
 from controller.kube.watch import Watch
 from controller.kube.watched import own_hypervisor, virtual_machines
 from lab.proxy import Proxy
@@ -30,6 +31,30 @@ def test_it_needs_no_name_of_the_user_and_leaves_nothing_open(world: World, monk
         guest = world.define()
         world.apply(guest)
         assert seen.get(timeout=HANG_LIMIT_S)["metadata"]["name"] == guest.name
+
+
+def test_no_list_asks_the_api_server_for_a_consistent_read(world: World) -> None:
+    """When its watch cache is behind, the API server answers such lists from etcd, each with all objects in memory."""
+    api = load(world.controlplane.kubeconfig)
+    before = consistent_reads(world)
+    seen: queue.Queue[Json] = queue.Queue()
+    vms = virtual_machines(world.node, on_object=seen.put, on_gone=lambda _: None)
+    store = KubeStore(api, world.node, on_rewound=lambda: None, on_kept=seen.put)
+    with running(Watch(api, world.node, [vms])):
+        until(lambda: vms.health.open, "it does not begin")
+        world.apply(world.define())
+        assert store.put(seen.get(timeout=HANG_LIMIT_S)) is Update.STORED
+        assert store.relist() == (set(), set())
+    assert consistent_reads(world) == before
+
+
+def consistent_reads(world: World) -> float:
+    """How many lists of VirtualMachines the API server has answered so far in the state of that moment."""
+    metrics = world.controlplane.kubectl("get", "--raw", "/metrics").stdout
+    counts = re.findall(
+        r'^apiserver_watch_cache_consistent_read_total{.*"virtualmachines".*} (\S+)$', metrics, re.MULTILINE
+    )
+    return sum(map(float, counts))
 
 
 def test_each_ends_after_a_while_and_the_next_needs_no_list_and_no_connection(

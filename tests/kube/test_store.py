@@ -150,8 +150,7 @@ def test_a_conflict_after_a_restore_is_over_with_one_read(place: Place) -> None:
 
 def remade(place: Place) -> None:
     """It is deleted and made anew, and the watch tells both."""
-    place.api.delete(KEY)
-    place.store.mark_uncertain(KEY)
+    place.store.gone(place.api.delete(KEY))
     place.api.create(KEY, {**HERE, "powerState": "Stopped"})
     place.store.put(place.now())
 
@@ -166,8 +165,7 @@ def changed(place: Place) -> None:
 
 
 def deleted(place: Place) -> None:
-    place.api.delete(KEY)
-    place.store.mark_uncertain(KEY)
+    place.store.gone(place.api.delete(KEY))
     place.store.refresh_uncertain(KEY)
 
 
@@ -244,10 +242,56 @@ def test_our_own_write_that_overtakes_its_answer_is_no_doubt(place: Place) -> No
 
 
 def test_a_doubt_is_not_ended_by_an_answer_that_was_on_its_way_before(place: Place) -> None:
-    place.meanwhile.append(lambda: place.store.mark_uncertain(KEY))
+    place.meanwhile.append(lambda: place.store.gone(place.now()))
     place.store.relist()
     place.store.refresh_uncertain(KEY)
     assert place.requests == ["GET", "GET"]
+
+
+# --- lists from a watch cache that is behind
+
+
+def told_by_the_watch(place: Place) -> None:
+    place.store.put(place.switch("Stopped"))
+
+
+def told_by_an_answer(place: Place) -> None:
+    place.store.report(place.vm(), Status(node_name="a"))
+
+
+def gone_for_the_watch(place: Place) -> None:
+    place.store.gone(place.api.delete(KEY))
+    place.store.refresh_uncertain(KEY)
+
+
+def listed(place: Place) -> None:
+    place.api.delete(KEY)
+    place.store.relist()
+
+
+@pytest.mark.parametrize("learns", [told_by_the_watch, told_by_an_answer, gone_for_the_watch, listed])
+def test_a_list_is_never_older_than_what_the_store_has_seen(place: Place, learns: Callable[[Place], None]) -> None:
+    """An object that is deleted would come back, and nobody would tell its deletion once more."""
+    before = place.api.state()
+    learns(place)
+    known = place.store.known()
+    place.api.cache = before
+    place.requests.clear()
+    assert place.store.relist() == (set(), set())
+    assert place.requests == ["GET"], "the list that the cache could not answer, and then the present state"
+    assert place.store.known() == known
+
+
+def test_the_first_list_may_be_stale(place: Place) -> None:
+    """The watch shows what has changed since."""
+    place.api.cache = place.api.state()
+    place.switch("Stopped")
+    store = KubeStore(cast("Api", place), "a", on_rewound=pytest.fail, on_kept=lambda _: pytest.fail("kept"))
+    store.relist()
+    vm = store.read(KEY)
+    assert vm
+    assert vm.desired is None
+    assert store.put(place.now()) is Update.STORED
 
 
 # --- whose it is
@@ -255,10 +299,10 @@ def test_a_doubt_is_not_ended_by_an_answer_that_was_on_its_way_before(place: Pla
 
 def test_the_end_of_a_former_object_does_not_take_its_successor_away(place: Place) -> None:
     """The watch may tell of two objects of one name in any order."""
-    place.api.delete(KEY)
+    gone = place.api.delete(KEY)
     place.api.create(KEY, HERE)
     assert place.store.put(place.now()) is Update.UNCERTAIN
-    place.store.mark_uncertain(KEY)
+    place.store.gone(gone)
     place.store.refresh_uncertain(KEY)
     assert place.agrees()
     assert place.vm().uid == place.now()["metadata"]["uid"]

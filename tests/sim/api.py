@@ -13,9 +13,11 @@ import yaml
 
 from controller.api.names import PLURAL
 from controller.api.virtualmachine import VmKey
-from controller.runtime.errors import Conflicted, Vanished
+from controller.runtime.errors import Behind, Conflicted, Vanished
 
 Json = dict[str, Any]
+State = tuple[int, dict[VmKey, Json]]
+"""A resource version, and the objects at this version."""
 
 CRD = yaml.safe_load((Path(__file__).parents[2] / "deploy/crds/virtsync.dev_virtualmachines.yaml").read_text())
 NEW_STATUS: Json = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["default"]
@@ -29,6 +31,8 @@ class SimulatedApi:
         """As they are now. An object is replaced and never changed, so that who holds one holds that version."""
         self._wall = wall
         self._versions = 0
+        self.cache: State | None = None
+        """What the watch cache has; None: the present state."""
 
     def create(self, key: VmKey, spec: Json) -> None:
         """What a user creates."""
@@ -57,9 +61,11 @@ class SimulatedApi:
         if new != old:
             self._put(key, new)
 
-    def delete(self, key: VmKey) -> None:
-        """The user wants no object of it any more."""
-        del self.objects[key]
+    def delete(self, key: VmKey) -> Json:
+        """The user wants no object of it any more. Returns what a watch then shows."""
+        self._versions += 1
+        old = self.objects.pop(key)
+        return old | {"metadata": old["metadata"] | {"resourceVersion": str(self._versions)}}
 
     def write_status(self, key: VmKey, status: Json) -> None:
         """Merge into the status, as another writer may."""
@@ -87,8 +93,7 @@ class SimulatedApi:
     ) -> Json:
         """GET of an object or of those of one node; PATCH of a status. Raises Conflicted, Vanished."""
         if path.endswith(PLURAL):
-            node = query["fieldSelector"].removeprefix("spec.nodeName=")
-            return {"items": [raw for raw in self.objects.values() if raw["spec"].get("nodeName") == node]}
+            return self._list(query["fieldSelector"].removeprefix("spec.nodeName="), query.get("resourceVersion"))
         namespace, _, name = path.partition("/namespaces/")[2].removesuffix("/status").split("/")
         key = VmKey(namespace, name)
         old = self.objects.get(key)
@@ -109,6 +114,17 @@ class SimulatedApi:
     def request_text(self, method: str, path: str, body: Json | None = None, **query: str) -> bytes:
         """The same as JSON."""
         return json.dumps(self.request(method, path, body, **query)).encode()
+
+    def state(self) -> State:
+        """The present state."""
+        return self._versions, dict(self.objects)
+
+    def _list(self, node: str, at_least: str | None) -> Json:
+        version, objects = self.state() if at_least is None or self.cache is None else self.cache
+        if version < int(at_least or 0):
+            raise Behind(f"Too large resource version: {at_least}, current: {version}")
+        items = [raw for raw in objects.values() if raw["spec"].get("nodeName") == node]
+        return {"metadata": {"resourceVersion": str(version)}, "items": items}
 
     def _put(self, key: VmKey, raw: Json) -> None:
         self._versions += 1

@@ -17,6 +17,7 @@ from typing import Any
 from controller.agent.outage import FIRST_S, MAX_S, RELIST_EVERY_S
 from controller.api.virtualmachine import PowerState, Reason
 from controller.kube.lease import ATTEMPTS, RENEWALS, RETRY_MAX_S
+from controller.kube.paths import ANY_VERSION
 from controller.kube.watch import BACKOFF_MAX_S, WATCH_S
 from controller.runtime.retry import Backoff
 from fleet.client import NO_ANSWER, Client, Failed, Login, Tally
@@ -152,7 +153,15 @@ class Agent:
 
     async def list_once(self) -> None:
         """List the VMs of this node. Raises Failed."""
-        answer = await self._client.ask("list", "GET", VIRTUAL_MACHINES, fieldSelector=f"spec.nodeName={self.name}")
+        newest = max(map(int, self._versions.values()), default=int(ANY_VERSION))
+        answer = await self._client.ask(
+            "list",
+            "GET",
+            VIRTUAL_MACHINES,
+            fieldSelector=f"spec.nodeName={self.name}",
+            resourceVersion=str(newest),
+            resourceVersionMatch="NotOlderThan",
+        )
         for item in answer["items"]:
             self._take(VIRTUAL_MACHINES, item)
 
@@ -164,7 +173,8 @@ class Agent:
             opened = False
             try:
                 if not version:
-                    answer = await self._client.ask("list", "GET", path, fieldSelector=selector)
+                    state: Json = {"resourceVersion": ANY_VERSION} if path == VIRTUAL_MACHINES else {}
+                    answer = await self._client.ask("list", "GET", path, fieldSelector=selector, **state)
                     version = answer["metadata"]["resourceVersion"]
                     for item in answer["items"]:
                         self._take(path, item)
