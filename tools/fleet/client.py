@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import aiohttp
 
-NO_ANSWER = 0
-"""Stands for the status of a request without a response."""
+NO_ANSWER, TOO_SLOW = 0, -1
+"""Stand for the status of a request without a connection, and of one whose response did not come in time."""
 TIMEOUT = aiohttp.ClientTimeout(total=13, sock_connect=3, sock_read=10)
 """Like those of the agent (`controller/kube/client.py`)."""
 WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60)
@@ -32,11 +32,11 @@ Json = dict[str, Any]
 
 
 class Failed(Exception):  # noqa: N818 - a failed request is no error of this program
-    """A request that did not succeed. `status` is `NO_ANSWER` if there was no response."""
+    """A request that did not succeed. `status` is `NO_ANSWER` or `TOO_SLOW` if there was no response."""
 
     def __init__(self, status: int, message: str) -> None:
         """`message`: of the API server, or why there was no response."""
-        super().__init__(f"{status}: {message}" if status else message)
+        super().__init__(f"{status}: {message}" if status > 0 else message)
         self.status = status
 
 
@@ -135,7 +135,8 @@ class Client:
                 text = await answer.read()
                 status = answer.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._failed(NO_ANSWER, f"{method} {path}: {error!r}") from error
+            status = _status(error)
+            raise self._failed(status, f"{method} {path}: {error!r}") from error
         finally:
             if not _cancelled():
                 self._tally.note(kind, status, began_s)
@@ -177,6 +178,12 @@ class Client:
         failed = Failed(status, message)
         self._tally.last_failure = str(failed)
         return failed
+
+
+def _status(error: Exception) -> int:
+    """Return what stands for the status. As in the agent, a slow API server is not one that is away."""
+    connected = isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError)
+    return TOO_SLOW if connected else NO_ANSWER
 
 
 def _cancelled() -> bool:
