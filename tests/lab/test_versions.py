@@ -17,7 +17,7 @@ REPORT = """<?xml version="1.0"?><testsuites><testsuite>
 <testcase classname="tests.integration.test_crd" name="b"><failure message="no"/></testcase>
 <testcase classname="tests.contract.test_api" name="c"><error message="no fixture"/></testcase>
 <testcase classname="tests.integration.test_check" name="d"/>
-<testcase classname="tests.integration.test_check" name="e"/>
+<testcase classname="tests.integration.test_check.TestOfAClass" name="e"/>
 </testsuite></testsuites>"""
 
 

@@ -43,7 +43,9 @@ def counted(report: str, pair: Pair) -> dict[str, Count]:
     areas = {_module(file): area for area in pair.areas for file in AREAS[area]}
     counts = {area: Count() for area in pair.areas}
     for case in ET.fromstring(report).iter("testcase"):  # noqa: S314 - pytest wrote it just now
-        count = counts[areas[case.attrib["classname"]]]
+        # The module, and for the test of a class its name too.
+        name = case.attrib["classname"]
+        count = counts[areas.get(name) or areas[name.rpartition(".")[0]]]
         count.tests += 1
         count.failed += any(case.find(kind) is not None for kind in ("failure", "error", "skipped"))
     return counts
