@@ -18,16 +18,18 @@ def cli() -> None:
 @click.option("--only", metavar="1.32", help="Only this server, and no table in the docs.")
 @click.argument("pytest_arguments", nargs=-1)
 def run_(only: str | None, pytest_arguments: tuple[str, ...]) -> None:
-    """Run the tests on each version, print the table, and write it to docs/install.md if all was run.
+    """Run the tests on each version, and write the table to docs/install.md if all was run.
 
-    Further arguments go to pytest.
+    The table is printed after each version. Further arguments go to pytest.
     """
     pairs = [pair for pair in plan.pairs() if only in {None, pair.server}]
     if not pairs:
         raise click.BadParameter(f"{only} is none of the versions {', '.join(modules.known())}.")
     with terminating():
-        rows = [run(pair, *pytest_arguments) for pair in pairs]
-    print(f"\n{table.for_terminal(rows)}")
+        rows: list[table.Row] = []
+        for pair in pairs:
+            rows.append(run(pair, *pytest_arguments))
+            print(f"\n{table.for_terminal(rows)}", flush=True)
     if not only and not pytest_arguments:
         table.write(rows)
     sys.exit(not all(row.passed for row in rows))
