@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -16,6 +17,10 @@ import pyte
 
 LIMIT_S = 60.0
 CHUNK_BYTES = 65536
+UNKNOWN = re.compile(rb"\x1b\[[<=>][\d;]*[A-Za-z]")
+"""Sequences that pyte would show: modes of the keyboard, which fish 4 switches on and off."""
+UNFINISHED = re.compile(rb"\x1b(\[[<=>]?[\d;]*)?$")
+"""The begin of a sequence whose end has not been read yet."""
 
 
 class Terminal:
@@ -28,6 +33,7 @@ class Terminal:
         self.said = b""
         """All that the program has written, with its escape sequences."""
         self._stream = pyte.ByteStream(self.screen)
+        self._begun = b""
         self._ours, theirs = pty.openpty()
         self._resize(lines, columns)
         self.settings = termios.tcgetattr(theirs)
@@ -114,5 +120,8 @@ class Terminal:
             return False
         given = os.read(self._ours, CHUNK_BYTES)
         self.said += given
-        self._stream.feed(given)
+        shown = self._begun + given
+        unfinished = UNFINISHED.search(shown)
+        self._begun = unfinished[0] if unfinished else b""
+        self._stream.feed(UNKNOWN.sub(b"", shown.removesuffix(self._begun)))
         return bool(given)
