@@ -232,7 +232,7 @@ def test_whatever_was_wanted_may_be_taken_back(vms: Namespace, before: Json, cha
     ("status", "message"),
     [
         ({"observedGeneration": -2}, "observedGeneration in body should be greater than or equal to -1"),
-        ({"observedGeneration": 2**63}, "observedGeneration in body must be of type integer"),
+        ({"observedGeneration": 2**63}, "observedGeneration in body must be of type int"),  # since 1.36: int64
         ({"powerState": ""}, "powerState in body should match"),
         ({"powerState": "not a word"}, "powerState in body should match"),
         ({"powerState": "S" * 65}, "status.powerState: Too long: may not be more than 64 bytes"),
