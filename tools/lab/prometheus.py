@@ -17,7 +17,7 @@ from lab import LabError, web
 from lab.binaries import CACHE
 from lab.processes import Process
 
-UNPACKED = CACHE / "prometheus" / "usr" / "bin"
+UNPACKED = ":".join(str(CACHE / package / "usr" / "bin") for package in ("prometheus", "promtool"))
 READY_TIMEOUT_S = 60
 QUERY_TIMEOUT_S = 30
 
@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 def program(name: str) -> Path:
     """The path of `prometheus` or `promtool`. LabError if it is neither on the search path nor in the cache."""
-    found = shutil.which(name) or shutil.which(name, path=str(UNPACKED))
+    found = shutil.which(name) or shutil.which(name, path=UNPACKED)
     if not found:
         raise LabError(f"{name} was not found: run `make prometheus`.")
     return Path(found)

@@ -25,12 +25,17 @@ unpack() {
         dpkg-deb --extract "$archive" "$partial/root"
     done
     mv -T "$partial/root" "$unpacked"
+    rm -rf "$partial"
 }
 
 # apt checks each package against the signed index of Debian, so its version is the one of this Debian release: 2.42 in
 # Debian 12. Installing it would start a server and add 36 packages. The programs need only the C library.
 if [ "${1:-}" = prometheus ]; then
-    { command -v prometheus && command -v promtool; } >/dev/null || unpack prometheus
+    { command -v prometheus && command -v promtool; } >/dev/null || {
+        unpack prometheus
+        # Since Debian 13, promtool is a package of its own.
+        [ -x "$unpacked/usr/bin/promtool" ] || unpack promtool
+    }
     exit 0
 fi
 
