@@ -22,8 +22,8 @@ def test_no_container_engine_redis_or_prometheus_is_installed() -> None:
     assert {"qemu-system-x86", "iptables"} <= installed
     assert installed.isdisjoint({"containerd", "runc", "docker.io", "podman", "redis-server", "prometheus"})
     unpacked = re.findall(r"\bunpack ([a-z0-9 -]+)$", text, re.MULTILINE)
-    assert unpacked == ["prometheus", "containerd runc", "redis-server redis-tools libjemalloc2 liblzf1"]
-    for folder, packages in zip((PROMETHEUS, UNPACKED, redis.UNPACKED), unpacked, strict=True):
+    assert unpacked == ["prometheus", "promtool", "containerd runc", "redis-server redis-tools libjemalloc2 liblzf1"]
+    for folder, packages in zip((*PROMETHEUS, UNPACKED, redis.UNPACKED), unpacked, strict=True):
         assert folder.is_relative_to(CACHE / packages.split()[0])
 
 

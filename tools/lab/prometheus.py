@@ -2,6 +2,7 @@
 
 import http
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from lab import LabError, web
 from lab.binaries import CACHE
 from lab.processes import Process
 
-UNPACKED = ":".join(str(CACHE / package / "usr" / "bin") for package in ("prometheus", "promtool"))
+UNPACKED = tuple(CACHE / package / "usr" / "bin" for package in ("prometheus", "promtool"))
 READY_TIMEOUT_S = 60
 QUERY_TIMEOUT_S = 30
 
@@ -26,7 +27,7 @@ Json = dict[str, Any]
 
 def program(name: str) -> Path:
     """The path of `prometheus` or `promtool`. LabError if it is neither on the search path nor in the cache."""
-    found = shutil.which(name) or shutil.which(name, path=UNPACKED)
+    found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(map(str, UNPACKED)))
     if not found:
         raise LabError(f"{name} was not found: run `make prometheus`.")
     return Path(found)
