@@ -46,7 +46,7 @@ digest=$digit$digit$digit$digit$digit$digit$digit$digit$digit$digit$digit$digit
 # shellcheck disable=SC2231
 for folder in "$cache"/*-${digest} "$cache/go" "$cache/go-build"; do
     if [ -d "$folder" ]; then
-        mkdir "$inner/${folder##*/}"
+        mkdir -p "$inner/${folder##*/}"
         mount --bind "$folder" "$inner/${folder##*/}"
     fi
 done
