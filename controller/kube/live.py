@@ -112,7 +112,8 @@ class Live(Generic[T]):
                 found |= read
                 if first:
                     self._objects = found
-            self._changed()
+            if first:
+                self._changed()
         with self._lock:
             self._objects, self._version = found, version
         self._say("")
