@@ -86,10 +86,15 @@ def fields(schema: Json, path: str = "") -> Iterator[tuple[str, Json]]:
         yield from fields(field.get("items", field), f"{path}.{name}")
 
 
-def wordings(message: str) -> tuple[str, str]:
-    """A refusal, and the same in the words of Kubernetes 1.32: the type of a value for the value, maps as in Go."""
+def wordings(message: str) -> tuple[str, str, str]:
+    """A refusal, and the same in the words of other versions.
+
+    Kubernetes 1.32 has the type of a value for the value, and maps as in Go. 1.36 says int64 of a number that is too
+    large for it.
+    """
     older = re.sub(r'Invalid value: "[^"]*": must', 'Invalid value: "string": must', message)
-    return message, older.replace("Duplicate value: {", "Duplicate value: map[string]interface {}{")
+    older = older.replace("Duplicate value: {", "Duplicate value: map[string]interface {}{")
+    return message, older, message.replace("must be of type integer", "must be of type int64")
 
 
 serial = itertools.count()
@@ -232,7 +237,7 @@ def test_whatever_was_wanted_may_be_taken_back(vms: Namespace, before: Json, cha
     ("status", "message"),
     [
         ({"observedGeneration": -2}, "observedGeneration in body should be greater than or equal to -1"),
-        ({"observedGeneration": 2**63}, "observedGeneration in body must be of type int"),  # since 1.36: int64
+        ({"observedGeneration": 2**63}, "observedGeneration in body must be of type integer"),
         ({"powerState": ""}, "powerState in body should match"),
         ({"powerState": "not a word"}, "powerState in body should match"),
         ({"powerState": "S" * 65}, "status.powerState: Too long: may not be more than 64 bytes"),
@@ -260,7 +265,7 @@ def test_a_wrong_status_is_refused(vms: Namespace, status: Json, message: str) -
     assert any(wording in said for wording in wordings(message)), said
 
 
-def test_the_wordings_of_an_older_server_are_known() -> None:
+def test_the_wordings_of_other_servers_are_known() -> None:
     assert wordings('spec.nodeName: Invalid value: "Node_A": must be the name of a node')[1] == (
         'spec.nodeName: Invalid value: "string": must be the name of a node'
     )
@@ -268,6 +273,7 @@ def test_the_wordings_of_an_older_server_are_known() -> None:
         'status.conditions[1]: Duplicate value: map[string]interface {}{"type":"Ready"}'
     )
     assert wordings("spec.nodeName: Too long")[1] == "spec.nodeName: Too long"
+    assert wordings("a in body must be of type integer")[2] == "a in body must be of type int64"
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,9 @@ def whole(page: str, path: str = "/") -> str:
     documents: list[str] = []
 
     def is_whole() -> bool:
-        documents.append(get(page, path)[1])
+        status, html = get(page, path)
+        assert status == 200
+        documents.append(html)
         return READING not in documents[-1]
 
     until(is_whole, "the manager does not end to read")
