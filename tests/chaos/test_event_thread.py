@@ -16,7 +16,9 @@ TOLD_LIMIT_S = 30
 """The promise."""
 
 # Of Linux on x86_64: system calls, the instruction that makes one, and what ptrace and waitpid can be asked.
-POLL, EXIT = 7, 60
+EXIT = 60
+POLLS = {"7", "271"}
+"""poll and ppoll. GLib, which libvirt's event loop uses, calls ppoll from 2.80 on (Debian 13), and poll before."""
 NO_CALL = 2**64 - 1
 SYSCALL_BYTES = 2
 PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 12, 13, 17, 0x4206, 0x4207
@@ -34,7 +36,7 @@ class Registers(ctypes.Structure):
 
 
 def listener(agent: Agent) -> int:
-    """The one of its threads that waits for several sockets by poll."""
+    """The one of its threads that waits for several sockets by poll or ppoll."""
     found: list[int] = []
 
     def look() -> bool:
@@ -42,7 +44,7 @@ def listener(agent: Agent) -> int:
         for task in Path(f"/proc/{agent.pid}/task").iterdir():
             with suppress(FileNotFoundError, ProcessLookupError):  # this thread has just ended
                 calls[int(task.name)] = (task / "syscall").read_text().split()
-        found[:] = [thread for thread, call in calls.items() if call[0] == str(POLL) and int(call[2], 16) > 1]
+        found[:] = [thread for thread, call in calls.items() if call[0] in POLLS and int(call[2], 16) > 1]
         return len(found) == 1
 
     until(look, "no thread waits for libvirt's sockets")
