@@ -20,13 +20,13 @@ from controller.hypervisor.host import LibvirtHost
 from controller.api.virtualmachine import Address
 
 def ask():
-    while True:
+    while not ended.is_set():
         try:
             host.look(Address(uuid=uuid4(), name="nobody"))
         except Transient:
-            again.wait(0.1)
+            ended.wait(0.1)
 
-again = threading.Event()
+ended = threading.Event()
 hypervisor = LibvirtConnection(
     sys.argv[1],
     changed=lambda *_: None,
@@ -34,10 +34,16 @@ hypervisor = LibvirtConnection(
     on_lost=lambda: print("lost", flush=True),
 )
 host = LibvirtHost(hypervisor)
-for _ in range(QUERIES_AT_ONCE):
-    threading.Thread(target=ask, daemon=True).start()
+threads = [threading.Thread(target=ask, daemon=True) for _ in range(QUERIES_AT_ONCE)]
+for thread in threads:
+    thread.start()
 hypervisor.start()
 sys.stdin.read()
+# A thread that is still writing to stdout when Python ends makes Python abort.
+ended.set()
+for thread in threads:
+    thread.join()
+hypervisor.close()
 """
 
 
