@@ -224,7 +224,8 @@ class Facts:
     """Whether QEMU has not answered a request of libvirt for at least 5 s. Any client of libvirt can have caused the
     request."""
     reboots_on_poweroff: bool = False
-    """Whether the definition has `<on_poweroff>restart`. Then a shutdown would be a reboot."""
+    """Whether the definition has `<on_poweroff>restart`. Then a shutdown would be a reboot. Also False while `hangs` is
+    true or `job` is "job": then virtsync presses no power button, and libvirt might not return the definition."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -611,6 +611,19 @@ def test_a_call_waits_for_a_qemu_that_hangs_until_it_wakes(place: Place) -> None
     assert place.host.facts(running) == Facts()
 
 
+def test_facts_leave_out_the_definition_while_a_call_has_not_returned(place: Place) -> None:
+    """libvirt 11.3 would return it after 30 s, and 9.0 at once."""
+    guest = place.start(on_poweroff="restart")
+    running = place.look(guest)
+    with place.hanging(guest):
+        assert place.host.facts(running) == Facts(reboots_on_poweroff=True), "no call is in flight"
+        asked = place.ask(Action.SUSPEND, running)
+        until(lambda: place.host.facts(running) == Facts(job="job"), lambda: str(place.host.facts(running)))
+        until(lambda: place.host.facts(running) == Facts(hangs=True), lambda: str(place.host.facts(running)))
+    assert asked.result(HANG_LIMIT_S) is Result.DONE
+    assert place.host.facts(running) == Facts(reboots_on_poweroff=True)
+
+
 @pytest.mark.parametrize("action", [Action.SHUTDOWN, Action.SUSPEND])
 def test_a_call_ends_when_its_qemu_is_killed(place: Place, action: Action) -> None:
     guest = place.start()

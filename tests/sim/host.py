@@ -556,12 +556,13 @@ class SimulatedHost:
             raise Vanished(f"domain {domain.name} no longer exists")
         waited_s = max((self.libvirtd.clock() - since_s for since_s in guest.calls.values()), default=-1.0)
         call = "job" if 0 <= waited_s < HANGS_S else ""
+        occupied = not guest.job and waited_s >= 0
         begun_paused = guest.state == "PAUSED" and self._evidences.started_paused(guest.uuid, guest.id)
         return Facts(
             job="backup" if guest.job else call,
             never_ran=begun_paused and not guest.ran,
-            hangs=not guest.job and waited_s >= HANGS_S,
-            reboots_on_poweroff=guest.on_poweroff_now == "restart",
+            hangs=occupied and waited_s >= HANGS_S,
+            reboots_on_poweroff=not occupied and guest.on_poweroff_now == "restart",
         )
 
     def act(self, action: PowerAction) -> Result:
