@@ -144,7 +144,7 @@ async def measure(
         agents = Agents(options.nodes, options.vms, await asyncio.to_thread(stage.agents), tally, rhythm)
         parts.push_async_callback(agents.close)
         before = await gauge.read()
-        took_s = await agents.start(agents.all)
+        took_s = await agents.start(agents.all, results.counter("agents are started", options.nodes))
         started = used(before, await gauge.read())
         results.add("fill", filled | {"agent_ms": 1000 * started.server_cpu_s / options.nodes})
         say(f"{options.nodes} agents run, after {took_s:.0f} s")

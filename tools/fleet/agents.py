@@ -34,8 +34,11 @@ class Agents:
         """The agents that run."""
         return list(self._tasks)
 
-    async def start(self, agents: Collection[Agent]) -> float:
-        """Start agents, and wait until each has renewed its Lease, listed and watches; how long that took, in s."""
+    async def start(self, agents: Collection[Agent], progress: Callable[[int], None] = lambda _started: None) -> float:
+        """Start agents, and wait until each has renewed its Lease, listed and watches; how long that took, in s.
+
+        `progress` is called with the number of those that have been told to start.
+        """
         began_s = time.monotonic()
         starting: list[Agent] = []
         for number, agent in enumerate(agents):
@@ -45,6 +48,7 @@ class Agents:
                 starting = [one for one in starting if not one.right_since(began_s)]
             self._tasks[agent] = asyncio.create_task(agent.run())
             starting.append(agent)
+            progress(number + 1)
         await self.until(lambda agent: agent.right_since(began_s), "the agents are up", starting)
         return time.monotonic() - began_s
 
