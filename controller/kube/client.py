@@ -98,10 +98,15 @@ class Api:
         *,
         content_type: str = JSON,
         accept: str = JSON,
+        read_timeout_s: float = TIMEOUT_S[1],
         **query: str,
     ) -> Json:
         """Send one request and return the JSON object of the response. Raises as `request_text`."""
-        return as_json(self.request_text(method, path, body, content_type=content_type, accept=accept, **query))
+        return as_json(
+            self.request_text(
+                method, path, body, content_type=content_type, accept=accept, read_timeout_s=read_timeout_s, **query
+            )
+        )
 
     def request_text(
         self,
@@ -111,20 +116,22 @@ class Api:
         *,
         content_type: str = JSON,
         accept: str = JSON,
+        read_timeout_s: float = TIMEOUT_S[1],
         **query: str,
     ) -> bytes:
         """Send one request and return the body of the response.
 
         After a 401, renews the credentials and sends the request again if they have changed. Raises Conflicted,
-        Vanished, Rejected, Unserved, Behind, Transient, and, without sending a request, CircuitOpen.
+        Vanished, Rejected, Unserved, Behind, Transient (also if the API server sends nothing for `read_timeout_s`),
+        and, without sending a request, CircuitOpen.
         """
         if self.circuit_open:
             raise CircuitOpen(self._why_open)
         headers = {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
         target = path + (f"?{urlencode(query)}" if query else "")
-        status, text, retry_after_s, access = self._send(method, target, headers, body)
+        status, text, retry_after_s, access = self._send(method, target, headers, body, read_timeout_s)
         if status == 401 and self.credentials.renew(access) is not access:
-            status, text, retry_after_s, _ = self._send(method, target, headers, body)
+            status, text, retry_after_s, _ = self._send(method, target, headers, body, read_timeout_s)
         if status < 400:
             self.note_answer(good=True)
             return text
@@ -158,7 +165,12 @@ class Api:
         raise _error(access.program, path, answer.status, text, _retry_after_s(answer.headers.get("Retry-After")))
 
     def _send(
-        self, method: str, path: str, headers: dict[str, str], body: Json | None
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: Json | None,
+        read_timeout_s: float = TIMEOUT_S[1],
     ) -> tuple[int, bytes, float, Access]:
         """Send one request. Raises Transient.
 
@@ -171,7 +183,7 @@ class Api:
                 f"{access.server}{path}",
                 headers=_headers(headers, access),
                 body=body,
-                _request_timeout=TIMEOUT_S,
+                _request_timeout=(TIMEOUT_S[0], read_timeout_s),
             )
             text = answer.read()
         except (ApiException, urllib3.exceptions.HTTPError) as error:

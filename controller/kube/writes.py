@@ -51,5 +51,7 @@ class Writes:
         patch = dict(change.patch)
         version = as_map(raw.get("metadata")).get("resourceVersion")
         patch["metadata"] = as_map(patch.get("metadata")) | {"resourceVersion": version}
-        query = {"fieldManager": CLI, "fieldValidation": "Strict"}
-        return self._api.request("PATCH", path, patch, content_type=MERGE_PATCH, **query), change
+        answer = self._api.request(
+            "PATCH", path, patch, content_type=MERGE_PATCH, fieldManager=CLI, fieldValidation="Strict"
+        )
+        return answer, change

@@ -1,0 +1,77 @@
+"""What the manager's lists ask the API server for."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from controller.api.tables import TABLE
+from controller.kube import paths
+from controller.kube.client import TIMEOUT_S, Api
+from controller.kube.lists import Fleet
+from controller.runtime.errors import Behind, Rejected
+
+Json = dict[str, Any]
+PRESENT = "4711"
+
+
+class Server:
+    """An API server with one VM and one host; it records what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.behind = False
+
+    def request(self, _method: str, path: str, body: Json | None = None, **how: Any) -> Json:
+        assert body is None
+        self.asked.append((path, how))
+        if "limit" in how:
+            return {"metadata": {"resourceVersion": PRESENT, "continue": "the rest"}, "items": [{}]}
+        if self.behind:
+            raise Behind("Too large resource version")
+        if how["accept"] == TABLE:
+            return {"kind": "Table", "columnDefinitions": [{"name": "Node"}], "rows": [{"cells": ["a"]}]}
+        return {"items": [{"metadata": {"name": "a", "resourceVersion": "7"}}]}
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def fleet(server: Server) -> Fleet:
+    return Fleet(cast("Api", server))
+
+
+def test_all_objects_come_in_one_list_that_the_watch_cache_answers(server: Server, fleet: Fleet) -> None:
+    """Pages are decoded from etcd; without a version, so is a list for which the watch cache is behind."""
+    assert list(fleet.rows(["Node"])) == [("a",)]
+    assert [host.name for host in fleet.hypervisors()] == ["a"]
+    version, whole, *hosts = server.asked
+    assert version == (paths.VIRTUAL_MACHINES, {"limit": "1"})
+    assert whole[1]["resourceVersion"] == PRESENT
+    assert whole[1]["resourceVersionMatch"] == "NotOlderThan"
+    assert "limit" not in whole[1]
+    assert [path for path, _ in hosts] == [paths.HYPERVISORS] * 2
+    assert hosts[1][1]["resourceVersion"] == PRESENT
+
+
+def test_a_list_of_all_objects_may_take_as_long_as_the_api_server_allows(server: Server, fleet: Fleet) -> None:
+    list(fleet.rows(["Node"]))
+    assert server.asked[1][1]["read_timeout_s"] == 60 > TIMEOUT_S[1]
+
+
+def test_a_watch_cache_that_is_behind_is_told_and_not_bypassed(server: Server, fleet: Fleet) -> None:
+    server.behind = True
+    with pytest.raises(Behind):
+        list(fleet.rows(["Node"]))
+    with pytest.raises(Behind):
+        list(fleet.hypervisors())
+    assert len(server.asked) == 4
+
+
+def test_a_table_without_the_column_is_refused(fleet: Fleet) -> None:
+    with pytest.raises(Rejected, match="Shoe"):
+        list(fleet.rows(["Shoe"]))
