@@ -17,8 +17,10 @@ RETRY_SPREAD_S = 5.0
 """When the API server answers again, all keys whose last pass failed are retried within this time."""
 RETRY_FAILED_EVERY_S = 10.0
 """The shortest time between two such retries. A server that answers only some requests seems to recover repeatedly."""
-RELIST_EVERY_S = 60.0
-"""The shortest time between two lists that follow a recovery of the API server."""
+RELIST_EVERY_S, RELIST_EVERY_MAX_S = 60.0, 900.0
+"""The shortest time between two lists that follow a recovery of the API server. It doubles from the first value to the
+second while recoveries follow one another: the lists of all agents could be what the API server does not recover from.
+"""
 NEVER = float("inf")
 
 
@@ -39,6 +41,7 @@ class Outage:
         self._retry_failed_s = self._relist_s = NEVER
         """The monotonic times at which the next retry and the next list are due."""
         self._retried_failed_s = self._relisted_s = float("-inf")
+        self._relist_every_s = RELIST_EVERY_S
 
     def probes(self) -> bool:
         """Whether to probe the server now. The caller calls this repeatedly while the server does not answer."""
@@ -63,7 +66,7 @@ class Outage:
         """Note that the agent might have missed deletions. A list becomes due."""
         if self._relist_s == NEVER:
             spread_s = self._uniform(0.0, self._relist_spread_s)
-            self._relist_s = max(self._clock() + spread_s, self._relisted_s + RELIST_EVERY_S)
+            self._relist_s = max(self._clock() + spread_s, self._relisted_s + self._relist_every_s)
 
     def retries_failed(self) -> bool:
         """Whether to retry the failed keys now. Returns True once when a retry is due."""
@@ -74,7 +77,18 @@ class Outage:
 
     def relists(self) -> bool:
         """Whether to list the objects now. Returns True once when a list is due."""
-        if self._clock() < self._relist_s:
+        now_s = self._clock()
+        if now_s < self._relist_s:
             return False
-        self._relisted_s, self._relist_s = self._clock(), NEVER
+        self._relist_every_s = relist_every_s(self._relist_every_s, now_s - self._relisted_s)
+        self._relisted_s, self._relist_s = now_s, NEVER
         return True
+
+
+def relist_every_s(every_s: float, since_last_s: float) -> float:
+    """Return the shortest time from this list to the next one.
+
+    `every_s` is that from the last list to this one, and `since_last_s` is how long ago the last list was. If it was
+    twice as long ago as it had to be, the API server was well in between.
+    """
+    return RELIST_EVERY_S if since_last_s > 2 * every_s else min(2 * every_s, RELIST_EVERY_MAX_S)

@@ -90,6 +90,25 @@ def test_the_list_comes_once_within_the_spread_and_at_most_once_a_minute(clock: 
     assert len(listed) >= 3
 
 
+def test_recoveries_that_follow_one_another_bring_fewer_and_fewer_lists(clock: Clock) -> None:
+    outage = Outage(SPREAD_S, clock=clock)
+
+    def listed_within(seconds: int) -> list[float]:
+        at_s = []
+        for _ in range(seconds):
+            outage.missed()
+            if outage.relists():
+                at_s.append(clock.now_s)
+            clock.now_s += 1
+        return at_s
+
+    waits_s = [after - before for before, after in pairwise(listed_within(5000))]
+    assert waits_s == [60, 120, 240, 480, 900, 900, 900, 900]
+    clock.now_s += 3 * 900  # the API server is well
+    first, second, *_ = listed_within(300)
+    assert second - first == 60
+
+
 def test_lists_of_many_agents_are_spread(clock: Clock) -> None:
     agents = [Outage(SPREAD_S, clock=clock) for _ in range(100)]
     for one in agents:
