@@ -79,6 +79,10 @@ from controller.policy.stops import last_stop_of, new_stop
 from controller.policy.view import Absent, Action, Domain, Outcome, Phase, Result, Unreadable, View, VmMemory
 from controller.policy.waits import Waits
 
+CLOCK_CHECK_S = 600.0
+"""A VM with a restart that is scheduled for later is observed again after this time at the latest, because the wall
+clock might have been set meanwhile."""
+
 
 def assess(view: View, waits: Waits) -> Situation:
     """Return what one view means: the changes of the spec, the operation in flight, and the draft of the report."""
@@ -184,7 +188,7 @@ def _restart_due(view: View, history: Status, memory: VmMemory, waits: Waits) ->
         return False, None, memory
     if request > now.wall:
         ahead_s = (request - now.wall).total_seconds()
-        return False, ahead_s, replace(memory, scheduled=request, scheduled_passed=None)
+        return False, min(ahead_s, CLOCK_CHECK_S), replace(memory, scheduled=request, scheduled_passed=None)
     if memory.scheduled != request:
         return True, None, memory
     passed = memory.scheduled_passed or now

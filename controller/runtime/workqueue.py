@@ -22,6 +22,8 @@ K = TypeVar("K", bound=Hashable)
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 30.0
 """The longest wait before a retry. Jitter shortens each wait by up to a half, so that keys do not retry together."""
+LONGEST_WAIT_S = 3600.0
+"""A worker looks at the queue again after this time at the latest. Python's locks cannot wait for 293 years."""
 SPREAD = 1.2
 """A wait that the server asked for (`not_before_s`) is multiplied by a random factor between 1 and this one, so that
 keys do not retry together."""
@@ -144,7 +146,7 @@ class WorkQueue(Generic[K]):
         with self._lock:
             wait_s, fresh = self._admit_due(self._clock())
             while not self._ready and not self._closed:
-                self._available.wait(wait_s)
+                self._available.wait(None if wait_s is None else min(wait_s, LONGEST_WAIT_S))
                 wait_s, more = self._admit_due(self._clock())
                 fresh += more
             if self._closed:

@@ -458,3 +458,11 @@ def test_a_spec_that_is_not_understood_is_not_looked_at_without_end() -> None:
     for _ in range(3):
         step = vm.look(domain(Phase.RUNNING, 2), after_s=1000)
         assert (step.reason, step.recheck_s) == (Reason.SPEC_NOT_UNDERSTOOD, None)
+
+
+def test_a_restart_far_ahead_is_looked_at_again_soon_because_the_clock_may_be_set() -> None:
+    vm = Vm().in_sync()
+    vm.change(restart_request=T0 + timedelta(days=365 * 374))
+    assert vm.look(Phase.RUNNING).recheck_s == 600
+    vm.change(restart_request=T0 + timedelta(seconds=90))
+    assert (vm.look(Phase.RUNNING).recheck_s or 0) < 91

@@ -326,6 +326,20 @@ def test_whoever_waits_is_woken_for_a_key(come: Callable[[WorkQueue[str]], None]
             queue.close()
 
 
+def test_a_key_that_is_due_in_centuries_does_not_end_a_worker() -> None:
+    """Python's locks cannot wait for longer than 292 years."""
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add_after("in 374 years", 374 * 365 * 86400.0)
+    with ThreadPoolExecutor(1) as pool:
+        taker = pool.submit(queue.get)
+        time.sleep(0.1)
+        queue.add("now")
+        try:
+            assert taker.result(HANG_S) == "now"
+        finally:
+            queue.close()
+
+
 def test_closing_wakes_everybody_and_drops_the_rest() -> None:
     queue: WorkQueue[str] = WorkQueue()
     queue.add_after("later", 3600)
