@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from controller.api.clock import Now
+from controller.api.clock import Now, api_time
 from controller.api.libvirt_words import PauseReason
+from controller.api.names import CONFIRMED_OFF
 from controller.api.text import sanitized
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, Status
@@ -36,6 +37,8 @@ REQUESTS = {
     Action.DESTROY: "force off the VM",
 }
 """How messages name the request that an action sends to libvirt."""
+WAYS_ON = {Action.RESUME: "resume it", Action.WAKE: "wake it up"}
+"""The actions that make the CPUs of a VM run that is on, and how a message names them."""
 NEVER_SETTLES = "because the agent runs with --settle-pause never"
 
 
@@ -102,6 +105,28 @@ def observe_only(s: Situation, _: DueAction | None = None) -> Verdict | None:
 def not_allowed(s: Situation, _: DueAction | None = None) -> Verdict | None:
     """Forbid every action if this agent lacks the host lock or the Lease, or is stopping."""
     return Verdict(Reason.ACTION_BLOCKED, s.view.node.blocked) if s.view.node.blocked else None
+
+
+def runs_elsewhere(s: Situation, due_action: DueAction) -> Verdict | None:
+    """Forbid to resume or wake up a VM that runs on another host: its CPUs stand still here, so it writes nothing."""
+    return not_here(s, WAYS_ON[due_action.action]) if due_action.action in WAYS_ON and s.runs_only_elsewhere else None
+
+
+def not_here(s: Situation, what: str) -> Verdict:
+    """Return the verdict about a VM that runs on another host: where, and what the user can do.
+
+    `what`: what virtsync therefore does not do here, such as "start it".
+    """
+    assert s.view.running_elsewhere  # noqa: S101
+    there, key = s.view.running_elsewhere, s.vm.key
+    since = api_time(there.since)
+    message = (
+        f"The VM runs on {there.node_name} (observed since {since}), so virtsync does not {what} on "
+        f"{s.view.node.name}. Set spec.nodeName to {there.node_name}, or stop the VM there. If {there.node_name} is "
+        "lost and you are sure that the VM is off, confirm it: "
+        f"kubectl annotate kvm -n {key.namespace} {key.name} --overwrite {CONFIRMED_OFF}='{there.node_name} {since}'"
+    )
+    return Verdict(Reason.RUNS_ELSEWHERE, message)
 
 
 def in_maintenance(s: Situation) -> str:
@@ -294,7 +319,16 @@ def no_turn(s: Situation, due_action: DueAction) -> Verdict | None:
 
 
 FORBIDDING = (held, observe_only, not_allowed)
-GATES: tuple[Gate, ...] = (*FORBIDDING, libvirt_busy, qemu_alive, settling, braked, backing_off, no_turn)
+GATES: tuple[Gate, ...] = (
+    *FORBIDDING,
+    libvirt_busy,
+    qemu_alive,
+    settling,
+    runs_elsewhere,
+    braked,
+    backing_off,
+    no_turn,
+)
 
 
 def _refused(s: Situation) -> str:

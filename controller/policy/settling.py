@@ -45,7 +45,7 @@ def _released(s: Situation) -> bool:
     False while the agent is not allowed to act (ActionBlocked). A pass after that can return True.
     """
     blocked = s.view.node.blocked and not s.view.node.observe_only
-    forbidden = s.view.held or blocked or (s.off and s.view.running_elsewhere)
+    forbidden = s.view.held or blocked or s.runs_only_elsewhere
     return s.memory.held and s.operation is None and not forbidden
 
 

@@ -31,6 +31,10 @@ FORBIDDEN = {Reason.HELD, Reason.RUNS_ELSEWHERE}
 """The reasons of decisions that forbade a due action. Their end is not a request, so a settle time follows."""
 
 
+STANDS_STILL = {Phase.PAUSED, Phase.PAUSED_BUSY, Phase.PAUSED_IO_ERROR, Phase.SUSPENDED}
+"""The phases of a VM that is on, whose CPUs run only after a resume or a wake-up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Situation:
     """What one view means: the result of `assess`, and the input of the decision table."""
@@ -101,6 +105,11 @@ class Situation:
     def off(self) -> bool:
         """Whether the domain exists and is off."""
         return self.phase is not None and self.phase.off
+
+    @property
+    def runs_only_elsewhere(self) -> bool:
+        """Whether the manager has observed the VM running on another host, and its CPUs stand still here."""
+        return self.view.running_elsewhere is not None and (self.off or self.phase in STANDS_STILL)
 
     @property
     def operation(self) -> Operation | None:

@@ -5,13 +5,20 @@ For each veto there is a function that checks whether it applies, and a function
 
 from __future__ import annotations
 
-from controller.api.clock import api_time
 from controller.api.libvirt_words import OffReason
 from controller.api.names import CONFIRMED_OFF
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, StopCause
 from controller.policy import stops as causes
-from controller.policy.gates import answer_in_s, braked, holders, in_maintenance, power_predicate, settling
+from controller.policy.gates import (
+    answer_in_s,
+    braked,
+    holders,
+    in_maintenance,
+    not_here,
+    power_predicate,
+    settling,
+)
 from controller.policy.handover import AT_WORK, Elsewhere, vouching
 from controller.policy.situation import UNSEEN, Situation
 from controller.policy.view import Absent, Conflict, Phase, Replaced, Unreadable, Verdict
@@ -125,16 +132,7 @@ def in_sync(s: Situation) -> Verdict:
 
 def running_elsewhere(s: Situation) -> Verdict:
     """Report where the VM runs, and what the user can do."""
-    assert s.view.running_elsewhere  # noqa: S101
-    there, key = s.view.running_elsewhere, s.vm.key
-    since = api_time(there.since)
-    message = (
-        f"The VM runs on {there.node_name} (observed since {since}), so virtsync does not start it on "
-        f"{s.view.node.name}. Set spec.nodeName to {there.node_name}, or stop the VM there. If {there.node_name} is "
-        "lost and you are sure that the VM is off, confirm it: "
-        f"kubectl annotate kvm -n {key.namespace} {key.name} --overwrite {CONFIRMED_OFF}='{there.node_name} {since}'"
-    )
-    return Verdict(Reason.RUNS_ELSEWHERE, message)
+    return not_here(s, "start it")
 
 
 def post_copy_failed(_s: Situation) -> Verdict:

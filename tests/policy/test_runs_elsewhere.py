@@ -9,7 +9,7 @@ import pytest
 
 from controller.api.conditions import READINESS, Readiness
 from controller.api.hypervisor import MaintenanceMode, RunsElsewhere
-from controller.api.virtualmachine import DesiredPowerState, Reason, RestartPolicy, Shutdown
+from controller.api.virtualmachine import DesiredPowerState, Reason, RestartPolicy, Shutdown, ShutdownMode
 from controller.policy.view import Absent, Action, Observation, Phase, Replaced, Step, Unreadable
 from tests.policy.views import GUEST, PAUSED, RUNNING, STOPPED, T0, UID, Vm, action, domain, done
 
@@ -150,11 +150,41 @@ def test_the_spec_off_is_in_sync_again_when_it_is_gone_there() -> None:
 
 # --- what runs here ------------------------------------------------------------------------------------------------
 
+STANDING_STILL = [Phase.PAUSED, Phase.PAUSED_IO_ERROR, Phase.SUSPENDED]
+CANNOT_BE_ASKED = Phase.PAUSED_IO_ERROR
+"""A stop does not resume such a VM: it is forced off after its grace period."""
 ON = [phase for phase in Phase if phase.on]
 
 
+@pytest.mark.parametrize(
+    ("desired", "phase"),
+    [(desired, phase) for desired in (RUNNING, STOPPED) for phase in STANDING_STILL if phase is not CANNOT_BE_ASKED]
+    + [(RUNNING, CANNOT_BE_ASKED)],
+)
+def test_what_stands_still_here_is_not_made_to_run(desired: DesiredPowerState, phase: Phase) -> None:
+    vm = elsewhere(Vm(desired, restart_policy=RestartPolicy.ALWAYS).in_sync())
+    for after_s in (0.1, 60, 3600, 3600):
+        step = vm.look(phase, after_s=after_s)
+        assert step.action is None
+        assert "HoldReleased" not in notices(step)
+    assert step.reason is Reason.RUNS_ELSEWHERE
+    how = "wake it up" if phase is Phase.SUSPENDED else "resume it"
+    assert step.message.startswith("The VM runs on node-b (observed since 2026-01-01T08:20:13Z), so virtsync does not ")
+    assert f" not {how} on node-a. Set spec.nodeName to node-b" in step.message
+    vm.annotate(confirmed_off=CONFIRMED)
+    actions = [action(vm.look(phase, after_s=after_s)) for after_s in (0.1, 1000)]
+    assert actions[-1] is (Action.WAKE if phase is Phase.SUSPENDED else Action.RESUME)
+
+
+@pytest.mark.parametrize("phase", STANDING_STILL)
+def test_what_stands_still_here_can_be_forced_off(phase: Phase) -> None:
+    vm = elsewhere(Vm(shutdown=Shutdown(mode=ShutdownMode.FORCE)).in_sync())
+    vm.change(desired=STOPPED)
+    assert action(vm.look(phase, after_s=60)) is Action.DESTROY
+
+
 @pytest.mark.parametrize("desired", [None, *DesiredPowerState])
-@pytest.mark.parametrize("phase", ON)
+@pytest.mark.parametrize("phase", [phase for phase in ON if phase not in STANDING_STILL])
 def test_what_is_on_here_is_decided_as_without_it(desired: DesiredPowerState | None, phase: Phase) -> None:
     steps = []
     for there in (None, THERE):
