@@ -89,7 +89,8 @@ class KeptLease:
     @property
     def held(self) -> bool:
         """Whether this process holds the Lease. While it holds the Lease, no other process can hold it."""
-        return self._clock() < self._until_s
+        # The answer to a renewal can come after the release.
+        return not self._released and self._clock() < self._until_s
 
     @property
     def blocked(self) -> str:

@@ -116,6 +116,23 @@ def test_one_that_is_lost_is_asked_for_ever_more_rarely_while_nobody_answers(nod
     assert mine.keep() <= 2.0
 
 
+def test_a_renewal_that_is_answered_after_the_release_does_not_hold_it(node: Node) -> None:
+    mine = node.agent("pod-1")
+    assert keeps(mine)
+    request = node.api.request
+
+    def released_meanwhile(method: str, path: str, body: Json | None = None, **how: Any) -> Json:
+        node.api.request = request  # type: ignore[method-assign]
+        answer = request(method, path, body, **how)
+        mine.release()
+        return answer
+
+    node.api.request = released_meanwhile  # type: ignore[method-assign]
+    mine.keep()
+    assert not mine.held
+    assert node.holder() == ""
+
+
 def test_it_is_renewed_with_one_request_and_acted_upon_for_less_than_it_grants(node: Node) -> None:
     mine = node.agent("pod-1")
     assert "it has not tried to acquire it yet" in mine.blocked
