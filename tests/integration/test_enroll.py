@@ -421,6 +421,19 @@ def test_a_renewal_that_fails_is_tried_again(renewing: Renewing) -> None:
     assert [path.name for path in folder.iterdir()] == [renewing.host.file.name]
 
 
+def test_a_renewal_that_failed_with_a_clock_that_is_ahead_is_tried_again(renewing: Renewing) -> None:
+    """As on a host that boots with a wrong clock and without a network."""
+    first = renewing.host.token
+    text = renewing.host.file.read_text()
+    renewing.host.file.write_text(text.replace(renewing.host.controlplane.url, "https://127.0.0.1:1"))
+    ahead = Renewing(renewing.host)
+    ahead.at(100)
+    renewing.host.file.write_text(text)
+    ahead.api.credentials.reload()
+    ahead.at(0.6)
+    assert renewing.host.token != first
+
+
 def test_a_file_that_cannot_be_written_is_named(renewing: Renewing, tmp_path: Path) -> None:
     gone = tmp_path / "gone" / "kubeconfig"
     renewal = Renewal(renewing.api, gone, renewing.host.host, renewing.shown, clock=renewing.clock)
@@ -442,7 +455,7 @@ def test_an_expired_token_says_how_to_enroll_again(renewing: Renewing) -> None:
         assert renewing.at(1.0) == 10
     expired = renewing.renewal.unready()
     assert expired
-    assert f"run `virtsync enroll {renewing.host.host}` again" in expired
+    assert f"run `virtsync enroll {renewing.host.host} --namespace {AGENTS}` again" in expired
     assert [one["message"] for one in logs if one["log_level"] == "error"] == [expired]
     # Somebody does so, and replaces the file.
     renewing.host.ok()
