@@ -91,7 +91,9 @@ class ApiServer:
             probe = Probe(load(self._kubeconfig, program="virtsync-check").credentials)
         except Rejected as error:
             return missing(
-                str(error), "kubectl config view --minify --flatten >FILE && virtsync check --kubeconfig FILE"
+                str(error),
+                "kubectl config view --minify --flatten >FILE"
+                f" && virtsync check --node-name {self._node_name} --kubeconfig FILE",
             )
         answer = probe.get("/version")
         if answer.status == 401 and (token := probe.host_token):
