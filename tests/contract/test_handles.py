@@ -76,3 +76,11 @@ def test_a_connection_with_handles_is_closed(place: Place) -> None:
     place.read()
     handles.forget(place.connection)
     assert place.connection.close() == 0
+
+
+def test_handles_of_domains_that_nobody_asks_for_are_dropped(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handles, "REMEMBERED", 3)
+    handle = place.connection.lookupByUUID(place.uuid.bytes)
+    for number in range(5):
+        handles.keep(place.connection, UUID(int=number), handle)
+    assert list(handles._of(place.connection)) == [UUID(int=number) for number in (2, 3, 4)]
