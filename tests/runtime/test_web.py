@@ -2,6 +2,7 @@
 
 import http.client
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
@@ -120,6 +121,24 @@ def test_more_connections_than_the_limit_are_closed_and_room_comes_back(server: 
         except (ConnectionError, http.client.RemoteDisconnected):
             continue
         break
+
+
+def test_a_place_is_free_again_if_its_thread_could_not_be_started(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refused = threading.Thread.start, []
+
+    def refuses(thread: threading.Thread) -> None:
+        if len(refused) < CONNECTIONS_LIMIT:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuses)
+    for _ in range(CONNECTIONS_LIMIT):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+            assert client.recv(1) == b""
+    assert ask(server).status == 200
 
 
 def test_a_client_that_sends_nothing_is_given_up(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
