@@ -158,7 +158,7 @@ class Reconciler:
         """Run one pass: observe the VM, decide, report, and begin at most one action. Raises Transient, Rejected."""
         since_s = self._memories.take_event(key)
         vm = self._store.read(key)
-        if vm is None or vm.deleting or vm.node_name != self._node_name:
+        if vm is None or not self._is_ours(vm):
             self.forget(key)
             return
         self._index(vm)
@@ -174,6 +174,10 @@ class Reconciler:
                 self._runner.begin(reported, step, step.action, turn.keep())
                 if step.action.kind.starts:
                     self._memories.start_called(key)
+
+    def _is_ours(self, vm: VirtualMachine) -> bool:
+        """Whether this agent reports on the object: it is bound to this node, and nobody is deleting it."""
+        return vm.node_name == self._node_name and not vm.deleting
 
     def forget(self, key: VmKey) -> None:
         """Drop the in-process state of an object that is gone or belongs to another node. Does not act or report."""
@@ -195,7 +199,7 @@ class Reconciler:
         pass continues, its report is outdated, and the pass is repeated. A report that fails does not affect other VMs.
         """
         for key, busy in self._lookups.overdue().items():
-            if vm := self._store.read(key):
+            if (vm := self._store.read(key)) and self._is_ours(vm):
                 view = self._view(vm, _overdue(busy=busy))
                 step = decide(view, self._waits)
                 try:

@@ -214,6 +214,21 @@ def test_a4_from_the_second_conflict_in_a_row_there_is_backoff() -> None:
     assert not agent.reconciler._memories._conflicts
 
 
+def test_a_vm_that_is_being_deleted_is_not_reported_beside_its_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = node_with("web", powerState="Running")
+    read = type(node.agent.reconciler._store).read
+    store = node.agent.reconciler._store
+
+    def deleting(key: VmKey) -> VirtualMachine | None:
+        vm = read(store, key)
+        return vm and replace(vm, deleting=True)
+
+    monkeypatch.setattr(store, "read", deleting)
+    node.agent.reconciler._lookups._since_s[key("web")] = node.clock() - LOOKUP_OVERDUE_S - 1
+    node.agent.reconciler.report_overdue_lookups()
+    assert reason_of(node, "web") == Reason.IN_SYNC
+
+
 def test_a_vm_that_was_reported_beside_its_pass_is_looked_at_again() -> None:
     """Its pass may have ended while that report was on its way, and then has found nothing to write."""
     node = node_with("web", powerState="Running")
