@@ -126,7 +126,8 @@ def test_more_connections_than_the_limit_are_closed_and_room_comes_back(server: 
 def test_a_place_is_free_again_if_its_thread_could_not_be_started(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, refused = threading.Thread.start, []
+    start = threading.Thread.start
+    refused: list[threading.Thread] = []
 
     def refuses(thread: threading.Thread) -> None:
         if len(refused) < CONNECTIONS_LIMIT:
