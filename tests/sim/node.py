@@ -522,7 +522,13 @@ class Judge:
         maintenance = Strand.current().sent_off.maintenance
         others = [other for _, other in under_way if other.domain.uuid == action.domain.uuid]
         forced_s = [other_s for other_s, other in under_way if other.kind is Action.DESTROY]
+        there = Strand.current().sent_off.elsewhere.get(action.domain.uuid)
+        only_here = there is None or vm.confirmed_off == f"{there.node_name} {api_time(there.since)}"
         return [
+            (
+                "a start of what runs elsewhere",
+                only_here or not (action.kind.starts or action.kind in {Action.RESUME, Action.WAKE}),
+            ),
             ("an act on what nobody knows", action.domain.phase not in {Phase.UNKNOWN, Phase.POST_COPY_FAILED}),
             ("an act on a VM that is held", not vm.holds),
             ("an act under Hold", maintenance is None or maintenance.mode is MaintenanceMode.SHUTDOWN),
@@ -548,13 +554,8 @@ class Judge:
         starts_s = [other_s for other_s, other in self._under_way[agent] if other.kind.starts]
         recent = [other_s for other_s in starts_s if abs(at_s - other_s) <= HANGS_AFTER_S]
         started_s.append(at_s)
-        there = Strand.current().sent_off.elsewhere.get(action.domain.uuid)
         return [
             ("a start during a maintenance", Strand.current().sent_off.maintenance is None),
-            (
-                "a start of what runs elsewhere",
-                there is None or vm.confirmed_off == f"{there.node_name} {api_time(there.since)}",
-            ),
             ("it need not be on", vm.desired in {DesiredPowerState.RUNNING, DesiredPowerState.PAUSED}),
             ("too many starts at once", len(recent) < STARTS_AT_ONCE and len(starts_s) < 2 * STARTS_AT_ONCE),
             (
