@@ -71,7 +71,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       listing.py     lists the domains of a host once
       host_lock.py   the lock of the agent that acts on a libvirt
       host_uuid.py   libvirt's UUID of the machine; host_facts.py: its size, and versions
-      pidfiles.py    the lock that shows that a QEMU is alive
+      pidfiles.py    the lock that shows that a QEMU is alive; remembered.py: the limit of what is remembered of domains
       checks.py      checks of what an agent needs from its host; selinux.py
     runtime/       parts of any controller, which know no VM
       workqueue.py   the work queue: a key is never queued twice, and never processed by two workers at a time

@@ -16,13 +16,11 @@ from uuid import UUID
 
 import libvirt
 
+from controller.hypervisor.remembered import forget_oldest
 from controller.policy.view import Evidence
 
 Changed = Callable[[UUID, str, float], None]
 """Called on the event-loop thread with the UUID and the name of a domain, and the monotonic seconds of the event."""
-
-REMEMBERED = 20_000
-"""The maximum number of domains whose events are remembered. No host has more domains."""
 
 OTHER_EVENTS = (
     "REBOOT",
@@ -102,7 +100,7 @@ class Evidences:
             if evidence:
                 history = self._histories.setdefault(uuid, History())
                 history.evidence[evidence], history.absent_since_s = at_s, None
-                _bound(self._histories)
+                forget_oldest(self._histories)
             elif (event, detail) == UNDEFINED_REMOVED and run < 0:  # a running domain remains, as a transient domain
                 self._mark_absent(uuid, at_s)
 
@@ -117,8 +115,8 @@ class Evidences:
         elif event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
             self._started_paused.pop(uuid, None)
             self._resumed.pop(uuid, None)
-        _bound(self._started_paused)
-        _bound(self._resumed)
+        forget_oldest(self._started_paused)
+        forget_oldest(self._resumed)
 
     def started_paused(self, uuid: UUID, run: int | None) -> bool:
         """Whether the domain was started paused with id `run` and has not been resumed.
@@ -173,11 +171,6 @@ class Evidences:
         with self._lock:
             history = self._histories.get(uuid)
             return frozenset(history.evidence) if history else frozenset()
-
-
-def _bound(known: OrderedDict[UUID, Any]) -> None:
-    if len(known) > REMEMBERED:
-        known.popitem(last=False)
 
 
 class Listener:

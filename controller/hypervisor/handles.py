@@ -10,11 +10,11 @@ from uuid import UUID
 
 import libvirt
 
+from controller.hypervisor.remembered import forget_oldest
+
 Read = tuple[libvirt.virDomain, tuple[int, int]]
 """A new handle, which has the present name and id of the domain, and the numbers of its state and its reason."""
 ATTRIBUTE = "handles"
-REMEMBERED = 20_000
-"""How many handles a connection keeps: more than a host has domains. Nobody asks for a domain that was deleted."""
 
 
 def read(connection: libvirt.virConnect, uuid: UUID) -> Read | None:
@@ -37,8 +37,7 @@ def keep(connection: libvirt.virConnect, uuid: UUID, handle: libvirt.virDomain) 
     """Keep the handle until `forget`, or until `REMEMBERED` newer ones are kept."""
     handles = _of(connection)
     handles[uuid] = handle
-    if len(handles) > REMEMBERED:
-        del handles[next(iter(handles))]
+    forget_oldest(handles)
 
 
 def forget(connection: libvirt.virConnect) -> None:

@@ -19,13 +19,11 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from controller.hypervisor.host_lock import socket_directory
+from controller.hypervisor.remembered import forget_oldest
 from controller.policy.view import Qemu
 
 FLOCK = "hhqqi4x"
 """The format of struct flock on 64-bit Linux: type, whence, start, length, process id."""
-
-REMEMBERED = 20_000
-"""The maximum number of domains in `_unwatched`."""
 
 
 class PidFiles:
@@ -68,8 +66,7 @@ class PidFiles:
                 watched = False
             if not watched:
                 self._unwatched[uuid] = None
-                if len(self._unwatched) > REMEMBERED:
-                    del self._unwatched[next(iter(self._unwatched))]
+                forget_oldest(self._unwatched)
 
     def _watch(self, uuid: UUID, file: int) -> bool:
         """Keep the file open. Return whether it is locked: an older libvirt or another program locks no pid file."""

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import libvirt
 import pytest
 
-from controller.hypervisor import handles
+from controller.hypervisor import handles, remembered
 from controller.hypervisor.pool import close
 from lab.libvirtd import Libvirtd
 
@@ -79,7 +79,7 @@ def test_a_connection_with_handles_is_closed(place: Place) -> None:
 
 
 def test_handles_of_domains_that_nobody_asks_for_are_dropped(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handles, "REMEMBERED", 3)
+    monkeypatch.setattr(remembered, "REMEMBERED", 3)
     handle = place.connection.lookupByUUID(place.uuid.bytes)
     for number in range(5):
         handles.keep(place.connection, UUID(int=number), handle)

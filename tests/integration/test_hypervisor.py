@@ -25,12 +25,13 @@ from controller.agent.acting import CALLS_AT_ONCE
 from controller.api.virtualmachine import Address
 from controller.hypervisor import connection, pool
 from controller.hypervisor.connection import FIRST_CONNECTIONS, LibvirtConnection
-from controller.hypervisor.events import REMEMBERED, Evidences
+from controller.hypervisor.events import Evidences
 from controller.hypervisor.host import LibvirtHost
 from controller.hypervisor.host_lock import HostLock
 from controller.hypervisor.host_uuid import HostUuid
 from controller.hypervisor.pidfiles import PidFiles
 from controller.hypervisor.pool import Opener
+from controller.hypervisor.remembered import REMEMBERED
 from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Phase, PowerAction, Qemu, Replaced, Result
 from controller.runtime.errors import Rejected, Transient
 from lab.guest import Guest
