@@ -64,8 +64,8 @@ class Renewal:
         self._seen: HostToken | None = None
         self._attempt = clock()
         """When the present token is renewed, or the next attempt comes after one that has failed."""
-        self._failed_at: datetime | None = None
-        """When the last attempt has failed; None: it has not."""
+        self._tried_at: datetime | None = None
+        """When the present token was last tried to be renewed; None: it was not."""
         found = host_token(api.credentials.current())
         if found and found.host != node_name:
             raise Rejected(
@@ -91,13 +91,14 @@ class Renewal:
             self._see(found, now)
         # Also if the token has expired by the clock of this host, because that of the API server decides.
         # If the clock was set back since the last attempt, the time of the next one means nothing.
-        if now >= self._attempt or (self._failed_at and now < self._failed_at):
+        if now >= self._attempt or (self._tried_at and now < self._tried_at):
+            self._tried_at = now
             self._renew(found, (access.authorization or "").removeprefix(BEARER))
         return min(max((self._attempt - self._clock()).total_seconds(), 0.0), LOOK_EVERY_S)
 
     def _see(self, found: HostToken, now: datetime) -> None:
         """Note a new token, and log until when it is valid."""
-        self._seen, self._failed_at = found, None
+        self._seen, self._tried_at = found, None
         self._attempt = self._due(found.lifetime)
         self._gauge.token_seen(found.host, found.lifetime)
         log.info(
@@ -134,9 +135,8 @@ class Renewal:
 
     def _failed(self, found: HostToken, why: str) -> None:
         """Log the failure, and note when the next attempt may come."""
-        self._failed_at = self._clock()
-        remaining_s = found.lifetime.remaining_s(self._failed_at)
-        self._attempt = self._failed_at + timedelta(seconds=retry_s(remaining_s))
+        remaining_s = found.lifetime.remaining_s(self._clock())
+        self._attempt = self._clock() + timedelta(seconds=retry_s(remaining_s))
         if remaining_s > 0:
             log.warning("could not renew the token of this host", error=why, remaining=duration(remaining_s))
         else:
