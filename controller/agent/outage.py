@@ -42,6 +42,7 @@ class Outage:
         """The monotonic times at which the next retry and the next list are due."""
         self._retried_failed_s = self._relisted_s = float("-inf")
         self._relist_every_s = RELIST_EVERY_S
+        """The shortest time from the last such list to the next one."""
 
     def probes(self) -> bool:
         """Whether to probe the server now. The caller calls this repeatedly while the server does not answer."""
@@ -80,15 +81,8 @@ class Outage:
         now_s = self._clock()
         if now_s < self._relist_s:
             return False
-        self._relist_every_s = relist_every_s(self._relist_every_s, now_s - self._relisted_s)
+        # If the last list was twice as long ago as it had to be, the API server was well in between.
+        calm = now_s - self._relisted_s > 2 * self._relist_every_s
+        self._relist_every_s = RELIST_EVERY_S if calm else min(2 * self._relist_every_s, RELIST_EVERY_MAX_S)
         self._relisted_s, self._relist_s = now_s, NEVER
         return True
-
-
-def relist_every_s(every_s: float, since_last_s: float) -> float:
-    """Return the shortest time from this list to the next one.
-
-    `every_s` is that from the last list to this one, and `since_last_s` is how long ago the last list was. If it was
-    twice as long ago as it had to be, the API server was well in between.
-    """
-    return RELIST_EVERY_S if since_last_s > 2 * every_s else min(2 * every_s, RELIST_EVERY_MAX_S)

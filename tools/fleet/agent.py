@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from controller.agent.outage import FIRST_S, MAX_S, RELIST_EVERY_S, relist_every_s
+from controller.agent.outage import FIRST_S, MAX_S, Outage
 from controller.api.virtualmachine import PowerState, Reason
 from controller.kube.lease import ATTEMPTS, RENEWALS, RETRY_MAX_S
 from controller.kube.paths import ANY_VERSION
@@ -137,7 +137,7 @@ class Agent:
     async def _list_when_due(self) -> None:
         """The lists of the agent itself: at its start, and once after each outage."""
         backoff = Backoff(FIRST_S, BACKOFF_MAX_S)
-        every_s, last_s = RELIST_EVERY_S, float("-inf")
+        outage = Outage(self._rhythm.relist_spread_s)
         while True:
             try:
                 await self.list_once()
@@ -148,10 +148,9 @@ class Agent:
             self._list_due = False
             while not self._list_due:
                 await asyncio.sleep(1)
-            spread_s = random.uniform(0, self._rhythm.relist_spread_s)
-            await asyncio.sleep(max(last_s + every_s - time.monotonic(), spread_s))
-            now_s = time.monotonic()
-            every_s, last_s = relist_every_s(every_s, now_s - last_s), now_s
+            outage.missed()
+            while not outage.relists():
+                await asyncio.sleep(1)
 
     async def list_once(self) -> None:
         """List the VMs of this node. Raises Failed."""
