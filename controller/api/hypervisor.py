@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from controller.api.clock import api_time
 from controller.api.json_mapping import INT64_MAX, whole
 from controller.api.names import HypervisorConditionType
 from controller.api.virtualmachine import Condition, PowerState
@@ -126,6 +127,11 @@ class RunsElsewhere:
     """The other host."""
     since: datetime
     """When the manager first observed this."""
+
+    @property
+    def confirmation(self) -> str:
+        """The value of the annotation confirmed-off with which a user confirms that this run is over."""
+        return f"{self.node_name} {api_time(self.since)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,15 +118,18 @@ def not_here(s: Situation, what: str) -> Verdict:
     `what`: what virtsync therefore does not do here, such as "start it".
     """
     assert s.view.running_elsewhere  # noqa: S101
-    there, key = s.view.running_elsewhere, s.vm.key
-    since = api_time(there.since)
+    there = s.view.running_elsewhere
     message = (
-        f"The VM runs on {there.node_name} (observed since {since}), so virtsync does not {what} on "
+        f"The VM runs on {there.node_name} (observed since {api_time(there.since)}), so virtsync does not {what} on "
         f"{s.view.node.name}. Set spec.nodeName to {there.node_name}, or stop the VM there. If {there.node_name} is "
-        "lost and you are sure that the VM is off, confirm it: "
-        f"kubectl annotate kvm -n {key.namespace} {key.name} --overwrite {CONFIRMED_OFF}='{there.node_name} {since}'"
+        f"lost and you are sure that the VM is off, confirm it: {confirming(s, there.confirmation)}"
     )
     return Verdict(Reason.RUNS_ELSEWHERE, message)
+
+
+def confirming(s: Situation, value: str) -> str:
+    """Return the command that writes the annotation confirmed-off with this value."""
+    return f"kubectl annotate kvm -n {s.vm.key.namespace} {s.vm.key.name} --overwrite {CONFIRMED_OFF}='{value}'"
 
 
 def in_maintenance(s: Situation) -> str:

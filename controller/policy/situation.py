@@ -29,8 +29,6 @@ UNSEEN = {Reason.LIBVIRT_UNREACHABLE, Reason.AGENT_UNREACHABLE}
 """Reasons of Ready which show that the domain was not observed."""
 FORBIDDEN = {Reason.HELD, Reason.RUNS_ELSEWHERE}
 """The reasons of decisions that forbade a due action. Their end is not a request, so a settle time follows."""
-
-
 STANDS_STILL = {Phase.PAUSED, Phase.PAUSED_BUSY, Phase.PAUSED_IO_ERROR, Phase.SUSPENDED}
 """The phases of a VM that is on, whose CPUs run only after a resume or a wake-up."""
 

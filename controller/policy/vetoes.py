@@ -6,13 +6,13 @@ For each veto there is a function that checks whether it applies, and a function
 from __future__ import annotations
 
 from controller.api.libvirt_words import OffReason
-from controller.api.names import CONFIRMED_OFF
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, StopCause
 from controller.policy import stops as causes
 from controller.policy.gates import (
     answer_in_s,
     braked,
+    confirming,
     holders,
     in_maintenance,
     not_here,
@@ -232,9 +232,8 @@ def _vouch(s: Situation) -> str:
 
     Messages end with the command, so that it is easy to copy.
     """
-    key, value = s.vm.key, vouching(s.history)
     bare = " (a node name alone does not identify the run)" if s.vm.confirmed_off == s.history.node_name else ""
-    return f"{bare}: kubectl annotate kvm -n {key.namespace} {key.name} --overwrite {CONFIRMED_OFF}='{value}'"
+    return f"{bare}: {confirming(s, vouching(s.history))}"
 
 
 def _doubt(s: Situation, old: str) -> str:

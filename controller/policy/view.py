@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import Enum
 from uuid import UUID
 
-from controller.api.clock import Now, api_time
+from controller.api.clock import Now
 from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewhere
 from controller.api.names import EventReason
 from controller.api.notice import Notice
@@ -379,7 +379,7 @@ class View:
         A run that the user confirms to be over forbids nothing.
         """
         confirmed = self.vm.confirmed_off
-        return next((one for one in self.runs_elsewhere if confirmed != f"{one.node_name} {api_time(one.since)}"), None)
+        return next((one for one in self.runs_elsewhere if one.confirmation != confirmed), None)
 
     @property
     def call_starts(self) -> bool:

@@ -21,7 +21,7 @@ from controller.agent.brake import NodeBrake
 from controller.agent.domain_index import DomainIndex
 from controller.agent.reconcile import Reconciler
 from controller.agent.relist import RelistDiff
-from controller.api.clock import Now, api_time
+from controller.api.clock import Now
 from controller.api.codec import parse
 from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewhere
 from controller.api.notice import Notice
@@ -523,7 +523,7 @@ class Judge:
         others = [other for _, other in under_way if other.domain.uuid == action.domain.uuid]
         forced_s = [other_s for other_s, other in under_way if other.kind is Action.DESTROY]
         there = Strand.current().sent_off.elsewhere.get(action.domain.uuid)
-        only_here = there is None or vm.confirmed_off == f"{there.node_name} {api_time(there.since)}"
+        only_here = there is None or vm.confirmed_off == there.confirmation
         return [
             (
                 "a start of what runs elsewhere",
