@@ -38,6 +38,8 @@ class Slow(Api):
         self.loses: set[str] = set()
         self.before: dict[str, Callable[[], object]] = {}
         """What happens before the next request with this method goes out."""
+        self.after: dict[str, Callable[[], object]] = {}
+        """What happens while the answer to the next request with this method is on its way."""
         self.asked: list[str] = []
 
     def request(self, method: str, path: str, body: Json | None = None, **how: Any) -> Json:
@@ -46,6 +48,8 @@ class Slow(Api):
             happens()
         self._clock.at_s += self.takes_s
         answer = super().request(method, path, body, **how)
+        if happens := self.after.pop(method, None):
+            happens()
         if method in self.loses:
             raise Transient("the answer is lost")
         return answer
@@ -119,15 +123,7 @@ def test_one_that_is_lost_is_asked_for_ever_more_rarely_while_nobody_answers(nod
 def test_a_renewal_that_is_answered_after_the_release_does_not_hold_it(node: Node) -> None:
     mine = node.agent("pod-1")
     assert keeps(mine)
-    request = node.api.request
-
-    def released_meanwhile(method: str, path: str, body: Json | None = None, **how: Any) -> Json:
-        node.api.request = request  # type: ignore[method-assign]
-        answer = request(method, path, body, **how)
-        mine.release()
-        return answer
-
-    node.api.request = released_meanwhile  # type: ignore[method-assign]
+    node.api.after["PUT"] = mine.release
     mine.keep()
     assert not mine.held
     assert node.holder() == ""
