@@ -216,11 +216,11 @@ def test_a4_from_the_second_conflict_in_a_row_there_is_backoff() -> None:
 
 def test_a_vm_that_is_being_deleted_is_not_reported_beside_its_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     node = node_with("web", powerState="Running")
-    read = type(node.agent.reconciler._store).read
     store = node.agent.reconciler._store
+    read = store.read
 
     def deleting(key: VmKey) -> VirtualMachine | None:
-        vm = read(store, key)
+        vm = read(key)
         return vm and replace(vm, deleting=True)
 
     monkeypatch.setattr(store, "read", deleting)
