@@ -6,13 +6,16 @@ would restart all agents at once. /readyz checks that the agent does its work; a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
+from typing import Any
 from urllib.parse import parse_qs
 
 import structlog
@@ -23,8 +26,10 @@ from controller.runtime.metrics import ProcessMetrics
 
 EVERY_ADDRESS = "*"
 TEXT = "text/plain; charset=utf-8"
-CLIENT_TIMEOUT_S = 10.0
-"""How long a client may take to send its request. The limit exists because each client occupies a thread."""
+REQUEST_TIMEOUT_S = 10.0
+"""How long a connection may take as a whole, from its acceptance to the end of the response."""
+CONNECTIONS_LIMIT = 64
+"""How many connections there can be at a time, because each one occupies a thread and a file descriptor."""
 
 log = structlog.get_logger()
 
@@ -105,9 +110,17 @@ def _verdict(faults: list[str]) -> tuple[HTTPStatus, str, bytes]:
 
 
 class _Server(ThreadingHTTPServer):
-    """The server of `Health`. The constructor begins to listen, and raises OSError if it cannot."""
+    """The server of `Health`. The constructor begins to listen, and raises OSError if it cannot.
+
+    Clients that are slow, or many, cannot keep a probe of kubelet from its answer. A connection is closed after
+    REQUEST_TIMEOUT_S, however many bytes it has sent. If there are CONNECTIONS_LIMIT connections, the oldest one is
+    closed and the new one is served. If the new one was refused instead, idle connections would make /livez fail, and
+    kubelet would restart the agent.
+    """
 
     daemon_threads = True
+    # While the queue is full, Linux drops a connection's first packet, and the client sends it again after 1 s.
+    request_queue_size = 128
     # Do not share the port with another process that already listens on it.
     allow_reuse_port = False
 
@@ -117,6 +130,8 @@ class _Server(ThreadingHTTPServer):
         if address == EVERY_ADDRESS:
             address = "::" if self._both else "0.0.0.0"  # noqa: S104 - kubelet and Prometheus are outside of the Pod
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._lock = threading.Lock()
+        self._open: dict[socket.socket, float] = {}  # with the time of acceptance, in order of it
         super().__init__((address, port), _Handler)
 
     def server_bind(self) -> None:
@@ -128,6 +143,38 @@ class _Server(ThreadingHTTPServer):
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not self._both)
         TCPServer.server_bind(self)
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer on a new thread. If there are too many connections, close the oldest one."""
+        with self._lock:
+            if len(self._open) >= CONNECTIONS_LIMIT:
+                self._end(next(iter(self._open)))
+            self._open[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Close the connections that have taken too long. `serve_forever` calls this at least every 0.5 s."""
+        super().service_actions()
+        before = time.monotonic() - REQUEST_TIMEOUT_S
+        with self._lock:
+            for request in [request for request, accepted_at in self._open.items() if accepted_at < before]:
+                self._end(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def _end(self, request: socket.socket) -> None:
+        """Let the thread of this connection end: what it reads or writes next fails. The caller holds the lock.
+
+        Only `shutdown_request` closes the socket, after it has removed it from `_open`. Therefore the file descriptor
+        cannot be that of another connection.
+        """
+        del self._open[request]
+        with contextlib.suppress(OSError):  # the client has closed its connection already
+            request.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, _request: object, client_address: object) -> None:
         """Log at debug level that a request failed, usually because the client closed its connection.
 
@@ -138,7 +185,6 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    timeout = CLIENT_TIMEOUT_S
     server_version, sys_version = "virtsync", ""
 
     def do_GET(self) -> None:

@@ -2,9 +2,10 @@
 
 import http.client
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,6 +17,7 @@ from controller.agent.metrics import Metrics
 from controller.api.hypervisor import DomainCounts
 from controller.api.virtualmachine import Condition, DesiredPowerState, PowerState, Status, VirtualMachine, VmKey
 from controller.policy.view import Action, Result
+from controller.runtime import health as health_module
 from controller.runtime.errors import Rejected
 from controller.runtime.health import Health
 
@@ -138,6 +140,43 @@ def test_who_asks_for_some_metrics_gets_those(health: Health, metrics: Metrics) 
     text = ask(health.start(), "/metrics?name[]=virtsync_libvirt_events_total&name[]=workqueue_depth")[2]
     names = {line.split("{")[0] for line in text.splitlines() if not line.startswith("#")}
     assert names == {"virtsync_libvirt_events_total", "workqueue_depth"}
+
+
+def test_a_client_that_sends_a_byte_at_a_time_is_closed(health: Health, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health_module, "REQUEST_TIMEOUT_S", 1.0)
+    port = health.start()
+    with closing(socket.create_connection(("127.0.0.1", port))) as slow:
+        slow.settimeout(0.1)
+        began = time.monotonic()
+        while True:
+            assert time.monotonic() - began < 60
+            try:
+                slow.sendall(b"G")
+                if slow.recv(1) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+    assert time.monotonic() - began >= 1.0
+    assert ask(port, "/livez")[0] == 200
+
+
+def test_idle_connections_do_not_keep_a_probe_from_its_answer(health: Health) -> None:
+    port, limit, threads = health.start(), health_module.CONNECTIONS_LIMIT, threading.active_count()
+    with ExitStack() as idle:
+        clients = [
+            idle.enter_context(closing(socket.create_connection(("127.0.0.1", port)))) for _ in range(limit + 20)
+        ]
+        assert ask(port, "/livez")[0] == 200
+        clients[0].settimeout(60)
+        assert clients[0].recv(1) == b"", "the oldest connection is closed"
+        clients[-1].sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert clients[-1].recv(12) == b"HTTP/1.0 200", "the newest connection is served"
+        ended_by = time.monotonic() + 60
+        while threading.active_count() > threads + limit:
+            assert time.monotonic() < ended_by
+            time.sleep(0.01)
 
 
 def test_a_vm_has_one_power_state_until_it_is_forgotten(health: Health, metrics: Metrics) -> None:
