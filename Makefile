@@ -8,6 +8,8 @@ ROOT := $(filter 0,$(shell id -u))
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 export PYTHONPATH := tools
+# Without bytecode, each of the hundreds of agents that the tests start compiles its packages anew, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## List the commands
@@ -71,7 +73,7 @@ $(UV): | system-packages
 	{ mv -T $$partial $(CACHE)/uv-$(UV_VERSION) || test -x $(UV); }
 
 .venv/.synced: uv.lock pyproject.toml $(UV) | system-packages
-	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups
+	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups --compile-bytecode
 	@touch $@
 
 .PHONY: check site site-serve test test-long gitops krew image image-size dist dist-check release-check publish e2e e2e-full chaos cluster demo bench fleet mutation manifests page-test page-bench page-screenshots versions cluster-flux clean
