@@ -6,6 +6,7 @@ import threading
 
 from controller.api.values import replace
 from controller.api.virtualmachine import VmKey
+from controller.policy.stops import still_unreported
 from controller.policy.view import Step, View, VmMemory
 
 
@@ -59,13 +60,12 @@ class PassMemories:
     def remember_unreported(self, view: View, step: Step) -> None:
         """Store the memory of a pass whose report failed.
 
-        The memory keeps what the next pass needs again: the first stop that could not be reported, and the outcome of
+        The memory keeps what the next pass needs again: the last stop, which could not be reported, and the outcome of
         the last action.
         """
-        stop, known = step.status.last_stop, view.vm.status.last_stop
-        first = view.memory.unreported_stop or (stop if stop != known else None)
+        stop = still_unreported(view.vm.status, step.status, view.memory)
         with self._lock:
-            self._memories[view.vm.key] = replace(step.memory, outcome=view.memory.outcome, unreported_stop=first)
+            self._memories[view.vm.key] = replace(step.memory, outcome=view.memory.outcome, unreported_stop=stop)
 
     def start_called(self, key: VmKey) -> None:
         """Note that the recorded start has begun. From now on, its record must not be dropped."""

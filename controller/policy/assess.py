@@ -29,7 +29,7 @@ evidence  Details of libvirt's events, such as STOPPED/CRASHED. The event thread
   `off_since` from memory, because the domain might change unobserved.
 - The host restarts: its boot id differs from the one in history. So no recorded operation is in flight. A VM that was
   on and is off now has the cause NodeReboot, unless it was migrated, saved or stopped by virtsync before.
-- The API server does not answer: memory keeps the first stop that could not be reported (`unreported_stop`), because a
+- The API server does not answer: memory keeps the last stop if it could not be reported (`unreported_stop`), because a
   later start removes its evidence.
 - The wall clock is set: history contains wall-clock times. Each of them is converted once to a monotonic moment, which
   memory keeps, so no wait becomes longer than its setting.

@@ -128,7 +128,9 @@ def last_stop_of(
     before = replace(history, node_boot_id=view.vm.status.node_boot_id)
     if before.was_on or ran:
         cause = cause_of_stop(domain, before, view)
-        if unreported and unreported.cause is not StopCause.UNKNOWN:
+        ran_again = memory.phase is not None and memory.phase.on
+        known = unreported and (unreported.cause is not StopCause.UNKNOWN or cause is StopCause.UNKNOWN)
+        if unreported and known and not ran_again:
             return unreported, _stop_notices(view, unreported)
         found = new_stop(cause, view.now)
         return found, _stop_notices(view, found)
@@ -152,6 +154,11 @@ def _reconsidered(stop: LastStop, before: Status, view: View, domain: Domain) ->
         cause = cause_of_stop(domain, before, view)
         return replace(stop, cause=cause, message=MESSAGES[cause])
     return stop
+
+
+def still_unreported(reported: Status, draft: Status, memory: VmMemory) -> LastStop | None:
+    """Return the stop that a pass must remember because its draft could not be reported; None: there is none."""
+    return draft.last_stop if draft.last_stop != reported.last_stop else memory.unreported_stop
 
 
 def new_stop(cause: StopCause, now: Now) -> LastStop:

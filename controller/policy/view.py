@@ -293,7 +293,7 @@ class VmMemory:
     outcome: Outcome | None = None
     """The outcome of the action that has ended since the last pass. The next pass uses and removes it."""
     unreported_stop: LastStop | None = None
-    """The first stop that could not be reported yet."""
+    """The last stop, if it could not be reported yet, with the time of the first pass that found it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,6 +275,24 @@ def test_8_3_a_look_that_sees_nothing_does_not_lose_a_stop_that_was_not_reported
     assert vm.memory.unreported_stop is None
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        (Evidence.STOPPED_FAILED, Evidence.SHUTDOWN_GUEST, Reason.COMPLETED),
+        (Evidence.SHUTDOWN_GUEST, Evidence.STOPPED_FAILED, Reason.STARTING),
+    ],
+)
+def test_the_last_of_two_stops_that_were_not_reported_counts(first: Evidence, second: Evidence, reason: Reason) -> None:
+    vm = Vm(RUNNING, restart_policy=RestartPolicy.ON_FAILURE).in_sync()
+    off = {Evidence.STOPPED_FAILED: domain(Phase.CRASHED_OFF), Evidence.SHUTDOWN_GUEST: domain(Phase.STOPPED)}
+    vm.look_unreported(off[first], events={first})
+    vm.look_unreported(domain(Phase.RUNNING, 2), after_s=60)
+    unreported = vm.look_unreported(off[second], events={second}, after_s=600).status.last_stop
+    step = vm.look(off[second], events={second}, after_s=60)
+    assert step.status.last_stop == unreported, "with the time of the first pass that found it"
+    assert step.reason is reason
+
+
 def test_8_3_nor_does_a_handover_that_is_not_confirmed() -> None:
     vm = Vm().in_sync()
     stop = vm.look(domain(Phase.CRASHED_OFF), events={Evidence.STOPPED_FAILED}).status.last_stop

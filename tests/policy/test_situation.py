@@ -258,7 +258,7 @@ def test_a_wall_clock_that_jumps_and_comes_back_restarts_nothing() -> None:
 def unreported(vm: Vm, cause: StopCause, at_s: float) -> LastStop:
     """The API server did not take the report of this stop."""
     stop = LastStop(cause, moment(at_s).wall, "It was seen while the API server was away.")
-    vm.memory = replace(vm.memory, unreported_stop=stop)
+    vm.memory = replace(vm.memory, unreported_stop=stop, phase=Phase.STOPPED)
     return stop
 
 

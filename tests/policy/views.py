@@ -14,6 +14,7 @@ from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewher
 from controller.api.virtualmachine import Condition, DesiredPowerState, Reason, VirtualMachine, VmKey
 from controller.policy.decide import decide
 from controller.policy.handover import vouching
+from controller.policy.stops import still_unreported
 from controller.policy.view import (
     Action,
     Domain,
@@ -159,10 +160,9 @@ class Vm:
         """A look whose report the API server does not take: nothing is done, and the agent remembers what it must."""
         reported, memory = self.vm.status, self.memory
         step = self.look(seen, after_s=after_s, events=events)
-        stop = step.status.last_stop
-        first = memory.unreported_stop or (stop if stop != reported.last_stop else None)
+        stop = still_unreported(reported, step.status, memory)
         self.vm = replace(self.vm, status=reported)
-        self.memory = replace(step.memory, outcome=memory.outcome, unreported_stop=first)
+        self.memory = replace(step.memory, outcome=memory.outcome, unreported_stop=stop)
         return step
 
     def in_sync(self) -> Vm:
