@@ -168,9 +168,7 @@ class LibvirtHost:
         address = Address(uuid=action.domain.uuid)
         with self._hypervisor.action() as connection:
             observed = self._observe(connection, address)
-            if not isinstance(observed, Domain) or (
-                (observed.phase, observed.id) != (action.domain.phase, action.domain.id)
-            ):
+            if not isinstance(observed, Domain) or not action.fits(observed):
                 return Result.STALE
             if self._blocked():  # checked last, because the observation might have taken long
                 return Result.STALE

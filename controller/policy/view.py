@@ -179,6 +179,15 @@ class PowerAction:
     kind: Action
     domain: Domain
 
+    def fits(self, domain: Domain) -> bool:
+        """Whether the domain is still as it was observed.
+
+        Before a start, libvirt's reason for "off" must be the same too: a domain that has run and was migrated or saved
+        meanwhile is off with the same phase and id.
+        """
+        same = (domain.phase, domain.id) == (self.domain.phase, self.domain.id)
+        return same and (not self.kind.starts or domain.reason == self.domain.reason)
+
 
 class Result(Enum):
     """How an action ended."""

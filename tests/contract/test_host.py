@@ -413,6 +413,18 @@ def test_another_run_of_the_domain_is_left_alone(place: Place) -> None:
     assert place.look(guest) == second
 
 
+def test_a_domain_that_was_on_meanwhile_is_not_started(place: Place) -> None:
+    guest = place.start()
+    place.virsh("destroy", guest)
+    first = place.look(guest)
+    place.virsh("start", guest)
+    guest.poweroff()
+    second = place.until_seen(guest, Phase.STOPPED)
+    assert (second.phase, second.id) == (first.phase, first.id)
+    assert place.act(Action.START, first) is Result.STALE
+    assert place.act(Action.START, second) is Result.DONE
+
+
 def test_a_domain_that_is_gone_is_left_alone(place: Place) -> None:
     guest = place.start()
     running = place.look(guest)

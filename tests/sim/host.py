@@ -568,7 +568,7 @@ class SimulatedHost:
     def act(self, action: PowerAction) -> Result:
         """Do it, if the domain is still as it was seen. Raises Transient, Rejected."""
         seen = self.look(Address(uuid=action.domain.uuid))
-        if not isinstance(seen, Domain) or (seen.phase, seen.id) != (action.domain.phase, action.domain.id):
+        if not isinstance(seen, Domain) or not action.fits(seen):
             return Result.STALE
         guest = self.libvirtd.guests[action.domain.uuid]
         if seen.lingers or (action.kind.starts and seen.phase.off and self._qemu(guest.uuid) is Qemu.ALIVE):
