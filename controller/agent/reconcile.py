@@ -62,6 +62,9 @@ class Host(Actuator, Protocol):
     def evidence(self, uuid: UUID) -> frozenset[Evidence]:
         """Return the details of the events about this domain since its last start. Does not call libvirt."""
 
+    def forget_arrival(self, uuid: UUID) -> None:
+        """Discard the evidence that the domain arrived by a migration. Does not call libvirt."""
+
 
 class Store(Protocol):
     """Reads the objects of this node and writes their status. Thread-safe."""
@@ -326,8 +329,15 @@ class Reconciler:
             self._memories.remember_unreported(view, step)
             raise
         self._memories.remember(key, step.memory)
+        self._forget_arrival(view, step)
         self._publish(view, step, reported, since_s)
         return reported
+
+    def _forget_arrival(self, view: View, step: Step) -> None:
+        """Forget that the VM arrived by a migration if the report shows it: a later report of another node is newer."""
+        arrived, own = Evidence.STARTED_MIGRATED in view.evidence, step.status.node_name == self._node_name
+        if arrived and own and isinstance(view.observed, Domain):
+            self._host.forget_arrival(view.observed.uuid)
 
     def _publish(self, view: View, step: Step, reported: VirtualMachine, since_s: float | None) -> None:
         """Pass a report to the brake, the domain index, the metrics, the log and the Events, after it was written."""

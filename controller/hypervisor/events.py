@@ -41,6 +41,8 @@ EVIDENCE = {
     ("STARTED", "MIGRATED"): Evidence.STARTED_MIGRATED,
 }
 OF_THE_START = {Evidence.STARTED_RESTORED, Evidence.STARTED_MIGRATED}
+ENDS_ARRIVAL = {Evidence.STOPPED_MIGRATED, Evidence.STOPPED_FAILED}
+"""The VM has left again, or the migration to this host has failed: then it might still run where it came from."""
 
 
 def _numbers() -> dict[tuple[int, int], Evidence]:
@@ -100,6 +102,8 @@ class Evidences:
             if evidence:
                 history = self._histories.setdefault(uuid, History())
                 history.evidence[evidence], history.absent_since_s = at_s, None
+                if evidence in ENDS_ARRIVAL:
+                    history.evidence.pop(Evidence.STARTED_MIGRATED, None)
                 forget_oldest(self._histories)
             elif (event, detail) == UNDEFINED_REMOVED and run < 0:  # a running domain remains, as a transient domain
                 self._mark_absent(uuid, at_s)
@@ -139,6 +143,15 @@ class Evidences:
             kept = {e: at_s for e, at_s in history.evidence.items() if at_s >= asked_s or e in OF_THE_START}
             if kept:
                 self._histories[uuid] = History(kept)
+
+    def forget_arrival(self, uuid: UUID) -> None:
+        """Discard the evidence that the domain arrived by a migration, because a report of this host now shows it.
+
+        A later report of another host is about a run after the arrival.
+        """
+        with self._lock:
+            if history := self._histories.get(uuid):
+                history.evidence.pop(Evidence.STARTED_MIGRATED, None)
 
     def observed_absent(self, uuid: UUID, asked_s: float) -> None:
         """Record that an observation that began at `asked_s` did not find the domain.

@@ -214,6 +214,10 @@ class LibvirtHost:
         """Return the evidence from events of this domain since its last start. Does not call libvirt."""
         return self._hypervisor.evidences.of(uuid)
 
+    def forget_arrival(self, uuid: UUID) -> None:
+        """Discard the evidence that the domain arrived by a migration. Does not call libvirt."""
+        self._hypervisor.evidences.forget_arrival(uuid)
+
     def relist(self) -> list[Domain]:
         """Return all domains. Makes four libvirt calls, whatever the number of domains. Raises Transient."""
         asked_s = time.monotonic()

@@ -420,6 +420,30 @@ def test_a_definition_does_not_end_what_a_running_domain_is_known_for() -> None:
     assert evidences.of(uuid) == {Evidence.STARTED_MIGRATED}
 
 
+@pytest.mark.parametrize(
+    ("detail", "arrived"),
+    [
+        (libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN, True),
+        (libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED, False),
+        (libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED, False),  # libvirt says so if the migration to this host has failed
+    ],
+)
+def test_an_arrival_ends_when_the_domain_leaves(detail: int, *, arrived: bool) -> None:
+    evidences, uuid = Evidences(), uuid4()
+    started = libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_MIGRATED
+    evidences.note(uuid, *started, at_s=1.0, run=3)
+    evidences.note(uuid, libvirt.VIR_DOMAIN_EVENT_STOPPED, detail, at_s=2.0)
+    assert (Evidence.STARTED_MIGRATED in evidences.of(uuid)) == arrived
+
+
+def test_an_arrival_that_was_reported_is_forgotten() -> None:
+    evidences, uuid = Evidences(), uuid4()
+    evidences.forget_arrival(uuid)
+    evidences.note(uuid, libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_MIGRATED, at_s=1.0, run=3)
+    evidences.forget_arrival(uuid)
+    assert not evidences.of(uuid)
+
+
 @contextmanager
 def unheard(eyes: Eyes) -> Iterator[None]:
     """The connection is lost meanwhile: no event is heard."""

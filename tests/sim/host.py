@@ -591,6 +591,10 @@ class SimulatedHost:
         """What events said of this domain since it was last started. No call."""
         return self._evidences.of(uuid)
 
+    def forget_arrival(self, uuid: UUID) -> None:
+        """A report shows it. No call."""
+        self._evidences.forget_arrival(uuid)
+
     def relist(self) -> list[Domain]:
         """All domains. Raises Transient."""
         self._reach()

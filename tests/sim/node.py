@@ -392,6 +392,9 @@ class Watched:
     def evidence(self, uuid: UUID) -> frozenset[Evidence]:
         return self._host.evidence(uuid)
 
+    def forget_arrival(self, uuid: UUID) -> None:
+        self._host.forget_arrival(uuid)
+
     def act(self, action: PowerAction) -> Result:
         return self._agent.node.judge.watch(self._agent, action, self._do)
 
