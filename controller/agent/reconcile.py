@@ -239,7 +239,7 @@ class Reconciler:
 
     def _observe(self, vm: VirtualMachine) -> View:
         locked = self._runner.locked(vm.address.uuid)
-        observed = locked or self._lookup(vm)
+        observed = self._owned(vm, locked) if locked else self._lookup(vm)
         uuid = _uuid(vm, observed)
         outcome, call = self._runner.progress(vm.key, uuid)
         if locked and not self._runner.locked(uuid):  # the call has returned since the first check
@@ -259,11 +259,11 @@ class Reconciler:
                 observed = self._host.look(vm.address)
         except Transient as error:
             return Unreadable(str(error))
-        owner = self._domain_index.owner(observed) if isinstance(observed, Domain) else None
-        if isinstance(observed, Domain) and owner not in {None, vm.key}:
-            assert owner is not None  # noqa: S101 - for the type checker
-            return Conflict(owner, observed.uuid)
-        return observed
+        return self._owned(vm, observed) if isinstance(observed, Domain) else observed
+
+    def _owned(self, vm: VirtualMachine, domain: Domain) -> Domain | Conflict:
+        owner = self._domain_index.owner(domain)
+        return domain if owner is None or owner == vm.key else Conflict(owner, domain.uuid)
 
     def _view(self, vm: VirtualMachine, observed: Observation) -> View:
         node, now = self._node(), self._clock()
