@@ -12,7 +12,7 @@ from controller.api.notice import Notice
 from controller.api.text import sanitized
 from controller.api.values import replace
 from controller.api.virtualmachine import Condition, Reason, Status
-from controller.policy.handover import is_stale, runs_here
+from controller.policy.handover import is_foreign, is_stale, runs_here
 from controller.policy.operations import stop_attempt_of
 from controller.policy.situation import FORBIDDEN, Situation
 from controller.policy.view import Phase, PowerAction, Step, Unreadable, Verdict, VmMemory
@@ -67,7 +67,14 @@ def _decided(s: Situation, verdict: Verdict) -> str:
         # The condition that shows that the other host's report is in doubt is about to be replaced.
         stale = verdict.reason not in UNDECIDED and is_stale(s.history)
         return Reason.HANDOVER_UNCONFIRMED if stale else s.history.decided
-    return verdict.reason if _decides(s, verdict) else s.status.decided
+    if _decides(s, verdict):
+        return verdict.reason
+    last = s.vm.status
+    if last.decided_reason == Reason.PENDING and last.node_name and not is_foreign(last, s.view.node):
+        # This node wrote the report and observes nothing now. `is_stale` would take Pending as a sign that the report
+        # was not in doubt.
+        return ""
+    return s.history.decided
 
 
 def _decides(s: Situation, verdict: Verdict) -> bool:

@@ -110,11 +110,13 @@ def is_stale(report: Status) -> bool:
     The report is in doubt if Ready was Unknown (the VM could not be observed, or the agent was unreachable), if libvirt
     was working on the VM, or if the VM ran on a third host.
     """
+    # HandoverUnconfirmed: an earlier pass found the report in doubt, and the agent of that host has not written since.
+    if report.reason in {Reason.AGENT_UNREACHABLE, Reason.HANDOVER_UNCONFIRMED}:
+        return True
     if report.decided_reason == Reason.PENDING:
         return False
     if not report.decided_reason and report.reason == Reason.STARTING:  # an older version wrote no record of a start
         return True
-    # HandoverUnconfirmed: an earlier pass found the report in doubt, and the agent of that host has not written since.
     if {Reason.HANDOVER_UNCONFIRMED, Reason.RUNS_ELSEWHERE, *AT_WORK} & {report.reason, report.decided}:
         return True
     ready = report.condition(ConditionType.READY)
