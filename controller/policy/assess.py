@@ -62,6 +62,7 @@ from controller.api.virtualmachine import (
     BEYOND,
     DesiredPowerState,
     DomainRecord,
+    Operation,
     OperationType,
     PowerState,
     Reason,
@@ -90,15 +91,16 @@ def assess(view: View, waits: Waits) -> Situation:
     memory = view.memory if view.memory.uid == vm.uid else VmMemory(uid=vm.uid)
     history = vm.status
     if vm.misunderstood:
-        return Situation(view, waits, history, history, memory)
+        return Situation(view, waits, history, _with_node(history, view), memory)
     if elsewhere := handover.unresolved(history, view):
         status = replace(history, observed_generation=vm.generation)
         return Situation(view, waits, history, status, replace(memory, outcome=None), elsewhere=elsewhere)
-    history = _history_of_domain(vm)
+    history = _history_of_domain(view)
     news = vm.generation != history.observed_generation
     memory = replace(memory, held=memory.held or _was_held(history, vm, news=news))
     if handover.is_foreign(history, view.node):
         history = handover.taken_over(history, view)
+    history = _with_call(history, view)
 
     start = _start(history, view, memory)
     if start.ran and not news:  # the VM was started for this spec, so the spec has been served
@@ -149,16 +151,37 @@ def assess(view: View, waits: Waits) -> Situation:
 # --- which history applies -------------------------------------------------------------------------------------------
 
 
-def _history_of_domain(vm: VirtualMachine) -> Status:
-    """Return the last report; only its decision, if the user has bound the object to another domain.
+def _history_of_domain(view: View) -> Status:
+    """Return the last report; only what is not about its domain, if the user has bound the object to another domain.
 
     If the spec names the same domain in another way, such as by its UUID instead of its name, the report stays valid.
     """
-    record = vm.status.domain
+    vm, record = view.vm, view.vm.status.domain
     if not record or not record.bound_by or record.bound_by == vm.bound_by:
         return vm.status
-    same = record.uuid == vm.domain_uuid if vm.domain_uuid else record.name == vm.bound_by
-    return vm.status if same else Status(decided_reason=vm.status.decided)
+    if vm.domain_uuid:
+        same = record.uuid == vm.domain_uuid
+    else:  # another domain might have the name that this domain had
+        same = record.name == vm.bound_by and getattr(view.observed, "uuid", record.uuid) == record.uuid
+    if same:
+        return vm.status
+    return Status(
+        decided_reason=vm.status.decided,
+        last_restart_time=vm.status.last_restart_time,  # a request that was served is not served again
+        run_transition_time=vm.status.run_transition_time,  # each of these times is later than the one before
+    )
+
+
+def _with_call(history: Status, view: View) -> Status:
+    """Return the history with the start that this process has called and libvirt has not answered yet.
+
+    The record of the call is missing if the object was created again, or referred to another domain meanwhile.
+    """
+    recorded = history.operation is not None and history.operation.starts
+    off = isinstance(view.observed, Domain) and view.observed.phase.off
+    if recorded or not off or not view.call_starts or view.call_since is None:
+        return history
+    return replace(history, operation=Operation(OperationType.START, view.call_since.to_api(), attempt=1))
 
 
 # --- what the user requests ------------------------------------------------------------------------------------------
@@ -206,8 +229,8 @@ def _observed(status: Status, view: View, memory: VmMemory, *, ran: bool) -> tup
     `ran` means that the VM has run since the last report, and is off again.
     """
     if isinstance(view.observed, Unreadable):
-        return status, ()
-    status = replace(status, node_name=view.node.name, node_boot_id=view.node.boot_id, host_uuid=view.node.host_uuid)
+        return _with_node(status, view), ()
+    status = _of_node(status, view)
     if isinstance(view.observed, Domain):
         return _observed_domain(status, view, view.observed, memory, ran=ran)
     gone = PowerState.ABSENT if isinstance(view.observed, Absent) else PowerState.UNKNOWN
@@ -226,6 +249,18 @@ def _observed(status: Status, view: View, memory: VmMemory, *, ran: bool) -> tup
         ),
         (),
     )
+
+
+def _of_node(status: Status, view: View) -> Status:
+    return replace(status, node_name=view.node.name, node_boot_id=view.node.boot_id, host_uuid=view.node.host_uuid)
+
+
+def _with_node(status: Status, view: View) -> Status:
+    """Return the draft of a report without an observation: it names this node, unless it keeps a report that does.
+
+    Without the name, another node would not know that the VM might run on this one.
+    """
+    return status if status.node_name else _of_node(status, view)
 
 
 def _observed_domain(

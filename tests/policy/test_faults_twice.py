@@ -1027,3 +1027,94 @@ def test_a13_a_policy_judges_what_a_start_of_a_dead_agent_came_to() -> None:
     vm.agent_restarts()
     vm.look(Phase.STOPPED, after_s=60)  # the guest has shut itself down since
     assert vm.look(Phase.STOPPED, after_s=11).reason is Reason.COMPLETED
+
+
+# --- a start in flight whose record is gone ------------------------------------------------------------------------
+
+
+def being_started() -> Vm:
+    """The start of this VM has been called, and libvirt has not answered."""
+    vm = Vm(STOPPED, domain_uuid=UID).in_sync()
+    vm.change(desired=RUNNING)
+    assert action(vm.look(Phase.STOPPED)) is Action.START
+    return vm
+
+
+def is_recorded_again(vm: Vm) -> None:
+    """The next look records the call, and another node does not take the VM for off."""
+    vm.change(desired=STOPPED)
+    step = vm.look(Phase.STOPPED, call=Action.START)
+    assert step.reason is Reason.STARTING
+    assert step.status.operation
+    assert step.status.operation.starts
+    vm.moves_to("node-b", desired=RUNNING)
+    assert unconfirmed(vm.look(FORGOTTEN))
+
+
+def test_a_call_is_recorded_again_after_a_conflict() -> None:
+    vm = being_started()
+    vm.look(Conflict(VmKey("default", "older"), UID), call=Action.START)
+    is_recorded_again(vm)
+
+
+def test_a_call_is_recorded_again_after_another_domain() -> None:
+    vm, other = being_started(), UUID(int=9)
+    vm.change(domain_uuid=other)
+    vm.look(Domain(other, "other", Phase.STOPPED, None, "SHUTOFF", "SHUTDOWN"))
+    vm.change(domain_uuid=UID)
+    is_recorded_again(vm)
+
+
+def test_a_call_is_recorded_for_a_new_object() -> None:
+    vm = being_started()
+    vm.vm = replace(Vm(STOPPED).vm, uid="uid-2")
+    is_recorded_again(vm)
+
+
+# --- a report without an observation -------------------------------------------------------------------------------
+
+
+def test_a_spec_that_is_not_understood_is_reported_with_the_node() -> None:
+    vm = Vm(RUNNING, misunderstood='spec.power "Later"')
+    assert vm.look(Phase.RUNNING).status.node_name == "node-a"
+    vm.moves_to("node-b", misunderstood="")
+    assert unconfirmed(vm.look(FORGOTTEN))
+
+
+def test_the_first_report_without_an_answer_of_libvirt_has_the_node() -> None:
+    vm = Vm(RUNNING)
+    assert vm.look(Unreadable("libvirt does not answer")).status.node_name == "node-a"
+    vm.moves_to("node-b")
+    assert unconfirmed(vm.look(FORGOTTEN))
+
+
+# --- the history of another domain ---------------------------------------------------------------------------------
+
+
+def test_a_served_restart_is_not_served_again_for_another_domain() -> None:
+    vm = Vm(RUNNING, restart_request=T0 - timedelta(hours=1))
+    vm.edit(last_restart_time=T0 - timedelta(hours=1))
+    before = vm.look(Phase.RUNNING).status
+    vm.change(domain_name="other")
+    step = vm.look(Domain(UUID(int=9), "other", Phase.RUNNING, 5, "RUNNING", "BOOTED"))
+    assert (action(step), step.reason) == (None, Reason.IN_SYNC)
+    assert step.status.last_restart_time == before.last_restart_time
+    assert step.status.run_transition_time
+    assert before.run_transition_time
+    assert step.status.run_transition_time > before.run_transition_time
+
+
+def test_another_domain_of_the_same_name_has_no_history() -> None:
+    vm = Vm(RUNNING, domain_uuid=UID, restart_policy=RestartPolicy.NEVER).in_sync()
+    vm.change(domain_uuid=None, domain_name="web")
+    step = vm.look(Domain(UUID(int=9), "web", Phase.STOPPED, None, "SHUTOFF", "SHUTDOWN"), after_s=60)
+    assert step.status.last_stop is None
+    assert step.reason is not Reason.COMPLETED
+
+
+def test_the_same_domain_by_its_name_has_its_history() -> None:
+    vm = Vm(RUNNING, domain_uuid=UID, restart_policy=RestartPolicy.NEVER).in_sync()
+    vm.change(domain_uuid=None, domain_name="web")
+    step = vm.look(Phase.STOPPED, events={Evidence.SHUTDOWN_GUEST}, after_s=60)
+    assert step.status.last_stop
+    assert step.status.last_stop.cause is StopCause.GUEST

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import random
+from typing import Any
 
 import pytest
 
 from controller.api.hypervisor import MaintenanceMode
-from controller.api.virtualmachine import PowerState, Reason, StopCause
+from controller.api.virtualmachine import PowerState, Reason, StopCause, VmKey
 from controller.policy.view import Phase
 from tests.sim.chance import play
 from tests.sim.ledger import By
@@ -25,6 +26,7 @@ TWO = {"one": "node-a", "two": "node-b"}
 THREE = {"one": "node-a", "two": "node-b", "three": "node-c"}
 REPLACED = {"old": "node-a", "new": "node-a"}
 START_S = 20.0
+WEB = VmKey("default", "web")
 
 
 def off_on_one(w: World) -> None:
@@ -800,3 +802,188 @@ def test_worlds_of_chance_have_everything_in_them() -> None:
     assert sum(run.by is By.AGENT for run in runs) > 50
     assert any(run.lost_s for run in runs)
     assert {run.machine for run in runs if run.by is By.AGENT} >= {"one", "two", "new"}
+
+
+# --- a report that does not show a run or a start on its node --------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_uuid", [True, False])
+@pytest.mark.parametrize("shows", ["off", "starting", "nothing"])
+def test_a_new_object_has_the_record_of_the_start_under_way(shows: str, *, by_uuid: bool) -> None:
+    """The object is deleted and created again during the start, and then moved."""
+    with world(TWO) as w:
+        off_on_one(w)
+        bound: dict[str, Any] = {"domain": {"uuid": str(w.guest("one").uuid)}} if by_uuid else {}
+        w.patch(**bound)
+        w.slow("one", 60, shows)
+        w.patch(powerState="Running")
+        w.works(5)
+        w.api.delete(WEB)
+        w.works(0.5)
+        w.create(nodeName="node-a", powerState="Stopped", **bound)
+        w.works(5)
+        w.patch(nodeName="node-b", powerState="Running")
+        w.works(90)
+        is_left_alone(w, {"one"})
+
+
+def test_a_report_without_an_observation_names_its_node() -> None:
+    """The VM runs on a node whose libvirt does not answer when its object is created."""
+    with world(TWO) as w:
+        w.virsh("start", "one")
+        w.lose_libvirt("one")
+        w.create(nodeName="node-a", powerState="Running")
+        w.works(20)
+        w.patch(nodeName="node-b")
+        w.works(60)
+        is_left_alone(w, {"one"})
+
+
+def test_the_second_object_of_a_domain_is_in_conflict_during_a_start_too() -> None:
+    with world(TWO, "web", "web2") as w:
+        off_on_one(w)
+        w.create("web2", nodeName="node-a", powerState="Stopped", domain={"uuid": str(w.guest("one").uuid)})
+        w.works(10)
+        assert w.vm("web2").status.reason == Reason.DOMAIN_CONFLICT, w.account()
+        w.slow("one", 30)
+        w.patch(powerState="Running")
+        w.works(3)
+        w.nodes["one"].agent.queue.add(VmKey("default", "web2"))
+        w.works(1)
+        assert w.vm("web2").status.reason == Reason.DOMAIN_CONFLICT, w.account()
+        w.patch("web2", nodeName="node-b", powerState="Running")
+        w.works(60)
+        w.check()
+        assert w.runs_on() == {"one"}, w.account()
+
+
+def test_a_detour_over_nodes_without_libvirt_does_not_make_a_report_certain() -> None:
+    with world(TWO) as w:
+        off_on_one(w)
+        w.lose_libvirt("two")
+        w.works(5)
+        w.patch(nodeName="node-b")
+        w.works(20)
+        w.lose_libvirt("one")
+        w.patch(nodeName="node-a")
+        w.works(20)
+        w.virsh("start", "one")
+        w.works(20)
+        w.find_libvirt("two")
+        w.patch(nodeName="node-b", powerState="Running")
+        w.works(60)
+        is_left_alone(w, {"one"})
+
+
+def test_a_detour_that_ends_at_a_dead_agent_does_not_make_a_report_certain() -> None:
+    with world(TWO) as w:
+        off_on_one(w)
+        w.lose_libvirt("two")
+        w.works(5)
+        w.patch(nodeName="node-b")
+        w.works(20)
+        w.agent_dies("one")
+        w.patch(nodeName="node-a")
+        w.virsh("start", "one")
+        w.mark_unreachable()
+        w.find_libvirt("two")
+        w.patch(nodeName="node-b", powerState="Running")
+        w.works(60)
+        is_left_alone(w, {"one"})
+
+
+# --- an arrival that is older than the report ------------------------------------------------------------------------
+
+
+def back_on_one_after_a_visit_to_two(w: World) -> None:
+    """Two has the evidence of an arrival; its report of the arrival is older than the next run on one."""
+    runs_on_one(w)
+    w.migrate("one", "two")
+    w.works(5)
+    w.patch(nodeName="node-b")
+    w.works(20)
+    assert w.vm().status.node_name == "node-b", w.account()
+
+
+def test_an_arrival_is_over_when_the_vm_has_left() -> None:
+    with world(THREE) as w:
+        back_on_one_after_a_visit_to_two(w)
+        w.migrate("two", "one")
+        w.works(5)
+        w.patch(nodeName="node-a")
+        w.works(20)
+        w.restart_libvirtd("two")
+        w.works(20)
+        w.migrate("one", "three")
+        w.works(20)
+        w.patch(nodeName="node-b")
+        w.works(60)
+        is_left_alone(w, {"three"})
+
+
+def test_an_arrival_on_the_way_through_is_over_when_the_vm_has_left() -> None:
+    """The node never was that of the object, so its agent has reported nothing."""
+    with world(THREE) as w:
+        runs_on_one(w)
+        w.migrate("one", "two")
+        w.migrate("two", "three")
+        w.restart_libvirtd("two")
+        w.works(20)
+        w.patch(nodeName="node-b")
+        w.works(60)
+        is_left_alone(w, {"three"})
+
+
+def test_an_arrival_that_was_reported_says_nothing_about_a_later_report() -> None:
+    with world(THREE) as w:
+        back_on_one_after_a_visit_to_two(w)
+        w.patch(powerState="Stopped")
+        w.works(60)
+        w.patch(nodeName="node-a", powerState="Running")
+        w.virsh("start", "one")
+        w.works(60)
+        assert w.runs_on() == {"one"}, w.account()
+        assert w.vm().status.node_name == "node-a", w.account()
+        w.migrate("one", "three")
+        w.works(20)
+        w.patch(nodeName="node-b")
+        w.works(60)
+        is_left_alone(w, {"three"})
+
+
+# --- a stop that could not be reported, and a change just before the call --------------------------------------------
+
+
+def test_a_migration_after_a_stop_that_was_not_reported_is_a_migration() -> None:
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.cut("one")
+        w.works(5)
+        w.goes_off("one")
+        w.works(20)
+        w.virsh("start", "one")
+        w.works(20)
+        w.migrate("one", "two")
+        w.works(20)
+        w.restart_libvirtd("one")
+        w.works(20)
+        w.join("one")
+        w.works(90)
+        w.check()
+        assert w.vm().status.reason == Reason.MIGRATED_AWAY, w.account()
+        assert w.runs_on() == {"two"}, w.account()
+
+
+def test_a_start_and_a_migration_just_before_the_call_are_noticed() -> None:
+    with world(TWO) as w:
+        off_on_one(w)
+
+        def meanwhile() -> None:
+            w.virsh("start", "one")
+            w.migrate("one", "two")
+
+        w.nodes["one"].agent.meanwhile["after the report"] = meanwhile
+        w.patch(powerState="Running")
+        w.works(30)
+        w.check()
+        assert w.runs_on() == {"two"}, w.account()
