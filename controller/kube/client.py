@@ -98,7 +98,7 @@ class Api:
         *,
         content_type: str = JSON,
         accept: str = JSON,
-        read_timeout_s: float = TIMEOUT_S[1],
+        read_timeout_s: float | None = None,
         **query: str,
     ) -> Json:
         """Send one request and return the JSON object of the response. Raises as `request_text`."""
@@ -116,14 +116,14 @@ class Api:
         *,
         content_type: str = JSON,
         accept: str = JSON,
-        read_timeout_s: float = TIMEOUT_S[1],
+        read_timeout_s: float | None = None,
         **query: str,
     ) -> bytes:
         """Send one request and return the body of the response.
 
         After a 401, renews the credentials and sends the request again if they have changed. Raises Conflicted,
-        Vanished, Rejected, Unserved, Behind, Transient (also if the API server sends nothing for `read_timeout_s`),
-        and, without sending a request, CircuitOpen.
+        Vanished, Rejected, Unserved, Behind, Transient (also if the API server sends nothing for `read_timeout_s`,
+        by default `TIMEOUT_S`), and, without sending a request, CircuitOpen.
         """
         if self.circuit_open:
             raise CircuitOpen(self._why_open)
@@ -170,7 +170,7 @@ class Api:
         path: str,
         headers: dict[str, str],
         body: Json | None,
-        read_timeout_s: float = TIMEOUT_S[1],
+        read_timeout_s: float | None = None,
     ) -> tuple[int, bytes, float, Access]:
         """Send one request. Raises Transient.
 
@@ -183,7 +183,7 @@ class Api:
                 f"{access.server}{path}",
                 headers=_headers(headers, access),
                 body=body,
-                _request_timeout=(TIMEOUT_S[0], read_timeout_s),
+                _request_timeout=(TIMEOUT_S[0], read_timeout_s or TIMEOUT_S[1]),
             )
             text = answer.read()
         except (ApiException, urllib3.exceptions.HTTPError) as error:
