@@ -4,6 +4,8 @@ UV_VERSION := 0.13.9
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/virtsync
 UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
 BIN := .venv/bin
+# The tests of `make test` wait about as long as they compute.
+PROCESSES := 3
 ROOT := $(filter 0,$(shell id -u))
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
@@ -94,7 +96,7 @@ site-serve: python-packages ## Show the documentation site on http://127.0.0.1:8
 	$(SITE) serve
 
 test: check setup ## Check, then run the tests on real components, except those that take minutes each; as root also e2e
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 ifdef ROOT
 	@$(MAKE) --no-print-directory e2e
 else

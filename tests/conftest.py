@@ -8,6 +8,7 @@ import signal
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -116,6 +117,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     needing_root = [item for item in items if item.get_closest_marker("root")]
     items[:] = [item for item in items if item not in needing_root]
     config.hook.pytest_deselected(items=needing_root)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of pytest-xdist tells the main process which tests it has counted."""
+    if hasattr(session.config, "workeroutput"):
+        counted: set[str] = session.config.stash.get(ON_REAL_PARTS, set())
+        session.config.workeroutput["on real parts"] = sorted(counted)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Count what a process of pytest-xdist has counted; one that crashed has told nothing."""
+    counted = getattr(node, "workeroutput", {}).get("on real parts", [])
+    node.config.stash.setdefault(ON_REAL_PARTS, set()).update(counted)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -43,7 +43,7 @@ class Terminal:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env={**(os.environ if env is None else env), "TERM": "xterm-256color"},
+            env=_without_size(os.environ if env is None else env) | {"TERM": "xterm-256color"},
         )
         self._theirs = theirs
 
@@ -125,3 +125,8 @@ class Terminal:
         self._begun = unfinished[0] if unfinished else b""
         self._stream.feed(UNKNOWN.sub(b"", shown.removesuffix(self._begun)))
         return bool(given)
+
+
+def _without_size(env: Mapping[str, str]) -> dict[str, str]:
+    """The variables without those that would count instead of the size of the terminal. pytest-xdist sets them."""
+    return {name: value for name, value in env.items() if name not in {"LINES", "COLUMNS"}}
