@@ -6,14 +6,17 @@ from tests.deploy.stage import (
     BY_RBAC,
     EVENTS,
     IGNORED,
+    NO_OWNER,
     NODE_LEASES,
     OTHER_TEAM,
+    OWNED,
     STATUS,
     TEAM,
     UNKNOWN,
     VMS,
     Case,
     bind_role,
+    by_admin,
     create,
     delete,
     get,
@@ -46,7 +49,7 @@ OWN = f"{VMS}/virtualmachines?fieldSelector=spec.nodeName%3Dnode-a"
 # `kubectl describe` asks for the former, `kubectl events` too; Events are one thing under two names.
 TOLD = {"": f"/api/v1/namespaces/{TEAM}/events", "events.k8s.io": f"{EVENTS}/namespaces/{TEAM}/events"}
 SPEC, LEASE, EVENT = ("virtsync-agent-spec", "virtsync-agent-lease", "virtsync-agent-events")
-BIND = "virtsync-bind"
+BIND, OWNER_ADDED = "virtsync-bind", "virtsync-owner"
 
 CASES = (
     # What an agent does all day.
@@ -103,7 +106,7 @@ CASES = (
     Case(A, "gives its VM to node-b along with a status", IGNORED, report("a", {"spec": {"nodeName": "node-b"}})),
     Case(
         A,
-        "puts annotations, labels and a finalizer along with a status",
+        "puts annotations, labels, a finalizer and an owner along with a status",
         IGNORED,
         report(
             "a",
@@ -112,6 +115,7 @@ CASES = (
                     "annotations": {"hold.virtsync.dev/a": "me"},
                     "labels": {"a": "b"},
                     "finalizers": ["virtsync.dev/a"],
+                    **OWNED,
                 }
             },
         ),
@@ -228,6 +232,47 @@ CASES = (
     Case(OPERATOR, "gives a VM to another node", BIND, spec("a", nodeName="node-b"), ("bind", TEAM, OPERATOR)),
     Case(OPERATOR, "takes another domain", BIND, spec("a", domain={"name": "payroll"}), ("bind", TEAM, OPERATOR)),
     Case(OPERATOR, "binds a VM of no node", BIND, spec("free", nodeName="node-b"), ("bind", TEAM)),
+    # The garbage collector deletes an object whose owner does not exist.
+    Case(
+        OPERATOR,
+        "adds an owner to a VM",
+        OWNER_ADDED,
+        patch("a", {"metadata": OWNED}),
+        (OPERATOR, "`delete` virtualmachines", TEAM),
+    ),
+    *(
+        Case(
+            OPERATOR,
+            f"renames {what}",
+            OWNER_ADDED,
+            patch("a", {"metadata": {"ownerReferences": [NO_OWNER | {field: "Other"}]}}),
+            ("`delete`",),
+            first=by_admin(patch("a", {"metadata": OWNED})),
+        )
+        for field, what in {"name": "an owner of a VM", "kind": "the kind of an owner of a VM"}.items()
+    ),
+    Case(
+        OPERATOR,
+        "adds an owner to a VM that has one",
+        OWNER_ADDED,
+        patch("a", {"metadata": {"ownerReferences": [NO_OWNER, NO_OWNER | {"uid": "another"}]}}),
+        ("`delete`",),
+        first=by_admin(patch("a", {"metadata": OWNED})),
+    ),
+    Case(
+        OPERATOR,
+        "switches a VM that has an owner",
+        ALLOWED,
+        spec("a", powerState="Stopped"),
+        first=by_admin(patch("a", {"metadata": OWNED})),
+    ),
+    Case(
+        OPERATOR,
+        "removes the owner of a VM",
+        ALLOWED,
+        patch("a", {"metadata": {"ownerReferences": None}}),
+        first=by_admin(patch("a", {"metadata": OWNED})),
+    ),
     Case(OPERATOR, "makes a VM", BY_RBAC, create("new", nodeName="node-a"), ("create", '"virtualmachines"')),
     Case(OPERATOR, "deletes a VM", BY_RBAC, delete("a"), ("delete", '"virtualmachines"')),
     *(
@@ -254,6 +299,7 @@ CASES = (
     Case(VM_ADMIN, "gives a VM to another node", ALLOWED, spec("a", nodeName="node-b")),
     Case(VM_ADMIN, "takes another domain", ALLOWED, spec("a", domain={"name": "payroll"})),
     Case(VM_ADMIN, "deletes a VM", ALLOWED, delete("a")),
+    Case(VM_ADMIN, "adds an owner to a VM", ALLOWED, patch("a", {"metadata": OWNED})),
     Case(VM_ADMIN, "writes a status", BY_RBAC, report("a"), ("patch", '"virtualmachines/status"')),
     Case(
         VM_ADMIN,

@@ -6,7 +6,21 @@ from typing import Any
 import yaml
 
 from tests.deploy.callers import AGENTS, REPOSITORY, Json, Request
-from tests.deploy.cases import COPY, EVENT, LEASE, OPERATOR, OWNER, ROOT, UNBOUND, VIEWER, VM_ADMIN, ZEALOUS, A, B
+from tests.deploy.cases import (
+    COPY,
+    EVENT,
+    LEASE,
+    OPERATOR,
+    OWNER,
+    OWNER_ADDED,
+    ROOT,
+    UNBOUND,
+    VIEWER,
+    VM_ADMIN,
+    ZEALOUS,
+    A,
+    B,
+)
 from tests.deploy.stage import (
     ALLOWED,
     BY_RBAC,
@@ -15,6 +29,7 @@ from tests.deploy.stage import (
     IGNORED,
     LEASES,
     NODE_LEASES,
+    OWNED,
     STATUS,
     TEAM,
     VMS,
@@ -44,7 +59,8 @@ from tests.deploy.stage import (
 NAMESAKE = "agent of a node with the name of the manager's Lease"
 MANAGER = "manager"
 ZEALOUS_MANAGER = "manager, made cluster-admin"
-HOST_ADMIN = "virtsync-host-admin"
+HOST_ADMIN, HOST_KEEPER = "virtsync-host-admin", "update of Hypervisors, no delete"
+COLLECTOR = "garbage collector of Kubernetes"
 
 HOST, HOST_DELETE = "virtsync-agent-hypervisor", "virtsync-hypervisor-delete"
 MANAGED_VM, MANAGED_HOST = "virtsync-manager-vm", "virtsync-manager-hypervisor"
@@ -193,6 +209,14 @@ USERS_AND_HOSTS = (
         first=IN_MAINTENANCE,
     ),
     Case(HOST_ADMIN, "deletes a Hypervisor", ALLOWED, delete_host("a")),
+    Case(HOST_ADMIN, "adds an owner to a Hypervisor", ALLOWED, patch_host("a", {"metadata": OWNED})),
+    Case(
+        HOST_KEEPER,
+        "adds an owner to a Hypervisor",
+        OWNER_ADDED,
+        patch_host("a", {"metadata": OWNED}),
+        ("node-a", "`delete` hypervisors"),
+    ),
     Case(
         HOST_ADMIN,
         "deletes a Hypervisor in maintenance",
@@ -201,6 +225,8 @@ USERS_AND_HOSTS = (
         ("node-a is in maintenance (new RAM)", "remove spec.maintenance"),
         first=IN_MAINTENANCE,
     ),
+    Case(COLLECTOR, "deletes a Hypervisor", ALLOWED, delete_host("a")),
+    Case(COLLECTOR, "deletes a Hypervisor in maintenance", HOST_DELETE, delete_host("a"), first=IN_MAINTENANCE),
     Case(HOST_ADMIN, "writes a status", BY_RBAC, report_host("a", agentVersion="1"), ("patch", '"hypervisors/status"')),
     Case(HOST_ADMIN, "reads a VM", BY_RBAC, get(lambda s: s.vm("a")), ("get", '"virtualmachines"')),
     *(

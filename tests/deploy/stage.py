@@ -17,6 +17,15 @@ OF_NO_NAMESPACE = "default"
 """The namespace of the Events about objects that are in no namespace."""
 STATUS = {"status": {"powerState": "Stopped"}}
 
+NO_OWNER = {
+    "apiVersion": "example.com/v1",
+    "kind": "Fleet",
+    "name": "gone",
+    "uid": "00000000-0000-0000-0000-000000000002",
+}
+OWNED = {"ownerReferences": [NO_OWNER]}
+"""With such an owner, the garbage collector would delete the object; it does not run here."""
+
 ALLOWED = "allowed"
 IGNORED = "no effect"
 UNKNOWN = "unknown token"

@@ -52,8 +52,10 @@ from tests.deploy.enrolled_cases import (
 from tests.deploy.enrolled_cases import CASES as CASES_OF_ENROLLED_HOSTS
 from tests.deploy.fleet_cases import (
     ACTIVE,
+    COLLECTOR,
     ELSEWHERE,
     HOST_ADMIN,
+    HOST_KEEPER,
     IN_SYNC,
     LEADER,
     MAINTENANCE,
@@ -71,6 +73,7 @@ from tests.deploy.stage import (
     IGNORED,
     LEASES,
     OTHER_TEAM,
+    OWNED,
     STATUS,
     TEAM,
     UNKNOWN,
@@ -92,6 +95,7 @@ POLICIES = (
     "virtsync-agent-events",
     "virtsync-agent-token",
     "virtsync-bind",
+    "virtsync-owner",
     "virtsync-hypervisor-delete",
     "virtsync-manager-vm",
     "virtsync-manager-hypervisor",
@@ -118,10 +122,12 @@ def cast(installed: ControlPlane) -> Iterator[dict[str, Caller]]:
     tokens[UNBOUND] = token(installed, AGENTS, "virtsync-agent")
     spec = _pod_spec(installed, "deployment/virtsync-manager")
     tokens[MANAGER] = pod_token(installed, AGENTS, "virtsync-manager", "node-c", spec)
+    _custom_role(installed, "host-keeper", ["hypervisors"], ["get", "update", "patch"])
     for who, namespace, account, role in (
         (ZEALOUS, "zealous", "virtsync-agent", "cluster-admin"),
         (ZEALOUS_MANAGER, "zealous", "virtsync-manager", "cluster-admin"),
         (HOST_ADMIN, TEAM, "host-admin", "virtsync-host-admin"),
+        (HOST_KEEPER, TEAM, "host-keeper", "host-keeper"),
         (COPY, "copy", "acme-agent", "virtsync-agent"),
         (NEIGHBOUR, TEAM, "neighbour", "system:discovery"),
     ):
@@ -152,6 +158,8 @@ def cast(installed: ControlPlane) -> Iterator[dict[str, Caller]]:
     cast[IMPERSONATOR] = Caller(installed, installed.token, {"Impersonate-User": name})
     name = f"system:serviceaccount:{AGENTS}:{ACCOUNT}"
     cast[HOST_IMPERSONATOR] = Caller(installed, installed.token, {"Impersonate-User": name})
+    name = "system:serviceaccount:kube-system:generic-garbage-collector"
+    cast[COLLECTOR] = Caller(installed, installed.token, {"Impersonate-User": name})
     with ExitStack() as ends:
         for caller in cast.values():
             ends.callback(caller.close)
@@ -349,6 +357,7 @@ def _in_force(cast: dict[str, Caller]) -> set[str]:
             Request("POST", f"/api/v1/namespaces/{AGENTS}/serviceaccounts/virtsync-manager/token?dryRun=All", {}),
         ),
         "virtsync-bind": (cast[AUTHOR], Request("PATCH", f"{free}/probe?dryRun=All", {"spec": {"nodeName": "b"}})),
+        "virtsync-owner": (cast[AUTHOR], Request("PATCH", f"{free}/probe?dryRun=All", {"metadata": OWNED})),
         "virtsync-agent-hypervisor": (agent, Request("POST", f"{HOSTS}?dryRun=All", host("new"))),
         "virtsync-hypervisor-delete": (cast[ROOT], Request("DELETE", f"{HOSTS}/probe?dryRun=All")),
         "virtsync-manager-vm": (zealous, Request("DELETE", f"{free}/probe?dryRun=All")),
@@ -380,7 +389,8 @@ def _pod_spec(controlplane: ControlPlane, workload: str) -> Json:
 
 
 def _custom_role(controlplane: ControlPlane, name: str, resources: list[str], verbs: list[str]) -> None:
-    resource = ",".join(f"virtualmachines.virtsync.dev{it.removeprefix('virtualmachines')}" for it in resources)
+    named = (it.partition("/") for it in resources)
+    resource = ",".join(f"{plural}.virtsync.dev{slash}{subresource}" for plural, slash, subresource in named)
     controlplane.kubectl("create", "clusterrole", name, f"--verb={','.join(verbs)}", f"--resource={resource}")
 
 
