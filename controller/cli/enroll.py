@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 LONGEST_NAME = 253 - len(HOST_ACCOUNT_PREFIX)
 ON_HOST = "/var/lib/virtsync/kubeconfig"
 """Where deploy/systemd/virtsync-agent.service expects the kubeconfig."""
-LOOPBACK = ("localhost", "127.", "::1")
 EPILOG = """\b
 Enroll a host, and let its agent begin:
   virtsync enroll kvm-7
@@ -75,7 +74,7 @@ def host_name(text: str) -> str:
     "--server",
     metavar="URL",
     default="",
-    help="The URL of the API server as the host reaches it.  [default: that of your kubeconfig]",
+    help="The https URL of the API server as the host reaches it.  [default: that of your kubeconfig, and its proxy]",
 )
 @click.option(
     "--lifetime",
@@ -129,14 +128,14 @@ def enroll(
 
 def _enroll(cluster: Cluster, enrollment: Enrollment, wish: _Wish) -> None:
     from controller.kube.hosts.enrollment import objects_of  # noqa: PLC0415
-    from controller.kube.hosts.kubeconfig import is_of_host, of_host, write  # noqa: PLC0415
+    from controller.kube.hosts.kubeconfig import cluster_of, is_of_host, of_host, write  # noqa: PLC0415
     from controller.kube.hosts.token import read_token  # noqa: PLC0415
 
     host, namespace, out = wish.host, wish.namespace, wish.out
     if out.exists() and not is_of_host(out, host):
         raise Rejected(f"{out} exists, and is not a kubeconfig of {host}: choose another file (--out)")
     access = cluster.api.credentials.current()
-    of_host(access, host, "", server=wish.server)  # raises Rejected before anything is created
+    reached = cluster_of(access, wish.server)  # raises Rejected before anything is created
     enrollment.check_installed()
     if _is_node(enrollment, host):
         click.echo(f"{host} is also a node of this cluster: only one agent can act for this name.", err=True)
@@ -151,14 +150,24 @@ def _enroll(cluster: Cluster, enrollment: Enrollment, wish: _Wish) -> None:
     found = read_token(token)
     until = f", valid until {api_time(found.lifetime.expires)}" if found else ""
     click.echo(f"Wrote {out} (mode 0600), with a token of {host}{until}.", err=True)
-    for line in _next_steps(wish, wish.server or access.server):
+    for line in (*_warnings(wish, reached), *_next_steps(wish)):
         click.echo(line, err=True)
 
 
-def _next_steps(wish: _Wish, server: str) -> Iterator[str]:
+def _warnings(wish: _Wish, reached: dict[str, Any]) -> Iterator[str]:
+    """Yield what the host can probably not reach in the cluster of its kubeconfig."""
+    from controller.kube.proxies import is_loopback  # noqa: PLC0415
+
+    for field, advice in (
+        ("server", f"give the one that {wish.host} can reach (--server)"),
+        ("proxy-url", f"change proxy-url in {wish.out} to what {wish.host} can reach, or remove it"),
+    ):
+        if (url := reached.get(field)) and is_loopback(urlsplit(url).hostname or ""):
+            yield f"{url} is an address of this machine: {advice}."
+
+
+def _next_steps(wish: _Wish) -> Iterator[str]:
     host = wish.host
-    if (urlsplit(server).hostname or "").startswith(LOOPBACK):
-        yield f"{server} is an address of this machine: give the one that {host} can reach (--server)."
     yield ""
     yield "Next:"
     yield f"  ssh root@{host} 'umask 077; mkdir -p /var/lib/virtsync; cat > {ON_HOST}' < {wish.out}"

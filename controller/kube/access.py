@@ -48,6 +48,8 @@ class Access:
     """The http:// URL of the proxy, without user and password. None if there is no proxy."""
     proxy_login: tuple[str, str] | None = field(default=None, repr=False)
     """The user and the password for the proxy."""
+    proxy_is_configured: bool = False
+    """Whether the proxy is from the kubeconfig. Otherwise it is from the environment of this machine."""
     authorization: str | None = field(default=None, repr=False)
     """The value of the Authorization header."""
     certificate: bytes | None = field(default=None, repr=False)

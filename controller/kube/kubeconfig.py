@@ -30,6 +30,7 @@ EXEC_TIMEOUT_S = 10.0
 EXEC_MARGIN = timedelta(minutes=1)
 """An exec plugin is run again if its last credential expires within this time."""
 EXEC_API = "client.authentication.k8s.io/"
+PROXY_FIELD = "proxy-url"
 
 CLUSTER = {
     "server",
@@ -37,7 +38,7 @@ CLUSTER = {
     "certificate-authority-data",
     "insecure-skip-tls-verify",
     "tls-server-name",
-    "proxy-url",
+    PROXY_FIELD,
     # This field has no effect, because neither HTTP client requests compression.
     "disable-compression",
     "extensions",
@@ -112,7 +113,7 @@ class Kubeconfig:
         return access
 
     def _cluster(self, cluster: Json) -> Access:
-        server = _server(text_in(cluster, "server"))
+        server = server_url(text_in(cluster, "server"), "its server")
         ca, insecure = self._content(cluster, "certificate-authority"), _flag(cluster, "insecure-skip-tls-verify")
         _flag(cluster, "disable-compression")
         if ca and insecure:
@@ -120,8 +121,8 @@ class Kubeconfig:
         access = Access(
             server=server, ca=ca, insecure=insecure, server_name=text_in(cluster, "tls-server-name") or None
         )
-        proxy = text_in(cluster, "proxy-url")
-        return _through_proxy(access, ("proxy-url", proxy) if proxy else proxy_of(server, self._environ))
+        proxy = text_in(cluster, PROXY_FIELD)
+        return _through_proxy(access, (PROXY_FIELD, proxy) if proxy else proxy_of(server, self._environ))
 
     def _user(self, user: Json, access: Access) -> Access:
         certificate, key = self._content(user, "client-certificate"), self._content(user, "client-key")
@@ -182,7 +183,7 @@ def of_pod(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access
     try:
         token = (folder / "token").read_text().strip()
         ca = (folder / "ca.crt").read_bytes()
-        server = _server(f"https://{f'[{host}]' if ':' in host else host}:{port}")
+        server = server_url(f"https://{f'[{host}]' if ':' in host else host}:{port}", "its server")
         access = Access(server=server, ca=ca, authorization=f"Bearer {token}")
         access = _through_proxy(access, proxy_of(server, environ))
         access.tls  # noqa: B018 - raises Rejected if the CA certificate cannot be used
@@ -210,7 +211,8 @@ def _through_proxy(access: Access, proxy: tuple[str, str] | None) -> Access:
         raise wrong
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     login = (unquote(url.username), unquote(url.password or "")) if url.username else None
-    return replace(access, proxy=f"http://{host}:{port or 80}", proxy_login=login)
+    found = f"http://{host}:{port or 80}"
+    return replace(access, proxy=found, proxy_login=login, proxy_is_configured=field == PROXY_FIELD)
 
 
 def _run(
@@ -279,13 +281,15 @@ def _cluster_info(cluster: Json) -> Json:
     return info | ({"config": config} if config else {})
 
 
-def _server(text: str) -> str:
+def server_url(text: str, what: str) -> str:
+    """Return the URL of an API server after checking it. `what` names it in the message. Raises Rejected."""
+    wrong = Rejected(f"{what} {text!r} is not a URL like https://10.0.0.1:6443")
     try:
         url = urllib3.util.parse_url(text)
     except urllib3.exceptions.LocationParseError as error:
-        raise Rejected(_first_line(error)) from error
+        raise wrong from error
     if url.scheme not in {"http", "https"} or not url.host:
-        raise Rejected(f"its server {text!r} is not a URL like https://10.0.0.1:6443")
+        raise wrong
     return text.rstrip("/")
 
 

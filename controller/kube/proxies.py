@@ -19,7 +19,7 @@ def proxy_of(server: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
     url = urlsplit(server)
     host, port = url.hostname or "", url.port or PORTS.get(url.scheme, 0)
     found = _variable(environ, f"{url.scheme}_proxy")
-    if not found or _is_loopback(host):
+    if not found or is_loopback(host):
         return None
     exceptions = _variable(environ, "no_proxy")
     if exceptions and any(_matches(host, port, entry.strip().lower()) for entry in exceptions[1].split(",")):
@@ -32,7 +32,8 @@ def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str] | None:
     return next(((one, environ[one]) for one in (name.upper(), name) if environ.get(one)), None)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether this name or address is that of each machine for itself."""
     address = _address(host)
     return address.is_loopback if address else host == "localhost"
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -29,6 +30,7 @@ from controller.kube.hosts.token import HostToken, read_token
 from controller.policy.renewal import Lifetime
 from controller.runtime.errors import Rejected
 from lab.agent import Agent
+from lab.connect import ConnectProxy
 from lab.controlplane import ControlPlane
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd
@@ -310,6 +312,31 @@ def test_whoever_may_not_enroll_learns_what_to_do(host: Enrolled) -> None:
     host.controlplane.kubectl(*binding)
     until(lambda: "--manifests | kubectl apply -f -" in host.enroll("--as", "ann").output, "no advice is given")
     assert not host.file.exists()
+
+
+@pytest.mark.parametrize("server", ["10.0.0.1:6443", "http://10.0.0.1:6443"])
+def test_a_url_that_the_host_cannot_use_creates_nothing(host: Enrolled, server: str) -> None:
+    ended = host.enroll("--server", server)
+    assert ended.exit_code == 2
+    assert server in ended.output
+    assert "https" in ended.output
+    found = host.controlplane.kubectl("get", "serviceaccounts", "-A", "-o", "name").stdout
+    assert f"virtsync-agent.{host.host}\n" not in found
+    assert not host.file.exists()
+
+
+def test_an_address_of_this_machine_is_pointed_out(host: Enrolled, tmp_path: Path) -> None:
+    with ConnectProxy(urlsplit(host.controlplane.url).port or 443) as proxy:
+        config = yaml.safe_load(host.controlplane.kubeconfig.read_text())
+        through = config["clusters"][0]["cluster"]["proxy-url"] = proxy.url
+        given = tmp_path / "mine"
+        given.write_text(json.dumps(config))
+        output = host.ok("--kubeconfig", str(given))
+    assert f"{host.controlplane.url} is an address of this machine: give the one that {host.host} can reach" in output
+    assert f"{through} is an address of this machine: change proxy-url in {host.file}" in output
+    assert "is an address of this machine" not in host.ok("--server", "https://10.0.0.1:6443")
+    cluster = yaml.safe_load(host.file.read_text())["clusters"][0]["cluster"]
+    assert (cluster["server"], "proxy-url" in cluster) == ("https://10.0.0.1:6443", False)
 
 
 def test_a_file_of_something_else_is_not_overwritten(host: Enrolled) -> None:

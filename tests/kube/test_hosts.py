@@ -2,7 +2,9 @@
 
 import base64
 import json
+import re
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import trustme
 import yaml
 
 from controller.kube.access import Access
-from controller.kube.hosts.kubeconfig import is_of_host, of_host, replace_token, write
+from controller.kube.hosts.kubeconfig import cluster_of, is_of_host, of_host, replace_token, write
 from controller.kube.hosts.token import host_of, host_token, read_token
 from controller.kube.kubeconfig import Kubeconfig
 from controller.runtime.errors import Rejected
@@ -84,7 +86,7 @@ def test_a_password_is_no_token() -> None:
 def test_the_kubeconfig_leads_to_the_same_api_server_as_the_host(tmp_path: Path) -> None:
     file = tmp_path / "kvm-7.kubeconfig"
     ca = trustme.CA().cert_pem.bytes()
-    access = Access(server="https://10.0.0.1:6443", ca=ca, server_name="kubernetes", proxy="http://10.0.0.2:3128")
+    access = replace(ACCESS, ca=ca, server_name="kubernetes", proxy="http://10.0.0.2:3128", proxy_is_configured=True)
     write(file, of_host(access, "kvm-7", token()).encode())
     read = Kubeconfig(file, {}).read(refused=False)
     assert (read.server, read.ca, read.server_name, read.proxy) == (
@@ -103,10 +105,54 @@ def test_the_url_can_be_that_which_the_host_reaches() -> None:
 
 
 @pytest.mark.parametrize(
+    ("environ", "server", "proxy"),
+    [
+        ({}, "", "http://10.0.0.2:3128"),
+        ({}, "https://10.0.0.1:6443/", "http://10.0.0.2:3128"),
+        ({}, "https://api.example.org", None),  # the host may reach this one without the proxy
+        ({"HTTPS_PROXY": "http://10.0.0.3:3128"}, "", "http://10.0.0.2:3128"),
+    ],
+)
+def test_the_proxy_is_that_of_the_kubeconfig(environ: dict[str, str], server: str, proxy: str | None) -> None:
+    cluster = cluster_of(_access(environ, **{"proxy-url": "http://10.0.0.2:3128"}), server)
+    assert cluster.get("proxy-url") == proxy
+
+
+@pytest.mark.parametrize("proxy", ["http://10.0.0.3:3128", "http://ann:secret@10.0.0.3:3128"])
+def test_a_proxy_of_the_environment_stays_on_this_machine(proxy: str) -> None:
+    access = _access({"HTTPS_PROXY": proxy})
+    assert access.proxy == "http://10.0.0.3:3128"
+    assert cluster_of(access, "") == {"server": "https://10.0.0.1:6443"}
+
+
+def _access(environ: dict[str, str], **cluster: str) -> Access:
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c"}}],
+        "clusters": [{"name": "c", "cluster": {"server": "https://10.0.0.1:6443"} | cluster}],
+    }
+    return Kubeconfig(Path("unread"), environ).access(config, refused=False)
+
+
+@pytest.mark.parametrize("server", ["10.0.0.1:6443", "api.example.org", "ftp://a", "https://", "https://a:b"])
+def test_a_url_of_no_api_server_is_refused(server: str) -> None:
+    with pytest.raises(Rejected, match=re.escape(f"the URL of the API server {server!r} is not a URL like https://")):
+        of_host(ACCESS, "kvm-7", token(), server=server)
+
+
+@pytest.mark.parametrize(
+    ("access", "server"), [(ACCESS, "http://10.0.0.1:8080"), (Access(server="http://10.0.0.1:8080"), "")]
+)
+def test_a_token_is_not_sent_in_clear_text(access: Access, server: str) -> None:
+    with pytest.raises(Rejected, match="is not an https URL"):
+        of_host(access, "kvm-7", token(), server=server)
+
+
+@pytest.mark.parametrize(
     ("access", "told"),
     [
-        (Access(server="https://a", insecure=True), "insecure-skip-tls-verify"),
-        (Access(server="https://a", proxy="http://b", proxy_login=("u", "p")), "proxy with a password"),
+        (replace(ACCESS, insecure=True), "insecure-skip-tls-verify"),
+        (replace(ACCESS, proxy="http://b", proxy_login=("u", "p"), proxy_is_configured=True), "proxy with a password"),
     ],
 )
 def test_what_a_host_must_not_get_is_refused(access: Access, told: str) -> None:

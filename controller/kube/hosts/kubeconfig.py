@@ -7,11 +7,12 @@ import os
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from controller.api.names import HOST_ACCOUNT_PREFIX
 from controller.kube.access import Access
 from controller.kube.hosts.token import read_token
-from controller.kube.kubeconfig import named, parsed, text_in
+from controller.kube.kubeconfig import PROXY_FIELD, named, parsed, server_url, text_in
 from controller.kube.manifests import document
 from controller.runtime.errors import Rejected
 
@@ -21,29 +22,15 @@ Json = dict[str, Any]
 
 
 def of_host(access: Access, host: str, token: str, *, server: str = "") -> str:
-    """Return a kubeconfig of a host, as YAML, for the API server of this access. `server` replaces its URL.
-
-    Raises Rejected if the access does not check the certificate of the API server.
-    """
-    if access.insecure:
-        raise Rejected("your kubeconfig has insecure-skip-tls-verify: use one that checks the API server's certificate")
-    if access.proxy_login:
-        raise Rejected("your kubeconfig has a proxy with a password, which the host must not get: use one without it")
+    """Return a kubeconfig of a host, as YAML, with the cluster that `cluster_of` returns. Raises Rejected."""
     name = HOST_ACCOUNT_PREFIX + host
-    cluster: Json = {"server": server or access.server}
-    if access.ca:
-        cluster["certificate-authority-data"] = base64.b64encode(access.ca).decode()
-    if access.server_name:
-        cluster["tls-server-name"] = access.server_name
-    if access.proxy:
-        cluster["proxy-url"] = access.proxy
     return document(
         {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": name,
             "contexts": [{"name": name, "context": {"cluster": "cluster", "user": name}}],
-            "clusters": [{"name": "cluster", "cluster": cluster}],
+            "clusters": [{"name": "cluster", "cluster": cluster_of(access, server)}],
             "users": [{"name": name, "user": {"token": token}}],
         },
         above=[
@@ -51,6 +38,29 @@ def of_host(access: Access, host: str, token: str, *, server: str = "") -> str:
             "of this host. The agent replaces the token before it expires.",
         ],
     )
+
+
+def cluster_of(access: Access, server: str) -> Json:
+    """Return the cluster of a host's kubeconfig: the API server of this access. `server` replaces its URL.
+
+    A proxy is only that of the kubeconfig, for the URL of the kubeconfig: the host need not reach what the environment
+    of this machine names. Raises Rejected if the host could not use the access, or the access is not safe.
+    """
+    if access.insecure:
+        raise Rejected("your kubeconfig has insecure-skip-tls-verify: use one that checks the API server's certificate")
+    url = server_url(server or access.server, "the URL of the API server")
+    if urlsplit(url).scheme != "https":
+        raise Rejected(f"{url} is not an https URL: the host would send its token to it in clear text")
+    cluster: Json = {"server": url}
+    if access.ca:
+        cluster["certificate-authority-data"] = base64.b64encode(access.ca).decode()
+    if access.server_name:
+        cluster["tls-server-name"] = access.server_name
+    if access.proxy and access.proxy_is_configured and url == access.server:
+        if access.proxy_login:
+            raise Rejected("your kubeconfig has a proxy with a password, which no host must get: use one without it")
+        cluster[PROXY_FIELD] = access.proxy
+    return cluster
 
 
 def is_of_host(file: Path, host: str) -> bool:
