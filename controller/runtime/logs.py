@@ -27,7 +27,9 @@ LIBRARIES = {
 STANDARD = {"timestamp", "level", "logger", "event", "exc_info", "stack", "stack_info", "exception"}
 """The fields that every line can have, whatever its event."""
 SUBJECTS = ("vm", "lease", "task")
-"""The fields that identify the subject of a line."""
+"""The fields that identify the subject of a line. The text format begins with them."""
+IDENTITY = (*SUBJECTS, "node")
+"""The fields by which lines with the same event are no repeats of each other."""
 REPEAT_EVERY_S = 30.0
 """A repeated warning is logged once in this time."""
 
@@ -65,9 +67,9 @@ def configure(log_format: str, level: str, stream: TextIO | None = None) -> None
 class RepeatFilter(logging.Filter):
     """Drops warnings and errors that repeat within `REPEAT_EVERY_S`. Thread-safe.
 
-    Two lines are repeats if they have the same event and the same subject. Lines of a library have no event: those of
-    one logger and one level count as repeats, because a library words each attempt differently. Lines below the level
-    warning, and virtsync's own lines with a traceback, are never dropped.
+    Two lines are repeats if they have the same event and the same fields `IDENTITY`. Lines of a library have no event:
+    those of one logger and one level count as repeats, because a library words each attempt differently. Lines below
+    the level warning, and virtsync's own lines with a traceback, are never dropped.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -81,7 +83,7 @@ class RepeatFilter(logging.Filter):
         ours: EventDict | None = record.msg if isinstance(record.msg, dict) else None
         if record.levelno < logging.WARNING or (ours and ours.get("exc_info")):
             return True
-        about = (ours["event"], *(str(ours.get(field, "")) for field in SUBJECTS)) if ours else (record.levelname,)
+        about = (ours["event"], *(str(ours.get(field, "")) for field in IDENTITY)) if ours else (record.levelname,)
         now_s, warning = self._clock(), (record.name, *about)
         with self._lock:  # a handler calls its filters before it acquires its own lock
             if self._until_s.get(warning, now_s) > now_s:

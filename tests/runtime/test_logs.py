@@ -115,6 +115,15 @@ def test_the_same_warning_about_another_vm_is_another_line() -> None:
     assert [json.loads(line)["vm"] for line in stream.getvalue().splitlines()] == ["default/web", "default/db"]
 
 
+def test_the_same_warning_about_another_node_is_another_line() -> None:
+    """As when a rack loses power, and the manager finds each of its nodes silent."""
+    stream = io.StringIO()
+    logs.configure("json", "info", stream)
+    for node in ("node-a", "node-b", "node-a"):
+        structlog.get_logger().warning("the agent of a node is silent", node=node, message="no Lease for 50 s")
+    assert [json.loads(line)["node"] for line in stream.getvalue().splitlines()] == ["node-a", "node-b"]
+
+
 @pytest.mark.parametrize(
     ("line", "text"),
     [
