@@ -102,6 +102,19 @@ def test_a_lease_is_ok_if_it_is_free_or_held_by_an_agent_of_this_host_that_renew
     assert detail in finding.detail
 
 
+def test_the_log_is_that_of_the_agent_of_this_node() -> None:
+    held = lease("pod-uid")
+    of_pod = judge(held, "virtsync-system/node-a", OURS, LONG_AGO).fix
+    assert "-l app.kubernetes.io/component=agent --field-selector spec.nodeName=node-a)" in of_pod
+    of_unit = judge(held, "virtsync-system/kvm-7", OURS, LONG_AGO, enrolled=True).fix
+    assert of_unit.startswith("journalctl --unit virtsync-agent ")
+
+
+def test_another_agent_of_an_enrolled_host_runs_in_no_pod() -> None:
+    finding = judge(lease("x"), "virtsync-system/kvm-7", OURS, NOW, enrolled=True)
+    assert finding.fix.startswith("systemctl stop virtsync-agent  # on the other machine with a kubeconfig of kvm-7")
+
+
 def test_the_holder_of_a_lease_cannot_put_a_command_into_the_fix() -> None:
     finding = judge(lease("x'; touch /tmp/taken; '"), "virtsync-system/node-a", OURS, NOW)
     command, *_ = finding.fix.partition("  #")

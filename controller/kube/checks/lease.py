@@ -39,11 +39,15 @@ def check_lease(probe: Probe, namespace: str, node_name: str, claimant: Claimant
     renewed = as_time(spec.get("renewTime"))
     # The holder's clock is compared with that of the API server, because nobody can wait here for a renewal.
     now = datetime.now(UTC).timestamp() - (answer.clock_ahead_s or 0.0)
-    return judge(answer.body, name, claimant, now - renewed.timestamp() if renewed else None)
+    age_s = now - renewed.timestamp() if renewed else None
+    return judge(answer.body, name, claimant, age_s, enrolled=probe.host_token is not None)
 
 
-def judge(lease: Json, name: str, claimant: Claimant, age_s: float | None) -> Finding:
-    """Return the finding for a Lease that was renewed `age_s` seconds ago (None: never). Pure."""
+def judge(lease: Json, name: str, claimant: Claimant, age_s: float | None, *, enrolled: bool = False) -> Finding:
+    """Return the finding for a Lease that was renewed `age_s` seconds ago (None: never). Pure.
+
+    `enrolled`: whether this is a host that is no node, so that its agent runs in no Pod.
+    """
     spec = as_map(lease.get("spec"))
     holder, duration_s = spec.get("holderIdentity") or "", spec.get("leaseDurationSeconds") or 0
     if not holder:
@@ -55,19 +59,34 @@ def judge(lease: Json, name: str, claimant: Claimant, age_s: float | None) -> Fi
     if age_s is not None and age_s < duration_s:
         if is_ours:
             return ok(f"{name} is held by this node's agent ({holder}), {age}")
-        found = (
-            "{range .items[?(@.metadata.uid==" + json.dumps(holder) + ")]}{.metadata.namespace}/{.metadata.name}{end}"
-        )
-        show = f"kubectl get pods -A -o jsonpath={shlex.quote(found)}"
         return missing(
-            f"{name} is held by another agent ({holder}), {age}",
-            f"{show}  # end that agent, or give one of the two its own --node-name",
+            f"{name} is held by another agent ({holder}), {age}", _end_other(name, holder, enrolled=enrolled)
         )
     if is_ours and claimant.lock_held:
         return missing(
             f"{name} is held by this node's agent ({holder}), but {age}: it does not work",
-            f"kubectl -n {name.partition('/')[0]} logs daemonset/virtsync-agent  # the log says why",
+            f"{_log(name, enrolled=enrolled)}  # the log says why",
         )
     if is_of_host:
         return ok(f"{name} was left by a former agent of this host ({holder}), {age}; the next agent takes it at once")
     return ok(f"{name} was left by {holder}, {age}; an agent takes it once it has seen no renewal for {duration_s} s")
+
+
+def _end_other(name: str, holder: str, *, enrolled: bool) -> str:
+    """Return the command that finds or ends the agent that holds the Lease."""
+    if enrolled:
+        node = name.partition("/")[2]
+        other = f"on the other machine with a kubeconfig of {node}; then enroll that machine under its own name"
+        return f"systemctl stop virtsync-agent  # {other}"
+    found = "{range .items[?(@.metadata.uid==" + json.dumps(holder) + ")]}{.metadata.namespace}/{.metadata.name}{end}"
+    show = f"kubectl get pods -A -o jsonpath={shlex.quote(found)}"
+    return f"{show}  # end that agent, or give one of the two its own --node-name"
+
+
+def _log(name: str, *, enrolled: bool) -> str:
+    """Return the command that shows the log of this node's agent. `kubectl logs` itself cannot select by node."""
+    if enrolled:
+        return "journalctl --unit virtsync-agent --lines 100"
+    namespace, _, node = name.partition("/")
+    selected = f"-l app.kubernetes.io/component=agent --field-selector spec.nodeName={shlex.quote(node)}"
+    return f"kubectl -n {namespace} logs --tail 100 $(kubectl -n {namespace} get pods -o name {selected})"
