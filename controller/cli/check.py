@@ -12,6 +12,7 @@ import click
 from controller.agent.settings import Settings
 from controller.api.setting import Duration
 from controller.cli.options import SettingsCommand, options_of, reads
+from controller.cli.vm.cluster import failures
 
 if TYPE_CHECKING:
     from controller.kube.checks.lease import Claimant
@@ -68,7 +69,7 @@ def check(*, output: str, timeout_s: float, **given: Any) -> None:
     Nothing is written, on the host or in the cluster, and no VM is touched. The command ends even if libvirt or the API
     server hangs: no check takes longer than --timeout.
 
-    Exit code: 0: nothing is missing; 1: something is missing; 2: an option is wrong.
+    Exit code: 0: nothing is missing; 1: something is missing; 2: wrong usage, or an error.
     """
     try:
         settings = Settings(**given)
@@ -76,9 +77,15 @@ def check(*, output: str, timeout_s: float, **given: Any) -> None:
         raise click.UsageError(str(error)) from error
     # Imported here, so that --help and the error for a wrong value appear without delay.
     from controller.runtime import logs  # noqa: PLC0415
-    from controller.runtime.checks import State, run_all  # noqa: PLC0415
 
     logs.configure("text", "error")
+    with failures():  # because 1 means that something is missing
+        _check(settings, output, timeout_s)
+
+
+def _check(settings: Settings, output: str, timeout_s: float) -> None:
+    from controller.runtime.checks import State, run_all  # noqa: PLC0415
+
     findings = run_all(_checks(settings), timeout_s)
     lacking = [name for name, finding in findings.items() if finding.state is State.MISSING]
     if output == "json":

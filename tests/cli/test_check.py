@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -57,11 +58,19 @@ def test_a_wrong_option_is_one_sentence_and_exit_2(words: str, told: str) -> Non
     assert told in " ".join(ended.stderr.splitlines()[-1:])
 
 
+def test_an_output_that_cannot_be_written_is_an_error_and_nothing_is_missing() -> None:
+    command = [sys.executable, "-m", "controller", "check", "--node-name", "a", "--timeout", "0.1s"]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    told = "Error: the output cannot be written: No space left on device.\n"
+    assert (ended.returncode, ended.stderr) == (2, told)
+
+
 def test_help_teaches() -> None:
     told = " ".join(CliRunner().invoke(main, ["check", "--help"]).output.split())
     for sentence in (
         "Nothing is written",
-        "Exit code: 0: nothing is missing; 1: something is missing; 2: an option is wrong.",
+        "Exit code: 0: nothing is missing; 1: something is missing; 2: wrong usage, or an error.",
         "kubectl -n virtsync-system exec ds/virtsync-agent -- virtsync check",
         "virtsync check --node-name node-a --kubeconfig FILE",
     ):

@@ -243,6 +243,32 @@ def test_an_error_ends_with_2_and_one_sentence(crd: ControlPlane, words: tuple[s
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("everything", [False, True])
+def test_an_output_that_cannot_be_written_is_an_error_and_no_drift(crd: ControlPlane, *, everything: bool) -> None:
+    """`everything`: stderr cannot be written either, as with a log on a full disk."""
+    with Path("/dev/full").open("w") as full:
+        errors = full if everything else subprocess.PIPE
+        ended = subprocess.run(drift(crd), stdout=full, stderr=errors, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert everything or ended.stderr == "Error: the output cannot be written: No space left on device.\n"
+
+
+def test_an_output_that_nobody_reads_is_no_drift(crd: ControlPlane) -> None:
+    """As in `| head -1`: it ends as kubectl does."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        ended = subprocess.run(drift(crd), stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    finally:
+        os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def drift(controlplane: ControlPlane) -> list[str]:
+    words = ["vm", "drift", "-A", "-o", "json", "--kubeconfig", str(controlplane.kubeconfig)]
+    return [sys.executable, "-m", "controller", *words]
+
+
 def test_an_api_server_that_is_not_there_is_an_error_and_no_drift(crd: ControlPlane, tmp_path: Path) -> None:
     file = written(tmp_path / "dead", "dead", "https://127.0.0.1:1", {})
     ended = kubectl(crd, "virtsync", "drift", "-A", kubeconfig=str(file))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, update_wrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -27,12 +27,19 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
+UNREAD = 141
+"""The exit code if nobody reads the output any more, as in `| head -1`: that of kubectl, which SIGPIPE ends."""
 
 
 class Failure(click.ClickException):
     """An error that is neither drift nor wrong usage. The exit code is 2, because 1 means drift."""
 
     exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message. If stderr cannot be written, the exit code stays."""
+        with suppress(OSError):
+            super().show(file)
 
 
 @dataclass
@@ -160,7 +167,8 @@ def without_warnings() -> Iterator[None]:
 def failures() -> Iterator[None]:
     """Show what a request raises as an error message, and end with exit code 2. After Ctrl-C it is 130.
 
-    An exception that nobody expects ends with 2 as well. Python would end with 1, which means drift.
+    An exception that nobody expects ends with 2 as well, and so does an output that cannot be written. Python would end
+    with 1, which means drift. An output that nobody reads any more ends with 141.
     """
     try:
         yield
@@ -168,8 +176,23 @@ def failures() -> Iterator[None]:
         raise Failure(f"{plain(str(error)).rstrip('.')}.") from error
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except (click.exceptions.Exit, click.ClickException, click.Abort, OSError):
-        raise  # click has a message for each, also if nobody reads stdout any more
+    except (click.exceptions.Exit, click.ClickException, click.Abort):
+        raise  # click has a message for each
+    except BrokenPipeError:
+        _abandon_output()
+        sys.exit(UNREAD)
+    except OSError as error:
+        if not error.filename:
+            _abandon_output()
+        what = error.filename or "the output cannot be written"
+        raise Failure(f"{what}: {error.strerror or error}.") from error
     except Exception:  # noqa: BLE001 - shown, with the exit code of an error
-        traceback.print_exc()
+        with suppress(OSError):
+            traceback.print_exc()
         sys.exit(Failure.exit_code)
+
+
+def _abandon_output() -> None:
+    """Close stdout, so that Python does not try to write the rest at its end, and change the exit code if it fails."""
+    with suppress(OSError):
+        sys.stdout.close()
