@@ -183,17 +183,22 @@ def _next_steps(wish: _Wish) -> Iterator[str]:
 def _revoke(enrollment: Enrollment, host: str, namespace: str) -> None:
     from controller.kube.hosts.enrollment import objects_of  # noqa: PLC0415
 
+    found = False
     # The ServiceAccount is the first: without it, no token of it is valid.
-    deleted = [place for place in objects_of(host, namespace) if enrollment.delete(place)]
-    for place in deleted:
-        click.echo(f"Deleted {place}", err=True)
-    if not deleted:
+    with _advice(f"somebody who may delete it can run `virtsync enroll {host} --namespace {namespace} --revoke`"):
+        for place in objects_of(host, namespace):
+            if enrollment.delete(place):
+                found = True
+                click.echo(f"Deleted {place}", err=True)
+                if place.manifest["kind"] == "ServiceAccount":
+                    click.echo(
+                        f"Within 10 seconds the API server accepts no token of {host}. Its VMs keep running, and"
+                        " nothing manages them.",
+                        err=True,
+                    )
+    if not found:
         click.echo(f"{host} is not enrolled in namespace {namespace}.", err=True)
         return
-    click.echo(
-        f"Within 10 seconds the API server accepts no token of {host}. Its VMs keep running, and nothing manages them.",
-        err=True,
-    )
     click.echo(
         f"If the host is gone: kubectl delete kvmhost {host}; kubectl -n {namespace} delete lease {host}", err=True
     )

@@ -314,6 +314,32 @@ def test_whoever_may_not_enroll_learns_what_to_do(host: Enrolled) -> None:
     assert not host.file.exists()
 
 
+def test_a_revocation_that_stops_halfway_tells_what_it_has_done(host: Enrolled) -> None:
+    host.ok()
+    words = ("--verb=delete", "--resource=serviceaccounts,roles")
+    host.controlplane.kubectl("create", "clusterrole", "deletes-accounts", *words)
+    host.controlplane.kubectl("create", "clusterrolebinding", "eve", "--clusterrole=deletes-accounts", "--user=eve")
+    name = f"virtsync-agent.{host.host}"
+
+    def may_delete() -> bool:
+        words = ("auth", "can-i", "delete", f"role/{name}", f"--namespace={AGENTS}", "--as=eve")
+        return host.controlplane.kubectl(*words, check=False).returncode == 0
+
+    until(may_delete, "the rights do not arrive")
+    ended = host.enroll("--revoke", "--as", "eve")
+    account, tokens, role, refused = ended.output.splitlines()
+    assert ended.exit_code == 2
+    assert (account, role) == (f"Deleted ServiceAccount {name}", f"Deleted Role {name}")
+    assert tokens.startswith(f"Within 10 seconds the API server accepts no token of {host.host}.")
+    assert refused.endswith(
+        f"; somebody who may delete it can run `virtsync enroll {host.host} --namespace {AGENTS} --revoke`."
+    )
+    rest = host.ok("--revoke")
+    assert "ServiceAccount" not in rest
+    assert "Within 10 seconds" not in rest
+    assert f"Deleted ClusterRoleBinding {name}" in rest
+
+
 @pytest.mark.parametrize("server", ["10.0.0.1:6443", "http://10.0.0.1:6443"])
 def test_a_url_that_the_host_cannot_use_creates_nothing(host: Enrolled, server: str) -> None:
     ended = host.enroll("--server", server)
