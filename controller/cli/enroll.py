@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -167,11 +168,11 @@ def _warnings(wish: _Wish, reached: dict[str, Any]) -> Iterator[str]:
 
 
 def _next_steps(wish: _Wish) -> Iterator[str]:
-    host = wish.host
+    host, out = wish.host, shlex.quote(str(wish.out))
     yield ""
     yield "Next:"
-    yield f"  ssh root@{host} 'umask 077; mkdir -p /var/lib/virtsync; cat > {ON_HOST}' < {wish.out}"
-    yield f"  rm {wish.out}    # whoever has it is the agent of {host}"
+    yield f"  ssh root@{host} 'umask 077; mkdir -p /var/lib/virtsync; cat > {ON_HOST}' < {out}"
+    yield f"  rm {out}    # whoever has it is the agent of {host}"
     yield f"Then on {host}:"
     yield f"  virtsync check --node-name {host} --kubeconfig {ON_HOST} --lease-namespace {wish.namespace}"
     yield f"  echo NODE_NAME={host} >> /etc/default/virtsync-agent"

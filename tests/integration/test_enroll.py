@@ -6,6 +6,7 @@ The API server, libvirtd, the guests and the agent are real; there is no Node of
 import base64
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -363,6 +364,17 @@ def test_an_address_of_this_machine_is_pointed_out(host: Enrolled, tmp_path: Pat
     assert "is an address of this machine" not in host.ok("--server", "https://10.0.0.1:6443")
     cluster = yaml.safe_load(host.file.read_text())["clusters"][0]["cluster"]
     assert (cluster["server"], "proxy-url" in cluster) == ("https://10.0.0.1:6443", False)
+
+
+def test_the_printed_commands_can_be_pasted(host: Enrolled, tmp_path: Path) -> None:
+    folder = tmp_path / "a folder; $HOME"
+    folder.mkdir()
+    host.file = folder / "it's.kubeconfig"
+    output = host.ok()
+    remove = next(line for line in output.splitlines() if line.startswith("  rm "))
+    copy = next(line for line in output.splitlines() if line.startswith("  ssh "))
+    assert shlex.split(remove, comments=True) == ["rm", str(host.file)]
+    assert shlex.split(copy)[-2:] == ["<", str(host.file)]
 
 
 def test_a_file_of_something_else_is_not_overwritten(host: Enrolled) -> None:

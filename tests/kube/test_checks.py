@@ -10,6 +10,7 @@ import yaml
 from controller.api.hypervisor import HypervisorStatus
 from controller.api.json_mapping import json_paths
 from controller.api.virtualmachine import Status
+from controller.kube.checks.access import SERVICE_ACCOUNT, User, grant
 from controller.kube.checks.lease import Claimant, judge
 from controller.kube.checks.rights import CLUSTER_RIGHTS, LEASE_RIGHTS, Right
 from controller.kube.checks.server import CLOCK_LIMIT_S, check_clock
@@ -21,6 +22,7 @@ RBAC = Path(__file__).parents[2] / "deploy/base/rbac.yaml"
 OURS = Claimant("pod-uid", "boot 00:2a:7", lock_held=True)
 STRANGER = Claimant(None, "other-boot 00:2a:7", lock_held=False)
 CRASHED = Claimant(None, "boot 00:2a:7", lock_held=False)
+TAKEN = "x; touch /tmp/taken"
 NEVER, NOW, LONG_AGO = None, 3.0, 3600.0
 
 Json = dict[str, Any]
@@ -113,6 +115,11 @@ def test_the_log_is_that_of_the_agent_of_this_node() -> None:
 def test_another_agent_of_an_enrolled_host_runs_in_no_pod() -> None:
     finding = judge(lease("x"), "virtsync-system/kvm-7", OURS, NOW, enrolled=True)
     assert finding.fix.startswith("systemctl stop virtsync-agent  # on the other machine with a kubeconfig of kvm-7")
+
+
+@pytest.mark.parametrize("user", [User(TAKEN, ""), User(f"{SERVICE_ACCOUNT}{TAKEN}", ""), User("u", TAKEN, TAKEN)])
+def test_the_name_of_a_user_cannot_put_a_command_into_the_fix(user: User) -> None:
+    assert TAKEN in {word.rpartition("=")[2] for word in shlex.split(grant(user, None))}
 
 
 def test_the_holder_of_a_lease_cannot_put_a_command_into_the_fix() -> None:

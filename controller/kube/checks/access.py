@@ -34,7 +34,7 @@ class User:
     def flag(self) -> str:
         """The flag by which `kubectl create clusterrolebinding` names this user."""
         if self.name.startswith(SERVICE_ACCOUNT):
-            return f"--serviceaccount={self.name.removeprefix(SERVICE_ACCOUNT)}"
+            return f"--serviceaccount={shlex.quote(self.name.removeprefix(SERVICE_ACCOUNT))}"
         return f"--user={shlex.quote(self.name)}"
 
 
@@ -54,7 +54,7 @@ def grant(user: User | None, namespace: str | None) -> str:
     if user is None or user.name.endswith(f":{AGENT}"):
         return INSTALL
     if user.host_namespace:
-        return f"virtsync enroll {user.node} --namespace {user.host_namespace}"
+        return f"virtsync enroll {shlex.quote(user.node)} --namespace {shlex.quote(user.host_namespace)}"
     if namespace:
         return f"kubectl create rolebinding {AGENT}-user --namespace={namespace} --role={AGENT} {user.flag}"
     return f"kubectl create clusterrolebinding {AGENT}-user --clusterrole={AGENT} {user.flag}"
@@ -75,7 +75,7 @@ def check_token(probe: Probe, user: User | None, node_name: str) -> Finding:
     if user.node:
         return missing(
             f"{user.name} is {bound}, and --node-name is {node_name}",
-            f"virtsync check --node-name {user.node}  # and the same option for the agent",
+            f"virtsync check --node-name {shlex.quote(user.node)}  # and the same option for the agent",
         )
     resources = ",".join(f"{plural}.{GROUP}" for plural in (PLURAL, HYPERVISOR_PLURAL))
     role = f"{AGENT}-{REPORT}"

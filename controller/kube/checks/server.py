@@ -100,7 +100,8 @@ class ApiServer:
             return missing(
                 f"{probe.server} does not accept the token of {token.host} (401): the host was revoked, or the token"
                 f" has expired ({api_time(token.lifetime.expires)})",
-                f"virtsync enroll {token.host} --namespace {token.namespace}  # then copy the kubeconfig to this host",
+                f"virtsync enroll {shlex.quote(token.host)} --namespace {shlex.quote(token.namespace)}"
+                "  # then copy the kubeconfig to this host",
             )
         if answer.status == 401:
             return missing(
