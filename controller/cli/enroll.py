@@ -137,10 +137,11 @@ def _enroll(cluster: Cluster, enrollment: Enrollment, wish: _Wish) -> None:
         raise Rejected(f"{out} exists, and is not a kubeconfig of {host}: choose another file (--out)")
     access = cluster.api.credentials.current()
     reached = cluster_of(access, wish.server)  # raises Rejected before anything is created
-    enrollment.check_installed()
+    again = f"virtsync enroll {host} --namespace {namespace}"
+    with _advice(f"this shows whether virtsync is installed, so somebody who has the right must run `{again}`"):
+        enrollment.check_installed()
     if _is_node(enrollment, host):
         click.echo(f"{host} is also a node of this cluster: only one agent can act for this name.", err=True)
-    again = f"virtsync enroll {host} --namespace {namespace}"
     with _advice(f"somebody who may create it can run `{again} --manifests | kubectl apply -f -`; then run this again"):
         for place in objects_of(host, namespace):
             if done := enrollment.ensure(place):

@@ -303,6 +303,7 @@ def test_whoever_may_not_enroll_learns_what_to_do(host: Enrolled) -> None:
     ended = host.enroll("--as", "ann", "--as-group", "system:authenticated")
     assert ended.exit_code == 2
     assert "lacks a permission" in ended.output
+    assert f"must run `virtsync enroll {host.host} --namespace {AGENTS}`" in ended.output
     host.controlplane.kubectl("create", "clusterrolebinding", "ann", "--clusterrole=view", "--user=ann")
     readers = ("--verb=get", "--resource=roles,validatingadmissionpolicybindings,clusterrolebindings,rolebindings")
     host.controlplane.kubectl("create", "clusterrole", "reads-rbac", *readers)
@@ -313,6 +314,34 @@ def test_whoever_may_not_enroll_learns_what_to_do(host: Enrolled) -> None:
     host.controlplane.kubectl(*binding)
     until(lambda: "--manifests | kubectl apply -f -" in host.enroll("--as", "ann").output, "no advice is given")
     assert not host.file.exists()
+
+
+def test_the_documented_rights_are_enough(host: Enrolled) -> None:
+    """Those in docs/install.md, without the right to read nodes."""
+    rbac, admission = "rbac.authorization.k8s.io", "admissionregistration.k8s.io"
+    write, agent = ["get", "create", "patch", "delete"], ["virtsync-agent"]
+    of_namespace = [
+        {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": write},
+        {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]},
+        {"apiGroups": [rbac], "resources": ["roles", "rolebindings"], "verbs": write},
+        {"apiGroups": [rbac], "resources": ["roles"], "resourceNames": agent, "verbs": ["bind"]},
+    ]
+    of_cluster = [
+        {"apiGroups": [rbac], "resources": ["clusterrolebindings"], "verbs": write},
+        {"apiGroups": [rbac], "resources": ["clusterroles"], "resourceNames": agent, "verbs": ["bind"]},
+        {"apiGroups": [admission], "resources": ["validatingadmissionpolicybindings"], "verbs": ["get"]},
+    ]
+    for kind, rules in (("Role", of_namespace), ("ClusterRole", of_cluster)):
+        meta = {"name": "enroller"} | ({"namespace": AGENTS} if kind == "Role" else {})
+        about = {"apiVersion": f"{rbac}/v1", "metadata": meta}
+        subjects = [{"apiGroup": rbac, "kind": "User", "name": "una"}]
+        binding = {"kind": f"{kind}Binding", "roleRef": {"apiGroup": rbac, "kind": kind, "name": "enroller"}}
+        for made in ({"kind": kind, "rules": rules}, binding | {"subjects": subjects}):
+            host.controlplane.kubectl("create", "-f", "-", input=json.dumps(about | made))
+    until(lambda: host.enroll("--as", "una").exit_code == 0, "una may not enroll the host")
+    with closing(host.caller()) as caller:
+        until(lambda: caller.ask(Request("GET", f"{VMS}/virtualmachines")).granted, "its token is not accepted")
+    assert "Deleted ClusterRoleBinding" in host.ok("--revoke", "--as", "una")
 
 
 def test_a_revocation_that_stops_halfway_tells_what_it_has_done(host: Enrolled) -> None:
