@@ -1,6 +1,9 @@
 """What the checks of the API server say of clocks, Leases and rights."""
 
+import json
 import shlex
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from controller.api.virtualmachine import Status
 from controller.kube.checks.access import SERVICE_ACCOUNT, User, grant
 from controller.kube.checks.lease import Claimant, judge
 from controller.kube.checks.rights import CLUSTER_RIGHTS, LEASE_RIGHTS, Right
-from controller.kube.checks.server import CLOCK_LIMIT_S, check_clock
+from controller.kube.checks.server import CLOCK_LIMIT_S, ApiServer, check_clock
 from controller.kube.lease import LOCK
 from controller.runtime.checks import State
 from tests.api.documents import CRD, HYPERVISOR_CRD
@@ -115,6 +118,41 @@ def test_the_log_is_that_of_the_agent_of_this_node() -> None:
 def test_another_agent_of_an_enrolled_host_runs_in_no_pod() -> None:
     finding = judge(lease("x"), "virtsync-system/kvm-7", OURS, NOW, enrolled=True)
     assert finding.fix.startswith("systemctl stop virtsync-agent  # on the other machine with a kubeconfig of kvm-7")
+
+
+class SomethingElse(BaseHTTPRequestHandler):
+    """A web server that is no API server, and says 200 to everything."""
+
+    text: bytes
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.text)))
+        self.end_headers()
+        self.wfile.write(self.text)
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("text", [b"", b"<html>It works!</html>", b"{}", b'{"status": "ok"}', b"[]"])
+def test_what_is_not_kubernetes_is_told_so(text: bytes, tmp_path: Path) -> None:
+    """Such as a portal of a network, or the wrong port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Else", (SomethingElse,), {"text": text})) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        config = {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c"}}],
+            "clusters": [{"name": "c", "cluster": {"server": url}}],
+        }
+        (tmp_path / "kubeconfig").write_text(json.dumps(config))
+        finding = ApiServer(tmp_path / "kubeconfig", "node-a").check_server()
+        server.shutdown()
+    assert (finding.state, finding.detail) == (State.MISSING, f"{url} answered 200, and no version of Kubernetes")
 
 
 @pytest.mark.parametrize("user", [User(TAKEN, ""), User(f"{SERVICE_ACCOUNT}{TAKEN}", ""), User("u", TAKEN, TAKEN)])

@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 
 from controller.api.clock import api_time
+from controller.api.json_mapping import as_map, as_text
 from controller.api.names import AGENT, GROUP, HYPERVISOR_PLURAL, PLURAL
 from controller.kube.checks.probe import Json, Probe
 from controller.kube.checks.rights import REPORT, Right
@@ -42,11 +43,12 @@ def whoami(probe: Probe) -> User | None:
     """Return who this process is; None if the API server does not say so. Raises Transient."""
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
     answer = probe.review("/apis/authentication.k8s.io/v1/selfsubjectreviews", body)
-    if not answer.granted:
+    user = as_map(as_map(answer.body.get("status")).get("userInfo"))
+    name, nodes = as_text(user.get("username")), as_map(user.get("extra")).get(NODE_NAME) or ()
+    if not answer.granted or not name:
         return None
-    user = answer.body["status"]["userInfo"]
-    namespace, host = host_of(user["username"])
-    return User(user["username"], host or next(iter((user.get("extra") or {}).get(NODE_NAME, ())), ""), namespace)
+    namespace, host = host_of(name)
+    return User(name, host or next(iter(nodes), ""), namespace)
 
 
 def grant(user: User | None, namespace: str | None) -> str:
@@ -113,4 +115,4 @@ def _allowed(probe: Probe, right: Right, verb: str, namespace: str | None) -> bo
     answer = probe.review(REVIEWS, review)
     if not answer.granted:
         raise Transient(answer.message)
-    return bool(answer.body["status"].get("allowed"))
+    return bool(as_map(answer.body.get("status")).get("allowed"))

@@ -26,7 +26,7 @@ def check_type(probe: Probe, plural: str, kind: str, status: type) -> Finding:
     served = probe.get(paths.RESOURCES)
     if not served.granted and served.status != 404:
         return not_visible(served.message)
-    if plural not in {one.get("name") for one in served.body.get("resources", ())}:
+    if plural not in {one.get("name") for one in served.body.get("resources") or ()}:
         return missing(f"the API server does not serve {plural} of {GROUP}/{VERSION}", INSTALL)
     published = probe.get(OPENAPI)
     schemas = as_map(as_map(published.body.get("components")).get("schemas"))

@@ -107,7 +107,6 @@ class ApiServer:
             return missing(
                 f"{probe.server} does not accept the credentials (401)", f"{self._kubectl} auth whoami  # must answer"
             )
-        user = whoami(probe)
         version, minor = as_text(answer.body.get("gitVersion")), as_text(answer.body.get("minor"))
         found = re.match(r"[0-9]+", minor or "")
         if not version or not found:
@@ -117,6 +116,7 @@ class ApiServer:
         if int(found[0]) < OLDEST_MINOR:
             upgrade = "kubeadm upgrade plan  # or as your distribution does it"
             return missing(f"Kubernetes {version}: virtsync needs 1.{OLDEST_MINOR} or newer", upgrade)
+        user = whoami(probe)
         self._reached = _Reached(probe, answer.clock_ahead_s, user)
         return ok(f"Kubernetes {version} at {probe.server}{f', as {user.name}' if user else ''}")
 
