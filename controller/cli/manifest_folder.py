@@ -6,6 +6,7 @@ changed, except that a kustomization gets the entries of new files.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,6 +22,9 @@ from controller.runtime.errors import Rejected
 KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 """The names that kustomize accepts. It accepts only one of them in a folder."""
 
+SUFFIXES = {".yaml", ".yml", ".json"}
+"""The files that kustomize and kubectl read."""
+
 Json = dict[str, Any]
 
 
@@ -33,7 +37,7 @@ class ManifestFolder:
         self.objects: list[VirtualMachine] = []
         """The VirtualMachine objects in the files."""
         self.files: set[tuple[str, str]] = set()
-        """A pair (folder, name without .yaml) for each file that exists in a folder of a node."""
+        """A pair (folder, name without its suffix) for each file that exists in a folder of a node."""
         self._new: dict[Path, str] = {}
         for path in _manifests(root):
             self.objects += _virtual_machines(path)
@@ -83,19 +87,41 @@ class ManifestFolder:
 
 
 def _manifests(root: Path) -> Iterator[Path]:
-    """Yield the YAML files below a folder, in a stable order. Hidden files and folders are left out."""
-    for path in sorted(root.rglob("*.y*ml")):
+    """Yield the YAML and JSON files below a folder, in a stable order. Hidden files and folders are left out."""
+    for path in sorted(root.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if path.suffix in {".yaml", ".yml"} and path.is_file() and not hidden:
+        if path.suffix in SUFFIXES and path.is_file() and not hidden:
             yield path
 
 
 def _virtual_machines(path: Path) -> list[VirtualMachine]:
     try:
-        found = manifests.documents(_read(path))
+        found = _documents(path)
     except Rejected as error:
         raise Rejected(f"{path} cannot be read, so its objects are not known: {error}") from error
-    return [parse(one) for one in found if isinstance(one, dict) and _is_vm(one)]
+    return [parse(raw) for document in found for raw in _objects(document) if _is_vm(raw)]
+
+
+def _documents(path: Path) -> list[object]:
+    text = _read(path)
+    if path.suffix == ".json":
+        with suppress(ValueError):  # it can also be several documents, which YAML reads
+            return [json.loads(text)]  # YAML does not allow the tabs of JSON
+    return manifests.documents(text)
+
+
+def _objects(document: object) -> Iterator[Json]:
+    """Yield the objects of a document: those of a list (`kind: List`, `VirtualMachineList`), or the only one."""
+    if not isinstance(document, dict):
+        return
+    if not isinstance(items := document.get("items"), list):
+        yield document
+        return
+    # As kubectl reads a list: an item without a kind is of the kind of the list.
+    kind = {"apiVersion": document.get("apiVersion"), "kind": str(document.get("kind", "")).removesuffix("List")}
+    for item in items:
+        if isinstance(item, dict):
+            yield from _objects(kind | item)
 
 
 def _is_vm(document: Json) -> bool:

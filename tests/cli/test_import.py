@@ -1,9 +1,11 @@
 """`virtsync import` as its users meet it, from a libvirt and without a cluster: files, repeated runs, refusals."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from uuid import NAMESPACE_DNS, uuid5
 
@@ -179,6 +181,35 @@ def test_a_file_moved_within_the_folder_still_counts_and_hidden_files_do_not(hos
     (host.out / ".git").mkdir()
     (host.out / ".git" / "x.yaml").write_text("{{ not yaml")
     assert host.to_files().stderr.splitlines() == ["node-a: no domain without an object or a file."]
+
+
+def as_list(kind: str, items: list[object]) -> dict[str, object]:
+    return {"apiVersion": "v1" if kind == "List" else "virtsync.dev/v1alpha1", "kind": kind, "items": items}
+
+
+@pytest.mark.parametrize(
+    ("file", "written"),
+    [
+        ("all.yaml", lambda vms: yaml.safe_dump(as_list("List", vms))),
+        ("all.yml", lambda vms: yaml.safe_dump(as_list("List", [as_list("VirtualMachineList", vms)]))),
+        ("all.yaml", lambda vms: yaml.safe_dump(as_list("VirtualMachineList", [without_kind(vm) for vm in vms]))),
+        ("all.json", lambda vms: json.dumps(as_list("List", vms), indent="\t")),
+        ("all.json", lambda vms: "\n".join(f"---\n{json.dumps(vm)}" for vm in vms)),
+    ],
+)
+def test_objects_in_lists_and_in_json_count_too(
+    host: Host, file: str, written: Callable[[list[dict[str, object]]], str]
+) -> None:
+    """As `kubectl get -o yaml` and `-o json` print them."""
+    vms = list(yaml.safe_load_all(host.run().stdout))
+    host.out.mkdir()
+    (host.out / file).write_text(written(vms))
+    assert host.to_files().stderr.splitlines() == ["node-a: no domain without an object or a file."]
+    assert list(host.files()) == [file]
+
+
+def without_kind(vm: dict[str, object]) -> dict[str, object]:
+    return {field: value for field, value in vm.items() if field not in {"apiVersion", "kind"}}
 
 
 def test_a_file_of_another_domain_keeps_its_name(host: Host) -> None:
