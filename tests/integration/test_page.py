@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 from controller.cli.vm.cluster import Cluster, Failure
 from controller.cli.vm.forwarding import Forward, Target
+from controller.cli.vm.page import MANAGERS, PORT_NAME
 from controller.kube import paths
 from controller.kube.client import load
 from controller.manager.page import LIVE_LIMIT, Page
@@ -230,6 +232,70 @@ def test_the_command_says_that_there_is_no_manager(world: World) -> None:
     )
     told = f"Error: there is no manager in the namespace {world.name}. With -n, you can name another one.\n"
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", told)
+
+
+KUBECTL = """\
+#!/bin/sh
+cd {folder}
+if [ -e refuse ]; then echo refused >> refusals; echo "error: the Pod is gone" >&2; exit 1; fi
+echo $$ > pid
+echo "Forwarding from 127.0.0.1:{port} -> 8081"
+exec sleep 600
+"""
+"""Forwards as `kubectl port-forward` does, which needs a kubelet; here the manager is on this machine anyway."""
+
+
+def test_the_command_waits_for_the_next_manager(
+    world: World, manager: Manager, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """While there is none, the API server can be away, and a Pod that looks ready can be gone."""
+    add_pod(world)
+    folder = tmp_path / "kubectl"
+    folder.mkdir()
+    program = folder / "kubectl"
+    program.write_text(KUBECTL.format(folder=folder, port=urlsplit(manager.page).port))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    kubeconfig = proxy.kubeconfig(world.controlplane.kubeconfig)
+    words = ("vm", "page", "--no-browser", "-n", world.name, "--kubeconfig", str(kubeconfig))
+    command = [sys.executable, "-m", "controller", *words]
+    with (
+        (tmp_path / "errors").open("w") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        try:
+            assert process.stdout
+            served = process.stdout.readline()
+            assert served.endswith(" is the page of manager-a, until Ctrl-C.\n")
+            (folder / "refuse").touch()
+            proxy.cut()
+            connections = proxy.accepted
+            os.kill(int((folder / "pid").read_text()), signal.SIGTERM)
+            until(lambda: proxy.accepted > connections or process.poll() is not None, "it does not ask again")
+            proxy.pass_on()
+            until((folder / "refusals").exists, "it does not forward again")
+            (folder / "refuse").unlink()
+            assert process.stdout.readline() == served, (tmp_path / "errors").read_text()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+def add_pod(world: World) -> None:
+    """Add the Pod of a manager that looks ready."""
+    world.controlplane.kubectl("create", "serviceaccount", "manager", "-n", world.name)
+    labels = dict(one.split("=") for one in MANAGERS.split(","))
+    container = {"name": "manager", "image": "none", "ports": [{"name": PORT_NAME, "containerPort": 8081}]}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "manager-a", "namespace": world.name, "labels": labels},
+        "spec": {"serviceAccountName": "manager", "containers": [container]},
+    }
+    world.controlplane.kubectl("create", "-f", "-", input=json.dumps(pod))
+    ready = json.dumps({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
+    world.controlplane.kubectl("patch", "pod", "manager-a", "-n", world.name, "--subresource=status", "-p", ready)
 
 
 def test_what_kubectl_says_about_a_pod_is_passed_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import sys
 import webbrowser
 from collections.abc import Iterable
 from http import HTTPStatus
-from time import sleep
+from time import monotonic, sleep
 
 import click
 
@@ -16,13 +16,14 @@ from controller.api.json_mapping import Json, as_map, as_text
 from controller.cli.options import installed_in
 from controller.cli.vm.cluster import Cluster, Failure, with_cluster
 from controller.cli.vm.forwarding import LOCALHOST, Forward, Target
+from controller.runtime.errors import Transient
 
 MANAGERS = "app.kubernetes.io/name=virtsync,app.kubernetes.io/component=manager"
 PORT_NAME = "page"
 """The name of the port in the Pod of a manager (deploy/base/manager.yaml)."""
 ANSWER_TIMEOUT_S = 20.0
-AGAIN_S, ATTEMPTS = 2.0, 30
-"""How often another manager is looked for when one has gone, and how many times."""
+AGAIN_S, AGAIN_FOR_S = 2.0, 60.0
+"""The pause before each attempt to connect again, and how long there are attempts."""
 
 
 @click.command
@@ -42,17 +43,9 @@ def page(*, cluster: Cluster, namespace: str, port: int, no_browser: bool) -> No
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that kubectl ends, too
     try:
-        target = manager_of(cluster.reads.pods(namespace, MANAGERS), namespace)
+        port = _serve(cluster, _manager(cluster, namespace), port, browser=not no_browser)
         while True:
-            with Forward(cluster, target, local_port=port) as forward:
-                _check(forward)
-                click.echo(f"{forward.address} is the page of {target.pod}, until Ctrl-C.")
-                if not no_browser and not webbrowser.open(forward.address):
-                    click.echo("No browser could be started.", err=True)
-                port, no_browser = forward.port, True  # the page that is open connects again
-                forward.wait()
-            click.echo(f"The connection to {target.pod} has ended.", err=True)
-            target = _next_manager(cluster, namespace)
+            port = _serve_again(cluster, namespace, port)
     except KeyboardInterrupt:
         return
 
@@ -71,15 +64,39 @@ def manager_of(pods: Iterable[Json], namespace: str) -> Target:
     raise Failure(f"{_name(ready[0])} has no port with the name {PORT_NAME}: it is older than this command.")
 
 
-def _next_manager(cluster: Cluster, namespace: str) -> Target:
-    """Return a manager as soon as there is one again. Raises Failure if there is none after a minute."""
-    for _ in range(ATTEMPTS):
+def _manager(cluster: Cluster, namespace: str) -> Target:
+    """Return the manager to forward from. Raises Failure, Transient, Rejected."""
+    return manager_of(cluster.reads.pods(namespace, MANAGERS), namespace)
+
+
+def _serve(cluster: Cluster, target: Target, port: int, *, browser: bool) -> int:
+    """Forward the page until the connection ends. Return the port on this machine.
+
+    Raises Failure if the manager does not serve the page.
+    """
+    with Forward(cluster, target, local_port=port) as forward:
+        _check(forward)
+        click.echo(f"{forward.address} is the page of {target.pod}, until Ctrl-C.")
+        if browser and not webbrowser.open(forward.address):
+            click.echo("No browser could be started.", err=True)
+        forward.wait()
+    click.echo(f"The connection to {target.pod} has ended.", err=True)
+    return forward.port
+
+
+def _serve_again(cluster: Cluster, namespace: str, port: int) -> int:
+    """Do the same as soon as there is a manager again. The page that is open in a browser then connects again.
+
+    If nothing works for a minute, raises what the last attempt raised: Failure, Transient. Raises Rejected at once.
+    """
+    until_s = monotonic() + AGAIN_FOR_S
+    while True:
         sleep(AGAIN_S)
         try:
-            return manager_of(cluster.reads.pods(namespace, MANAGERS), namespace)
-        except Failure as failure:
-            last = failure
-    raise last
+            return _serve(cluster, _manager(cluster, namespace), port, browser=False)
+        except (Failure, Transient):
+            if monotonic() >= until_s:
+                raise
 
 
 def _check(forward: Forward) -> None:
