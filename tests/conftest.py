@@ -119,22 +119,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=needing_root)
 
 
+# --- what is printed when all is over -------------------------------------------------------------------------------
+
+AT_THE_END = pytest.StashKey[dict[str, list[str]]]()
+
+
+@pytest.fixture(scope="session")
+def at_the_end(pytestconfig: pytest.Config) -> dict[str, list[str]]:
+    """Lines to be printed when all is over, by the title of their section."""
+    return pytestconfig.stash.setdefault(AT_THE_END, {})
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A process of pytest-xdist tells the main process which tests it has counted."""
+    """A process of pytest-xdist tells the main process what is to be printed."""
     if hasattr(session.config, "workeroutput"):
         counted: set[str] = session.config.stash.get(ON_REAL_PARTS, set())
         session.config.workeroutput["on real parts"] = sorted(counted)
+        session.config.workeroutput["at the end"] = session.config.stash.get(AT_THE_END, {})
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Count what a process of pytest-xdist has counted; one that crashed has told nothing."""
-    counted = getattr(node, "workeroutput", {}).get("on real parts", [])
-    node.config.stash.setdefault(ON_REAL_PARTS, set()).update(counted)
+    """Take what a process of pytest-xdist has told; one that crashed has told nothing."""
+    told = getattr(node, "workeroutput", {})
+    node.config.stash.setdefault(ON_REAL_PARTS, set()).update(told.get("on real parts", []))
+    node.config.stash.setdefault(AT_THE_END, {}).update(told.get("at the end", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say it at the end."""
+    for title, lines in config.stash.get(AT_THE_END, {}).items():
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)
     count = len(config.stash.get(ON_REAL_PARTS, set()))
     terminalreporter.write_line(f"tests that switched or watched real VMs through a real API server: {count}")
 
