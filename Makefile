@@ -5,7 +5,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/virtsync
 UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
 BIN := .venv/bin
 # The tests of `make test` wait about as long as they compute.
-PROCESSES := 3
+PROCESSES := 2
 ROOT := $(filter 0,$(shell id -u))
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
