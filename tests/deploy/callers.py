@@ -3,6 +3,7 @@
 import http.client
 import json
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -16,6 +17,8 @@ from lab.controlplane import ControlPlane
 Json = dict[str, Any]
 MERGE_PATCH = "application/merge-patch+json"
 HANG_LIMIT_S = 60
+IDLE_S = 30.0
+"""kube-apiserver closes a connection that has been idle for 90 s (IdleTimeout of k8s.io/apiserver)."""
 AGENTS = "virtsync-system"
 REPOSITORY = Path(__file__).parents[2]
 
@@ -56,9 +59,13 @@ class Caller:
             str(where.hostname), where.port, context=context, timeout=HANG_LIMIT_S
         )
         self._headers = {"Authorization": f"Bearer {token}", **(headers or {})}
+        self._asked_s = time.monotonic()
 
     def ask(self, request: Request) -> Answer:
         """Send it, once."""
+        if time.monotonic() - self._asked_s > IDLE_S:
+            self._connection.close()  # `request` opens it again
+        self._asked_s = time.monotonic()
         kind = MERGE_PATCH if request.method == "PATCH" else "application/json"
         sent = json.dumps(request.body or {})
         self._connection.request(request.method, request.path, sent, self._headers | {"Content-Type": kind})
