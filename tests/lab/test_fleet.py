@@ -47,7 +47,7 @@ def test_each_phase_that_needs_no_manager_measures_something(tmp_path: Path) -> 
     assert figures["idle"]["server_rss_mib"] > 50
     assert figures["writes"]["write"]["statuses"].keys() <= {"200", "409"}, "agents may write the statuses of their VMs"
     assert figures["writes"]["write"]["statuses"]["200"] > 0
-    assert all(figures["lists"][kind]["lists"] > 0 for kind in ("filtered", "leases", "table"))
+    assert all(figures["lists"][kind]["lists"] > 0 for kind in ("filtered", "leases", "table", "hypervisors"))
     assert figures["herd"].keys() >= {"with", "without"}, "the manifests have a flow control"
     assert all(figures["herd"][how]["lists"] == 2 * NODES for how in ("with", "without"))
     assert figures["outage"]["marked_vms"] == 0
