@@ -78,7 +78,7 @@ $(UV): | system-packages
 	UV_PYTHON=python3 UV_PYTHON_PREFERENCE=only-system UV_PYTHON_DOWNLOADS=never $(UV) sync --locked --all-groups --compile-bytecode
 	@touch $@
 
-.PHONY: check site site-serve test test-long gitops krew image image-size dist dist-check release-check publish e2e e2e-full chaos cluster demo bench fleet mutation manifests page-test page-bench page-screenshots versions cluster-flux clean
+.PHONY: check site site-serve test test-parts test-long gitops krew image image-size dist dist-check release-check publish e2e e2e-full chaos cluster demo bench fleet mutation manifests page-test page-bench page-screenshots versions cluster-flux clean
 check: python-packages ## Lint, format, types, import contracts, YAML, shell, site
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -96,12 +96,15 @@ site-serve: python-packages ## Show the documentation site on http://127.0.0.1:8
 	$(SITE) serve
 
 test: check setup ## Check, then run the tests on real components, except those that take minutes each; as root also e2e
-	$(BIN)/pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
+	@$(MAKE) --no-print-directory test-parts
 ifdef ROOT
 	@$(MAKE) --no-print-directory e2e
 else
 	@echo "Not run, because they need root: the tests with polkit, on a real cluster and a systemd (sudo make test)"
 endif
+
+test-parts: setup ## Run the tests of `make test` that need no cluster, without the check
+	$(BIN)/pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 
 test-long: setup ## Run the tests that take a minute or more each, except those on a real cluster
 	$(BIN)/pytest -m "long and not e2e and not gitops and not page"

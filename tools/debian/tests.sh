@@ -12,7 +12,7 @@ echo "$PRETTY_NAME $(cat /etc/debian_version): $(python3 --version), libvirt $(l
 
 make --no-print-directory check
 status=0
-.venv/bin/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder || status=$?
+make --no-print-directory test-parts || status=$?
 echo "Not run in this Debian: the tests on a real cluster, those with GitOps engines and those marked long." \
     "CONTRIBUTING.md says why."
 exit "$status"
