@@ -22,7 +22,7 @@ from controller.runtime.errors import Forbidden, Rejected, Transient
 from controller.runtime.settings import node_name
 
 if TYPE_CHECKING:
-    from controller.kube.hosts.enrollment import Enrollment
+    from controller.kube.hosts.enrollment import Enrollment, Place
 
 LONGEST_NAME = 253 - len(HOST_ACCOUNT_PREFIX)
 ON_HOST = "/var/lib/virtsync/kubeconfig"
@@ -135,8 +135,7 @@ def _enroll(cluster: Cluster, enrollment: Enrollment, wish: _Wish) -> None:
     host, namespace, out = wish.host, wish.namespace, wish.out
     if out.exists() and not is_of_host(out, host):
         raise Rejected(f"{out} exists, and is not a kubeconfig of {host}: choose another file (--out)")
-    access = cluster.api.credentials.current()
-    reached = cluster_of(access, wish.server)  # raises Rejected before anything is created
+    reached = cluster_of(cluster.api.credentials.current(), wish.server)  # raises Rejected before anything is created
     again = f"virtsync enroll {host} --namespace {namespace}"
     with _advice(f"this shows whether virtsync is installed, so somebody who has the right must run `{again}`"):
         enrollment.check_installed()
@@ -148,7 +147,7 @@ def _enroll(cluster: Cluster, enrollment: Enrollment, wish: _Wish) -> None:
                 click.echo(f"{done} {place}", err=True)
     with _advice(f"you need the right to create serviceaccounts/token in namespace {namespace}"):
         token = enrollment.token(host, wish.lifetime_s)
-    write(out, of_host(access, host, token, server=wish.server).encode())
+    write(out, of_host(reached, host, token).encode())
     found = read_token(token)
     until = f", valid until {api_time(found.lifetime.expires)}" if found else ""
     click.echo(f"Wrote {out} (mode 0600), with a token of {host}{until}.", err=True)
@@ -158,11 +157,12 @@ def _enroll(cluster: Cluster, enrollment: Enrollment, wish: _Wish) -> None:
 
 def _warnings(wish: _Wish, reached: dict[str, Any]) -> Iterator[str]:
     """Yield what the host can probably not reach in the cluster of its kubeconfig."""
+    from controller.kube.kubeconfig import PROXY_FIELD  # noqa: PLC0415
     from controller.kube.proxies import is_loopback  # noqa: PLC0415
 
     for field, advice in (
         ("server", f"give the one that {wish.host} can reach (--server)"),
-        ("proxy-url", f"change proxy-url in {wish.out} to what {wish.host} can reach, or remove it"),
+        (PROXY_FIELD, f"change {PROXY_FIELD} in {wish.out} to what {wish.host} can reach, or remove it"),
     ):
         if (url := reached.get(field)) and is_loopback(urlsplit(url).hostname or ""):
             yield f"{url} is an address of this machine: {advice}."
@@ -185,25 +185,26 @@ def _next_steps(wish: _Wish) -> Iterator[str]:
 def _revoke(enrollment: Enrollment, host: str, namespace: str) -> None:
     from controller.kube.hosts.enrollment import objects_of  # noqa: PLC0415
 
-    found = False
     # The ServiceAccount is the first: without it, no token of it is valid.
     with _advice(f"somebody who may delete it can run `virtsync enroll {host} --namespace {namespace} --revoke`"):
-        for place in objects_of(host, namespace):
-            if enrollment.delete(place):
-                found = True
-                click.echo(f"Deleted {place}", err=True)
-                if place.manifest["kind"] == "ServiceAccount":
-                    click.echo(
-                        f"Within 10 seconds the API server accepts no token of {host}. Its VMs keep running, and"
-                        " nothing manages them.",
-                        err=True,
-                    )
-    if not found:
+        deleted = [place for place in objects_of(host, namespace) if _deleted(enrollment, place, host)]
+    if not deleted:
         click.echo(f"{host} is not enrolled in namespace {namespace}.", err=True)
         return
     click.echo(
         f"If the host is gone: kubectl delete kvmhost {host}; kubectl -n {namespace} delete lease {host}", err=True
     )
+
+
+def _deleted(enrollment: Enrollment, place: Place, host: str) -> bool:
+    """Delete an object and say so at once, because the next deletion might fail. Return whether it existed."""
+    if not enrollment.delete(place):
+        return False
+    click.echo(f"Deleted {place}", err=True)
+    if place.manifest["kind"] == "ServiceAccount":
+        no_token = f"Within 10 seconds the API server accepts no token of {host}."
+        click.echo(f"{no_token} Its VMs keep running, and nothing manages them.", err=True)
+    return True
 
 
 def _manifests(host: str, namespace: str) -> str:

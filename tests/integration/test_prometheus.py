@@ -16,7 +16,7 @@ from controller.agent.metrics import CHECKS as AGENT_CHECKS
 from controller.api.names import HOST_ACCOUNT_PREFIX
 from controller.api.virtualmachine import Reason, VmKey
 from controller.kube import client
-from controller.kube.hosts.kubeconfig import of_host
+from controller.kube.hosts.kubeconfig import cluster_of, of_host
 from controller.manager.metrics import CHECKS as MANAGER_CHECKS
 from lab import LabError
 from lab.agent import Agent
@@ -142,7 +142,7 @@ def host_identity(world: World, host: str) -> Path:
     world.kubectl("create", "clusterrolebinding", account, "--clusterrole=cluster-admin", subject)
     token = world.kubectl("create", "token", account, "--duration=1h").strip()
     file = world.folder / f"{host}.kubeconfig"
-    file.write_text(of_host(client.load(world.controlplane.kubeconfig).credentials.current(), host, token))
+    file.write_text(of_host(cluster_of(client.load(world.controlplane.kubeconfig).credentials.current()), host, token))
     return file
 
 

@@ -87,7 +87,7 @@ def test_the_kubeconfig_leads_to_the_same_api_server_as_the_host(tmp_path: Path)
     file = tmp_path / "kvm-7.kubeconfig"
     ca = trustme.CA().cert_pem.bytes()
     access = replace(ACCESS, ca=ca, server_name="kubernetes", proxy="http://10.0.0.2:3128", proxy_is_configured=True)
-    write(file, of_host(access, "kvm-7", token()).encode())
+    write(file, of_host(cluster_of(access), "kvm-7", token()).encode())
     read = Kubeconfig(file, {}).read(refused=False)
     assert (read.server, read.ca, read.server_name, read.proxy) == (
         access.server,
@@ -100,7 +100,7 @@ def test_the_kubeconfig_leads_to_the_same_api_server_as_the_host(tmp_path: Path)
 
 
 def test_the_url_can_be_that_which_the_host_reaches() -> None:
-    config = yaml.safe_load(of_host(ACCESS, "kvm-7", token(), server="https://api.example.org"))
+    config = yaml.safe_load(of_host(cluster_of(ACCESS, "https://api.example.org"), "kvm-7", token()))
     assert config["clusters"][0]["cluster"]["server"] == "https://api.example.org"
 
 
@@ -137,7 +137,7 @@ def _access(environ: dict[str, str], **cluster: str) -> Access:
 @pytest.mark.parametrize("server", ["10.0.0.1:6443", "api.example.org", "ftp://a", "https://", "https://a:b"])
 def test_a_url_of_no_api_server_is_refused(server: str) -> None:
     with pytest.raises(Rejected, match=re.escape(f"the URL of the API server {server!r} is not a URL like https://")):
-        of_host(ACCESS, "kvm-7", token(), server=server)
+        cluster_of(ACCESS, server)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_url_of_no_api_server_is_refused(server: str) -> None:
 )
 def test_a_token_is_not_sent_in_clear_text(access: Access, server: str) -> None:
     with pytest.raises(Rejected, match="is not an https URL"):
-        of_host(access, "kvm-7", token(), server=server)
+        cluster_of(access, server)
 
 
 @pytest.mark.parametrize(
@@ -157,12 +157,12 @@ def test_a_token_is_not_sent_in_clear_text(access: Access, server: str) -> None:
 )
 def test_what_a_host_must_not_get_is_refused(access: Access, told: str) -> None:
     with pytest.raises(Rejected, match=told):
-        of_host(access, "kvm-7", token())
+        cluster_of(access)
 
 
 def test_only_the_token_is_replaced(tmp_path: Path) -> None:
     file = tmp_path / "kubeconfig"
-    text = f"# mine\n{of_host(ACCESS, 'kvm-7', token())}"
+    text = f"# mine\n{of_host(cluster_of(ACCESS), 'kvm-7', token())}"
     file.write_text(text)
     replace_token(file, token(), "another")
     assert file.read_text() == text.replace(token(), "another")
@@ -171,7 +171,7 @@ def test_only_the_token_is_replaced(tmp_path: Path) -> None:
 
 def test_a_link_to_the_kubeconfig_stays(tmp_path: Path) -> None:
     file, link = tmp_path / "kubeconfig", tmp_path / "link"
-    file.write_text(of_host(ACCESS, "kvm-7", token()))
+    file.write_text(of_host(cluster_of(ACCESS), "kvm-7", token()))
     link.symlink_to(file)
     replace_token(link, token(), "another")
     assert link.is_symlink()
@@ -180,14 +180,14 @@ def test_a_link_to_the_kubeconfig_stays(tmp_path: Path) -> None:
 
 def test_a_token_that_somebody_else_has_replaced_stays(tmp_path: Path) -> None:
     file = tmp_path / "kubeconfig"
-    text = of_host(ACCESS, "kvm-7", token(exp=9000))
+    text = of_host(cluster_of(ACCESS), "kvm-7", token(exp=9000))
     file.write_text(text)
     replace_token(file, token(), "another")
     assert file.read_text() == text
 
 
 def test_a_token_in_a_file_of_its_own_is_replaced_there(tmp_path: Path) -> None:
-    config = yaml.safe_load(of_host(ACCESS, "kvm-7", "unused"))
+    config = yaml.safe_load(of_host(cluster_of(ACCESS), "kvm-7", "unused"))
     config["users"][0]["user"] = {"tokenFile": "token"}
     (tmp_path / "kubeconfig").write_text(json.dumps(config))
     (tmp_path / "token").write_text(token())
@@ -203,8 +203,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_only_a_kubeconfig_of_this_host_may_be_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "kubeconfig"
     assert not is_of_host(file, "kvm-7")
-    for text in ("", "- 1", "a: b", of_host(ACCESS, "kvm-8", token(sub=SUBJECT[:-1] + "8"))):
+    for text in ("", "- 1", "a: b", of_host(cluster_of(ACCESS), "kvm-8", token(sub=SUBJECT[:-1] + "8"))):
         file.write_text(text)
         assert not is_of_host(file, "kvm-7")
-    file.write_text(of_host(ACCESS, "kvm-7", token()))
+    file.write_text(of_host(cluster_of(ACCESS), "kvm-7", token()))
     assert is_of_host(file, "kvm-7")

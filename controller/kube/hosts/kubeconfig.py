@@ -21,8 +21,8 @@ MODE = 0o600
 Json = dict[str, Any]
 
 
-def of_host(access: Access, host: str, token: str, *, server: str = "") -> str:
-    """Return a kubeconfig of a host, as YAML, with the cluster that `cluster_of` returns. Raises Rejected."""
+def of_host(cluster: Json, host: str, token: str) -> str:
+    """Return a kubeconfig of a host, as YAML, with the cluster that `cluster_of` has returned."""
     name = HOST_ACCOUNT_PREFIX + host
     return document(
         {
@@ -30,7 +30,7 @@ def of_host(access: Access, host: str, token: str, *, server: str = "") -> str:
             "kind": "Config",
             "current-context": name,
             "contexts": [{"name": name, "context": {"cluster": "cluster", "user": name}}],
-            "clusters": [{"name": "cluster", "cluster": cluster_of(access, server)}],
+            "clusters": [{"name": "cluster", "cluster": cluster}],
             "users": [{"name": name, "user": {"token": token}}],
         },
         above=[
@@ -40,7 +40,7 @@ def of_host(access: Access, host: str, token: str, *, server: str = "") -> str:
     )
 
 
-def cluster_of(access: Access, server: str) -> Json:
+def cluster_of(access: Access, server: str = "") -> Json:
     """Return the cluster of a host's kubeconfig: the API server of this access. `server` replaces its URL.
 
     A proxy is only that of the kubeconfig, for the URL of the kubeconfig: the host need not reach what the environment
