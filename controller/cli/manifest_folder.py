@@ -88,9 +88,9 @@ class ManifestFolder:
 
 def _manifests(root: Path) -> Iterator[Path]:
     """Yield the YAML and JSON files below a folder, in a stable order. Hidden files and folders are left out."""
-    for path in sorted(root.rglob("*")):
+    for path in sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES):
         hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if path.suffix in SUFFIXES and path.is_file() and not hidden:
+        if path.is_file() and not hidden:
             yield path
 
 
