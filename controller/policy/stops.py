@@ -129,8 +129,7 @@ def last_stop_of(
     if before.was_on or ran:
         cause = cause_of_stop(domain, before, view)
         ran_again = memory.phase is not None and memory.phase.on
-        known = unreported and (unreported.cause is not StopCause.UNKNOWN or cause is StopCause.UNKNOWN)
-        if unreported and known and not ran_again:
+        if unreported and not ran_again and (unreported.cause is not StopCause.UNKNOWN or cause is StopCause.UNKNOWN):
             return unreported, _stop_notices(view, unreported)
         found = new_stop(cause, view.now)
         return found, _stop_notices(view, found)
