@@ -52,6 +52,13 @@ def is_left_alone(w: World, where: set[str]) -> None:
     assert w.runs_on() == where, w.account()
 
 
+def two_leaves_it_alone(w: World, where: set[str], **spec: str) -> None:
+    """The user gives the VM to node-b, whose agent asks the user, and starts nothing."""
+    w.patch(nodeName="node-b", **spec)
+    w.works(60)
+    is_left_alone(w, where)
+
+
 # --- a hand-over during a start --------------------------------------------------------------------------------------
 
 
@@ -62,9 +69,7 @@ def test_a_start_under_way_is_no_off(shows: str) -> None:
         w.slow("one", START_S, shows)
         w.patch(powerState="Running")
         w.works(5)
-        w.patch(nodeName="node-b")
-        w.works(60)
-        is_left_alone(w, {"one"})
+        two_leaves_it_alone(w, {"one"})
 
 
 def test_a_start_whose_agent_is_cut_off_before_its_report_is_no_off() -> None:
@@ -76,9 +81,7 @@ def test_a_start_whose_agent_is_cut_off_before_its_report_is_no_off() -> None:
         w.step("one", "call")  # the call is made, and its QEMU is there
         w.cut("one")
         assert w.runs_on() == {"one"}, w.account()
-        w.patch(nodeName="node-b")
-        w.works(60)
-        is_left_alone(w, {"one"})
+        two_leaves_it_alone(w, {"one"})
 
 
 def test_a_start_that_is_recorded_and_not_called_yet_is_no_off() -> None:
@@ -104,9 +107,7 @@ def test_a_start_of_a_dead_agent_is_no_off() -> None:
         w.patch(powerState="Running")
         w.works(5)
         w.agent_dies("one")
-        w.patch(nodeName="node-b")
-        w.works(60)
-        is_left_alone(w, {"one"})
+        two_leaves_it_alone(w, {"one"})
 
 
 def test_there_and_back_during_a_start() -> None:
@@ -145,9 +146,7 @@ def test_the_start_of_a_restart_is_no_off() -> None:
         w.patch(restartRequestTime=f"{w.clock.wall():%Y-%m-%dT%H:%M:%SZ}")
         w.works(5)
         assert not w.runs_on(), w.account()
-        w.patch(nodeName="node-b")
-        w.works(60)
-        is_left_alone(w, {"one"})
+        two_leaves_it_alone(w, {"one"})
 
 
 # --- the record of a start, which a change of the spec must not remove -----------------------------------------------
@@ -163,9 +162,7 @@ def test_a_start_outlives_a_change_of_the_spec() -> None:
         w.patch(powerState="Stopped")
         w.works(2)
         w.cut("one")
-        w.patch(nodeName="node-b", powerState="Running")
-        w.works(60)
-        is_left_alone(w, {"one"})
+        two_leaves_it_alone(w, {"one"}, powerState="Running")
 
 
 @pytest.mark.parametrize("powers", [("Stopped", "Running"), (None, "Running"), ("Paused", "Running")])
@@ -178,9 +175,7 @@ def test_a_start_outlives_there_and_back_of_the_spec(powers: tuple[str | None, s
         for power in powers:
             w.patch(powerState=power)
             w.works(2)
-        w.patch(nodeName="node-b")
-        w.works(60)
-        is_left_alone(w, {"one"})
+        two_leaves_it_alone(w, {"one"})
 
 
 def test_a_start_outlives_a_hold() -> None:
@@ -192,9 +187,7 @@ def test_a_start_outlives_a_hold() -> None:
         w.hold(held=True)
         w.works(2)
         w.hold(held=False)
-        w.patch(nodeName="node-b")
-        w.works(60)
-        is_left_alone(w, {"one"})
+        two_leaves_it_alone(w, {"one"})
 
 
 def test_a_start_outlives_sigterm() -> None:
@@ -204,9 +197,7 @@ def test_a_start_outlives_sigterm() -> None:
         w.patch(powerState="Running")
         w.works(3)
         w.agent_ends("one")
-        w.patch(nodeName="node-b")
-        w.works(60)
-        is_left_alone(w, {"one"})
+        two_leaves_it_alone(w, {"one"})
 
 
 def test_a_start_that_is_over_is_off_again() -> None:
@@ -338,9 +329,7 @@ def test_an_off_of_an_agent_that_is_away_is_stale() -> None:
         w.virsh("start", "one")
         w.works(60)
         w.mark_unreachable()
-        w.patch(nodeName="node-b", powerState="Running")
-        w.works(60)
-        is_left_alone(w, {"one"})
+        two_leaves_it_alone(w, {"one"}, powerState="Running")
 
 
 # --- vouching --------------------------------------------------------------------------------------------------------
@@ -370,9 +359,7 @@ def test_an_old_vouching_vouches_for_nothing_later() -> None:
     with world(TWO) as w:
         vouched_for_and_back(w)
         w.cut("one")
-        w.patch(nodeName="node-b")
-        w.works(60)
-        is_left_alone(w, {"one"})
+        two_leaves_it_alone(w, {"one"})
 
 
 def test_a_vouching_is_for_one_report() -> None:
@@ -386,9 +373,7 @@ def test_a_vouching_is_for_one_report() -> None:
         w.works(30)
         assert w.runs_on() == {"one"}, w.account()
         w.cut("one")
-        w.patch(nodeName="node-b")
-        w.works(60)
-        is_left_alone(w, {"one"})
+        two_leaves_it_alone(w, {"one"})
 
 
 def test_a_vouching_for_the_last_report_is_believed() -> None:
@@ -834,9 +819,7 @@ def test_a_report_without_an_observation_names_its_node() -> None:
         w.lose_libvirt("one")
         w.create(nodeName="node-a", powerState="Running")
         w.works(20)
-        w.patch(nodeName="node-b")
-        w.works(60)
-        is_left_alone(w, {"one"})
+        two_leaves_it_alone(w, {"one"})
 
 
 def test_the_second_object_of_a_domain_is_in_conflict_during_a_start_too() -> None:
@@ -857,39 +840,36 @@ def test_the_second_object_of_a_domain_is_in_conflict_during_a_start_too() -> No
         assert w.runs_on() == {"one"}, w.account()
 
 
+def off_on_one_and_not_taken_over_by_two(w: World) -> None:
+    """The VM was given to node-b while the agent there had no libvirt."""
+    off_on_one(w)
+    w.lose_libvirt("two")
+    w.works(5)
+    w.patch(nodeName="node-b")
+    w.works(20)
+
+
 def test_a_detour_over_nodes_without_libvirt_does_not_make_a_report_certain() -> None:
     with world(TWO) as w:
-        off_on_one(w)
-        w.lose_libvirt("two")
-        w.works(5)
-        w.patch(nodeName="node-b")
-        w.works(20)
+        off_on_one_and_not_taken_over_by_two(w)
         w.lose_libvirt("one")
         w.patch(nodeName="node-a")
         w.works(20)
         w.virsh("start", "one")
         w.works(20)
         w.find_libvirt("two")
-        w.patch(nodeName="node-b", powerState="Running")
-        w.works(60)
-        is_left_alone(w, {"one"})
+        two_leaves_it_alone(w, {"one"}, powerState="Running")
 
 
 def test_a_detour_that_ends_at_a_dead_agent_does_not_make_a_report_certain() -> None:
     with world(TWO) as w:
-        off_on_one(w)
-        w.lose_libvirt("two")
-        w.works(5)
-        w.patch(nodeName="node-b")
-        w.works(20)
+        off_on_one_and_not_taken_over_by_two(w)
         w.agent_dies("one")
         w.patch(nodeName="node-a")
         w.virsh("start", "one")
         w.mark_unreachable()
         w.find_libvirt("two")
-        w.patch(nodeName="node-b", powerState="Running")
-        w.works(60)
-        is_left_alone(w, {"one"})
+        two_leaves_it_alone(w, {"one"}, powerState="Running")
 
 
 # --- an arrival that is older than the report ------------------------------------------------------------------------
@@ -916,9 +896,7 @@ def test_an_arrival_is_over_when_the_vm_has_left() -> None:
         w.works(20)
         w.migrate("one", "three")
         w.works(20)
-        w.patch(nodeName="node-b")
-        w.works(60)
-        is_left_alone(w, {"three"})
+        two_leaves_it_alone(w, {"three"})
 
 
 def test_an_arrival_on_the_way_through_is_over_when_the_vm_has_left() -> None:
@@ -929,9 +907,7 @@ def test_an_arrival_on_the_way_through_is_over_when_the_vm_has_left() -> None:
         w.migrate("two", "three")
         w.restart_libvirtd("two")
         w.works(20)
-        w.patch(nodeName="node-b")
-        w.works(60)
-        is_left_alone(w, {"three"})
+        two_leaves_it_alone(w, {"three"})
 
 
 def test_an_arrival_that_was_reported_says_nothing_about_a_later_report() -> None:
@@ -946,9 +922,7 @@ def test_an_arrival_that_was_reported_says_nothing_about_a_later_report() -> Non
         assert w.vm().status.node_name == "node-a", w.account()
         w.migrate("one", "three")
         w.works(20)
-        w.patch(nodeName="node-b")
-        w.works(60)
-        is_left_alone(w, {"three"})
+        two_leaves_it_alone(w, {"three"})
 
 
 # --- a stop that could not be reported, and a change just before the call --------------------------------------------
