@@ -17,13 +17,16 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: setup system-packages python-packages controlplane guest krew-tool kstatus helm prometheus
+.PHONY: setup system-packages python-packages installed controlplane guest krew-tool kstatus helm prometheus
 setup: controlplane guest krew-tool kstatus helm prometheus ## Run all setup steps (the commands below run the steps they need)
 
 system-packages: ## Setup: Debian packages; root installs them with apt, others get the command to run
 	@tools/setup/system-packages.sh
 
 python-packages: .venv/.synced ## Setup: uv and the Python packages, in .venv
+
+installed: python-packages ## Setup: the packages of an installed agent, in build/installed
+	@UV_PROJECT_ENVIRONMENT=build/installed $(UV) sync --locked --no-dev --compile-bytecode --quiet
 
 controlplane: python-packages ## Setup: the components of Kubernetes, built with Go (minutes, once)
 	@$(BIN)/python -m lab controlplane build >/dev/null
@@ -166,7 +169,7 @@ cluster-flux: gitops-setup ## Run Flux and a new Git repository for `make cluste
 demo: setup ## Show the demo on the terminal; FLEET=1 adds a second host, KEEP=1 leaves everything running
 	@$(BIN)/python -m demo
 
-bench: setup ## Measure latency, load and footprint; ONLY=storm,start measures some, OUTAGE=1 is shorter
+bench: setup installed ## Measure latency, load and footprint; ONLY=storm,start measures some, OUTAGE=1 is shorter
 	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(OUTAGE),--outage $(OUTAGE))
 
 fleet: setup ## Measure what a fleet costs the API server: N=50 nodes, M=500 VMs, W=20 writes/s, ONLY=idle,outage, PAGE=1

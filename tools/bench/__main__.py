@@ -20,8 +20,8 @@ import click
 from rich.console import Console
 
 from bench import imports, latency, load, plot, report, stuck
-from bench.parts import ROOT, Lab, step
-from lab import processes
+from bench.parts import INSTALLED, ROOT, Lab, step
+from lab import LabError, processes
 from lab.controlplane import ControlPlane
 from lab.libvirtd import Libvirtd
 from lab.trace import event_loop
@@ -64,6 +64,8 @@ def main(*, only: tuple[str, ...], only_imports: bool, events: int, idle_s: floa
 
     If all parts are measured, it also writes them into docs/performance.md and its picture.
     """
+    if not INSTALLED.exists():
+        raise LabError(f"{INSTALLED.relative_to(ROOT)} is missing: run `make installed`.")
     figures: Figures = {"machine": machine()}
     try:
         with processes.terminating(), tempfile.TemporaryDirectory(prefix="virtsync-") as name:
@@ -123,8 +125,9 @@ def keep_bytecode(folder: Path) -> None:
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
-    modules = "import bench.floor, controller.agent.app, controller.cli, kubernetes.client, kubernetes.config"
-    subprocess.run([sys.executable, "-c", modules], check=True)
+    subprocess.run([sys.executable, "-c", "import bench.floor"], check=True)
+    modules = "import controller.agent.app, controller.cli, kubernetes.client, kubernetes.config"
+    subprocess.run([INSTALLED, "-c", modules], check=True)
 
 
 def machine() -> Figures:

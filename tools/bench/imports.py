@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from typing import Any
 
-from bench.parts import step
+from bench.parts import INSTALLED, step
 
 LIBRARIES = (
     ("Python, with what most need", "asyncio, dataclasses, http.server, json, logging, ssl, threading, uuid"),
@@ -28,7 +27,6 @@ LIBRARIES = (
 # Prints the process's resources after each step: resident memory, the share of file pages, and CPU time.
 SCRIPT = """
 import json, re, sys, time
-sys.modules["rich"] = None  # structlog imports it where it finds it, and an installed agent does not
 def told():
     status = open("/proc/self/status").read()
     sizes = [int(re.search(name + r":\\s+(\\d+)", status)[1]) / 1024 for name in ("VmRSS", "RssFile")]
@@ -63,6 +61,6 @@ def measure() -> list[dict[str, Any]]:
 
 
 def _told(*lines: str) -> list[list[float]]:
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *lines], capture_output=True, text=True, check=True)
+    done = subprocess.run([INSTALLED, "-c", SCRIPT, *lines], capture_output=True, text=True, check=True)
     told: list[list[float]] = json.loads(done.stdout)
     return told

@@ -26,6 +26,7 @@ class Agent(Program):
         settings: Mapping[str, str] | None = None,
         kubeconfig: Path | None = None,
         module: str = "controller",
+        python: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(
@@ -36,6 +37,7 @@ class Agent(Program):
             settings=settings,
             kubeconfig=kubeconfig or controlplane.kubeconfig,
             module=module,
+            python=python,
             env=env,
         )
         self.node = node

@@ -21,8 +21,9 @@ END_TIMEOUT_S = 30
 class Program:
     """A command of virtsync with its flags, which are named without the dashes.
 
-    `settings` can be changed at each start; `fixed` are the other flags. `module` is the Python module that runs, and
-    `env` is added to this process's environment. The process ends with its owner. Any thread may read from it.
+    `settings` can be changed at each start; `fixed` are the other flags. `module` is the Python module that runs,
+    `python` the interpreter, and `env` is added to this process's environment. The process ends with its owner. Any
+    thread may read from it.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Program:
         settings: Mapping[str, str] | None = None,
         kubeconfig: Path,
         module: str = "controller",
+        python: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
@@ -46,7 +48,7 @@ class Program:
             "http-address": "127.0.0.1",
             "http-port": "0",
         }
-        self._command, self._module = command, module
+        self._words = [str(python or sys.executable), "-m", module, command]
         self._log_begins = 0
         # The Kubernetes client copies certificates to files. They are in the log's folder and are removed with it, also
         # when the process is killed before it can remove them.
@@ -63,7 +65,7 @@ class Program:
         self.settings |= {name.replace("_", "-"): value for name, value in changes.items()}
         flags = self._fixed | self.settings
         words = [word for name, value in flags.items() for word in ((f"--{name}", value) if value else (f"--{name}",))]
-        self._process.command = [sys.executable, "-m", self._module, self._command, *words]
+        self._process.command = [*self._words, *words]
         self._log_begins = len(self.log_lines())
         self._process.start()
 
