@@ -13,8 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -23,6 +22,7 @@ from prometheus_client.exposition import choose_encoder
 
 from controller.runtime.errors import Rejected
 from controller.runtime.metrics import ProcessMetrics
+from controller.runtime.server import Server
 
 EVERY_ADDRESS = "*"
 TEXT = "text/plain; charset=utf-8"
@@ -109,20 +109,14 @@ def _verdict(faults: list[str]) -> tuple[HTTPStatus, str, bytes]:
     return status, TEXT, ("\n".join(faults or ["ok"]) + "\n").encode()
 
 
-class _Server(ThreadingHTTPServer):
-    """The server of `Health`. The constructor begins to listen, and raises OSError if it cannot.
+class _Server(Server):
+    """The server of `Health`.
 
     Clients that are slow, or many, cannot keep a probe of kubelet from its answer. A connection is closed after
     REQUEST_TIMEOUT_S, however many bytes it has sent. If there are CONNECTIONS_LIMIT connections, the oldest one is
     closed and the new one is served. If the new one was refused instead, idle connections would make /livez fail, and
     kubelet would restart the agent.
     """
-
-    daemon_threads = True
-    # While the queue is full, Linux drops a connection's first packet, and the client sends it again after 1 s.
-    request_queue_size = 128
-    # Do not share the port with another process that already listens on it.
-    allow_reuse_port = False
 
     def __init__(self, address: str, port: int, answer: Callable[[str, str], tuple[HTTPStatus, str, bytes]]) -> None:
         self.answer = answer
@@ -135,13 +129,10 @@ class _Server(ThreadingHTTPServer):
         super().__init__((address, port), _Handler)
 
     def server_bind(self) -> None:
-        """Bind the socket, for IPv4 too if requested.
-
-        Does not call HTTPServer.server_bind, because its DNS lookup of the host name might hang.
-        """
+        """Bind the socket, for IPv4 too if requested."""
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not self._both)
-        TCPServer.server_bind(self)
+        super().server_bind()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer on a new thread. If there are too many connections, close the oldest one."""
@@ -174,13 +165,6 @@ class _Server(ThreadingHTTPServer):
         del self._open[request]
         with contextlib.suppress(OSError):  # the client has closed its connection already
             request.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, _request: object, client_address: object) -> None:
-        """Log at debug level that a request failed, usually because the client closed its connection.
-
-        `_Handler.do_GET` has already logged internal errors.
-        """
-        log.debug("HTTP request ended early", client=str(client_address))
 
 
 class _Handler(BaseHTTPRequestHandler):

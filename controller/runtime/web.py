@@ -15,13 +15,13 @@ import threading
 from collections.abc import Callable
 from email.message import Message
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import structlog
 
 from controller.runtime.errors import Rejected
+from controller.runtime.server import Server
 
 LOCALHOST = "127.0.0.1"
 HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
@@ -60,15 +60,11 @@ def refusal(method: str, headers: Message) -> tuple[HTTPStatus, str] | None:
     return None
 
 
-class LocalServer(ThreadingHTTPServer):
+class LocalServer(Server):
     """A server on localhost. The constructor begins to listen; `start` begins to answer.
 
     `answer` is called on the thread of the connection.
     """
-
-    daemon_threads = True
-    # Do not share the port with another process that already listens on it.
-    allow_reuse_port = False
 
     def __init__(self, port: int, answer: Callable[[Exchange], None]) -> None:
         """Raises Rejected if it cannot listen on the port; 0: a free port."""
@@ -94,10 +90,6 @@ class LocalServer(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def server_bind(self) -> None:
-        """Bind the socket without the DNS lookup of HTTPServer.server_bind, which might hang."""
-        TCPServer.server_bind(self)
-
     def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
         """Answer on a thread, unless there are too many connections."""
         if not self._places.acquire(blocking=False):
@@ -115,10 +107,6 @@ class LocalServer(ThreadingHTTPServer):
             super().process_request_thread(request, client_address)
         finally:
             self._places.release()
-
-    def handle_error(self, _request: object, client_address: object) -> None:
-        """Log at debug level that a request failed, usually because the client closed its connection."""
-        log.debug("HTTP request of the page ended early", client=str(client_address))
 
 
 class Exchange(BaseHTTPRequestHandler):
