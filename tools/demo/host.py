@@ -56,7 +56,7 @@ def behind_its_back(stage: Stage) -> None:
 
 def commits(stage: Stage, web: Guest) -> None:
     """Git switches a VM off, and on again."""
-    stage.step("A commit switches web-1 off, as its guest likes it: by the power button. Its revert switches it on.")
+    stage.step("A commit shuts web-1 down, by its power button. The revert of the commit starts it again.")
     web.wait_until_booted()
     manifest = stage.git_folder / "web-1.yaml"
     manifest.write_text(manifest.read_text().replace("powerState: Running", "powerState: Stopped"))
