@@ -111,7 +111,8 @@ class Renewal:
     def _expired(self, found: HostToken) -> str:
         return (
             f"the token of this host expired at {api_time(found.lifetime.expires)}: run `virtsync enroll {found.host}"
-            f" --namespace {found.namespace}` again, and replace {self._kubeconfig} with the file that it writes"
+            f" --namespace {found.namespace} --server {self._api.credentials.current().server}` again, and replace"
+            f" {self._kubeconfig} with the file that it writes"
         )
 
     def _due(self, lifetime: Lifetime) -> datetime:

@@ -258,7 +258,7 @@ def test_the_check_names_the_command_for_a_revoked_host(host: Enrolled, libvirtd
     )
     found = next(one for one in json.loads(ended.stdout) if one["name"] == "API server")
     assert "(401): the host was revoked" in found["detail"]
-    assert found["fix"].startswith(f"virtsync enroll {host.host} --namespace {AGENTS}")
+    assert found["fix"].startswith(f"virtsync enroll {host.host} --namespace {AGENTS} --server https://")
 
 
 # --- the command
@@ -549,7 +549,7 @@ def test_an_expired_token_says_how_to_enroll_again(renewing: Renewing) -> None:
         assert renewing.at(1.0) == 10
     expired = renewing.renewal.unready()
     assert expired
-    assert f"run `virtsync enroll {renewing.host.host} --namespace {AGENTS}` again" in expired
+    assert f"run `virtsync enroll {renewing.host.host} --namespace {AGENTS} --server https://" in expired
     assert [one["message"] for one in logs if one["log_level"] == "error"] == [expired]
     # Somebody does so, and replaces the file.
     renewing.host.ok()

@@ -101,7 +101,7 @@ class ApiServer:
                 f"{probe.server} does not accept the token of {token.host} (401): the host was revoked, or the token"
                 f" has expired ({api_time(token.lifetime.expires)})",
                 f"virtsync enroll {shlex.quote(token.host)} --namespace {shlex.quote(token.namespace)}"
-                "  # then copy the kubeconfig to this host",
+                f" --server {shlex.quote(probe.server)}  # then copy the kubeconfig to this host",
             )
         if answer.status == 401:
             return missing(
