@@ -39,6 +39,8 @@ ROOT = Path(__file__).parents[2]
 BUILD, PAGE = ROOT / "build", ROOT / "docs" / "scale.md"
 LARGE = 500
 """From this number of nodes, phases last longer unless an option says otherwise."""
+LARGEST = 2000
+"""From this number of nodes, the agents have the settings of docs/scale.md for it."""
 SHOWN_SHARE = 10
 """The progress of a long step is shown this many times."""
 
@@ -84,7 +86,7 @@ def chosen(_context: click.Context, _option: click.Parameter, value: str) -> tup
     "lease_duration_s",
     default=0.0,
     help="Of the agents, in seconds.",
-    show_default=f"20; 40 from {LARGE} nodes on",
+    show_default=f"20; 40 from {LARGE} nodes on; 80 from {LARGEST} nodes on",
 )
 @click.option(
     "--relist-spread",
@@ -92,6 +94,14 @@ def chosen(_context: click.Context, _option: click.Parameter, value: str) -> tup
     default=0.0,
     help="Of the agents, in seconds.",
     show_default=f"10; 60 from {LARGE} nodes on",
+)
+@click.option(
+    "--starting",
+    "starting_at_once",
+    default=0,
+    type=click.IntRange(0),
+    help="How many agents start at a time, as with this maxUnavailable.",
+    show_default="2 for each CPU, at most 20",
 )
 @click.option("--manager/--no-manager", "with_manager", default=True, help="Run the real manager.")
 @click.option(
@@ -141,7 +151,8 @@ async def measure(
         filled = await _fill(administrator, gauge, options, results)
         marks = await parts.enter_async_context(Marks(administrator))
         rhythm = Rhythm(options.lease_duration_s, options.relist_spread_s)
-        agents = Agents(options.nodes, options.vms, await asyncio.to_thread(stage.agents), tally, rhythm)
+        login = await asyncio.to_thread(stage.agents)
+        agents = Agents(options.nodes, options.vms, login, tally, rhythm, starting_at_once=options.starting_at_once)
         parts.push_async_callback(agents.close)
         before = await gauge.read()
         took_s = await agents.start(agents.all, results.counter("agents are started", options.nodes))
@@ -231,7 +242,7 @@ def machine() -> Figures:
 def _options(*, nodes: int, **given: float) -> Options:
     """The options, with defaults that depend on the number of nodes."""
     large = nodes >= LARGE
-    lease_duration_s = given["lease_duration_s"] or (40.0 if large else 20.0)
+    lease_duration_s = given["lease_duration_s"] or (80.0 if nodes >= LARGEST else 40.0 if large else 20.0)
     defaults = {
         "writes_per_s": min(100.0, max(20.0, nodes / 10)),
         "seconds": 60.0 if large else 6.0,
@@ -239,6 +250,7 @@ def _options(*, nodes: int, **given: float) -> Options:
         "rights_s": lease_duration_s / 4,  # with the retries that follow, this is shorter than the grace
         "lease_duration_s": lease_duration_s,
         "relist_spread_s": 60.0 if large else 10.0,
+        "starting_at_once": min(20, 2 * (os.cpu_count() or 1)),
     }
     return Options(nodes=nodes, **(defaults | {name: value for name, value in given.items() if value}))  # type: ignore[arg-type]
 

@@ -14,19 +14,23 @@ from fleet.client import Failed, Login, Tally
 from fleet.objects import node_names, vm_names
 from lab import LabError
 
-STARTS_PER_S, STARTING_AT_ONCE = 50, 20
-"""How many agents start in a second, and at a time, as in a rollout with the `maxUnavailable` of docs/scale.md."""
-HANG_LIMIT_S = 600.0
+STARTS_PER_S = 50
+HANG_LIMIT_S = 1800.0
 POLL_INTERVAL_S = 0.1
 
 
 class Agents:
-    """The agents of a fleet. `running` are those that are not silent."""
+    """The agents of a fleet. `running` are those that are not silent.
 
-    def __init__(self, nodes: int, vms: int, login: Login, tally: Tally, rhythm: Rhythm) -> None:
+    At most `starting_at_once` of them start at a time, as in a rollout with this `maxUnavailable`.
+    """
+
+    def __init__(
+        self, nodes: int, vms: int, login: Login, tally: Tally, rhythm: Rhythm, *, starting_at_once: int
+    ) -> None:
         names, every_vm = node_names(nodes), vm_names(vms)
         self.all = [Agent(name, every_vm[number::nodes], login, tally, rhythm) for number, name in enumerate(names)]
-        self._tally = tally
+        self._tally, self._starting_at_once = tally, starting_at_once
         self._tasks: dict[Agent, asyncio.Task[None]] = {}
 
     @property
@@ -43,7 +47,7 @@ class Agents:
         starting: list[Agent] = []
         for number, agent in enumerate(agents):
             await asyncio.sleep(max(0.0, began_s + number / STARTS_PER_S - time.monotonic()))
-            while len(starting) >= STARTING_AT_ONCE:
+            while len(starting) >= self._starting_at_once:
                 await asyncio.sleep(POLL_INTERVAL_S)
                 starting = [one for one in starting if not one.right_since(began_s)]
             self._tasks[agent] = asyncio.create_task(agent.run())

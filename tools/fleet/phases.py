@@ -49,6 +49,8 @@ class Options:
     rights_s: float
     lease_duration_s: float
     relist_spread_s: float
+    starting_at_once: int
+    """How many agents start at a time."""
 
 
 @dataclass(slots=True)
