@@ -251,6 +251,7 @@ class LibvirtHost:
             if handle is not None:
                 handles.keep(connection, uuid, handle)
                 return self._read(handle, uuid)
+            self._check_qemu_ended(uuid)
             self._hypervisor.evidences.observed_absent(uuid, asked_s)
         if name is None or not _is_valid(name):
             return Absent()
@@ -268,6 +269,7 @@ class LibvirtHost:
             numbers = handle.state(0)
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                self._check_qemu_ended(uuid)
                 return Absent()
             raise Transient(error_text(error)) from error
         return self._described(handle, numbers, uuid, asked_s)
@@ -284,6 +286,7 @@ class LibvirtHost:
                 self._flags[uuid] = flags = (bool(handle.isPersistent()), bool(handle.autostart()))
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                self._check_qemu_ended(uuid)
                 return Absent()
             raise Transient(error_text(error)) from error
         domain = _domain(handle, uuid, words, managed_save=managed_save, flags=flags)
@@ -292,6 +295,14 @@ class LibvirtHost:
         elif domain.phase.off and self._pid_files.lives_on(uuid):
             domain = replace(domain, phase=Phase.SHUTTING_DOWN)  # although libvirt reports it off
         return self._update_evidence(domain, asked_s)
+
+    def _check_qemu_ended(self, uuid: UUID) -> None:
+        """Raise Transient if a killed QEMU of this domain, which libvirt no longer has, still exists.
+
+        Another host may start a VM that is reported absent.
+        """
+        if self._pid_files.lives_on(uuid):
+            raise Transient("libvirt no longer has the domain, but its QEMU process has not ended")
 
     def _update_evidence(self, domain: Domain, asked_s: float) -> Domain:
         if domain.phase is Phase.RUNNING:

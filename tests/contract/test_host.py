@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID, uuid4
@@ -663,6 +663,25 @@ def test_force_overtakes_what_a_qemu_that_hangs_has_not_answered(place: Place) -
         with pytest.raises(Rejected, match="monitor"):
             asked.result(HANG_LIMIT_S)
     assert place.look(guest).phase.off
+
+
+@pytest.mark.long  # libvirt gives a real QEMU 80 s
+@pytest.mark.timeout(400)
+def test_a_domain_whose_qemu_has_not_ended_is_not_absent(place: Place) -> None:
+    guest = place.start()
+    address = Address(uuid=guest.uuid, name=guest.name)
+    with place.frozen(guest):
+        assert place.act(Action.DESTROY, place.look(guest)) is Result.DONE
+        place.virsh("undefine", guest)
+        with pytest.raises(Transient, match="its QEMU process has not ended"):
+            place.host.look(address)
+
+    def absent() -> bool:
+        with suppress(Transient):
+            return place.host.look(address) == Absent()
+        return False
+
+    until(absent, lambda: "its QEMU has ended, and the domain is not absent")
 
 
 @pytest.mark.long  # libvirt gives a real QEMU 80 s

@@ -86,6 +86,8 @@ class SimulatedLibvirtd:
         self.processes = 1
         """How many there have been, which tells one from the next."""
         self.guests: dict[UUID, SimulatedGuest] = {}
+        self.undefined: dict[UUID, SimulatedGuest] = {}
+        """Domains that are no longer defined, and whose QEMU was killed and has not ended."""
         self.listeners: list[Callable[[Heard], None]] = []
         self._runs = 0
 
@@ -100,11 +102,17 @@ class SimulatedLibvirtd:
     ) -> SimulatedGuest:
         """Define a domain (off), or define it anew."""
         known = self.named(name) if uuid is None else self.guests.get(uuid)
-        guest = known or SimulatedGuest(self, name, uuid or uuid4())
+        guest = known or (uuid and self.undefined.pop(uuid, None)) or SimulatedGuest(self, name, uuid or uuid4())
         self.guests[guest.uuid] = guest
         guest.persistent, guest.on_poweroff, guest.on_crash = True, on_poweroff, on_crash
         guest.emit("DEFINED", "UPDATED" if known else "ADDED")
         return guest
+
+    def forget(self, guest: SimulatedGuest) -> None:
+        """Its definition is gone."""
+        del self.guests[guest.uuid]
+        if guest.lost:
+            self.undefined[guest.uuid] = guest
 
     def named(self, name: str) -> SimulatedGuest | None:
         """The domain of this name."""
@@ -143,10 +151,11 @@ class SimulatedLibvirtd:
     def reboot(self) -> None:
         """The machine goes down without a word, and comes up again."""
         self._begin_anew()
-        for guest in list(self.guests.values()):
+        for guest in [*self.guests.values(), *self.undefined.values()]:
             guest.power_fails()
             if not guest.persistent:
-                del self.guests[guest.uuid]
+                self.guests.pop(guest.uuid, None)
+        self.undefined.clear()
         self._runs = 0
         for guest in self.guests.values():
             if guest.autostart and not guest.fails_to_start:
@@ -376,7 +385,7 @@ class SimulatedGuest:
         self.persistent = False
         self.saved_as = ""
         if not self.on:
-            del self.libvirtd.guests[self.uuid]
+            self.libvirtd.forget(self)
         self.emit("UNDEFINED", "REMOVED")
 
     def emit(self, event: str, detail: str) -> None:
@@ -483,7 +492,7 @@ class SimulatedGuest:
         self._goes_off(reason)
         self.frozen = self.stuck = self.job = False
         if not self.persistent:
-            del self.libvirtd.guests[self.uuid]
+            self.libvirtd.forget(self)
         self.emit("STOPPED", detail)
 
 
@@ -540,6 +549,8 @@ class SimulatedHost:
         if address.uuid and (guest := self.libvirtd.guests.get(address.uuid)):
             return self._see(guest)
         if address.uuid:
+            if (guest := self.libvirtd.undefined.get(address.uuid)) and guest.lost and guest.uuid in self._killed:
+                raise Transient("libvirt no longer has the domain, but its QEMU process has not ended")
             self._evidences.observed_absent(address.uuid, self.libvirtd.clock())
         guest = self.libvirtd.named(address.name) if address.name else None
         if guest is None:

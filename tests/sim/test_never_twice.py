@@ -469,6 +469,40 @@ def test_a_frozen_qemu_that_was_destroyed_is_no_off_to_another_node() -> None:
         assert len(w.runs()) == 1, w.account()
 
 
+def test_a_frozen_qemu_whose_domain_is_undefined_is_not_absent() -> None:
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.patch(shutdown={"mode": "Force"})
+        w.freeze("one")
+        w.patch(powerState="Stopped")
+        w.works(300)
+        w.virsh("undefine", "one")
+        w.works(30)
+        assert w.vm().status.power_state is PowerState.SHUTTING_DOWN, w.account()
+        w.patch(nodeName="node-b", powerState="Running")
+        w.works(60)
+        is_left_alone(w, {"one"})
+        assert len(w.runs()) == 1, w.account()
+
+
+def test_a_domain_that_is_undefined_is_absent_when_its_qemu_has_ended() -> None:
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.patch(shutdown={"mode": "Force"})
+        w.freeze("one")
+        w.patch(powerState="Stopped")
+        w.works(300)
+        w.virsh("undefine", "one")
+        w.works(30)
+        w.thaw("one")
+        w.works(60)
+        assert w.vm().status.power_state is PowerState.ABSENT, w.account()
+        w.patch(nodeName="node-b", powerState="Running")
+        w.works(60)
+        w.check()
+        assert w.runs_on() == {"two"}, w.account()
+
+
 def test_nothing_is_started_beside_a_frozen_qemu_that_was_destroyed_for_a_restart() -> None:
     with world(TWO) as w:
         runs_on_one(w)

@@ -343,10 +343,11 @@ class World:
 
     def thaw(self, machine: str, name: str = "web") -> None:
         """It is let go on."""
-        guest = self.nodes[machine].libvirtd.named(name)
-        if guest and (guest.frozen or guest.lost):
-            self.tell(f"{machine}: the QEMU of {name} thaws")
-            guest.thaw()
+        libvirtd = self.nodes[machine].libvirtd
+        for guest in [*libvirtd.guests.values(), *libvirtd.undefined.values()]:
+            if guest.name == name and (guest.frozen or guest.lost):
+                self.tell(f"{machine}: the QEMU of {name} thaws")
+                guest.thaw()
 
     def slow(self, machine: str, seconds: float, shows: str = "off", name: str = "web") -> None:
         """From now on each start of it takes so long there."""
