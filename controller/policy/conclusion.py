@@ -113,8 +113,14 @@ def _remembered(s: Situation, verdict: Verdict, status: Status) -> VmMemory:
     if not (verdict.action and verdict.action.starts):
         return memory
     counted = status.restart_count > s.status.restart_count
-    # `off_since` begins again, because observations from before the call do not show how the call ends.
-    return replace(memory, start=status.operation, start_called=False, start_counted=counted, off_since=None)
+    return replace(
+        memory,
+        start=status.operation,
+        start_called=False,
+        start_repeated=s.start.again is not None and not s.start.withdrawn,
+        start_counted=counted,
+        off_since=None,  # observations from before the call do not show how the call ends
+    )
 
 
 def _served(s: Situation, verdict: Verdict) -> bool:

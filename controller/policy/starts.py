@@ -6,7 +6,8 @@ one of these is true:
 
 - The domain is observed in a phase that is neither off nor STARTING, and no start call of this process is in progress.
 - libvirt has refused the start.
-- Nothing was called: this process has not made the call, or the domain was not as expected.
+- Nothing was called: this process has not made the call, or the domain was not as expected, and no earlier call of this
+  start can be on its way.
 - The host has booted since the record was written.
 - The domain no longer exists.
 - The start call of this process has returned with a known result, and the domain is observed off.
@@ -72,7 +73,7 @@ def follow(history: Status, view: View, memory: VmMemory) -> Start:
     if uncalled:
         return _uncalled(operation, memory)
     outcome = memory.outcome if operation == memory.start else None
-    if outcome and outcome.result is not Result.UNKNOWN:
+    if outcome and outcome.result not in {Result.UNKNOWN, Result.STALE}:
         return Start(ran=outcome.result is not Result.REFUSED)
     return _unanswered(history, seen, view, memory)
 
@@ -86,8 +87,13 @@ def began_since(began: datetime | None, operation: Operation, now: Now) -> bool:
 
 
 def _is_uncalled(memory: VmMemory) -> bool:
-    """Whether this process has not made the recorded call, or did nothing because the domain was not as expected."""
+    """Whether nothing was called: this process has not made the recorded call, or the domain was not as expected.
+
+    If the call was to be made again, the earlier call might still be on its way.
+    """
     outcome = memory.outcome
+    if memory.start_repeated:
+        return False
     return not memory.start_called or (outcome is not None and outcome.result is Result.STALE)
 
 

@@ -283,6 +283,8 @@ class VmMemory:
     """The record of a start that this process last wrote, or tried to write."""
     start_called: bool = False
     """Whether libvirt might have received the call of that start."""
+    start_repeated: bool = False
+    """Whether that start is made again, because an earlier call of it, perhaps by a dead agent, has no known result."""
     start_counted: bool = False
     """Whether that start has increased `restartCount`."""
     next_attempt: Now | None = None

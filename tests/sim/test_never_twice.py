@@ -262,6 +262,23 @@ def test_a_start_that_a_dead_agent_has_with_libvirt_is_made_once() -> None:
         assert w.vm().status.restart_count == 0, w.account()
 
 
+def test_a_start_of_a_dead_agent_that_is_about_to_be_made_again_is_no_off() -> None:
+    """Its next agent decides to make it again, and does not, because the user has changed the spec meanwhile."""
+    with world(TWO) as w:
+        off_on_one(w)
+        w.slow("one", 60)
+        w.patch(powerState="Running")
+        w.works(5)
+        w.agent_dies("one")
+        w.agent_starts("one")
+        w.patch(powerState="Stopped")
+        w.step("one", "pass")
+        w.works(5)
+        w.patch(nodeName="node-b", powerState="Running")
+        w.works(120)
+        is_left_alone(w, {"one"})
+
+
 def test_a_start_that_its_libvirtd_took_with_it_is_made_again() -> None:
     with world(TWO) as w:
         off_on_one(w)
