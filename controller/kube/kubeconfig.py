@@ -6,7 +6,6 @@ Each field of a kubeconfig is applied, or rejected with a message that contains 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import subprocess
@@ -150,7 +149,7 @@ class Kubeconfig:
         if data := text_in(section, f"{field}-data"):
             try:
                 return base64.b64decode(data, validate=False)
-            except binascii.Error as error:
+            except ValueError as error:  # binascii.Error is one, and characters that are not ASCII raise another
                 raise Rejected(f"its {field}-data is not base64") from error
         path = text_in(section, field)
         return self._file_content(path) if path else None
@@ -235,10 +234,14 @@ def _run(
     if _flag(plugin, "provideClusterInfo"):
         spec["cluster"] = _cluster_info(cluster)
     info = json.dumps({"apiVersion": api, "kind": "ExecCredential", "spec": spec})
-    extra = {str(one["name"]): str(one["value"]) for one in plugin.get("env") or ()}
+    try:
+        extra = {str(one["name"]): str(one["value"]) for one in plugin.get("env") or ()}
+        arguments = [*map(str, plugin.get("args") or ())]
+    except (KeyError, TypeError) as error:
+        raise Rejected("its exec has args that are no list, or an env that is no list of name and value") from error
     try:
         ended = subprocess.run(  # noqa: S603 - the kubeconfig is trusted, and names the command
-            [command, *map(str, plugin.get("args") or ())],
+            [command, *arguments],
             env={**environ, **extra, "KUBERNETES_EXEC_INFO": info},
             stdin=None if interactive else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -276,8 +279,11 @@ def _credential(answer: Json, api: str) -> _Credential:
 def _cluster_info(cluster: Json) -> Json:
     """Return the cluster in the format of `spec.cluster` of an ExecCredential."""
     info = {one: cluster[one] for one in CLUSTER - {"certificate-authority", "extensions"} if cluster.get(one)}
-    extensions = cluster.get("extensions") or ()
-    config = next((one["extension"] for one in extensions if one["name"] == f"{EXEC_API}exec"), None)
+    try:
+        extensions = {one["name"]: one["extension"] for one in cluster.get("extensions") or ()}
+    except (KeyError, TypeError) as error:
+        raise Rejected("its cluster has extensions that are no list of name and extension") from error
+    config = extensions.get(f"{EXEC_API}exec")
     return info | ({"config": config} if config else {})
 
 
@@ -313,7 +319,7 @@ def parsed(content: bytes) -> Json:
     """Parse the content of a kubeconfig. Raises Rejected."""
     try:
         config = yaml.load(content, Loader)  # noqa: S506 - a safe loader, in C if available
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a time such as 2026-99-99
         raise Rejected(f"it is not YAML: {_first_line(error)}") from error
     return mapping(config, "it")
 

@@ -31,6 +31,7 @@ REFUSED: list[tuple[Json, Json, str]] = [
     ({"disable-compression": "yes"}, {}, "its disable-compression is not true or false"),
     ({"tls-server-name": 7}, {}, "its tls-server-name is not a string"),
     ({"certificate-authority-data": "A"}, {}, "its certificate-authority-data is not base64"),
+    ({"certificate-authority-data": "AAAA…"}, {}, "its certificate-authority-data is not base64"),
     ({}, {"client-certificate-data": "AAAA"}, "it has only one of client-certificate and client-key"),
     ({}, {"client-key-data": "AAAA"}, "it has only one of client-certificate and client-key"),
     ({}, {"username": "ann"}, "it has only one of username and password"),
@@ -40,6 +41,14 @@ REFUSED: list[tuple[Json, Json, str]] = [
     ({}, {"tokenFile": "missing"}, "its file missing cannot be read: No such file or directory"),
     ({}, {"exec": EXEC | {"command": "/nonexistent"}}, "its exec /nonexistent cannot be run: No such file"),
     ({}, {"exec": EXEC | {"interactiveMode": "Always"}}, "its exec has interactiveMode Always"),
+    ({}, {"exec": EXEC | {"args": 7}}, "its exec has args that are no list"),
+    ({}, {"exec": EXEC | {"env": [{"name": "HOME"}]}}, "or an env that is no list of name and value"),
+    ({}, {"exec": EXEC | {"env": ["HOME"]}}, "or an env that is no list of name and value"),
+    (
+        {"extensions": [{"extension": {}}]},
+        {"exec": EXEC | {"provideClusterInfo": True}},
+        "its cluster has extensions that are no list of name and extension",
+    ),
     ({}, {"exec": EXEC | {"shell": "bash"}}, "its exec has shell, which virtsync does not support"),
     ({}, {"exec": EXEC | {"apiVersion": "v1"}}, "its exec needs a command, and an apiVersion that begins with"),
     ({}, {"exec": EXEC}, "its exec true did not return an ExecCredential"),
@@ -71,6 +80,13 @@ def test_what_is_not_honoured_is_refused_by_name(tmp_path: Path, of_cluster: Jso
         read(file)
     assert told in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_time_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_text("current-context: any\ndate: 2026-99-99\n")
+    with pytest.raises(Rejected, match="is not usable: it is not YAML"):
+        read(file)
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
