@@ -128,7 +128,7 @@ class ActionRunner:
         """When the last turn was released or the last action ended, in monotonic seconds."""
 
     def quiet_since_s(self) -> float | None:
-        """Return since which monotonic time no action is in flight or about to begin; None: one is."""
+        """Return the monotonic time since which no action has been in flight or about to begin; None: an action is."""
         with self._lock:
             return None if self._polite or self._forcing or self._unreported else self._quiet_s
 

@@ -263,8 +263,8 @@ class Agent:
         self._reconciler.wait_for_actions(FLUSH_S)
         self._queue.drain(_remaining_s(flushed_s))
         self._stopping.set()
-        self._api_relist.listed.set()
         self._queue.close()
+        self._api_relist.listed.set()  # ends the wait of workers that have not begun
         self._workers.join(flushed_s)
         for task in self._tasks:
             task.join(_remaining_s(flushed_s))
@@ -312,6 +312,7 @@ class Agent:
         self._metrics.libvirt_up()
         self._connected_once.set()
         self._libvirt_relist.task.wake_up()
+        self._check_host_uuid()
         self._add_all()
 
     def _lost(self) -> None:
@@ -320,7 +321,7 @@ class Agent:
         self._add_all()
 
     def _ownership_changed(self) -> None:
-        self._host_report.task.wake_up()
+        self._host_report.ask_again()
         self._add_all()
 
     def _add_all(self) -> None:
@@ -362,11 +363,20 @@ class Agent:
         moment = now()
         vms = self._store.vms()
         for vm in vms:
-            self._domain_index.enter(vm)
+            self._reconciler.index(vm)
             self._brake.note(vm.key, vm.status, moment)
             self._metrics.observed(vm, vm.status)
-            self._node_conflict.check(vm, self._node())
+        self._check_host_uuid()
         self._unreported = {vm.key for vm in vms}
+
+    def _check_host_uuid(self) -> None:
+        """Compare libvirt's UUID of this host with those in the reports, before the next reports replace these.
+
+        Both must be known: the first list and the connection to libvirt each come at some time.
+        """
+        node = self._node()
+        for vm in self._store.vms():
+            self._node_conflict.check(vm, node)
 
     # --- reconcile passes
 

@@ -72,6 +72,9 @@ class Store(Protocol):
     def read(self, key: VmKey) -> VirtualMachine | None:
         """Return the object from the cache, without a request; None: the cache does not have it."""
 
+    def refresh_uncertain(self, key: VmKey) -> None:
+        """Read the object again if the stored version might not be the current one. Raises Transient, Rejected."""
+
     def refresh(self, key: VmKey) -> VirtualMachine | None:
         """Request the object from the API server and return it; None: it is gone. Raises Transient, Rejected."""
 
@@ -164,7 +167,7 @@ class Reconciler:
         if vm is None or not self._is_ours(vm):
             self.forget(key)
             return
-        self._index(vm)
+        self.index(vm)
         view = self._observe(vm)
         step, turn = self._decide(view)
         with turn:
@@ -224,7 +227,7 @@ class Reconciler:
         return self._memories.oldest_event_s()
 
     def quiet_since_s(self) -> float | None:
-        """Return since which monotonic time no action is in flight or about to begin; None: one is."""
+        """Return the monotonic time since which no action has been in flight or about to begin; None: an action is."""
         return self._runner.quiet_since_s()
 
     def stop_acting(self) -> None:
@@ -343,7 +346,7 @@ class Reconciler:
         """Pass a report to the brake, the domain index, the metrics, the log and the Events, after it was written."""
         vm, key = view.vm, view.vm.key
         self._brake.note(key, step.status, view.now)
-        self._index(reported)
+        self.index(reported)
         if reported is vm:
             self._gauges.observed(vm, step.status)
         else:
@@ -357,12 +360,15 @@ class Reconciler:
     def _is_current(self, vm: VirtualMachine, reported: VirtualMachine) -> bool:
         """Whether the object has not changed since the decision, apart from its status.
 
-        If a report was written, the write has proved this. If not, this method reads the object from the API server,
-        and queues the VM if the object has changed.
+        If a report was written, the API server has compared the versions, and the watch can only have brought a change
+        that came later. If not, this method reads the object from the API server. It queues the VM if the object has
+        changed. Raises Transient, Rejected.
         """
-        if reported is not vm:
-            return True
-        fresh = self._store.refresh(vm.key)
+        if reported is vm:
+            fresh = self._store.refresh(vm.key)
+        else:
+            self._store.refresh_uncertain(vm.key)
+            fresh = self._store.read(vm.key)
         if fresh is not None and _identity(fresh) == _identity(vm):
             return True
         self._queue.add(vm.key)
@@ -391,12 +397,13 @@ class Reconciler:
         for notice in _notices(vm, step, outcome):
             self._recorder.record(vm, notice)
 
-    def _index(self, vm: VirtualMachine) -> None:
+    def index(self, vm: VirtualMachine) -> None:
         """Update the domain index for this object.
 
-        Skips an object whose spec is not fully understood, because it might refer to another domain.
+        Skips an object whose spec is not fully understood, because it might refer to another domain, and one that is
+        being deleted.
         """
-        if not vm.misunderstood:
+        if not vm.misunderstood and not vm.deleting:
             self._wake(self._domain_index.enter(vm))
 
     def _wake(self, keys: set[VmKey]) -> None:

@@ -106,6 +106,44 @@ def test_a_maintenance_that_begins_while_a_report_goes_out_forbids_the_act() -> 
     assert not node.judge.done
 
 
+def test_a_change_that_the_watch_brings_while_a_report_goes_out_is_obeyed() -> None:
+    node = node_with("web", powerState="Running")
+
+    def user_changes_their_mind() -> None:
+        node.api.edit(key("web"), {"powerState": "Running"})
+        assert node.agent.hears_watch()
+
+    node.agent.meanwhile["after the report"] = user_changes_their_mind
+    node.api.edit(key("web"), {"powerState": "Stopped", "shutdown": {"mode": "Force"}})
+    works(node)
+    assert reason_of(node, "web") == Reason.RESTARTING  # the stop is recorded, and nothing but the VM can end it
+    assert not node.judge.done
+
+
+def test_an_object_that_was_deleted_while_a_report_goes_out_is_not_acted_on() -> None:
+    node = node_with("web", powerState="Running")
+
+    def user_deletes_it() -> None:
+        node.api.delete(key("web"))
+        assert node.agent.hears_watch()
+
+    node.agent.meanwhile["after the report"] = user_deletes_it
+    node.api.edit(key("web"), {"powerState": "Stopped", "shutdown": {"mode": "Force"}})
+    works(node)
+    assert not node.judge.done
+
+
+def test_an_object_that_is_not_understood_takes_no_domain_after_a_restart_either() -> None:
+    node = node_with("web", powerState="Running")
+    node.api.create(key("newer"), {"nodeName": "node-a", "powerState": "Asleep", "domain": {"name": "web"}})
+    node.api.objects[key("newer")]["metadata"]["creationTimestamp"] = "2025-01-01T00:00:00Z"  # older than web
+    works(node)
+    assert reason_of(node, "web") == Reason.IN_SYNC
+    node.restart_agent()
+    works(node)
+    assert reason_of(node, "web") == Reason.IN_SYNC
+
+
 def test_a_run_elsewhere_that_is_found_while_a_report_goes_out_forbids_the_start() -> None:
     node = node_with("web", powerState="Stopped")
     elsewhere: list[RunsElsewhere] = []

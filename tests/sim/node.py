@@ -282,7 +282,7 @@ class SimulatedAgent:
         )
         self.objects.relist()
         for vm in self.objects.vms():
-            self.domain_index.enter(vm)
+            self.reconciler.index(vm)
             self.brake.note(vm.key, vm.status, node.clock.now())
             self.queue.add(vm.key)
 
@@ -418,6 +418,9 @@ class Written:
 
     def read(self, key: VmKey) -> VirtualMachine | None:
         return self._store.read(key)
+
+    def refresh_uncertain(self, key: VmKey) -> None:
+        self._store.refresh_uncertain(key)
 
     def refresh(self, key: VmKey) -> VirtualMachine | None:
         self._agent.happens("before the refresh")
