@@ -101,10 +101,10 @@ class HostReport:
     ) -> None:
         """`may_write`: whether this agent holds the host lock and the Lease. `vms` returns None before the first list.
 
-        `is_managed`: whether an object refers to the domain. `quiet_since_s` returns since which monotonic time no
-        action is under way; None: one is. `relist` makes the agent list libvirt. `unwatched`: whether the watch has
-        begun without the Hypervisor, because the API server did not know it then; `watch_again` begins the watch again.
-        `counted` is called with the numbers of all domains, and of those that belong to an object.
+        `is_managed`: whether an object refers to the domain. `quiet_since_s` returns the monotonic time since which no
+        action has been under way; None: an action is. `relist` makes the agent list libvirt. `unwatched`: whether the
+        watch has begun without the Hypervisor, because the API server did not know it then; `watch_again` begins the
+        watch again. `counted` is called with the numbers of all domains, and of those that belong to an object.
         """
         self._settings, self._spec, self._store = settings, spec, store
         self._hypervisor, self._recorder = hypervisor, recorder
@@ -177,14 +177,17 @@ class HostReport:
         if self._object and self._unwatched() and now_s - self._watched_again_s > OTHERS_EVERY_S:
             self._watched_again_s = now_s
             self._watch_again()
-        waits_s = [self._retry_s - now_s] if self._retry_s > now_s else []
-        if self._spec.maintenance():
-            waits_s.append(URGENT_EVERY_S)
         look_in_s = self._looked_s + COALESCE_S - now_s
         if look_in_s > 0:
-            return min([look_in_s, *waits_s])
-        self._looked_s = now_s
-        waits_s += [wait_s for wait_s in (self._list_when_due(now_s), self._write_when_due(now_s)) if wait_s]
+            waits_s = [look_in_s]
+        else:
+            self._looked_s = now_s
+            waits_s = [wait_s for wait_s in (self._list_when_due(now_s), self._write_when_due(now_s)) if wait_s]
+        retry_in_s = self._retry_s - time.monotonic()  # the read or the write might have failed just now
+        if retry_in_s > 0:
+            waits_s.append(retry_in_s)
+        if self._spec.maintenance():
+            waits_s.append(URGENT_EVERY_S)
         return min(waits_s, default=None)
 
     def _is_read_due(self, now_s: float) -> bool:
@@ -202,23 +205,23 @@ class HostReport:
                     found = self._store.create()
                     log.info("created the Hypervisor of this node", hypervisor=found.name)
         except Unserved:
-            self._fail(now_s)
+            self._fail()
             self._spec.unserved()
         except Forbidden as error:
-            self._fail(now_s)
+            self._fail()
             self._spec.refused(str(error))
         except (Transient, Rejected, Vanished) as error:
-            self._fail(now_s, error)
+            self._fail(error)
             self._spec.failed(str(error))
         else:
             self._read_s = now_s
-            self._take(found, now_s)
+            self._take(found)
 
-    def _take(self, found: Hypervisor | None, now_s: float) -> None:
+    def _take(self, found: Hypervisor | None) -> None:
         """Obey the object. `found` is None if it does not exist, and this agent may not create it."""
         self._object = found
         if found is None:
-            self._fail(now_s)
+            self._fail()
             return
         self._backoff.reset()
         self._retry_s = float("-inf")
@@ -227,9 +230,9 @@ class HostReport:
         if begins:
             self._obeyed_s = time.monotonic()
 
-    def _fail(self, now_s: float, error: Exception | None = None) -> None:
+    def _fail(self, error: Exception | None = None) -> None:
         asked_s = error.retry_after_s if isinstance(error, Transient) else 0.0
-        self._retry_s = now_s + max(self._backoff.wait_s(), asked_s)
+        self._retry_s = time.monotonic() + max(self._backoff.wait_s(), asked_s)
         self._uncertain = True
 
     def _list_when_due(self, now_s: float) -> float | None:
@@ -263,7 +266,7 @@ class HostReport:
             self.object_uncertain()
         except (Transient, Rejected) as error:
             log.warning("could not report on this host", error=str(error))
-            self._fail(now_s, error)
+            self._fail(error)
         else:
             self._write_pace.done(now_s)
             self._object = written

@@ -77,7 +77,7 @@ class Renewal:
 
     def unready(self) -> str | None:
         """Return that the token has expired, as one sentence; None: it has not."""
-        found = host_token(self._api.credentials.current())
+        found = host_token(self._api.credentials.latest)
         return self._expired(found) if found and found.lifetime.remaining_s(self._clock()) <= 0 else None
 
     def look(self) -> float | None:
@@ -111,7 +111,7 @@ class Renewal:
     def _expired(self, found: HostToken) -> str:
         return (
             f"the token of this host expired at {api_time(found.lifetime.expires)}: run `virtsync enroll {found.host}"
-            f" --namespace {found.namespace} --server {self._api.credentials.current().server}` again, and replace"
+            f" --namespace {found.namespace} --server {self._api.credentials.latest.server}` again, and replace"
             f" {self._kubeconfig} with the file that it writes"
         )
 

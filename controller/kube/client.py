@@ -80,14 +80,16 @@ class Api:
 
         Do not call this after a failure that affects only one request. The watch calls this for its own requests.
         """
-        if not good:
-            self._failing = True
-        elif self._failing:
-            self._failing, self._recovered = False, True
+        with self._lock:
+            if not good:
+                self._failing = True
+            elif self._failing:
+                self._failing, self._recovered = False, True
 
     def take_recovery(self) -> bool:
         """Return whether a request has succeeded after a failed one since the last call of this method."""
-        recovered, self._recovered = self._recovered, False
+        with self._lock:
+            recovered, self._recovered = self._recovered, False
         return recovered
 
     def request(

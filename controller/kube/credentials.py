@@ -54,6 +54,11 @@ class Credentials:
                 self._lock.release()
         return self._access
 
+    @property
+    def latest(self) -> Access:
+        """The access that was read last. Reads no file and runs no plugin, so it does not block."""
+        return self._access
+
     def renew(self, refused: Access) -> Access:
         """Return the access to use after the API server rejected `refused`, or `refused` if there is no other."""
         with self._lock:

@@ -107,8 +107,8 @@ class Fleet:
         """Return one list of all objects of a collection, in their present state; a Table has no objects.
 
         Pages would be expensive: the API server decodes each page after the first from etcd. A list without a version
-        would be too, if the watch cache is behind. So a list of one object tells the present version, and the whole
-        list may not be older. Then the API server answers from its watch cache, or refuses (ADR 040).
+        would be too, if the watch cache is behind. A list of one object returns the present version, and the whole list
+        must be at least that new. Then the API server answers from its watch cache, or refuses (ADR 040).
         """
         present = self._api.request("GET", path, limit="1")["metadata"]["resourceVersion"]
         return self._api.request(

@@ -1,7 +1,7 @@
 """A copy of a collection that a watch keeps up to date, for a command that shows it while it changes.
 
-The agent's watch is another one (kube/watch.py): it must not miss a change of a VM that it may switch. This one is for
-eyes. If anything is wrong, it lists again.
+The agent's watch is another one (kube/watch.py): it must not miss a change of a VM that it may switch. This one
+only feeds a display, so after any error it lists again.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Live(Generic[T]):
                 for change in self._changes():
                     backoff.reset()
                     self._take(change)
-                self._closing.wait(FIRST_RETRY_S)  # something between might end each watch at once
+                self._closing.wait(FIRST_RETRY_S)  # a proxy might end each watch at once
             except (Transient, Rejected, Vanished, ValueError) as error:
                 if not self._closing.is_set():
                     listed = False

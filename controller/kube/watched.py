@@ -28,13 +28,13 @@ class Watched:
     health: WatchHealth
     on_refused: Callable[[], None] | None = None
     """Called when the API server refuses to list or watch the objects (403), or does not know the kind (404). The other
-    kinds are watched all the same. A refused request is retried every 10 s; a kind that is not known is watched after
+    kinds are still watched. A refused request is retried every 10 s; a kind that is not known is watched after
     the next `Watch.restart`. None: without this kind, no object is watched."""
     stale_lists: bool = False
     """Whether a list may be older than the changes that the callbacks have seen. The API server then answers it from
     its watch cache, and never from etcd (docs/adr/039)."""
     known: Known | None = None
-    """Knows the objects for which `on_object` is not called. None: it is called with each."""
+    """Knows the objects for which `on_object` is not called. None: `on_object` is called for each."""
     group: str = GROUP
     version: str = VERSION
     served: bool | None = field(default=None, init=False)
