@@ -38,8 +38,10 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message. If stderr cannot be written, the exit code stays."""
-        with suppress(OSError):
+        try:
             super().show(file)
+        except OSError:
+            _abandon(sys.stderr)
 
 
 @dataclass
@@ -179,20 +181,22 @@ def failures() -> Iterator[None]:
     except (click.exceptions.Exit, click.ClickException, click.Abort):
         raise  # click has a message for each
     except BrokenPipeError:
-        _abandon_output()
+        _abandon(sys.stdout)
         sys.exit(UNREAD)
     except OSError as error:
         if not error.filename:
-            _abandon_output()
+            _abandon(sys.stdout)
         what = error.filename or "the output cannot be written"
         raise Failure(f"{what}: {error.strerror or error}.") from error
     except Exception:  # noqa: BLE001 - shown, with the exit code of an error
-        with suppress(OSError):
+        try:
             traceback.print_exc()
+        except OSError:
+            _abandon(sys.stderr)
         sys.exit(Failure.exit_code)
 
 
-def _abandon_output() -> None:
-    """Close stdout, so that Python does not try to write the rest at its end, and change the exit code if it fails."""
+def _abandon(stream: IO[str]) -> None:
+    """Close stdout or stderr, so that Python does not write the rest at its end, and change its exit code."""
     with suppress(OSError):
-        sys.stdout.close()
+        stream.close()
