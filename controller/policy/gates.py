@@ -103,7 +103,7 @@ def observe_only(s: Situation, _: DueAction | None = None) -> Verdict | None:
 
 
 def not_allowed(s: Situation, _: DueAction | None = None) -> Verdict | None:
-    """Forbid every action if this agent lacks the host lock or the Lease, or is stopping."""
+    """Forbid every action if this agent lacks the host lock, the Lease or its Hypervisor, or is stopping."""
     return Verdict(Reason.ACTION_BLOCKED, s.view.node.blocked) if s.view.node.blocked else None
 
 
