@@ -102,7 +102,8 @@ class SimulatedLibvirtd:
     ) -> SimulatedGuest:
         """Define a domain (off), or define it anew."""
         known = self.named(name) if uuid is None else self.guests.get(uuid)
-        guest = known or (uuid and self.undefined.pop(uuid, None)) or SimulatedGuest(self, name, uuid or uuid4())
+        left = self.undefined.pop(uuid, None) if uuid else None
+        guest = known or left or SimulatedGuest(self, name, uuid or uuid4())
         self.guests[guest.uuid] = guest
         guest.persistent, guest.on_poweroff, guest.on_crash = True, on_poweroff, on_crash
         guest.emit("DEFINED", "UPDATED" if known else "ADDED")
