@@ -7,13 +7,11 @@ would restart all agents at once. /readyz checks that the agent does its work; a
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -22,14 +20,11 @@ from prometheus_client.exposition import choose_encoder
 
 from controller.runtime.errors import Rejected
 from controller.runtime.metrics import ProcessMetrics
-from controller.runtime.server import Server
+from controller.runtime.server import CONNECTIONS_LIMIT, TEXT, Handler, Server, why_not_listening
 
 EVERY_ADDRESS = "*"
-TEXT = "text/plain; charset=utf-8"
 REQUEST_TIMEOUT_S = 10.0
 """How long a connection may take as a whole, from its acceptance to the end of the response."""
-CONNECTIONS_LIMIT = 64
-"""How many connections there can be at a time, because each one occupies a thread and a file descriptor."""
 
 log = structlog.get_logger()
 
@@ -61,7 +56,7 @@ class Health:
             self._server = _Server(self._address, self._port, self.answer)
         except OSError as error:
             where = "" if self._address == EVERY_ADDRESS else f" of {self._address}"
-            why = os.strerror(error.errno) if error.errno else str(error)
+            why = why_not_listening(error)
             raise Rejected(f"Cannot serve health and metrics on port {self._port}{where}: {why}.") from error
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
         return int(self._server.server_address[1])
@@ -167,22 +162,14 @@ class _Server(Server):
             request.shutdown(socket.SHUT_RDWR)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: _Server
-    server_version, sys_version = "virtsync", ""
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - http.server calls it by this name
         """Send the response to a GET request."""
         try:
             status, content_type, body = self.server.answer(self.path, self.headers.get("Accept", ""))
         except Exception:
             log.exception("internal error in an HTTP request", path=self.path)
             status, content_type, body = HTTPStatus.INTERNAL_SERVER_ERROR, TEXT, b"internal error\n"
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing, because probes come every few seconds."""
+        self.send(body, content_type, status=status)

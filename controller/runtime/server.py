@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from http.server import ThreadingHTTPServer
+import os
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 
 import structlog
+
+TEXT = "text/plain; charset=utf-8"
+CONNECTIONS_LIMIT = 64
+"""How many connections a server has at a time, because each one occupies a thread and a file descriptor."""
 
 log = structlog.get_logger()
 
@@ -29,3 +35,27 @@ class Server(ThreadingHTTPServer):
     def handle_error(self, _request: object, client_address: object) -> None:
         """Log at debug level that a request failed, usually because the client closed its connection."""
         log.debug("HTTP request ended early", client=str(client_address))
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The handler of one connection. It logs no request."""
+
+    server_version, sys_version = "virtsync", ""
+
+    def send(self, body: bytes, content_type: str, *, status: HTTPStatus = HTTPStatus.OK) -> None:
+        """Send a whole response."""
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        if status is HTTPStatus.METHOD_NOT_ALLOWED:
+            self.send_header("Allow", "GET")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing, because probes come every few seconds."""
+
+
+def why_not_listening(error: OSError) -> str:
+    """Return the reason why a server could not listen, as a part of a sentence."""
+    return os.strerror(error.errno) if error.errno else str(error)

@@ -7,7 +7,6 @@ rebinding), and a request from another site must be the opening of a page.
 
 from __future__ import annotations
 
-import os
 import re
 import select
 import socket
@@ -15,21 +14,18 @@ import threading
 from collections.abc import Callable
 from email.message import Message
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import structlog
 
 from controller.runtime.errors import Rejected
-from controller.runtime.server import Server
+from controller.runtime.server import CONNECTIONS_LIMIT, TEXT, Handler, Server, why_not_listening
 
 LOCALHOST = "127.0.0.1"
 HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 """The values of the header Host that are accepted. The port is that of the tunnel, so it can be any."""
 CLIENT_TIMEOUT_S = 10.0
-"""How long a client may take to send its request, and to take what it is sent at one time."""
-CONNECTIONS_LIMIT = 64
-"""How many connections there can be at a time, because each one occupies a thread. More are closed at once."""
+"""The timeout for reading a request, and for each write to the client."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -41,7 +37,6 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 """The headers of each response. No response sets a cookie."""
-TEXT = "text/plain; charset=utf-8"
 
 log = structlog.get_logger()
 
@@ -73,8 +68,7 @@ class LocalServer(Server):
         try:
             super().__init__((LOCALHOST, port), Exchange)
         except OSError as error:
-            why = os.strerror(error.errno) if error.errno else str(error)
-            raise Rejected(f"cannot listen on port {port} of localhost: {why}") from error
+            raise Rejected(f"cannot listen on port {port} of localhost: {why_not_listening(error)}") from error
 
     @property
     def port(self) -> int:
@@ -109,12 +103,11 @@ class LocalServer(Server):
             self._places.release()
 
 
-class Exchange(BaseHTTPRequestHandler):
+class Exchange(Handler):
     """One request and its response."""
 
     server: LocalServer
     timeout = CLIENT_TIMEOUT_S
-    server_version, sys_version = "virtsync", ""
 
     def parse_request(self) -> bool:
         """Read the request, and refuse it if it might come from another site."""
@@ -126,7 +119,7 @@ class Exchange(BaseHTTPRequestHandler):
             return False
         return True
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - http.server calls it by this name
         """Answer a GET request."""
         try:
             self.server.answer(self)
@@ -135,16 +128,6 @@ class Exchange(BaseHTTPRequestHandler):
         except Exception:
             log.exception("internal error in a request for the page", path=self.path)
             self.close_connection = True
-
-    def send(self, body: bytes, content_type: str, *, status: HTTPStatus = HTTPStatus.OK) -> None:
-        """Send a whole response."""
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        if status is HTTPStatus.METHOD_NOT_ALLOWED:
-            self.send_header("Allow", "GET")
-        self.end_headers()
-        self.wfile.write(body)
 
     def begin(self, content_type: str) -> None:
         """Begin a response without an end. Write its body to `wfile`; the connection closes after it."""
@@ -163,6 +146,3 @@ class Exchange(BaseHTTPRequestHandler):
         for name, value in HEADERS.items():
             self.send_header(name, value)
         super().end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
