@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.agent.host_report import COALESCE_S, OTHERS_EVERY_S, SPREAD, URGENT_EVERY_S, Pace, Urgency
+from controller.agent import host_report
+from controller.agent.host_report import (
+    COALESCE_S,
+    OTHERS_EVERY_S,
+    RETRY_S,
+    SPREAD,
+    URGENT_EVERY_S,
+    HostReport,
+    Pace,
+    Urgency,
+)
+from controller.agent.host_spec import HostSpec
+from controller.api.hypervisor import Hypervisor
+from controller.api.hypervisor_codec import parse_hypervisor
+from controller.runtime.errors import Transient
 
 
 def pace() -> Pace:
@@ -55,3 +72,89 @@ def test_a_minute_has_twelve_writes_at_most(steps: list[tuple[float, Urgency]]) 
             one.done(now_s)
             written_s.append(now_s)
     assert all(later - sooner >= URGENT_EVERY_S - 1e-6 for sooner, later in pairwise(written_s))
+
+
+# --- after a request that failed
+
+
+class Failing:
+    """The Hypervisor on an API server that answers neither a write nor, if `reads` is False, a read."""
+
+    def __init__(self, takes: Callable[[], None], *, reads: bool) -> None:
+        self._takes, self._reads = takes, reads
+        self.asked = 0
+
+    def read(self) -> Hypervisor:
+        self.asked += 1
+        if self._reads:
+            return parse_hypervisor({"metadata": {"name": "node-a", "resourceVersion": "1"}, "spec": {}})
+        self._takes()
+        raise Transient("the API server does not answer")
+
+    def differs(self, _status: object) -> bool:
+        return True
+
+    def report(self, _status: object) -> Hypervisor:
+        self._takes()
+        raise Transient("the API server does not answer")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The time at which the report is made."""
+    at = SimpleNamespace(s=100.0)
+    monkeypatch.setattr(host_report, "time", SimpleNamespace(monotonic=lambda: at.s))
+    return at
+
+
+def report_to(store: Failing) -> HostReport:
+    settings: Any = SimpleNamespace(
+        node_name="node-a",
+        boot_id="boot-1",
+        observe_only=False,
+        libvirt_uri="qemu:///system",
+        lease_namespace=None,
+        resync_api_s=3600.0,
+    )
+    libvirt: Any = SimpleNamespace(connected=False, host_facts=None)
+    own: Any = store
+    recorder: Any = SimpleNamespace(record=lambda *_: None)
+    return HostReport(
+        settings,
+        HostSpec("node-a", observe_only=False, changed=lambda: None),
+        own,
+        libvirt,
+        recorder,
+        may_write=lambda: True,
+        vms=list,
+        is_managed=lambda _domain: True,
+        quiet_since_s=lambda: 0.0,
+        relist=lambda: None,
+        unwatched=lambda: False,
+        watch_again=lambda: None,
+        counted=lambda *_: None,
+    )
+
+
+def test_a_write_that_failed_is_tried_again_soon(clock: SimpleNamespace) -> None:
+    report = report_to(Failing(lambda: None, reads=True))
+    assert report._run() == COALESCE_S
+    clock.s += COALESCE_S
+    wait_s = report._run()
+    assert wait_s is not None
+    assert 0 < wait_s <= RETRY_S[0]
+
+
+def test_the_wait_after_a_failure_begins_when_the_request_has_ended(clock: SimpleNamespace) -> None:
+    def takes_10_s() -> None:
+        clock.s += 10.0
+
+    store = Failing(takes_10_s, reads=False)
+    report = report_to(store)
+    report._run()
+    assert store.asked == 1
+    report._run()
+    assert store.asked == 1
+    clock.s += RETRY_S[0]
+    report._run()
+    assert store.asked == 2
