@@ -25,7 +25,8 @@ from controller.page.document import document
 from controller.page.messages import Shown, message
 from controller.page.query import Query, parse_query
 from controller.page.view import Served, View, view
-from controller.runtime.web import TEXT, Exchange, LocalServer
+from controller.runtime.server import TEXT
+from controller.runtime.web import Exchange, LocalServer
 
 LIVE_LIMIT = 32
 """How many pages can be live at a time."""

@@ -20,6 +20,7 @@ from controller.policy.view import Action, Result
 from controller.runtime import health as health_module
 from controller.runtime.errors import Rejected
 from controller.runtime.health import Health
+from controller.runtime.server import CONNECTIONS_LIMIT
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 WEB = VmKey("default", "web")
@@ -163,7 +164,7 @@ def test_a_client_that_sends_a_byte_at_a_time_is_closed(health: Health, monkeypa
 
 
 def test_idle_connections_do_not_keep_a_probe_from_its_answer(health: Health) -> None:
-    port, limit, threads = health.start(), health_module.CONNECTIONS_LIMIT, threading.active_count()
+    port, limit, threads = health.start(), CONNECTIONS_LIMIT, threading.active_count()
     with ExitStack() as idle:
         clients = [
             idle.enter_context(closing(socket.create_connection(("127.0.0.1", port)))) for _ in range(limit + 20)

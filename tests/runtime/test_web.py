@@ -10,7 +10,8 @@ import pytest
 
 from controller.runtime import web
 from controller.runtime.errors import Rejected
-from controller.runtime.web import CONNECTIONS_LIMIT, HEADERS, Exchange, LocalServer
+from controller.runtime.server import CONNECTIONS_LIMIT
+from controller.runtime.web import HEADERS, Exchange, LocalServer
 
 
 def answer(exchange: Exchange) -> None:
