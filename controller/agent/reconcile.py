@@ -45,7 +45,7 @@ from controller.policy.view import (
     View,
 )
 from controller.policy.waits import Waits
-from controller.runtime.errors import Conflicted, Rejected, Transient, Vanished
+from controller.runtime.errors import Conflicted, Lingers, Rejected, Transient, Vanished
 
 log = structlog.get_logger()
 
@@ -261,7 +261,7 @@ class Reconciler:
             with self._lookups.asking(vm.key):
                 observed = self._host.look(vm.address)
         except Transient as error:
-            return Unreadable(str(error))
+            return Unreadable(str(error), busy=isinstance(error, Lingers))
         return self._owned(vm, observed) if isinstance(observed, Domain) else observed
 
     def _owned(self, vm: VirtualMachine, domain: Domain) -> Domain | Conflict:

@@ -19,7 +19,7 @@ from controller.hypervisor.connection import LibvirtConnection
 from controller.hypervisor.pidfiles import PidFiles
 from controller.hypervisor.text import error_text
 from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Phase, PowerAction, Qemu, Replaced, Result
-from controller.runtime.errors import Rejected, Transient, Vanished
+from controller.runtime.errors import Lingers, Rejected, Transient, Vanished
 
 REBOOTS = re.compile(r"<on_poweroff>\s*restart\s*</on_poweroff>")
 NAME_BYTES = 255
@@ -57,6 +57,7 @@ def _kinds() -> dict[int, str]:
 
 KINDS_OF_JOBS = _kinds()
 
+LINGERS = "libvirt no longer has the domain, but its QEMU process has not exited; virtsync waits until it has."
 # For an operation that is invalid in the domain's state, the test driver reports an internal error.
 INVALID_IN_STATE = {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_INTERNAL_ERROR}
 
@@ -251,12 +252,14 @@ class LibvirtHost:
             if handle is not None:
                 handles.keep(connection, uuid, handle)
                 return self._read(handle, uuid)
-            self._check_qemu_ended(uuid)
+            self._check_qemu_exited(uuid)
             self._hypervisor.evidences.observed_absent(uuid, asked_s)
         if name is None or not _is_valid(name):
             return Absent()
         handle = _found(lambda: connection.lookupByName(name))
         if handle is None:
+            if self._pid_files.lives_on_named(name):
+                raise Lingers(LINGERS)
             return Absent()
         found = UUID(bytes=handle.UUID())
         if uuid not in {None, found}:
@@ -269,7 +272,7 @@ class LibvirtHost:
             numbers = handle.state(0)
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                self._check_qemu_ended(uuid)
+                self._check_qemu_exited(uuid)
                 return Absent()
             raise Transient(error_text(error)) from error
         return self._described(handle, numbers, uuid, asked_s)
@@ -286,7 +289,7 @@ class LibvirtHost:
                 self._flags[uuid] = flags = (bool(handle.isPersistent()), bool(handle.autostart()))
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                self._check_qemu_ended(uuid)
+                self._check_qemu_exited(uuid)
                 return Absent()
             raise Transient(error_text(error)) from error
         domain = _domain(handle, uuid, words, managed_save=managed_save, flags=flags)
@@ -296,13 +299,13 @@ class LibvirtHost:
             domain = replace(domain, phase=Phase.SHUTTING_DOWN)  # although libvirt reports it off
         return self._update_evidence(domain, asked_s)
 
-    def _check_qemu_ended(self, uuid: UUID) -> None:
-        """Raise Transient if a killed QEMU of this domain, which libvirt no longer has, still exists.
+    def _check_qemu_exited(self, uuid: UUID) -> None:
+        """Raise Lingers if a killed QEMU of this domain, which libvirt no longer has, still exists.
 
         Another host may start a VM that is reported absent.
         """
         if self._pid_files.lives_on(uuid):
-            raise Transient("libvirt no longer has the domain, but its QEMU process has not ended")
+            raise Lingers(LINGERS)
 
     def _update_evidence(self, domain: Domain, asked_s: float) -> Domain:
         if domain.phase is Phase.RUNNING:

@@ -35,6 +35,8 @@ class PidFiles:
         self._lock = threading.Lock()
         self._watched: dict[UUID, list[int]] = {}
         """Descriptors of the pid files of killed QEMUs that have not been observed to end."""
+        self._names: dict[UUID, str] = {}
+        """The names of the domains in `_watched`."""
         self._unwatched: dict[UUID, None] = {}
         """Domains whose last QEMU was killed while no open descriptor could show its end. The oldest entry is first."""
 
@@ -61,16 +63,17 @@ class PidFiles:
         with self._lock:
             self._unwatched.pop(uuid, None)
             try:
-                watched = self._watch(uuid, self._open(name))
+                watched = self._watch(uuid, name, self._open(name))
             except OSError:
                 watched = False
             if not watched:
                 self._unwatched[uuid] = None
                 forget_oldest(self._unwatched)
 
-    def _watch(self, uuid: UUID, file: int) -> bool:
+    def _watch(self, uuid: UUID, name: str, file: int) -> bool:
         """Keep the file open. Return whether it is locked: an older libvirt or another program locks no pid file."""
         watched = self._watched.setdefault(uuid, [])
+        self._names[uuid] = name
         if any(os.path.sameopenfile(file, other) for other in watched):
             os.close(file)
         else:
@@ -92,6 +95,14 @@ class PidFiles:
         with self._lock, suppress(OSError):
             return self._release(uuid)
         return True
+
+    def lives_on_named(self, name: str) -> bool:
+        """`lives_on` for a domain of which only the name is known, because libvirt no longer has it."""
+        if not self._names:
+            return False
+        with self._lock:
+            uuids = [uuid for uuid, known in self._names.items() if known == name]
+        return any(self.lives_on(uuid) for uuid in uuids)
 
     def started(self, uuid: UUID) -> None:
         """Record that a new QEMU of this domain runs. `qemu` then no longer returns UNSURE for an earlier QEMU."""
@@ -119,6 +130,7 @@ class PidFiles:
                 os.close(file)
         if not self._watched.get(uuid):
             self._watched.pop(uuid, None)
+            self._names.pop(uuid, None)
         return uuid in self._watched
 
     def _locked_by_name(self, name: str) -> bool:

@@ -21,6 +21,10 @@ class Vanished(Exception):  # noqa: N818 - an outcome that callers read: "raises
     """The object or domain no longer exists."""
 
 
+class Lingers(Transient):
+    """libvirt no longer has the domain, but its QEMU process has not exited."""
+
+
 class Conflicted(Transient):
     """Another writer changed the object first (HTTP 409): the caller must read the object and decide again."""
 

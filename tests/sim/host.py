@@ -20,7 +20,7 @@ from controller.api.virtualmachine import Address
 from controller.hypervisor import states
 from controller.hypervisor.events import Evidences
 from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Phase, PowerAction, Qemu, Replaced, Result
-from controller.runtime.errors import Rejected, Transient, Vanished
+from controller.runtime.errors import Lingers, Rejected, Transient, Vanished
 from tests.sim.ledger import By, Ledger, Run
 
 HANGS_S = 5.0
@@ -550,13 +550,19 @@ class SimulatedHost:
         if address.uuid and (guest := self.libvirtd.guests.get(address.uuid)):
             return self._see(guest)
         if address.uuid:
-            if (guest := self.libvirtd.undefined.get(address.uuid)) and guest.lost and guest.uuid in self._killed:
-                raise Transient("libvirt no longer has the domain, but its QEMU process has not ended")
+            self._check_qemu_exited(address)
             self._evidences.observed_absent(address.uuid, self.libvirtd.clock())
         guest = self.libvirtd.named(address.name) if address.name else None
         if guest is None:
+            self._check_qemu_exited(address)
             return Absent()
         return Replaced(guest.uuid, guest.name) if address.uuid else self._see(guest)
+
+    def _check_qemu_exited(self, address: Address) -> None:
+        for guest in self.libvirtd.undefined.values():
+            named = guest.name == address.name if address.uuid is None else guest.uuid == address.uuid
+            if named and guest.lost and guest.uuid in self._killed:
+                raise Lingers("libvirt no longer has the domain, but its QEMU process has not exited")
 
     def facts(self, domain: Domain) -> Facts:
         """Learn what only an act needs to know. Raises Transient, Vanished."""

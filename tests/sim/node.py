@@ -420,6 +420,8 @@ class Written:
         return self._store.read(key)
 
     def refresh_uncertain(self, key: VmKey) -> None:
+        if key in self._store._uncertain:
+            self._reach()
         self._store.refresh_uncertain(key)
 
     def refresh(self, key: VmKey) -> VirtualMachine | None:

@@ -496,6 +496,7 @@ def test_a_frozen_qemu_whose_domain_is_undefined_is_not_absent() -> None:
         w.virsh("undefine", "one")
         w.works(30)
         assert w.vm().status.power_state is PowerState.SHUTTING_DOWN, w.account()
+        assert w.vm().status.reason == Reason.HYPERVISOR_BUSY, w.account()
         w.patch(nodeName="node-b", powerState="Running")
         w.works(60)
         is_left_alone(w, {"one"})
