@@ -309,10 +309,10 @@ class Agent:
         self._host_report.listed(domains, began_s)
 
     def _connected(self) -> None:
+        self._check_host_uuid()  # before the workers begin, which wait for the connection
         self._metrics.libvirt_up()
         self._connected_once.set()
         self._libvirt_relist.task.wake_up()
-        self._check_host_uuid()
         self._add_all()
 
     def _lost(self) -> None:

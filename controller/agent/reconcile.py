@@ -400,10 +400,15 @@ class Reconciler:
     def index(self, vm: VirtualMachine) -> None:
         """Update the domain index for this object.
 
-        Skips an object whose spec is not fully understood, because it might refer to another domain, and one that is
-        being deleted.
+        An object whose spec is not fully understood might refer to another domain than it seems. It keeps the domain
+        that is in its last report, and gets no other one. Skips an object that is being deleted.
         """
-        if not vm.misunderstood and not vm.deleting:
+        if vm.misunderstood:
+            record = vm.status.domain
+            if record is None or record.uuid is None:
+                return
+            vm = replace(vm, domain_uuid=record.uuid)
+        if not vm.deleting:
             self._wake(self._domain_index.enter(vm))
 
     def _wake(self, keys: set[VmKey]) -> None:

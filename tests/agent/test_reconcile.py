@@ -124,8 +124,7 @@ def test_an_object_that_was_deleted_while_a_report_goes_out_is_not_acted_on() ->
     node = node_with("web", powerState="Running")
 
     def user_deletes_it() -> None:
-        node.api.delete(key("web"))
-        assert node.agent.hears_watch()
+        node.agent.objects.gone(node.api.delete(key("web")))
 
     node.agent.meanwhile["after the report"] = user_deletes_it
     node.api.edit(key("web"), {"powerState": "Stopped", "shutdown": {"mode": "Force"}})
@@ -142,6 +141,21 @@ def test_an_object_that_is_not_understood_takes_no_domain_after_a_restart_either
     node.restart_agent()
     works(node)
     assert reason_of(node, "web") == Reason.IN_SYNC
+
+
+def test_an_object_that_is_not_understood_keeps_its_domain_after_a_restart() -> None:
+    node = node_with("web", powerState="Running")
+    node.clock.at_s += 10
+    node.api.create(key("newer"), {"nodeName": "node-a", "powerState": "Stopped", "domain": {"name": "web"}})
+    works(node)
+    assert reason_of(node, "newer") == Reason.DOMAIN_CONFLICT
+    node.api.edit(key("web"), {"powerState": "Asleep"})
+    works(node)
+    node.restart_agent()
+    works(node)
+    assert reason_of(node, "web") == Reason.SPEC_NOT_UNDERSTOOD
+    assert reason_of(node, "newer") == Reason.DOMAIN_CONFLICT
+    assert not [action for _, action in node.judge.done if action is not Action.START]
 
 
 def test_a_run_elsewhere_that_is_found_while_a_report_goes_out_forbids_the_start() -> None:
