@@ -116,6 +116,8 @@ class HostReport:
         self._uncertain = True
         """Whether the object might differ from the version that was read last."""
         self._backoff, self._retry_s = Backoff(*RETRY_S), float("-inf")
+        self._write_backoff, self._write_retry_s = Backoff(*RETRY_S), float("-inf")
+        """Apart from those of reads: while writes are refused and reads are not, the waits must still become longer."""
         self._read_s = float("-inf")
         self._list: tuple[Sequence[Domain], float] | None = None
         """The last list of libvirt, and the monotonic time when it began."""
@@ -144,7 +146,7 @@ class HostReport:
 
     def ask_again(self) -> None:
         """Repeat a failed request now, because the API server might answer again."""
-        self._retry_s = float("-inf")
+        self._retry_s = self._write_retry_s = float("-inf")
         self.task.wake_up()
 
     def domain_changed(self, *, managed: bool) -> None:
@@ -183,9 +185,8 @@ class HostReport:
         else:
             self._looked_s = now_s
             waits_s = [wait_s for wait_s in (self._list_when_due(now_s), self._write_when_due(now_s)) if wait_s]
-        retry_in_s = self._retry_s - time.monotonic()  # the read or the write might have failed just now
-        if retry_in_s > 0:
-            waits_s.append(retry_in_s)
+        retries_s = [at_s for at_s in (self._retry_s, self._write_retry_s) if at_s > now_s]  # also those set just now
+        waits_s += [max(at_s - time.monotonic(), 0.0) for at_s in retries_s]
         if self._spec.maintenance():
             waits_s.append(URGENT_EVERY_S)
         return min(waits_s, default=None)
@@ -231,8 +232,7 @@ class HostReport:
             self._obeyed_s = time.monotonic()
 
     def _fail(self, error: Exception | None = None) -> None:
-        asked_s = error.retry_after_s if isinstance(error, Transient) else 0.0
-        self._retry_s = time.monotonic() + max(self._backoff.wait_s(), asked_s)
+        self._retry_s = _retry_s(self._backoff, error)
         self._uncertain = True
 
     def _list_when_due(self, now_s: float) -> float | None:
@@ -247,7 +247,9 @@ class HostReport:
     def _write_when_due(self, now_s: float) -> float | None:
         """Write the status if it differs and a write is due. Return how many seconds to wait; None: nothing differs."""
         vms = self._vms()
-        if vms is None or self._object is None or not self._may_write() or now_s < self._retry_s:
+        if vms is None or self._object is None or not self._may_write():
+            return None
+        if now_s < max(self._retry_s, self._write_retry_s):
             return None
         old = self._object.status
         new = reported(old, self._host(self._object.generation, vms), datetime.now(UTC).replace(microsecond=0))
@@ -266,8 +268,10 @@ class HostReport:
             self.object_uncertain()
         except (Transient, Rejected) as error:
             log.warning("could not report on this host", error=str(error))
-            self._fail(error)
+            self._write_retry_s = _retry_s(self._write_backoff, error)
+            self._uncertain = True
         else:
+            self._write_backoff.reset()
             self._write_pace.done(now_s)
             self._object = written
             for reason, note in news(old, new, self._spec.maintenance()):
@@ -337,3 +341,9 @@ def _listed(domain: Domain) -> ListedDomain:
         reason=domain.reason,
         transient=not domain.persistent,
     )
+
+
+def _retry_s(backoff: Backoff, error: Exception | None) -> float:
+    """Return the monotonic time of the next attempt after a request that has just failed."""
+    asked_s = error.retry_after_s if isinstance(error, Transient) else 0.0
+    return time.monotonic() + max(backoff.wait_s(), asked_s)

@@ -82,7 +82,7 @@ class Failing:
 
     def __init__(self, takes: Callable[[], None], *, reads: bool) -> None:
         self._takes, self._reads = takes, reads
-        self.asked = 0
+        self.asked = self.written = 0
 
     def read(self) -> Hypervisor:
         self.asked += 1
@@ -95,6 +95,7 @@ class Failing:
         return True
 
     def report(self, _status: object) -> Hypervisor:
+        self.written += 1
         self._takes()
         raise Transient("the API server does not answer")
 
@@ -143,6 +144,14 @@ def test_a_write_that_failed_is_tried_again_soon(clock: SimpleNamespace) -> None
     wait_s = report._run()
     assert wait_s is not None
     assert 0 < wait_s <= RETRY_S[0]
+
+
+def test_a_write_that_fails_again_and_again_is_tried_less_and_less_often(clock: SimpleNamespace) -> None:
+    store = Failing(lambda: None, reads=True)
+    report = report_to(store)
+    while clock.s < 100.0 + 10 * RETRY_S[1]:
+        clock.s += report._run() or OTHERS_EVERY_S
+    assert 10 <= store.written <= 30
 
 
 def test_the_wait_after_a_failure_begins_when_the_request_has_ended(clock: SimpleNamespace) -> None:
