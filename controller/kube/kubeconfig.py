@@ -234,14 +234,16 @@ def _run(
     if _flag(plugin, "provideClusterInfo"):
         spec["cluster"] = _cluster_info(cluster)
     info = json.dumps({"apiVersion": api, "kind": "ExecCredential", "spec": spec})
+    arguments = plugin.get("args") or []
+    if not isinstance(arguments, list):
+        raise Rejected("its exec has args that are no list")
     try:
         extra = {str(one["name"]): str(one["value"]) for one in plugin.get("env") or ()}
-        arguments = [*map(str, plugin.get("args") or ())]
     except (KeyError, TypeError) as error:
-        raise Rejected("its exec has args that are no list, or an env that is no list of name and value") from error
+        raise Rejected("its exec has an env that is no list of name and value") from error
     try:
         ended = subprocess.run(  # noqa: S603 - the kubeconfig is trusted, and names the command
-            [command, *arguments],
+            [command, *map(str, arguments)],
             env={**environ, **extra, "KUBERNETES_EXEC_INFO": info},
             stdin=None if interactive else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -280,10 +282,10 @@ def _cluster_info(cluster: Json) -> Json:
     """Return the cluster in the format of `spec.cluster` of an ExecCredential."""
     info = {one: cluster[one] for one in CLUSTER - {"certificate-authority", "extensions"} if cluster.get(one)}
     try:
-        extensions = {one["name"]: one["extension"] for one in cluster.get("extensions") or ()}
+        extensions = cluster.get("extensions") or ()
+        config = next((one["extension"] for one in extensions if one["name"] == f"{EXEC_API}exec"), None)
     except (KeyError, TypeError) as error:
         raise Rejected("its cluster has extensions that are no list of name and extension") from error
-    config = extensions.get(f"{EXEC_API}exec")
     return info | ({"config": config} if config else {})
 
 

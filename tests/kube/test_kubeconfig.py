@@ -42,8 +42,9 @@ REFUSED: list[tuple[Json, Json, str]] = [
     ({}, {"exec": EXEC | {"command": "/nonexistent"}}, "its exec /nonexistent cannot be run: No such file"),
     ({}, {"exec": EXEC | {"interactiveMode": "Always"}}, "its exec has interactiveMode Always"),
     ({}, {"exec": EXEC | {"args": 7}}, "its exec has args that are no list"),
-    ({}, {"exec": EXEC | {"env": [{"name": "HOME"}]}}, "or an env that is no list of name and value"),
-    ({}, {"exec": EXEC | {"env": ["HOME"]}}, "or an env that is no list of name and value"),
+    ({}, {"exec": EXEC | {"args": "--foo"}}, "its exec has args that are no list"),
+    ({}, {"exec": EXEC | {"env": [{"name": "HOME"}]}}, "its exec has an env that is no list of name and value"),
+    ({}, {"exec": EXEC | {"env": ["HOME"]}}, "its exec has an env that is no list of name and value"),
     (
         {"extensions": [{"extension": {}}]},
         {"exec": EXEC | {"provideClusterInfo": True}},
