@@ -507,6 +507,20 @@ def test_a10_whatever_the_user_wants_next_a_restart_that_was_not_called_leaves_a
         assert action(step) in {None, Action.START_PAUSED}
 
 
+@pytest.mark.parametrize("outcome", [None, Outcome(Action.START, Result.STALE)], ids=["uncalled", "stale"])
+def test_a_start_of_a_dead_agent_that_was_not_made_again_keeps_its_record(outcome: Outcome | None) -> None:
+    """libvirt might still have the call of the dead agent."""
+    vm = unwanted_stop()
+    vm.agent_restarts()
+    assert action(vm.look(DESTROYED)) is Action.START
+    vm.change(desired=STOPPED)
+    step = vm.look(DESTROYED, outcome=outcome)
+    assert step.status.operation
+    assert step.status.operation.starts
+    step = vm.look(DESTROYED, after_s=10)  # long enough for the call to end
+    assert (step.action, step.status.operation) == (None, None)
+
+
 # --- rule 4: the report of another host is kept whole until it is resolved ------------------------------
 
 
