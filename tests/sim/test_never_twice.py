@@ -45,6 +45,15 @@ def runs_on_one(w: World) -> None:
     assert w.runs_on() == {"one"}, w.account()
 
 
+def forced_off_and_lives_on(w: World) -> None:
+    """It is forced off there. libvirt says that it is off, and its QEMU is frozen and has not exited."""
+    runs_on_one(w)
+    w.patch(shutdown={"mode": "Force"})
+    w.freeze("one")
+    w.patch(powerState="Stopped")
+    w.works(300)
+
+
 def is_left_alone(w: World, where: set[str]) -> None:
     """The new node asks the user, and starts nothing."""
     w.check()
@@ -474,11 +483,7 @@ def test_the_same_machine_after_a_reboot_needs_no_vouching() -> None:
 
 def test_a_frozen_qemu_that_was_destroyed_is_no_off_to_another_node() -> None:
     with world(TWO) as w:
-        runs_on_one(w)
-        w.patch(shutdown={"mode": "Force"})
-        w.freeze("one")
-        w.patch(powerState="Stopped")
-        w.works(300)
+        forced_off_and_lives_on(w)
         assert w.vm().status.power_state is PowerState.SHUTTING_DOWN, w.account()
         w.patch(nodeName="node-b", powerState="Running")
         w.works(60)
@@ -488,28 +493,18 @@ def test_a_frozen_qemu_that_was_destroyed_is_no_off_to_another_node() -> None:
 
 def test_a_frozen_qemu_whose_domain_is_undefined_is_not_absent() -> None:
     with world(TWO) as w:
-        runs_on_one(w)
-        w.patch(shutdown={"mode": "Force"})
-        w.freeze("one")
-        w.patch(powerState="Stopped")
-        w.works(300)
+        forced_off_and_lives_on(w)
         w.virsh("undefine", "one")
         w.works(30)
         assert w.vm().status.power_state is PowerState.SHUTTING_DOWN, w.account()
         assert w.vm().status.reason == Reason.HYPERVISOR_BUSY, w.account()
-        w.patch(nodeName="node-b", powerState="Running")
-        w.works(60)
-        is_left_alone(w, {"one"})
+        two_leaves_it_alone(w, {"one"}, powerState="Running")
         assert len(w.runs()) == 1, w.account()
 
 
 def test_a_domain_that_is_undefined_is_absent_when_its_qemu_has_ended() -> None:
     with world(TWO) as w:
-        runs_on_one(w)
-        w.patch(shutdown={"mode": "Force"})
-        w.freeze("one")
-        w.patch(powerState="Stopped")
-        w.works(300)
+        forced_off_and_lives_on(w)
         w.virsh("undefine", "one")
         w.works(30)
         w.thaw("one")
