@@ -271,10 +271,7 @@ class LibvirtHost:
         try:
             numbers = handle.state(0)
         except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                self._check_qemu_exited(uuid)
-                return Absent()
-            raise Transient(error_text(error)) from error
+            return self._absent(uuid, error)
         return self._described(handle, numbers, uuid, asked_s)
 
     def _described(
@@ -288,16 +285,20 @@ class LibvirtHost:
             if flags is None:
                 self._flags[uuid] = flags = (bool(handle.isPersistent()), bool(handle.autostart()))
         except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                self._check_qemu_exited(uuid)
-                return Absent()
-            raise Transient(error_text(error)) from error
+            return self._absent(uuid, error)
         domain = _domain(handle, uuid, words, managed_save=managed_save, flags=flags)
         if domain.phase.on:
             domain = replace(domain, run_since=self._pid_files.run_since(domain.name))
         elif domain.phase.off and self._pid_files.lives_on(uuid):
             domain = replace(domain, phase=Phase.SHUTTING_DOWN)  # although libvirt reports it off
         return self._update_evidence(domain, asked_s)
+
+    def _absent(self, uuid: UUID, error: libvirt.libvirtError) -> Absent:
+        """Return that libvirt no longer has the domain, if this error says so. Raises Transient, Lingers."""
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+            raise Transient(error_text(error)) from error
+        self._check_qemu_exited(uuid)
+        return Absent()
 
     def _check_qemu_exited(self, uuid: UUID) -> None:
         """Raise Lingers if a killed QEMU of this domain, which libvirt no longer has, still exists.
