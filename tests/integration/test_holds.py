@@ -27,7 +27,7 @@ def test_hold(world: World) -> None:
 def test_hold_during_stop(world: World) -> None:
     guest = world.start()
     guest.ignore_power_button()
-    world.apply(guest, powerState="Running", shutdown={"gracePeriodSeconds": 3})
+    world.apply(guest, powerState="Running", shutdown={"gracePeriodSeconds": 600})
     world.start_agent(force_wait="1s", acpi_resend="1s")
     world.until_ready(guest, "InSync")
     world.patch(guest, powerState="Stopped")
@@ -36,6 +36,7 @@ def test_hold_during_stop(world: World) -> None:
     held = world.until_ready(guest, "Held")
     assert "operation" not in held["status"]
     before = world.acts(guest)
+    world.patch(guest, shutdown={"gracePeriodSeconds": 1})
     world.outlast_settling()
     assert world.acts(guest) == before
     world.kubectl("annotate", "kvm", guest.name, "hold.virtsync.dev/ann-")
