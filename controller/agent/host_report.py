@@ -17,7 +17,7 @@ from controller.agent.settings import Settings
 from controller.api.hypervisor import DomainCounts, Hypervisor, HypervisorStatus
 from controller.api.notice import Notice
 from controller.api.virtualmachine import VirtualMachine
-from controller.fleet.host_status import Host, is_urgent, news, reported
+from controller.fleet.host_status import Host, events_of_change, is_urgent, reported
 from controller.fleet.inventory import Inventory, ListedDomain, count_vms, has_open_start, take_inventory
 from controller.hypervisor.connection import LibvirtConnection
 from controller.kube.hypervisors import OwnHypervisor
@@ -131,7 +131,7 @@ class HostReport:
         self._looked_s = self._watched_again_s = float("-inf")
         self.task = PeriodicTask("host-report", OTHERS_EVERY_S, self._run)
 
-    # --- news
+    # --- notifications
 
     def object_changed(self, raw: dict[str, Any]) -> None:
         """Note a version of the object from the watch."""
@@ -274,7 +274,7 @@ class HostReport:
             self._write_backoff.reset()
             self._write_pace.done(now_s)
             self._object = written
-            for reason, note in news(old, new, self._spec.maintenance()):
+            for reason, note in events_of_change(old, new, self._spec.maintenance()):
                 self._recorder.record(written, Notice(reason, note))
 
     # --- what is reported

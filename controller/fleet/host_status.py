@@ -90,7 +90,7 @@ def is_urgent(old: HypervisorStatus, new: HypervisorStatus) -> bool:
     )
 
 
-def news(
+def events_of_change(
     old: HypervisorStatus, new: HypervisorStatus, maintenance: Maintenance | None
 ) -> list[tuple[EventReason, str]]:
     """Return the Events about the host, as pairs of reason and note, that follow from a new report."""

@@ -96,14 +96,14 @@ def assess(view: View, waits: Waits) -> Situation:
         status = replace(history, observed_generation=vm.generation)
         return Situation(view, waits, history, status, replace(memory, outcome=None), elsewhere=elsewhere)
     history = _history_of_domain(view)
-    news = vm.generation != history.observed_generation
-    memory = replace(memory, held=memory.held or _was_held(history, vm, news=news))
+    spec_changed = vm.generation != history.observed_generation
+    memory = replace(memory, held=memory.held or _was_held(history, vm, spec_changed=spec_changed))
     if handover.is_foreign(history, view.node):
         history = handover.taken_over(history, view)
     history = _with_call(history, view)
 
     start = _start(history, view, memory)
-    if start.ran and not news:  # the VM was started for this spec, so the spec has been served
+    if start.ran and not spec_changed:  # the VM was started for this spec, so the spec has been served
         history = replace(history, desired=vm.desired)
     asked = vm.desired != history.desired
     restart_due, recheck_s, memory = _restart_due(view, history, memory, waits)
@@ -125,7 +125,7 @@ def assess(view: View, waits: Waits) -> Situation:
 
     if history.last_restart_time == BEYOND and vm.restart_request:  # not known whether this request was served
         status = replace(status, last_restart_time=vm.restart_request)
-    if (asked and news) or (restart_due and news):
+    if spec_changed and (asked or restart_due):
         status = replace(status, backoff=None)
     if asked or restart_due or (isinstance(view.observed, Domain) and view.observed.phase.on):
         status = replace(status, completion_time=None)
@@ -145,7 +145,7 @@ def assess(view: View, waits: Waits) -> Situation:
         recheck_s=recheck_s,
         notices=notices,
     )
-    return settled(situation, news=news)
+    return settled(situation, spec_changed=spec_changed)
 
 
 # --- which history applies -------------------------------------------------------------------------------------------
@@ -187,13 +187,13 @@ def _with_call(history: Status, view: View) -> Status:
 # --- what the user requests ------------------------------------------------------------------------------------------
 
 
-def _was_held(history: Status, vm: VirtualMachine, *, news: bool) -> bool:
+def _was_held(history: Status, vm: VirtualMachine, *, spec_changed: bool) -> bool:
     """Whether in the last decision the due action was forbidden, or maintenance of the host shut down the VM.
 
     If a stop is in flight and the spec asks for Running, maintenance began the stop, unless the user has recalled it.
     """
     stopping = history.operation is not None and history.operation.type is OperationType.STOP
-    recalled = news or history.decided == Reason.RESTARTING
+    recalled = spec_changed or history.decided == Reason.RESTARTING
     return history.decided in FORBIDDEN or (stopping and vm.desired is DesiredPowerState.RUNNING and not recalled)
 
 

@@ -11,7 +11,7 @@ from controller.policy.situation import UNSEEN, Situation
 from controller.policy.view import Drift, Phase
 
 
-def settled(s: Situation, *, news: bool) -> Situation:
+def settled(s: Situation, *, spec_changed: bool) -> Situation:
     """Return the situation with the end of the settle time.
 
     The settle time begins when this process first observes that somebody else changed the domain.
@@ -22,7 +22,7 @@ def settled(s: Situation, *, news: bool) -> Situation:
     settle_s = _settle_s(s, drift)
     wait_s = settle_s or 0.0
     released = _released(s)
-    since = s.now if released else _drift_since(s, drift, wait_s, news=news)
+    since = s.now if released else _drift_since(s, drift, wait_s, spec_changed=spec_changed)
     notices = s.notices
     if released and s.view.node.maintenance is None:
         note = (
@@ -49,10 +49,12 @@ def _released(s: Situation) -> bool:
     return s.memory.held and s.operation is None and not forbidden
 
 
-def _drift_since(s: Situation, drift: Drift, wait_s: float, *, news: bool) -> Now | None:  # noqa: PLR0911 - one rule a line
+def _drift_since(  # noqa: PLR0911 - one rule a line
+    s: Situation, drift: Drift, wait_s: float, *, spec_changed: bool
+) -> Now | None:
     """Return since when the domain has drifted from the spec; None: no settle time applies."""
     history, memory = s.history, s.memory
-    if news and (s.asked or s.restart_due):
+    if spec_changed and (s.asked or s.restart_due):
         return None
     same = memory.drift is drift
     if history.decided == Reason.SETTLING and history.was_on != s.off and not _paused_again(s):

@@ -110,10 +110,10 @@ def _unanswered(history: Status, seen: Domain, view: View, memory: VmMemory) -> 
     """Return the state of a start whose record a dead agent left behind, or whose call got no answer."""
     operation = history.operation
     assert operation is not None  # noqa: S101 - called only if one is recorded
-    news = seen.reason != history.libvirt_reason
-    if news and seen.reason in RAN:
+    changed = seen.reason != history.libvirt_reason
+    if changed and seen.reason in RAN:
         return Start(ran=True)
-    if news and seen.reason == OffReason.FAILED:
+    if changed and seen.reason == OffReason.FAILED:
         return Start(refusal="the recorded start failed")
     pending = Start(operation, pending=True)
     if view.node.blocked or view.node.observe_only:

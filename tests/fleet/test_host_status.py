@@ -22,7 +22,7 @@ from controller.api.hypervisor import (
 from controller.api.names import HypervisorConditionType
 from controller.api.values import replace
 from controller.api.virtualmachine import Condition, PowerState
-from controller.fleet.host_status import Host, is_urgent, news, reported
+from controller.fleet.host_status import Host, events_of_change, is_urgent, reported
 from controller.fleet.inventory import Inventory
 
 NOW = datetime(2026, 11, 26, 8, 20, tzinfo=UTC)
@@ -271,7 +271,7 @@ def test_each_step_of_a_maintenance_is_one_event() -> None:
     status = HypervisorStatus()
     for host, told in steps:
         old, status = status, reported(status, host, NOW)
-        assert [reason for reason, _ in news(old, status, host.maintenance)] == told
+        assert [reason for reason, _ in events_of_change(old, status, host.maintenance)] == told
 
 
 @pytest.mark.parametrize("reason", ["new RAM", "a disk for the RAID X", "...as announced"])
@@ -279,13 +279,13 @@ def test_each_step_of_a_maintenance_is_one_event() -> None:
 def test_the_event_of_a_maintenance_is_one_sentence_with_its_reason(reason: str, end: str) -> None:
     maintenance = Maintenance(MaintenanceMode.HOLD, reason + end)
     status = reported(HypervisorStatus(), replace(HOST, maintenance=maintenance), NOW)
-    (_, note), *_ = news(HypervisorStatus(), status, maintenance)
+    (_, note), *_ = events_of_change(HypervisorStatus(), status, maintenance)
     assert note == f"The maintenance (Hold) has begun: {reason}."
 
 
 def test_the_event_of_the_end_of_a_maintenance_says_what_follows() -> None:
     status = reported(HypervisorStatus(), replace(HOST, maintenance=HOLD), NOW)
-    ((_, note),) = news(status, reported(status, HOST, LATER), None)
+    ((_, note),) = events_of_change(status, reported(status, HOST, LATER), None)
     assert note == "The maintenance has ended. After the settle time, the VMs become as their spec asks."
 
 

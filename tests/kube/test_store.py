@@ -172,8 +172,8 @@ def deleted(place: Place) -> None:
 @pytest.mark.parametrize("happens", [changed, remade])
 def test_what_comes_in_during_a_list_is_not_touched_by_it(place: Place, happens: Callable[[Place], None]) -> None:
     place.meanwhile.append(lambda: happens(place))
-    news, gone = place.store.relist()
-    assert news | gone <= {KEY}
+    changed, gone = place.store.relist()
+    assert changed | gone <= {KEY}
     place.store.refresh_uncertain(KEY)
     assert place.agrees()
     assert place.vm().desired is DesiredPowerState.STOPPED
@@ -183,8 +183,8 @@ def test_an_object_made_during_a_list_is_not_forgotten(place: Place) -> None:
     """8.5: gone when the list was made, and there again before its answer has come."""
     place.api.delete(KEY)
     place.meanwhile.append(lambda: made(place))
-    news, gone = place.store.relist()
-    assert (news, gone) == ({KEY}, set())
+    changed, gone = place.store.relist()
+    assert (changed, gone) == ({KEY}, set())
     assert place.store.read(KEY)
     place.store.refresh_uncertain(KEY)
     assert place.agrees()
@@ -192,9 +192,9 @@ def test_an_object_made_during_a_list_is_not_forgotten(place: Place) -> None:
 
 def test_an_object_deleted_during_a_list_does_not_come_back(place: Place) -> None:
     place.meanwhile.append(lambda: deleted(place))
-    news, _ = place.store.relist()
+    changed, _ = place.store.relist()
     assert place.store.read(KEY) is None
-    assert news == {KEY}
+    assert changed == {KEY}
     place.store.refresh_uncertain(KEY)
     assert place.store.read(KEY) is None
 

@@ -313,11 +313,11 @@ class SimulatedAgent:
         return True
 
     def hears_watch(self) -> bool:
-        """All that the API server has to tell; whether it was news."""
-        news, gone = self.objects.relist()
-        for key in sorted(news | gone):
+        """All that the API server has to tell; whether anything changed."""
+        changed, gone = self.objects.relist()
+        for key in sorted(changed | gone):
             self.queue.add_after(key, NON_HOLDER_DELAY_S if self.node.blocked else 0.0)
-        return bool(news | gone)
+        return bool(changed | gone)
 
     def hears_event(self, index: int = 0) -> bool:
         """One event of those on their way."""
