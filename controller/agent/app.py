@@ -129,7 +129,7 @@ class Agent:
         )
         self._metrics.lease_held.set_function(lambda: float(self._ownership.lease_held()))
         self._host = LibvirtHost(self._hypervisor, blocked=self._blocked)
-        self._node_conflict = NodeConflict(temporary=self._hypervisor.forget_host_uuid)
+        self._node_conflict = NodeConflict(on_temporary_uuid=self._hypervisor.forget_host_uuid)
         self._reconciler = Reconciler(
             host=self._host,
             store=self._store,

@@ -112,23 +112,24 @@ class HostSpec:
         """
         unread = f"{self._name} has not been read yet: {why.rstrip('.')}"
         first = self.orders.generation < 0 and self.orders.blocked
-        self._obey(replace(self.orders, blocked=f"{unread}.", unready=unread) if first else self.orders, tell=False)
+        orders = replace(self.orders, blocked=f"{unread}.", unready=unread) if first else self.orders
+        self._obey(orders, log_change=False)
 
     def _block(self, unready: str, blocked: str, *, known: bool = True) -> None:
         self._obey(replace(self.orders, blocked=blocked, unready=unready), known=known)
 
-    def _obey(self, orders: Orders, *, tell: bool = True, known: bool = True) -> None:
+    def _obey(self, orders: Orders, *, log_change: bool = True, known: bool = True) -> None:
         before, self.orders = self.orders, orders
         if known:
             self.known.set()
-        if tell and orders.unready != before.unready:
-            self._tell(orders)
+        if log_change and orders.unready != before.unready:
+            self._log(orders)
         if _decisive(orders) != _decisive(before):
             if orders.maintenance != before.maintenance:
                 log.info("maintenance has changed", maintenance=str(orders.maintenance and orders.maintenance.mode))
             self._changed()
 
-    def _tell(self, orders: Orders) -> None:
+    def _log(self, orders: Orders) -> None:
         if orders.unready:
             log.warning(
                 "cannot apply the spec of this node's Hypervisor", message=orders.unready, acts=not orders.blocked

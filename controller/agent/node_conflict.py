@@ -23,9 +23,9 @@ log = structlog.get_logger()
 class NodeConflict:
     """Detects reports that another host has written under the name of this node. Thread-safe. No method waits."""
 
-    def __init__(self, *, temporary: Callable[[], None]) -> None:
-        """`temporary` is called if libvirt's UUID of this host changed within one boot. Then it identifies no host."""
-        self._temporary = temporary
+    def __init__(self, *, on_temporary_uuid: Callable[[], None]) -> None:
+        """`on_temporary_uuid` is called if libvirt's UUID of this host changed within one boot. Then it identifies no host."""
+        self._on_temporary_uuid = on_temporary_uuid
         self._lock = threading.Lock()
         self._waits: dict[VmKey, float] = {}
 
@@ -36,7 +36,7 @@ class NodeConflict:
         if not known or status.node_name != node.name or status.host_uuid == node.host_uuid:
             return False
         if status.node_boot_id == node.boot_id:  # the same boot is the same host, whatever its UUID is
-            self._temporary()
+            self._on_temporary_uuid()
             return False
         return True
 

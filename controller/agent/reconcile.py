@@ -53,7 +53,7 @@ log = structlog.get_logger()
 class Host(Actuator, Protocol):
     """Observes the domains of this node and acts on them. Thread-safe. A call blocks until libvirt answers."""
 
-    def look(self, address: Address) -> Domain | Absent | Replaced:
+    def observe(self, address: Address) -> Domain | Absent | Replaced:
         """Return the current state of one domain. Raises Transient."""
 
     def facts(self, domain: Domain) -> Facts:
@@ -259,7 +259,7 @@ class Reconciler:
     def _lookup(self, vm: VirtualMachine) -> Observation:
         try:
             with self._lookups.asking(vm.key):
-                observed = self._host.look(vm.address)
+                observed = self._host.observe(vm.address)
         except Transient as error:
             return Unreadable(str(error), busy=isinstance(error, Lingers))
         return self._owned(vm, observed) if isinstance(observed, Domain) else observed

@@ -111,7 +111,7 @@ class LibvirtHost:
     def _redefined(self, uuid: UUID) -> None:
         self._flags.pop(uuid, None)
 
-    def look(self, address: Address) -> Domain | Absent | Replaced:
+    def observe(self, address: Address) -> Domain | Absent | Replaced:
         """Observe one domain. Raises Transient.
 
         This makes one libvirt call for a domain that the connection knows, and otherwise two; one more if the domain is

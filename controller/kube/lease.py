@@ -19,7 +19,7 @@ from controller.api.clock import exponential_s, micro_time
 from controller.api.names import GROUP
 from controller.kube import paths
 from controller.kube.client import Api
-from controller.policy.leases import Claim, Lease, Seen, claim, held_until_s, look
+from controller.policy.leases import Claim, Lease, Seen, claim, held_until_s, observe
 from controller.runtime import retry
 from controller.runtime.errors import Conflicted, Rejected, Transient, Vanished
 
@@ -214,7 +214,7 @@ class KeptLease:
 
     def _store(self, raw: Json) -> None:
         self._raw = raw
-        self._seen = look(self._seen, self._parsed(raw) if raw else None, self._clock())
+        self._seen = observe(self._seen, self._parsed(raw) if raw else None, self._clock())
 
     def _parsed(self, raw: Json) -> Lease:
         spec = raw.get("spec") or {}

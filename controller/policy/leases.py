@@ -49,7 +49,7 @@ class Seen:
     since_s: float
 
 
-def look(before: Seen | None, lease: Lease | None, now_s: float) -> Seen | None:
+def observe(before: Seen | None, lease: Lease | None, now_s: float) -> Seen | None:
     """Return the new observation of a Lease; None: there is no Lease.
 
     An unchanged Lease keeps the time of its first observation.

@@ -22,7 +22,7 @@ from controller.api.virtualmachine import Address
 def ask():
     while not ended.is_set():
         try:
-            host.look(Address(uuid=uuid4(), name="nobody"))
+            host.observe(Address(uuid=uuid4(), name="nobody"))
         except Transient:
             ended.wait(0.1)
 

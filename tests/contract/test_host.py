@@ -89,7 +89,7 @@ class Place:
         self.machine.virsh(action, guest.name, *rest)
 
     def look(self, guest: Guest) -> Domain:
-        seen = self.host.look(Address(uuid=guest.uuid))
+        seen = self.host.observe(Address(uuid=guest.uuid))
         assert isinstance(seen, Domain)
         return seen
 
@@ -212,7 +212,7 @@ def opened(request: pytest.FixtureRequest, libvirtd: Callable[[], Libvirtd]) -> 
             yield place
         finally:
             for guest in place.guests:
-                if isinstance(place.host.look(Address(uuid=guest.uuid)), Domain):
+                if isinstance(place.host.observe(Address(uuid=guest.uuid)), Domain):
                     guest.remove()
 
 
@@ -236,15 +236,15 @@ def own_place(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 def test_a_domain_is_found_by_its_uuid_and_by_its_name(place: Place) -> None:
     guest, nobody = place.define(), uuid4()
-    seen = place.host.look(Address(uuid=guest.uuid))
+    seen = place.host.observe(Address(uuid=guest.uuid))
     assert seen == Domain(guest.uuid, guest.name, Phase.STOPPED, None, "SHUTOFF", "UNKNOWN")
-    assert place.host.look(Address(name=guest.name)) == seen
-    assert place.host.look(Address(name=guest.name, uuid=guest.uuid)) == seen
-    assert place.host.look(Address(uuid=nobody)) == Absent()
-    assert place.host.look(Address(name="nobody")) == Absent()
-    assert place.host.look(Address(name="nobody", uuid=nobody)) == Absent()
-    assert place.host.look(Address(name="a/b")) == Absent()
-    assert place.host.look(Address(name="")) == Absent()
+    assert place.host.observe(Address(name=guest.name)) == seen
+    assert place.host.observe(Address(name=guest.name, uuid=guest.uuid)) == seen
+    assert place.host.observe(Address(uuid=nobody)) == Absent()
+    assert place.host.observe(Address(name="nobody")) == Absent()
+    assert place.host.observe(Address(name="nobody", uuid=nobody)) == Absent()
+    assert place.host.observe(Address(name="a/b")) == Absent()
+    assert place.host.observe(Address(name="")) == Absent()
 
 
 def test_a_domain_that_has_another_name_now_is_the_same_one(place: Place) -> None:
@@ -252,19 +252,19 @@ def test_a_domain_that_has_another_name_now_is_the_same_one(place: Place) -> Non
     old, new = guest.name, f"{guest.name}-new"
     place.virsh("domrename", guest, new)
     guest.name = new
-    seen = place.host.look(Address(name=old, uuid=guest.uuid))
+    seen = place.host.observe(Address(name=old, uuid=guest.uuid))
     assert isinstance(seen, Domain)
     assert seen.name == new
-    assert place.host.look(Address(name=old)) == Absent()
+    assert place.host.observe(Address(name=old)) == Absent()
 
 
 def test_a_name_that_another_domain_has_now_is_no_domain_of_ours(place: Place) -> None:
     first = place.define()
     place.virsh("undefine", first)
     second = place.define(uuid=uuid4())
-    assert place.host.look(Address(name=first.name, uuid=first.uuid)) == Replaced(second.uuid, first.name)
-    assert place.host.look(Address(uuid=first.uuid)) == Absent()
-    assert place.host.look(Address(name=first.name)) == place.look(second)
+    assert place.host.observe(Address(name=first.name, uuid=first.uuid)) == Replaced(second.uuid, first.name)
+    assert place.host.observe(Address(uuid=first.uuid)) == Absent()
+    assert place.host.observe(Address(name=first.name)) == place.look(second)
 
 
 def test_every_run_has_another_number(place: Place) -> None:
@@ -282,7 +282,7 @@ def test_a_domain_without_a_definition_lasts_as_long_as_its_run(place: Place) ->
     place.virsh("undefine", guest)
     until(lambda: not place.look(guest).persistent, lambda: str(place.look(guest)))
     place.virsh("destroy", guest)
-    assert place.host.look(Address(uuid=guest.uuid)) == Absent()
+    assert place.host.observe(Address(uuid=guest.uuid)) == Absent()
 
 
 def test_a_list_shows_what_looks_show(place: Place) -> None:
@@ -488,7 +488,7 @@ def test_evidence_outlives_the_domain_and_is_not_inherited(place: Place, *, defi
     if defined:
         place.until_seen(guest, Phase.CRASHED_OFF)
         place.virsh("undefine", guest)
-    until(lambda: place.host.look(Address(uuid=guest.uuid)) == Absent(), lambda: str(place.look(guest)))
+    until(lambda: place.host.observe(Address(uuid=guest.uuid)) == Absent(), lambda: str(place.look(guest)))
     place.until_known(guest, Evidence.STOPPED_CRASHED)
     place.define(uuid=guest.uuid)
     place.until_known(guest)
@@ -675,11 +675,11 @@ def test_a_domain_whose_qemu_has_not_ended_is_not_absent(place: Place) -> None:
         place.virsh("undefine", guest)
         for known in (address, Address(uuid=guest.uuid), Address(name=guest.name)):
             with pytest.raises(Lingers):
-                place.host.look(known)
+                place.host.observe(known)
 
     def absent() -> bool:
         with suppress(Lingers):
-            return place.host.look(address) == Absent()
+            return place.host.observe(address) == Absent()
         return False
 
     until(absent, lambda: "its QEMU has ended, and the domain is not absent")

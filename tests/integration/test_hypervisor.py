@@ -110,13 +110,13 @@ class Eyes:
 
     def until_seen(self, guest: Guest, *phases: Phase) -> Domain:
         """Look after each event of a domain until it is in one of these phases."""
-        while not (isinstance(seen := self.host.look(Address(uuid=guest.uuid)), Domain) and seen.phase in phases):
+        while not (isinstance(seen := self.host.observe(Address(uuid=guest.uuid)), Domain) and seen.phase in phases):
             self.until_told(guest.uuid)
         return seen
 
     def look(self, guest: Guest) -> Domain:
         """The domain of a guest as it is now."""
-        seen = self.host.look(Address(guest.name, guest.uuid))
+        seen = self.host.observe(Address(guest.name, guest.uuid))
         assert isinstance(seen, Domain)
         return seen
 
@@ -302,20 +302,20 @@ def test_each_state_of_the_test_driver_in_this_process(tmp_path: Path, number: i
     node = tmp_path / "node.xml"
     node.write_text(NODE.format(name="vm", state=number))
     with looking_at(f"test://{node}") as eyes:
-        seen = eyes.host.look(Address(name="vm"))
+        seen = eyes.host.observe(Address(name="vm"))
         assert isinstance(seen, Domain)
         assert seen.phase is phase
 
 
 def test_only_libvirt_says_absent(eyes: Eyes, guest: Guest) -> None:
     other = uuid4()
-    assert eyes.host.look(Address(uuid=other)) == Absent()
-    assert eyes.host.look(Address(name="nobody")) == Absent()
-    assert eyes.host.look(Address(name="nobody", uuid=other)) == Absent()
-    assert eyes.host.look(Address(name=guest.name, uuid=other)) == Replaced(guest.uuid, guest.name)
+    assert eyes.host.observe(Address(uuid=other)) == Absent()
+    assert eyes.host.observe(Address(name="nobody")) == Absent()
+    assert eyes.host.observe(Address(name="nobody", uuid=other)) == Absent()
+    assert eyes.host.observe(Address(name=guest.name, uuid=other)) == Replaced(guest.uuid, guest.name)
     for name in ("", "a/b", "a\0b", "ä" * 128):
-        assert eyes.host.look(Address(name=name)) == Absent()
-    found = eyes.host.look(Address(name=guest.name))
+        assert eyes.host.observe(Address(name=name)) == Absent()
+    found = eyes.host.observe(Address(name=guest.name))
     assert isinstance(found, Domain)
     assert found.uuid == guest.uuid
 
@@ -393,7 +393,7 @@ def test_a_definition_that_nobody_heard_of_inherits_nothing(eyes: Eyes, libvirtd
     guest.kill()
     eyes.until_known(guest, Evidence.STOPPED_FAILED)
     libvirtd.virsh("undefine", guest.name)
-    until(lambda: eyes.host.look(Address(uuid=guest.uuid)) == Absent())
+    until(lambda: eyes.host.observe(Address(uuid=guest.uuid)) == Absent())
     with unheard(eyes):
         libvirtd.define(guest.name, uuid=guest.uuid)
     assert eyes.host.evidence(guest.uuid)
@@ -629,7 +629,7 @@ def test_acts_of_the_test_driver(libvirtd: Libvirtd) -> None:
     with looking_at(libvirtd.test_uri) as eyes:
 
         def test() -> Domain:
-            seen = eyes.host.look(Address(name="test"))
+            seen = eyes.host.observe(Address(name="test"))
             assert isinstance(seen, Domain)
             return seen
 
@@ -1036,7 +1036,7 @@ def test_a_libvirtd_that_is_not_there_yet_is_waited_for(folder: Path) -> None:
     eyes.hypervisor.start()
     try:
         with pytest.raises(Transient, match="not connected"):
-            eyes.host.look(Address(name="vm"))
+            eyes.host.observe(Address(name="vm"))
         with libvirtd:
             eyes.until_told("connected")
             assert eyes.hypervisor.connected

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from controller.policy.leases import Claim, Lease, Seen, claim, held_until_s, look
+from controller.policy.leases import Claim, Lease, Seen, claim, held_until_s, observe
 
 MINE, THEIRS = "pod-1", "pod-2"
 LOCK, OTHER_LOCK = "boot-1 00:19:5", "boot-2 00:19:5"
@@ -46,9 +46,9 @@ def test_a_lock_that_is_none_proves_nothing() -> None:
 
 
 def test_the_time_runs_from_when_it_was_first_seen_like_this() -> None:
-    first = look(None, LEASE, 100)
+    first = observe(None, LEASE, 100)
     assert first == Seen(LEASE, 100)
-    assert look(first, LEASE, 139) == first
+    assert observe(first, LEASE, 139) == first
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_the_time_runs_from_when_it_was_first_seen_like_this() -> None:
     ],
 )
 def test_any_change_is_a_sign_of_life_whatever_the_clock_of_its_holder_says(renewed: Lease) -> None:
-    assert look(Seen(LEASE, 100), renewed, 139) == Seen(renewed, 139)
+    assert observe(Seen(LEASE, 100), renewed, 139) == Seen(renewed, 139)
 
 
 def test_one_that_is_gone_and_comes_again_is_seen_anew() -> None:
-    assert look(Seen(LEASE, 100), None, 120) is None
-    assert look(None, LEASE, 130) == Seen(LEASE, 130)
+    assert observe(Seen(LEASE, 100), None, 120) is None
+    assert observe(None, LEASE, 130) == Seen(LEASE, 130)
 
 
 @pytest.mark.parametrize("duration_s", [2, 40])

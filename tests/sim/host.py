@@ -544,7 +544,7 @@ class SimulatedHost:
         detail = int(getattr(libvirt, f"VIR_DOMAIN_EVENT_{heard.event}_{heard.detail}"))
         self._evidences.note(heard.uuid, number, detail, self.libvirtd.clock(), run=heard.run)
 
-    def look(self, address: Address) -> Domain | Absent | Replaced:
+    def observe(self, address: Address) -> Domain | Absent | Replaced:
         """See one domain as it is now. Raises Transient."""
         self._reach()
         if address.uuid and (guest := self.libvirtd.guests.get(address.uuid)):
@@ -585,7 +585,7 @@ class SimulatedHost:
 
     def act(self, action: PowerAction) -> Result:
         """Do it, if the domain is still as it was seen. Raises Transient, Rejected."""
-        seen = self.look(Address(uuid=action.domain.uuid))
+        seen = self.observe(Address(uuid=action.domain.uuid))
         if not isinstance(seen, Domain) or not action.fits(seen):
             return Result.STALE
         guest = self.libvirtd.guests[action.domain.uuid]

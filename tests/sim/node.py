@@ -377,8 +377,8 @@ class Watched:
     def __init__(self, agent: SimulatedAgent) -> None:
         self._agent, self._host = agent, agent.host
 
-    def look(self, address: Address) -> Domain | Absent | Replaced:
-        seen = self._host.look(address)
+    def observe(self, address: Address) -> Domain | Absent | Replaced:
+        seen = self._host.observe(address)
         if isinstance(seen, Domain) and (guest := self._agent.node.libvirtd.guests.get(seen.uuid)):
             if guest.starting and guest.start_shows == "nothing":
                 raise Transient("libvirt has not answered what was asked of this domain")
