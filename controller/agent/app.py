@@ -290,8 +290,10 @@ class Agent:
             self._queue.add_after(key, max(NON_HOLDER_DELAY_S if self._ownership.blocked() else 0.0, contested_s))
 
     def _object_gone(self, raw: dict[str, Any]) -> None:
+        key = key_of(raw)
         self._store.gone(raw)
-        self._queue.add(key_of(raw))
+        self._node_conflict.forget(key)
+        self._queue.add(key)
 
     def _rewound(self) -> None:
         self._watch.restart()

@@ -55,3 +55,8 @@ class NodeConflict:
             other_host_uuid=str(vm.status.host_uuid),
         )
         return wait_s
+
+    def forget(self, key: VmKey) -> None:
+        """Forget the waits of an object that is no longer one of this node."""
+        with self._lock:
+            self._waits.pop(key, None)
