@@ -189,7 +189,7 @@ class Metrics:
 
     def observed(self, vm: VirtualMachine, status: Status) -> None:
         """Update the series of the VM to this status, which a pass has confirmed or written."""
-        self.virtual_machines.show(vm.key, status)
+        self.virtual_machines.show(vm, status)
 
     def reported(self, vm: VirtualMachine, status: Status, since_s: float | None) -> None:
         """Count a written status, and update the series of the VM.
@@ -274,15 +274,15 @@ class VmCollector(Collector):
         self._lock = threading.Lock()
         self._shown: dict[VmKey, _Shown] = {}
 
-    def show(self, key: VmKey, status: Status) -> None:
+    def show(self, vm: VirtualMachine, status: Status) -> None:
         """Update the series of the VM to this status."""
-        since, held = _off_spec_since(status), status.reason in HELD
+        since, held = _off_spec_since(vm, status), status.reason in HELD
         with self._lock:
-            former = self._shown.get(key)
+            former = self._shown.get(vm.key)
             if since and former and former.off_spec_since:
                 # When a hold begins or ends, the time starts again, because drift and held time are different series.
                 since = max(since, former.off_spec_since if former.held is held else datetime.now(UTC))
-            self._shown[key] = _Shown(status.reason, status.power_state, since, held)
+            self._shown[vm.key] = _Shown(status.reason, status.power_state, since, held)
 
     def forget(self, key: VmKey) -> None:
         """Remove the series of the VM."""
@@ -352,6 +352,10 @@ def _without(domains: DomainCounts, some: DomainCounts) -> DomainCounts:
     return DomainCounts(domains.total - some.total, domains.running - some.running)
 
 
-def _off_spec_since(status: Status) -> datetime | None:
+def _off_spec_since(vm: VirtualMachine, status: Status) -> datetime | None:
+    """Return since when the VM differs from its spec; None: it does not, its state is not known, or none is desired.
+
+    `status.desired` does not tell whether a power state is desired: it is empty until the spec was served once.
+    """
     ready = status.condition(ConditionType.READY)
-    return ready.last_transition_time if status.desired and ready and ready.status == "False" else None
+    return ready.last_transition_time if vm.desired and ready and ready.status == "False" else None
