@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -12,6 +13,7 @@ from controller.facts.words import plain
 LONGEST = 253
 """The longest value in characters: a node can have a name of this length."""
 LAST_PAGE = 100_000
+PAGE_NUMBER = re.compile("[0-9]{1,6}")
 FIELDS_LIMIT = 20
 
 
@@ -75,7 +77,9 @@ def parse_query(text: str) -> Query:
 
 
 def _page(text: str | None) -> int:
-    return int(text) if text and text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= LAST_PAGE else 1
+    if not text or not PAGE_NUMBER.fullmatch(text):
+        return 1
+    return number if 1 <= (number := int(text)) <= LAST_PAGE else 1
 
 
 def _written(value: object) -> str:

@@ -95,7 +95,7 @@ def vm_row(vm: VirtualMachine) -> VmRow:
         answered=is_answered(vm),
         since=reason_since(vm),
         why=plain(why_not(vm)),
-        holds=", ".join(plain(who) for who, _ in vm.holds),
+        holds=", ".join(plain(hold.holder) for hold in vm.holds),
         stop=LastStop(stop.cause, stop.time, plain(stop.message)) if stop else None,
         restarts=status.restart_count,
     )

@@ -28,6 +28,7 @@ def test_what_has_its_default_is_not_in_the_address() -> None:
         "page=-1",
         "page=1e9",
         "page=99999999999999999999",
+        "page=000000001" + "9" * 5000,
         "page=%D9%A3",  # an Arabic digit
         "sort=random",
         "nothing=1",
