@@ -24,7 +24,10 @@ class NodeConflict:
     """Detects reports that another host has written under the name of this node. Thread-safe. No method waits."""
 
     def __init__(self, *, on_temporary_uuid: Callable[[], None]) -> None:
-        """`on_temporary_uuid` is called if libvirt's UUID of this host changed within one boot. Then it identifies no host."""
+        """`on_temporary_uuid` is called if libvirt's UUID of this host changed within one boot.
+
+        Such a UUID identifies no host.
+        """
         self._on_temporary_uuid = on_temporary_uuid
         self._lock = threading.Lock()
         self._waits: dict[VmKey, float] = {}
