@@ -15,7 +15,7 @@ from controller.api.hypervisor import Hypervisor, Maintenance
 from controller.api.json_mapping import Json
 from controller.api.names import HOLD_PREFIX
 from controller.api.owners import Path
-from controller.api.virtualmachine import DesiredPowerState, VirtualMachine
+from controller.api.virtualmachine import DesiredPowerState, Hold, VirtualMachine
 
 CLOCK_TOLERANCE = timedelta(minutes=1)
 """How far a restart that is requested for now can be in the future of the user's clock."""
@@ -47,7 +47,9 @@ class Change:
     @property
     def where(self) -> str:
         """The field as users write it, such as `spec.powerState` or `the annotation hold.virtsync.dev/ann`."""
-        return f"the annotation {self.field[-1]}" if "annotations" in self.field else ".".join(self.field)
+        kinds = {"annotations": "annotation", "labels": "label"}
+        kind = next((kinds[name] for name in self.field if name in kinds), None)
+        return f"the {kind} {self.field[-1]}" if kind else ".".join(self.field)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Unchanged:
 
     said: str
     """How it is, as a phrase such as `powerState is Running already`."""
+    value: object = None
+    """The value of the field, where the caller needs it."""
 
 
 def holder(text: str) -> str:
@@ -84,7 +88,8 @@ def power(vm: VirtualMachine, desired: DesiredPowerState) -> Change | Unchanged:
 def restart(vm: VirtualMachine, at: datetime | None, now: datetime) -> Change | Unchanged:
     """Ask for one restart at a time; None: now.
 
-    Two requests for now in the same second are two restarts: the later one gets the next second.
+    If a restart was carried out in this second, a new request for now gets the next second. If a request for this
+    second is pending, the object is Unchanged, with the time of that request as its value.
     """
     if vm.desired is not DesiredPowerState.RUNNING:
         raise ValueError(f"a restart needs powerState Running, and its powerState is {vm.desired or 'not set'}")
@@ -98,7 +103,7 @@ def restart(vm: VirtualMachine, at: datetime | None, now: datetime) -> Change | 
         what = "the VM was last restarted" if past == vm.status.last_restart_time else "the object was created"
         raise ValueError(f"a restart at {api_time(at)} would have no effect: {what} at {api_time(past)}")
     if vm.restart_request == at:
-        return Unchanged(f"a restart at {api_time(at)} is requested already")
+        return Unchanged(f"a restart at {api_time(at)} is requested already", api_time(at))
     replaced = vm.restart_request if vm.restart_request and vm.restart_request > max(now, past) else None
     instead = f", instead of {api_time(replaced)}" if replaced else ""
     said = f"a restart is scheduled for {api_time(at)}" if at > now + CLOCK_TOLERANCE else "a restart is requested"
@@ -107,7 +112,7 @@ def restart(vm: VirtualMachine, at: datetime | None, now: datetime) -> Change | 
 
 def hold(vm: VirtualMachine, who: str, why: str) -> Change | Unchanged:
     """Hold the VM. A second hold of the same holder would end with the first one, so it must have another name."""
-    held = dict(vm.holds).get(who)
+    held = next((one.why for one in vm.holds if one == Hold(who, one.why)), None)
     if held == why:
         return Unchanged(f"held by {who} ({why}) already")
     if held is not None:
@@ -116,14 +121,13 @@ def hold(vm: VirtualMachine, who: str, why: str) -> Change | Unchanged:
 
 
 def release(vm: VirtualMachine, who: str) -> Change | Unchanged:
-    """Remove the hold of this holder. Other holds stay."""
-    others = ", ".join(f"{other} ({why})" for other, why in vm.holds if other != who)
-    if who not in dict(vm.holds):
-        if any(other.startswith(f"{who};") for other, _ in vm.holds):
-            raise ValueError(f"the hold of {who} is misspelled: remove it with kubectl annotate or kubectl label")
+    """Remove the hold of this holder, also if it is misspelled. Other holds stay."""
+    removed = min((one for one in vm.holds if one.who == who), key=lambda one: one.misspelled_key, default=None)
+    others = ", ".join(f"{one.holder} ({one.why})" for one in vm.holds if one is not removed)
+    if not removed:
         return Unchanged(f"not held by {who}" + (f", but by {others}" if others else ""))
     said = f"the hold of {who} is released" + (f"; it is still held by {others}" if others else "")
-    return Change(("metadata", "annotations", f"{HOLD_PREFIX}{who}"), None, said)
+    return Change(("metadata", "labels" if removed.is_label else "annotations", removed.key), None, said)
 
 
 def begin_maintenance(host: Hypervisor, wanted: Maintenance, *, replace: bool) -> Change | Unchanged:

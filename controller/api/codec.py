@@ -32,6 +32,7 @@ from controller.api.virtualmachine import (
     Condition,
     DesiredPowerState,
     DomainRecord,
+    Hold,
     Operation,
     OperationType,
     RestartPolicy,
@@ -112,17 +113,20 @@ _grace = whole_within(1, INT32_MAX)
 as_generation = whole_within(0, INT64_MAX)
 
 
-def _holds(annotations: Json, labels: Json) -> tuple[tuple[str, str], ...]:
-    """Return who holds the VM, and why. A misspelled hold also holds the VM, and its text has the right spelling."""
-    right = [(key.removeprefix(HOLD_PREFIX), why) for key, why in annotations.items() if key.startswith(HOLD_PREFIX)]
-    others = [*labels.items(), *((key, why) for key, why in annotations.items() if not key.startswith(HOLD_PREFIX))]
-    wrong = [(_misspelled(found["who"]), why) for key, why in others if (found := MISSPELLED_HOLD.fullmatch(key))]
-    return tuple(sorted((who, as_text(why) or "") for who, why in (*right, *wrong)))
+def _holds(annotations: Json, labels: Json) -> tuple[Hold, ...]:
+    """Return all holds, also the misspelled ones."""
+    found = [_hold(key, why, is_label=False) for key, why in annotations.items()]
+    found += [_hold(key, why, is_label=True) for key, why in labels.items()]
+    return tuple(sorted(filter(None, found)))
 
 
-def _misspelled(who: str | None) -> str:
-    spelling = f"write it as the annotation {HOLD_PREFIX}{who or '<your name>'}"
-    return f"{who or 'nobody named'}; {spelling}"
+def _hold(key: str, value: object, *, is_label: bool) -> Hold | None:
+    """Return the hold that this annotation or label is; None: it is none."""
+    why = as_text(value) or ""
+    if key.startswith(HOLD_PREFIX) and not is_label:
+        return Hold(key.removeprefix(HOLD_PREFIX), why)
+    misspelled = MISSPELLED_HOLD.fullmatch(key)
+    return Hold(misspelled["who"] or "", why, key, is_label) if misspelled else None
 
 
 def condition_mapper(types: Collection[str]) -> Mapper[Condition]:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from controller.api.json_mapping import INT64_MAX, named, whole
 from controller.api.libvirt_words import State
-from controller.api.names import ConditionType
+from controller.api.names import HOLD_PREFIX, ConditionType
 
 BEYOND = datetime(9999, 12, 31, tzinfo=UTC)
 """Replaces a `status.lastRestartTime` that cannot be read. It is later than any request, so no restart is repeated."""
@@ -279,6 +279,34 @@ class Shutdown:
     grace_s: int = 180
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Hold:
+    """A hold of a VM. As text: who holds it and why, and the right spelling of a misspelled hold."""
+
+    who: str
+    """The name in the key of the annotation; empty if a misspelled key has no name."""
+    why: str = ""
+    misspelled_key: str = ""
+    """The key of the annotation or label, if it is not the annotation `hold.virtsync.dev/<who>`; empty: it is."""
+    is_label: bool = False
+
+    def __str__(self) -> str:
+        text = self.holder
+        if self.misspelled_key:
+            text += f"; write it as the annotation {HOLD_PREFIX}{self.who or '<your name>'}"
+        return f"{text} ({self.why})" if self.why else text
+
+    @property
+    def holder(self) -> str:
+        """Who holds the VM, for messages."""
+        return self.who or "nobody named"
+
+    @property
+    def key(self) -> str:
+        """The key of the annotation or label. Removing it ends the hold."""
+        return self.misspelled_key or f"{HOLD_PREFIX}{self.who}"
+
+
 @dataclass(frozen=True, slots=True)
 class VirtualMachine:
     """A VirtualMachine object from the API server: its spec, some of its metadata, and its status. Immutable."""
@@ -296,8 +324,8 @@ class VirtualMachine:
     restart_policy: RestartPolicy = RestartPolicy.ALWAYS
     shutdown: Shutdown = field(default_factory=Shutdown)
     restart_request: datetime | None = None
-    holds: tuple[tuple[str, str], ...] = ()
-    """The pairs (who, why) of all holds, sorted. A hold is a `hold.virtsync.dev/` annotation, or a misspelled one."""
+    holds: tuple[Hold, ...] = ()
+    """All holds, sorted. A misspelled hold is a hold, too."""
     confirmed_off: str = ""
     """The value of the annotation `virtsync.dev/confirmed-off`: `status.nodeName` and `status.runTransitionTime`."""
     misunderstood: str = ""

@@ -143,7 +143,7 @@ def in_maintenance(s: Situation) -> str:
 
 def holders(s: Situation) -> str:
     """Return who holds the VM, and why, as text for a message."""
-    return ", ".join(f"{who} ({why})" if why else who for who, why in s.vm.holds)
+    return ", ".join(map(str, s.vm.holds))
 
 
 def qemu_alive(s: Situation, due_action: DueAction) -> Verdict | None:

@@ -5,18 +5,20 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from controller.api import changes
+from controller.api import changes, progress
 from controller.api.changes import Change, Unchanged
 from controller.api.codec import parse
 from controller.api.hypervisor import Hypervisor, Maintenance, MaintenanceMode
-from controller.api.virtualmachine import DesiredPowerState, Status, VirtualMachine, VmKey
+from controller.api.json_mapping import as_time
+from controller.api.progress import State
+from controller.api.virtualmachine import DesiredPowerState, Hold, Status, VirtualMachine, VmKey
 
 NOW = datetime(2026, 11, 27, 12, 0, 0, 500_000, tzinfo=UTC)
 RUNNING = DesiredPowerState.RUNNING
 VM = VirtualMachine(VmKey("shop", "web-1"), "u", 1, "7", NOW - timedelta(days=1), "node-a", desired=RUNNING)
 HOST = Hypervisor("node-a", "u", 1, "7", NOW)
 RAM = Maintenance(MaintenanceMode.SHUTDOWN, "new RAM")
-HELD = replace(VM, holds=(("ann", "backup"), ("bob", "disk")))
+HELD = replace(VM, holds=(Hold("ann", "backup"), Hold("bob", "disk")))
 
 
 def patch_of(change: Change | Unchanged) -> object:
@@ -67,6 +69,16 @@ def test_a_restart_that_is_requested_already_changes_nothing() -> None:
     assert isinstance(changes.restart(replace(VM, restart_request=NOW), NOW, NOW), Unchanged)
 
 
+def test_a_second_request_for_now_waits_for_the_first_one_of_the_same_second() -> None:
+    requested = replace(VM, restart_request=NOW.replace(microsecond=0))
+    decided = changes.restart(requested, None, NOW)
+    assert isinstance(decided, Unchanged)
+    at = as_time(decided.value)
+    assert at
+    assert at == requested.restart_request
+    assert progress.of_restart(requested, 1, at).state is State.WAITING
+
+
 @pytest.mark.parametrize("desired", [None, DesiredPowerState.STOPPED, DesiredPowerState.PAUSED])
 def test_a_restart_needs_a_vm_that_should_run(desired: DesiredPowerState | None) -> None:
     with pytest.raises(ValueError, match=f"its powerState is {desired or 'not set'}"):
@@ -106,11 +118,19 @@ def test_a_release_removes_one_hold_and_names_the_others() -> None:
     assert changes.release(VM, "eve") == Unchanged("not held by eve")
 
 
+@pytest.mark.parametrize("place", ["annotations", "labels"])
 @pytest.mark.parametrize("key", ["holds.virtsync.dev/bob", "virtsync.dev/hold.bob"])
-def test_a_misspelled_hold_is_not_released_by_the_right_spelling(key: str) -> None:
-    vm = parse({"metadata": {"annotations": {key: "disk"}}})
-    with pytest.raises(ValueError, match="the hold of bob is misspelled"):
-        changes.release(vm, "bob")
+def test_a_misspelled_hold_is_released_by_its_own_key(key: str, place: str) -> None:
+    change = changes.release(parse({"metadata": {place: {key: "disk"}}}), "bob")
+    assert patch_of(change) == {"metadata": {place: {key: None}}}
+    assert change.where == f"the {place[:-1]} {key}"
+
+
+def test_the_right_one_of_two_holds_of_one_name_is_released_first() -> None:
+    keys = {"holds.virtsync.dev/bob": "disk", "hold.virtsync.dev/bob": "RAM"}
+    change = changes.release(parse({"metadata": {"annotations": keys}}), "bob")
+    assert patch_of(change) == {"metadata": {"annotations": {"hold.virtsync.dev/bob": None}}}
+    assert change.said == "the hold of bob is released; it is still held by bob (disk)"
 
 
 def test_maintenance_is_declared_as_a_whole() -> None:

@@ -18,6 +18,7 @@ from controller.api.virtualmachine import (
     Condition,
     DesiredPowerState,
     DomainRecord,
+    Hold,
     LastStop,
     Operation,
     OperationType,
@@ -336,7 +337,7 @@ def test_everything_a_user_can_say_is_read() -> None:
             },
         }
     )
-    assert vm.holds == (("a", ""), ("b", "why"))
+    assert vm.holds == (Hold("a"), Hold("b", "why"))
     assert (vm.confirmed_off, vm.deleting, vm.generation, vm.domain_uuid) == ("old", True, 3, UUID(int=7))
     assert (vm.desired, vm.restart_policy) == (DesiredPowerState.PAUSED, RestartPolicy.NEVER)
     assert vm.shutdown == Shutdown(ShutdownMode.GRACEFUL, 7)
@@ -394,7 +395,7 @@ def held(**metadata: dict[str, str]) -> VirtualMachine:
 
 
 @pytest.mark.parametrize(
-    ("key", "who"),
+    ("key", "text"),
     [
         ("hold.virtsync.dev", "nobody named; write it as the annotation hold.virtsync.dev/<your name>"),
         ("virtsync.dev/hold", "nobody named; write it as the annotation hold.virtsync.dev/<your name>"),
@@ -406,13 +407,16 @@ def held(**metadata: dict[str, str]) -> VirtualMachine:
         ("virtsync.dev/hold-ann", "ann; write it as the annotation hold.virtsync.dev/ann"),
     ],
 )
-def test_a_misspelt_hold_is_a_hold_and_says_how_it_is_spelt(key: str, who: str) -> None:
-    assert held(annotations={key: "backup"}).holds == ((who, "backup"),)
+def test_a_misspelt_hold_is_a_hold_and_says_how_it_is_spelt(key: str, text: str) -> None:
+    (hold,) = held(annotations={key: "backup"}).holds
+    assert str(hold) == f"{text} (backup)"
+    assert (hold.key, hold.is_label) == (key, False)
 
 
 def test_a_label_that_means_a_hold_is_one() -> None:
-    who = "ann; write it as the annotation hold.virtsync.dev/ann"
-    assert held(labels={"hold.virtsync.dev/ann": "backup"}).holds == ((who, "backup"),)
+    (hold,) = held(labels={"hold.virtsync.dev/ann": "backup"}).holds
+    assert str(hold) == "ann; write it as the annotation hold.virtsync.dev/ann (backup)"
+    assert (hold.key, hold.is_label) == ("hold.virtsync.dev/ann", True)
 
 
 @pytest.mark.parametrize("key", ["virtsync.dev/confirmed-off", "virtsync.dev/holdover", "hold.example.com/ann", "hold"])

@@ -8,7 +8,7 @@ import pytest
 from controller.api.conditions import READINESS, Readiness
 from controller.api.hypervisor import Hypervisor, HypervisorStatus, Maintenance, MaintenanceMode, MaintenanceProgress
 from controller.api.progress import State, of_begun_maintenance, of_ended_maintenance, of_power, of_restart
-from controller.api.virtualmachine import Condition, DesiredPowerState, Reason, Status, VirtualMachine, VmKey
+from controller.api.virtualmachine import Condition, DesiredPowerState, Hold, Reason, Status, VirtualMachine, VmKey
 
 NOW = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
 RUNNING = DesiredPowerState.RUNNING
@@ -34,7 +34,7 @@ def host(*conditions: Condition, observed: int = 2, declared: bool = True, obeye
 @pytest.mark.parametrize("reason", list(Reason))
 def test_ready_is_done_and_what_lasts_has_failed(reason: Reason) -> None:
     expected = {Readiness.READY: State.DONE, Readiness.STALLED: State.FAILED, Readiness.HELD: State.FAILED}
-    progress = of_power(replace(vm(reason), holds=(("ann", "backup"),)), 2, RUNNING)
+    progress = of_power(replace(vm(reason), holds=(Hold("ann", "backup"),)), 2, RUNNING)
     assert progress.state is expected.get(READINESS[reason], State.WAITING)
     assert progress.said == f"{reason}: So it is"
 

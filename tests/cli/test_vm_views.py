@@ -24,6 +24,7 @@ from controller.api.virtualmachine import (
     Condition,
     DesiredPowerState,
     DomainRecord,
+    Hold,
     LastStop,
     Operation,
     OperationType,
@@ -110,7 +111,7 @@ def test_a_vm_that_is_held_is_told_in_detail() -> None:
         last_stop=LastStop(StopCause.EXTERNAL, before(minutes=12), "Somebody cut its power."),
         restart_count=2,
     )
-    vm = replace(vm, holds=(("ann", "backup"),))
+    vm = replace(vm, holds=(Hold("ann", "backup"),))
     assert plain(in_detail(vm, host(), NOW)) == [
         "shop/web-1  Held",
         "  Wanted     Running (restartPolicy Always, shutdown GracefulThenForce in 180 s)",
@@ -162,7 +163,7 @@ def test_a_reason_of_a_newer_version_has_no_page() -> None:
 
 def test_a_message_cannot_move_the_cursor_or_add_a_line() -> None:
     vm = machine("StartFailed", message="no disk\n\x1b[2Jgone\x1b]0;title\x07")
-    vm = replace(vm, holds=(("ann", "\x1b[31mred"),))
+    vm = replace(vm, holds=(Hold("ann", "\x1b[31mred"),))
     lines = in_detail(vm, host(), NOW)
     assert len(lines) == 11
     assert lines[3] == "  Why        no disk gone"
@@ -200,7 +201,8 @@ def test_the_conditions_that_the_api_server_adds_to_a_new_object_have_no_time() 
 
 
 def test_many_vms_are_one_line_each() -> None:
-    vms = [machine(), replace(machine("Held", "db-1", observed_generation=2), holds=(("ann", ""), ("eve", "x")))]
+    held = replace(machine("Held", "db-1", observed_generation=2), holds=(Hold("ann", ""), Hold("eve", "x")))
+    vms = [machine(), held]
     assert plain(in_a_table(vms, NOW, namespaces=True)) == [
         "NAMESPACE   NAME    POWER     DESIRED   REASON            FOR   NODE     HOLDS",
         "shop        web-1   Running   Running   InSync            12m   node-a   -",
@@ -234,15 +236,16 @@ NEXT = [
     ),
     (
         stopping(ShutdownMode.GRACEFUL_THEN_FORCE),
-        f"If the guest is still on at {DEADLINE}, virtsync cuts its power.",
+        f"If the guest is still on at {DEADLINE}, virtsync forces the VM off.",
     ),
     (
         stopping(ShutdownMode.GRACEFUL_THEN_FORCE, kind=OperationType.RESTART),
-        f"If the guest is still on at {DEADLINE}, virtsync cuts its power. Then it is started.",
+        f"If the guest is still on at {DEADLINE}, virtsync forces the VM off. virtsync starts the VM again when it is"
+        " off.",
     ),
     (
         stopping(ShutdownMode.GRACEFUL),
-        f"If the guest is still on at {DEADLINE}, ShutdownTimedOut is reported.",
+        f"If the guest is still on at {DEADLINE}, virtsync reports ShutdownTimedOut.",
     ),
     (
         machine("ShuttingDown", operation=Operation(OperationType.STOP, before(minutes=1))),
@@ -283,11 +286,13 @@ def test_what_is_next_follows_from_the_record_of_the_agent(vm: VirtualMachine, s
 
 
 def test_a_maintenance_and_two_holds_are_all_named() -> None:
-    vm = replace(machine("Held"), holds=(("ann", "backup"), ("eve; write it as the annotation x", "")))
+    misspelled = Hold("eve", "", "virtsync.dev/hold-eve"), Hold("bob", "", "hold.virtsync.dev/bob", is_label=True)
+    vm = replace(machine("Held"), holds=(Hold("ann", "backup"), *misspelled))
     told = prospect(vm, host(maintenance=Maintenance(MaintenanceMode.HOLD, "RAM")), NOW)
     assert told == (
         "Nothing, until the maintenance of node-a ends and the last hold is removed (kubectl annotate kvm -n shop web-1"
-        " hold.virtsync.dev/ann- hold.virtsync.dev/eve-); then the settle time."
+        " hold.virtsync.dev/ann- virtsync.dev/hold-eve-; kubectl label kvm -n shop web-1 hold.virtsync.dev/bob-); then"
+        " the settle time."
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 import pytest
 
 from controller.api.names import GROUP, KIND, VERSION
-from controller.api.virtualmachine import Condition, DesiredPowerState, PowerState, Status, VmKey
+from controller.api.virtualmachine import Condition, DesiredPowerState, Hold, PowerState, Status, VmKey
 from controller.kube import paths
 from controller.kube.client import Api, load
 from controller.kube.store import KubeStore, key_of
@@ -126,7 +126,7 @@ def test_a_report_on_what_has_changed_meanwhile_is_refused(place: Place) -> None
         assert fresh
         assert fresh.status == old.status
     assert fresh
-    assert (fresh.desired, fresh.generation, fresh.holds) == (STOPPED, 2, (("ann", "work"),))
+    assert (fresh.desired, fresh.generation, fresh.holds) == (STOPPED, 2, (Hold("ann", "work"),))
     place.user.edit(place.key, {"powerState": None}, {"hold.virtsync.dev/ann": None})
     fresh = store.refresh(place.key)
     assert fresh

@@ -8,6 +8,7 @@ from controller.api.hypervisor import Hypervisor, HypervisorStatus, Maintenance,
 from controller.api.virtualmachine import (
     Condition,
     DesiredPowerState,
+    Hold,
     PowerState,
     Reason,
     Status,
@@ -34,7 +35,7 @@ def machine(
     message: str = "The VM is as the spec asks.",
     minutes: int = 12,
     generation: int = 3,
-    holds: tuple[tuple[str, str], ...] = (),
+    holds: tuple[Hold, ...] = (),
     **status: Any,
 ) -> VirtualMachine:
     """A VM whose agent has answered with this reason."""

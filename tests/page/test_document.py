@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from controller.api.conditions import Readiness
-from controller.api.virtualmachine import LastStop, PowerState, StopCause
+from controller.api.virtualmachine import Hold, LastStop, PowerState, StopCause
 from controller.page.document import document
 from controller.page.parts import CLASSES
 from controller.page.query import Query
@@ -30,7 +30,7 @@ def test_a_vm_is_told_with_what_it_does_and_should_do_and_why_not_and_since_when
     row = vm(
         "Held",
         message="The VM is stopped and should be running.",
-        holds=(("ann", "backup"),),
+        holds=(Hold("ann", "backup"),),
         power_state=PowerState.STOPPED,
         last_stop=STOP,
         restart_count=2,
@@ -65,7 +65,7 @@ def test_no_text_of_a_user_becomes_markup(hostile: str) -> None:
                         namespace=given,
                         node=given,
                         message=given,
-                        holds=((given, given),),
+                        holds=(Hold(given, given),),
                         last_stop=replace(STOP, message=given),
                     )
                 ),

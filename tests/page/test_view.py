@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from controller.api.conditions import Readiness
-from controller.api.virtualmachine import LastStop, PowerState, StopCause
+from controller.api.virtualmachine import Hold, LastStop, PowerState, StopCause
 from controller.page.query import Query, Sort
 from controller.page.rows import vm_row
 from controller.page.view import HOSTS_PER_PAGE, VMS_PER_PAGE, View, view
@@ -23,7 +23,7 @@ def names(shown: View) -> list[str]:
 TROUBLED = (
     vm("InSync", "fine"),
     vm("Settling", "settling", power_state=PowerState.STOPPED),
-    vm("Held", "held", holds=(("ann", "backup"),)),
+    vm("Held", "held", holds=(Hold("ann", "backup"),)),
     vm("DomainNotFound", "lost", node="node-b"),
     vm("AgentUnreachable", "silent", namespace="lab"),
     vm("InSync", "changed", generation=4),
@@ -105,7 +105,7 @@ def test_a_row_has_what_the_commands_say_about_a_vm() -> None:
             power_state=PowerState.STOPPED,
             last_stop=stop,
             restart_count=2,
-            holds=(("ann", "backup"), ("bob", "")),
+            holds=(Hold("ann", "backup"), Hold("bob", "")),
         )
     )
     assert (row.power, row.desired, row.reason, row.as_wanted) == ("Stopped", "Running", "Held", False)

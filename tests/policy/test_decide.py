@@ -18,6 +18,7 @@ from controller.api.virtualmachine import (
     Condition,
     DesiredPowerState,
     DomainRecord,
+    Hold,
     LastStop,
     Operation,
     OperationType,
@@ -183,7 +184,7 @@ def test_nothing_is_done_while_something_forbids_it(desired: DesiredPowerState |
         "node-a", "boot-1", observe_only=kind == "observe-only", blocked="not now" if kind == "blocked" else ""
     )
     if kind == "held":
-        vm.annotate(holds=(("ann", "backup"),))
+        vm.annotate(holds=(Hold("ann", "backup"),))
     for after_s in (0.1, 3600, 3600):
         assert vm.look(phase, after_s=after_s, crowded=kind == "crowded").action is None
 
@@ -525,7 +526,7 @@ def test_a_scheduled_restart_needs_two_looks_that_agree() -> None:
 
 def test_a_scheduled_restart_of_a_vm_that_is_held_is_not_looked_at_without_end() -> None:
     vm = Vm().in_sync()
-    vm.change(restart_request=T0 + timedelta(seconds=100), holds=(("ann", "work"),))
+    vm.change(restart_request=T0 + timedelta(seconds=100), holds=(Hold("ann", "work"),))
     vm.look(Phase.RUNNING)
     vm.look(Phase.RUNNING, after_s=100)
     held = vm.look(Phase.RUNNING, after_s=10)
@@ -601,7 +602,7 @@ def test_a_start_that_finds_another_domain_than_expected_again_and_again_backs_o
 
 def test_hold() -> None:
     vm = Vm().in_sync()
-    vm.annotate(holds=(("ann", "backup"),))
+    vm.annotate(holds=(Hold("ann", "backup"),))
     held = vm.look(Phase.STOPPED, after_s=60, events=GUEST)
     assert held.reason is Reason.HELD
     assert "ann (backup)" in held.message
@@ -618,7 +619,7 @@ def test_hold_during_stop_is_followed_by_a_new_grace() -> None:
     vm.change(desired=STOPPED)
     vm.look(Phase.RUNNING)
     vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
-    vm.annotate(holds=(("ann", ""),))
+    vm.annotate(holds=(Hold("ann", ""),))
     held = vm.look(Phase.RUNNING, after_s=120)
     assert (held.reason, held.action, held.status.operation) == (Reason.HELD, None, None)
     vm.annotate(holds=())

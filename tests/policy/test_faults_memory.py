@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 
 from controller.api.codec import parse_status, render_status
 from controller.api.conditions import READINESS, Readiness
-from controller.api.virtualmachine import DesiredPowerState, Reason, RestartPolicy, Shutdown, ShutdownMode, StopCause
+from controller.api.virtualmachine import (
+    DesiredPowerState,
+    Hold,
+    Reason,
+    RestartPolicy,
+    Shutdown,
+    ShutdownMode,
+    StopCause,
+)
 from controller.policy.view import Absent, Action, Domain, Evidence, Observation, Outcome, Phase, Result, Unreadable
 from tests.policy.views import GUEST, PAUSED, RUNNING, STOPPED, T0, Vm, action, domain, done
 
@@ -74,7 +82,7 @@ outages = pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage._
 @outages
 @pytest.mark.parametrize("mode", ShutdownMode)
 def test_a3_a_hold_that_goes_during_an_outage_is_followed_by_a_settle_time(outage: Outage, mode: ShutdownMode) -> None:
-    vm = Vm(STOPPED, holds=(("ann", ""),), shutdown=Shutdown(mode, 60))
+    vm = Vm(STOPPED, holds=(Hold("ann", ""),), shutdown=Shutdown(mode, 60))
     assert vm.look(Phase.RUNNING).reason is Reason.HELD
     outage(vm, domain(Phase.RUNNING))
     vm.annotate(holds=())
@@ -87,7 +95,7 @@ def test_a3_a_hold_that_goes_during_an_outage_is_followed_by_a_settle_time(outag
 
 @outages
 def test_a3_an_outage_within_the_settle_time_after_a_hold_does_not_end_it(outage: Outage) -> None:
-    vm = Vm(STOPPED, holds=(("ann", ""),))
+    vm = Vm(STOPPED, holds=(Hold("ann", ""),))
     vm.look(Phase.RUNNING)
     vm.annotate(holds=())
     assert vm.look(Phase.RUNNING, after_s=60).reason is Reason.SETTLING
@@ -104,7 +112,7 @@ def test_a3_a_hold_on_a_stop_in_flight_is_followed_by_a_new_grace(outage: Outage
     vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
     vm.change(desired=STOPPED)
     vm.look(Phase.RUNNING)
-    vm.annotate(holds=(("ann", ""),))
+    vm.annotate(holds=(Hold("ann", ""),))
     assert vm.look(Phase.RUNNING, after_s=59, outcome=done(Action.SHUTDOWN)).reason is Reason.HELD
     outage(vm, domain(Phase.RUNNING))
     vm.annotate(holds=())
@@ -119,7 +127,7 @@ def test_a3_a_hold_on_a_stop_in_flight_is_followed_by_a_new_grace(outage: Outage
 def test_a3_a_hold_whose_looks_could_not_be_reported_is_remembered() -> None:
     """The API server took no report while it held, and tells that it is gone when it answers again."""
     vm = Vm(STOPPED).in_sync()
-    vm.annotate(holds=(("ann", ""),))
+    vm.annotate(holds=(Hold("ann", ""),))
     for _ in range(3):
         assert vm.look_unreported(Phase.RUNNING, after_s=10).reason is Reason.HELD
     vm.annotate(holds=())
@@ -127,14 +135,14 @@ def test_a3_a_hold_whose_looks_could_not_be_reported_is_remembered() -> None:
 
 
 def test_a_hold_that_held_nothing_is_forgotten() -> None:
-    vm = Vm(holds=(("ann", ""),)).in_sync()
+    vm = Vm(holds=(Hold("ann", ""),)).in_sync()
     vm.annotate(holds=())
     vm.change(desired=STOPPED)
     assert action(vm.look(Phase.RUNNING)) is Action.SHUTDOWN
 
 
 def test_a_hold_is_over_once_it_was_told_to_be() -> None:
-    vm = Vm(STOPPED, holds=(("ann", ""),))
+    vm = Vm(STOPPED, holds=(Hold("ann", ""),))
     vm.look(Phase.RUNNING)
     vm.annotate(holds=())
     assert vm.look(Phase.RUNNING).notices
@@ -187,7 +195,7 @@ def upgraded(vm: Vm) -> Vm:
 
 
 def test_without_decided_reason_the_reason_of_ready_is_the_memory() -> None:
-    vm = Vm(STOPPED, holds=(("ann", ""),))
+    vm = Vm(STOPPED, holds=(Hold("ann", ""),))
     assert vm.look(Phase.RUNNING).reason is Reason.HELD
     upgraded(vm).annotate(holds=())
     assert vm.look(Phase.RUNNING, after_s=60).reason is Reason.SETTLING
@@ -195,7 +203,7 @@ def test_without_decided_reason_the_reason_of_ready_is_the_memory() -> None:
 
 @pytest.mark.parametrize("mark", [Reason.AGENT_UNREACHABLE, Reason.LIBVIRT_UNREACHABLE])
 def test_without_decided_reason_and_after_an_outage_there_is_a_settle_time(mark: Reason) -> None:
-    vm = Vm(STOPPED, holds=(("ann", ""),))
+    vm = Vm(STOPPED, holds=(Hold("ann", ""),))
     vm.look(Phase.RUNNING)
     upgraded(vm).is_marked(mark)
     vm.annotate(holds=())
@@ -367,7 +375,7 @@ ON = [domain(Phase.RUNNING, 2), domain(Phase.PAUSED, 2), domain(Phase.PAUSED_IO_
 OFF = [DESTROYED, domain(Phase.STOPPED), domain(Phase.SAVED), domain(Phase.STOPPED, reason="MIGRATED")]
 CHANGES: list[tuple[tuple[str, object], ...]] = [
     (),
-    (("holds", (("ann", ""),)),),
+    (("holds", (Hold("ann", ""),)),),
     (("holds", ()),),
     (("desired", RUNNING),),
     (("desired", STOPPED),),
@@ -440,7 +448,7 @@ def run(desired: DesiredPowerState, policy: RestartPolicy, story: list[Look], *,
     return acts
 
 
-HELD = Look(0.1, domain(Phase.RUNNING, 2), (("holds", (("ann", ""),)),))
+HELD = Look(0.1, domain(Phase.RUNNING, 2), (("holds", (Hold("ann", ""),)),))
 RELEASED = (("holds", ()),)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from controller.api.virtualmachine import (
     DesiredPowerState,
+    Hold,
     OperationType,
     PowerState,
     Reason,
@@ -135,7 +136,7 @@ def test_a1_a_start_that_is_over_is_no_longer_in_the_way() -> None:
     assert action(vm.look(FORGOTTEN)) is Action.START
 
 
-SPECS = [{"desired": STOPPED}, {"desired": None}, {"holds": (("ann", ""),)}]
+SPECS = [{"desired": STOPPED}, {"desired": None}, {"holds": (Hold("ann", ""),)}]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -565,7 +566,7 @@ def test_a_report_of_off_that_was_not_seen_stays_one_whatever_is_seen_here_meanw
 def test_a_report_in_good_order_stays_in_good_order_though_this_node_cannot_look(
     between: Observation, *, held: bool
 ) -> None:
-    vm = Vm(RUNNING if held else STOPPED, holds=(("ann", ""),) if held else ())
+    vm = Vm(RUNNING if held else STOPPED, holds=(Hold("ann", ""),) if held else ())
     vm.look(Phase.STOPPED)
     vm.moves_to("node-b", desired=RUNNING)
     for _ in range(2):
@@ -575,7 +576,7 @@ def test_a_report_in_good_order_stays_in_good_order_though_this_node_cannot_look
 
 
 def test_a_hold_on_the_former_node_is_remembered_though_this_node_cannot_look() -> None:
-    vm = Vm(holds=(("ann", ""),))
+    vm = Vm(holds=(Hold("ann", ""),))
     assert vm.look(Phase.STOPPED).reason is Reason.HELD
     vm.moves_to("node-b")
     vm.look(Unreadable("away"))
@@ -586,7 +587,7 @@ def test_a_hold_on_the_former_node_is_remembered_though_this_node_cannot_look() 
 
 
 def test_a_hold_on_the_former_node_is_remembered_though_its_report_forbids_the_start() -> None:
-    vm = Vm(holds=(("ann", ""),))
+    vm = Vm(holds=(Hold("ann", ""),))
     vm.look(domain(Phase.RUNNING))
     assert vm.look(Phase.SAVED).reason is Reason.HELD
     vm.moves_to("node-b")

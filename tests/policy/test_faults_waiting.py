@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import pytest
 
-from controller.api.virtualmachine import Backoff, Reason, RestartPolicy, Shutdown, ShutdownMode
+from controller.api.virtualmachine import Backoff, Hold, Reason, RestartPolicy, Shutdown, ShutdownMode
 from controller.policy.view import Action, Facts, Node, Outcome, Phase, Result, Step, Unreadable
 from tests.policy.views import CRASH, GUEST, PAUSED, RUNNING, STOPPED, T0, Vm, action, domain, done, moment
 
@@ -47,7 +47,7 @@ def backs_off() -> tuple[Vm, Phase, float]:
 
 
 def is_released() -> tuple[Vm, Phase, float]:
-    vm = Vm(holds=(("ann", ""),))
+    vm = Vm(holds=(Hold("ann", ""),))
     vm.look(Phase.STOPPED)
     vm.annotate(holds=())
     vm.look(Phase.STOPPED, after_s=60)
@@ -260,7 +260,7 @@ def test_b7_where_pauses_are_never_ended_it_is_left_alone_and_told() -> None:
 
 @pytest.mark.parametrize("held", [False, True])
 def test_b7_a_hold_is_told_before(*, held: bool) -> None:
-    vm = Vm(STOPPED, holds=(("ann", ""),) if held else ())
+    vm = Vm(STOPPED, holds=(Hold("ann", ""),) if held else ())
     step = vm.look(Phase.PAUSED, facts=NEVER_RAN)
     assert step.reason is (Reason.HELD if held else Reason.SETTLING)
 
@@ -394,7 +394,7 @@ def test_b10_a_restart_by_policy_waits_for_it() -> None:
 
 
 def test_c4_a_scheduled_restart_and_a_hold_are_seen_while_all_is_well() -> None:
-    vm = Vm(restart_request=T0 + timedelta(hours=22), holds=(("ann", "backup"),))
+    vm = Vm(restart_request=T0 + timedelta(hours=22), holds=(Hold("ann", "backup"),))
     step = vm.look(Phase.RUNNING)
     expected = (
         "The VM is running, as spec.powerState asks; restart scheduled for 2026-01-01T22:00:00Z; held by ann (backup)."

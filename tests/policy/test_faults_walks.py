@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from controller.api.codec import render_status
 from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewhere
-from controller.api.virtualmachine import Reason, RestartPolicy, Shutdown, ShutdownMode, VmKey
+from controller.api.virtualmachine import Hold, Reason, RestartPolicy, Shutdown, ShutdownMode, VmKey
 from controller.policy.view import (
     Absent,
     Action,
@@ -53,7 +53,7 @@ CHANGES: list[dict[str, object]] = [
     {"desired": STOPPED},
     {"desired": PAUSED},
     {"desired": None},
-    {"holds": (("ann", ""),)},
+    {"holds": (Hold("ann", ""),)},
     {"holds": ()},
     {"misunderstood": "powerState 'Hibernated'"},
     {"misunderstood": ""},

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from controller.api.virtualmachine import DesiredPowerState, Reason, RestartPolicy, Shutdown, ShutdownMode
+from controller.api.virtualmachine import DesiredPowerState, Hold, Reason, RestartPolicy, Shutdown, ShutdownMode
 from controller.policy.gates import REQUESTS
 from controller.policy.view import Action, Evidence, Facts, Node, Outcome, Phase, Result
 from tests.policy.views import CRASH, GUEST, PAUSED, RUNNING, STOPPED, WAITS, Vm, action, domain, done, moment
@@ -175,7 +175,7 @@ def test_each_obstacle_is_told_before_those_that_come_after_it() -> None:
     vm = Vm().in_sync()
     vm.look(Phase.CRASHED_OFF, events=CRASH)
     vm.look(domain(Phase.RUNNING, 2), outcome=done(Action.START))
-    vm.annotate(holds=(("ann", "backup"), ("bob", "")))
+    vm.annotate(holds=(Hold("ann", "backup"), Hold("bob", "")))
     everything = Node("node-a", "boot-1", observe_only=True, blocked="Another process acts.", braked_until=moment(15))
     vm.node = everything
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from controller.api.hypervisor import MaintenanceMode
 from controller.api.virtualmachine import (
     DesiredPowerState,
+    Hold,
     OperationType,
     PowerState,
     Reason,
@@ -62,7 +63,7 @@ def being_shut_down(policy: RestartPolicy = RestartPolicy.ALWAYS) -> Vm:
 def test_hold_forbids_what_a_hold_forbids(desired: DesiredPowerState, phase: Phase) -> None:
     """The same decisions as with an annotation, and other texts."""
     held, maintained = Vm(desired), Vm(desired)
-    held.annotate(holds=(("ann", ""),))
+    held.annotate(holds=(Hold("ann", ""),))
     maintained.maintain(HOLD)
     for after_s in (0.1, 60, 3600):
         one, other = held.look(phase, after_s=after_s), maintained.look(phase, after_s=after_s)
@@ -102,7 +103,7 @@ def test_a_host_that_is_not_in_maintenance_has_no_words_for_it() -> None:
 
 
 def test_an_annotation_on_a_vm_is_told_before_the_maintenance() -> None:
-    vm = Vm(holds=(("ann", "backup"),))
+    vm = Vm(holds=(Hold("ann", "backup"),))
     for mode in MaintenanceMode:
         vm.maintain(mode)
         assert vm.look(Phase.STOPPED).message.endswith("virtsync takes no action while the VM is held by ann (backup).")
@@ -296,7 +297,7 @@ def test_a_vm_that_is_only_observed_is_left_alone(phase: Phase) -> None:
 
 
 def test_a_vm_that_is_held_is_left_alone() -> None:
-    vm = Vm(holds=(("ann", "backup"),)).in_sync()
+    vm = Vm(holds=(Hold("ann", "backup"),)).in_sync()
     vm.maintain(SHUTDOWN)
     step = vm.look(Phase.RUNNING, after_s=60)
     assert (step.reason, step.action) == (Reason.IN_SYNC, None)
@@ -304,7 +305,7 @@ def test_a_vm_that_is_held_is_left_alone() -> None:
 
 
 def test_the_end_of_a_hold_during_a_maintenance_is_followed_by_a_settle_time() -> None:
-    vm = Vm(holds=(("ann", "backup"),)).in_sync()
+    vm = Vm(holds=(Hold("ann", "backup"),)).in_sync()
     vm.look(Phase.PAUSED)
     vm.maintain(SHUTDOWN)
     assert vm.look(Phase.PAUSED, after_s=3600).reason is Reason.HELD

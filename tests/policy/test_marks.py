@@ -18,6 +18,7 @@ from controller.api.conditions import READINESS, Readiness
 from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewhere
 from controller.api.virtualmachine import (
     Condition,
+    Hold,
     Operation,
     OperationType,
     PowerState,
@@ -214,7 +215,7 @@ def test_the_time_of_a_decision_is_that_of_its_first_report() -> None:
 def test_the_decision_for_the_former_domain_survives_a_mark() -> None:
     steps = []
     for mark in (False, True):
-        vm = Vm(STOPPED, holds=(("ann", ""),))
+        vm = Vm(STOPPED, holds=(Hold("ann", ""),))
         assert vm.look(Phase.RUNNING).reason is Reason.HELD
         if mark:
             vm.is_marked()

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from controller.api.virtualmachine import BEYOND, Reason, RestartPolicy, StopCause
+from controller.api.virtualmachine import BEYOND, Hold, Reason, RestartPolicy, StopCause
 from controller.policy.assess import assess
 from controller.policy.gates import DueAction, libvirt_busy
 from controller.policy.view import (
@@ -101,7 +101,7 @@ def test_a_withdrawn_start_takes_back_exactly_one_restart() -> None:
     vm.look(Phase.STOPPED, events={Evidence.STOPPED_FAILED})
     started = vm.look(Phase.STOPPED, events={Evidence.STOPPED_FAILED})
     assert (action(started), started.status.restart_count) == (Action.START, 6)
-    vm.annotate(holds=(("ann", "disks"),))
+    vm.annotate(holds=(Hold("ann", "disks"),))
     withdrawn = vm.look(Phase.STOPPED, events={Evidence.STOPPED_FAILED})
     assert (withdrawn.reason, withdrawn.status.restart_count) == (Reason.HELD, 5)
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from controller.api.clock import Now
 from controller.api.hypervisor import MaintenanceMode, RunsElsewhere
-from controller.api.virtualmachine import RestartPolicy, Shutdown, ShutdownMode, VmKey
+from controller.api.virtualmachine import Hold, RestartPolicy, Shutdown, ShutdownMode, VmKey
 from controller.policy.handover import vouching
 from controller.policy.view import (
     Absent,
@@ -136,7 +136,7 @@ def _without_a_domain() -> list[Step]:
 def _forbidden() -> list[Step]:
     steps = []
     vm = Vm().in_sync()
-    for change in ({"holds": (("ann", "backup"), ("bob", ""))}, {"holds": ()}):
+    for change in ({"holds": (Hold("ann", "backup"), Hold("bob", ""))}, {"holds": ()}):
         vm.annotate(**change)
         steps += [vm.look(Phase.STOPPED, after_s=3), vm.look(Phase.STOPPED, after_s=3)]
     for node in (
@@ -230,7 +230,7 @@ def _other_machine() -> list[Step]:
 def _held_restart() -> list[Step]:
     vm = Vm().in_sync()
     vm.change(restart_request=T0 + timedelta(seconds=1))
-    vm.annotate(holds=(("ann", ""),))
+    vm.annotate(holds=(Hold("ann", ""),))
     steps = [vm.look(Phase.RUNNING, after_s=3)]
     vm.annotate(holds=())
     return [*steps, vm.look(Phase.RUNNING, after_s=3)]
@@ -251,7 +251,7 @@ def _old_memory() -> list[Step]:
 
 def _starting() -> list[Step]:
     steps = []
-    for spec in ({"desired": RUNNING}, {"desired": STOPPED}, {"desired": None}, {"holds": (("ann", ""),)}):
+    for spec in ({"desired": RUNNING}, {"desired": STOPPED}, {"desired": None}, {"holds": (Hold("ann", ""),)}):
         vm = Vm(STOPPED).in_sync()
         vm.change(desired=RUNNING)
         vm.look(Phase.STOPPED)
@@ -304,7 +304,7 @@ def _misunderstood() -> list[Step]:
 
 
 def _scheduled() -> list[Step]:
-    vm = Vm(restart_request=T0 + timedelta(hours=22), holds=(("ann", "backup"),))
+    vm = Vm(restart_request=T0 + timedelta(hours=22), holds=(Hold("ann", "backup"),))
     return [vm.look(Phase.RUNNING)]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from controller.api.virtualmachine import (
     DesiredPowerState,
+    Hold,
     LastStop,
     OperationType,
     PowerState,
@@ -599,7 +600,7 @@ def test_each_new_sort_of_change_settles_anew() -> None:
 def released(events: set[Evidence] | None = None) -> Vm:
     """Held for an hour while it was off, and released a moment ago."""
     vm = Vm().in_sync()
-    vm.annotate(holds=(("ann", ""),))
+    vm.annotate(holds=(Hold("ann", ""),))
     vm.look(Phase.STOPPED, events=events)
     vm.change(desired=PAUSED)
     vm.look(Phase.STOPPED, after_s=3600, events=events)
@@ -629,7 +630,7 @@ def test_a_new_process_goes_on_with_the_settle_time_after_a_hold() -> None:
 
 def test_a_libvirt_that_is_away_for_a_moment_does_not_end_the_settle_time_after_a_hold() -> None:
     vm = Vm(STOPPED).in_sync()
-    vm.annotate(holds=(("ann", ""),))
+    vm.annotate(holds=(Hold("ann", ""),))
     vm.look(Phase.RUNNING)
     vm.look(Phase.RUNNING, after_s=3600)
     vm.annotate(holds=())
@@ -640,7 +641,7 @@ def test_a_libvirt_that_is_away_for_a_moment_does_not_end_the_settle_time_after_
 
 
 def test_the_settle_time_after_a_hold_goes_on_though_the_memory_of_the_vm_is_saved_meanwhile() -> None:
-    vm = Vm(STOPPED, holds=(("ann", ""),)).in_sync()
+    vm = Vm(STOPPED, holds=(Hold("ann", ""),)).in_sync()
     vm.change(desired=RUNNING)
     assert vm.look(Phase.STOPPED).reason is Reason.HELD
     vm.annotate(holds=())

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from controller.api.virtualmachine import OperationType, Reason, Shutdown, ShutdownMode
+from controller.api.virtualmachine import Hold, OperationType, Reason, Shutdown, ShutdownMode
 from controller.policy.stopping import CANNOT_REACT
 from controller.policy.view import Action, Evidence, Facts, Outcome, Phase, Result, Step
 from tests.policy.views import PAUSED, STOPPED, T0, Vm, action, domain, done
@@ -263,7 +263,7 @@ def test_the_grace_of_a_qemu_that_hangs_runs_whatever_call_it_hangs_on() -> None
 
 def test_a_hold_ends_the_grace_of_a_qemu_that_hangs() -> None:
     vm = Vm(STOPPED)
-    vm.annotate(holds=(("ann", ""),))
+    vm.annotate(holds=(Hold("ann", ""),))
     held = vm.look(Phase.RUNNING, after_s=60, facts=None, call=Action.SHUTDOWN, call_began_s=0)
     assert (held.reason, held.action, held.status.operation) == (Reason.HELD, None, None)
 
@@ -281,7 +281,7 @@ def test_a_qemu_that_hangs_is_left_alone_where_force_is_forbidden() -> None:
 @pytest.mark.parametrize("kind", ["hold", "crowd"])
 def test_the_grace_begins_when_the_stop_can_begin(kind: str) -> None:
     vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
-    vm.annotate(holds=(("ann", ""),) if kind == "hold" else ())
+    vm.annotate(holds=(Hold("ann", ""),) if kind == "hold" else ())
     waits = vm.look(Phase.RUNNING, crowded=kind == "crowd")
     assert (waits.action, waits.status.operation) == (None, None)
 

@@ -195,7 +195,7 @@ def test_a_vm_has_one_power_state_until_it_is_forgotten(health: Health, metrics:
     ("ready", "desired", "drifts"),
     [("False", "Running", True), ("True", "Running", False), ("Unknown", "Running", False), ("False", None, False)],
 )
-def test_drift_is_counted_while_a_vm_is_not_as_wanted(  # noqa: PLR0913, PLR0917 - the fixtures and one row of the table
+def test_drift_is_counted_while_a_vm_is_not_as_wanted(
     health: Health,
     metrics: Metrics,
     ready: str,

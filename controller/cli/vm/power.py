@@ -105,8 +105,7 @@ def restart(
     now = datetime.now(UTC)
 
     def how_far(vm: VirtualMachine, decided: Change | Unchanged, generation: int) -> progress.Progress:
-        requested = as_time(decided.value) if isinstance(decided, Change) else at
-        return progress.of_restart(vm, generation, requested or now)
+        return progress.of_restart(vm, generation, as_time(decided.value) or now)
 
     decide = partial(changes.restart, at=at, now=now)
     chosen = tasks(cluster, names, selector, everywhere=everywhere, decide=decide, how_far=how_far if wait else None)

@@ -9,7 +9,6 @@ from datetime import datetime
 
 from controller.api.conditions import Readiness
 from controller.api.hypervisor import Hypervisor
-from controller.api.names import HOLD_PREFIX
 from controller.api.virtualmachine import OperationType, Reason, ShutdownMode, VirtualMachine
 from controller.facts.vms import is_answered, readiness
 from controller.facts.words import at, plain
@@ -48,11 +47,16 @@ def _without_agent(vm: VirtualMachine, reason: str) -> str:
 
 def _held(vm: VirtualMachine, host: Hypervisor | None) -> str:
     ends = [f"the maintenance of {plain(vm.node_name)} ends"] if host and host.maintenance else []
-    key = vm.key
     if vm.holds:
-        who = [plain(one).split(";")[0] for one, _ in vm.holds]
-        removal = " ".join(f"{HOLD_PREFIX}{one}-" for one in who)
-        ends.append(f"the last hold is removed (kubectl annotate kvm -n {key.namespace} {key.name} {removal})")
+        commands = [
+            f"kubectl {verb} kvm -n {vm.key.namespace} {vm.key.name} {' '.join(f'{plain(key)}-' for key in keys)}"
+            for verb, keys in (
+                ("annotate", [hold.key for hold in vm.holds if not hold.is_label]),
+                ("label", [hold.key for hold in vm.holds if hold.is_label]),
+            )
+            if keys
+        ]
+        ends.append(f"the last hold is removed ({'; '.join(commands)})")
     return f"Nothing, until {' and '.join(ends) or 'the hold ends'}; then the settle time."
 
 
@@ -63,10 +67,9 @@ def _operation(vm: VirtualMachine, now: datetime) -> str:
         return f"The VM is on as soon as libvirt says so (attempt {operation.attempt or 1})."
     if operation.deadline is None:
         return "The grace period of the stop begins when libvirt answers again."
-    then = " Then it is started." if operation.type is OperationType.RESTART else ""
-    if vm.shutdown.mode is ShutdownMode.GRACEFUL:
-        return f"If the guest is still on at {at(operation.deadline, now)}, ShutdownTimedOut is reported.{then}"
-    return f"If the guest is still on at {at(operation.deadline, now)}, virtsync cuts its power.{then}"
+    late = "reports ShutdownTimedOut" if vm.shutdown.mode is ShutdownMode.GRACEFUL else "forces the VM off"
+    then = " virtsync starts the VM again when it is off." if operation.type is OperationType.RESTART else ""
+    return f"If the guest is still on at {at(operation.deadline, now)}, virtsync {late}.{then}"
 
 
 def _waiting(vm: VirtualMachine, reason: str, now: datetime) -> str:

@@ -60,7 +60,7 @@ def vm_row(vm: VirtualMachine, now: datetime, *, namespaces: bool) -> tuple[str,
         colored(vm.status.reason) + ("" if is_answered(vm) else " (old spec)"),
         duration((now - begun).total_seconds()) if begun else "-",
         plain(vm.node_name) or "-",
-        ", ".join(plain(who) for who, _ in vm.holds) or "-",
+        ", ".join(plain(hold.holder) for hold in vm.holds) or "-",
     )
     return (vm.key.namespace, *row) if namespaces else row
 
@@ -107,7 +107,7 @@ def _last_stop(vm: VirtualMachine, now: datetime) -> str:
 
 
 def _holds(vm: VirtualMachine, host: Hypervisor | None) -> str:
-    holds = [f"{plain(who)} ({plain(why)})" if why else plain(who) for who, why in vm.holds]
+    holds = [plain(str(hold)) for hold in vm.holds]
     if host and host.maintenance:
         holds.append(f"maintenance {host.maintenance.mode} of {host.name} ({plain(host.maintenance.reason)})")
     return ", ".join(holds) or "none"
