@@ -136,8 +136,9 @@ class Metrics:
         self._domains = {(managed, on): domains.labels(*map(_word, (managed, on))) for managed, on in DOMAIN_KINDS}
         self.power_operations = Counter(
             "virtsync_power_operations",
-            "Actions on domains. Results: `done`; `already` (somebody else did it first); `stale` (the domain had"
-            " changed, nothing was done); `refused` by libvirt; `unknown` (no answer in time).",
+            "Actions on domains. Results: `done`; `already` (somebody else did it first); `not_called` (the domain had"
+            " changed, its QEMU still exists, or the agent must not act any more); `refused` by libvirt; `unknown` (no"
+            " answer in time).",
             ["operation", "result"],
             registry=registry,
         )

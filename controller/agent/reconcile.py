@@ -143,7 +143,7 @@ class Reconciler:
         node_name: str,
         node: Callable[[], Node],
         waits: Waits,
-        runs_elsewhere: Callable[[UUID | None], tuple[RunsElsewhere, ...]] = lambda _uuid: (),
+        runs_elsewhere: Callable[[UUID | None], tuple[RunsElsewhere, ...]],
         on_report: Callable[[], None] = lambda: None,
         spawn: Callable[[Callable[[], None]], None] | None = None,
         clock: Callable[[], Now] = now,

@@ -98,7 +98,7 @@ Listed = tuple[str, int, tuple[int, int], bool, tuple[bool, bool]]
 class LibvirtHost:
     """Implements `reconcile.Host` with libvirt. Thread-safe. A method blocks until libvirt returns."""
 
-    def __init__(self, hypervisor: LibvirtConnection, *, blocked: Callable[[], str] = lambda: "") -> None:
+    def __init__(self, hypervisor: LibvirtConnection, *, blocked: Callable[[], str]) -> None:
         """`blocked` is called just before each action. It returns why this agent must not act, or an empty string."""
         self._hypervisor, self._blocked = hypervisor, blocked
         self._pid_files = PidFiles.of(hypervisor.uri)
@@ -162,7 +162,10 @@ class LibvirtHost:
         return bool(cpus) and all(time_ns == 0 for _, _, time_ns, *_ in cpus)
 
     def act(self, action: PowerAction) -> Result:
-        """Perform the action if the domain has not changed since it was observed. Otherwise return `Result.STALE`.
+        """Perform the action, and return its result.
+
+        NOT_CALLED: the domain has changed since it was observed or is gone, its last QEMU still exists, or this agent
+        must not act any more.
 
         Raises Transient if libvirt returned no result, and Rejected with libvirt's message if libvirt refused.
         """
@@ -170,18 +173,18 @@ class LibvirtHost:
         with self._hypervisor.action() as connection:
             observed = self._observe(connection, address)
             if not isinstance(observed, Domain) or not action.fits(observed):
-                return Result.STALE
+                return Result.NOT_CALLED
             if self._blocked():  # checked last, because the observation might have taken long
-                return Result.STALE
+                return Result.NOT_CALLED
             if observed.lingers or (action.kind.starts and observed.phase.off and self._has_qemu(observed)):
-                return Result.STALE
+                return Result.NOT_CALLED
             try:
                 self._call(action.kind, connection, observed)
             except libvirt.libvirtError as error:
                 if _unanswered(error):
                     raise Transient(error_text(error)) from error
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                    return Result.STALE
+                    return Result.NOT_CALLED
                 if error.get_error_code() in INVALID_IN_STATE:
                     observed = self._observe(connection, address)
                     if isinstance(observed, Domain) and ACHIEVED[action.kind](observed.phase):

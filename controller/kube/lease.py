@@ -62,7 +62,7 @@ class KeptLease:
         identity: str,
         duration_s: float,
         proof: Callable[[], str] = lambda: "",
-        must_not_claim: Callable[[], str] = lambda: "",
+        must_not_claim: Callable[[], str],
         clock: Callable[[], float] = now_s,
     ) -> None:
         """`component` is "agent" or "manager": it is in the label, the field manager and the messages.

@@ -73,7 +73,7 @@ def follow(history: Status, view: View, memory: VmMemory) -> Start:
     if uncalled:
         return _uncalled(operation, memory)
     outcome = memory.outcome if operation == memory.start else None
-    if outcome and outcome.result not in {Result.UNKNOWN, Result.STALE}:
+    if outcome and outcome.result not in {Result.UNKNOWN, Result.NOT_CALLED}:
         return Start(ran=outcome.result is not Result.REFUSED)
     return _unanswered(history, seen, view, memory)
 
@@ -94,7 +94,7 @@ def _is_uncalled(memory: VmMemory) -> bool:
     outcome = memory.outcome
     if memory.start_repeated:
         return False
-    return not memory.start_called or (outcome is not None and outcome.result is Result.STALE)
+    return not memory.start_called or (outcome is not None and outcome.result is Result.NOT_CALLED)
 
 
 def _uncalled(operation: Operation, memory: VmMemory) -> Start:

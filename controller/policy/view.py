@@ -194,7 +194,7 @@ class Result(Enum):
 
     DONE = "done"
     ALREADY = "already"  # somebody else had done the same before; this is no failure, and leads to no Event
-    STALE = "stale"  # the domain was not as observed, so virtsync did not act on it
+    NOT_CALLED = "not_called"  # the domain had changed, its QEMU still exists, or the agent must not act
     REFUSED = "refused"  # libvirt returned an error
     UNKNOWN = "unknown"  # libvirt gave no answer in time; observe the domain before any repetition
 

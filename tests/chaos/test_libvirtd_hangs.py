@@ -33,7 +33,7 @@ hypervisor = LibvirtConnection(
     on_connected=lambda: print("connected", flush=True),
     on_lost=lambda: print("lost", flush=True),
 )
-host = LibvirtHost(hypervisor)
+host = LibvirtHost(hypervisor, blocked=str)
 threads = [threading.Thread(target=ask, daemon=True) for _ in range(QUERIES_AT_ONCE)]
 for thread in threads:
     thread.start()

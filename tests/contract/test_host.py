@@ -190,7 +190,7 @@ def real(libvirtd: Libvirtd, name: str) -> Iterator[Place]:
     hypervisor.start()
     try:
         assert connected.wait(HANG_LIMIT_S)
-        host = LibvirtHost(hypervisor)
+        host = LibvirtHost(hypervisor, blocked=str)
         yield Place(libvirtd, host, host.relist, name)
     finally:
         hypervisor.close(HANG_LIMIT_S)
@@ -396,7 +396,7 @@ def test_what_each_act_comes_to(place: Place, phase: Phase) -> None:
                 place.act(action, before)
         if isinstance(follows, Phase):
             place.until_seen(guest, follows)
-            assert place.act(action, before) is Result.STALE, "it is no longer as it was seen"
+            assert place.act(action, before) is Result.NOT_CALLED, "it is no longer as it was seen"
         else:
             assert place.look(guest) == before, action
 
@@ -409,7 +409,7 @@ def test_another_run_of_the_domain_is_left_alone(place: Place) -> None:
     second = place.look(guest)
     assert second.phase is first.phase
     for action in Action:
-        assert place.act(action, first) is Result.STALE
+        assert place.act(action, first) is Result.NOT_CALLED
     assert place.look(guest) == second
 
 
@@ -421,7 +421,7 @@ def test_a_domain_that_was_on_meanwhile_is_not_started(place: Place) -> None:
     guest.poweroff()
     second = place.until_seen(guest, Phase.STOPPED)
     assert (second.phase, second.id) == (first.phase, first.id)
-    assert place.act(Action.START, first) is Result.STALE
+    assert place.act(Action.START, first) is Result.NOT_CALLED
     assert place.act(Action.START, second) is Result.DONE
 
 
@@ -430,7 +430,7 @@ def test_a_domain_that_is_gone_is_left_alone(place: Place) -> None:
     running = place.look(guest)
     guest.remove()
     for action in Action:
-        assert place.act(action, running) is Result.STALE
+        assert place.act(action, running) is Result.NOT_CALLED
     with pytest.raises(Vanished):
         place.host.facts(running)
 
@@ -695,7 +695,7 @@ def test_a_qemu_that_not_even_sigkill_ends_is_not_taken_for_gone(place: Place) -
         assert (off.phase, off.reason) == (Phase.SHUTTING_DOWN, "DESTROYED"), "libvirt says that it is off"
         assert off.lingers
         assert place.host.facts(off) == Facts(qemu=Qemu.ALIVE)
-        assert place.act(Action.START, off) is Result.STALE
+        assert place.act(Action.START, off) is Result.NOT_CALLED
     until(lambda: place.look(guest).phase is Phase.STOPPED, lambda: str(place.look(guest)))
     off = place.look(guest)
     assert place.host.facts(off) == Facts()

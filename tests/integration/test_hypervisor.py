@@ -93,7 +93,7 @@ class Eyes:
             on_lost=lambda: self.told.put("lost"),
             count=self.counted.append,
         )
-        self.host = LibvirtHost(self.hypervisor)
+        self.host = LibvirtHost(self.hypervisor, blocked=str)
 
     def _changed(self, uuid: UUID, name: str, at_s: float) -> None:
         assert at_s <= time.monotonic()
@@ -525,7 +525,7 @@ def test_every_act_and_the_same_once_more(eyes: Eyes, guest: Guest) -> None:
         assert eyes.act(verb, before) is Result.DONE
         # What was seen is no longer so: the same act is not done again.
         assert eyes.look(guest).phase is not before.phase
-        assert eyes.act(verb, before) is Result.STALE
+        assert eyes.act(verb, before) is Result.NOT_CALLED
         # Somebody was faster: no failure.
         after = eyes.look(guest)
         # libvirt itself does not mind a second suspend().
@@ -556,7 +556,7 @@ def test_another_run_of_the_domain_is_left_alone(eyes: Eyes, guest: Guest) -> No
     first = eyes.look(guest)
     guest.libvirtd.virsh("destroy", guest.name)
     guest.start()
-    assert eyes.act(Action.DESTROY, first) is Result.STALE
+    assert eyes.act(Action.DESTROY, first) is Result.NOT_CALLED
     second = eyes.look(guest)
     assert second.phase is Phase.RUNNING
     assert second.id != first.id
@@ -566,7 +566,7 @@ def test_who_may_no_longer_act_after_the_last_look_does_not(eyes: Eyes, guest: G
     guest.start()
     seen, may_not = eyes.look(guest), ["The Lease is not held."]
     host = LibvirtHost(eyes.hypervisor, blocked=lambda: "".join(may_not))
-    assert host.act(PowerAction(Action.DESTROY, seen)) is Result.STALE
+    assert host.act(PowerAction(Action.DESTROY, seen)) is Result.NOT_CALLED
     assert eyes.look(guest) == seen
     may_not.clear()
     assert host.act(PowerAction(Action.DESTROY, seen)) is Result.DONE
@@ -575,7 +575,7 @@ def test_who_may_no_longer_act_after_the_last_look_does_not(eyes: Eyes, guest: G
 def test_a_domain_that_is_gone_is_left_alone(eyes: Eyes, libvirtd: Libvirtd, guest: Guest) -> None:
     seen = eyes.look(guest)
     guest.libvirtd.virsh("undefine", guest.name)
-    assert eyes.act(Action.START, seen) is Result.STALE
+    assert eyes.act(Action.START, seen) is Result.NOT_CALLED
     libvirtd.define(guest.name, uuid=guest.uuid)
 
 
@@ -870,7 +870,7 @@ def test_a_qemu_that_libvirtd_has_lost_keeps_its_domain_from_being_started(own_l
         off = eyes.look(guest)
         assert off.phase is Phase.STOPPED
         assert eyes.host.facts(off) == Facts(qemu=Qemu.ALIVE)
-        assert eyes.act(Action.START, off) is Result.STALE
+        assert eyes.act(Action.START, off) is Result.NOT_CALLED
         guest.kill()
         assert eyes.host.facts(off) == Facts()
         assert eyes.act(Action.START, off) is Result.DONE

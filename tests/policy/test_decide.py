@@ -591,7 +591,7 @@ def test_the_record_of_a_start_reports_which_attempt_it_is() -> None:
 
 def test_a_start_that_finds_another_domain_than_expected_again_and_again_backs_off() -> None:
     vm = Vm()
-    other = Outcome(Action.START, Result.STALE)
+    other = Outcome(Action.START, Result.NOT_CALLED)
     assert action(vm.look(Phase.STOPPED)) is Action.START
     again = vm.look(Phase.STOPPED, outcome=other)
     assert action(again) is Action.START

@@ -282,7 +282,7 @@ def test_a1_a_word_that_was_there_before_says_nothing_of_this_start(word: str) -
     assert (action(step), step.status.last_stop) == (Action.START, None)
 
 
-@pytest.mark.parametrize("result", [Result.DONE, Result.REFUSED, Result.UNKNOWN, Result.STALE])
+@pytest.mark.parametrize("result", [Result.DONE, Result.REFUSED, Result.UNKNOWN, Result.NOT_CALLED])
 def test_a1_what_came_of_the_call_decides(result: Result) -> None:
     """Off after the call: it ran and ended, it was refused, nobody knows, or it was not made."""
     vm = starting()
@@ -291,7 +291,7 @@ def test_a1_what_came_of_the_call_decides(result: Result) -> None:
         Result.DONE: Reason.SETTLING,
         Result.REFUSED: Reason.START_FAILED,
         Result.UNKNOWN: Reason.SETTLING,
-        Result.STALE: Reason.STARTING,
+        Result.NOT_CALLED: Reason.STARTING,
     }
     assert step.reason is expected[result]
     assert (step.status.last_stop is not None) == (result in {Result.DONE, Result.UNKNOWN})
@@ -348,7 +348,7 @@ def test_a1_a_libvirtd_that_was_started_in_the_same_second_may_have_the_call() -
 
 def test_a1_a_start_that_was_not_made_and_is_still_due_keeps_its_failures_and_waits_for_them() -> None:
     vm = unwanted_stop()
-    step = vm.look(DESTROYED, outcome=Outcome(Action.START, Result.STALE))
+    step = vm.look(DESTROYED, outcome=Outcome(Action.START, Result.NOT_CALLED))
     assert (step.action, step.status.restart_count) == (None, 0)
     assert step.status.backoff
     assert step.status.backoff.failures == 1
@@ -449,7 +449,7 @@ def test_a10_a_record_that_may_not_be_executed_is_withdrawn_once(standing: dict[
 def test_a10_a_start_that_found_another_domain_than_expected_counts_nothing(seen: Domain) -> None:
     """Somebody else was quicker, as a rule: then it runs, and virtsync did not start it."""
     vm = unwanted_stop()
-    step = vm.look(seen, outcome=Outcome(Action.START, Result.STALE))
+    step = vm.look(seen, outcome=Outcome(Action.START, Result.NOT_CALLED))
     assert step.status.restart_count == (1 if step.action and step.action.kind is Action.START else 0)
 
 
@@ -476,7 +476,7 @@ def test_a10_a_restart_whose_start_found_another_domain_than_expected_is_still_a
     """So the brake does not delay it, as it delays a start that no user asked for."""
     vm = restarting()
     vm.node = replace(vm.node, braked_until=moment(vm.at_s + 100))
-    step = vm.look(Phase.STOPPED, outcome=Outcome(Action.START, Result.STALE))
+    step = vm.look(Phase.STOPPED, outcome=Outcome(Action.START, Result.NOT_CALLED))
     assert action(step) is Action.START
     assert step.status.operation
     assert step.status.operation.type is OperationType.RESTART
@@ -496,7 +496,7 @@ def test_a10_a_restart_whose_start_was_not_called_is_still_one_for_the_next_proc
 
 
 @pytest.mark.parametrize("spec", [*SPECS, {"desired": PAUSED}], ids=str)
-@pytest.mark.parametrize("outcome", [None, Outcome(Action.START, Result.STALE)], ids=["uncalled", "stale"])
+@pytest.mark.parametrize("outcome", [None, Outcome(Action.START, Result.NOT_CALLED)], ids=["uncalled", "stale"])
 def test_a10_whatever_the_user_wants_next_a_restart_that_was_not_called_leaves_a_sentence(
     spec: dict[str, object], outcome: Outcome | None
 ) -> None:
@@ -508,7 +508,7 @@ def test_a10_whatever_the_user_wants_next_a_restart_that_was_not_called_leaves_a
         assert action(step) in {None, Action.START_PAUSED}
 
 
-@pytest.mark.parametrize("outcome", [None, Outcome(Action.START, Result.STALE)], ids=["uncalled", "stale"])
+@pytest.mark.parametrize("outcome", [None, Outcome(Action.START, Result.NOT_CALLED)], ids=["uncalled", "stale"])
 def test_a_start_of_a_dead_agent_that_was_not_made_again_keeps_its_record(outcome: Outcome | None) -> None:
     """libvirt might still have the call of the dead agent."""
     vm = unwanted_stop()

@@ -98,7 +98,7 @@ def test_a_paused_guest_is_resumed_first_and_then_asked() -> None:
         assert action(vm.look(Phase.RUNNING, outcome=done(first))) is Action.SHUTDOWN
 
 
-@pytest.mark.parametrize("result", [Result.STALE])
+@pytest.mark.parametrize("result", [Result.NOT_CALLED])
 def test_a_press_that_did_not_happen_is_made_up_for_at_once(result: Result) -> None:
     vm = Vm(STOPPED)
     assert action(vm.look(Phase.RUNNING)) is Action.SHUTDOWN

@@ -587,10 +587,10 @@ class SimulatedHost:
         """Do it, if the domain is still as it was seen. Raises Transient, Rejected."""
         seen = self.observe(Address(uuid=action.domain.uuid))
         if not isinstance(seen, Domain) or not action.fits(seen):
-            return Result.STALE
+            return Result.NOT_CALLED
         guest = self.libvirtd.guests[action.domain.uuid]
         if seen.lingers or (action.kind.starts and seen.phase.off and self._qemu(guest.uuid) is Qemu.ALIVE):
-            return Result.STALE
+            return Result.NOT_CALLED
         if action.kind is Action.DESTROY:
             self._killed.add(guest.uuid)
         try:
