@@ -137,7 +137,7 @@ def _enroll(cluster: Cluster, enrollment: Enrollment, wish: _Wish) -> None:
         raise Rejected(f"{out} exists, and is not a kubeconfig of {host}: choose another file (--out)")
     reached = cluster_of(cluster.api.credentials.current(), wish.server)  # raises Rejected before anything is created
     again = f"virtsync enroll {host} --namespace {namespace}"
-    with _advice(f"this shows whether virtsync is installed, so somebody who has the right must run `{again}`"):
+    with _advice(f"this shows whether virtsync is installed, so ask somebody who has this right to run `{again}`"):
         enrollment.check_installed()
     if _is_node(enrollment, host):
         click.echo(f"{host} is also a node of this cluster: only one agent can act for this name.", err=True)

@@ -230,7 +230,7 @@ def _summary(
         if reason:
             yield f"{node}: {reason}, left out. {_instead(node)}."
         elif not domains[node]:
-            yield f"{node}: no domain without {an_object}."
+            yield f"{node}: every domain has {an_object}."
         else:
             written = f": {_count(domains[node], 'file')} in {folder.root / node}" if folder else ""
             yield f"{node}: {_count(domains[node], 'domain')} without {an_object}, {on[node]} of them on{written}."

@@ -28,8 +28,8 @@ AFTER_BLINDNESS_S = 25.0
 """After it was blind, the manager declares no node silent for this time, because the agents might have lost the API
 server too: they renew their Leases within 12 s after it answers again (measured)."""
 AFTER_BLINDNESS_MOST_S = 160.0
-"""The longest time without a silent node after blindness. Each agent that returns shows that others might be on their
-way, and `AFTER_BLINDNESS_S` begins again: on two cores, the last of 1000 agents returned after 58 s (measured)."""
+"""The most that this time can become. When an agent returns, others might be on their way, and `AFTER_BLINDNESS_S`
+begins again: on two cores, the last of 1000 agents returned after 58 s (measured)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +128,10 @@ class Sight:
         )
 
     def expecting(self, names: Iterable[str], now: Now) -> Sight:
-        """Return what is known when exactly these nodes should have a Lease, besides those that have one.
+        """Return what is known if these nodes should have a Lease.
 
-        Nodes without a Lease that are not among them are forgotten. The others are missing, from now on at the latest.
+        A node that has a Lease stays. One of these nodes that has none is missing, from now on unless it was missing
+        before. Other nodes are forgotten.
         """
         expected = set(names)
         kept = {node: seen for node, seen in self.nodes.items() if seen.lease or node in expected}

@@ -20,7 +20,7 @@ from controller.kube.lease import COMPONENT_LABEL
 from controller.runtime.errors import Rejected, Vanished
 
 PAGE = 500
-"""The VirtualMachines of 2 kB in one answer to a list of those of a node or a UUID."""
+"""How many VirtualMachines, of about 2 kB each, are in one page of a list of those of a node or a UUID."""
 WHOLE_LIST_S = 60.0
 """How long the answer to a list of all objects may take to begin. The API server gives up after the same time."""
 

@@ -1,7 +1,7 @@
 """Serves the page about hosts and VMs, on localhost. Nothing here can delay what the manager does otherwise.
 
-A thread finds out what each open page must be told; the thread of its connection sends it. A page that has not taken
-its last message is left out, and gets the difference when it has, so a slow client costs nothing but its thread.
+One thread computes what each open page must be sent. The thread of the connection sends it. While a page has an unsent
+message, it gets no other one. Afterwards it gets all changes in one message, so a slow client costs only its thread.
 """
 
 from __future__ import annotations

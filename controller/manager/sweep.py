@@ -1,4 +1,5 @@
-"""The sweep: lists all VMs now and then, for what no agent reports, and looks for VMs that run elsewhere in between."""
+"""The sweep: lists all VMs every `SWEEP_EVERY_S` to find what no agent reports. In between, it looks for VMs that run
+on another host than that of their object."""
 
 from __future__ import annotations
 
@@ -87,7 +88,7 @@ class Sweep:
         self._next_s = time.monotonic() + wait_s * random.uniform(1 - SWEEP_JITTER, 1 + SWEEP_JITTER)  # noqa: S311 - spreads load
 
     def _find(self, hosts: Collection[Hypervisor]) -> Findings:
-        # An agent can have its Lease in another namespace, or none: whether it lives is not this manager's to say.
+        # An agent can have its Lease in another namespace, or none. This manager cannot tell whether it lives.
         others = {host.name for host in hosts if host.status.lease_namespace != self._namespace}
         findings = find(self._fleet.rows(COLUMNS), others | self._fleet.leases(self._namespace).keys())
         unbound = self._fleet.virtual_machines(node_name="") if findings.without_node else ()

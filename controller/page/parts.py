@@ -119,7 +119,7 @@ def _notes(row: VmRow) -> Iterator[Html]:
 
 def _last_stop(row: VmRow, now: datetime) -> Iterator[str]:
     if stop := row.stop:
-        restarts = f", {row.restarts} unwanted so far" if row.restarts else ""
+        restarts = f", unwanted stops so far: {row.restarts}" if row.restarts else ""
         yield joined([f"{stop.cause}, ", _age(stop.time, now), f" ago{restarts}"])
         yield _note(stop.message)
 

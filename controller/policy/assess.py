@@ -119,12 +119,8 @@ def assess(view: View, waits: Waits) -> Situation:
     if start.withdrawn and memory.start_counted:
         status = replace(status, restart_count=max(status.restart_count - 1, 0))
     memory = replace(memory, stop_attempt=stop_attempt_of(status.operation, view, memory))
-    if (
-        outcome
-        and outcome.result is not Result.NOT_CALLED
-        and outcome.action is Action.SHUTDOWN
-        and memory.stop_attempt
-    ):
+    called = outcome if outcome and outcome.result is not Result.NOT_CALLED else None
+    if called and called.action is Action.SHUTDOWN and memory.stop_attempt:
         first = memory.stop_attempt.asked_first or now
         memory = replace(memory, stop_attempt=replace(memory.stop_attempt, asked_first=first, asked_last=now))
 

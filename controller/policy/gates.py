@@ -26,7 +26,7 @@ ACTION_OVERDUE_S = 5.0
 """An action that has not returned after this time is reported as HypervisorBusy. A start, which usually takes about
 half a second, is reported as Starting, with the time at which it began."""
 PREDICATES = {PowerState.CRASHED: "has crashed", PowerState.SHUTTING_DOWN: "is shutting down"}
-"""The power states for which messages do not use "is" and the name of the state."""
+"""The predicates of the power states that "is" and the name of the state would not describe well."""
 REQUESTS = {
     Action.START: "start the VM",
     Action.START_PAUSED: "start the VM paused",

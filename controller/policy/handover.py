@@ -17,7 +17,8 @@ from controller.api.virtualmachine import OperationType, PowerState, Reason, Sta
 from controller.policy.view import Domain, Evidence, Node, Phase, Unreadable, View
 
 SURVIVES = {Reason.HELD, Reason.SETTLING}
-"""Decisions of the former host that stay valid on this host: the end of a hold or of a settle time is not a request."""
+"""Decisions of the former host that stay valid on this host. When the hold or the settle time ends here, a difference
+from the spec is drift, and not a request of the user."""
 
 AT_WORK = {Reason.HYPERVISOR_BUSY, Reason.SHUTDOWN_TIMED_OUT}
 """Reasons under which a report of "off" is in doubt: a call is working on the domain, or QEMU has not exited."""

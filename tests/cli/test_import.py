@@ -138,7 +138,7 @@ def test_a_second_run_changes_nothing(host: Host) -> None:
     before = {path: path.stat().st_mtime_ns for path in host.out.rglob("*")}
     ended = host.to_files()
     assert ended.exit_code == 0
-    assert ended.stderr.splitlines() == ["node-a: no domain without an object or a file."]
+    assert ended.stderr.splitlines() == ["node-a: every domain has an object or a file."]
     assert {path: path.stat().st_mtime_ns for path in host.out.rglob("*")} == before
 
 
@@ -180,7 +180,7 @@ def test_a_file_moved_within_the_folder_still_counts_and_hidden_files_do_not(hos
     (host.out / "node-a" / "web-1.yaml").rename(moved)
     (host.out / ".git").mkdir()
     (host.out / ".git" / "x.yaml").write_text("{{ not yaml")
-    assert host.to_files().stderr.splitlines() == ["node-a: no domain without an object or a file."]
+    assert host.to_files().stderr.splitlines() == ["node-a: every domain has an object or a file."]
 
 
 def as_list(kind: str, items: list[object]) -> dict[str, object]:
@@ -204,7 +204,7 @@ def test_objects_in_lists_and_in_json_count_too(
     vms = list(yaml.safe_load_all(host.run().stdout))
     host.out.mkdir()
     (host.out / file).write_text(written(vms))
-    assert host.to_files().stderr.splitlines() == ["node-a: no domain without an object or a file."]
+    assert host.to_files().stderr.splitlines() == ["node-a: every domain has an object or a file."]
     assert list(host.files()) == [file]
 
 

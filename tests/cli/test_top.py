@@ -121,7 +121,7 @@ def test_a_frame_has_exactly_the_lines_of_the_terminal(height: int, count: int, 
 def test_cells_are_made_only_for_the_vms_on_the_screen() -> None:
     """`plain` is called for each VM that is shown: the screen must not slow down with the fleet."""
     vms = [vm(f"vm-{number:04}") for number in range(5000)]
-    broken = replace(vms[-1], holds=((None, None),))  # type: ignore[arg-type]  # no cell can be made of it
+    broken = replace(vms[-1], node_name=None)  # type: ignore[arg-type]  # no cell can be made of it
     assert names(shown(Fleet([*vms[:-1], broken], []))[1])[0] == "vm-0000"
     with pytest.raises(TypeError):
         shown(Fleet([*vms[:-1], broken], []), Choice(first=10**9))

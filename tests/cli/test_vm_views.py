@@ -240,8 +240,7 @@ NEXT = [
     ),
     (
         stopping(ShutdownMode.GRACEFUL_THEN_FORCE, kind=OperationType.RESTART),
-        f"If the guest is still on at {DEADLINE}, virtsync forces the VM off. virtsync starts the VM again when it is"
-        " off.",
+        f"If the guest is still on at {DEADLINE}, virtsync forces the VM off. When it is off, virtsync starts it.",
     ),
     (
         stopping(ShutdownMode.GRACEFUL),

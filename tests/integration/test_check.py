@@ -348,7 +348,7 @@ def test_a_maintenance_is_told_and_that_an_older_agent_does_not_obey_it(host: Ho
     maintenance, _, warning = findings["Hypervisor"]["detail"].rpartition("; ")
     assert maintenance.endswith("Hold (new RAM)")
     assert (
-        warning == "an agent of a version without the Hypervisor does not obey it, so end it before you go back to one"
+        warning == "versions without the Hypervisor ignore the maintenance, so end it before you go back to one of them"
     )
 
 

@@ -182,7 +182,7 @@ def test_500_domains_of_two_hosts_are_observed_and_none_is_switched(
         assert libvirtd.virsh("list", "--all").stdout == runs
         none = virtsync(controlplane, "--namespaces", rules, "--out", tmp_path / "third")
         assert none.returncode == 0
-        assert none.stderr.splitlines() == [f"node-{letter}: no domain without an object." for letter in "ab"]
+        assert none.stderr.splitlines() == [f"node-{letter}: every domain has an object." for letter in "ab"]
     assert not (tmp_path / "third").exists()
 
 

@@ -37,7 +37,7 @@ def test_a_vm_is_told_with_what_it_does_and_should_do_and_why_not_and_since_when
     )
     assert (
         "shop/ web-1 Stopped Running Held held by ann 12m The VM is stopped and should be running. node-a"
-        " External, 2h ago, 2 unwanted so far Somebody stopped the VM on the host."
+        " External, 2h ago, unwanted stops so far: 2 Somebody stopped the VM on the host."
     ) in text(page(fleet(row)))
 
 

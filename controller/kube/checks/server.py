@@ -35,7 +35,7 @@ state (`--settle-power`). It is far more than hosts with NTP have, and than the 
 plus half the time of the request.
 """
 SET_CLOCK = "timedatectl set-ntp true  # on the host"
-OLDER_AGENTS = "an agent of a version without the Hypervisor does not obey it, so end it before you go back to one"
+OLDER_AGENTS = "versions without the Hypervisor ignore the maintenance, so end it before you go back to one of them"
 SERVER, HYPERVISORS = "API server", f"type {HYPERVISOR_PLURAL}"
 
 

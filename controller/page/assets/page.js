@@ -16,7 +16,7 @@
 
   const UNITS = [[86400, "d"], [3600, "h"], [60, "m"], [1, "s"]];
 
-  // The same as `duration` in controller/facts/words.py.
+  // The same as `duration` in controller/api/clock.py.
   function duration(seconds) {
     const left = Math.max(0, Math.trunc(seconds));
     for (const [place, [size, unit]] of UNITS.entries()) {

@@ -68,7 +68,7 @@ def _operation(vm: VirtualMachine, now: datetime) -> str:
     if operation.deadline is None:
         return "The grace period of the stop begins when libvirt answers again."
     late = "reports ShutdownTimedOut" if vm.shutdown.mode is ShutdownMode.GRACEFUL else "forces the VM off"
-    then = " virtsync starts the VM again when it is off." if operation.type is OperationType.RESTART else ""
+    then = " When it is off, virtsync starts it." if operation.type is OperationType.RESTART else ""
     return f"If the guest is still on at {at(operation.deadline, now)}, virtsync {late}.{then}"
 
 
