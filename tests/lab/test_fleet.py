@@ -1,18 +1,22 @@
 """`make fleet` on a tiny fleet: each phase works on the real API server, and nothing is left behind."""
 
+import asyncio
 import json
 import os
 import select
 import signal
+import ssl
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from fleet import limits
-from fleet.client import Ended
+from fleet.client import Client, Ended, Failed, Login, Tally
 from lab import LabError, binaries
 
 HANG_LIMIT_S = 380
@@ -101,6 +105,42 @@ def test_a_size_that_the_limit_of_open_files_does_not_allow_is_refused(monkeypat
     monkeypatch.setattr("resource.getrlimit", lambda _: (100, 1000))
     with pytest.raises(LabError, match="200 nodes take 1300 open files, and the limit is 1000"):
         limits.check(200, 1)
+
+
+def test_a_cancellation_is_not_lost_in_the_time_out_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiohttp raises TimeoutError if both come at once. The agent would never end, and nor would the measurement."""
+
+    class TimesOut:
+        async def __aenter__(self) -> None:
+            try:
+                await asyncio.sleep(HANG_LIMIT_S)
+            except asyncio.CancelledError:
+                raise TimeoutError from None
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+    async def ask_for_ever(client: Client, *, watch: bool) -> None:
+        while True:
+            with suppress(Failed):
+                if watch:
+                    async for _ in client.watch("/"):
+                        pass
+                else:
+                    await client.ask("list", "GET", "/")
+
+    async def ends() -> None:
+        async with Client(Login("http://127.0.0.1:1", ssl.create_default_context(), ""), Tally()) as client:
+            for method in ("get", "request"):
+                monkeypatch.setattr(aiohttp.ClientSession, method, lambda *_args, **_options: TimesOut())
+            tasks = [asyncio.create_task(ask_for_ever(client, watch=watch)) for watch in (False, True)]
+            await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            done, _ = await asyncio.wait(tasks, timeout=5)
+            assert done == set(tasks)
+            assert all(task.cancelled() for task in tasks)
+
+    asyncio.run(ends())
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:

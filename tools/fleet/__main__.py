@@ -29,7 +29,7 @@ from fleet.client import PATIENT, Client, Tally
 from fleet.manager import Manager
 from fleet.marks import Marks
 from fleet.objects import VIRTUAL_MACHINES
-from fleet.phases import PHASES, Figures, Fleet, Options
+from fleet.phases import PHASES, Figures, Fleet, Options, recovered
 from fleet.readings import Gauge, used
 from fleet.stage import MANAGER_ACCOUNT, Stage, create_nodes, create_vms, report_vms
 from lab import LabError, processes
@@ -166,6 +166,7 @@ async def measure(
             say("the manager leads")
         fleet = Fleet(options, stage, administrator, agents, marks, gauge, tally, manager)
         for phase in only:
+            await recovered(fleet)
             say(f"{phase} ...")
             began_s = time.monotonic()
             results.add(phase, await PHASES[phase](fleet) | {"peaks_mib": gauge.peaks_mib()})

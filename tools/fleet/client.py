@@ -135,6 +135,7 @@ class Client:
                 text = await answer.read()
                 status = answer.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            _check_cancelled(error)
             status = _status(error)
             raise self._failed(status, f"{method} {path}: {error!r}") from error
         finally:
@@ -171,6 +172,7 @@ class Client:
                         raise Failed(change["object"].get("code", 500), change["object"].get("message", ""))
                     yield change
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            _check_cancelled(error)
             self._tally.note("watch", NO_ANSWER, began_s)
             raise self._failed(NO_ANSWER, f"watch {path}: {error!r}") from error
 
@@ -184,6 +186,15 @@ def _status(error: Exception) -> int:
     """Return what stands for the status. As in the agent, a slow API server is not one that is away."""
     connected = isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError)
     return TOO_SLOW if connected else NO_ANSWER
+
+
+def _check_cancelled(error: Exception) -> None:
+    """Raise CancelledError if this task is being cancelled.
+
+    If a request is cancelled at the moment of its time-out, aiohttp raises TimeoutError, and the cancellation is lost.
+    """
+    if _cancelled():
+        raise asyncio.CancelledError from error
 
 
 def _cancelled() -> bool:

@@ -97,6 +97,12 @@ async def measured(fleet: Fleet) -> AsyncIterator[Window]:
     window.used = used(before, await fleet.gauge.read())
 
 
+async def recovered(fleet: Fleet) -> None:
+    """Wait until all agents renew, watch and have listed: what a phase has overloaded must not spoil the next one."""
+    now_s = time.monotonic()
+    await fleet.agents.until(lambda agent: agent.right_since(now_s), "all renew and watch before the next phase")
+
+
 async def idle(fleet: Fleet) -> Figures:
     """Nothing but renewals, watches that end and begin, and the manager's lists."""
     async with measured(fleet) as window:
