@@ -123,6 +123,7 @@ def test_a_release_removes_one_hold_and_names_the_others() -> None:
 def test_a_misspelled_hold_is_released_by_its_own_key(key: str, place: str) -> None:
     change = changes.release(parse({"metadata": {place: {key: "disk"}}}), "bob")
     assert patch_of(change) == {"metadata": {place: {key: None}}}
+    assert isinstance(change, Change)
     assert change.where == f"the {place[:-1]} {key}"
 
 
