@@ -54,3 +54,7 @@ class OffReason(StrEnum):
     FAILED = "FAILED"
     FROM_SNAPSHOT = "FROM_SNAPSHOT"
     DAEMON = "DAEMON"
+
+
+RAN = {OffReason.SHUTDOWN, OffReason.DESTROYED, OffReason.CRASHED, OffReason.SAVED, OffReason.MIGRATED}
+"""The reasons that only a domain that has run can have. A start or an incoming migration that fails leaves FAILED."""

@@ -77,7 +77,18 @@ from controller.policy.settling import settled
 from controller.policy.situation import FORBIDDEN, NO_START, Situation
 from controller.policy.starts import Start
 from controller.policy.stops import last_stop_of, new_stop
-from controller.policy.view import Absent, Action, Domain, Outcome, Phase, Result, Unreadable, View, VmMemory
+from controller.policy.view import (
+    Absent,
+    Action,
+    Domain,
+    Evidence,
+    Outcome,
+    Phase,
+    Result,
+    Unreadable,
+    View,
+    VmMemory,
+)
 from controller.policy.waits import Waits
 
 CLOCK_CHECK_S = 600.0
@@ -236,7 +247,8 @@ def _observed(status: Status, view: View, memory: VmMemory, *, ran: bool) -> tup
         return _observed_domain(status, view, view.observed, memory, ran=ran)
     gone = PowerState.ABSENT if isinstance(view.observed, Absent) else PowerState.UNKNOWN
     # The VM has run since the last recorded stop. libvirt no longer knows it, so only events show how the run ended.
-    unseen = isinstance(view.observed, Absent) and (status.was_on or ran)
+    sent = Evidence.STOPPED_MIGRATED in view.evidence and not handover.sent_away(status)
+    unseen = isinstance(view.observed, Absent) and (status.was_on or ran or sent)
     before = replace(status, node_boot_id=view.vm.status.node_boot_id)
     return (
         replace(

@@ -15,7 +15,7 @@ from controller.api.virtualmachine import Condition, Reason, Status
 from controller.policy.handover import is_foreign, is_stale, runs_here
 from controller.policy.operations import stop_attempt_of
 from controller.policy.situation import FORBIDDEN, Situation
-from controller.policy.view import Phase, PowerAction, Step, Unreadable, Verdict, VmMemory
+from controller.policy.view import Absent, Phase, PowerAction, Step, Unreadable, Verdict, VmMemory
 
 MESSAGE_LIMIT = 32768
 """The API allows this many characters in the message of a condition. virtsync limits the bytes to the same number."""
@@ -64,11 +64,15 @@ def _with_decision(status: Status, s: Situation, verdict: Verdict) -> Status:
 def _decided(s: Situation, verdict: Verdict) -> str:
     """Return the reason of the last decision about the domain, which the next decision uses as an input."""
     if s.elsewhere:
-        # The condition that shows that the other host's report is in doubt is about to be replaced.
-        stale = verdict.reason not in UNDECIDED and is_stale(s.history)
+        # The condition that shows that the other host's report is in doubt is about to be replaced. A later pass must
+        # not find Pending beside another condition, because `is_stale` would take the report for one without doubt.
+        replaced = verdict.reason not in UNDECIDED or s.history.decided == Reason.PENDING
+        stale = replaced and is_stale(s.history)
         return Reason.HANDOVER_UNCONFIRMED if stale else s.history.decided
     if _decides(s, verdict):
-        return verdict.reason
+        # Another host must know this run, whichever row of the table applies here.
+        off = s.off or isinstance(s.view.observed, Absent)
+        return Reason.RUNS_ELSEWHERE if off and s.view.running_elsewhere else verdict.reason
     last = s.vm.status
     if last.decided_reason == Reason.PENDING and last.node_name and not is_foreign(last, s.view.node):
         # This node wrote the report and observes nothing now. `is_stale` would take Pending as a sign that the report
@@ -151,8 +155,9 @@ def _notices(s: Situation, verdict: Verdict) -> tuple[Notice, ...]:
     """Return the Events of a reason in EVENT_REASONS, and of a run on two hosts, that have just begun."""
     notices: list[Notice] = []
     # Before a handover is resolved, no reason is stored as the decision, so only Ready shows it.
-    before = s.vm.status.reason if s.elsewhere else s.vm.status.decided
-    if verdict.reason in EVENT_REASONS and verdict.reason != before:
+    last = s.vm.status
+    changes = verdict.reason != last.reason if s.elsewhere else _decided(s, verdict) != last.decided
+    if verdict.reason in EVENT_REASONS and changes:
         notices.append(Notice(str(verdict.reason), verdict.message, warning=True))
     if (there := _doubled(s)) and there != s.memory.doubled:
         note = (

@@ -14,7 +14,7 @@ from controller.api.libvirt_words import OffReason, PauseReason
 from controller.api.names import ConditionType
 from controller.api.values import replace
 from controller.api.virtualmachine import OperationType, PowerState, Reason, Status, StopCause
-from controller.policy.view import Domain, Evidence, Node, Phase, Unreadable, View
+from controller.policy.view import STANDS_STILL, Domain, Evidence, Node, Phase, Unreadable, View
 
 SURVIVES = {Reason.HELD, Reason.SETTLING}
 """Decisions of the former host that stay valid on this host. When the hold or the settle time ends here, a difference
@@ -44,7 +44,7 @@ def unresolved(report: Status, view: View) -> Elsewhere | None:  # noqa: PLR0911
     None: it permits a start, this host wrote it, or the VM already runs here.
     """
     seen = view.observed
-    if not is_foreign(report, view.node) or runs_here(view):
+    if not is_foreign(report, view.node) or (runs_here(view) and not _stands_still_beside(report, view)):
         return None
     if isinstance(seen, Domain) and seen.phase is Phase.SAVED:
         return Elsewhere.MEMORY_HERE
@@ -54,7 +54,7 @@ def unresolved(report: Status, view: View) -> Elsewhere | None:  # noqa: PLR0911
         return Elsewhere.MAY_RUN
     if memory_elsewhere(report):
         return Elsewhere.MEMORY_THERE
-    if report.last_stop and report.last_stop.cause is StopCause.MIGRATED:
+    if sent_away(report):
         return None if Evidence.STARTED_MIGRATED in view.evidence else Elsewhere.SENT_AWAY
     return Elsewhere.MAY_RUN if is_stale(report) else None
 
@@ -68,18 +68,20 @@ def vouching(report: Status) -> str:
     return f"{report.node_name} {api_time(moved)}" if moved else report.node_name
 
 
-def memory_elsewhere(report: Status) -> bool:
-    """Whether this report shows that the memory of the VM was saved (managed save, or a file) and is still there.
+def sent_away(report: Status) -> bool:
+    """Whether this report of "off" shows that the VM was migrated to another host."""
+    cause = report.last_stop.cause if report.last_stop else None
+    return report.was_off and (report.libvirt_reason == OffReason.MIGRATED or cause is StopCause.MIGRATED)
 
-    If libvirt no longer knows why the domain is off (UNKNOWN), the cause of the last stop decides.
-    """
+
+def memory_elsewhere(report: Status) -> bool:
+    """Whether this report shows that the memory of the VM was saved (managed save, or a file) and is still there."""
     if report.power_state is PowerState.SAVED:
         return True
     cause = report.last_stop.cause if report.last_stop else None
     if not report.was_off or cause not in {None, StopCause.SAVED}:
         return False
-    reason = report.libvirt_reason
-    return reason == OffReason.SAVED or (cause is StopCause.SAVED and reason == OffReason.UNKNOWN)
+    return report.libvirt_reason == OffReason.SAVED or cause is StopCause.SAVED
 
 
 def taken_over(report: Status, view: View) -> Status:
@@ -114,7 +116,7 @@ def is_stale(report: Status) -> bool:
     # HandoverUnconfirmed: an earlier pass found the report in doubt, and the agent of that host has not written since.
     if report.reason in {Reason.AGENT_UNREACHABLE, Reason.HANDOVER_UNCONFIRMED}:
         return True
-    if report.decided_reason == Reason.PENDING:
+    if report.decided_reason == Reason.PENDING and report.reason != Reason.PENDING:
         return False
     if not report.decided_reason and report.reason == Reason.STARTING:  # an older version wrote no record of a start
         return True
@@ -143,6 +145,18 @@ def runs_here(view: View) -> bool:
     if not isinstance(seen, Domain) or not seen.phase.on or seen.phase is Phase.STARTING:
         return False
     return not (seen.phase is Phase.PAUSED_BUSY and seen.reason in {PauseReason.MIGRATION, PauseReason.POSTCOPY})
+
+
+def _stands_still_beside(report: Status, view: View) -> bool:
+    """Whether the CPUs of the VM stand still on this host, and the other host reports the VM on.
+
+    virtsync must not resume such a copy, because the VM might run on the other host. A VM that has arrived here by a
+    migration is no copy, and a VM that a job of libvirt has paused has run here.
+    """
+    seen = view.observed
+    still = isinstance(seen, Domain) and seen.phase in STANDS_STILL - {Phase.PAUSED_BUSY}
+    confirmed = view.vm.confirmed_off == vouching(report)
+    return still and not report.was_off and not confirmed and Evidence.STARTED_MIGRATED not in view.evidence
 
 
 def _in_flight(report: Status) -> bool:

@@ -21,7 +21,7 @@ from controller.api.virtualmachine import (
 )
 from controller.policy.handover import Elsewhere
 from controller.policy.starts import Start
-from controller.policy.view import Domain, Phase, View, VmMemory
+from controller.policy.view import STANDS_STILL, Domain, Phase, View, VmMemory
 from controller.policy.waits import Waits
 
 NO_START = Start()
@@ -29,8 +29,6 @@ UNSEEN = {Reason.LIBVIRT_UNREACHABLE, Reason.AGENT_UNREACHABLE}
 """Reasons of Ready which show that the domain was not observed."""
 FORBIDDEN = {Reason.HELD, Reason.RUNS_ELSEWHERE}
 """The reasons of decisions that forbade a due action. Their end is not a request, so a settle time follows."""
-STANDS_STILL = {Phase.PAUSED, Phase.PAUSED_BUSY, Phase.PAUSED_IO_ERROR, Phase.SUSPENDED}
-"""The phases of a VM that is on, whose CPUs run only after a resume or a wake-up."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,15 +28,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from controller.api.clock import Now
-from controller.api.libvirt_words import OffReason
+from controller.api.libvirt_words import RAN, OffReason
 from controller.api.values import replace
 from controller.api.virtualmachine import Operation, OperationType, Status
 from controller.policy.view import Domain, Phase, Result, View, VmMemory
 
 OFF_CONFIRM_S = 10.0
 """Two observations this far apart confirm that a domain is off, if nothing else shows that its last call has ended."""
-RAN = {OffReason.SHUTDOWN, OffReason.DESTROYED, OffReason.CRASHED, OffReason.SAVED, OffReason.MIGRATED}
-"""libvirt's reasons for "off" that only a domain that has run can have."""
 
 
 @dataclass(frozen=True, slots=True)

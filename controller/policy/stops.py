@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from controller.api.clock import Now
-from controller.api.libvirt_words import OffReason
+from controller.api.libvirt_words import RAN, OffReason, PauseReason, State
 from controller.api.names import EventReason
 from controller.api.notice import Notice
 from controller.api.values import replace
@@ -19,6 +19,12 @@ from controller.api.virtualmachine import (
     StopCause,
 )
 from controller.policy.view import Domain, Evidence, Phase, View, VmMemory
+
+MEMORY_LEFT = {StopCause.MIGRATED, StopCause.SAVED}
+"""The causes of a stop after which the memory of the VM is elsewhere: on another host, or in a file. A start without
+this memory would lose it, or would run the VM twice. So these causes stay until the VM has certainly run here again."""
+WAITING_FOR_MEMORY = {PauseReason.STARTING_UP, PauseReason.MIGRATION, PauseReason.POSTCOPY}
+"""The reasons of a pause in which a QEMU might still be waiting for the memory that a migration or a restore brings."""
 
 
 class Answer(Enum):
@@ -119,6 +125,7 @@ def last_stop_of(
     """Return the last stop of the VM, and the Event of a stop that this pass has found.
 
     The cause is kept until the VM has run again, except that later evidence can replace it (see `_reconsidered`).
+    `ran` means that the VM has run since the last report, and is off again.
     """
     stop, unreported = history.last_stop, memory.unreported_stop
     if not domain.phase.off:
@@ -126,10 +133,13 @@ def last_stop_of(
         return (unreported if newer else stop), ()
     # `history` already has the present boot id. The report in the object has the id of the boot in which the VM ran.
     before = replace(history, node_boot_id=view.vm.status.node_boot_id)
-    if before.was_on or ran:
+    if stop and _only_waited_for_memory(stop, before, domain):
+        return stop, ()
+    if before.was_on or ran or _memory_has_left(before, domain):
         cause = cause_of_stop(domain, before, view)
         ran_again = memory.phase is not None and memory.phase.on
-        if unreported and not ran_again and (unreported.cause is not StopCause.UNKNOWN or cause is StopCause.UNKNOWN):
+        better = unreported and (unreported.cause is not StopCause.UNKNOWN or cause is StopCause.UNKNOWN)
+        if unreported and better and not ran_again and cause not in MEMORY_LEFT:
             return unreported, _stop_notices(view, unreported)
         found = new_stop(cause, view.now)
         return found, _stop_notices(view, found)
@@ -138,8 +148,27 @@ def last_stop_of(
     return _reconsidered(stop, before, view, domain), ()
 
 
+def _only_waited_for_memory(stop: LastStop, before: Status, domain: Domain) -> bool:
+    """Whether the QEMU in this report might only have waited for the memory that had left the VM.
+
+    If the migration back or the restore fails, that QEMU ends, and the memory is where it was. A QEMU that waits for a
+    migration can also be destroyed or crash while the VM runs on the other host.
+    """
+    waiting = before.libvirt_state == State.PAUSED and before.libvirt_reason in WAITING_FOR_MEMORY
+    shows_a_run = RAN if stop.cause is StopCause.SAVED else RAN - {OffReason.DESTROYED, OffReason.CRASHED}
+    return stop.cause in MEMORY_LEFT and waiting and domain.reason not in shows_a_run
+
+
+def _memory_has_left(before: Status, domain: Domain) -> bool:
+    """Whether the domain was reported off, has run since, and its memory has left it: libvirt names a new reason."""
+    left = domain.phase is not Phase.SAVED and domain.reason in {OffReason.MIGRATED, OffReason.SAVED}
+    return before.was_off and left and domain.reason != before.libvirt_reason
+
+
 def _reconsidered(stop: LastStop, before: Status, view: View, domain: Domain) -> LastStop:
     """Return the stop with a better cause, if later passes have found one while the domain is still off."""
+    if stop.cause in MEMORY_LEFT and domain.reason in RAN and domain.reason != before.libvirt_reason:
+        return new_stop(cause_of_stop(domain, before, view), view.now)  # it has run here since, while nobody looked
     if stop.cause is StopCause.SAVED and before.power_state is PowerState.SAVED and domain.phase is Phase.STOPPED:
         # Somebody removed the saved memory, so a start can no longer lose it.
         return replace(stop, cause=StopCause.EXTERNAL, message="Somebody removed the saved memory of the VM.")

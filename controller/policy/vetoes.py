@@ -272,18 +272,13 @@ def is_memory_elsewhere(s: Situation) -> bool:
 
 
 def _migrated(s: Situation) -> bool:
-    return s.status.libvirt_reason == OffReason.MIGRATED or (s.cause is StopCause.MIGRATED and _silent(s))
+    return s.status.libvirt_reason == OffReason.MIGRATED or s.cause is StopCause.MIGRATED
 
 
 def _saved_elsewhere(s: Situation) -> bool:
     if s.phase is Phase.SAVED or s.cause not in {None, StopCause.SAVED}:
         return False
-    return s.status.libvirt_reason == OffReason.SAVED or (s.cause is StopCause.SAVED and _silent(s))
-
-
-def _silent(s: Situation) -> bool:
-    """Whether libvirt does not know why the domain is off. Then the cause in the last report is still valid."""
-    return s.status.libvirt_reason == OffReason.UNKNOWN
+    return s.status.libvirt_reason == OffReason.SAVED or s.cause is StopCause.SAVED
 
 
 def memory_elsewhere(s: Situation) -> Verdict:

@@ -92,6 +92,10 @@ class Evidence(Enum):
 # --- what an observation of the host shows ---------------------------------------------------------------------------
 
 
+STANDS_STILL = {Phase.PAUSED, Phase.PAUSED_BUSY, Phase.PAUSED_IO_ERROR, Phase.SUSPENDED}
+"""The phases of a VM that is on, whose CPUs run only after a resume or a wake-up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Domain:
     """A libvirt domain at one observation."""

@@ -83,10 +83,21 @@ def test_a13_a_domain_that_is_gone_is_told_by_its_last_event(evidence: Evidence 
     assert (step.reason, cause(step)) == (Reason.DOMAIN_NOT_FOUND, expected)
 
 
-def test_a13_a_domain_that_was_off_before_it_was_undefined_keeps_its_cause() -> None:
+@pytest.mark.parametrize("evidence", [None, *set(Evidence) - {Evidence.STOPPED_MIGRATED}])
+def test_a13_a_domain_that_was_off_before_it_was_undefined_keeps_its_cause(evidence: Evidence | None) -> None:
     vm = Vm().in_sync()
     vm.look(domain(Phase.STOPPED), after_s=60)
-    assert cause(vm.look(Absent(), after_s=60, events={Evidence.STOPPED_MIGRATED})) is StopCause.GUEST
+    assert cause(vm.look(Absent(), after_s=60, events={evidence} if evidence else set())) is StopCause.GUEST
+
+
+def test_a_domain_that_was_off_and_was_then_started_and_sent_away_is_migrated() -> None:
+    """By somebody else, with --undefinesource, between two reports. The cause is reported once."""
+    vm = Vm().in_sync()
+    vm.look(domain(Phase.STOPPED), after_s=60)
+    first = vm.look(Absent(), after_s=60, events={Evidence.STOPPED_MIGRATED}).status.last_stop
+    assert first
+    assert first.cause is StopCause.MIGRATED
+    assert vm.look(Absent(), after_s=60, events={Evidence.STOPPED_MIGRATED}).status.last_stop == first
 
 
 def test_a_start_is_never_the_agents_stop() -> None:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 
+from controller.api.hypervisor import RunsElsewhere
 from controller.api.virtualmachine import (
     DesiredPowerState,
     Hold,
@@ -809,6 +810,173 @@ def test_a8_where_it_has_not_been_seen_it_may_be_on_anywhere() -> None:
         assert "migrated this VM to another host" in step.message
     vm.annotate(confirmed_off=vouching(vm.vm.status))
     assert action(vm.look(FORGOTTEN)) is Action.START
+
+
+# --- memory that is elsewhere stays elsewhere until the VM has run here -----------------------------------
+
+MIGRATING_HERE = domain(Phase.PAUSED_BUSY, 5, reason="MIGRATION")
+"""A QEMU that waits for the memory of an incoming migration."""
+LEFT = {"MIGRATED": Reason.MIGRATED_AWAY, "SAVED": Reason.SAVED_ELSEWHERE}
+
+
+def left(reason: str) -> Vm:
+    """A VM that was migrated away, or whose memory was saved to a file."""
+    vm = Vm().in_sync()
+    assert vm.look(domain(Phase.STOPPED, reason=reason)).reason is LEFT[reason]
+    return vm
+
+
+@pytest.mark.parametrize("failed", ["FAILED", "DAEMON", "UNKNOWN", "FROM_SNAPSHOT"])
+@pytest.mark.parametrize("reason", LEFT)
+def test_a_start_by_hand_that_fails_brings_no_memory_back(reason: str, failed: str) -> None:
+    vm = left(reason)
+    for after_s in (60, 60, 3600):
+        step = vm.look(domain(Phase.STOPPED, reason=failed), after_s=after_s)
+        assert (step.reason, step.action) == (LEFT[reason], None)
+    vm.moves_to("node-c")
+    step = vm.look(FORGOTTEN)
+    assert step.reason is (Reason.HANDOVER_UNCONFIRMED if reason == "MIGRATED" else Reason.SAVED_ELSEWHERE)
+    assert step.action is None
+
+
+@pytest.mark.parametrize("ended", ["FAILED", "DESTROYED", "CRASHED", "UNKNOWN", "DAEMON"])
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_migration_back_that_fails_brings_nothing_back(ended: str, *, restarts: bool) -> None:
+    """The QEMU that waited for the memory has ended, and the VM runs on where it was."""
+    vm = left("MIGRATED")
+    vm.look(MIGRATING_HERE, after_s=60, events={Evidence.STARTED_MIGRATED})
+    if restarts:
+        vm.agent_restarts()
+    for after_s in (5, 60, 3600):
+        step = vm.look(domain(Phase.STOPPED, reason=ended), after_s=after_s, events={Evidence.STOPPED_FAILED})
+        assert (step.reason, step.action) == (Reason.MIGRATED_AWAY, None)
+
+
+def test_a_migration_back_that_succeeds_ends_the_cause_with_the_next_stop() -> None:
+    vm = left("MIGRATED")
+    vm.look(MIGRATING_HERE, after_s=60, events={Evidence.STARTED_MIGRATED})
+    vm.look(domain(Phase.RUNNING, 5), after_s=5)
+    assert vm.look(DESTROYED, after_s=60).reason is Reason.SETTLING
+    assert action(vm.look(DESTROYED, after_s=11)) is Action.START
+
+
+def test_a_restore_that_fails_leaves_the_file() -> None:
+    vm = left("SAVED")
+    vm.look(domain(Phase.PAUSED_BUSY, 5, reason="MIGRATION"), after_s=60)
+    for after_s in (5, 3600):
+        step = vm.look(domain(Phase.STOPPED, reason="FAILED"), after_s=after_s, events={Evidence.STOPPED_FAILED})
+        assert (step.reason, step.action) == (Reason.SAVED_ELSEWHERE, None)
+
+
+@pytest.mark.parametrize("reason", LEFT)
+@pytest.mark.parametrize("cause", [Phase.STOPPED, DESTROYED])
+def test_memory_that_left_between_two_reports_of_off_is_noticed(reason: str, cause: Phase | Domain) -> None:
+    """Somebody has started the VM and sent it away while the agent was away."""
+    vm = Vm(STOPPED).in_sync()
+    vm.look(cause)
+    vm.look(domain(Phase.STOPPED, reason=reason), after_s=3600)
+    stop = vm.vm.status.last_stop
+    assert stop
+    assert stop.cause == {"MIGRATED": StopCause.MIGRATED, "SAVED": StopCause.SAVED}[reason]
+    vm.moves_to("node-c", desired=RUNNING)
+    step = vm.look(FORGOTTEN)
+    assert step.action is None
+    assert step.reason is (Reason.HANDOVER_UNCONFIRMED if reason == "MIGRATED" else Reason.SAVED_ELSEWHERE)
+
+
+def test_a_new_object_whose_domain_was_migrated_away_is_not_started_on_a_third_host() -> None:
+    vm = Vm(STOPPED)
+    assert vm.look(domain(Phase.STOPPED, reason="MIGRATED")).status.last_stop is None
+    vm.moves_to("node-c", desired=RUNNING)
+    assert unconfirmed(vm.look(FORGOTTEN))
+
+
+def test_a_stop_that_was_not_reported_does_not_hide_a_later_migration() -> None:
+    vm = Vm().in_sync()
+    guest = vm.look(domain(Phase.STOPPED), events={Evidence.SHUTDOWN_GUEST}).status.last_stop
+    assert guest
+    vm = Vm().in_sync()
+    vm.memory = replace(vm.memory, phase=Phase.STOPPED, unreported_stop=guest)
+    step = vm.look(domain(Phase.STOPPED, reason="MIGRATED"))
+    assert (step.reason, step.action) == (Reason.MIGRATED_AWAY, None)
+
+
+# --- what the manager has seen of the VM elsewhere, on the way to a third host ----------------------------
+
+THERE = RunsElsewhere(UID, "node-b", T0)
+
+
+@pytest.mark.parametrize("desired", [None, STOPPED, RUNNING])
+@pytest.mark.parametrize("seen", [DESTROYED, Absent()])
+def test_a_run_elsewhere_is_in_the_report_whatever_else_is(
+    desired: DesiredPowerState | None, seen: Observation
+) -> None:
+    vm = Vm(desired).in_sync()
+    vm.elsewhere = (THERE,)
+    for after_s in (60, 60):
+        step = vm.look(seen, after_s=after_s)
+        assert (step.status.decided, step.action) == (Reason.RUNS_ELSEWHERE, None)
+    assert step.notices == (), "it is told once"
+    vm.elsewhere = ()
+    vm.moves_to("node-c", desired=RUNNING)
+    assert unconfirmed(vm.look(FORGOTTEN))
+
+
+def test_a_run_elsewhere_that_is_over_leaves_nothing_behind() -> None:
+    vm = Vm(None).in_sync()
+    vm.elsewhere = (THERE,)
+    vm.look(DESTROYED, after_s=60)
+    vm.elsewhere = ()
+    assert vm.look(DESTROYED, after_s=60).status.decided == Reason.OBSERVED
+    vm.moves_to("node-c", desired=RUNNING)
+    assert action(vm.look(FORGOTTEN)) is Action.START
+
+
+# --- a doubt is not forgotten ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blind", [Unreadable("away"), Unreadable("another call", busy=True)])
+def test_a_doubt_about_the_former_node_survives_an_outage_of_libvirt(blind: Unreadable) -> None:
+    vm = handed_over(Phase.STOPPED)
+    vm.look(Unreadable("away"))  # node-b cannot look; the report of node-a is not in doubt
+    vm.moves_to("node-a", desired=RUNNING)
+    vm.is_marked()
+    vm.moves_to("node-b")
+    assert unconfirmed(vm.look(FORGOTTEN))
+    vm.look(blind, after_s=60)
+    assert unconfirmed(vm.look(FORGOTTEN, after_s=60))
+
+
+def test_a_doubt_survives_a_time_without_a_node() -> None:
+    vm = handed_over(Phase.STOPPED)
+    vm.look(Unreadable("away"))
+    vm.moves_to("node-a", desired=RUNNING)
+    vm.is_marked()
+    vm.is_marked(Reason.PENDING)
+    vm.moves_to("node-b")
+    assert unconfirmed(vm.look(FORGOTTEN))
+
+
+# --- a copy that stands still ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("desired", [RUNNING, STOPPED, PAUSED, None])
+@pytest.mark.parametrize("phase", [Phase.PAUSED, Phase.PAUSED_IO_ERROR, Phase.SUSPENDED])
+def test_a_paused_copy_is_not_resumed_while_the_former_node_reports_it_on(
+    phase: Phase, desired: DesiredPowerState | None
+) -> None:
+    vm = handed_over(Phase.RUNNING)
+    vm.change(desired=desired)
+    for after_s in (1, 3600):
+        assert unconfirmed(vm.look(domain(phase, 4), after_s=after_s))
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    assert vm.look(domain(phase, 4)).status.node_name == "node-b"
+
+
+@pytest.mark.parametrize("phase", [Phase.PAUSED, Phase.PAUSED_IO_ERROR, Phase.SUSPENDED])
+def test_a_vm_that_has_arrived_and_stands_still_is_taken_over(phase: Phase) -> None:
+    vm = handed_over(Phase.RUNNING)
+    assert vm.look(domain(phase, 4), events={Evidence.STARTED_MIGRATED}).status.node_name == "node-b"
 
 
 # --- A2, rule 2: a vouching names what it vouches for ----------------------------------------------------

@@ -603,6 +603,38 @@ def test_a_migration_that_the_source_saw_outlives_its_libvirtd() -> None:
         assert w.runs_on() == {"two"}, w.account()
 
 
+def test_a_start_by_hand_that_fails_does_not_bring_a_migrated_vm_back() -> None:
+    """libvirt then gives another reason for "off"."""
+    with world(TWO) as w:
+        runs_on_one(w)
+        w.migrate("one", "two")
+        w.works(30)
+        w.guest("one").fails_to_start = "Cannot access storage file"
+        w.virsh("start", "one")
+        w.guest("one").fails_to_start = ""
+        w.works(90)
+        w.check()
+        assert w.vm().status.reason == Reason.MIGRATED_AWAY, w.account()
+        assert w.runs_on() == {"two"}, w.account()
+
+
+@pytest.mark.parametrize("undefine", [False, True])
+def test_a_migration_after_a_start_by_hand_is_no_off(undefine: bool) -> None:  # noqa: FBT001 - a parameter
+    """Both happen while the agent cannot reach the API server; its last report is "off"."""
+    with world(THREE) as w:
+        off_on_one(w)
+        w.cut("one")
+        w.works(5)
+        w.virsh("start", "one")
+        w.migrate("one", "two", undefine=undefine)
+        w.works(20)
+        w.join("one")
+        w.works(60)
+        w.patch(nodeName="node-c", powerState="Running")
+        w.works(60)
+        is_left_alone(w, {"two"})
+
+
 def test_a_migration_is_followed_by_its_target() -> None:
     """There it is adopted; and started when it went off later."""
     with world(TWO) as w:
@@ -735,6 +767,18 @@ def test_a_vm_that_was_migrated_unseen_is_started_when_it_is_gone_there() -> Non
 def test_a_vm_that_was_migrated_unseen_is_not_started_on_a_third_host() -> None:
     with world(THREE) as w:
         migrated_unseen(w)
+        w.patch(nodeName="node-c")
+        w.works(60)
+        is_left_alone(w, {"two"})
+
+
+def test_a_vm_that_was_migrated_unseen_is_not_started_on_a_third_host_though_its_definition_is_gone() -> None:
+    """As the message advises, the definition that is left over is removed."""
+    with world(THREE) as w:
+        migrated_unseen(w)
+        w.virsh("undefine", "one")
+        w.works(30)
+        assert w.vm().status.reason == Reason.DOMAIN_NOT_FOUND, w.account()
         w.patch(nodeName="node-c")
         w.works(60)
         is_left_alone(w, {"two"})
