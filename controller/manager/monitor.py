@@ -59,6 +59,8 @@ class Monitor:
         """What the last list of all objects has shown; None: there was none yet."""
         self._masses: dict[str, float] = {}
         """The nodes of a mass, with the `since_s` of the silence for which this was found out."""
+        self._silent_together = False
+        """Whether at least one of these nodes is silent."""
         self._blindness_counted_s = clock().monotonic_s
         self._trouble = "the Leases have not been listed yet"
         self._marker = Marker(self, fleet, recorder, metrics, namespace=namespace, clock=clock)
@@ -104,17 +106,22 @@ class Monitor:
 
     def _judge(self) -> None:
         """Find the masses among the silent nodes (`fleet/storm.py`), set the metrics, and wake up the marker."""
-        sight, known = self.sight, self.census
+        sight, known, silences = self.sight, self.census, self.sight.silences()
         if known:
             since_s = {node: seen.since.monotonic_s for node, seen in sight.nodes.items()}
             # A node stays in the mass until it is heard, even if the others have come back.
             self._masses = {node: at_s for node, at_s in self._masses.items() if since_s.get(node) == at_s}
-            if found := mass(sight, known.vms) - self._masses.keys():
-                log.warning("many agents fell silent together; their VMs are marked later", nodes=len(found))
-                self._masses |= {node: since_s[node] for node in found}
-        self._metrics.mass.set(float(bool(self._masses)))
+            # After an outage of the API server, all Leases are old until the agents have renewed them.
+            found = frozenset() if sight.patient else mass(sight, known.vms)
+            self._masses |= {node: since_s[node] for node in found - self._masses.keys()}
+        # Nodes that are only late count for the mass, but it is no mass yet: they might renew their Leases in time.
+        silent_together = any(silence.node in self._masses for silence in silences)
+        if silent_together and not self._silent_together:
+            log.warning("many agents fell silent together; their VMs are marked later", nodes=len(self._masses))
+        self._silent_together = silent_together
+        self._metrics.mass.set(float(silent_together))
         maintenance, elsewhere = (known.maintenance, known.elsewhere) if known else ({}, frozenset())
-        nodes = [silence.node for silence in sight.silences() if silence.node not in elsewhere]
+        nodes = [silence.node for silence in silences if silence.node not in elsewhere]
         silent = Counter(maintenance.get(node, "") for node in nodes)
         for mode in ("", *MaintenanceMode):
             self._metrics.silent_nodes.labels(mode).set(silent[mode])

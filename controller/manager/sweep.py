@@ -66,7 +66,8 @@ class Sweep:
             log.warning("could not list Hypervisors", error=str(error))
             return
         now, hosts = datetime.now(UTC), list(self._hosts.values())
-        begun = ((host.name, host.status.maintenance) for host in hosts)
+        # An agent that is away cannot clear its status when somebody ends the maintenance.
+        begun = ((host.name, host.status.maintenance) for host in hosts if host.maintenance)
         self._metrics.maintenances({node: (now - it.start_time).total_seconds() for node, it in begun if it})
         # Each of these must happen also if another one fails.
         if time.monotonic() >= self._next_s:

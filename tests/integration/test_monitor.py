@@ -642,6 +642,35 @@ def test_a_mass_is_told_at_once_and_its_vms_are_marked_later(stage: Stage) -> No
     assert stage.metrics.registry.get_sample_value("virtsync_monitor_mass") == 0
 
 
+def fleet_of_three(stage: Stage) -> None:
+    """Three nodes whose VMs are more than a burst of marks, all heard."""
+    for letter in "abc":
+        stage.host(letter)
+    stage.count()
+    assert stage.monitor.census
+    stage.monitor.census = replace(stage.monitor.census, vms={stage.node(letter): 200 for letter in "abc"})
+    stage.look(*"abc")
+
+
+def test_an_outage_of_the_api_server_is_no_mass(stage: Stage) -> None:
+    """All Leases are old when the manager can list them again, and no agent has renewed yet."""
+    fleet_of_three(stage)
+    stage.clock.at_s += 60
+    for _ in range(10):
+        stage.pass_s(2)
+        assert stage.metrics.registry.get_sample_value("virtsync_monitor_mass") == 0
+    stage.pass_s(60, *"abc")
+    assert stage.metrics.registry.get_sample_value("virtsync_monitor_mass") == 0
+
+
+def test_agents_that_are_late_together_and_renew_in_time_are_no_mass(stage: Stage) -> None:
+    fleet_of_three(stage)
+    stage.pass_s(34)
+    assert stage.metrics.registry.get_sample_value("virtsync_monitor_mass") == 0
+    stage.pass_s(2, *"abc")
+    assert stage.metrics.registry.get_sample_value("virtsync_monitor_mass") == 0
+
+
 def test_the_metrics_tell_who_is_silent_and_what_was_marked(stage: Stage) -> None:
     lost(stage)
     maintenance = {"maintenance": {"mode": "Shutdown", "reason": "new RAM"}}

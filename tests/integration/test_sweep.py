@@ -165,6 +165,13 @@ class Nodes:
         body = {"apiVersion": "virtsync.dev/v1alpha1"} | manifest
         self._controlplane.kubectl("apply", "-f", "-", input=json.dumps(body))
 
+    def maintain(self, letter: str, mode: str | None) -> None:
+        """An administrator declares a maintenance of this node, or ends it; its agent does not see that."""
+        spec = {"maintenance": {"mode": mode, "reason": "new RAM"} if mode else None}
+        self._controlplane.kubectl(
+            "patch", "hypervisor", self.node(letter), "--type=merge", "-p", json.dumps({"spec": spec})
+        )
+
     def _patch(self, kind: str, name: str, status: Json) -> None:
         words = ["patch", {"vm": "kvm"}.get(kind, kind), name, "--subresource=status", "--type=merge"]
         self._controlplane.kubectl(f"-n={self.name}", *words, "-p", json.dumps({"status": status}))
@@ -491,6 +498,7 @@ def test_the_leader_shows_for_how_long_a_node_is_in_maintenance(nodes: Nodes) ->
     nodes.report("a")
     nodes.report("b")
     begun = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
+    nodes.maintain("a", "Hold")
     nodes._patch("hypervisor", nodes.node("a"), {"maintenance": {"startTime": api_time(begun), "remaining": 0}})
     sweeping = Sweeping(nodes)
 
@@ -501,7 +509,7 @@ def test_the_leader_shows_for_how_long_a_node_is_in_maintenance(nodes: Nodes) ->
     sweeping.look()
     assert (shown("a") or 0) >= 2 * 3600
     assert shown("b") is None
-    nodes._patch("hypervisor", nodes.node("a"), {"maintenance": None})
+    nodes.maintain("a", None)  # its agent is away, and the status stays as it was
     sweeping.look()
     assert shown("a") is None
 
