@@ -243,6 +243,24 @@ def test_the_check_finds_nothing_missing(host: Enrolled, libvirtd: Libvirtd) -> 
     assert findings["node of the token"]["detail"] == f"{name}, enrolled as {host.host}, until {expires}"
 
 
+def test_the_check_finds_that_the_token_cannot_be_renewed(host: Enrolled, libvirtd: Libvirtd) -> None:
+    """Without this check, the host would be silent when its token expires, up to 30 days later."""
+    host.ok()
+    host.controlplane.kubectl("delete", "role", f"virtsync-agent.{host.host}", f"--namespace={AGENTS}")
+    words = ("--node-name", host.host, "--libvirt-uri", libvirtd.uri, "--kubeconfig", str(host.file), "-o", "json")
+    ended = subprocess.run(
+        [sys.executable, "-m", "controller", "check", *words],
+        capture_output=True,
+        text=True,
+        timeout=HANG_LIMIT_S,
+        check=False,
+    )
+    found = next(one for one in json.loads(ended.stdout) if one["name"] == "node of the token")
+    assert found["state"] == "missing"
+    assert found["detail"].endswith(", must not renew this token")
+    assert found["fix"] == f"virtsync enroll {host.host} --namespace {AGENTS}"
+
+
 def test_the_check_names_the_command_for_a_revoked_host(host: Enrolled, libvirtd: Libvirtd) -> None:
     host.ok()
     host.ok("--revoke")

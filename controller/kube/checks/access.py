@@ -70,6 +70,8 @@ def check_token(probe: Probe, user: User | None, node_name: str) -> Finding:
     if user.node == node_name:
         token = probe.host_token
         until = f", until {api_time(token.lifetime.expires)}" if token else ""
+        if user.host_namespace and _denied(probe, _renewal(user), user.host_namespace):
+            return missing(f"{user.name}, {bound}{until}, must not renew this token", grant(user, None))
         return ok(f"{user.name}, {bound}{until}")
     reviewed = [Right(GROUP, plural, (REPORT,)) for plural in (PLURAL, HYPERVISOR_PLURAL)]
     if not any(_denied(probe, right, None) for right in reviewed):
@@ -87,6 +89,11 @@ def check_token(probe: Probe, user: User | None, node_name: str) -> Finding:
         f"kubectl create clusterrole {role} --verb={REPORT} --resource={resources}"
         f" && kubectl create clusterrolebinding {role}-{node_name} --clusterrole={role} {user.flag}",
     )
+
+
+def _renewal(user: User) -> Right:
+    """Return the right of an enrolled host to renew its token."""
+    return Right("", "serviceaccounts/token", ("create",), user.name.rpartition(":")[2])
 
 
 def check_right(probe: Probe, user: User | None, right: Right, namespace: str | None) -> Finding:
@@ -107,6 +114,8 @@ def _allowed(probe: Probe, right: Right, verb: str, namespace: str | None) -> bo
     wanted: Json = {"group": right.group, "resource": resource, "subresource": subresource, "verb": verb}
     if namespace:
         wanted["namespace"] = namespace
+    if right.name:
+        wanted["name"] = right.name
     review: Json = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",

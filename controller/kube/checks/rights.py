@@ -18,6 +18,8 @@ class Right:
     resource: str
     """Such as `virtualmachines/status`."""
     verbs: tuple[str, ...]
+    name: str = ""
+    """The name of the only object to which they apply; empty: they apply to all objects."""
 
 
 CLUSTER_RIGHTS = (
