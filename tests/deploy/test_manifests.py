@@ -147,6 +147,18 @@ def test_a_manager_has_nothing_of_the_host(objects: list[Json]) -> None:
     assert container["image"] == f"virtsync/virtsync:{__version__}"
 
 
+def test_the_managers_are_apart_and_rather_not_on_kvm_hosts(objects: list[Json]) -> None:
+    pod = _managers(objects)["spec"]["template"]
+    spec = pod["spec"]
+    assert spec["priorityClassName"] == "system-cluster-critical"
+    (preferred,) = spec["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert preferred["preference"]["matchExpressions"] == [{"key": "virtsync.dev/kvm", "operator": "DoesNotExist"}]
+    (spread,) = spec["topologySpreadConstraints"]
+    assert (spread["topologyKey"], spread["maxSkew"]) == ("kubernetes.io/hostname", 1)
+    assert spread["whenUnsatisfiable"] == "DoNotSchedule"
+    assert spread["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+
+
 def test_a_drain_leaves_one_of_the_managers(objects: list[Json]) -> None:
     (budget,) = (it for it in objects if it["kind"] == "PodDisruptionBudget")
     managers = _managers(objects)["spec"]

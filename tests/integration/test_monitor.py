@@ -18,6 +18,7 @@ from controller.kube.client import Api
 from controller.kube.lists import Fleet
 from controller.manager.metrics import Metrics
 from controller.manager.monitor import Monitor
+from controller.runtime.buckets import TokenBucket
 from controller.runtime.errors import Forbidden, Rejected, Transient, Vanished
 from lab.controlplane import ControlPlane
 from lab.world import Json, ready_of
@@ -669,6 +670,38 @@ def test_agents_that_are_late_together_and_renew_in_time_are_no_mass(stage: Stag
     assert stage.metrics.registry.get_sample_value("virtsync_monitor_mass") == 0
     stage.pass_s(2, *"abc")
     assert stage.metrics.registry.get_sample_value("virtsync_monitor_mass") == 0
+
+
+def test_no_more_is_marked_at_a_time_than_the_rate_limits_allow(stage: Stage) -> None:
+    letters, vms = "abc", [f"vm-{number}" for number in range(5)]
+    for letter in letters:
+        stage.host(letter)
+    paths = [stage.vm(name, "a") for name in vms]
+    stage.count()
+    stage.look(*letters)
+    marker = stage.monitor._marker
+    marker._hypervisor_bucket, marker._vm_bucket = TokenBucket(1.0, 2), TokenBucket(0.5, 3)
+    stage.pass_s(38)
+    stage.clock.at_s += LIST_S
+    stage.monitor._list()
+
+    def marks() -> tuple[int, int]:
+        hosts = sum(marked(stage.of_host(letter)) for letter in letters)
+        return hosts, sum(marked(stage.get(path)) for path in paths)
+
+    def until_it_waits() -> float:
+        while (wait_s := marker._step()) == 0.0:
+            pass
+        return wait_s or 0.0
+
+    assert until_it_waits() == pytest.approx(1.0)
+    assert marks() == (2, 0), "a burst of Hypervisors, and no VM before the last Hypervisor"
+    stage.clock.at_s += 1
+    assert until_it_waits() == pytest.approx(2.0)
+    assert marks() == (3, 3)
+    stage.clock.at_s += 2
+    assert until_it_waits() == pytest.approx(2.0)
+    assert marks() == (3, 4)
 
 
 def test_the_metrics_tell_who_is_silent_and_what_was_marked(stage: Stage) -> None:
