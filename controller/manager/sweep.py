@@ -37,11 +37,18 @@ class Sweep:
     """
 
     def __init__(
-        self, fleet: Fleet, recorder: EventRecorder, metrics: Metrics, *, namespace: str, leads: Callable[[], bool]
+        self,
+        fleet: Fleet,
+        recorder: EventRecorder,
+        metrics: Metrics,
+        *,
+        namespace: str,
+        leads: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`namespace` is that of the agents' Leases."""
+        """`namespace` is that of the agents' Leases. `clock` returns seconds, and never goes back."""
         self._fleet, self._recorder, self._metrics = fleet, recorder, metrics
-        self._namespace, self._leads = namespace, leads
+        self._namespace, self._leads, self._clock = namespace, leads, clock
         self._bucket = TokenBucket(MARKS_PER_S, MARKS_BURST)
         self._elsewhere: Elsewhere | None = None
         """None: this manager did not lead when it looked last."""
@@ -70,7 +77,7 @@ class Sweep:
         begun = ((host.name, host.status.maintenance) for host in hosts if host.maintenance)
         self._metrics.maintenances({node: (now - it.start_time).total_seconds() for node, it in begun if it})
         # Each of these must happen also if another one fails.
-        if time.monotonic() >= self._next_s:
+        if self._clock() >= self._next_s:
             self._sweep(self._elsewhere, hosts)
         try:
             self._metrics.found(runs_elsewhere=self._elsewhere.look(hosts, now.replace(microsecond=0)))
@@ -86,7 +93,7 @@ class Sweep:
             wait_s = SWEEP_RETRY_S
         else:
             wait_s = SWEEP_EVERY_S
-        self._next_s = time.monotonic() + wait_s * random.uniform(1 - SWEEP_JITTER, 1 + SWEEP_JITTER)  # noqa: S311 - spreads load
+        self._next_s = self._clock() + wait_s * random.uniform(1 - SWEEP_JITTER, 1 + SWEEP_JITTER)  # noqa: S311 - spreads load
 
     def _find(self, hosts: Collection[Hypervisor]) -> Findings:
         # An agent can have its Lease in another namespace, or none. This manager cannot tell whether it lives.
@@ -104,7 +111,7 @@ class Sweep:
         return findings
 
     def _mark(self) -> None:
-        while self._without_node and self._bucket.take(time.monotonic()) == 0 and self._leads():
+        while self._without_node and self._bucket.take(self._clock()) == 0 and self._leads():
             vm = self._without_node[-1]
             try:
                 if mark := mark_without_node(vm, datetime.now(UTC)):

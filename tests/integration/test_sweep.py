@@ -21,7 +21,7 @@ from controller.kube.events import EventRecorder
 from controller.kube.lists import Fleet
 from controller.manager.elsewhere import LOOKUPS_BURST, Elsewhere
 from controller.manager.metrics import FINDINGS, Metrics
-from controller.manager.sweep import Sweep
+from controller.manager.sweep import SWEEP_EVERY_S, SWEEP_JITTER, Sweep
 from controller.runtime.errors import Forbidden, Rejected
 from lab.controlplane import ControlPlane
 
@@ -406,9 +406,16 @@ class Sweeping:
     """The periodic task, without its thread, and its metrics."""
 
     def __init__(self, nodes: Nodes) -> None:
-        self.leads, self.metrics = True, Metrics()
+        self.leads, self.metrics, self.now_s = True, Metrics(), 1000.0
         recorder = cast("EventRecorder", nodes.recorder)
-        self._sweep = Sweep(nodes.fleet, recorder, self.metrics, namespace=nodes.name, leads=lambda: self.leads)
+        self._sweep = Sweep(
+            nodes.fleet,
+            recorder,
+            self.metrics,
+            namespace=nodes.name,
+            leads=lambda: self.leads,
+            clock=lambda: self.now_s,
+        )
 
     def look(self) -> None:
         self._sweep._look()
@@ -431,6 +438,38 @@ def test_a_vm_that_no_longer_has_a_node_is_marked_by_the_leader(nodes: Nodes) ->
     assert (condition["status"], condition["reason"]) == ("Unknown", "Pending")
     assert condition["message"].startswith("No node is responsible for it: set spec.nodeName.")
     assert after | {"conditions": 0} == before | {"conditions": 0}, "nothing else is changed"
+
+
+class Tables(Counting):
+    """The manager's requests, and how many of them list all VMs."""
+
+    listed = 0
+
+    def rows(self, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        self.listed += 1
+        return super().rows(columns)
+
+
+def test_all_vms_are_listed_at_the_start_of_a_leader_and_every_half_hour(nodes: Nodes) -> None:
+    """With 100,000 VMs such a list costs the API server seconds."""
+    tables = nodes.fleet = Tables(nodes.fleet._api)
+    tables.asked = []
+    sweeping = Sweeping(nodes)
+
+    def listed_after(seconds: float) -> int:
+        before = tables.listed
+        sweeping.now_s += seconds
+        sweeping.look()
+        return tables.listed - before
+
+    assert listed_after(0) == 1
+    assert [listed_after(5) for _ in range(3)] == [0, 0, 0]
+    assert listed_after(SWEEP_EVERY_S * (1 - SWEEP_JITTER) - 60) == 0
+    assert listed_after(SWEEP_EVERY_S * 2 * SWEEP_JITTER + 60) == 1
+    sweeping.leads = False
+    assert listed_after(5) == 0
+    sweeping.leads = True
+    assert listed_after(5) == 1, "another manager might have led meanwhile"
 
 
 class Denying(Counting):
