@@ -16,6 +16,7 @@ from controller.api.virtualmachine import VirtualMachine
 from controller.cli.manifest_folder import ManifestFolder
 from controller.cli.namespace_rules import read_rules
 from controller.cli.options import reads
+from controller.cli.vm.cluster import Cluster, with_cluster
 from controller.fleet import adopting
 from controller.fleet.adopted import Adoption, manifest, remarks
 from controller.kube.manifests import document
@@ -98,16 +99,10 @@ class Known:
     is_flag=True,
     help="With --libvirt-uri: do not ask a cluster which objects exist. Take only the files in DIR into account.",
 )
-@click.option(
-    "--kubeconfig",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    envvar="KUBECONFIG",
-    show_envvar=True,
-    help="Kubeconfig of a user who can list Hypervisors, and VirtualMachines of all namespaces.  [default:"
-    " ~/.kube/config]",
-)
+@with_cluster(namespaced=False)
 def import_(
     *,
+    cluster: Cluster,
     out: Path | None,
     namespace: str | None,
     rules: tuple[adopting.Rule, ...] | None,
@@ -116,13 +111,13 @@ def import_(
     as_seen: bool,
     libvirt_uri: str | None,
     offline: bool,
-    kubeconfig: Path | None,
 ) -> None:
     """Write manifests for the domains that no VirtualMachine refers to.
 
     The Hypervisor object of each host lists these domains (kubectl get kvmhost). Each manifest names its domain by
     UUID. Without --power-state-as-seen it has no powerState, so applying it switches nothing: virtsync then reports
     the VM as Observed. Run the command again at any time: it adds what is new, and changes no manifest that exists.
+    The user must be allowed to list Hypervisors, and VirtualMachines of all namespaces.
     """
     if (namespace is None) == (rules is None):
         raise click.UsageError("Give either --namespace or --namespaces.")
@@ -132,7 +127,7 @@ def import_(
         raise click.UsageError("--offline needs --libvirt-uri: without a cluster, only libvirt knows the domains.")
     try:
         folder = ManifestFolder(out) if out else None
-        known = Known() if offline else _from_cluster(kubeconfig, hint=bool(libvirt_uri))
+        known = Known() if offline else _from_cluster(cluster, hint=bool(libvirt_uri))
         if libvirt_uri:
             known.hosts[named[0]], known.why_not[named[0]] = _from_libvirt(libvirt_uri), ""
         nodes = _nodes(known, named)
@@ -153,16 +148,15 @@ def import_(
         raise click.ClickException("no host can be imported.")
 
 
-def _from_cluster(kubeconfig: Path | None, *, hint: bool) -> Known:
+def _from_cluster(cluster: Cluster, *, hint: bool) -> Known:
     """Read all Hypervisors and VirtualMachines. Raises Rejected, Transient."""
     # Imported here, so that --help and the error for a wrong value appear without delay.
-    from controller.kube.client import load  # noqa: PLC0415
     from controller.kube.collection import objects  # noqa: PLC0415
     from controller.kube.paths import HYPERVISORS, VIRTUAL_MACHINES  # noqa: PLC0415
 
     known = Known()
     try:
-        api = load(kubeconfig, program="virtsync-import")
+        api = cluster.api
         for host in map(parse_hypervisor, objects(api, HYPERVISORS)):
             known.hosts[host.name] = host.status.unmanaged.domains if host.status.unmanaged else ()
             known.why_not[host.name] = adopting.why_not(host)
