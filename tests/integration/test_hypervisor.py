@@ -811,7 +811,8 @@ def test_the_pid_file_tells_since_when_it_runs_and_libvirtd_does(own_libvirtd: L
         began = eyes.host.libvirtd_since()
         assert began
         assert restarted <= began <= datetime.now(UTC)
-        guest.libvirtd.virsh("destroy", guest.name)
+        # While libvirtd takes its guests over, a destroy ends QEMU and fails with "domain is not running".
+        guest.libvirtd.virsh("destroy", guest.name, check=False)
         assert eyes.look(guest).run_since is None
 
 
