@@ -12,8 +12,16 @@ cannot know that a VM was migrated away; the agent of the other host reports the
 | is Ready, and its report lacks names of running domains | is not named | stays as it is |
 | is not Ready, or does not exist | is not known | stays as it is |
 
-Each host to which a VM with this UUID is bound has the entry, except the host that runs the domain. If no VM with this
-UUID is bound anywhere, the entry stays where it is.
+Each host to which a VM with this UUID is bound has the entry, except the host that runs the domain. A host that has the
+entry and no longer needs it keeps it
+
+- until the entry was read in the list of every host that needs it. So an entry that moves is not lost if a write fails,
+  or if another manager leads;
+- while a VM is bound to the host that runs the domain, and the agent there has not reported that the VM runs. If that
+  agent is dead, the VM can be bound back, and must not be started;
+- while no VM with this UUID is bound anywhere.
+
+An entry has no effect on a host to which no VM of its UUID is bound.
 """
 
 from __future__ import annotations
@@ -84,10 +92,17 @@ def wanted(
             holders[entry.uuid, entry.node_name].add(host.name)
     entries: dict[str, set[RunsElsewhere]] = defaultdict(set)
     for (uuid, name), since in facts.items():
-        bound = {vm.node_name for vm in vms.get(uuid, ()) if vm.node_name}
-        for holder in (bound or holders[uuid, name]) - {name}:
+        for holder in _holders(name, vms.get(uuid, ()), holders[uuid, name]):
             entries[holder].add(RunsElsewhere(uuid, name, since))
     return {name: _listed(entries[name]) for name in by_name}
+
+
+def _holders(name: str, found: Collection[VirtualMachine], before: set[str]) -> set[str]:
+    """Return the hosts that must have an entry about the host `name`; `before` has it at present."""
+    bound = [vm for vm in found if vm.node_name]
+    arrived = all(vm.node_name in before or (vm.node_name == name and runs_at_home(vm)) for vm in bound)
+    needed = {vm.node_name for vm in bound}
+    return (needed if bound and arrived else needed | before) - {name}
 
 
 def _sightings(by_name: Mapping[str, Hypervisor], vms: Vms) -> Iterable[Sighting]:

@@ -215,17 +215,61 @@ def test_a_released_entry_whose_domain_runs_again_is_a_new_entry() -> None:
 
 
 @pytest.mark.parametrize("ready", [True, False])
-def test_the_entry_goes_at_once_when_the_vm_is_bound_where_it_runs(*, ready: bool) -> None:
-    hosts = [host("a", entries=[ON_B]), host("b", domain(), ready=ready)]
-    assert lists(hosts, [vm("b", PowerState.STOPPED, reporter="a")]) == {}
+def test_the_entry_goes_when_the_agent_of_the_host_to_which_the_vm_is_bound_reports_that_it_runs(
+    *, ready: bool
+) -> None:
+    hosts = [host("a", entries=[ON_B]), host("b", ready=ready)]
+    assert lists(hosts, [vm("b", PowerState.RUNNING)]) == {}
 
 
 # --- who has it ---------------------------------------------------------------------------------------------------
 
+NOT_TAKEN_OVER = {
+    "reported-by-a": vm("b", PowerState.STOPPED, reporter="a"),
+    "running-on-a-former-node": vm("b", PowerState.RUNNING, reporter="a"),
+    "not-observed": vm("b", PowerState.UNKNOWN),
+    "off-before-it-ran": vm("b", PowerState.STOPPED),
+}
+
+
+@pytest.mark.parametrize("found", NOT_TAKEN_OVER.values(), ids=NOT_TAKEN_OVER)
+@pytest.mark.parametrize("ready", [True, False])
+def test_an_entry_stays_until_the_agent_of_the_host_to_which_the_vm_is_bound_has_taken_it_over(
+    found: VirtualMachine, *, ready: bool
+) -> None:
+    """That agent can be dead, also while its host is still Ready."""
+    hosts = [host("a", entries=[ON_B]), host("b", domain(), ready=ready)]
+    assert lists(hosts, [found], now=LATER) == {"a": (ON_B,)}
+
+
+def test_a_vm_that_is_bound_to_a_dead_host_and_back_has_its_entry_all_the_time() -> None:
+    """And with its time, so that the confirmation that was shown at first is still the one that releases it."""
+    hosts = [host("a", entries=[ON_B]), host("b", domain(), ready=False)]
+    for node in ("a", "b", "a"):
+        found = wanted(hosts, {WEB: [vm(node, reporter="a")]}, set(), LATER)
+        assert found == {"a": (ON_B,), "b": ()}
+        hosts = written(hosts, found)
+
+
+def test_an_entry_that_stayed_for_a_silent_host_can_end() -> None:
+    vms = {WEB: [vm("b", PowerState.STOPPED)]}
+    hosts = [host("a", entries=[ON_B]), host("b")]
+    assert ended(hosts, vms) == {(WEB, "b")}
+    assert wanted(hosts, vms, {(WEB, "b")}, LATER) == {"a": (), "b": ()}
+
 
 def test_an_entry_follows_the_vm_to_a_third_host_even_in_silence() -> None:
+    """It is removed from the first host when it was read from the third one."""
     hosts = [host("a", entries=[ON_B]), host("b", ready=False), host("c")]
-    assert lists(hosts, [vm("c", reporter="a")], now=LATER) == {"c": (ON_B,)}
+    vms = {WEB: [vm("c", reporter="a")]}
+    added = wanted(hosts, vms, set(), LATER)
+    assert added == {"a": (ON_B,), "b": (), "c": (ON_B,)}
+    assert wanted(written(hosts, added), vms, set(), LATER) == {"a": (), "b": (), "c": (ON_B,)}
+
+
+def test_an_entry_stays_if_the_vm_is_bound_to_a_host_that_has_no_list() -> None:
+    hosts = [host("a", entries=[ON_B]), host("b", ready=False)]
+    assert lists(hosts, [vm("gone", reporter="a")], now=LATER) == {"a": (ON_B,)}
 
 
 @pytest.mark.parametrize("found", [[], [vm("", reporter="a")]], ids=["deleted", "unbound"])
@@ -297,10 +341,26 @@ def test_no_entry_names_the_host_that_has_it(fleet: tuple[list[Hypervisor], Vms,
 
 
 @given(fleets())
-def test_a_second_computation_changes_nothing(fleet: tuple[list[Hypervisor], Vms, set[Sighting]]) -> None:
+def test_a_third_computation_changes_nothing(fleet: tuple[list[Hypervisor], Vms, set[Sighting]]) -> None:
     hosts, vms, released = fleet
-    once = wanted(hosts, vms, released, T0)
-    assert wanted(written(hosts, once), vms, released - set(noted(written(hosts, once))), LATER) == once
+    once = written(hosts, wanted(hosts, vms, released, T0))
+    twice = wanted(once, vms, released - set(noted(once)), LATER)
+    assert wanted(written(hosts, twice), vms, released - set(noted(once)), LATER) == twice
+
+
+@given(fleets(), st.sets(NAMES))
+def test_an_entry_is_lost_only_by_a_report_whichever_lists_are_written(
+    fleet: tuple[list[Hypervisor], Vms, set[Sighting]], failing: set[str]
+) -> None:
+    """The domain is off, or the VM is bound to the host that runs the domain, whose agent has reported that it runs."""
+    hosts, vms, released = fleet
+    found = wanted(hosts, vms, released, LATER)
+    after = [h if h.name in failing else w for h, w in zip(hosts, written(hosts, found), strict=True)]
+    for uuid, name in noted(hosts).keys() - released - noted(after).keys():
+        bound = [one for one in vms.get(uuid, ()) if one.node_name]
+        assert any(one.node_name == name and runs_at_home(one) for one in bound)
+        # Each other object of the UUID is bound to a host that had the entry, and such a host keeps it.
+        assert {one.node_name for one in bound} == {name}
 
 
 @given(fleets(), st.randoms(use_true_random=False))

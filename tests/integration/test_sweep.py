@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -61,6 +61,16 @@ class Counting(Fleet):
     def virtual_machines_of(self, uuid: UUID) -> Iterator[VirtualMachine]:
         self.asked.append(uuid)
         return super().virtual_machines_of(uuid)
+
+
+class Interrupted(Counting):
+    """The manager's requests, and what happens just before the list of one host is written."""
+
+    before: dict[str, Callable[[], None]]
+
+    def patch_hypervisor(self, host: Hypervisor, status: Json) -> None:
+        self.before.pop(host.name, lambda: None)()
+        super().patch_hypervisor(host, status)
 
 
 class Nodes:
@@ -303,11 +313,28 @@ def test_an_object_that_takes_over_the_domain_there_keeps_the_entry(nodes: Nodes
     assert nodes.look(in_s=RELEASE_AFTER_S) == {}
 
 
-def test_an_entry_goes_at_once_when_the_vm_is_bound_where_it_runs(nodes: Nodes) -> None:
+def test_an_entry_goes_when_the_host_has_taken_over_the_vm(nodes: Nodes) -> None:
     web = nodes.with_vm_that_runs_elsewhere()
     nodes.look()
     nodes.vm("web", "b", web, reporter="a")
+    assert nodes.look() == {"a": [(web, "b")]}
+    nodes.vm("web", "b", web, "Running")
+    nodes.look()  # reads the VM again, after it has written the lists
     assert nodes.look() == {}
+
+
+def test_an_entry_stays_while_the_vm_is_bound_to_a_silent_host_and_back(nodes: Nodes) -> None:
+    """Also without a manager that remembers it."""
+    web = nodes.with_vm_that_runs_elsewhere()
+    nodes.look()
+    entry = nodes.entries("a")
+    nodes.report("b", web, is_ready=False)
+    for letter in "ba":
+        nodes.vm("web", letter, web, reporter="a")
+        nodes.restart()
+        for _ in range(3):
+            assert nodes.look(in_s=RELEASE_AFTER_S) == {"a": [(web, "b")]}
+    assert nodes.entries("a") == entry
 
 
 def test_an_entry_follows_the_vm_to_a_third_node(nodes: Nodes) -> None:
@@ -320,8 +347,32 @@ def test_an_entry_follows_the_vm_to_a_third_node(nodes: Nodes) -> None:
     since = nodes.look() and nodes.entries("a")[0].since
     nodes.report("b", web, is_ready=False)
     nodes.vm("web", "c", web, reporter="a")
+    assert nodes.look() == {"a": [(web, "b")], "c": [(web, "b")]}
     assert nodes.look() == {"c": [(web, "b")]}
     assert nodes.entries("c")[0].since == since
+
+
+@pytest.mark.parametrize("lost", ["race", "lead"])
+def test_a_write_that_fails_loses_no_entry_that_moves(nodes: Nodes, lost: str) -> None:
+    """The manager writes the list of node a, and then it does not get to write that of node c."""
+    web = nodes.with_vm_that_runs_elsewhere()
+    nodes.report("c")
+    nodes.look()
+    nodes.report("b", web, is_ready=False)
+    nodes.vm("web", "c", web, reporter="a")
+    nodes.restart()
+    nodes.fleet.__class__ = Interrupted
+    interrupted = cast("Interrupted", nodes.fleet)
+    if lost == "race":
+        interrupted.before = {nodes.node("c"): lambda: nodes.report("c", uuid4())}
+    else:
+        interrupted.before = {nodes.node("a"): lambda: setattr(nodes, "leads", False)}
+    nodes.look()
+    interrupted.before = {}
+    nodes.leads = True
+    nodes.restart()
+    nodes.look()
+    assert nodes.look() == {"c": [(web, "b")]}
 
 
 def test_an_object_that_is_deleted_and_created_again_meets_its_entry(nodes: Nodes) -> None:
