@@ -63,6 +63,10 @@ cluster-setup: setup ## Setup: what a real cluster needs in addition
 page-setup: setup ## Setup: Debian's Chromium, for the tests of the page
 	@tools/setup/system-packages.sh page
 
+.PHONY: publish-setup
+publish-setup: python-packages ## Setup: gh, with which a release is published
+	@tools/setup/system-packages.sh publish
+
 .PHONY: gitops-setup
 gitops-setup: setup ## Setup: Flux and Argo CD, built with Go (minutes, once), and Redis
 	@tools/setup/system-packages.sh gitops
@@ -144,10 +148,10 @@ dist-check: python-packages ## Build the release of this commit twice, from noth
 	@tools/setup/system-packages.sh image
 	@$(BIN)/python -m release check
 
-release-check: python-packages ## Fail unless this commit is a release: its tag, its section in CHANGELOG.md, no other change
+release-check: publish-setup ## Fail unless this commit is a release: its tag, its section in CHANGELOG.md, no other change
 	@$(BIN)/python -m release notes
 
-publish: python-packages ## Create the release on GitHub from dist/ with gh
+publish: publish-setup ## Create the release on GitHub from dist/ with gh
 	@$(BIN)/python -m release publish
 
 e2e: cluster-setup image ## Run the tests on a real cluster and a systemd, except the long ones; needs root

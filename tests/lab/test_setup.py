@@ -27,6 +27,21 @@ def test_no_container_engine_redis_or_prometheus_is_installed() -> None:
         assert folder.is_relative_to(CACHE / packages.split()[0])
 
 
+def test_gh_is_needed_only_where_it_is_missing(tmp_path: Path) -> None:
+    """Whatever has put gh on the PATH, the setup of `make publish` then does nothing: not even dpkg-query is there."""
+    gh = tmp_path / "gh"
+    gh.write_text("#!/bin/sh\n")
+    gh.chmod(0o755)
+    setup = ["/bin/sh", SCRIPT, "publish"]
+    assert subprocess.run(setup, env={"PATH": str(tmp_path), "HOME": "/"}, check=False).returncode == 0
+    gh.unlink()
+    done = subprocess.run(setup, env={"PATH": str(tmp_path), "HOME": "/"}, check=False, capture_output=True, text=True)
+    assert (done.returncode, "dpkg-query was not found" in done.stderr) == (1, True)
+    makefile = (SCRIPT.parents[2] / "Makefile").read_text()
+    assert re.search(r"^publish-setup:.*\n\t@tools/setup/system-packages.sh publish$", makefile, re.MULTILINE)
+    assert {"release-check", "publish"} <= set(re.findall(r"^([a-z-]+): publish-setup ##", makefile, re.MULTILINE))
+
+
 def test_whoever_starts_a_cluster_is_told_how_to_end_it(tmp_path: Path) -> None:
     told = what_to_try(tmp_path)
     (command,) = re.findall(r"^PYTHONPATH=tools .venv/bin/(python -m cluster down .*)$", told, re.MULTILINE)

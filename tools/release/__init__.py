@@ -14,10 +14,22 @@ class ReleaseError(Exception):
 
 
 def run(*words: str | Path, cwd: Path = ROOT, **env: str) -> str:
-    """Run a program and return what it printed. ReleaseError with the end of its output if it fails."""
-    done = subprocess.run(
-        words, cwd=cwd, env=os.environ | env, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    """Run a program and return what it printed.
+
+    ReleaseError with the end of its output if it fails, and with a sentence if it is not installed.
+    """
+    try:
+        done = subprocess.run(
+            words,
+            cwd=cwd,
+            env=os.environ | env,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    except FileNotFoundError as error:
+        raise ReleaseError(f"{error.filename} was not found: install it and run the command again.") from None
     if done.returncode:
         raise ReleaseError(f"{' '.join(map(str, words))} failed; the end of its output:\n{done.stdout[-4000:]}")
     return done.stdout

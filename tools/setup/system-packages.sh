@@ -2,7 +2,7 @@
 # Install the Debian packages that the lab and the build of libvirt-python need. `system-packages.sh cluster` also
 # installs those that the nodes of a cluster need; `system-packages.sh gitops` also installs what Argo CD needs;
 # `system-packages.sh image` installs only what builds the image, `system-packages.sh debian` only what makes a Debian,
-# `system-packages.sh page` only a browser.
+# `system-packages.sh page` only a browser, `system-packages.sh publish` only gh.
 # If root runs this script, it installs the missing packages; otherwise it prints the command to run, and fails.
 set -eu
 
@@ -55,6 +55,11 @@ fi
 if [ "${1:-}" = page ]; then
     ! command -v chromium >/dev/null || exit 0
     packages='chromium fonts-dejavu-core'
+fi
+# A program without a service, which can be there from elsewhere.
+if [ "${1:-}" = publish ]; then
+    ! command -v gh >/dev/null || exit 0
+    packages=gh
 fi
 if [ "${1:-}" = image ]; then
     # If there is an engine, neither package is needed, on any system.
