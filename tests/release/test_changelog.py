@@ -41,6 +41,7 @@ def test_the_notes_of_a_version_are_its_section_with_links_that_work_elsewhere()
         (CHANGELOG.replace("- All.\n", "").replace("0.2.0", "0.0.9"), "no section"),
         (CHANGELOG.replace("## [Unreleased]\n", "## [Unreleased]\n\n- A change.\n"), "unreleased changes"),
         (CHANGELOG.replace("### Added\n\n- A thing", "\n## [0.1.9]\n- A thing"), "is empty"),
+        (CHANGELOG.replace("### Added", "To become 0.2.0.\n\n### Added"), r"still says 'To become 0\.2\.0\.': remove"),
     ],
 )
 def test_a_version_that_is_not_ready_is_told_apart(changed: str, told: str) -> None:

@@ -6,6 +6,8 @@ from release import PROJECT, ReleaseError
 
 UNRELEASED = "Unreleased"
 HEADING = re.compile(r"^## \[(?P<name>[^\]]+)\](?: - (?P<date>\d{4}-\d{2}-\d{2}))?$", re.MULTILINE)
+PLAN = re.compile(r"^To become \S+\.$", re.MULTILINE)
+"""The first line of what is not released yet."""
 LINK = re.compile(r"\]\((?![a-z]+:|#)")
 
 
@@ -22,13 +24,16 @@ def section(changelog: str, name: str) -> tuple[str, str | None]:
 def notes(changelog: str, version: str) -> str:
     """Return the notes of a version, with links that work outside of the repository.
 
-    ReleaseError if the version has no section with a date and text, or if there are changes that have no version.
+    ReleaseError if the version has no section with a date and text, if the section still says what it is to become, or
+    if there are changes that have no version.
     """
     text, date = section(changelog, version)
     if not date:
         raise ReleaseError(f"The section of {version} in CHANGELOG.md has no date.")
     if not text:
         raise ReleaseError(f"The section of {version} in CHANGELOG.md is empty.")
+    if plan := PLAN.search(text):
+        raise ReleaseError(f"The section of {version} in CHANGELOG.md still says '{plan[0]}': remove this line.")
     if section(changelog, UNRELEASED)[0]:
         raise ReleaseError(f"CHANGELOG.md has unreleased changes: move them to the section of {version}.")
     return LINK.sub(f"]({PROJECT}/blob/v{version}/", text) + "\n"
