@@ -395,6 +395,10 @@ def test_another_namespace_is_the_one_of_the_release(rendering: Rendering, defau
         ({"image": "mine/virtsync:1.2.3"}, ("/image", "got string, want object")),
         ({"image": {"digest": "0123"}}, ("/image/digest",)),
         ({"networkPolicy": {"apiServerPorts": []}}, ("/networkPolicy/apiServerPorts", "minItems")),
+        # An empty list would let everybody in.
+        ({"networkPolicy": {"from": []}}, ("/networkPolicy/from", "minItems")),
+        ({"agent": {"settings": {"http-port": 0}}}, ("/agent/settings/http-port", "minimum")),
+        ({"manager": {"settings": {"http-port": 0}}}, ("/manager/settings/http-port", "minimum")),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(rendering: Rendering, values: Json, words: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ Json = dict[str, Any]
 OF_THE_CHART = {"--observe-only", "--log-level", "--log-format", "--page-port"}
 """Settings that have a value of their own, for agents and manager, and the port of the page, which is always the same:
 `kubectl virtsync page` finds it by its name in the Pod. VIRTSYNC_PAGE_PORT in `env` can switch the page off."""
+HTTP_PORT = "--http-port"
 FROM_THE_POD = {"NODE_NAME", "KUBECONFIG", "POD_NAMESPACE", "POD_UID"}
 """Variables that the Pod itself sets, or needs no more than that."""
 
@@ -87,6 +88,9 @@ def _is_set_by_users(it: Setting) -> bool:
 
 
 def _value(it: Setting) -> Json:
+    if it.flag == HTTP_PORT:
+        # Without the chart, 0 is any free port. The Pod has to name the port, to its probes and to Prometheus.
+        return PORT | {"description": it.help.partition(";")[0] + "."}
     match it.kind:
         case Duration(never=never):
             words = "|never" if never else ""
@@ -140,7 +144,9 @@ def schema() -> Json:
         manager=_component(ManagerSettings, enabled=FLAG, replicas={"type": "integer", "minimum": 1}),
         crds=every(install=FLAG),
         createNamespace=FLAG,
-        networkPolicy=every(enabled=FLAG, **{"from": many(OBJECT)}, apiServerPorts=many(PORT) | {"minItems": 1}),
+        networkPolicy=every(
+            enabled=FLAG, **{"from": many(OBJECT) | {"minItems": 1}}, apiServerPorts=many(PORT) | {"minItems": 1}
+        ),
         scrapeAnnotations=FLAG,
         podMonitor=every(enabled=FLAG, interval=TEXT, labels=TEXTS),
         prometheusRule=every(enabled=FLAG, labels=TEXTS),
