@@ -142,7 +142,10 @@ def test_no_value_and_no_uninstallation_deletes_the_definitions_or_the_objects(o
     # The definitions are not part of the release now, and stay as they were.
     assert not older.knows_the_newer_field()
 
-    older.helm.run(*UPGRADE, "--reset-values")
+    # An upgrade without values keeps this, as docs/install.md says.
+    older.helm.run(*UPGRADE)
+    assert not older.knows_the_newer_field()
+    older.helm.run(*UPGRADE, "--set=crds.install=true")
     assert older.knows_the_newer_field()
 
     older.helm.run(*UNINSTALL)
