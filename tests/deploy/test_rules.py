@@ -2,13 +2,15 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from controller.agent.metrics import CHECKS
+from controller.agent.metrics import CHECKS as AGENT_CHECKS
+from controller.manager.metrics import CHECKS as MANAGER_CHECKS
 from lab.prometheus import promtool
 from manifests import metrics, rules
 
@@ -108,16 +110,21 @@ def test_no_rule_asks_for_a_metric_that_the_code_does_not_serve() -> None:
     assert {"virtsync_drift_seconds", "virtsync_event_to_status_seconds_bucket"} <= asked
 
 
-def test_each_check_of_an_agent_has_one_alert_and_no_alert_names_another() -> None:
-    """Its name is in the matcher of one alert that is about `virtsync_not_ready`."""
-    matchers = [re.findall(r'virtsync_not_ready{check=~"(.+?)"}', rule["expr"]) for rule in ALERTS.values()]
+@pytest.mark.parametrize(
+    ("group", "checks"), [("virtsync", AGENT_CHECKS), ("virtsync-manager", MANAGER_CHECKS)], ids=["agent", "manager"]
+)
+def test_each_check_has_one_alert_and_no_alert_names_another(group: str, checks: Sequence[str]) -> None:
+    """Its name is in the matcher of one alert of this group that is about `virtsync_not_ready`."""
+    expressions = [rule["expr"] for it in rules.groups() if it["name"] == group for rule in it["rules"]]
+    matchers = [re.findall(r'virtsync_not_ready{check=~"(.+?)"}', expression) for expression in expressions]
     covered = Counter(check for found in matchers for names in found for check in names.split("|"))
-    assert covered == Counter(CHECKS)
+    assert covered == Counter(checks)
 
 
-def test_the_runbook_of_checks_has_each_check_of_its_alert() -> None:
-    (names,) = re.findall(r'check=~"(.+?)"', ALERTS["VirtsyncAgentCannotAct"]["expr"])
-    page = (RUNBOOKS / "VirtsyncAgentCannotAct.md").read_text()
+@pytest.mark.parametrize("alert", ["VirtsyncAgentCannotAct", "VirtsyncManagerNotReady"])
+def test_the_runbook_of_checks_has_each_check_of_its_alert(alert: str) -> None:
+    (names,) = re.findall(r'check=~"(.+?)"', ALERTS[alert]["expr"])
+    page = (RUNBOOKS / f"{alert}.md").read_text()
     assert Counter(re.findall(r"^\| `([\w-]+)` \| [A-Z]", page, re.MULTILINE)) == Counter(names.split("|"))
 
 
