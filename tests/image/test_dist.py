@@ -23,6 +23,7 @@ def test_two_builds_of_the_present_commit_are_equal_and_complete() -> None:
     assert {file.name for file in DIST.iterdir()} == {
         f"virtsync-{__version__}.tgz",
         "SHA256SUMS",
+        "constraints.txt",
         "crds.yaml",
         "install.yaml",
         "krew.yaml",

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from controller import __version__
+from lab.binaries import CACHE
 from release import ReleaseError, commit_epoch
-from release.build import add_checksums, add_manifests
+from release.build import add_checksums, add_constraints, add_manifests
 from release.chart import build_chart
 from release.compare import differences
+from release.python import wheel_packages
 from release.python_build import build_packages
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +66,26 @@ def test_the_manifests_of_a_release_are_those_of_deploy(tmp_path: Path) -> None:
     assert definitions == sources
     assert (tmp_path / "install.yaml").read_bytes() == (ROOT / "deploy/install.yaml").read_bytes()
     assert (tmp_path / "virtsync-agent.service").exists()
+
+
+def test_the_constraints_are_the_versions_of_the_bill_of_the_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (version,) = re.findall(r"^UV_VERSION := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    monkeypatch.setenv("UV", str(CACHE / f"uv-{version}" / "bin" / "uv"))
+    written = []
+    for name in ("one", "the-other"):
+        (tmp_path / name).mkdir()
+        add_constraints(tmp_path / name)
+        written.append((tmp_path / name / "constraints.txt").read_text())
+    assert written[0] == written[1]
+    read = [Requirement(line) for line in written[0].splitlines()]
+    locked = {it.name: str(it.specifier) for it in read}
+    assert len(locked) == len(read)
+    # The extra is there too, and the project itself is not.
+    needed = wheel_packages(ROOT / "uv.lock", "virtsync", extras=["top"])
+    assert locked.items() >= {it.name: f"=={it.version}" for it in needed if it.name != "virtsync"}.items()
+    assert locked.keys().isdisjoint({"virtsync", "pytest", "hatchling"})
 
 
 def test_sha256sum_accepts_the_checksums_and_finds_a_change(tmp_path: Path) -> None:

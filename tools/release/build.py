@@ -1,6 +1,7 @@
 """Builds the folder of a release. Two builds of one commit are equal, if Debian's packages in the image are."""
 
 import gzip
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from controller import __version__
 from krew import archive as plugin
 from krew import manifest as plugin_manifest
-from release import ROOT, commit_epoch, sha256
+from release import ROOT, commit_epoch, run, sha256
 from release.chart import build_chart
 from release.debian import debian_packages
 from release.image import ImageArchive
@@ -19,6 +20,7 @@ from release.sbom import bill_of_image, bill_of_wheel
 IMAGE = ROOT / "build" / "image.tar"
 DIST = ROOT / "dist"
 SUMS = "SHA256SUMS"
+CONSTRAINTS = "constraints.txt"
 COPIED = {"install.yaml": "deploy/install.yaml", "virtsync-agent.service": "deploy/systemd/virtsync-agent.service"}
 
 
@@ -33,6 +35,7 @@ def build(folder: Path, image: Path = IMAGE) -> list[Path]:
         made = Path(name) / "made"
         made.mkdir()
         add_packages(made, epoch)
+        add_constraints(made)
         add_manifests(made)
         add_plugin(made)
         build_chart(made, __version__)
@@ -49,6 +52,16 @@ def add_packages(folder: Path, epoch: int) -> None:
     needed = wheel_packages(ROOT / "uv.lock", "virtsync")
     bill = bill_of_wheel(wheel, __version__, needed, epoch)
     (folder / f"virtsync-{__version__}-wheel.cdx.json").write_text(bill)
+
+
+def add_constraints(folder: Path) -> None:
+    """Add what pip reads with `--constraint`: the locked version of each package that the wheel and its extras need.
+
+    There are no hashes, because pip would then demand one for the wheel too.
+    """
+    plain = ("--no-header", "--no-annotate", "--no-hashes")
+    which = ("--frozen", "--no-dev", "--all-extras", "--no-emit-project")
+    run(os.environ.get("UV", "uv"), "export", "--quiet", *which, *plain, "--output-file", folder / CONSTRAINTS)
 
 
 def add_manifests(folder: Path) -> None:
