@@ -1,5 +1,8 @@
 """The options of `virtsync enroll`; tests/integration/test_enroll.py runs it on a real API server."""
 
+import subprocess
+import sys
+
 import pytest
 from click.testing import CliRunner
 
@@ -31,3 +34,13 @@ def test_the_manifests_need_no_cluster() -> None:
     assert ended.exit_code == 0
     assert ended.output.count("virtsync-agent.kvm-7") > 5
     assert "namespace: kvm\n" in ended.output
+
+
+@pytest.mark.parametrize("command", ["enroll", "import"])
+def test_it_runs_on_a_machine_without_libvirt(command: str) -> None:
+    """docs/install.md leaves libvirt-python out on the machine of an administrator, because it has to be compiled."""
+    without = "import sys; sys.modules['libvirt'] = None; from controller.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", without, command, "--help"], check=True, capture_output=True, text=True
+    )
+    assert command in done.stdout
