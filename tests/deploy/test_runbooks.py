@@ -91,6 +91,17 @@ def test_commands_are_found_on_every_page() -> None:
     assert [page.stem for page in PAGES + REASONS if not any(it.startswith("kubectl ") for it in commands(page))] == []
 
 
+def test_a_page_that_looks_at_the_pod_of_an_agent_says_what_to_do_on_a_host_without_pods() -> None:
+    """An enrolled host is no node, so these commands show nothing of it."""
+    linked = "](../operations.md#a-host-that-is-no-node)"
+    about_pods = [page for page in PAGES if re.search(r"component=agent|get node ", " ".join(commands(page)))]
+    assert len(about_pods) > 10
+    assert [page.stem for page in about_pods if linked not in page.read_text()] == []
+    for name in ("VirtsyncAgentDown", "VirtsyncNodeSilent"):
+        for command in ("systemctl status virtsync-agent", "journalctl --unit virtsync-agent"):
+            assert f"`{command}`" in (RUNBOOKS / f"{name}.md").read_text()
+
+
 def test_what_the_pages_change_is_what_they_say(fleet: ControlPlane, tmp_path: Path) -> None:
     follow(RUNBOOKS / "VirtsyncCrashLoop.md", fleet, tmp_path)
     held = json.loads(fleet.kubectl("get", "kvm", "-n", "default", "web-1", "-o", "json").stdout)
