@@ -54,6 +54,12 @@ def test_it_has_every_page_of_docs_and_every_file_that_these_link_to(site: Path)
         assert shown.exists(), source
 
 
+def test_the_home_page_leads_to_every_page_that_is_in_no_folder() -> None:
+    home = DOCS / "README.md"
+    linked = {target.resolve() for target in targets(home)}
+    assert [page.name for page in DOCS.glob("*.md") if page != home and page.resolve() not in linked] == []
+
+
 @pytest.mark.parametrize("source", [*PAGES, ROOT / "deploy/flux/README.md"], ids=lambda it: str(it.relative_to(ROOT)))
 def test_a_page_has_the_lists_and_tables_that_the_code_host_shows(site: Path, source: Path) -> None:
     article = page(site, source).read_text().partition("<article")[2].partition("</article>")[0]
