@@ -10,6 +10,7 @@ import yaml
 
 from controller import __version__
 from lab.helm import CHART
+from manifests import rules
 from manifests.chart import files
 from manifests.chart.schema import schema
 from manifests.chart.template import template
@@ -352,6 +353,20 @@ def test_what_the_operator_of_prometheus_selects(rendering: Rendering, default: 
         assert endpoint["interval"] == "10s"
 
 
+@pytest.mark.parametrize("end", ["", "/"])
+def test_alerts_lead_to_the_runbooks_where_people_read_them(rendering: Rendering, end: str) -> None:
+    rendered = rendering({"prometheusRule": {"enabled": True, "runbookUrl": f"http://wiki:8080/kvm/runbooks{end}"}})
+    found = {
+        rule["alert"]: rule["annotations"]["runbook_url"]
+        for (kind, _), it in rendered.items()
+        if kind == "PrometheusRule"
+        for group in it["spec"]["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+    assert found == {it["alert"]: f"http://wiki:8080/kvm/runbooks/{it['alert']}/" for it in rules.alerts()}
+
+
 def test_the_labels_by_which_the_sidecar_finds_the_dashboards(rendering: Rendering) -> None:
     shown = {"enabled": True, "labels": {"mine": "yes"}, "annotations": {"grafana_folder": "KVM"}}
     metadata = rendering({"dashboards": shown})["ConfigMap", "virtsync-dashboards"]["metadata"]
@@ -395,6 +410,7 @@ def test_another_namespace_is_the_one_of_the_release(rendering: Rendering, defau
         ({"image": "mine/virtsync:1.2.3"}, ("/image", "got string, want object")),
         ({"image": {"digest": "0123"}}, ("/image/digest",)),
         ({"networkPolicy": {"apiServerPorts": []}}, ("/networkPolicy/apiServerPorts", "minItems")),
+        ({"prometheusRule": {"runbookUrl": "wiki/runbooks"}}, ("/prometheusRule/runbookUrl", "'wiki/runbooks'")),
         # An empty list would let everybody in.
         ({"networkPolicy": {"from": []}}, ("/networkPolicy/from", "minItems")),
         ({"agent": {"settings": {"http-port": 0}}}, ("/agent/settings/http-port", "minimum")),

@@ -22,6 +22,7 @@ TEXTS: Json = {"type": "object", "additionalProperties": TEXT}
 FLAG: Json = {"type": "boolean"}
 OBJECT: Json = {"type": "object"}
 PORT: Json = {"type": "integer", "minimum": 1, "maximum": 65535}
+URL: Json = {"type": "string", "pattern": r"^https?://[^\s{}'\"]+$"}
 NAME: Json = {"type": "string", "pattern": r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$"}
 
 
@@ -149,7 +150,7 @@ def schema() -> Json:
         ),
         scrapeAnnotations=FLAG,
         podMonitor=every(enabled=FLAG, interval=TEXT, labels=TEXTS),
-        prometheusRule=every(enabled=FLAG, labels=TEXTS),
+        prometheusRule=every(enabled=FLAG, labels=TEXTS, runbookUrl=URL),
         dashboards=every(enabled=FLAG, labels=TEXTS, annotations=TEXTS),
     )
     # Helm hands these to a chart that is part of another one.

@@ -17,6 +17,9 @@ CONSTANTS = {
     f"app.kubernetes.io/version: {__version__}": "app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}",
 }
 """Lines that Helm knows better."""
+RUNBOOKS = re.compile(r"(?<= runbook_url: )https://virtsync\.dev/runbooks(?=/\w+/$)", re.MULTILINE)
+"""Where the runbooks are: the beginning of the annotation of each alert."""
+RUNBOOKS_OF_USERS = '{{ .Values.prometheusRule.runbookUrl | trimSuffix "/" }}'
 MARKED_ENTRY = re.compile(r"^(?P<before> *(?:- )?)place-(?P<number>\d+): null$", re.MULTILINE)
 MARKED_ITEM = re.compile(r"^(?P<before> *)- place-(?P<number>\d+)$", re.MULTILINE)
 ADDED = "+"
@@ -50,6 +53,7 @@ def template(it: Json, places: Places) -> str:
     text = text.replace("{{", '{{ "{{" }}')
     for line, known in CONSTANTS.items():
         text = re.sub(rf"^( *(?:- )?){re.escape(line)}$", rf"\g<1>{known}", text, flags=re.MULTILINE)
+    text = RUNBOOKS.sub(RUNBOOKS_OF_USERS, text)
     lines = list(places.values())
     for marked_line in (MARKED_ENTRY, MARKED_ITEM):
         text = marked_line.sub(lambda found: _indented(lines[int(found["number"])], found["before"]), text)
