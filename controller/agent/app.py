@@ -30,6 +30,7 @@ from controller.agent.settings import Settings
 from controller.api.virtualmachine import VmKey
 from controller.hypervisor.connection import LibvirtConnection
 from controller.hypervisor.host import LibvirtHost
+from controller.hypervisor.pidfiles import raise_file_limit
 from controller.kube import client
 from controller.kube.events import EventRecorder
 from controller.kube.hypervisors import OwnHypervisor
@@ -71,6 +72,7 @@ log = structlog.get_logger()
 
 def run(settings: Settings) -> int:
     """Run the agent until SIGTERM or SIGINT, and return its exit code. Raises Rejected if the settings cannot work."""
+    raise_file_limit()
     return asyncio.run(Agent(settings).run())
 
 

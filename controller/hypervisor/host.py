@@ -206,6 +206,7 @@ class LibvirtHost:
             self._pid_files.release(domain.uuid)
         if action.starts:
             self._pid_files.started(domain.uuid)
+            self._pid_files.watch_running(domain.uuid, domain.name)
 
     def libvirtd_since(self) -> datetime | None:
         """Return when libvirtd was started, by this host's wall clock, or None if unknown. Does not call libvirt.
@@ -237,7 +238,9 @@ class LibvirtHost:
             listed[raw] = current, self._update_evidence(domain, asked_s)
         self._listed = listed
         self._forget_flags()
-        return [domain for _, domain in listed.values()]
+        domains = [domain for _, domain in listed.values()]
+        self._pid_files.release_all_but({domain.uuid for domain in domains if domain.phase.on})
+        return domains
 
     def _forget_flags(self) -> None:
         if len(self._flags) > len(self._listed):
@@ -291,7 +294,7 @@ class LibvirtHost:
             return self._absent(uuid, error)
         domain = _domain(handle, uuid, words, managed_save=managed_save, flags=flags)
         if domain.phase.on:
-            domain = replace(domain, run_since=self._pid_files.run_since(domain.name))
+            domain = replace(domain, run_since=self._pid_files.watch_running(uuid, domain.name))
         elif domain.phase.off and self._pid_files.lives_on(uuid):
             domain = replace(domain, phase=Phase.SHUTTING_DOWN)  # although libvirt reports it off
         return self._update_evidence(domain, asked_s)
@@ -304,7 +307,7 @@ class LibvirtHost:
         return Absent()
 
     def _check_qemu_exited(self, uuid: UUID) -> None:
-        """Raise Lingers if a killed QEMU of this domain, which libvirt no longer has, still exists.
+        """Raise Lingers if a QEMU of this domain, which libvirt no longer has, still exists.
 
         Another host may start a VM that is reported absent.
         """

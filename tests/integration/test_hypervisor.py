@@ -822,7 +822,7 @@ def test_a_session_libvirtd_keeps_its_pid_files_elsewhere(folder: Path) -> None:
         guest = libvirtd.define("vm")
         guest.start()
         files = PidFiles.of(libvirtd.uri)
-        assert files.run_since("vm")
+        assert files.watch_running(guest.uuid, "vm")
         assert files.libvirtd_since()
         assert files.qemu(guest.uuid, "vm") is Qemu.ALIVE
 
@@ -832,7 +832,7 @@ def test_a_libvirt_without_qemus_has_no_pid_files() -> None:
         files, uuid = PidFiles.of(uri), uuid4()
         files.watch(uuid, "vm")
         assert files.qemu(uuid, "vm") is Qemu.GONE
-        assert files.run_since("vm") is files.libvirtd_since() is None
+        assert files.watch_running(uuid, "vm") is files.libvirtd_since() is None
 
 
 def test_the_end_of_a_qemu_is_seen_from_within_a_pod(libvirtd: Libvirtd, guest: Guest) -> None:

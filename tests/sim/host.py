@@ -209,7 +209,9 @@ class SimulatedGuest:
         self.run_since: datetime | None = None
         """When its QEMU began."""
         self.lost: list[Run] = []
-        """QEMUs that live although libvirt shows it off: the lock on its pid file is held."""
+        """QEMUs that live although libvirt shows it off: each holds the lock on its pid file."""
+        self.forsaken: Run | None = None
+        """The one of them whose pid file is still there, because the libvirtd that was at its start has gone."""
 
     @property
     def on(self) -> bool:
@@ -356,6 +358,7 @@ class SimulatedGuest:
         for run in self.lost:
             self.libvirtd.ledger.end(run)
         self.lost.clear()
+        self.forsaken = None
 
     def power_fails(self) -> None:
         """The machine under it goes down."""
@@ -365,6 +368,7 @@ class SimulatedGuest:
         for run in [*self.lost, *([self.run] if self.run else [])]:
             self.libvirtd.ledger.end(run)
         self.lost.clear()
+        self.forsaken = None
         self._goes_off("UNKNOWN")
 
     def forsake_start(self) -> None:
@@ -372,6 +376,7 @@ class SimulatedGuest:
         if self.starting and self.run:
             self.libvirtd.ledger.lose(self.run)
             self.lost.append(self.run)
+            self.forsaken = self.run
             self._goes_off("UNKNOWN")
         self.starting = False
 
@@ -524,8 +529,8 @@ class SimulatedHost:
         self.libvirtd = libvirtd
         self._reachable = True
         self._evidences = Evidences()
-        self._killed: set[UUID] = set()
-        """Domains that this agent has destroyed: it holds the pid file of their QEMU, and sees its lock."""
+        self._watched: set[Run] = set()
+        """QEMUs that this agent has seen running or has begun: it has their pid files open, and sees their locks."""
 
     @property
     def reachable(self) -> bool:
@@ -561,13 +566,13 @@ class SimulatedHost:
     def _check_qemu_exited(self, address: Address) -> None:
         for guest in self.libvirtd.undefined.values():
             named = guest.name == address.name if address.uuid is None else guest.uuid == address.uuid
-            if named and guest.lost and guest.uuid in self._killed:
+            if named and self._lives_on(guest):
                 raise Lingers("libvirt no longer has the domain, but its QEMU process has not exited")
 
     def facts(self, domain: Domain) -> Facts:
         """Learn what only an act needs to know. Raises Transient, Vanished."""
         if domain.phase.off or domain.lingers:
-            return Facts(qemu=self._qemu(domain.uuid))
+            return Facts(qemu=self._qemu(self.libvirtd.guests.get(domain.uuid)))
         self._reach()
         guest = self.libvirtd.guests.get(domain.uuid)
         if guest is None:
@@ -589,21 +594,33 @@ class SimulatedHost:
         if not isinstance(seen, Domain) or not action.fits(seen):
             return Result.NOT_CALLED
         guest = self.libvirtd.guests[action.domain.uuid]
-        if seen.lingers or (action.kind.starts and seen.phase.off and self._qemu(guest.uuid) is Qemu.ALIVE):
+        if seen.lingers or (action.kind.starts and seen.phase.off and self._qemu(guest) is Qemu.ALIVE):
             return Result.NOT_CALLED
-        if action.kind is Action.DESTROY:
-            self._killed.add(guest.uuid)
+        if action.kind.starts:
+            self._start_unknowing(guest)
         try:
             guest.do(action.kind)
+            self._watch(guest)
         except NotNowError as error:
             if ACHIEVED[action.kind](guest.phase):
                 return Result.ALREADY
             raise Rejected(str(error)) from error
         return Result.DONE
 
-    def _qemu(self, uuid: UUID) -> Qemu:
-        guest = self.libvirtd.guests.get(uuid)
-        return Qemu.ALIVE if guest and guest.lost else Qemu.GONE
+    def _qemu(self, guest: SimulatedGuest | None) -> Qemu:
+        return Qemu.ALIVE if guest and (self._lives_on(guest) or guest.forsaken) else Qemu.GONE
+
+    def _lives_on(self, guest: SimulatedGuest) -> bool:
+        return any(run in self._watched for run in guest.lost)
+
+    def _watch(self, guest: SimulatedGuest) -> None:
+        if guest.run:
+            self._watched.add(guest.run)
+
+    def _start_unknowing(self, guest: SimulatedGuest) -> None:
+        """It is started beside QEMUs whose pid files are gone, and were never open in this process of the agent."""
+        for run in guest.lost:
+            run.unknown_s = run.unknown_s or self.libvirtd.ledger.moment()
 
     def evidence(self, uuid: UUID) -> frozenset[Evidence]:
         """What events said of this domain since it was last started. No call."""
@@ -623,11 +640,12 @@ class SimulatedHost:
             raise Transient("not connected")
 
     def _see(self, guest: SimulatedGuest) -> Domain:
+        self._watch(guest)
         if guest.phase is Phase.RUNNING:
             self._evidences.observed_running(guest.uuid, self.libvirtd.clock())
         elif guest.phase.off:
             self._evidences.observed_off(guest.uuid, self.libvirtd.clock())
-        lives_on = guest.phase.off and guest.uuid in self._killed and guest.lost
+        lives_on = guest.phase.off and self._lives_on(guest)
         return Domain(
             uuid=guest.uuid,
             name=guest.name,

@@ -36,6 +36,9 @@ class Run:
     ended_s: float | None = None
     lost_s: float | None = None
     """Since when libvirt shows the domain off although this QEMU lives."""
+    unknown_s: float | None = None
+    """When an agent of its machine first started the domain beside it, of which it cannot know: it came after the end
+    of the pid file."""
     tellable_s: float | None = None
     """Since when an agent whose VM this is, and which reaches libvirt and the API server, has had time to report it."""
 
@@ -136,6 +139,11 @@ def _lost_by_another_libvirt(_ledger: Ledger, earlier: Run, later: Run) -> bool:
     return earlier.machine != later.machine and earlier.lost_s is not None and earlier.lost_s <= later.called_s
 
 
+def _seen_by_no_agent_of_now(_ledger: Ledger, earlier: Run, later: Run) -> bool:
+    """libvirt was wrong that it was off, and the agent of now came after that: no pid file is left to read."""
+    return earlier.machine == later.machine and earlier.unknown_s is not None and earlier.unknown_s <= later.called_s
+
+
 def _has_no_history(ledger: Ledger, earlier: Run, later: Run) -> bool:
     """The object was deleted and made anew for another machine, and nobody could tell of the other QEMU since."""
     first, second = sorted((earlier, later), key=lambda run: run.called_s)  # a slow start may begin after the other
@@ -159,6 +167,13 @@ def _could_be_told(earlier: Run, later: Run) -> bool:
     return earlier.tellable_s is not None and earlier.tellable_s <= later.called_s
 
 
-EXEMPTIONS = (_began_during_the_call, _nobody_looked, _lost_by_another_libvirt, _has_no_history, _ran_here_too)
+EXEMPTIONS = (
+    _began_during_the_call,
+    _nobody_looked,
+    _lost_by_another_libvirt,
+    _seen_by_no_agent_of_now,
+    _has_no_history,
+    _ran_here_too,
+)
 """A start under a vouching is no exemption: the users of these worlds vouch for nothing that is not so, and what they
 vouched for once excuses nothing later."""
