@@ -295,7 +295,7 @@ class LibvirtHost:
         domain = _domain(handle, uuid, words, managed_save=managed_save, flags=flags)
         if domain.phase.on:
             domain = replace(domain, run_since=self._pid_files.watch_running(uuid, domain.name))
-        elif domain.phase.off and self._pid_files.lives_on(uuid):
+        elif domain.phase.off and self._pid_files.lives_on(uuid, domain.name):
             domain = replace(domain, phase=Phase.SHUTTING_DOWN)  # although libvirt reports it off
         return self._update_evidence(domain, asked_s)
 

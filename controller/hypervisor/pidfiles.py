@@ -137,24 +137,24 @@ class PidFiles:
             if uuid not in running:
                 self.release(uuid)
 
-    def lives_on(self, uuid: UUID) -> bool:
+    def lives_on(self, uuid: UUID, name: str | None = None) -> bool:
         """Whether a QEMU of this domain, which libvirt reports off, still locks its pid file.
+
+        With `name`, also a QEMU of any domain that had this name: its definition might have been removed, and the VM
+        defined again with another UUID.
 
         True if the lock cannot be read. False if neither `watch` nor `watch_running` opened the file.
         """
-        if uuid not in self._watched:  # the usual case: an observation then makes no system call here
+        uuids = self._watched_as(uuid, name)
+        if not uuids:  # the usual case: an observation then makes no system call here
             return False
         with self._lock, suppress(OSError):
-            return self._release(uuid)
+            return self._release_all(uuids)
         return True
 
     def lives_on_named(self, name: str) -> bool:
         """`lives_on` for a domain of which only the name is known, because libvirt no longer has it."""
-        if not self._names:
-            return False
-        with self._lock:
-            uuids = [uuid for uuid, known in self._names.items() if known == name]
-        return any(self.lives_on(uuid) for uuid in uuids)
+        return any(self.lives_on(uuid) for uuid in self._watched_as(None, name))
 
     def started(self, uuid: UUID) -> None:
         """Record that a new QEMU of this domain runs. `qemu` then no longer returns UNSURE for an earlier QEMU."""
@@ -162,17 +162,26 @@ class PidFiles:
             self._unwatched.pop(uuid, None)
 
     def qemu(self, uuid: UUID, name: str) -> Qemu:
-        """Return whether a QEMU of this domain still exists, although libvirt reports the domain off."""
+        """Return whether a QEMU of this domain, or of another with its name, lives, although libvirt reports it off."""
         if self._directory is None:
             return Qemu.GONE
         with self._lock:
             try:
-                alive = self._release(uuid) or self._locked_by_name(name)
+                alive = self._release_all(self._watched_as(uuid, name)) or self._locked_by_name(name)
             except OSError:
                 return Qemu.UNSURE
             if alive:
                 return Qemu.ALIVE
             return Qemu.UNSURE if uuid in self._unwatched else Qemu.GONE
+
+    def _watched_as(self, uuid: UUID | None, name: str | None) -> list[UUID]:
+        """The domains in `_watched` with this UUID or this name."""
+        known = list(self._names.items())  # a copy, because other threads, and `_release`, change the dict
+        found = [other for other, other_name in known if other_name == name and other != uuid]
+        return [uuid, *found] if uuid in self._watched else found
+
+    def _release_all(self, uuids: list[UUID]) -> bool:
+        return any(self._release(uuid) for uuid in uuids)
 
     def _release(self, uuid: UUID) -> bool:
         """Close this domain's files that are no longer locked. Return whether a locked file remains. Raises OSError."""

@@ -687,6 +687,22 @@ def test_a_domain_whose_qemu_has_not_ended_is_not_absent(place: Place) -> None:
 
 @pytest.mark.long  # libvirt gives a real QEMU 80 s
 @pytest.mark.timeout(400)
+def test_a_domain_that_is_defined_again_is_not_started_beside_the_qemu_of_the_former_one(place: Place) -> None:
+    former = place.start()
+    with place.frozen(former):
+        assert place.act(Action.DESTROY, place.look(former)) is Result.DONE
+        place.virsh("undefine", former)
+        guest = place.define(uuid=uuid4())
+        off = place.look(guest)
+        assert off.phase is Phase.SHUTTING_DOWN
+        assert place.host.facts(off) == Facts(qemu=Qemu.ALIVE)
+        assert place.act(Action.START, off) is Result.NOT_CALLED
+    until(lambda: place.look(guest).phase is Phase.STOPPED, lambda: str(place.look(guest)))
+    assert place.act(Action.START, place.look(guest)) is Result.DONE
+
+
+@pytest.mark.long  # libvirt gives a real QEMU 80 s
+@pytest.mark.timeout(400)
 def test_a_qemu_that_outlives_the_destroy_of_a_stranger_is_not_taken_for_gone(place: Place) -> None:
     guest = place.start()
     assert place.look(guest).phase is Phase.RUNNING

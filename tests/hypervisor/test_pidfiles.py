@@ -74,6 +74,28 @@ def test_a_qemu_that_was_seen_running_is_known_to_live_whoever_destroyed_it(
     assert opened(tmp_path) == 0
 
 
+@pytest.mark.parametrize("watched", ["killed", "running"])
+def test_a_domain_that_is_defined_again_with_another_uuid_has_the_same_qemu(
+    files: PidFiles, begin: Begin, tmp_path: Path, watched: str
+) -> None:
+    qemu = begin("web")
+    if watched == "killed":
+        files.watch(FIRST, "web")
+    else:
+        files.watch_running(FIRST, "web")
+    (tmp_path / "web.pid").unlink()
+    assert files.qemu(SECOND, "web") is Qemu.ALIVE
+    assert files.lives_on(SECOND, "web")
+    assert files.lives_on_named("web")
+    assert files.qemu(SECOND, "db") is Qemu.GONE
+    assert not files.lives_on(SECOND, "db")
+    assert not files.lives_on(SECOND)
+    end(qemu)
+    assert files.qemu(SECOND, "web") is Qemu.GONE
+    assert not files.lives_on(SECOND, "web")
+    assert opened(tmp_path) == 0
+
+
 def test_who_came_after_the_destroy_does_not_know(files: PidFiles, begin: Begin, tmp_path: Path) -> None:
     begin("web")
     (tmp_path / "web.pid").unlink()

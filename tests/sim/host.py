@@ -611,7 +611,8 @@ class SimulatedHost:
         return Qemu.ALIVE if guest and (self._lives_on(guest) or guest.forsaken) else Qemu.GONE
 
     def _lives_on(self, guest: SimulatedGuest) -> bool:
-        return any(run in self._watched for run in guest.lost)
+        others = (other for other in self.libvirtd.undefined.values() if other.name == guest.name)
+        return any(run in self._watched for one in (guest, *others) for run in one.lost)
 
     def _watch(self, guest: SimulatedGuest) -> None:
         if guest.run:
