@@ -32,7 +32,7 @@ def test_gh_is_needed_only_where_it_is_missing(tmp_path: Path) -> None:
     gh = tmp_path / "gh"
     gh.write_text("#!/bin/sh\n")
     gh.chmod(0o755)
-    setup = ["/bin/sh", SCRIPT, "publish"]
+    setup = ["/bin/sh", str(SCRIPT), "publish"]
     assert subprocess.run(setup, env={"PATH": str(tmp_path), "HOME": "/"}, check=False).returncode == 0
     gh.unlink()
     done = subprocess.run(setup, env={"PATH": str(tmp_path), "HOME": "/"}, check=False, capture_output=True, text=True)

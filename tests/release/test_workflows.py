@@ -117,7 +117,7 @@ def test_with_the_configuration_of_the_workflows_git_reads_and_clones_what_other
     subprocess.run(["git", "init", "--quiet", repository], check=True)
     # Git has this variable for its own tests.
     env = {"PATH": os.environ["PATH"], "HOME": str(home), "GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
-    status = ["git", "-C", repository, "status"]
+    status = ["git", "-C", str(repository), "status"]
     refused = subprocess.run(status, env=env, check=False, capture_output=True, text=True)
     assert "detected dubious ownership" in refused.stderr
     env["GIT_CONFIG_SYSTEM"] = str(ROOT / ".ci" / "gitconfig")
