@@ -40,7 +40,6 @@ EVIDENCE = {
     ("STARTED", "RESTORED"): Evidence.STARTED_RESTORED,
     ("STARTED", "MIGRATED"): Evidence.STARTED_MIGRATED,
 }
-OF_THE_START = {Evidence.STARTED_RESTORED, Evidence.STARTED_MIGRATED}
 ENDS_ARRIVAL = {Evidence.STOPPED_MIGRATED, Evidence.STOPPED_FAILED}
 """The VM has left again, or the migration to this host has failed: then it might still run where it came from."""
 
@@ -99,6 +98,8 @@ class Evidences:
             newly_defined = (event, detail) == DEFINED_ADDED and run < 0
             if event == libvirt.VIR_DOMAIN_EVENT_STARTED or newly_defined:
                 self._histories.pop(uuid, None)
+            elif event == libvirt.VIR_DOMAIN_EVENT_RESUMED and uuid in self._histories:
+                self._histories[uuid].evidence.pop(Evidence.STARTED_RESTORED, None)
             if evidence:
                 history = self._histories.setdefault(uuid, History())
                 history.evidence[evidence], history.absent_since_s = at_s, None
@@ -134,13 +135,15 @@ class Evidences:
         """Record that an observation that began at `asked_s` shows the domain running.
 
         Evidence of earlier stops is discarded. Such evidence belongs to earlier runs: the agent had no connection at
-        the next STARTED event, so it missed the event.
+        the next STARTED event, so it missed the event. Evidence of a restore is discarded, because it explains only the
+        pause that the restore left behind: a later pause might be that of a migration.
         """
         if uuid not in self._histories:
             return
         with self._lock:
             history = self._histories.pop(uuid, History())
-            kept = {e: at_s for e, at_s in history.evidence.items() if at_s >= asked_s or e in OF_THE_START}
+            arrived = Evidence.STARTED_MIGRATED
+            kept = {e: at_s for e, at_s in history.evidence.items() if at_s >= asked_s or e is arrived}
             if kept:
                 self._histories[uuid] = History(kept)
 

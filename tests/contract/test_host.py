@@ -504,7 +504,7 @@ def test_memory_that_is_saved_is_restored_by_a_start(place: Place) -> None:
     assert place.act(Action.START, saved) is Result.DONE
     restored = place.until_seen(guest, Phase.RUNNING)
     assert restored.reason == "RESTORED"
-    place.until_known(guest, Evidence.STARTED_RESTORED)
+    place.until_known(guest)
     place.virsh("destroy", guest)
     assert place.look(guest).phase is Phase.STOPPED
 
@@ -526,6 +526,7 @@ def test_what_was_saved_halted_looks_like_a_migration_for_ever(place: Place, hal
     place.until_known(guest, Evidence.STARTED_RESTORED)
     assert place.act(Action.RESUME, restored) is Result.DONE
     assert place.look(guest).reason == "UNPAUSED"
+    place.until_known(guest)
 
 
 def test_a_libvirtd_that_was_restarted_has_forgotten_why(own_place: Place) -> None:

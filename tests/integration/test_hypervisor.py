@@ -257,7 +257,7 @@ def test_a_look_follows_a_guest_through_its_life(eyes: Eyes, guest: Guest) -> No
     assert (saved.phase, saved.reason, saved.id) == (Phase.SAVED, "SAVED", None)
     guest.libvirtd.virsh("start", guest.name)
     assert eyes.look(guest).reason == "RESTORED"
-    eyes.until_known(guest, Evidence.STARTED_RESTORED)
+    eyes.until_known(guest)
 
     guest.libvirtd.virsh("destroy", guest.name)
     assert eyes.look(guest).reason == "DESTROYED"
@@ -486,7 +486,7 @@ def test_a_stop_before_a_start_that_nobody_heard_explains_nothing() -> None:
     evidences.note(uuid, stopped, failed, at_s=2.0)
     evidences.note(uuid, shutdown, by_guest, at_s=4.0)
     evidences.observed_running(uuid, asked_s=3.0)
-    assert evidences.of(uuid) == {Evidence.STARTED_RESTORED, Evidence.SHUTDOWN_GUEST}
+    assert evidences.of(uuid) == {Evidence.SHUTDOWN_GUEST}
 
 
 def test_evidence_does_not_grow_for_ever() -> None:
