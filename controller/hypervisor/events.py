@@ -67,6 +67,8 @@ class History:
     """The evidence, each with the monotonic seconds at which its event arrived."""
     absent_since_s: float | None = None
     """Since when libvirt does not know the domain, in monotonic seconds. None if no absence was observed."""
+    ended: bool = False
+    """An event has shown that the run ended."""
 
 
 class Evidences:
@@ -85,10 +87,19 @@ class Evidences:
         """The id of each domain at its last RESUMED event. In an ordinary start, it precedes STARTED (measured)."""
 
     def connected(self) -> None:
-        """Forget which domains were started paused: RESUMED events might have been missed before this connection."""
+        """Forget what events before this connection might have ended, because they were missed.
+
+        These are which domains were started paused and not resumed, which pauses a restore left behind, and which
+        domains arrived by a migration: such a domain might have left again. An arrival is kept if an event has shown
+        that the run ended here.
+        """
         with self._lock:
             self._started_paused.clear()
             self._resumed.clear()
+            for history in self._histories.values():
+                history.evidence.pop(Evidence.STARTED_RESTORED, None)
+                if not history.ended:
+                    history.evidence.pop(Evidence.STARTED_MIGRATED, None)
 
     def note(self, uuid: UUID, event: int, detail: int, at_s: float, *, run: int = -1) -> None:
         """Record one lifecycle event. `run` is the id of the domain at the event, or -1 if the domain was off."""
@@ -108,6 +119,8 @@ class Evidences:
                 forget_oldest(self._histories)
             elif (event, detail) == UNDEFINED_REMOVED and run < 0:  # a running domain remains, as a transient domain
                 self._mark_absent(uuid, at_s)
+            if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and uuid in self._histories:
+                self._histories[uuid].ended = True
 
     def _note_run(self, uuid: UUID, event: int, detail: int, run: int) -> None:
         if event == libvirt.VIR_DOMAIN_EVENT_RESUMED:

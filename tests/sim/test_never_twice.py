@@ -689,6 +689,20 @@ def test_a_migrated_vm_that_went_off_is_started_where_it_was_sent() -> None:
         assert w.runs_on() == {"two"}, w.account()
 
 
+def test_an_arrival_before_the_connection_was_lost_does_not_count() -> None:
+    """The target has seen it come, and not that it has left again, which its libvirtd has forgotten."""
+    with world(THREE) as w:
+        runs_on_one(w)
+        w.migrate("one", "two")
+        w.works(30)
+        w.lose_libvirt("two")
+        w.migrate("two", "one")
+        w.restart_libvirtd("two")
+        w.migrate("one", "three")
+        w.works(30)
+        two_leaves_it_alone(w, {"three"})
+
+
 def test_memory_saved_here_that_is_older_than_a_run_elsewhere_is_not_restored() -> None:
     """Saved on node-a; then the user gives that up, and it runs on node-b; then it is to come back."""
     with world(TWO) as w:
