@@ -66,6 +66,8 @@ class PidFiles:
         """The pid files of QEMUs that were observed running, or were killed, and have not been observed to end."""
         self._names: dict[UUID, str] = {}
         """The names of the domains in `_watched`."""
+        self._named: dict[str, tuple[UUID, ...]] = {}
+        """The domains in `_watched` by name."""
         self._unwatched: dict[UUID, None] = {}
         """Domains whose last QEMU was killed while no open descriptor could show its end. The oldest entry is first."""
 
@@ -118,7 +120,7 @@ class PidFiles:
     def _keep(self, uuid: UUID, name: str, file: PidFile) -> bool:
         """Keep the file open. Return whether it is locked: an older libvirt or another program locks no pid file."""
         watched = self._watched.get(uuid, ())
-        self._names[uuid] = name
+        self._set_name(uuid, name)
         if _among(watched, file.device, file.inode):
             locked = _locked(file)
             os.close(file.descriptor)
@@ -137,7 +139,7 @@ class PidFiles:
             if uuid not in running:
                 self.release(uuid)
 
-    def lives_on(self, uuid: UUID, name: str | None = None) -> bool:
+    def lives_on(self, uuid: UUID, name: str = "") -> bool:
         """Whether a QEMU of this domain, which libvirt reports off, still locks its pid file.
 
         With `name`, also a QEMU of any domain that had this name: its definition might have been removed, and the VM
@@ -174,11 +176,24 @@ class PidFiles:
                 return Qemu.ALIVE
             return Qemu.UNSURE if uuid in self._unwatched else Qemu.GONE
 
-    def _watched_as(self, uuid: UUID | None, name: str | None) -> list[UUID]:
+    def _watched_as(self, uuid: UUID | None, name: str) -> list[UUID]:
         """The domains in `_watched` with this UUID or this name."""
-        known = list(self._names.items())  # a copy, because other threads, and `_release`, change the dict
-        found = [other for other, other_name in known if other_name == name and other != uuid]
+        found = [other for other in self._named.get(name, ()) if other != uuid]
         return [uuid, *found] if uuid in self._watched else found
+
+    def _set_name(self, uuid: UUID, name: str) -> None:
+        """Record the name of a domain in `_watched`; empty: it is no longer there."""
+        former = self._names.get(uuid, "")
+        if former == name:  # no other thread must find it without its name meanwhile
+            return
+        if former:
+            del self._names[uuid]
+            self._named[former] = tuple(other for other in self._named[former] if other != uuid)
+            if not self._named[former]:
+                del self._named[former]
+        if name:
+            self._names[uuid] = name
+            self._named[name] = (*self._named.get(name, ()), uuid)
 
     def _release_all(self, uuids: list[UUID]) -> bool:
         return any(self._release(uuid) for uuid in uuids)
@@ -191,7 +206,7 @@ class PidFiles:
                 os.close(file.descriptor)
         if not self._watched.get(uuid):
             self._watched.pop(uuid, None)
-            self._names.pop(uuid, None)
+            self._set_name(uuid, "")
         return uuid in self._watched
 
     def _locked_by_name(self, name: str) -> bool:

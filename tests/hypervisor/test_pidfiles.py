@@ -96,6 +96,32 @@ def test_a_domain_that_is_defined_again_with_another_uuid_has_the_same_qemu(
     assert opened(tmp_path) == 0
 
 
+def test_a_domain_that_was_renamed_is_found_by_its_new_name(files: PidFiles, begin: Begin, tmp_path: Path) -> None:
+    former = begin("web")
+    files.watch_running(FIRST, "web")
+    end(former)
+    (tmp_path / "web.pid").rename(tmp_path / "www.pid")
+    begin("www")
+    files.watch(FIRST, "www")
+    assert files.lives_on_named("www")
+    assert not files.lives_on_named("web")
+    assert files.qemu(SECOND, "www") is Qemu.ALIVE
+    assert files.qemu(SECOND, "web") is Qemu.GONE
+
+
+def test_two_domains_that_had_one_name_are_both_watched(files: PidFiles, begin: Begin, tmp_path: Path) -> None:
+    qemus = []
+    for uuid in (FIRST, SECOND):
+        qemus.append(begin("web"))
+        files.watch_running(uuid, "web")
+        (tmp_path / "web.pid").unlink()
+    third = uuid4()
+    for qemu in qemus:
+        assert files.qemu(third, "web") is Qemu.ALIVE
+        end(qemu)
+    assert files.qemu(third, "web") is Qemu.GONE
+
+
 def test_who_came_after_the_destroy_does_not_know(files: PidFiles, begin: Begin, tmp_path: Path) -> None:
     begin("web")
     (tmp_path / "web.pid").unlink()
