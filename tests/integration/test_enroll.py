@@ -225,37 +225,34 @@ def test_import_lists_the_domains_of_an_enrolled_host(world: World, host: Enroll
     assert manifest["spec"]["nodeName"] == host.host
 
 
-def test_the_check_finds_nothing_missing(host: Enrolled, libvirtd: Libvirtd) -> None:
-    host.ok()
-    words = ("--node-name", host.host, "--libvirt-uri", libvirtd.uri, "--kubeconfig", str(host.file))
+def findings(host: Enrolled, libvirtd: Libvirtd, *words: str) -> dict[str, Json]:
+    """What `virtsync check` finds for this host, by name."""
+    given = ["--node-name", host.host, "--libvirt-uri", libvirtd.uri, "--kubeconfig", str(host.file), *words]
     ended = subprocess.run(
-        [sys.executable, "-m", "controller", "check", *words, "--lease-namespace", AGENTS, "-o", "json"],
+        [sys.executable, "-m", "controller", "check", *given, "-o", "json"],
         capture_output=True,
         text=True,
         timeout=HANG_LIMIT_S,
         check=False,
         env=os.environ | {"VIRTSYNC_BOOT_ID": "first-boot"},
     )
-    findings = {one["name"]: one for one in json.loads(ended.stdout)}
-    assert [one for one in findings.values() if one["state"] == "missing"] == []
+    return {one["name"]: one for one in json.loads(ended.stdout)}
+
+
+def test_the_check_finds_nothing_missing(host: Enrolled, libvirtd: Libvirtd) -> None:
+    host.ok()
+    found = findings(host, libvirtd, "--lease-namespace", AGENTS)
+    assert [one for one in found.values() if one["state"] == "missing"] == []
     expires = api_time(claims(host.token).lifetime.expires)
     name = f"system:serviceaccount:{AGENTS}:virtsync-agent.{host.host}"
-    assert findings["node of the token"]["detail"] == f"{name}, enrolled as {host.host}, until {expires}"
+    assert found["node of the token"]["detail"] == f"{name}, enrolled as {host.host}, until {expires}"
 
 
 def test_the_check_finds_that_the_token_cannot_be_renewed(host: Enrolled, libvirtd: Libvirtd) -> None:
     """Without this check, the host would be silent when its token expires, up to 30 days later."""
     host.ok()
     host.controlplane.kubectl("delete", "role", f"virtsync-agent.{host.host}", f"--namespace={AGENTS}")
-    words = ("--node-name", host.host, "--libvirt-uri", libvirtd.uri, "--kubeconfig", str(host.file), "-o", "json")
-    ended = subprocess.run(
-        [sys.executable, "-m", "controller", "check", *words],
-        capture_output=True,
-        text=True,
-        timeout=HANG_LIMIT_S,
-        check=False,
-    )
-    found = next(one for one in json.loads(ended.stdout) if one["name"] == "node of the token")
+    found = findings(host, libvirtd)["node of the token"]
     assert found["state"] == "missing"
     assert found["detail"].endswith(", must not renew this token")
     assert found["fix"] == f"virtsync enroll {host.host} --namespace {AGENTS}"
@@ -266,15 +263,7 @@ def test_the_check_names_the_command_for_a_revoked_host(host: Enrolled, libvirtd
     host.ok("--revoke")
     with closing(host.caller()) as caller:
         until(lambda: caller.ask(Request("GET", VMS)).code == HTTPStatus.UNAUTHORIZED, "its token is still accepted")
-    words = ("--node-name", host.host, "--libvirt-uri", libvirtd.uri, "--kubeconfig", str(host.file), "-o", "json")
-    ended = subprocess.run(
-        [sys.executable, "-m", "controller", "check", *words],
-        capture_output=True,
-        text=True,
-        timeout=HANG_LIMIT_S,
-        check=False,
-    )
-    found = next(one for one in json.loads(ended.stdout) if one["name"] == "API server")
+    found = findings(host, libvirtd)["API server"]
     assert "(401): the host was revoked" in found["detail"]
     assert found["fix"].startswith(f"virtsync enroll {host.host} --namespace {AGENTS} --server https://")
 
