@@ -24,7 +24,8 @@ from controller.manager.metrics import Metrics as ManagerMetrics
 from controller.policy.view import Action
 from manifests import rules
 
-VM = VirtualMachine(VmKey("default", "web"), "uid", 1, "1", datetime(2026, 1, 1, tzinfo=UTC), "node-a")
+CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+VM = VirtualMachine(VmKey("default", "web"), "uid", 1, "1", CREATED, "node-a", desired=DesiredPowerState.RUNNING)
 
 
 def fires(alert: str, registry: CollectorRegistry) -> bool:
@@ -44,7 +45,7 @@ def fires(alert: str, registry: CollectorRegistry) -> bool:
 def told(reason: Reason, since: datetime) -> Status:
     ready, _ = READINESS[reason].value
     condition = Condition("Ready", ready, reason, "", since, 1)
-    return Status(desired=DesiredPowerState.RUNNING, power_state=PowerState.PAUSED, conditions=(condition,))
+    return Status(power_state=PowerState.PAUSED, conditions=(condition,))
 
 
 @pytest.mark.parametrize("reason", list(Reason))

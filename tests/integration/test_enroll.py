@@ -310,7 +310,7 @@ def test_whoever_may_not_enroll_learns_what_to_do(host: Enrolled) -> None:
     ended = host.enroll("--as", "ann", "--as-group", "system:authenticated")
     assert ended.exit_code == 2
     assert "lacks a permission" in ended.output
-    assert f"must run `virtsync enroll {host.host} --namespace {AGENTS}`" in ended.output
+    assert f"ask somebody who has this right to run `virtsync enroll {host.host} --namespace {AGENTS}`" in ended.output
     host.controlplane.kubectl("create", "clusterrolebinding", "ann", "--clusterrole=view", "--user=ann")
     readers = ("--verb=get", "--resource=roles,validatingadmissionpolicybindings,clusterrolebindings,rolebindings")
     host.controlplane.kubectl("create", "clusterrole", "reads-rbac", *readers)

@@ -903,9 +903,9 @@ def test_a_file_that_may_not_be_opened_leaves_one_unsure(tmp_path: Path) -> None
 def test_no_descriptor_is_kept_of_a_qemu_that_has_ended(eyes: Eyes, guest: Guest) -> None:
     def of_pid_files() -> list[str]:
         links = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
-        return [str(link) for link in links if str(link).startswith(str(folder))]
+        return [str(link) for link in links if str(link).startswith(str(file))]
 
-    files, folder = PidFiles.of(guest.libvirtd.uri), guest.libvirtd.folder / "run" / "qemu"
+    files, file = PidFiles.of(guest.libvirtd.uri), guest.libvirtd.folder / "run" / "qemu" / f"{guest.name}.pid"
     guest.start()
     for _ in range(3):
         files.watch(guest.uuid, guest.name)
