@@ -50,7 +50,7 @@ def conclude(s: Situation, verdict: Verdict) -> Step:
         memory=_remembered(s, verdict, status),
         action=action,
         recheck_s=min(waits, default=None),
-        notices=(*s.notices, *_notices(s, verdict)),
+        notices=(*s.notices, *_notices(s, verdict, status.decided_reason)),
     )
 
 
@@ -151,12 +151,12 @@ def _since(s: Situation, kind: str, value: str) -> datetime:
     return before.last_transition_time if before and before.status == value else s.now.to_api()
 
 
-def _notices(s: Situation, verdict: Verdict) -> tuple[Notice, ...]:
+def _notices(s: Situation, verdict: Verdict, decided: str) -> tuple[Notice, ...]:
     """Return the Events of a reason in EVENT_REASONS, and of a run on two hosts, that have just begun."""
     notices: list[Notice] = []
     # Before a handover is resolved, no reason is stored as the decision, so only Ready shows it.
     last = s.vm.status
-    changes = verdict.reason != last.reason if s.elsewhere else _decided(s, verdict) != last.decided
+    changes = verdict.reason != last.reason if s.elsewhere else decided != last.decided
     if verdict.reason in EVENT_REASONS and changes:
         notices.append(Notice(str(verdict.reason), verdict.message, warning=True))
     if (there := _doubled(s)) and there != s.memory.doubled:

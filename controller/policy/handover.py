@@ -14,6 +14,7 @@ from controller.api.libvirt_words import OffReason, PauseReason
 from controller.api.names import ConditionType
 from controller.api.values import replace
 from controller.api.virtualmachine import OperationType, PowerState, Reason, Status, StopCause
+from controller.policy.stops import MEMORY_LEFT
 from controller.policy.view import STANDS_STILL, Domain, Evidence, Node, Phase, Unreadable, View
 
 SURVIVES = {Reason.HELD, Reason.SETTLING}
@@ -100,7 +101,7 @@ def taken_over(report: Status, view: View) -> Status:
         libvirt_state="",
         libvirt_reason="",
         domain=report.domain and replace(report.domain, id=None),
-        last_stop=None if cause in {StopCause.MIGRATED, StopCause.SAVED} else report.last_stop,
+        last_stop=None if cause in MEMORY_LEFT else report.last_stop,
         operation=None,
         backoff=None,
         decided_reason=_surviving(report),

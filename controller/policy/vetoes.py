@@ -5,9 +5,9 @@ For each veto there is a function that checks whether it applies, and a function
 
 from __future__ import annotations
 
-from controller.api.libvirt_words import OffReason
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, StopCause
+from controller.policy import handover
 from controller.policy import stops as causes
 from controller.policy.gates import (
     answer_in_s,
@@ -268,22 +268,13 @@ def unknown_state(s: Situation) -> Verdict:
 
 def is_memory_elsewhere(s: Situation) -> bool:
     """Whether a start would not restore the memory of the VM, because it is on another host or in a file."""
-    return s.wants_on and s.off and (_migrated(s) or _saved_elsewhere(s))
-
-
-def _migrated(s: Situation) -> bool:
-    return s.status.libvirt_reason == OffReason.MIGRATED or s.cause is StopCause.MIGRATED
-
-
-def _saved_elsewhere(s: Situation) -> bool:
-    if s.phase is Phase.SAVED or s.cause not in {None, StopCause.SAVED}:
-        return False
-    return s.status.libvirt_reason == OffReason.SAVED or s.cause is StopCause.SAVED
+    saved = s.phase is not Phase.SAVED and handover.memory_elsewhere(s.status)
+    return s.wants_on and s.off and (handover.sent_away(s.status) or saved)
 
 
 def memory_elsewhere(s: Situation) -> Verdict:
     """Report where the memory is, and what to do."""
-    if _migrated(s):
+    if handover.sent_away(s.status):
         return Verdict(
             Reason.MIGRATED_AWAY,
             "The VM was migrated to another host, so virtsync never starts it here. Set spec.nodeName to its new node.",
