@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from controller.api.clock import api_time
 from controller.api.hypervisor import Hypervisor, Maintenance
 from controller.api.json_mapping import Json
-from controller.api.names import HOLD_PREFIX
 from controller.api.owners import Path
 from controller.api.virtualmachine import DesiredPowerState, Hold, VirtualMachine
 
@@ -47,8 +46,7 @@ class Change:
     @property
     def where(self) -> str:
         """The field as users write it, such as `spec.powerState` or `the annotation hold.virtsync.dev/ann`."""
-        kinds = {"annotations": "annotation", "labels": "label"}
-        kind = next((kinds[name] for name in self.field if name in kinds), None)
+        kind = {"annotations": "annotation", "labels": "label"}.get(self.field[-2])
         return f"the {kind} {self.field[-1]}" if kind else ".".join(self.field)
 
 
@@ -112,12 +110,13 @@ def restart(vm: VirtualMachine, at: datetime | None, now: datetime) -> Change | 
 
 def hold(vm: VirtualMachine, who: str, why: str) -> Change | Unchanged:
     """Hold the VM. A second hold of the same holder would end with the first one, so it must have another name."""
-    held = next((one.why for one in vm.holds if one == Hold(who, one.why)), None)
+    new = Hold(who, why)
+    held = next((one.why for one in vm.holds if (one.key, one.is_label) == (new.key, new.is_label)), None)
     if held == why:
         return Unchanged(f"held by {who} ({why}) already")
     if held is not None:
         raise ValueError(f"{who} holds it already ({held}): choose another name, or release that hold first")
-    return Change(("metadata", "annotations", f"{HOLD_PREFIX}{who}"), why, f"held by {who} ({why})")
+    return Change(("metadata", "annotations", new.key), why, f"held by {who} ({why})")
 
 
 def release(vm: VirtualMachine, who: str) -> Change | Unchanged:

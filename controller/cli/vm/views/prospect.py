@@ -5,6 +5,7 @@ The agent decides; this only reads its record. Where the agent has recorded no t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 
 from controller.api.conditions import Readiness
@@ -48,16 +49,15 @@ def _without_agent(vm: VirtualMachine, reason: str) -> str:
 def _held(vm: VirtualMachine, host: Hypervisor | None) -> str:
     ends = [f"the maintenance of {plain(vm.node_name)} ends"] if host and host.maintenance else []
     if vm.holds:
-        commands = [
-            f"kubectl {verb} kvm -n {vm.key.namespace} {vm.key.name} {' '.join(f'{plain(key)}-' for key in keys)}"
-            for verb, keys in (
-                ("annotate", [hold.key for hold in vm.holds if not hold.is_label]),
-                ("label", [hold.key for hold in vm.holds if hold.is_label]),
-            )
-            if keys
-        ]
-        ends.append(f"the last hold is removed ({'; '.join(commands)})")
+        ends.append(f"the last hold is removed ({'; '.join(_removals(vm))})")
     return f"Nothing, until {' and '.join(ends) or 'the hold ends'}; then the settle time."
+
+
+def _removals(vm: VirtualMachine) -> Iterator[str]:
+    """Yield the commands that remove all holds."""
+    for verb, is_label in ("annotate", False), ("label", True):
+        if keys := [f"{plain(hold.key)}-" for hold in vm.holds if hold.is_label is is_label]:
+            yield f"kubectl {verb} kvm -n {vm.key.namespace} {vm.key.name} {' '.join(keys)}"
 
 
 def _operation(vm: VirtualMachine, now: datetime) -> str:
