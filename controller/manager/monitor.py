@@ -113,7 +113,7 @@ class Monitor:
             self._masses = {node: at_s for node, at_s in self._masses.items() if since_s.get(node) == at_s}
             # After an outage of the API server, all Leases are old until the agents have renewed them.
             found = frozenset() if sight.patient else mass(sight, known.vms)
-            self._masses |= {node: since_s[node] for node in found - self._masses.keys()}
+            self._masses |= {node: since_s[node] for node in found}
         # Nodes that are only late count for the mass, but it is no mass yet: they might renew their Leases in time.
         silent_together = any(silence.node in self._masses for silence in silences)
         if silent_together and not self._silent_together:
