@@ -619,18 +619,22 @@ def test_slow_lists_delay_a_mark_and_do_not_prevent_it(stage: Stage) -> None:
 # --- many at once
 
 
-def test_a_mass_is_told_at_once_and_its_vms_are_marked_later(stage: Stage) -> None:
-    letters = "abc"
-    for letter in letters:
+def fleet_of_three(stage: Stage) -> None:
+    """Three nodes whose VMs are more than a burst of marks, all heard."""
+    for letter in "abc":
         stage.host(letter)
-    web = stage.vm("web", "a")
     stage.count()
     assert stage.monitor.census
     # More VMs than a burst would take a minute to create.
-    stage.monitor.census = replace(stage.monitor.census, vms={stage.node(letter): 200 for letter in letters})
-    stage.look(*letters)
+    stage.monitor.census = replace(stage.monitor.census, vms={stage.node(letter): 200 for letter in "abc"})
+    stage.look(*"abc")
+
+
+def test_a_mass_is_told_at_once_and_its_vms_are_marked_later(stage: Stage) -> None:
+    fleet_of_three(stage)
+    web = stage.vm("web", "a")
     stage.pass_s(44)
-    assert all(marked(stage.of_host(letter)) for letter in letters)
+    assert all(marked(stage.of_host(letter)) for letter in "abc")
     assert not marked(stage.get(web))
     assert stage.metrics.registry.get_sample_value("virtsync_monitor_mass") == 1
     stage.renew("b")
@@ -641,16 +645,6 @@ def test_a_mass_is_told_at_once_and_its_vms_are_marked_later(stage: Stage) -> No
     assert marked(stage.get(web))
     stage.pass_s(2, "a", "b", "c")
     assert stage.metrics.registry.get_sample_value("virtsync_monitor_mass") == 0
-
-
-def fleet_of_three(stage: Stage) -> None:
-    """Three nodes whose VMs are more than a burst of marks, all heard."""
-    for letter in "abc":
-        stage.host(letter)
-    stage.count()
-    assert stage.monitor.census
-    stage.monitor.census = replace(stage.monitor.census, vms={stage.node(letter): 200 for letter in "abc"})
-    stage.look(*"abc")
 
 
 def test_an_outage_of_the_api_server_is_no_mass(stage: Stage) -> None:
