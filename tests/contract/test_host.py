@@ -666,6 +666,11 @@ def test_force_overtakes_what_a_qemu_that_hangs_has_not_answered(place: Place) -
     assert place.look(guest).phase.off
 
 
+def is_not_started_beside_its_qemu(place: Place, off: Domain) -> None:
+    assert place.host.facts(off) == Facts(qemu=Qemu.ALIVE)
+    assert place.act(Action.START, off) is Result.NOT_CALLED
+
+
 @pytest.mark.long  # libvirt gives a real QEMU 80 s
 @pytest.mark.timeout(400)
 def test_a_domain_whose_qemu_has_not_ended_is_not_absent(place: Place) -> None:
@@ -696,10 +701,8 @@ def test_a_domain_that_is_defined_again_is_not_started_beside_the_qemu_of_the_fo
         guest = place.define(uuid=uuid4())
         off = place.look(guest)
         assert off.phase is Phase.SHUTTING_DOWN
-        assert place.host.facts(off) == Facts(qemu=Qemu.ALIVE)
-        assert place.act(Action.START, off) is Result.NOT_CALLED
-    until(lambda: place.look(guest).phase is Phase.STOPPED, lambda: str(place.look(guest)))
-    assert place.act(Action.START, place.look(guest)) is Result.DONE
+        is_not_started_beside_its_qemu(place, off)
+    assert place.act(Action.START, place.until_seen(guest, Phase.STOPPED)) is Result.DONE
 
 
 @pytest.mark.long  # libvirt gives a real QEMU 80 s
@@ -711,10 +714,8 @@ def test_a_qemu_that_outlives_the_destroy_of_a_stranger_is_not_taken_for_gone(pl
         place.virsh("destroy", guest)
         off = place.look(guest)
         assert (off.phase, off.reason) == (Phase.SHUTTING_DOWN, "DESTROYED"), "libvirt says that it is off"
-        assert place.host.facts(off) == Facts(qemu=Qemu.ALIVE)
-        assert place.act(Action.START, off) is Result.NOT_CALLED
-    until(lambda: place.look(guest).phase is Phase.STOPPED, lambda: str(place.look(guest)))
-    assert place.act(Action.START, place.look(guest)) is Result.DONE
+        is_not_started_beside_its_qemu(place, off)
+    assert place.act(Action.START, place.until_seen(guest, Phase.STOPPED)) is Result.DONE
 
 
 @pytest.mark.long  # libvirt gives a real QEMU 80 s
@@ -726,10 +727,8 @@ def test_a_qemu_that_not_even_sigkill_ends_is_not_taken_for_gone(place: Place) -
         off = place.look(guest)
         assert (off.phase, off.reason) == (Phase.SHUTTING_DOWN, "DESTROYED"), "libvirt says that it is off"
         assert off.lingers
-        assert place.host.facts(off) == Facts(qemu=Qemu.ALIVE)
-        assert place.act(Action.START, off) is Result.NOT_CALLED
-    until(lambda: place.look(guest).phase is Phase.STOPPED, lambda: str(place.look(guest)))
-    off = place.look(guest)
+        is_not_started_beside_its_qemu(place, off)
+    off = place.until_seen(guest, Phase.STOPPED)
     assert place.host.facts(off) == Facts()
     assert place.act(Action.START, off) is Result.DONE
     guest.wait_until_booted()
