@@ -57,6 +57,21 @@ class PowerState(StrEnum):
     UNKNOWN = "Unknown"
 
 
+WITH_QEMU = frozenset(
+    {
+        PowerState.RUNNING,
+        PowerState.PAUSED,
+        PowerState.STARTING,
+        PowerState.SHUTTING_DOWN,
+        PowerState.SUSPENDED,
+    }
+)
+"""The power states of a VM that is on: it surely has a QEMU process. Crashed and Unknown are in neither set, because a
+QEMU that has crashed can be kept."""
+WITHOUT_QEMU = frozenset({PowerState.STOPPED, PowerState.SAVED, PowerState.ABSENT})
+"""The power states of a VM that is off: it surely has no QEMU process."""
+
+
 class StopCause(StrEnum):
     """`status.lastStop.cause`."""
 
@@ -260,7 +275,7 @@ class Status:
         """Whether, according to the status, the VM has no QEMU process: it is off, or libvirt does not have it."""
         if self.power_state is PowerState.CRASHED:
             return self.libvirt_state == State.SHUTOFF
-        return self.power_state in {PowerState.STOPPED, PowerState.SAVED, PowerState.ABSENT}
+        return self.power_state in WITHOUT_QEMU
 
     @property
     def was_on(self) -> bool:

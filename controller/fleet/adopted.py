@@ -9,7 +9,7 @@ from typing import Any
 from controller.api.hypervisor import UnmanagedDomain
 from controller.api.names import GROUP, KIND, VERSION
 from controller.api.text import sanitized
-from controller.api.virtualmachine import DesiredPowerState, PowerState, VmKey
+from controller.api.virtualmachine import WITH_QEMU, DesiredPowerState, PowerState, VmKey
 
 QUOTE_LIMIT = 80
 """The maximum length in bytes of a quoted text, such as a domain's name."""
@@ -20,7 +20,6 @@ to another folder, and apply whatever tool reads the manifest."""
 SUGGESTED = {PowerState.RUNNING: DesiredPowerState.RUNNING, PowerState.STOPPED: DesiredPowerState.STOPPED}
 """The desired power state that changes nothing. The other power states are transitions, or do not show whether the VM
 should be on. Paused is not among them, because nobody wants a VM paused for good."""
-ON = {PowerState.RUNNING, PowerState.PAUSED, PowerState.STARTING, PowerState.SHUTTING_DOWN, PowerState.SUSPENDED}
 
 Json = dict[str, Any]
 
@@ -38,7 +37,7 @@ class Adoption:
     @property
     def on(self) -> bool:
         """Whether the domain had a QEMU process when it was listed."""
-        return self.domain.power_state in ON
+        return self.domain.power_state in WITH_QEMU
 
     @property
     def suggested(self) -> DesiredPowerState | None:

@@ -17,8 +17,8 @@ from uuid import UUID
 from controller.api.clock import api_time
 from controller.api.hypervisor import Hypervisor, HypervisorReason, UnmanagedDomain
 from controller.api.names import HypervisorConditionType
-from controller.api.virtualmachine import PowerState, VirtualMachine, VmKey
-from controller.fleet.adopted import ON, Adoption, quoted
+from controller.api.virtualmachine import WITH_QEMU, WITHOUT_QEMU, VirtualMachine, VmKey
+from controller.fleet.adopted import Adoption, quoted
 
 NAME_LIMIT = 150
 """The maximum length of an object's name. The API allows 253. But `kubectl diff` writes files whose names also have the
@@ -26,8 +26,6 @@ kind and the namespace, and a file name has at most 255 bytes."""
 SLUG_LIMIT = 40
 RESERVED = {"kustomization"}
 """Names that no object gets: in the folder of a node, its file would be the kustomization."""
-OFF = {PowerState.STOPPED, PowerState.SAVED}
-"""The power states of a domain that surely has no QEMU process."""
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
@@ -157,10 +155,10 @@ def _one_host_each(free: list[_Copy]) -> tuple[list[_Copy], list[_Remark]]:
     chosen, remarks = [], []
     for uuid, copies in by_uuid.items():
         nodes = [copy.node for copy in copies]
-        perhaps_on = [copy for copy in copies if copy.domain.power_state not in OFF]
+        perhaps_on = [copy for copy in copies if copy.domain.power_state not in WITHOUT_QEMU]
         if len(copies) == 1:
             chosen.append(copies[0])
-        elif len(perhaps_on) == 1 and perhaps_on[0].domain.power_state in ON:
+        elif len(perhaps_on) == 1 and perhaps_on[0].domain.power_state in WITH_QEMU:
             others = tuple(node for node in nodes if node != perhaps_on[0].node)
             chosen.append(perhaps_on[0]._replace(also_on=others))
         else:

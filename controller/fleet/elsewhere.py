@@ -33,14 +33,12 @@ from uuid import UUID
 
 from controller.api.hypervisor import LISTED_LIMIT, Hypervisor, RunsElsewhere, UnmanagedDomain
 from controller.api.libvirt_words import OffReason, PauseReason
-from controller.api.virtualmachine import PowerState, VirtualMachine
+from controller.api.virtualmachine import WITH_QEMU, PowerState, VirtualMachine
 
 RELEASE_AFTER_S = 15.0
 """How long no report must show a domain running before its entry is removed. During a migration to a third host, the
 report of the source can come before that of the target, by the 5 s between two reports and the 5 s between two looks
 of the manager."""
-
-OFF = {PowerState.STOPPED, PowerState.SAVED, PowerState.ABSENT}
 
 Sighting = tuple[UUID, str]
 """A UUID, and the name of the host on which its domain runs."""
@@ -161,7 +159,7 @@ def _runs(domain: UnmanagedDomain) -> bool | None:
 def _has_qemu(domain: UnmanagedDomain) -> bool:
     if domain.power_state is PowerState.CRASHED:
         return domain.reason != OffReason.CRASHED
-    return domain.power_state not in {*OFF, PowerState.UNKNOWN}
+    return domain.power_state in WITH_QEMU
 
 
 def _listed(entries: Iterable[RunsElsewhere]) -> tuple[RunsElsewhere, ...]:

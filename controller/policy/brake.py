@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from controller.api.clock import Now
-from controller.api.virtualmachine import LastStop, PowerState, Status, StopCause, VmKey
+from controller.api.virtualmachine import WITH_QEMU, LastStop, Status, StopCause, VmKey
 from controller.policy.waits import Waits
 
 BY_OTHERS = {StopCause.GUEST, StopCause.EXTERNAL, StopCause.SAVED}
 """The causes of stops that count for the brake."""
-ON = {PowerState.RUNNING, PowerState.PAUSED, PowerState.STARTING, PowerState.SHUTTING_DOWN, PowerState.SUSPENDED}
-"""The power states in which the brake counts a VM as on."""
 USUAL_TIMES, USUAL_WITHIN_S = 2, 3600.0
 """An event that has happened this often within this time is usual. It is not a sign that the host is shutting down."""
 
@@ -71,7 +69,7 @@ class Brake:
 
     def note(self, key: VmKey, status: Status, now: Now) -> None:
         """Read from a report whether the VM is on, and when and why it last stopped."""
-        if status.power_state in ON:
+        if status.power_state in WITH_QEMU:
             self._on.add(key)
         else:
             self._on.discard(key)
