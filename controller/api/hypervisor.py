@@ -14,8 +14,9 @@ from uuid import UUID
 
 from controller.api.clock import api_time
 from controller.api.json_mapping import INT64_MAX, whole
+from controller.api.libvirt_words import OffReason
 from controller.api.names import HypervisorConditionType
-from controller.api.virtualmachine import Condition, PowerState
+from controller.api.virtualmachine import WITH_QEMU, Condition, PowerState
 
 LISTED_LIMIT = 512
 """The maximum number of entries in `status.unmanaged.domains` and in `status.runsElsewhere`, as in the CRD."""
@@ -95,6 +96,13 @@ class UnmanagedDomain:
     """libvirt's reason for the state, such as BOOTED."""
     transient: bool
     """Whether its next stop removes the domain."""
+
+    @property
+    def has_qemu(self) -> bool:
+        """Whether the domain is known to have a QEMU process, running or not. One that has crashed can be kept."""
+        if self.power_state is PowerState.CRASHED:
+            return self.reason != OffReason.CRASHED
+        return self.power_state in WITH_QEMU
 
 
 @dataclass(frozen=True, slots=True)

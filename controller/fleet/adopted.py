@@ -9,7 +9,7 @@ from typing import Any
 from controller.api.hypervisor import UnmanagedDomain
 from controller.api.names import GROUP, KIND, VERSION
 from controller.api.text import sanitized
-from controller.api.virtualmachine import WITH_QEMU, DesiredPowerState, PowerState, VmKey
+from controller.api.virtualmachine import DesiredPowerState, PowerState, VmKey
 
 QUOTE_LIMIT = 80
 """The maximum length in bytes of a quoted text, such as a domain's name."""
@@ -37,7 +37,7 @@ class Adoption:
     @property
     def on(self) -> bool:
         """Whether the domain had a QEMU process when it was listed."""
-        return self.domain.power_state in WITH_QEMU
+        return self.domain.has_qemu
 
     @property
     def suggested(self) -> DesiredPowerState | None:

@@ -32,8 +32,8 @@ from datetime import datetime
 from uuid import UUID
 
 from controller.api.hypervisor import LISTED_LIMIT, Hypervisor, RunsElsewhere, UnmanagedDomain
-from controller.api.libvirt_words import OffReason, PauseReason
-from controller.api.virtualmachine import WITH_QEMU, PowerState, VirtualMachine
+from controller.api.libvirt_words import PauseReason
+from controller.api.virtualmachine import PowerState, VirtualMachine
 
 RELEASE_AFTER_S = 15.0
 """How long no report must show a domain running before its entry is removed. During a migration to a third host, the
@@ -133,7 +133,7 @@ def _shown(uuid: UUID, host: Hypervisor) -> bool | None:
     for domain in unmanaged.domains:
         if domain.uuid == uuid:
             return _runs(domain)
-    complete = not unmanaged.truncated or sum(map(_has_qemu, unmanaged.domains)) >= unmanaged.running
+    complete = not unmanaged.truncated or sum(domain.has_qemu for domain in unmanaged.domains) >= unmanaged.running
     return False if complete else None
 
 
@@ -153,13 +153,7 @@ def _runs(domain: UnmanagedDomain) -> bool | None:
         return None
     if domain.power_state is PowerState.PAUSED and domain.reason in {PauseReason.MIGRATION, PauseReason.POSTCOPY}:
         return None
-    return _has_qemu(domain)
-
-
-def _has_qemu(domain: UnmanagedDomain) -> bool:
-    if domain.power_state is PowerState.CRASHED:
-        return domain.reason != OffReason.CRASHED
-    return domain.power_state in WITH_QEMU
+    return domain.has_qemu
 
 
 def _listed(entries: Iterable[RunsElsewhere]) -> tuple[RunsElsewhere, ...]:

@@ -17,7 +17,7 @@ from controller.api.hypervisor import (
 )
 from controller.api.names import EventReason, HypervisorConditionType
 from controller.api.values import replace
-from controller.api.virtualmachine import WITH_QEMU, Condition
+from controller.api.virtualmachine import Condition
 from controller.fleet.inventory import Inventory
 
 NAMED_LIMIT = 10
@@ -108,8 +108,8 @@ def events_of_change(
 
 def _appears(old: Unmanaged, new: Unmanaged) -> bool:
     """Whether an unmanaged domain appears or comes on. If the list lacks domains, the numbers show this."""
-    known = {(domain.uuid, domain.power_state in WITH_QEMU) for domain in old.domains}
-    listed = {(domain.uuid, domain.power_state in WITH_QEMU) for domain in new.domains}
+    known = {(domain.uuid, domain.has_qemu) for domain in old.domains}
+    listed = {(domain.uuid, domain.has_qemu) for domain in new.domains}
     off_before = {(uuid, False) for uuid, on in known if on}
     return new.total > old.total or new.running > old.running or bool(listed - known - off_before)
 

@@ -361,10 +361,19 @@ def test_the_comment_says_what_the_domain_did_and_what_to_know() -> None:
 
 
 @pytest.mark.parametrize(
-    ("power", "on"), [(ON, True), (PowerState.PAUSED, True), (OFF, False), (PowerState.SAVED, False)]
+    ("power", "reason", "on"),
+    [
+        (ON, "BOOTED", True),
+        (PowerState.PAUSED, "USER", True),
+        (PowerState.CRASHED, "PANICKED", True),
+        (PowerState.CRASHED, "CRASHED", False),
+        (OFF, "SHUTDOWN", False),
+        (PowerState.SAVED, "SAVED", False),
+        (PowerState.UNKNOWN, "", False),
+    ],
 )
-def test_paused_domains_are_on(power: PowerState, on: bool) -> None:  # noqa: FBT001
-    assert adoption(power).on is on
+def test_a_domain_that_has_a_qemu_is_on(power: PowerState, reason: str, *, on: bool) -> None:
+    assert adoption(power, reason=reason).on is on
 
 
 # --- hosts

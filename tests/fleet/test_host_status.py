@@ -193,11 +193,13 @@ def unmanaged(number: int, *, on: bool) -> UnmanagedDomain:
 
 
 def listing(*domains: UnmanagedDomain) -> Inventory:
-    on = sum(one.power_state is PowerState.RUNNING for one in domains)
+    on = sum(one in {ON_1, ON_2, KEPT_1} for one in domains)
     return Inventory(DomainCounts(9, 9), DomainCounts(0, 0), Unmanaged(len(domains), on, domains=domains))
 
 
 OFF_1, ON_1, OFF_2, ON_2 = (unmanaged(number, on=on) for number in (1, 2) for on in (False, True))
+KEPT_1 = replace(ON_1, power_state=PowerState.CRASHED, reason="PANICKED")
+DIED_1 = replace(OFF_1, power_state=PowerState.CRASHED, reason="CRASHED")
 
 
 @pytest.mark.parametrize(
@@ -214,6 +216,8 @@ OFF_1, ON_1, OFF_2, ON_2 = (unmanaged(number, on=on) for number in (1, 2) for on
         (replace(HOST, inventory=listing()), replace(HOST, inventory=listing(OFF_1)), True),
         (replace(HOST, inventory=listing(OFF_1)), replace(HOST, inventory=listing(ON_1)), True),
         (replace(HOST, inventory=listing(ON_1)), replace(HOST, inventory=listing(OFF_1)), False),
+        (replace(HOST, inventory=listing(KEPT_1)), replace(HOST, inventory=listing(ON_1)), False),
+        (replace(HOST, inventory=listing(DIED_1)), replace(HOST, inventory=listing(ON_1)), True),
         (replace(HOST, inventory=listing(ON_1, OFF_2)), replace(HOST, inventory=listing(ON_1)), False),
         (replace(HOST, inventory=listing(ON_1)), replace(HOST, inventory=listing(ON_2)), True),
         (replace(HOST, inventory=listing(ON_1, OFF_2)), replace(HOST, inventory=listing(ON_2, OFF_1)), True),
