@@ -54,7 +54,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       hypervisors.py  the Hypervisor of this node
       watch.py       the watch (kopf); watched.py: what is watched; watch_health.py: whether it works
       skipping.py    removes what is known from what kopf reads; echoes.py: which events are this agent's own writes
-      lease.py       keeps a Lease: the Lease of a node, or of the leader
+      lease.py       keeps a Lease: the Lease of a node, or of the leader; lease_fields.py: reads one
       reads.py       the requests of virtsync vm; writes.py: its changes; live.py: its watch
       lists.py       the manager's requests: lists of Leases, VMs and Hypervisors, and their status patches
       checks/        what virtsync check asks the API server: server.py, schema.py, access.py, lease.py; probe.py: the

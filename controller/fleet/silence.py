@@ -33,7 +33,7 @@ begins again: on two cores, the last of 1000 agents returned after 58 s (measure
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
+class AgentLease:
     """The fields of an agent's Lease that change when the agent renews it. Changes of other fields are no renewal."""
 
     holder: str
@@ -74,7 +74,7 @@ class Silence:
 class Observed:
     """The Lease of a node, and the moment at which a list first showed it like this."""
 
-    lease: Lease | None
+    lease: AgentLease | None
     since: Now
 
     def silence(self, node: str) -> Silence:
@@ -105,7 +105,7 @@ class Sight:
     patient_most_s: float = float("-inf")
     """The latest time to which agents that return can move `patient_until_s`."""
 
-    def listed(self, leases: Mapping[str, Lease], *, requested_s: float, received: Now) -> Sight:
+    def listed(self, leases: Mapping[str, AgentLease], *, requested_s: float, received: Now) -> Sight:
         """Return what is known after a good list of the agents' Leases. A Lease that it lacks counts as missing."""
         nodes = {
             node: before if before and before.lease == lease else Observed(lease, received)
@@ -119,7 +119,7 @@ class Sight:
             until_s = min(now_s + AFTER_BLINDNESS_S, most_s)
         return Sight(nodes, requested_s, now_s, until_s, most_s)
 
-    def _returned(self, leases: Mapping[str, Lease]) -> bool:
+    def _returned(self, leases: Mapping[str, AgentLease]) -> bool:
         """Whether an agent that was not heard for its grace has renewed its Lease."""
         return any(
             seen.lease != leases.get(node) and self.age_s(node) >= seen.grace_s

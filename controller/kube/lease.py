@@ -16,9 +16,9 @@ from urllib.parse import quote
 import structlog
 
 from controller.api.clock import exponential_s, micro_time
-from controller.api.names import GROUP
 from controller.kube import paths
 from controller.kube.client import Api
+from controller.kube.lease_fields import LOCK, lease_fields
 from controller.policy.leases import Claim, Lease, Seen, claim, held_until_s, observe
 from controller.runtime import retry
 from controller.runtime.errors import Conflicted, Rejected, Transient, Vanished
@@ -29,9 +29,6 @@ ATTEMPTS, RETRY_MAX_S = 20, 2.0
 """While the Lease cannot be acquired or renewed, the process retries `ATTEMPTS` times within the Lease's duration, and
 at least every `RETRY_MAX_S`. While it does not hold the Lease and requests fail, the wait doubles up to the time
 between two renewals, because all agents of a cluster might have lost their Leases together."""
-LOCK = f"{GROUP}/lock"
-"""The annotation that contains the holder of the Lease and its host lock, as "HOLDER LOCK". If the holder was changed
-in another way, such as with kubectl, the annotation still contains an earlier holder, and is ignored."""
 MAX_TRANSITIONS = 2**31 - 1
 LABELS = {"app.kubernetes.io/name": "virtsync", "app.kubernetes.io/part-of": "virtsync"}
 COMPONENT_LABEL = "app.kubernetes.io/component"
@@ -217,12 +214,6 @@ class KeptLease:
         self._seen = observe(self._seen, self._parsed(raw) if raw else None, self._clock())
 
     def _parsed(self, raw: Json) -> Lease:
-        spec = raw.get("spec") or {}
-        holder = spec.get("holderIdentity") or ""
-        lock_holder, _, lock = (raw["metadata"].get("annotations") or {}).get(LOCK, "").partition(" ")
-        return Lease(
-            holder=holder,
-            duration_s=float(spec.get("leaseDurationSeconds") or self._duration_s),
-            renewed=spec.get("renewTime") or "",
-            lock=lock if lock_holder == holder else "",
-        )
+        fields = lease_fields(raw)
+        duration_s = float(fields.duration_s or self._duration_s)
+        return Lease(holder=fields.holder, duration_s=duration_s, renewed=fields.renewed, lock=fields.lock)

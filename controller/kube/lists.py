@@ -8,23 +8,22 @@ from uuid import UUID
 from controller.api.codec import parse
 from controller.api.hypervisor import Hypervisor
 from controller.api.hypervisor_codec import parse_hypervisor
-from controller.api.json_mapping import INT32_MAX, Json, as_map, as_text, whole_within
+from controller.api.json_mapping import Json
 from controller.api.names import MANAGER
 from controller.api.tables import TABLE, rows
 from controller.api.virtualmachine import VirtualMachine, VmKey
-from controller.fleet.silence import Lease
+from controller.fleet.silence import AgentLease
 from controller.kube import paths
 from controller.kube.client import JSON, MERGE_PATCH, Api
 from controller.kube.collection import pages
 from controller.kube.lease import COMPONENT_LABEL
+from controller.kube.lease_fields import lease_fields
 from controller.runtime.errors import Rejected, Vanished
 
 PAGE = 500
 """How many VirtualMachines, of about 2 kB each, are in one page of a list of those of a node or a UUID."""
 WHOLE_LIST_S = 60.0
 """How long the answer to a list of all objects may take to begin. The API server gives up after the same time."""
-
-_duration_s = whole_within(1, INT32_MAX)
 
 
 class Fleet:
@@ -36,7 +35,7 @@ class Fleet:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    def leases(self, namespace: str) -> dict[str, Lease]:
+    def leases(self, namespace: str) -> dict[str, AgentLease]:
         """Return the Leases of all agents in this namespace, by the names of their nodes.
 
         The request has no resourceVersion, so the API server answers with the present state, never with a stale cache.
@@ -45,7 +44,7 @@ class Fleet:
         if self._api.circuit_open:
             self._api.probe()
         answer = self._api.request("GET", paths.leases(namespace), labelSelector=f"{COMPONENT_LABEL}=agent")
-        return {raw["metadata"]["name"]: _lease(raw) for raw in answer.get("items", [])}
+        return {raw["metadata"]["name"]: _agent_lease(raw) for raw in answer.get("items", [])}
 
     def virtual_machines(self, *, node_name: str) -> Iterator[VirtualMachine]:
         """Yield the VirtualMachines with this `spec.nodeName`. Sends a request for each page."""
@@ -135,11 +134,6 @@ class Fleet:
         )
 
 
-def _lease(raw: Json) -> Lease:
-    spec = as_map(raw.get("spec"))
-    duration_s = _duration_s(spec.get("leaseDurationSeconds"))
-    return Lease(
-        holder=as_text(spec.get("holderIdentity")) or "",
-        renewed=as_text(spec.get("renewTime")) or "",
-        duration_s=float(duration_s) if duration_s else None,
-    )
+def _agent_lease(raw: Json) -> AgentLease:
+    fields = lease_fields(raw)
+    return AgentLease(fields.holder, fields.renewed, float(fields.duration_s) if fields.duration_s else None)

@@ -17,13 +17,13 @@ from controller.fleet.silence import (
     GRACE_LEAST_S,
     GRACE_MOST_S,
     GRACE_S,
+    AgentLease,
     Kind,
-    Lease,
     Sight,
 )
 
 T0 = datetime(2026, 11, 27, 8, 0, tzinfo=UTC)
-LEASE = Lease(holder="pod-1", renewed="2026-11-27T08:00:00.000000Z", duration_s=40)
+LEASE = AgentLease(holder="pod-1", renewed="2026-11-27T08:00:00.000000Z", duration_s=40)
 STEP_S = 2.0
 
 
@@ -31,12 +31,12 @@ def at(second: float) -> Now:
     return Now(T0 + timedelta(seconds=second), second)
 
 
-def seen(sight: Sight, leases: Mapping[str, Lease], second: float, *, took_s: float = 0) -> Sight:
+def seen(sight: Sight, leases: Mapping[str, AgentLease], second: float, *, took_s: float = 0) -> Sight:
     """The sight after a list that was received at this second."""
     return sight.listed(leases, requested_s=second - took_s, received=at(second))
 
 
-def watched(leases: Mapping[str, Lease], until_s: float, sight: Sight | None = None, from_s: float = 0) -> Sight:
+def watched(leases: Mapping[str, AgentLease], until_s: float, sight: Sight | None = None, from_s: float = 0) -> Sight:
     """The sight after lists every 2 s that show the same."""
     sight = sight or Sight()
     for step in range(int((until_s - from_s) / STEP_S) + 1):
@@ -62,7 +62,7 @@ def silent(sight: Sight) -> list[str]:
         pytest.param(replace(LEASE, holder="", duration_s=1), GRACE_S, id="released"),
     ],
 )
-def test_the_grace_is_the_duration_of_the_lease_within_limits(lease: Lease, grace_s: float) -> None:
+def test_the_grace_is_the_duration_of_the_lease_within_limits(lease: AgentLease, grace_s: float) -> None:
     assert lease.grace_s == grace_s
     before = watched({"a": replace(lease, renewed="")}, AFTER_BLINDNESS_S + STEP_S)
     before = watched({"a": lease}, 30 + grace_s - STEP_S, before, from_s=30)
@@ -86,7 +86,7 @@ def test_a_missing_lease_has_the_default_grace() -> None:
         replace(LEASE, duration_s=50),
     ],
 )
-def test_any_change_of_the_lease_begins_the_grace_again(renewed: Lease) -> None:
+def test_any_change_of_the_lease_begins_the_grace_again(renewed: AgentLease) -> None:
     sight = watched({"a": LEASE}, 38)
     sight = watched({"a": renewed}, 40 + renewed.grace_s - STEP_S, sight, from_s=40)
     assert silent(sight) == []
@@ -281,8 +281,10 @@ class Agents:
         self._next[node] = number
         return renewals[number]
 
-    def leases(self, second: float) -> dict[str, Lease]:
-        return {node: Lease("pod", micro_time(at(self.renewed_s(node, second)).wall), 40.0) for node in self.dies_s}
+    def leases(self, second: float) -> dict[str, AgentLease]:
+        return {
+            node: AgentLease("pod", micro_time(at(self.renewed_s(node, second)).wall), 40.0) for node in self.dies_s
+        }
 
 
 @settings(max_examples=40, deadline=None)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from controller.api.clock import Now
-from controller.fleet.silence import Lease, Observed, Sight
+from controller.fleet.silence import AgentLease, Observed, Sight
 from controller.fleet.storm import TOGETHER_S, VM_BURST, mass
 
 T0 = datetime(2026, 11, 27, 8, 0, tzinfo=UTC)
@@ -17,7 +17,7 @@ MANY = VM_BURST + 1
 def sight(ages_s: Mapping[str, float]) -> Sight:
     """Nodes whose Leases have been unchanged for this long."""
     nodes = {
-        node: Observed(Lease("pod", "", 40.0), Now(T0 + timedelta(seconds=NOW_S - age_s), NOW_S - age_s))
+        node: Observed(AgentLease("pod", "", 40.0), Now(T0 + timedelta(seconds=NOW_S - age_s), NOW_S - age_s))
         for node, age_s in ages_s.items()
     }
     return Sight(nodes, requested_s=NOW_S, received_s=NOW_S)

@@ -19,7 +19,7 @@ import pytest
 from chaos.judge import asked
 from controller.agent.app import NON_HOLDER_DELAY_S
 from controller.kube import client
-from controller.kube.lease import LOCK
+from controller.kube.lease_fields import LOCK
 from lab.agent import ACTION_FINISHED, Agent
 from lab.guest import Guest
 from lab.libvirtd import Libvirtd

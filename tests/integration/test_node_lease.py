@@ -9,7 +9,8 @@ import pytest
 
 from controller.kube import client
 from controller.kube.client import Api
-from controller.kube.lease import LOCK, KeptLease
+from controller.kube.lease import KeptLease
+from controller.kube.lease_fields import LOCK
 from controller.runtime.errors import Transient
 from lab.controlplane import ControlPlane
 from lab.world import Json

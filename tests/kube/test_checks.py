@@ -17,7 +17,7 @@ from controller.kube.checks.access import SERVICE_ACCOUNT, User, grant
 from controller.kube.checks.lease import Claimant, judge
 from controller.kube.checks.rights import CLUSTER_RIGHTS, LEASE_RIGHTS, Right
 from controller.kube.checks.server import CLOCK_LIMIT_S, ApiServer, check_clock
-from controller.kube.lease import LOCK
+from controller.kube.lease_fields import LOCK
 from controller.runtime.checks import State
 from tests.api.documents import CRD, HYPERVISOR_CRD
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from controller.api.json_mapping import as_map, as_time
+from controller.api.json_mapping import as_time
 from controller.kube import paths
 from controller.kube.checks.probe import Json, Probe
-from controller.kube.lease import LOCK
+from controller.kube.lease_fields import lease_fields
 from controller.runtime.checks import Finding, missing, not_visible, ok
 
 
@@ -35,8 +35,7 @@ def check_lease(probe: Probe, namespace: str, node_name: str, claimant: Claimant
         return ok(f"{name} does not exist yet; the agent creates it")
     if not answer.granted:
         return not_visible(answer.message)
-    spec = as_map(answer.body.get("spec"))
-    renewed = as_time(spec.get("renewTime"))
+    renewed = as_time(lease_fields(answer.body).renewed)
     # The holder's clock is compared with that of the API server, because nobody can wait here for a renewal.
     now = datetime.now(UTC).timestamp() - (answer.clock_ahead_s or 0.0)
     age_s = now - renewed.timestamp() if renewed else None
@@ -48,12 +47,11 @@ def judge(lease: Json, name: str, claimant: Claimant, age_s: float | None, *, en
 
     `enrolled`: whether this is a host that is no node, so that its agent runs in no Pod.
     """
-    spec = as_map(lease.get("spec"))
-    holder, duration_s = spec.get("holderIdentity") or "", spec.get("leaseDurationSeconds") or 0
+    fields = lease_fields(lease)
+    holder, duration_s = fields.holder, fields.duration_s or 0
     if not holder:
         return ok(f"{name} is free")
-    lock = as_map(as_map(lease.get("metadata")).get("annotations")).get(LOCK)
-    is_of_host = bool(claimant.lock) and lock == f"{holder} {claimant.lock}"
+    is_of_host = bool(claimant.lock) and fields.lock == claimant.lock
     is_ours = is_of_host or holder == claimant.identity
     age = "never renewed" if age_s is None else f"renewed {max(age_s, 0):.0f} s ago"
     if age_s is not None and age_s < duration_s:
