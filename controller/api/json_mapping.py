@@ -27,6 +27,7 @@ INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
 CAPITALS = {"Id": "ID", "Uuid": "UUID", "Mib": "MiB"}
 
 Json = dict[str, Any]
+"""A JSON object."""
 Reader = Callable[[Any], Any]
 """Returns the value of a field; None if the JSON value cannot be read. Never raises."""
 Writer = Callable[[Any], Any]

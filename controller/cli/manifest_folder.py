@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from controller.api.codec import parse
+from controller.api.json_mapping import Json
 from controller.api.names import GROUP, KIND
 from controller.api.virtualmachine import VirtualMachine
 from controller.kube import manifests
@@ -24,8 +24,6 @@ KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 
 SUFFIXES = {".yaml", ".yml", ".json"}
 """The files that kustomize and kubectl read."""
-
-Json = dict[str, Any]
 
 
 class ManifestFolder:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from controller.api.hypervisor import UnmanagedDomain
+from controller.api.json_mapping import Json
 from controller.api.names import GROUP, KIND, VERSION
 from controller.api.text import sanitized
 from controller.api.virtualmachine import DesiredPowerState, PowerState, VmKey
@@ -20,8 +20,6 @@ to another folder, and apply whatever tool reads the manifest."""
 SUGGESTED = {PowerState.RUNNING: DesiredPowerState.RUNNING, PowerState.STOPPED: DesiredPowerState.STOPPED}
 """The desired power state that changes nothing. The other power states are transitions, or do not show whether the VM
 should be on. Paused is not among them, because nobody wants a VM paused for good."""
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

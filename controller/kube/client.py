@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
@@ -16,6 +15,7 @@ from kubernetes.client.configuration import Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.client.rest import RESTClientObject
 
+from controller.api.json_mapping import Json
 from controller.api.names import AGENT, HYPERVISOR_KIND, HYPERVISOR_PLURAL, KIND, PLURAL
 from controller.kube.access import SOCKET_OPTIONS, Access, basic
 from controller.kube.credentials import Credentials, Reader
@@ -41,8 +41,6 @@ JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 BEHIND = "ResourceVersionTooLarge"
 """The cause in the answer to a list that names a version which the API server's watch cache does not have yet."""
 KINDS = {PLURAL: KIND, HYPERVISOR_PLURAL: HYPERVISOR_KIND}
-
-Json = dict[str, Any]
 
 
 class Api:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from controller.api.json_mapping import as_map, as_text
+from controller.api.json_mapping import Json, as_map, as_text
 from controller.kube.client import Api
 from controller.runtime import retry
 
 PAGE = 250
 """How many objects one response has at most. A Hypervisor with a full list of domains has 70 kB, so a response has at
 most 18 MB."""
-
-Json = dict[str, Any]
 
 
 def objects(api: Api, path: str) -> Iterator[Json]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 from controller.api.hypervisor import Hypervisor, HypervisorStatus
 from controller.api.hypervisor_codec import hypervisor_status_patch, parse_hypervisor
+from controller.api.json_mapping import Json
 from controller.api.names import AGENT, GROUP, HYPERVISOR_KIND, HYPERVISOR_PLURAL, VERSION
 from controller.kube import paths
 from controller.kube.client import MERGE_PATCH, Api
 from controller.runtime import retry
 from controller.runtime.errors import Transient, Unserved, Vanished
-
-Json = dict[str, Any]
 
 
 class OwnHypervisor:

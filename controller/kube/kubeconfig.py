@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import urllib3
 import yaml
 
+from controller.api.json_mapping import Json
 from controller.kube.access import Access, basic
 from controller.kube.proxies import proxy_of
 from controller.runtime.errors import Rejected
@@ -57,7 +58,6 @@ USER = {
 EXEC = {"apiVersion", "command", "args", "env", "installHint", "provideClusterInfo", "interactiveMode"}
 IMPERSONATION = ("as", "as-uid", "as-groups", "as-user-extra")
 
-Json = dict[str, Any]
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

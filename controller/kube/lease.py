@@ -10,12 +10,12 @@ import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import quote
 
 import structlog
 
 from controller.api.clock import exponential_s, micro_time
+from controller.api.json_mapping import Json
 from controller.kube import paths
 from controller.kube.client import Api
 from controller.kube.lease_fields import LOCK, lease_fields
@@ -33,7 +33,6 @@ MAX_TRANSITIONS = 2**31 - 1
 LABELS = {"app.kubernetes.io/name": "virtsync", "app.kubernetes.io/part-of": "virtsync"}
 COMPONENT_LABEL = "app.kubernetes.io/component"
 
-Json = dict[str, Any]
 
 log = structlog.get_logger()
 

@@ -10,18 +10,17 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import urllib3
 
-from controller.api.json_mapping import as_map, as_text
+from controller.api.json_mapping import Json, as_map, as_text
 from controller.kube.client import Api, cause
 from controller.kube.collection import pages
 from controller.runtime.errors import Rejected, Transient, Vanished
 from controller.runtime.retry import Backoff
 
 T = TypeVar("T")
-Json = dict[str, Any]
 Key = tuple[str, str]
 
 WATCH_S = 300

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from controller.api.json_mapping import Json
 from controller.runtime.errors import Rejected
 
 PLAIN = re.compile(r"(?![yYnN]$)[A-Za-z].*|.+\.yaml|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -15,7 +16,6 @@ PLAIN = re.compile(r"(?![yYnN]$)[A-Za-z].*|.+\.yaml|[0-9a-f]{8}(-[0-9a-f]{4}){3}
 numbers, booleans or times that PyYAML does not, such as 1e3, y and 2026-1-1."""
 KUSTOMIZATION = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n"
 
-Json = dict[str, Any]
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

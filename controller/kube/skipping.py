@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
+from controller.api.json_mapping import Json
 from controller.api.virtualmachine import VmKey
 
 BEGIN, END = b'{"type":"MODIFIED","object":', b"}"
@@ -21,8 +22,6 @@ BEGIN, END = b'{"type":"MODIFIED","object":', b"}"
 IDENTITY = re.compile(rb'"name":"([^"]+)","namespace":"([^"]+)","resourceVersion":"(\d+)","uid":"')
 """The identity of an object in its metadata, as the API server writes it: with sorted keys, without spaces. In texts,
 JSON has a backslash before a quotation mark, so no text of a user matches."""
-
-Json = dict[str, Any]
 
 
 class Known(Protocol):

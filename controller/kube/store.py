@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from controller.api.codec import parse, status_patch
-from controller.api.json_mapping import as_map, as_text
+from controller.api.json_mapping import Json, as_map, as_text
 from controller.api.names import AGENT
 from controller.api.virtualmachine import Status, VirtualMachine, VmKey
 from controller.kube import paths
@@ -32,8 +32,6 @@ TRIES = 3
 """How often `refresh` reads an object if the cached object changes during each read."""
 
 log = structlog.get_logger()
-
-Json = dict[str, Any]
 
 
 class Update(Enum):

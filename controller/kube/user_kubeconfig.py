@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
+from controller.api.json_mapping import Json
 from controller.api.names import CLI
 from controller.kube.access import Access
 from controller.kube.client import Api
@@ -35,8 +35,6 @@ PATHS = {
     "context": (),
 }
 """The fields that are paths. A path is relative to the folder of its file."""
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

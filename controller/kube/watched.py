@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
+from controller.api.json_mapping import Json
 from controller.api.names import GROUP, HYPERVISOR_KIND, HYPERVISOR_PLURAL, KIND, PLURAL, VERSION
 from controller.kube.skipping import Known
 from controller.kube.watch_health import WatchHealth
-
-Json = dict[str, Any]
 
 
 @dataclass(slots=True, eq=False)

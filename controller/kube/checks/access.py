@@ -6,9 +6,9 @@ import shlex
 from dataclasses import dataclass
 
 from controller.api.clock import api_time
-from controller.api.json_mapping import as_map, as_text
+from controller.api.json_mapping import Json, as_map, as_text
 from controller.api.names import AGENT, GROUP, HYPERVISOR_PLURAL, PLURAL
-from controller.kube.checks.probe import Json, Probe
+from controller.kube.checks.probe import Probe
 from controller.kube.checks.rights import REPORT, Right
 from controller.kube.hosts.token import host_of
 from controller.runtime.checks import Finding, missing, not_visible, ok

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from controller.api.json_mapping import as_time
+from controller.api.json_mapping import Json, as_time
 from controller.kube import paths
-from controller.kube.checks.probe import Json, Probe
+from controller.kube.checks.probe import Probe
 from controller.kube.lease_fields import lease_fields
 from controller.runtime.checks import Finding, missing, not_visible, ok
 

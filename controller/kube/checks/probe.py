@@ -7,11 +7,11 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import urllib3
 from kubernetes.client.exceptions import ApiException
 
+from controller.api.json_mapping import Json
 from controller.kube.client import cause, rest_client
 from controller.kube.credentials import Credentials
 from controller.kube.hosts.token import HostToken, host_token
@@ -19,8 +19,6 @@ from controller.runtime.errors import Transient
 
 TIMEOUT_S = (60.0, 60.0)
 """The timeouts for connecting and for reading the response. The thread of a check may hang: see `run_all`."""
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from controller.api.json_mapping import as_map, json_paths
+from controller.api.json_mapping import Json, as_map, json_paths
 from controller.api.names import GROUP, VERSION
 from controller.kube import paths
 from controller.kube.checks.probe import Probe
@@ -14,8 +12,6 @@ INSTALL = "kubectl apply -f deploy/crds"
 OPENAPI = f"/openapi/v3{paths.RESOURCES}"
 NAMED_LIMIT = 3
 """How many of the missing fields the finding names."""
-
-Json = dict[str, Any]
 
 
 def check_type(probe: Probe, plural: str, kind: str, status: type) -> Finding:

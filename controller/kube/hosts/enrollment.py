@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from controller.api.json_mapping import as_map
+from controller.api.json_mapping import Json, as_map
 from controller.api.names import AGENT, HOST_ACCOUNT_PREFIX
 from controller.kube.client import MERGE_PATCH, Api
 from controller.runtime import retry
@@ -17,8 +17,6 @@ POLICY = "virtsync-agent-token"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
 INSTALL = "kubectl apply -f deploy/install.yaml"
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ import base64
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
+from controller.api.json_mapping import Json
 from controller.api.names import HOST_ACCOUNT_PREFIX
 from controller.kube.access import Access
 from controller.kube.hosts.token import read_token
@@ -17,8 +17,6 @@ from controller.kube.manifests import document
 from controller.runtime.errors import Rejected
 
 MODE = 0o600
-
-Json = dict[str, Any]
 
 
 def of_host(cluster: Json, host: str, token: str) -> str:
