@@ -15,7 +15,7 @@ from controller.api.names import ConditionType, HypervisorConditionType
 from controller.api.virtualmachine import Condition, DesiredPowerState, Reason, VirtualMachine
 
 
-class State(Enum):
+class Stage(Enum):
     """How far a change is."""
 
     WAITING = "waiting"
@@ -28,14 +28,14 @@ class State(Enum):
 class Progress:
     """How far a change is, and why."""
 
-    state: State
+    stage: Stage
     said: str
 
 
 def of_power(vm: VirtualMachine, generation: int, desired: DesiredPowerState) -> Progress:
     """Say whether the VM is as its powerState asks. FAILED if somebody has changed powerState since."""
     if vm.desired is not desired:
-        return Progress(State.FAILED, f"somebody has changed powerState to {vm.desired or 'none'}")
+        return Progress(Stage.FAILED, f"somebody has changed powerState to {vm.desired or 'none'}")
     return _report(vm, generation)
 
 
@@ -47,54 +47,54 @@ def of_restart(vm: VirtualMachine, generation: int, at: datetime) -> Progress:
     last = vm.status.last_restart_time
     carried_out = last is not None and last >= at
     if not carried_out and (vm.restart_request is None or vm.restart_request < at):
-        return Progress(State.FAILED, "somebody has removed the request before it was carried out")
+        return Progress(Stage.FAILED, "somebody has removed the request before it was carried out")
     progress = _report(vm, generation)
-    if progress.state is State.DONE and not carried_out:
-        return Progress(State.WAITING, progress.said)
+    if progress.stage is Stage.DONE and not carried_out:
+        return Progress(Stage.WAITING, progress.said)
     return progress
 
 
 def of_begun_maintenance(host: Hypervisor, generation: int) -> Progress:
     """Say whether the host is quiet."""
     if host.maintenance is None:
-        return Progress(State.FAILED, "somebody has ended the maintenance")
+        return Progress(Stage.FAILED, "somebody has ended the maintenance")
     if host.status.observed_generation < generation:
-        return Progress(State.WAITING, f"its agent has not acknowledged it ({_said(_ready(host), 'no report yet')})")
+        return Progress(Stage.WAITING, f"its agent has not acknowledged it ({_said(_ready(host), 'no report yet')})")
     quiesced = host.status.condition(HypervisorConditionType.QUIESCED)
     quiet = quiesced and quiesced.status == "True" and quiesced.observed_generation >= generation
-    state = State.DONE if quiet else State.WAITING
-    return Progress(state, _said(quiesced, "acknowledged"))
+    stage = Stage.DONE if quiet else Stage.WAITING
+    return Progress(stage, _said(quiesced, "acknowledged"))
 
 
 def of_ended_maintenance(host: Hypervisor, generation: int) -> Progress:
     """Say whether the agent of the host acts again. Its VMs may still be off: they start after the settle time."""
     if host.maintenance is not None:
-        return Progress(State.FAILED, "somebody has declared maintenance again")
+        return Progress(Stage.FAILED, "somebody has declared maintenance again")
     report = _said(_ready(host), "no report yet")
     if host.status.observed_generation < generation or host.status.maintenance:
-        return Progress(State.WAITING, f"its agent has not acknowledged it ({report})")
-    return Progress(State.DONE, report)
+        return Progress(Stage.WAITING, f"its agent has not acknowledged it ({report})")
+    return Progress(Stage.DONE, report)
 
 
 def _report(vm: VirtualMachine, generation: int) -> Progress:
     ready = vm.status.condition(ConditionType.READY)
     if not vm.node_name:
-        return Progress(State.FAILED, "no node is responsible for it: set spec.nodeName")
+        return Progress(Stage.FAILED, "no node is responsible for it: set spec.nodeName")
     if vm.status.observed_generation < generation or ready is None:
-        return Progress(State.WAITING, f"the agent of {vm.node_name} has not answered it")
-    return Progress(_state(vm, ready), _said(ready, ""))
+        return Progress(Stage.WAITING, f"the agent of {vm.node_name} has not answered it")
+    return Progress(_stage(vm, ready), _said(ready, ""))
 
 
-def _state(vm: VirtualMachine, ready: Condition) -> State:
+def _stage(vm: VirtualMachine, ready: Condition) -> Stage:
     if ready.status == "True":
-        return State.DONE
+        return Stage.DONE
     if ready.reason not in list(Reason):
-        return State.WAITING
+        return Stage.WAITING
     if ready.reason == Reason.HELD and not vm.holds:
         # The report can be older than a release, which changes no generation; or the host is in maintenance.
-        return State.WAITING
+        return Stage.WAITING
     lasting = READINESS[Reason(ready.reason)] in {Readiness.STALLED, Readiness.HELD}
-    return State.FAILED if lasting else State.WAITING
+    return Stage.FAILED if lasting else Stage.WAITING
 
 
 def _ready(host: Hypervisor) -> Condition | None:

@@ -10,7 +10,7 @@ from controller.api.changes import Change, Unchanged
 from controller.api.codec import parse
 from controller.api.hypervisor import Hypervisor, Maintenance, MaintenanceMode
 from controller.api.json_mapping import as_time
-from controller.api.progress import State
+from controller.api.progress import Stage
 from controller.api.virtualmachine import DesiredPowerState, Hold, Status, VirtualMachine, VmKey
 
 NOW = datetime(2026, 11, 27, 12, 0, 0, 500_000, tzinfo=UTC)
@@ -76,7 +76,7 @@ def test_a_second_request_for_now_waits_for_the_first_one_of_the_same_second() -
     at = as_time(decided.value)
     assert at
     assert at == requested.restart_request
-    assert progress.of_restart(requested, 1, at).state is State.WAITING
+    assert progress.of_restart(requested, 1, at).stage is Stage.WAITING
 
 
 @pytest.mark.parametrize("desired", [None, DesiredPowerState.STOPPED, DesiredPowerState.PAUSED])

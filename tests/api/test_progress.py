@@ -7,7 +7,7 @@ import pytest
 
 from controller.api.conditions import READINESS, Readiness
 from controller.api.hypervisor import Hypervisor, HypervisorStatus, Maintenance, MaintenanceMode, MaintenanceProgress
-from controller.api.progress import State, of_begun_maintenance, of_ended_maintenance, of_power, of_restart
+from controller.api.progress import Stage, of_begun_maintenance, of_ended_maintenance, of_power, of_restart
 from controller.api.virtualmachine import Condition, DesiredPowerState, Hold, Reason, Status, VirtualMachine, VmKey
 
 NOW = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
@@ -33,60 +33,60 @@ def host(*conditions: Condition, observed: int = 2, declared: bool = True, obeye
 
 @pytest.mark.parametrize("reason", list(Reason))
 def test_ready_is_done_and_what_lasts_has_failed(reason: Reason) -> None:
-    expected = {Readiness.READY: State.DONE, Readiness.STALLED: State.FAILED, Readiness.HELD: State.FAILED}
+    expected = {Readiness.READY: Stage.DONE, Readiness.STALLED: Stage.FAILED, Readiness.HELD: Stage.FAILED}
     progress = of_power(replace(vm(reason), holds=(Hold("ann", "backup"),)), 2, RUNNING)
-    assert progress.state is expected.get(READINESS[reason], State.WAITING)
+    assert progress.stage is expected.get(READINESS[reason], Stage.WAITING)
     assert progress.said == f"{reason}: So it is"
 
 
 def test_a_report_of_a_hold_that_is_released_is_not_an_answer() -> None:
-    assert of_power(vm(Reason.HELD), 2, RUNNING).state is State.WAITING
+    assert of_power(vm(Reason.HELD), 2, RUNNING).stage is Stage.WAITING
 
 
 def test_a_report_on_an_older_spec_is_not_an_answer() -> None:
     progress = of_power(vm(observed=1), 2, RUNNING)
-    assert (progress.state, progress.said) == (State.WAITING, "the agent of node-a has not answered it")
+    assert (progress.stage, progress.said) == (Stage.WAITING, "the agent of node-a has not answered it")
 
 
 def test_a_reason_of_a_newer_version_is_waited_for() -> None:
     newer = replace(vm(), status=Status(observed_generation=2, conditions=(condition("Dreaming", "False"),)))
-    assert of_power(newer, 2, RUNNING).state is State.WAITING
+    assert of_power(newer, 2, RUNNING).stage is Stage.WAITING
 
 
 def test_a_change_that_was_undone_has_failed() -> None:
     progress = of_power(vm(), 2, DesiredPowerState.STOPPED)
-    assert (progress.state, progress.said) == (State.FAILED, "somebody has changed powerState to Running")
+    assert (progress.stage, progress.said) == (Stage.FAILED, "somebody has changed powerState to Running")
 
 
 def test_a_vm_without_a_node_is_not_waited_for() -> None:
-    assert of_power(replace(vm(), node_name=""), 2, RUNNING).state is State.FAILED
+    assert of_power(replace(vm(), node_name=""), 2, RUNNING).stage is Stage.FAILED
 
 
 def test_a_restart_is_done_when_the_vm_is_ready_after_it() -> None:
     waiting = replace(vm(), restart_request=NOW)
-    assert of_restart(waiting, 2, NOW).state is State.WAITING
-    assert of_restart(replace(vm(Reason.RESTARTING, last=NOW), restart_request=NOW), 2, NOW).state is State.WAITING
-    assert of_restart(replace(vm(last=NOW), restart_request=NOW), 2, NOW).state is State.DONE
+    assert of_restart(waiting, 2, NOW).stage is Stage.WAITING
+    assert of_restart(replace(vm(Reason.RESTARTING, last=NOW), restart_request=NOW), 2, NOW).stage is Stage.WAITING
+    assert of_restart(replace(vm(last=NOW), restart_request=NOW), 2, NOW).stage is Stage.DONE
 
 
 @pytest.mark.parametrize("request_now", [None, NOW - timedelta(seconds=1)])
 def test_a_request_that_was_removed_in_time_has_failed(request_now: datetime | None) -> None:
-    assert of_restart(replace(vm(), restart_request=request_now), 2, NOW).state is State.FAILED
-    assert of_restart(replace(vm(last=NOW), restart_request=request_now), 2, NOW).state is State.DONE
+    assert of_restart(replace(vm(), restart_request=request_now), 2, NOW).stage is Stage.FAILED
+    assert of_restart(replace(vm(last=NOW), restart_request=request_now), 2, NOW).stage is Stage.DONE
 
 
 def test_a_maintenance_has_begun_when_the_host_is_quiet() -> None:
     quiet = condition("Quiet", "True", "Quiesced")
-    assert of_begun_maintenance(host(quiet), 2).state is State.DONE
-    assert of_begun_maintenance(host(condition("DomainsRunning", "False", "Quiesced")), 2).state is State.WAITING
-    assert of_begun_maintenance(host(), 2).state is State.WAITING
-    assert of_begun_maintenance(host(declared=False), 2).state is State.FAILED
+    assert of_begun_maintenance(host(quiet), 2).stage is Stage.DONE
+    assert of_begun_maintenance(host(condition("DomainsRunning", "False", "Quiesced")), 2).stage is Stage.WAITING
+    assert of_begun_maintenance(host(), 2).stage is Stage.WAITING
+    assert of_begun_maintenance(host(declared=False), 2).stage is Stage.FAILED
 
 
 def test_a_host_that_was_quiet_under_an_older_declaration_is_not_quiet() -> None:
     older = condition("Quiet", "True", "Quiesced", generation=1)
-    assert of_begun_maintenance(host(older, observed=1), 2).state is State.WAITING
-    assert of_begun_maintenance(host(older), 2).state is State.WAITING
+    assert of_begun_maintenance(host(older, observed=1), 2).stage is Stage.WAITING
+    assert of_begun_maintenance(host(older), 2).stage is Stage.WAITING
 
 
 def test_a_host_whose_agent_is_silent_says_so() -> None:
@@ -95,7 +95,7 @@ def test_a_host_whose_agent_is_silent_says_so() -> None:
 
 
 def test_a_maintenance_has_ended_when_the_agent_has_acknowledged_it() -> None:
-    assert of_ended_maintenance(host(declared=False, obeyed=False), 2).state is State.DONE
-    assert of_ended_maintenance(host(declared=False, obeyed=True), 2).state is State.WAITING
-    assert of_ended_maintenance(host(declared=False, obeyed=False, observed=1), 2).state is State.WAITING
-    assert of_ended_maintenance(host(), 2).state is State.FAILED
+    assert of_ended_maintenance(host(declared=False, obeyed=False), 2).stage is Stage.DONE
+    assert of_ended_maintenance(host(declared=False, obeyed=True), 2).stage is Stage.WAITING
+    assert of_ended_maintenance(host(declared=False, obeyed=False, observed=1), 2).stage is Stage.WAITING
+    assert of_ended_maintenance(host(), 2).stage is Stage.FAILED

@@ -12,7 +12,7 @@ import click
 from controller.api.changes import Change, Unchanged
 from controller.api.json_mapping import Json, as_map
 from controller.api.owners import field_owner, object_owner
-from controller.api.progress import Progress, State
+from controller.api.progress import Progress, Stage
 from controller.api.setting import Duration
 from controller.cli.options import reads
 from controller.cli.vm.cluster import Cluster
@@ -148,14 +148,14 @@ def _wait(writes: Writes, task: Task, decided: Decided, raw: Json, deadline: flo
     generation, said = as_map(raw.get("metadata")).get("generation"), ""
     while True:
         progress = _progress(writes, task, decided, generation if isinstance(generation, int) else 0)
-        if progress.state is State.DONE:
+        if progress.stage is Stage.DONE:
             _say(task, progress.said, err=err)
             return True
         if progress.said != said:
             said = progress.said
             _say(task, said, err=True)
         left_s = deadline - time.monotonic()
-        if progress.state is State.FAILED:
+        if progress.stage is Stage.FAILED:
             return False
         if left_s <= 0:
             _say(task, "not done within --timeout. The change stays", err=True)
@@ -168,11 +168,11 @@ def _progress(writes: Writes, task: Task, decided: Decided, generation: int) -> 
     try:
         return task.progress(writes.read(task.path), decided, generation)
     except Vanished:
-        return Progress(State.FAILED, "somebody has deleted the object")
+        return Progress(Stage.FAILED, "somebody has deleted the object")
     except Rejected as error:
-        return Progress(State.FAILED, str(error))
+        return Progress(Stage.FAILED, str(error))
     except Transient as error:
-        return Progress(State.WAITING, str(error))
+        return Progress(Stage.WAITING, str(error))
 
 
 def _say(task: Task, text: str, *, err: bool) -> None:
