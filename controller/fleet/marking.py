@@ -24,7 +24,7 @@ CONDITIONS = condition_mapper([ConditionType.READY])
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class NodeFacts:
     """What is known of one node when its objects could be marked."""
 
     namespace: str
@@ -44,20 +44,20 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class NodeRow:
     """One row of the decision table."""
 
     name: str
-    applies: Callable[[Situation], bool]
+    applies: Callable[[NodeFacts], bool]
     outcome: Outcome
 
 
-def row_of(situation: Situation) -> Row:
+def row_of(facts: NodeFacts) -> NodeRow:
     """Return the first row of the table that applies."""
-    return next(row for row in ROWS if row.applies(situation))
+    return next(row for row in ROWS if row.applies(facts))
 
 
-def _belongs_elsewhere(s: Situation) -> bool:
+def _belongs_elsewhere(s: NodeFacts) -> bool:
     """Whether the Hypervisor says that its agent has its Lease in another namespace, or that it has none."""
     if s.hypervisor is None:
         return False
@@ -65,17 +65,17 @@ def _belongs_elsewhere(s: Situation) -> bool:
     return elsewhere != s.namespace if elsewhere else _is(s, Kind.MISSING)
 
 
-def _is(s: Situation, kind: Kind) -> bool:
+def _is(s: NodeFacts, kind: Kind) -> bool:
     return s.silence is not None and s.silence.kind is kind
 
 
 ROWS = (
-    Row("no-sight", lambda s: not s.may_write, Outcome.WAIT),
-    Row("heard", lambda s: s.silence is None, Outcome.WAIT),
-    Row("elsewhere", _belongs_elsewhere, Outcome.LEAVE),
-    Row("lost", lambda s: _is(s, Kind.LOST), Outcome.MARK),
-    Row("left", lambda s: _is(s, Kind.LEFT), Outcome.MARK),
-    Row("missing", lambda s: _is(s, Kind.MISSING), Outcome.MARK),
+    NodeRow("no-sight", lambda s: not s.may_write, Outcome.WAIT),
+    NodeRow("heard", lambda s: s.silence is None, Outcome.WAIT),
+    NodeRow("elsewhere", _belongs_elsewhere, Outcome.LEAVE),
+    NodeRow("lost", lambda s: _is(s, Kind.LOST), Outcome.MARK),
+    NodeRow("left", lambda s: _is(s, Kind.LEFT), Outcome.MARK),
+    NodeRow("missing", lambda s: _is(s, Kind.MISSING), Outcome.MARK),
 )
 
 

@@ -15,7 +15,7 @@ from controller.api.json_mapping import Json
 from controller.api.names import HYPERVISOR_KIND, KIND, EventReason
 from controller.api.notice import Notice
 from controller.api.virtualmachine import Reason, VirtualMachine
-from controller.fleet.marking import Outcome, Situation, exemption_of, hypervisor_mark, message, row_of, vm_mark
+from controller.fleet.marking import NodeFacts, Outcome, exemption_of, hypervisor_mark, message, row_of, vm_mark
 from controller.fleet.silence import Observed, Sight, Silence
 from controller.fleet.storm import HYPERVISORS_BURST, HYPERVISORS_PER_S, VM_BURST, VMS_PER_S
 from controller.kube.lists import Fleet
@@ -140,7 +140,7 @@ class Marker:
     def _mark_hypervisor(self, one: _Round) -> None:
         raw = self._fleet.hypervisor(one.silence.node)
         one.hypervisor = parse_hypervisor(raw) if raw else None
-        row = row_of(Situation(self._namespace, self._may_write(one), one.silence, one.hypervisor))
+        row = row_of(NodeFacts(self._namespace, self._may_write(one), one.silence, one.hypervisor))
         match row.outcome:
             case Outcome.WAIT:
                 return

@@ -22,8 +22,8 @@ from controller.api.virtualmachine import (
 from controller.fleet.marking import (
     EXEMPTIONS,
     ROWS,
+    NodeFacts,
     Outcome,
-    Situation,
     exemption_of,
     hypervisor_mark,
     message,
@@ -49,10 +49,10 @@ def host(lease_namespace: str) -> Hypervisor:
     return Hypervisor("node-a", "uid", 1, "1", T0, status=status)
 
 
-def situation(kind: Kind | None, lease_namespace: str | None, *, may_write: bool = True) -> Situation:
+def situation(kind: Kind | None, lease_namespace: str | None, *, may_write: bool = True) -> NodeFacts:
     """`lease_namespace` as the Hypervisor names it; None: there is no Hypervisor."""
     found = None if lease_namespace is None else host(lease_namespace)
-    return Situation(HERE, may_write, silence(kind) if kind else None, found)
+    return NodeFacts(HERE, may_write, silence(kind) if kind else None, found)
 
 
 # --- the table of a node
