@@ -103,9 +103,9 @@ def assess(view: View, waits: Waits) -> Situation:
     history = vm.status
     if vm.misunderstood:
         return Situation(view, waits, history, _with_node(history, view), memory)
-    if elsewhere := handover.unresolved(history, view):
+    if unresolved := handover.unresolved(history, view):
         status = replace(history, observed_generation=vm.generation)
-        return Situation(view, waits, history, status, replace(memory, outcome=None), elsewhere=elsewhere)
+        return Situation(view, waits, history, status, replace(memory, outcome=None), unresolved=unresolved)
     history = _history_of_domain(view)
     spec_changed = vm.generation != history.observed_generation
     memory = replace(memory, held=memory.held or _was_held(history, vm, spec_changed=spec_changed))

@@ -63,7 +63,7 @@ def _with_decision(status: Status, s: Situation, verdict: Verdict) -> Status:
 
 def _decided(s: Situation, verdict: Verdict) -> str:
     """Return the reason of the last decision about the domain, which the next decision uses as an input."""
-    if s.elsewhere:
+    if s.unresolved:
         # The condition that shows that the other host's report is in doubt is about to be replaced. A later pass must
         # not find Pending beside another condition, because `is_stale` would take the report for one without doubt.
         replaced = verdict.reason not in UNDECIDED or s.history.decided == Reason.PENDING
@@ -107,7 +107,7 @@ def _run(status: Status) -> tuple[object, ...]:
 
 def _remembered(s: Situation, verdict: Verdict, status: Status) -> VmMemory:
     """Return the in-process state for the next pass."""
-    if s.elsewhere:
+    if s.unresolved:
         return s.memory
     held = verdict.reason in FORBIDDEN or (s.memory.held and not _decides(s, verdict))
     doubled = s.memory.doubled if isinstance(s.view.observed, Unreadable) else _doubled(s)
@@ -130,7 +130,7 @@ def _remembered(s: Situation, verdict: Verdict, status: Status) -> VmMemory:
 def _served(s: Situation, verdict: Verdict) -> bool:
     """Whether the spec has been served. Until then, a change of spec.powerState still counts as new."""
     waits_for_qemu = s.wants_on and s.off and verdict.reason is Reason.SHUTDOWN_TIMED_OUT
-    if s.elsewhere or s.vm.misunderstood or waits_for_qemu:
+    if s.unresolved or s.vm.misunderstood or waits_for_qemu:
         return False
     return READINESS[verdict.reason] in {Readiness.READY, Readiness.STALLED} and verdict.reason not in NOT_SERVED
 
@@ -156,7 +156,7 @@ def _notices(s: Situation, verdict: Verdict, decided: str) -> tuple[Notice, ...]
     notices: list[Notice] = []
     # Before a handover is resolved, no reason is stored as the decision, so only Ready shows it.
     last = s.vm.status
-    changes = verdict.reason != last.reason if s.elsewhere else decided != last.decided
+    changes = verdict.reason != last.reason if s.unresolved else decided != last.decided
     if verdict.reason in EVENT_REASONS and changes:
         notices.append(Notice(str(verdict.reason), verdict.message, warning=True))
     if (there := _doubled(s)) and there != s.memory.doubled:
@@ -177,7 +177,7 @@ def _forget_in_s(s: Situation) -> float | None:
     """Return in how many seconds the backoff is removed if the domain still runs then; None: there is no backoff."""
     since = s.memory.phase_since
     # Only a pass that decides can remove the backoff. Without this check, other passes would repeat in a busy loop.
-    decides = not s.vm.misunderstood and s.elsewhere is None
+    decides = not s.vm.misunderstood and s.unresolved is None
     if not (decides and s.status.backoff and s.phase is Phase.RUNNING and since):
         return None
     return s.now.until(since.plus(s.waits.backoff_forget_s))

@@ -25,7 +25,7 @@ AT_WORK = {Reason.HYPERVISOR_BUSY, Reason.SHUTDOWN_TIMED_OUT}
 """Reasons under which a report of "off" is in doubt: a call is working on the domain, or QEMU has not exited."""
 
 
-class Elsewhere(Enum):
+class Unresolved(Enum):
     """Why the report of another host forbids a start of the VM on this host."""
 
     MAY_RUN = "the VM was on, or might have been on, on that host"
@@ -39,7 +39,7 @@ def is_foreign(report: Status, node: Node) -> bool:
     return bool(report.node_name) and (report.node_name != node.name or _is_other_machine(report, node))
 
 
-def unresolved(report: Status, view: View) -> Elsewhere | None:  # noqa: PLR0911 - one rule a line
+def unresolved(report: Status, view: View) -> Unresolved | None:  # noqa: PLR0911 - one rule a line
     """Return why this report forbids a start on this host.
 
     None: it permits a start, this host wrote it, or the VM already runs here.
@@ -48,16 +48,16 @@ def unresolved(report: Status, view: View) -> Elsewhere | None:  # noqa: PLR0911
     if not is_foreign(report, view.node) or (runs_here(view) and not _stands_still_beside(report, view)):
         return None
     if isinstance(seen, Domain) and seen.phase is Phase.SAVED:
-        return Elsewhere.MEMORY_HERE
+        return Unresolved.MEMORY_HERE
     if view.vm.confirmed_off == vouching(report):
         return None
     if _in_flight(report) or not report.was_off:
-        return Elsewhere.MAY_RUN
+        return Unresolved.MAY_RUN
     if memory_elsewhere(report):
-        return Elsewhere.MEMORY_THERE
+        return Unresolved.MEMORY_THERE
     if sent_away(report):
-        return None if Evidence.STARTED_MIGRATED in view.evidence else Elsewhere.SENT_AWAY
-    return Elsewhere.MAY_RUN if is_stale(report) else None
+        return None if Evidence.STARTED_MIGRATED in view.evidence else Unresolved.SENT_AWAY
+    return Unresolved.MAY_RUN if is_stale(report) else None
 
 
 def vouching(report: Status) -> str:

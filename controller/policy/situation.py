@@ -19,7 +19,7 @@ from controller.api.virtualmachine import (
     StopCause,
     VirtualMachine,
 )
-from controller.policy.handover import Elsewhere
+from controller.policy.handover import Unresolved
 from controller.policy.starts import Start
 from controller.policy.view import STANDS_STILL, Domain, Phase, View, VmMemory
 from controller.policy.waits import Waits
@@ -55,7 +55,7 @@ class Situation:
     """When the settle time is over; None: no settle time applies."""
     settles_forever: bool = False
     """Whether virtsync never corrects this kind of drift (--settle-pause never)."""
-    elsewhere: Elsewhere | None = None
+    unresolved: Unresolved | None = None
     """Why the report of another host forbids a start on this host; None: no such report forbids it.
 
     As long as it forbids a start, the report is kept unchanged.

@@ -19,7 +19,7 @@ from controller.policy.gates import (
     power_predicate,
     settling,
 )
-from controller.policy.handover import AT_WORK, Elsewhere, vouching
+from controller.policy.handover import AT_WORK, Unresolved, vouching
 from controller.policy.situation import UNSEEN, Situation
 from controller.policy.view import Absent, Conflict, Phase, Replaced, Unreadable, Verdict
 
@@ -57,7 +57,7 @@ def is_without_domain(s: Situation) -> bool:
 
 def is_handover_unresolved(s: Situation) -> bool:
     """Whether the report of the former host forbids a start on this host."""
-    return s.elsewhere is not None
+    return s.unresolved is not None
 
 
 def is_start_in_flight(s: Situation) -> bool:
@@ -194,7 +194,7 @@ def handover_unresolved(s: Situation) -> Verdict:
     other_machine = old == here
     if other_machine:
         old, here = f"{old} (the former machine)", f"{here} (the present machine)"
-    if s.elsewhere is Elsewhere.MEMORY_HERE:
+    if s.unresolved is Unresolved.MEMORY_HERE:
         message = (
             f"Memory of this VM is saved on {here} (managed save), but the last report is from {old}. So virtsync does "
             f"not know which of the two is newer, and does not start the VM. If the VM ran on {old} after this save, "
@@ -203,7 +203,7 @@ def handover_unresolved(s: Situation) -> Verdict:
             "start."
         )
         return Verdict(Reason.SAVED_ELSEWHERE, message)
-    if s.elsewhere is Elsewhere.MEMORY_THERE:
+    if s.unresolved is Unresolved.MEMORY_THERE:
         back = (
             f" Set spec.nodeName back to {old}, start the VM or remove the saved memory there, and wait for the report."
         )
@@ -212,7 +212,7 @@ def handover_unresolved(s: Situation) -> Verdict:
             f"discards that memory{_vouch(s)}"
         )
         return Verdict(Reason.SAVED_ELSEWHERE, message)
-    if s.elsewhere is Elsewhere.SENT_AWAY:
+    if s.unresolved is Unresolved.SENT_AWAY:
         what = f"{old} migrated this VM to another host."
         how = "Set spec.nodeName to the node on which the VM runs"
     else:
