@@ -16,7 +16,7 @@ class Census:
     expected: frozenset[str]
     """The nodes that should have a Lease in the manager's namespace: their Hypervisor says so, or a VirtualMachine
     names a node that has no Hypervisor."""
-    elsewhere: frozenset[str]
+    other_namespace: frozenset[str]
     """The nodes whose Hypervisor says that their Lease is in another namespace. A Lease in this one is left over."""
     maintenance: Mapping[str, str]
     """The mode of the maintenance, by node; only nodes that are in one."""

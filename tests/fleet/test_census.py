@@ -22,7 +22,7 @@ def test_hosts_of_this_namespace_and_names_that_no_host_has_are_expected() -> No
     hosts = [host("ours", "here"), host("theirs", "there"), host("without", "")]
     found = census(hosts, ["ours", "theirs", "without", "mistyped", ""], "here")
     assert found.expected == {"ours", "mistyped"}
-    assert found.elsewhere == {"theirs"}
+    assert found.other_namespace == {"theirs"}
 
 
 def test_vms_are_counted_by_node() -> None:
