@@ -26,7 +26,7 @@ WHOLE_LIST_S = 60.0
 """How long the answer to a list of all objects may take to begin. The API server gives up after the same time."""
 
 
-class Fleet:
+class FleetRequests:
     """Reads and writes what the manager needs of all nodes. Thread-safe.
 
     Each method raises Transient or Rejected if a request fails. None retries: its caller asks again later.

@@ -13,7 +13,7 @@ from controller import __version__
 from controller.api.names import MANAGER, MANAGER_CONTROLLER
 from controller.kube import client
 from controller.kube.events import EventRecorder
-from controller.kube.lists import Fleet
+from controller.kube.lists import FleetRequests
 from controller.manager.leader import Leader
 from controller.manager.metrics import Metrics
 from controller.manager.monitor import Monitor
@@ -58,7 +58,7 @@ class Manager:
             controller=MANAGER_CONTROLLER,
             bucket=TokenBucket(EVENTS_PER_S, EVENTS_BURST),
         )
-        fleet = Fleet(self._api)
+        fleet = FleetRequests(self._api)
         self._monitor = Monitor(
             fleet,
             self._recorder,

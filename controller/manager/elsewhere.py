@@ -20,7 +20,7 @@ from controller.api.virtualmachine import Reason, VirtualMachine
 from controller.fleet.elsewhere import RELEASE_AFTER_S, Sighting, ended, noted, running, runs_at_home, wanted
 from controller.fleet.findings import Findings, conflicts
 from controller.kube.events import EventRecorder
-from controller.kube.lists import Fleet
+from controller.kube.lists import FleetRequests
 from controller.runtime.buckets import TokenBucket
 from controller.runtime.errors import Conflicted, Forbidden, Rejected, Vanished
 
@@ -34,7 +34,7 @@ class Elsewhere:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: FleetRequests,
         recorder: EventRecorder,
         *,
         leads: Callable[[], bool],

@@ -18,7 +18,7 @@ from controller.api.virtualmachine import Reason, VirtualMachine
 from controller.fleet.marking import NodeFacts, Outcome, exemption_of, hypervisor_mark, message, row_of, vm_mark
 from controller.fleet.silence import Observed, Sight, Silence
 from controller.fleet.storm import HYPERVISORS_BURST, HYPERVISORS_PER_S, VM_BURST, VMS_PER_S
-from controller.kube.lists import Fleet
+from controller.kube.lists import FleetRequests
 from controller.manager.metrics import Metrics
 from controller.runtime.buckets import TokenBucket
 from controller.runtime.errors import Conflicted, Forbidden, Rejected, Transient, Vanished
@@ -84,7 +84,7 @@ class Marker:
     def __init__(
         self,
         watched: Watched,
-        fleet: Fleet,
+        fleet: FleetRequests,
         recorder: Recorder,
         metrics: Metrics,
         *,

@@ -15,7 +15,7 @@ from controller.api.hypervisor import MaintenanceMode
 from controller.fleet.census import Census, census
 from controller.fleet.silence import BLIND_AFTER_S, Sight, Silence
 from controller.fleet.storm import MASS_WAITS_S, mass
-from controller.kube.lists import Fleet
+from controller.kube.lists import FleetRequests
 from controller.manager.marker import Marker, Recorder
 from controller.manager.metrics import Metrics
 from controller.runtime.errors import Rejected, Transient
@@ -42,7 +42,7 @@ class Monitor:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: FleetRequests,
         recorder: Recorder,
         metrics: Metrics,
         *,

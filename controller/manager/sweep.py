@@ -14,7 +14,7 @@ from controller.api.hypervisor import Hypervisor
 from controller.api.virtualmachine import VirtualMachine
 from controller.fleet.findings import COLUMNS, Findings, find, mark_without_node
 from controller.kube.events import EventRecorder
-from controller.kube.lists import Fleet
+from controller.kube.lists import FleetRequests
 from controller.manager.elsewhere import Elsewhere
 from controller.manager.metrics import Metrics
 from controller.runtime.buckets import TokenBucket
@@ -38,7 +38,7 @@ class Sweep:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: FleetRequests,
         recorder: EventRecorder,
         metrics: Metrics,
         *,

@@ -15,7 +15,7 @@ from controller.api.names import MANAGER
 from controller.api.notice import Notice
 from controller.kube import client
 from controller.kube.client import Api
-from controller.kube.lists import Fleet
+from controller.kube.lists import FleetRequests
 from controller.manager.metrics import Metrics
 from controller.manager.monitor import Monitor
 from controller.runtime.buckets import TokenBucket
@@ -91,7 +91,7 @@ class Stage:
 
     def new_monitor(self) -> Monitor:
         return Monitor(
-            Fleet(self.wire),
+            FleetRequests(self.wire),
             self.notices,
             self.metrics,
             namespace=self.name,

@@ -18,7 +18,7 @@ from controller.fleet.elsewhere import RELEASE_AFTER_S
 from controller.fleet.findings import COLUMNS, find
 from controller.kube import client
 from controller.kube.events import EventRecorder
-from controller.kube.lists import Fleet
+from controller.kube.lists import FleetRequests
 from controller.manager.elsewhere import LOOKUPS_BURST, Elsewhere
 from controller.manager.metrics import FINDINGS, Metrics
 from controller.manager.sweep import SWEEP_EVERY_S, SWEEP_JITTER, Sweep
@@ -53,7 +53,7 @@ class Recorder:
         self.told.append((of.key.name, notice.reason))
 
 
-class Counting(Fleet):
+class Counting(FleetRequests):
     """The manager's requests, and which UUIDs it asked for."""
 
     asked: list[UUID]

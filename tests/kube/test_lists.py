@@ -9,7 +9,7 @@ import pytest
 from controller.api.tables import TABLE
 from controller.kube import paths
 from controller.kube.client import TIMEOUT_S, Api
-from controller.kube.lists import Fleet
+from controller.kube.lists import FleetRequests
 from controller.runtime.errors import Behind, Rejected
 
 Json = dict[str, Any]
@@ -41,11 +41,11 @@ def server() -> Server:
 
 
 @pytest.fixture
-def fleet(server: Server) -> Fleet:
-    return Fleet(cast("Api", server))
+def fleet(server: Server) -> FleetRequests:
+    return FleetRequests(cast("Api", server))
 
 
-def test_all_objects_come_in_one_list_that_the_watch_cache_answers(server: Server, fleet: Fleet) -> None:
+def test_all_objects_come_in_one_list_that_the_watch_cache_answers(server: Server, fleet: FleetRequests) -> None:
     """Pages are decoded from etcd; without a version, so is a list for which the watch cache is behind."""
     assert list(fleet.rows(["Node"])) == [("a",)]
     assert [host.name for host in fleet.hypervisors()] == ["a"]
@@ -58,12 +58,12 @@ def test_all_objects_come_in_one_list_that_the_watch_cache_answers(server: Serve
     assert hosts[1][1]["resourceVersion"] == PRESENT
 
 
-def test_a_list_of_all_objects_may_take_as_long_as_the_api_server_allows(server: Server, fleet: Fleet) -> None:
+def test_a_list_of_all_objects_may_take_as_long_as_the_api_server_allows(server: Server, fleet: FleetRequests) -> None:
     list(fleet.rows(["Node"]))
     assert server.asked[1][1]["read_timeout_s"] == 60 > TIMEOUT_S[1]
 
 
-def test_a_watch_cache_that_is_behind_is_told_and_not_bypassed(server: Server, fleet: Fleet) -> None:
+def test_a_watch_cache_that_is_behind_is_told_and_not_bypassed(server: Server, fleet: FleetRequests) -> None:
     server.behind = True
     with pytest.raises(Behind):
         list(fleet.rows(["Node"]))
@@ -72,6 +72,6 @@ def test_a_watch_cache_that_is_behind_is_told_and_not_bypassed(server: Server, f
     assert len(server.asked) == 4
 
 
-def test_a_table_without_the_column_is_refused(fleet: Fleet) -> None:
+def test_a_table_without_the_column_is_refused(fleet: FleetRequests) -> None:
     with pytest.raises(Rejected, match="Shoe"):
         list(fleet.rows(["Shoe"]))

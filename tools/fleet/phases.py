@@ -17,7 +17,7 @@ from controller.api.names import MANAGER
 from controller.fleet.findings import COLUMNS
 from controller.fleet.storm import LEAST, MASS_WAITS_S, SHARE, VM_BURST
 from controller.kube.client import load
-from controller.kube.lists import Fleet as ManagersFleet
+from controller.kube.lists import FleetRequests
 from fleet.agent import Agent
 from fleet.agents import Agents
 from fleet.client import Client, Ended, Failed, Tally
@@ -131,7 +131,7 @@ async def lists(fleet: Fleet) -> Figures:
     """One list after another: the VMs of a node, then those of the manager, by the manager's own code."""
     agents = fleet.agents.running
     kubeconfig = await asyncio.to_thread(fleet.stage.kubeconfig, MANAGER_ACCOUNT)
-    manager = ManagersFleet(load(kubeconfig, program=MANAGER))
+    manager = FleetRequests(load(kubeconfig, program=MANAGER))
     asked: dict[str, Callable[[], Iterable[object]]] = {
         "leases": lambda: manager.leases(LEASE_NAMESPACE),
         "table": lambda: manager.rows(COLUMNS),
