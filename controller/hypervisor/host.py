@@ -264,7 +264,7 @@ class LibvirtHost:
             return Absent()
         handle = _found(lambda: connection.lookupByName(name))
         if handle is None:
-            if self._pid_files.lives_on_named(name):
+            if self._pid_files.lives_on(None, name):
                 raise Lingers(LINGERS)
             return Absent()
         found = UUID(bytes=handle.UUID())

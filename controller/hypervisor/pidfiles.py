@@ -139,11 +139,11 @@ class PidFiles:
             if uuid not in running:
                 self.release(uuid)
 
-    def lives_on(self, uuid: UUID, name: str = "") -> bool:
-        """Whether a QEMU of this domain, which libvirt reports off, still locks its pid file.
+    def lives_on(self, uuid: UUID | None, name: str = "") -> bool:
+        """Whether a QEMU of this domain, which libvirt reports off or no longer has, still locks its pid file.
 
         With `name`, also a QEMU of any domain that had this name: its definition might have been removed, and the VM
-        defined again with another UUID.
+        defined again with another UUID. Without `uuid`, only a QEMU of a domain that had this name.
 
         True if the lock cannot be read. False if neither `watch` nor `watch_running` opened the file.
         """
@@ -153,10 +153,6 @@ class PidFiles:
         with self._lock, suppress(OSError):
             return self._release_all(uuids)
         return True
-
-    def lives_on_named(self, name: str) -> bool:
-        """`lives_on` for a domain of which only the name is known, because libvirt no longer has it."""
-        return any(self.lives_on(uuid) for uuid in self._watched_as(None, name))
 
     def started(self, uuid: UUID) -> None:
         """Record that a new QEMU of this domain runs. `qemu` then no longer returns UNSURE for an earlier QEMU."""

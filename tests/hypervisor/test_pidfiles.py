@@ -86,7 +86,7 @@ def test_a_domain_that_is_defined_again_with_another_uuid_has_the_same_qemu(
     (tmp_path / "web.pid").unlink()
     assert files.qemu(SECOND, "web") is Qemu.ALIVE
     assert files.lives_on(SECOND, "web")
-    assert files.lives_on_named("web")
+    assert files.lives_on(None, "web")
     assert files.qemu(SECOND, "db") is Qemu.GONE
     assert not files.lives_on(SECOND, "db")
     assert not files.lives_on(SECOND)
@@ -103,8 +103,8 @@ def test_a_domain_that_was_renamed_is_found_by_its_new_name(files: PidFiles, beg
     (tmp_path / "web.pid").rename(tmp_path / "www.pid")
     begin("www")
     files.watch(FIRST, "www")
-    assert files.lives_on_named("www")
-    assert not files.lives_on_named("web")
+    assert files.lives_on(None, "www")
+    assert not files.lives_on(None, "web")
     assert files.qemu(SECOND, "www") is Qemu.ALIVE
     assert files.qemu(SECOND, "web") is Qemu.GONE
 
