@@ -83,7 +83,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       settings.py    the settings that every process has
     policy/        decisions on immutable values
       decide.py      the decision table: one row for each observation; vetoes.py: rows without an action; gates.py: what
-                     delays a due action; stopping.py: the steps of a graceful stop
+                     delays a due action; stopping.py: the steps of a graceful stop; wording.py: parts of messages
       situation.py   what an observation means, given the last report; assess.py: how it is derived; handover.py: from
                      another node's report; starts.py, stops.py: recorded starts, causes of stops; operations.py: stops
                      and restarts in flight; settling.py: settle times; backoff.py: failures

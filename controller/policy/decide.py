@@ -16,12 +16,13 @@ from controller.policy import vetoes
 from controller.policy.assess import assess
 from controller.policy.backoff import increased
 from controller.policy.conclusion import conclude
-from controller.policy.gates import clock, due, forbidden, in_maintenance, power
+from controller.policy.gates import due, forbidden
 from controller.policy.operations import new_operation
 from controller.policy.situation import Situation
 from controller.policy.stopping import stop
 from controller.policy.view import Action, Phase, Step, Verdict, View
 from controller.policy.waits import Waits
+from controller.policy.wording import clock, in_maintenance, power
 
 RUNNING, STOPPED, PAUSED = DesiredPowerState
 

@@ -9,37 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from controller.api.clock import Now, api_time
+from controller.api.clock import api_time
 from controller.api.libvirt_words import PauseReason
-from controller.api.names import CONFIRMED_OFF
-from controller.api.text import sanitized
 from controller.api.values import replace
-from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, Status
+from controller.api.virtualmachine import DesiredPowerState, Reason, Status
 from controller.policy.situation import Situation
 from controller.policy.starts import OFF_CONFIRM_S
 from controller.policy.stops import restored
 from controller.policy.view import Action, Phase, Qemu, Verdict
+from controller.policy.wording import (
+    NEVER_SETTLES,
+    REQUESTS,
+    clock,
+    confirming,
+    drift_sentence,
+    holders,
+    in_maintenance,
+)
 
 BESIDE = {"backup"}
 """Kinds of jobs during which libvirt permits a shutdown or a destroy of the domain; only the job itself is lost."""
 ACTION_OVERDUE_S = 5.0
 """An action that has not returned after this time is reported as HypervisorBusy. A start, which usually takes about
 half a second, is reported as Starting, with the time at which it began."""
-PREDICATES = {PowerState.CRASHED: "has crashed", PowerState.SHUTTING_DOWN: "is shutting down"}
-"""The predicates of the power states that "is" and the name of the state would not describe well."""
-REQUESTS = {
-    Action.START: "start the VM",
-    Action.START_PAUSED: "start the VM paused",
-    Action.RESUME: "resume the VM",
-    Action.WAKE: "wake up the VM",
-    Action.SUSPEND: "pause the VM",
-    Action.SHUTDOWN: "shut down the VM",
-    Action.DESTROY: "force off the VM",
-}
-"""How messages name the request that an action sends to libvirt."""
 WAYS_ON = {Action.RESUME: "resume it", Action.WAKE: "wake it up"}
 """The actions that make the CPUs of a VM run that is on, and how a message names them."""
-NEVER_SETTLES = "because the agent runs with --settle-pause never"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,25 +119,6 @@ def not_here(s: Situation, what: str) -> Verdict:
         f"lost and you are sure that the VM is off, confirm it: {confirming(s, there.confirmation)}"
     )
     return Verdict(Reason.RUNS_ELSEWHERE, message)
-
-
-def confirming(s: Situation, value: str) -> str:
-    """Return the command that writes the annotation confirmed-off with this value."""
-    return f"kubectl annotate kvm -n {s.vm.key.namespace} {s.vm.key.name} --overwrite {CONFIRMED_OFF}='{value}'"
-
-
-def in_maintenance(s: Situation) -> str:
-    """Return which host is in maintenance, and why, as text for a message; empty: the host is not in maintenance.
-
-    The reason is on one line, as in a report, so that a message that was reported can be compared with a new one.
-    """
-    node = s.view.node
-    return f"{node.name} is in maintenance ({sanitized(node.maintenance.reason, 1024)})" if node.maintenance else ""
-
-
-def holders(s: Situation) -> str:
-    """Return who holds the VM, and why, as text for a message."""
-    return ", ".join(map(str, s.vm.holds))
 
 
 def qemu_alive(s: Situation, due_action: DueAction) -> Verdict | None:
@@ -338,25 +313,3 @@ def _refused(s: Situation) -> str:
     """Return the request that libvirt refused, as text for a message."""
     outcome = s.view.memory.outcome
     return REQUESTS[outcome.action if outcome else Action.START]  # without an outcome, a recorded start was refused
-
-
-def power(s: Situation) -> PowerState:
-    """Return the reported power state."""
-    return s.status.power_state
-
-
-def power_predicate(s: Situation) -> str:
-    """Return the power state as text that follows "The VM" in a message, such as "is paused"."""
-    return PREDICATES.get(power(s), f"is {power(s).lower()}")
-
-
-def drift_sentence(s: Situation) -> str:
-    """Return the part of a message that compares the VM with its spec."""
-    if s.cycling:
-        return f"The VM {power_predicate(s)}, and a restart is requested."
-    return f"The VM {power_predicate(s)} and should be {str(s.desired).lower()}."
-
-
-def clock(moment: Now) -> str:
-    """Return a moment in the format of messages."""
-    return f"{moment.to_api():%H:%M:%SZ}"

@@ -7,9 +7,7 @@ from controller.api.values import replace
 from controller.api.virtualmachine import OperationType, Reason, ShutdownMode, Status
 from controller.policy.gates import (
     BESIDE,
-    NEVER_SETTLES,
     DueAction,
-    clock,
     due,
     forbidden,
     job_kind,
@@ -22,6 +20,7 @@ from controller.policy.operations import attempted_stop, new_operation
 from controller.policy.situation import Situation
 from controller.policy.vetoes import LINGER_RECHECK_S, LINGERS
 from controller.policy.view import Action, Phase, StopAttempt, Verdict
+from controller.policy.wording import NEVER_SETTLES, clock
 
 CANNOT_REACT = {
     Phase.STARTING: "The VM is still starting",

@@ -9,19 +9,11 @@ from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, PowerState, Reason, StopCause
 from controller.policy import handover
 from controller.policy import stops as causes
-from controller.policy.gates import (
-    answer_in_s,
-    braked,
-    confirming,
-    holders,
-    in_maintenance,
-    not_here,
-    power_predicate,
-    settling,
-)
+from controller.policy.gates import answer_in_s, braked, not_here, settling
 from controller.policy.handover import AT_WORK, Unresolved, vouching
 from controller.policy.situation import UNSEEN, Situation
 from controller.policy.view import Absent, Conflict, Phase, Replaced, Unreadable, Verdict
+from controller.policy.wording import confirming, holders, in_maintenance, power_predicate
 
 LINGERS = (
     "libvirt reports the VM off, but its QEMU process has not exited (is its storage stuck?). virtsync does not start "

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from controller.api.virtualmachine import DesiredPowerState, Hold, Reason, RestartPolicy, Shutdown, ShutdownMode
-from controller.policy.gates import REQUESTS
 from controller.policy.view import Action, Evidence, Facts, Node, Outcome, Phase, Result
+from controller.policy.wording import REQUESTS
 from tests.policy.views import CRASH, GUEST, PAUSED, RUNNING, STOPPED, WAITS, Vm, action, domain, done, moment
 
 HANGS = Facts(hangs=True)

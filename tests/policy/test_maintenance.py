@@ -23,8 +23,8 @@ from controller.api.virtualmachine import (
     StopCause,
 )
 from controller.policy.assess import assess
-from controller.policy.gates import in_maintenance
 from controller.policy.view import Action, Evidence, Facts, Node, Outcome, Phase, Result, Step, Unreadable, View
+from controller.policy.wording import in_maintenance
 from tests.policy.test_faults_walks import walked, walks
 from tests.policy.views import GUEST, PAUSED, RUNNING, STOPPED, T0, WAITS, Vm, action, domain, done, moment
 
