@@ -65,7 +65,9 @@ class Turn(AbstractContextManager["Turn"]):
 
     granted: bool
     wait_s: float = 0.0
-    """If the turn is not granted, the seconds after which to ask again; 0: the maximum number of calls is in flight."""
+    """If the turn is not granted, the seconds after which to ask again; 0: not known, because the node is crowded."""
+    crowded: bool = False
+    """Whether the turn is not granted because the maximum number of calls is in flight."""
     release: Callable[[], None] = field(default=lambda: None)
     """Releases the slots that a granted turn occupies."""
     kept: bool = False
@@ -165,7 +167,7 @@ class ActionRunner:
             return self._turn_to_force(key, now_s)
         with self._lock:
             if self._polite + self._forced_at_once(now_s) >= CALLS_AT_ONCE:
-                return Turn(granted=False)
+                return Turn(granted=False, crowded=True)
             if action.starts:
                 hanging = sum(call.action.kind.starts for call in self._hanging(now_s))
                 wait_s = self._start_limiter.take(key, now_s, urgent=urgent, hanging=hanging)

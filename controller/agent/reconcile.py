@@ -294,7 +294,7 @@ class Reconciler:
         turn = self._runner.turn(view.vm.key, step.action.kind, view.now.monotonic_s, urgent=urgent)
         if turn.granted:
             return step, turn
-        return decide(replace(view, crowded=turn.wait_s == 0, turn_in_s=turn.wait_s), self._waits), NO_TURN
+        return decide(replace(view, crowded=turn.crowded, turn_in_s=turn.wait_s), self._waits), NO_TURN
 
     def _informed(self, view: View, action: PowerAction) -> View:
         if view.call:  # libvirt would not answer before the call in flight has returned
