@@ -23,7 +23,7 @@ import structlog
 from controller.api.clock import Now
 from controller.api.virtualmachine import VirtualMachine, VmKey
 from controller.policy.start_limiter import Line, StartLimiter
-from controller.policy.view import Action, Domain, Outcome, Phase, PowerAction, Result, Step
+from controller.policy.view import Action, CallInFlight, Domain, Outcome, Phase, PowerAction, Result, Step
 from controller.runtime.errors import Rejected, Transient, Vanished
 
 CALLS_AT_ONCE = 8
@@ -134,14 +134,16 @@ class ActionRunner:
         with self._lock:
             return None if self._polite or self._forcing or self._unreported else self._quiet_s
 
-    def progress(self, key: VmKey, uuid: UUID | None) -> tuple[Outcome | None, tuple[Action, Now] | None]:
-        """Return the outcome of the last action on the VM, and the action in flight on its domain with its start time.
+    def progress(self, key: VmKey, uuid: UUID | None) -> tuple[Outcome | None, CallInFlight | None]:
+        """Return the outcome of the last action on the VM, and the call in flight on its domain.
 
         Each is None if there is none. An outcome is returned only once.
         """
         with self._lock:
             calls = self._calls.get(uuid) if uuid else None
-            return self._outcomes.pop(key, None), (calls[-1].action.kind, calls[-1].since) if calls else None
+            return self._outcomes.pop(key, None), CallInFlight(
+                calls[-1].action.kind, calls[-1].since
+            ) if calls else None
 
     def locked(self, uuid: UUID | None) -> Domain | None:
         """Return the last observation of a domain on which a start or forced stop is in flight; None: there is none.

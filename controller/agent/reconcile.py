@@ -252,8 +252,7 @@ class Reconciler:
             view,
             memory=replace(view.memory, outcome=outcome) if outcome else view.memory,
             evidence=self._host.evidence(uuid) if uuid else frozenset(),
-            call=call[0] if call else None,
-            call_since=call[1] if call else None,
+            call=call,
         )
 
     def _lookup(self, vm: VirtualMachine) -> Observation:

@@ -191,9 +191,9 @@ def _with_call(history: Status, view: View) -> Status:
     """
     recorded = history.operation is not None and history.operation.starts
     off = isinstance(view.observed, Domain) and view.observed.phase.off
-    if recorded or not off or not view.call_starts or view.call_since is None:
+    if recorded or not off or view.call is None or not view.call.action.starts:
         return history
-    return replace(history, operation=Operation(OperationType.START, view.call_since.to_api(), attempt=1))
+    return replace(history, operation=Operation(OperationType.START, view.call.since.to_api(), attempt=1))
 
 
 # --- what the user requests ------------------------------------------------------------------------------------------

@@ -159,8 +159,8 @@ def libvirt_busy(s: Situation, due_action: DueAction) -> Verdict | None:
         reported = s.history.message_of(reason)
         message = "libvirt has not answered the last request for this VM yet." if reported is None else reported
         return Verdict(reason, message, recheck_s=left_s)
-    if view.call and (not force or view.call is Action.DESTROY):
-        message = f"libvirt has not answered the last request (to {REQUESTS[view.call]}) yet."
+    if view.call and (not force or view.call.action is Action.DESTROY):
+        message = f"libvirt has not answered the last request (to {REQUESTS[view.call.action]}) yet."
         return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=2.0)
     if view.crowded:
         message = (
@@ -205,8 +205,8 @@ def overdue(s: Situation) -> bool:
 
 def answer_in_s(s: Situation) -> float | None:
     """Return in how many seconds the call on the domain is overdue; None: there is no call."""
-    since = s.view.call_since
-    return s.now.until(since.plus(ACTION_OVERDUE_S)) if since else None
+    call = s.view.call
+    return s.now.until(call.since.plus(ACTION_OVERDUE_S)) if call else None
 
 
 def _left_over(s: Situation) -> bool:

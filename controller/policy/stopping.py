@@ -174,7 +174,7 @@ def _waits_since(s: Situation, stop_attempt: StopAttempt) -> Now | None:
     """Return since when this process waits for the VM to go off; None: it must first ask the guest."""
     if s.phase is not Phase.RUNNING or _reboots(s) or _hangs(s):
         return stop_attempt.since
-    return stop_attempt.asked_first or s.view.call_since
+    return stop_attempt.asked_first or (s.view.call.since if s.view.call else None)
 
 
 def _polite(s: Situation) -> Action | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from typing import NamedTuple
 from uuid import UUID
 
 from controller.api.clock import Now
@@ -193,6 +194,13 @@ class PowerAction:
         return same and (not self.kind.starts or domain.reason == self.domain.reason)
 
 
+class CallInFlight(NamedTuple):
+    """A call of an action that has not returned."""
+
+    action: Action
+    since: Now
+
+
 class Result(Enum):
     """How an action ended."""
 
@@ -342,10 +350,8 @@ class View:
     evidence: frozenset[Evidence] = frozenset()
     facts: Facts | None = None
     """None: not requested yet. virtsync requests the facts only when an action is due."""
-    call: Action | None = None
-    """An action on this domain that has not returned; None: there is none."""
-    call_since: Now | None = None
-    """When that action was called."""
+    call: CallInFlight | None = None
+    """The call of an action on this domain that has not returned; None: there is none."""
     crowded: bool = False
     """Whether the maximum number of concurrent calls is in progress. Then no other call can begin."""
     turn_in_s: float = 0.0
@@ -399,7 +405,7 @@ class View:
     @property
     def call_starts(self) -> bool:
         """Whether a start call of this process has not returned."""
-        return self.call is not None and self.call.starts
+        return self.call is not None and self.call.action.starts
 
 
 @dataclass(frozen=True, slots=True)

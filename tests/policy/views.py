@@ -17,6 +17,7 @@ from controller.policy.handover import vouching
 from controller.policy.stops import still_unreported
 from controller.policy.view import (
     Action,
+    CallInFlight,
     Domain,
     Evidence,
     Facts,
@@ -144,8 +145,7 @@ class Vm:
             memory,
             evidence=frozenset(events or set()),
             facts=facts,
-            call=call,
-            call_since=since if call else None,
+            call=CallInFlight(call, since) if call else None,
             crowded=crowded,
             turn_in_s=turn_in_s,
             runs_elsewhere=self.elsewhere,
