@@ -146,7 +146,7 @@ def _complete_status(values: Json, raw: Json) -> bool:
 
 
 def _complete_domain(values: Json, _raw: Json) -> bool:
-    return bool(values.get("name") or values.get("uuid"))
+    return bool(values.get("name") or values.get("uuid") or values.get("bound_by"))
 
 
 def _complete_operation(values: Json, _raw: Json) -> bool:

@@ -158,11 +158,12 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class DomainRecord:
-    """`status.domain`."""
+    """`status.domain`: the domain that was found, or only `bound_by` if none has been found."""
 
     name: str
     uuid: UUID | None
     bound_by: str
+    """The name or UUID by which the agent looked for the domain."""
     id: int | None = None
     persistent: bool | None = None
     autostart: bool | None = None

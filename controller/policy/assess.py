@@ -164,23 +164,14 @@ def assess(view: View, waits: Waits) -> Situation:
 
 
 def _history_of_domain(view: View) -> Status:
-    """Return the last report; only what is not about its domain, if the user has bound the object to another domain.
-
-    If the spec names the same domain in another way, such as by its UUID instead of its name, the report stays valid.
-    """
-    vm, record = view.vm, view.vm.status.domain
-    if not record or not record.bound_by or record.bound_by == vm.bound_by:
-        return vm.status
-    if vm.domain_uuid:
-        same = record.uuid == vm.domain_uuid
-    else:  # another domain might have the name that this domain had
-        same = record.name == vm.bound_by and getattr(view.observed, "uuid", record.uuid) == record.uuid
-    if same:
-        return vm.status
+    """Return the last report; only what is not about its domain, if the user has bound the object to another domain."""
+    report = view.vm.status
+    if handover.is_of_the_domain(report, view):
+        return report
     return Status(
-        decided_reason=vm.status.decided,
-        last_restart_time=vm.status.last_restart_time,  # a request that was served is not served again
-        run_transition_time=vm.status.run_transition_time,  # each of these times is later than the one before
+        decided_reason=report.decided,
+        last_restart_time=report.last_restart_time,  # a request that was served is not served again
+        run_transition_time=report.run_transition_time,  # each of these times is later than the one before
     )
 
 
@@ -256,7 +247,7 @@ def _observed(status: Status, view: View, memory: VmMemory, *, ran: bool) -> tup
             desired=None,
             libvirt_state="",
             libvirt_reason="",
-            domain=status.domain and replace(status.domain, id=None),
+            domain=replace(status.domain or DomainRecord("", None, view.vm.bound_by), id=None),
             last_stop=new_stop(causes.cause_of_end(before, view), view.now) if unseen else status.last_stop,
             completion_time=None,
         ),

@@ -29,6 +29,7 @@ class Unresolved(Enum):
     """Why the report of another host forbids a start of the VM on this host."""
 
     MAY_RUN = "the VM was on, or might have been on, on that host"
+    OTHER_DOMAIN = "the report is about another domain, so it does not show whether the VM runs on that host"
     SENT_AWAY = "the VM was migrated from that host to another one"
     MEMORY_THERE = "the memory of the VM was saved on that host"
     MEMORY_HERE = "memory of the VM is saved on this host, and might be older than the last run on that host"
@@ -51,6 +52,8 @@ def unresolved(report: Status, view: View) -> Unresolved | None:  # noqa: PLR091
         return Unresolved.MEMORY_HERE
     if view.vm.confirmed_off == vouching(report):
         return None
+    if not is_of_the_domain(report, view):
+        return Unresolved.OTHER_DOMAIN
     if _in_flight(report) or not report.was_off:
         return Unresolved.MAY_RUN
     if memory_elsewhere(report):
@@ -58,6 +61,20 @@ def unresolved(report: Status, view: View) -> Unresolved | None:  # noqa: PLR091
     if sent_away(report):
         return None if Evidence.STARTED_MIGRATED in view.evidence else Unresolved.SENT_AWAY
     return Unresolved.MAY_RUN if is_stale(report) else None
+
+
+def is_of_the_domain(report: Status, view: View) -> bool:
+    """Whether this report is about the domain that the spec names now.
+
+    It is, too, if the spec names the same domain in another way, such as by its UUID instead of its name.
+    """
+    vm, record = view.vm, report.domain
+    if not record or not record.bound_by or record.bound_by == vm.bound_by:
+        return True
+    if vm.domain_uuid:
+        return record.uuid == vm.domain_uuid
+    # Another domain might have the name that this domain had.
+    return record.name == vm.bound_by and getattr(view.observed, "uuid", record.uuid) == record.uuid
 
 
 def vouching(report: Status) -> str:

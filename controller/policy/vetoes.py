@@ -207,6 +207,10 @@ def handover_unresolved(s: Situation) -> Verdict:
     if s.unresolved is Unresolved.SENT_AWAY:
         what = f"{old} migrated this VM to another host."
         how = "Set spec.nodeName to the node on which the VM runs"
+    elif s.unresolved is Unresolved.OTHER_DOMAIN and s.history.domain:
+        what = f"The last report of {old} is about another domain ({s.history.domain.bound_by})."
+        how = f"Set spec.nodeName back to {old}, with the right spec.domain, and wait for the report"
+        how = "Make sure that the VM does not run on the former machine" if other_machine else how
     else:
         what = f"{old} last reported this VM as {s.history.power_state}.{_doubt(s, old)}"
         how = f"Set spec.nodeName back to {old}, stop the VM there and wait for the report"

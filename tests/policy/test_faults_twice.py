@@ -1295,6 +1295,45 @@ def test_another_domain_of_the_same_name_has_no_history() -> None:
     assert step.reason is not Reason.COMPLETED
 
 
+OTHER = Domain(UUID(int=9), "other", Phase.STOPPED, None, "SHUTOFF", "SHUTDOWN")
+
+
+@pytest.mark.parametrize("seen", [OTHER, Absent()], ids=["off", "absent"])
+def test_a_report_of_another_domain_does_not_show_that_the_vm_is_off(seen: Domain | Absent) -> None:
+    """Somebody mistypes spec.domain.uuid while the VM runs, then corrects it and moves the VM in one edit."""
+    vm = Vm(RUNNING, domain_uuid=UID).in_sync()
+    vm.change(domain_uuid=OTHER.uuid, desired=STOPPED)
+    vm.look(seen)
+    vm.moves_to("node-b", domain_uuid=UID, desired=RUNNING)
+    step = vm.look(FORGOTTEN)
+    assert unconfirmed(step)
+    assert f"The last report of node-a is about another domain ({OTHER.uuid})." in step.message
+    vm.annotate(confirmed_off=vouching(vm.vm.status))
+    assert action(vm.look(FORGOTTEN)) is Action.START
+
+
+def test_a_mistyped_domain_on_the_new_node_does_not_hide_the_report() -> None:
+    vm = Vm(RUNNING, domain_uuid=UID).in_sync()
+    vm.moves_to("node-b", domain_uuid=OTHER.uuid)
+    assert vm.look(Absent()).reason is Reason.DOMAIN_NOT_FOUND
+    vm.change(domain_uuid=UID)
+    assert unconfirmed(vm.look(FORGOTTEN))
+
+
+def test_a_vm_whose_domain_was_on_another_node_starts_there() -> None:
+    """The usual correction: only spec.nodeName was wrong."""
+    vm = Vm(RUNNING)
+    assert vm.look(Absent()).reason is Reason.DOMAIN_NOT_FOUND
+    vm.moves_to("node-b")
+    assert action(vm.look(FORGOTTEN)) is Action.START
+
+
+def test_a_vm_may_be_named_by_its_uuid_when_it_moves() -> None:
+    vm = Vm(STOPPED).in_sync()
+    vm.moves_to("node-b", domain_uuid=UID, desired=RUNNING)
+    assert action(vm.look(FORGOTTEN)) is Action.START
+
+
 def test_the_same_domain_by_its_name_has_its_history() -> None:
     vm = Vm(RUNNING, domain_uuid=UID, restart_policy=RestartPolicy.NEVER).in_sync()
     vm.change(domain_uuid=None, domain_name="web")

@@ -196,7 +196,7 @@ def _handed_over() -> list[Step]:
 def _doubtful() -> list[Step]:
     """Each way in which a report of "off" from node-a is not enough, and what vouching for it says."""
     steps = []
-    for doubt in ("marked", "starting", "alive", "saved", "migrated", "elsewhere", "bare"):
+    for doubt in ("marked", "starting", "alive", "saved", "migrated", "elsewhere", "bare", "other"):
         vm = Vm(STOPPED) if doubt in {"marked", "starting"} else Vm()
         vm.look(Phase.STOPPED if vm.vm.desired is STOPPED or doubt == "alive" else Phase.RUNNING)
         if doubt == "starting":
@@ -212,7 +212,11 @@ def _doubtful() -> list[Step]:
             vm.elsewhere = ()
         if doubt == "marked":
             vm.is_marked()
-        vm.moves_to("node-b", desired=RUNNING, confirmed_off="node-a" if doubt == "bare" else "")
+        if doubt == "other":
+            vm.change(domain_name="mistyped")
+            vm.look(Absent())
+        bare = "node-a" if doubt == "bare" else ""
+        vm.moves_to("node-b", desired=RUNNING, domain_name=None, confirmed_off=bare)
         steps += [vm.look(FORGOTTEN, after_s=2), vm.look(Unreadable("gone")), vm.look(FORGOTTEN, after_s=2)]
         vm.annotate(confirmed_off=vouching(vm.vm.status))
         steps += [vm.look(FORGOTTEN, after_s=2)]

@@ -115,7 +115,7 @@ def _holds(vm: VirtualMachine, host: Hypervisor | None) -> str:
 
 def _domain(vm: VirtualMachine) -> str:
     found = vm.status.domain
-    if not found:
+    if not found or not found.name:
         return f"{plain(vm.bound_by)} (not found yet)"
     return f"{plain(found.name)} {found.uuid or ''}".rstrip()
 
