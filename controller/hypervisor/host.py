@@ -164,8 +164,8 @@ class LibvirtHost:
     def act(self, action: PowerAction) -> Result:
         """Perform the action, and return its result.
 
-        NOT_CALLED: the domain has changed since it was observed or is gone, its last QEMU still exists, or this agent
-        must not act any more.
+        NOT_CALLED: the domain has changed since it was observed or is gone, its last QEMU still exists, the action has
+        expired, or this agent must not act any more.
 
         Raises Transient if libvirt returned no result, and Rejected with libvirt's message if libvirt refused.
         """
@@ -174,7 +174,8 @@ class LibvirtHost:
             observed = self._observe(connection, address)
             if not isinstance(observed, Domain) or not action.fits(observed):
                 return Result.NOT_CALLED
-            if self._blocked():  # checked last, because the observation might have taken long
+            # These two are checked last, because the observation might have taken long.
+            if self._blocked() or action.expired(time.monotonic()):
                 return Result.NOT_CALLED
             if observed.lingers or (action.kind.starts and observed.phase.off and self._has_qemu(observed)):
                 return Result.NOT_CALLED

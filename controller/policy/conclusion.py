@@ -41,7 +41,7 @@ def conclude(s: Situation, verdict: Verdict) -> Step:
         status = replace(status, backoff=None)
     status = _with_decision(status, s, verdict)
     status = replace(_with_run_time(status, s), conditions=_conditions(s, verdict, status.observed_generation))
-    action = PowerAction(verdict.action, s.domain) if verdict.action else None
+    action = PowerAction(verdict.action, s.domain, s.now.monotonic_s) if verdict.action else None
     waits = [wait for wait in (verdict.recheck_s, s.recheck_s, _forget_in_s(s)) if wait is not None]
     return Step(
         reason=verdict.reason,

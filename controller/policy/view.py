@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from math import inf
 from typing import NamedTuple
 from uuid import UUID
 
@@ -177,12 +178,23 @@ class Action(Enum):
         return self in (Action.START, Action.START_PAUSED)
 
 
+ACTION_VALID_S = 35.0
+"""How long after the decision an action may still be called: as long as an agent may act without a renewal of a Lease
+of 40 s. A process that was stopped for longer, as by SIGSTOP, must not act on what it knew before."""
+
+
 @dataclass(frozen=True, slots=True)
 class PowerAction:
     """One action on one domain as it was observed. If the domain has changed since, virtsync does not act on it."""
 
     kind: Action
     domain: Domain
+    decided_s: float = field(default=inf, compare=False)
+    """When virtsync decided on it, in monotonic seconds."""
+
+    def expired(self, now_s: float) -> bool:
+        """Whether the decision is so old that the spec and the report behind it might be out of date."""
+        return now_s - self.decided_s > ACTION_VALID_S
 
     def fits(self, domain: Domain) -> bool:
         """Whether the domain is still as it was observed.

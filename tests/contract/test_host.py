@@ -1,5 +1,6 @@
 """What a pass may expect of a host, asked of libvirt with real QEMUs, and of the simulation that stands in for it."""
 
+import math
 import tempfile
 import threading
 import time
@@ -411,6 +412,14 @@ def test_another_run_of_the_domain_is_left_alone(place: Place) -> None:
     for action in Action:
         assert place.act(action, first) is Result.NOT_CALLED
     assert place.look(guest) == second
+
+
+def test_what_was_decided_long_ago_is_not_done(place: Place) -> None:
+    """The process was stopped between its decision and its call, and knows nothing of what happened meanwhile."""
+    seen = place.look(place.start())
+    for action in Action:
+        assert place.host.act(PowerAction(action, seen, decided_s=-math.inf)) is Result.NOT_CALLED
+    assert place.look(place.guests[0]) == seen
 
 
 def test_a_domain_that_was_on_meanwhile_is_not_started(place: Place) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from controller.api.virtualmachine import (
     DesiredPowerState,
+    DomainRecord,
     Hold,
     LastStop,
     OperationType,
@@ -105,7 +106,7 @@ def test_an_acceptance_ends_when_the_domain_goes() -> None:
 
 def test_a_domain_that_was_never_there_is_reported_absent() -> None:
     status = Vm().look(Absent()).status
-    assert (status.power_state, status.domain) == (PowerState.ABSENT, None)
+    assert (status.power_state, status.domain) == (PowerState.ABSENT, DomainRecord("", None, "web"))
 
 
 # --- whose report it is ----------------------------------------------------------------------------------

@@ -591,7 +591,7 @@ class SimulatedHost:
     def act(self, action: PowerAction) -> Result:
         """Do it, if the domain is still as it was seen. Raises Transient, Rejected."""
         seen = self.observe(Address(uuid=action.domain.uuid))
-        if not isinstance(seen, Domain) or not action.fits(seen):
+        if not isinstance(seen, Domain) or not action.fits(seen) or action.expired(self.libvirtd.clock()):
             return Result.NOT_CALLED
         guest = self.libvirtd.guests[action.domain.uuid]
         if seen.lingers or (action.kind.starts and seen.phase.off and self._qemu(guest) is Qemu.ALIVE):
