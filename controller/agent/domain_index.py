@@ -16,19 +16,19 @@ class DomainIndex:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entries: dict[VmKey, tuple[datetime, Address]] = {}
+        self._entries: dict[VmKey, tuple[datetime, Address, bool]] = {}
         self._by_uuid: defaultdict[UUID, set[VmKey]] = defaultdict(set)
         self._by_name: defaultdict[str, set[VmKey]] = defaultdict(set)
 
     def enter(self, vm: VirtualMachine) -> set[VmKey]:
         """Add or update the object. Returns the other objects that refer to its domain, or to its former domain."""
-        entry = (vm.created, vm.address)
+        entry = (vm.created, vm.address, vm.knows_uuid)
         with self._lock:
             if self._entries.get(vm.key) == entry:
                 return set()
             touched = self._remove(vm.key)
             self._entries[vm.key] = entry
-            if vm.address.uuid:
+            if vm.address.uuid and vm.knows_uuid:
                 self._by_uuid[vm.address.uuid].add(vm.key)
             if vm.address.name:
                 self._by_name[vm.address.name].add(vm.key)

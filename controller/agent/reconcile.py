@@ -242,6 +242,7 @@ class Reconciler:
 
     def _observe(self, vm: VirtualMachine) -> View:
         locked = self._runner.locked(vm.address.uuid)
+        locked = locked if locked and vm.may_mean(locked.name) else None
         observed = self._owned(vm, locked) if locked else self._lookup(vm)
         uuid = _uuid(vm, observed)
         outcome, call = self._runner.progress(vm.key, uuid)
@@ -259,9 +260,16 @@ class Reconciler:
         try:
             with self._lookups.asking(vm.key):
                 observed = self._host.observe(vm.address)
+                if isinstance(observed, Domain) and not vm.may_mean(observed.name):
+                    observed = self._named(vm.bound_by)
         except Transient as error:
             return Unreadable(str(error), busy=isinstance(error, Lingers))
         return self._owned(vm, observed) if isinstance(observed, Domain) else observed
+
+    def _named(self, name: str) -> Absent | Replaced:
+        """Observe the domain with this name, which has not the UUID in the report of another host."""
+        observed = self._host.observe(Address(name=name))
+        return Replaced(observed.uuid, observed.name) if isinstance(observed, Domain) else observed
 
     def _owned(self, vm: VirtualMachine, domain: Domain) -> Domain | Conflict:
         owner = self._domain_index.owner(domain)

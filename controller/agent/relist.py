@@ -90,7 +90,8 @@ def _matched(
     by_name = {domain.name: domain for domain in domains}
     for vm in vms:
         address = vm.address
-        yield vm, by_uuid.get(address.uuid) if address.uuid else by_name.get(address.name or "")
+        domain = by_uuid.get(address.uuid) if address.uuid else by_name.get(address.name or "")
+        yield vm, domain if domain and vm.may_mean(domain.name) else None
 
 
 class LibvirtRelist:

@@ -366,3 +366,20 @@ class VirtualMachine:
         record = self.status.domain
         pinned = record.uuid if record and record.bound_by == self.bound_by else None
         return Address(name=self.bound_by, uuid=pinned)
+
+    @property
+    def knows_uuid(self) -> bool:
+        """Whether the UUID in `address` is certain: the spec has it, or an agent has observed the domain on this node.
+
+        The report of another host must not make this host act on a domain with a name that the spec does not have.
+        """
+        status = self.status
+        observed = status.node_name == self.node_name and status.power_state not in {
+            PowerState.UNKNOWN,
+            PowerState.ABSENT,
+        }
+        return self.domain_uuid is not None or observed
+
+    def may_mean(self, name: str) -> bool:
+        """Whether a domain that was found by `address` and has this name can be that of this object."""
+        return name == self.bound_by or self.knows_uuid

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from controller.agent.domain_index import DomainIndex
-from controller.api.virtualmachine import DomainRecord, Status, VirtualMachine, VmKey
+from controller.api.virtualmachine import DomainRecord, PowerState, Status, VirtualMachine, VmKey
 from controller.policy.view import Domain, Phase
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -22,7 +22,8 @@ def vm(name: str, *, age_s: float = 0, domain: str | None = "web", uuid: UUID | 
 
 
 def pinned(machine: VirtualMachine, uuid: UUID) -> VirtualMachine:
-    return replace(machine, status=Status(domain=DomainRecord("web", uuid, machine.bound_by)))
+    record = DomainRecord("web", uuid, machine.bound_by)
+    return replace(machine, status=Status(node_name=machine.node_name, power_state=PowerState.STOPPED, domain=record))
 
 
 def test_an_event_finds_the_objects_by_name_and_by_uuid() -> None:
@@ -50,6 +51,17 @@ def test_an_object_that_means_another_domain_of_that_name_does_not_have_this_one
     directory.enter(pinned(vm("old", age_s=9), OTHER))
     directory.enter(vm("young"))
     assert directory.owner(WEB) == VmKey("default", "young")
+
+
+def test_the_report_of_another_host_takes_no_domain_of_another_name() -> None:
+    """Its agent might be taken over."""
+    directory = DomainIndex()
+    theirs = pinned(vm("old", age_s=9, domain="its-own"), UID)
+    directory.enter(replace(theirs, status=replace(theirs.status, node_name="node-x")))
+    directory.enter(vm("young"))
+    assert directory.owner(WEB) == VmKey("default", "young")
+    directory.enter(theirs)
+    assert directory.owner(WEB) == VmKey("default", "old")
 
 
 def test_coming_and_leaving_concern_the_others_that_mean_the_domain() -> None:
