@@ -167,6 +167,8 @@ class DomainRecord:
     id: int | None = None
     persistent: bool | None = None
     autostart: bool | None = None
+    shutdown_request_time: datetime | None = None
+    """When virtsync first asked the guest of this run to shut down, for its last stop; None: it has not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,8 @@ class Operation:
     domain_id: int | None = None
     attempt: int | None = field(default=None, metadata=whole(least=1))
     """The number of the attempt, from 1; set for a Start, and for a Restart that is about to call its start."""
+    for_maintenance: bool | None = None
+    """True: maintenance of the host has begun this Stop, and the spec asks for Running."""
 
     @property
     def starts(self) -> bool:

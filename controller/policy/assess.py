@@ -65,7 +65,6 @@ from controller.api.virtualmachine import (
     Operation,
     OperationType,
     PowerState,
-    Reason,
     Status,
     VirtualMachine,
 )
@@ -76,10 +75,11 @@ from controller.policy.operations import in_flight, stop_attempt_of
 from controller.policy.settling import settled
 from controller.policy.situation import FORBIDDEN, NO_START, Situation
 from controller.policy.starts import Start
-from controller.policy.stops import last_stop_of, new_stop
+from controller.policy.stops import last_stop_of
 from controller.policy.view import (
     Absent,
     Action,
+    Conflict,
     Domain,
     Evidence,
     Outcome,
@@ -107,6 +107,8 @@ def assess(view: View, waits: Waits) -> Situation:
         status = replace(history, observed_generation=vm.generation)
         return Situation(view, waits, history, status, replace(memory, outcome=None), unresolved=unresolved)
     history = _history_of_domain(view)
+    if history is not vm.status:
+        memory = VmMemory(uid=vm.uid)
     spec_changed = vm.generation != history.observed_generation
     memory = replace(memory, held=memory.held or _was_held(history, vm, spec_changed=spec_changed))
     if handover.is_foreign(history, view.node):
@@ -191,13 +193,10 @@ def _with_call(history: Status, view: View) -> Status:
 
 
 def _was_held(history: Status, vm: VirtualMachine, *, spec_changed: bool) -> bool:
-    """Whether in the last decision the due action was forbidden, or maintenance of the host shut down the VM.
-
-    If a stop is in flight and the spec asks for Running, maintenance began the stop, unless the user has recalled it.
-    """
-    stopping = history.operation is not None and history.operation.type is OperationType.STOP
-    recalled = spec_changed or history.decided == Reason.RESTARTING
-    return history.decided in FORBIDDEN or (stopping and vm.desired is DesiredPowerState.RUNNING and not recalled)
+    """Whether in the last decision the due action was forbidden, or maintenance of the host shut down the VM."""
+    operation = history.operation
+    stopping = operation is not None and bool(operation.for_maintenance) and not spec_changed
+    return history.decided in FORBIDDEN or (stopping and vm.desired is DesiredPowerState.RUNNING)
 
 
 def _restart_due(view: View, history: Status, memory: VmMemory, waits: Waits) -> tuple[bool, float | None, VmMemory]:
@@ -241,15 +240,18 @@ def _observed(status: Status, view: View, memory: VmMemory, *, ran: bool) -> tup
     sent = Evidence.STOPPED_MIGRATED in view.evidence and not handover.sent_away(status)
     unseen = isinstance(view.observed, Absent) and (status.was_on or ran or sent)
     before = replace(status, node_boot_id=view.vm.status.node_boot_id)
+    # A domain that is not found, or belongs to another object, is not the request to run it again.
+    kept = isinstance(view.observed, Conflict) or (status.completion_time is not None and not unseen)
+    record = status.domain or DomainRecord("", None, view.vm.bound_by)
     return (
         replace(
-            _in_power_state(status, gone, view.now),
-            desired=None,
+            _in_power_state(status, gone, view, memory),
+            desired=status.desired if kept else None,
             libvirt_state="",
             libvirt_reason="",
-            domain=replace(status.domain or DomainRecord("", None, view.vm.bound_by), id=None),
-            last_stop=new_stop(causes.cause_of_end(before, view), view.now) if unseen else status.last_stop,
-            completion_time=None,
+            domain=replace(record, id=None, shutdown_request_time=None),
+            last_stop=causes.end_of(before, view, memory) if unseen else status.last_stop,
+            completion_time=status.completion_time if kept else None,
         ),
         (),
     )
@@ -275,13 +277,16 @@ def _observed_domain(
     # When libvirtd restarts, it forgets why a domain is off. The report keeps the reason.
     forgotten = domain.state == status.libvirt_state == State.SHUTOFF and domain.reason == OffReason.UNKNOWN
     bound = view.vm.bound_by
-    run = status.domain.id if status.domain and domain.lingers else domain.id
+    last = status.domain
+    run = last.id if last and domain.lingers else domain.id
+    same_run = last and run is not None and (last.uuid, last.id) == (domain.uuid, run) and not _is_other_boot(view)
+    asked = last.shutdown_request_time if last and same_run else None
     return (
         replace(
-            _in_power_state(status, domain.phase.power_state, view.now),
+            _in_power_state(status, domain.phase.power_state, view, memory),
             libvirt_state=domain.state,
             libvirt_reason=status.libvirt_reason if forgotten else domain.reason,
-            domain=DomainRecord(domain.name, domain.uuid, bound, run, domain.persistent, domain.autostart),
+            domain=DomainRecord(domain.name, domain.uuid, bound, run, domain.persistent, domain.autostart, asked),
             last_stop=stop,
             # The completion time is valid only for the stop that completed the VM.
             completion_time=status.completion_time if stop == status.last_stop else None,
@@ -290,11 +295,21 @@ def _observed_domain(
     )
 
 
-def _in_power_state(status: Status, power_state: PowerState, now: Now) -> Status:
-    """Return the draft with this power state; its transition time changes only with the power state."""
+def _in_power_state(status: Status, power_state: PowerState, view: View, memory: VmMemory) -> Status:
+    """Return the draft with this power state; its transition time changes only with the power state.
+
+    If an earlier pass observed this power state and could not report it, the time is that of the first such pass.
+    """
     if power_state is status.power_state:
         return status
-    return replace(status, power_state=power_state, power_state_transition_time=now.to_api())
+    known = memory.phase is not None and memory.phase.power_state is power_state
+    since = memory.phase_since if known and memory.phase_since else view.now
+    return replace(status, power_state=power_state, power_state_transition_time=since.to_api())
+
+
+def _is_other_boot(view: View) -> bool:
+    """Whether the host has booted since the last report."""
+    return view.vm.status.node_boot_id != view.node.boot_id
 
 
 # --- what is in flight -----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from controller.api.virtualmachine import Condition, Reason, Status
 from controller.policy.handover import is_foreign, is_stale, runs_here
 from controller.policy.operations import stop_attempt_of
 from controller.policy.situation import FORBIDDEN, Situation
-from controller.policy.view import Absent, Phase, PowerAction, Step, Unreadable, Verdict, VmMemory
+from controller.policy.view import Absent, Action, Phase, PowerAction, Step, Unreadable, Verdict, VmMemory
 
 MESSAGE_LIMIT = 32768
 """The API allows this many characters in the message of a condition. virtsync limits the bytes to the same number."""
@@ -39,6 +39,8 @@ def conclude(s: Situation, verdict: Verdict) -> Step:
         status = replace(status, desired=s.vm.desired)
     if verdict.reason is Reason.IN_SYNC and s.phase is not Phase.RUNNING:
         status = replace(status, backoff=None)
+    if verdict.action is Action.SHUTDOWN:
+        status = _with_shutdown_request(status)
     status = _with_decision(status, s, verdict)
     status = replace(_with_run_time(status, s), conditions=_conditions(s, verdict, status.observed_generation))
     action = PowerAction(verdict.action, s.domain, s.now.monotonic_s) if verdict.action else None
@@ -52,6 +54,16 @@ def conclude(s: Situation, verdict: Verdict) -> Step:
         recheck_s=min(waits, default=None),
         notices=(*s.notices, *_notices(s, verdict, status.decided_reason)),
     )
+
+
+def _with_shutdown_request(status: Status) -> Status:
+    """Return the report with the record that virtsync asks the guest to shut down.
+
+    The record has the time of the stop, so that a repeated request changes nothing.
+    """
+    domain, operation = status.domain, status.operation
+    asked = domain and operation and replace(domain, shutdown_request_time=operation.start_time)
+    return replace(status, domain=asked or domain)
 
 
 def _with_decision(status: Status, s: Situation, verdict: Verdict) -> Status:

@@ -117,7 +117,7 @@ def taken_over(report: Status, view: View) -> Status:
         power_state=PowerState.UNKNOWN,
         libvirt_state="",
         libvirt_reason="",
-        domain=report.domain and replace(report.domain, id=None),
+        domain=report.domain and replace(report.domain, id=None, shutdown_request_time=None),
         last_stop=None if cause in MEMORY_LEFT else report.last_stop,
         operation=None,
         backoff=None,

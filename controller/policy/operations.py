@@ -27,7 +27,7 @@ def in_flight(  # noqa: PLR0911 - one rule a line
     if unwanted or vm.status.node_boot_id != view.node.boot_id or not isinstance(seen, Domain):
         return None
     if view.desired is DesiredPowerState.STOPPED:
-        operation = replace(operation, type=OperationType.STOP)
+        operation = replace(operation, type=OperationType.STOP, for_maintenance=view.to_be_shut_down or None)
     if seen.phase.off:
         return operation if operation.type is OperationType.RESTART else None
     if seen.lingers:
@@ -38,7 +38,9 @@ def in_flight(  # noqa: PLR0911 - one rule a line
     if seen.id != operation.domain_id or other_run:
         return None
     if operation.deadline is None:
-        return new_operation(operation.type, seen, vm.shutdown, view.now)
+        return replace(
+            new_operation(operation.type, seen, vm.shutdown, view.now), for_maintenance=operation.for_maintenance
+        )
     if _recalled_and_over(operation, view, memory):
         return None
     return replace(operation, deadline=operation.start_time + timedelta(seconds=vm.shutdown.grace_s))

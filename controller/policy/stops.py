@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import Enum
 
 from controller.api.clock import Now
@@ -10,10 +11,9 @@ from controller.api.names import EventReason
 from controller.api.notice import Notice
 from controller.api.values import replace
 from controller.api.virtualmachine import (
-    DesiredPowerState,
     LastStop,
-    OperationType,
     PowerState,
+    Reason,
     RestartPolicy,
     Status,
     StopCause,
@@ -25,6 +25,10 @@ MEMORY_LEFT = {StopCause.MIGRATED, StopCause.SAVED}
 this memory would lose it, or would run the VM twice. So these causes stay until the VM has certainly run here again."""
 WAITING_FOR_MEMORY = {PauseReason.STARTING_UP, PauseReason.MIGRATION, PauseReason.POSTCOPY}
 """The reasons of a pause in which a QEMU might still be waiting for the memory that a migration or a restore brings."""
+
+OBEYS_WITHIN = timedelta(hours=1)
+"""If a guest shuts down within this time after a request of virtsync, the request is the cause. Some guests install
+updates first."""
 
 
 class Answer(Enum):
@@ -54,7 +58,7 @@ def _cause(reason: str, history: Status, view: View) -> StopCause:  # noqa: PLR0
     evidence = view.evidence
     if reason == OffReason.MIGRATED or Evidence.STOPPED_MIGRATED in evidence:
         return StopCause.MIGRATED
-    if reason == OffReason.SAVED:
+    if reason == OffReason.SAVED or (not reason and Evidence.STOPPED_SAVED in evidence):
         return StopCause.SAVED
     if ours(history, view):
         return StopCause.AGENT
@@ -67,8 +71,17 @@ def _cause(reason: str, history: Status, view: View) -> StopCause:  # noqa: PLR0
     if reason in {OffReason.DESTROYED, OffReason.FROM_SNAPSHOT} or Evidence.SHUTDOWN_HOST in evidence:
         return StopCause.EXTERNAL
     if reason == OffReason.SHUTDOWN or Evidence.SHUTDOWN_GUEST in evidence:
-        return StopCause.GUEST
+        return StopCause.AGENT if _obeyed_late(history, view.now) else StopCause.GUEST
     return StopCause.UNKNOWN
+
+
+def _obeyed_late(history: Status, now: Now) -> bool:
+    """Whether the guest has probably shut down because virtsync had asked it to, although the stop was given up since.
+
+    A hold, maintenance or the user can end a stop after its request was sent, and no request can be taken back.
+    """
+    asked = history.domain.shutdown_request_time if history.domain else None
+    return asked is not None and now.wall - asked <= OBEYS_WITHIN
 
 
 def _libvirtd_ran(history: Status, view: View) -> bool:
@@ -87,8 +100,7 @@ def ours(history: Status, view: View) -> bool:
     operation, record = history.operation, history.domain
     if operation is None or operation.domain_id is None or record is None or record.id != operation.domain_id:
         return False
-    for_maintenance = operation.type is OperationType.STOP and view.vm.desired is DesiredPowerState.RUNNING
-    return for_maintenance or history.node_boot_id == view.node.boot_id
+    return bool(operation.for_maintenance) or history.node_boot_id == view.node.boot_id
 
 
 def answer(cause: StopCause, policy: RestartPolicy) -> Answer:
@@ -135,17 +147,36 @@ def last_stop_of(
     before = replace(history, node_boot_id=view.vm.status.node_boot_id)
     if stop and _only_waited_for_memory(stop, before, domain):
         return stop, ()
-    if before.was_on or ran or _memory_has_left(before, domain):
+    if before.was_on or ran or _ran_unreported(memory) or _memory_has_left(before, domain):
         cause = cause_of_stop(domain, before, view)
         ran_again = memory.phase is not None and memory.phase.on
         better = unreported and (unreported.cause is not StopCause.UNKNOWN or cause is StopCause.UNKNOWN)
-        if unreported and better and not ran_again and cause not in MEMORY_LEFT:
-            return unreported, _stop_notices(view, unreported)
-        found = new_stop(cause, view.now)
+        better = better and (cause not in MEMORY_LEFT or unreported_of(cause, memory))
+        found = unreported if unreported and better and not ran_again else new_stop(cause, view.now)
         return found, _stop_notices(view, found)
+    if unreported and (stop is None or stop.time < unreported.time):
+        return unreported, _stop_notices(view, unreported)
     if stop is None:
         return None, ()
     return _reconsidered(stop, before, view, domain), ()
+
+
+def end_of(history: Status, view: View, memory: VmMemory) -> LastStop:
+    """Return the stop of a domain that was on and no longer exists."""
+    cause = cause_of_end(history, view)
+    return unreported_of(cause, memory) or new_stop(cause, view.now)
+
+
+def unreported_of(cause: StopCause, memory: VmMemory) -> LastStop | None:
+    """Return the stop with this cause that an earlier pass found and could not report; None: there is none."""
+    unreported = memory.unreported_stop
+    return unreported if unreported and unreported.cause is cause else None
+
+
+def _ran_unreported(memory: VmMemory) -> bool:
+    """Whether the last pass observed the VM on, whatever the last report says, and its QEMU waited for no memory."""
+    phase = memory.phase
+    return phase is not None and phase.on and phase not in {Phase.STARTING, Phase.PAUSED_BUSY}
 
 
 def _only_waited_for_memory(stop: LastStop, before: Status, domain: Domain) -> bool:
@@ -173,10 +204,12 @@ def _reconsidered(stop: LastStop, before: Status, view: View, domain: Domain) ->
         # Somebody removed the saved memory, so a start can no longer lose it.
         return replace(stop, cause=StopCause.EXTERNAL, message="Somebody removed the saved memory of the VM.")
     rebooted = before.node_boot_id != view.node.boot_id
+    # A stop that was decided on before the boot has another cause, such as a stop weeks earlier.
+    undecided = before.decided == Reason.SETTLING
     may_be_host = stop.cause in {StopCause.GUEST, StopCause.EXTERNAL, StopCause.UNKNOWN} or (
         stop.cause is StopCause.SAVED and domain.phase is Phase.SAVED
     )
-    if rebooted and may_be_host and before.completion_time is None and view.vm.desired == before.desired:
+    if rebooted and may_be_host and undecided and view.vm.desired == before.desired:
         return replace(stop, cause=StopCause.NODE_REBOOT, message=MESSAGES[StopCause.NODE_REBOOT])
     if stop.cause is StopCause.UNKNOWN and not rebooted:
         cause = cause_of_stop(domain, before, view)

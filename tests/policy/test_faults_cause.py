@@ -10,9 +10,10 @@ from datetime import timedelta
 
 import pytest
 
-from controller.api.virtualmachine import Reason, RestartPolicy, StopCause
-from controller.policy.view import Absent, Action, Evidence, Node, Phase, Step
-from tests.policy.views import RUNNING, STOPPED, T0, Vm, action, domain, moment
+from controller.api.hypervisor import MaintenanceMode
+from controller.api.virtualmachine import DesiredPowerState, Hold, Reason, RestartPolicy, StopCause, VmKey
+from controller.policy.view import Absent, Action, Conflict, Evidence, Node, Observation, Phase, Step, Unreadable
+from tests.policy.views import RUNNING, STOPPED, T0, UID, Vm, action, domain, done, moment
 
 FORGOTTEN = domain(Phase.STOPPED, reason="UNKNOWN")
 
@@ -71,6 +72,7 @@ def test_rule_19_a_start_on_record_is_since_when_it_was_on() -> None:
         (Evidence.STOPPED_MIGRATED, StopCause.MIGRATED),
         (Evidence.STOPPED_CRASHED, StopCause.CRASH),
         (Evidence.STOPPED_FAILED, StopCause.CRASH),
+        (Evidence.STOPPED_SAVED, StopCause.SAVED),
         (Evidence.SHUTDOWN_GUEST, StopCause.GUEST),
         (Evidence.SHUTDOWN_HOST, StopCause.EXTERNAL),
         (None, StopCause.UNKNOWN),
@@ -98,6 +100,138 @@ def test_a_domain_that_was_off_and_was_then_started_and_sent_away_is_migrated() 
     assert first
     assert first.cause is StopCause.MIGRATED
     assert vm.look(Absent(), after_s=60, events={Evidence.STOPPED_MIGRATED}).status.last_stop == first
+
+
+# --- a stop that virtsync gave up after it had asked the guest ----------------------------------------------------
+
+
+def asked_and_given_up(how: str) -> Vm:
+    """A VM whose guest was asked to shut down, for a maintenance or a restart that then ended or was forbidden."""
+    vm = Vm(restart_policy=RestartPolicy.ON_FAILURE).in_sync()
+    if how == "held in a restart":
+        vm.change(restart_request=T0)
+    else:
+        vm.maintain(MaintenanceMode.SHUTDOWN)
+    step = vm.look(Phase.RUNNING, after_s=11)
+    assert action(step) is Action.SHUTDOWN
+    assert step.status.domain
+    assert step.status.domain.shutdown_request_time
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
+    vm.maintain({"corrected to Hold": MaintenanceMode.HOLD, "ended": None}.get(how))
+    vm.annotate(holds=(Hold("ann", "its disk"),) if "held" in how else ())
+    given_up = vm.look(Phase.RUNNING, after_s=2 if how != "ended" else 200)
+    assert given_up.status.operation is None
+    return vm
+
+
+@pytest.mark.parametrize("how", ["corrected to Hold", "held", "held in a restart", "ended"])
+def test_a_guest_that_obeys_after_its_stop_was_given_up_was_stopped_by_virtsync(how: str) -> None:
+    """Otherwise restartPolicy OnFailure would leave a whole host of VMs off after Shutdown, oops, Hold."""
+    vm = asked_and_given_up(how)
+    assert cause(vm.look(Phase.STOPPED, after_s=5, events={Evidence.SHUTDOWN_GUEST})) is StopCause.AGENT
+    vm.look(Phase.STOPPED, after_s=15)
+    vm.maintain(None)
+    vm.annotate(holds=())
+    vm.look(Phase.STOPPED, after_s=15)
+    assert action(vm.look(Phase.STOPPED, after_s=15)) is Action.START
+
+
+def test_a_guest_that_shuts_down_long_after_a_request_does_it_itself() -> None:
+    vm = asked_and_given_up("held")
+    assert cause(vm.look(Phase.STOPPED, after_s=4000, events={Evidence.SHUTDOWN_GUEST})) is StopCause.GUEST
+
+
+def test_a_request_is_forgotten_with_the_run_to_which_it_was_sent() -> None:
+    vm = asked_and_given_up("held")
+    record = vm.look(domain(Phase.RUNNING, 2)).status.domain
+    assert record
+    assert record.shutdown_request_time is None
+
+
+@pytest.mark.parametrize("meanwhile", ["libvirt is away", "the agent may not act"])
+def test_a_stop_that_the_user_recalls_is_no_maintenance(meanwhile: str) -> None:
+    vm = Vm().in_sync()
+    vm.change(desired=STOPPED)
+    vm.look(Phase.RUNNING)
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
+    seen: Observation | Phase = Phase.RUNNING
+    if meanwhile == "libvirt is away":
+        seen = Unreadable("gone")
+    else:
+        vm.node = replace(vm.node, blocked="no Lease")
+    vm.change(desired=RUNNING)
+    vm.look(seen)
+    vm.node = replace(vm.node, blocked="")
+    step = vm.look(Phase.RUNNING)
+    assert step.reason is Reason.RESTARTING
+    assert "maintenance" not in step.message
+    assert "HoldReleased" not in {str(notice.reason) for notice in step.notices}
+
+
+# --- what happened while the API server was away ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seen", "events"),
+    [
+        (domain(Phase.CRASHED_OFF), {Evidence.STOPPED_CRASHED}),
+        (domain(Phase.SAVED), set()),
+        (domain(Phase.STOPPED, reason="MIGRATED"), set()),
+        (Absent(), {Evidence.STOPPED_CRASHED}),
+    ],
+    ids=["crashed", "saved", "migrated", "gone"],
+)
+def test_a_stop_that_could_not_be_reported_keeps_its_time(seen: Observation, events: set[Evidence]) -> None:
+    vm = Vm().in_sync()
+    vm.look_unreported(seen, after_s=60, events=events)
+    first = moment(vm.at_s).to_api()
+    for after_s in (60, 600):
+        vm.look_unreported(seen, after_s=after_s, events=events)
+    status = vm.look(seen, after_s=60, events=events).status
+    assert status.last_stop
+    assert status.last_stop.time == first
+    if not isinstance(seen, Absent):
+        assert status.power_state_transition_time == first
+
+
+def test_a_run_that_could_not_be_reported_has_its_own_stop() -> None:
+    """A finished job is started by hand, and crashes, while the API server is away."""
+    vm = Vm(restart_policy=RestartPolicy.ON_FAILURE).in_sync()
+    for after_s in (10, 20):
+        vm.look(Phase.STOPPED, after_s=after_s, events={Evidence.SHUTDOWN_GUEST})
+    assert vm.vm.status.completion_time
+    vm.look_unreported(Phase.RUNNING)
+    vm.look_unreported(Phase.CRASHED_OFF, after_s=600, events={Evidence.STOPPED_CRASHED})
+    crashed = moment(vm.at_s).to_api()
+    step = vm.look(Phase.CRASHED_OFF, after_s=60, events={Evidence.STOPPED_CRASHED})
+    assert (cause(step), action(step)) == (StopCause.CRASH, Action.START)
+    assert step.status.last_stop
+    assert step.status.last_stop.time == crashed
+
+
+# --- what keeps its cause -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("desired", [None, STOPPED])
+def test_a_reboot_weeks_later_is_not_why_a_vm_is_off(desired: DesiredPowerState | None) -> None:
+    vm = Vm(None).in_sync()
+    assert cause(vm.look(domain(Phase.STOPPED, reason="SHUTDOWN"))) is StopCause.GUEST
+    vm.change(desired=desired)
+    vm.look(domain(Phase.STOPPED, reason="SHUTDOWN"), after_s=14 * 86400)
+    vm.agent_restarts()
+    vm.node = Node("node-a", "boot-2")
+    assert cause(vm.look(FORGOTTEN, after_s=60)) is StopCause.GUEST
+
+
+@pytest.mark.parametrize("seen", [Conflict(VmKey("default", "older"), UID), Absent()], ids=["conflict", "absent"])
+def test_a_job_that_is_done_is_not_run_again_because_its_domain_was_not_there(seen: Observation) -> None:
+    """An older object takes the domain by mistake; /etc/libvirt is mounted late."""
+    vm = Vm(restart_policy=RestartPolicy.NEVER).in_sync()
+    for after_s in (5, 15):
+        vm.look(Phase.STOPPED, after_s=after_s, events={Evidence.SHUTDOWN_GUEST})
+    vm.look(seen, after_s=3600)
+    step = vm.look(Phase.STOPPED, after_s=5)
+    assert (step.reason, action(step)) == (Reason.COMPLETED, None)
 
 
 def test_a_start_is_never_the_agents_stop() -> None:

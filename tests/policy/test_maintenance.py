@@ -435,7 +435,8 @@ def test_a_restart_in_flight_becomes_a_stop_with_its_deadline() -> None:
     assert restart
     vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
     vm.maintain(SHUTDOWN)
-    assert vm.look(Phase.RUNNING).status.operation == replace(restart, type=OperationType.STOP)
+    stop = replace(restart, type=OperationType.STOP, for_maintenance=True)
+    assert vm.look(Phase.RUNNING).status.operation == stop
     off = vm.look(Phase.STOPPED, events=GUEST)
     assert (off.reason, off.status.operation, cause(off)) == (Reason.HELD, None, StopCause.AGENT)
 

@@ -97,13 +97,6 @@ def test_without_a_domain_the_report_keeps_only_which_one_it_was(sight: Observat
     assert (status.domain.uuid, status.domain.id) == (UID, None)
 
 
-def test_an_acceptance_ends_when_the_domain_goes() -> None:
-    vm = Vm(restart_policy=RestartPolicy.NEVER).in_sync()
-    vm.look(Phase.STOPPED, events=GUEST)
-    assert vm.look(Phase.STOPPED, after_s=10, events=GUEST).reason is Reason.COMPLETED
-    assert vm.look(Absent()).status.completion_time is None
-
-
 def test_a_domain_that_was_never_there_is_reported_absent() -> None:
     status = Vm().look(Absent()).status
     assert (status.power_state, status.domain) == (PowerState.ABSENT, DomainRecord("", None, "web"))

@@ -10,7 +10,7 @@ import pytest
 from controller.api.virtualmachine import DomainRecord, Operation, OperationType, Reason, Status, StopCause
 from controller.policy.stops import MESSAGES, cause_of_end, cause_of_stop
 from controller.policy.view import Absent, Domain, Evidence, Node, Observation, Phase, View
-from tests.policy.views import RUNNING, STOPPED, T0, UID, Vm, moment
+from tests.policy.views import STOPPED, T0, UID, Vm, moment
 
 BOOT = "boot-1"
 E = Evidence
@@ -36,7 +36,7 @@ def history(*, boot: str = BOOT, run: int | None = 1, stopped_run: int | None = 
         (off(phase=Phase.SAVED), history(boot="boot-0"), set(), StopCause.SAVED),
         (off(), history(stopped_run=1), {E.STOPPED_CRASHED}, StopCause.AGENT),
         (off(), history(stopped_run=2), {E.SHUTDOWN_GUEST}, StopCause.GUEST),
-        (off(), history(boot="boot-0", stopped_run=1), {E.SHUTDOWN_GUEST}, StopCause.AGENT),
+        (off(), history(boot="boot-0", stopped_run=1), {E.SHUTDOWN_GUEST}, StopCause.NODE_REBOOT),
         (off(), history(boot="boot-0", stopped_run=2), {E.SHUTDOWN_GUEST}, StopCause.NODE_REBOOT),
         (off(), history(boot="boot-0"), {E.STOPPED_CRASHED}, StopCause.NODE_REBOOT),
         (off("DESTROYED"), history(), {E.STOPPED_CRASHED}, StopCause.CRASH),
@@ -57,17 +57,14 @@ def test_the_first_sign_that_fits(domain: Domain, before: Status, evidence: set[
     assert cause_of_stop(domain, before, view(domain, evidence)) is cause
 
 
-@pytest.mark.parametrize("kind", [OperationType.STOP, OperationType.RESTART])
-def test_a_boot_ends_every_stop_but_that_of_a_vm_that_should_run(kind: OperationType) -> None:
-    """A maintenance stops such a VM; any other stop of it is a restart, or the user has recalled it."""
+@pytest.mark.parametrize("for_maintenance", [True, None])
+def test_a_boot_ends_every_stop_but_that_of_a_maintenance(*, for_maintenance: bool | None) -> None:
+    """The host might have been powered off for the maintenance."""
     before = history(boot="boot-0", stopped_run=1)
     assert before.operation
-    before = replace(before, operation=replace(before.operation, type=kind))
-    causes = [
-        cause_of_stop(off(), before, replace(view(off(), set()), vm=Vm(desired).vm)) for desired in (RUNNING, STOPPED)
-    ]
-    running = StopCause.AGENT if kind is OperationType.STOP else StopCause.NODE_REBOOT
-    assert causes == [running, StopCause.NODE_REBOOT]
+    before = replace(before, operation=replace(before.operation, for_maintenance=for_maintenance))
+    cause = cause_of_stop(off(), before, view(off(), set()))
+    assert cause is (StopCause.AGENT if for_maintenance else StopCause.NODE_REBOOT)
 
 
 def test_a_domain_that_was_migrated_and_undefined_was_migrated() -> None:
