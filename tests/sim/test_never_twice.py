@@ -1088,3 +1088,26 @@ def test_a_start_and_a_migration_just_before_the_call_are_noticed() -> None:
         w.works(30)
         w.check()
         assert w.runs_on() == {"two"}, w.account()
+
+
+# --- a lie of another node -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wanted", ["Running", "Stopped"])
+def test_a_report_of_another_node_leads_to_no_domain_that_the_spec_does_not_name(wanted: str) -> None:
+    """The agent of node-a is taken over. It reports the UUID of a domain of node-b as that of its own VM."""
+    with world(TWO, "web", "payroll") as w:
+        off_on_one(w)
+        w.agent_dies("one")
+        w.virsh("start", "two", "payroll")
+        w.works(5)
+        payroll = w.guest("two", "payroll")
+        runs = w.runs("payroll")
+        status = w.api.status(WEB)
+        status["domain"] |= {"uuid": str(payroll.uuid)}
+        w.api.write_status(WEB, status)
+        w.patch(nodeName="node-b", powerState=wanted, shutdown={"mode": "Force"})
+        w.works(60)
+        assert w.runs("payroll") == runs, w.account()
+        assert w.runs_on("payroll") == {"two"}, w.account()
+        assert w.vm().status.reason == Reason.DOMAIN_REPLACED, w.account()
