@@ -58,7 +58,7 @@ def _cause(reason: str, history: Status, view: View) -> StopCause:  # noqa: PLR0
     evidence = view.evidence
     if reason == OffReason.MIGRATED or Evidence.STOPPED_MIGRATED in evidence:
         return StopCause.MIGRATED
-    if reason == OffReason.SAVED or (not reason and Evidence.STOPPED_SAVED in evidence):
+    if reason == OffReason.SAVED or (reason in {"", OffReason.UNKNOWN} and Evidence.STOPPED_SAVED in evidence):
         return StopCause.SAVED
     if ours(history, view):
         return StopCause.AGENT
