@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cluster.cluster import Cluster
 from lab.controlplane import ControlPlane
@@ -19,6 +20,8 @@ from lab.libvirtd import Libvirtd
 from lab.proxy import Proxy
 from lab.world import World
 
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")  # on a busy machine an example takes longer, and that is no fault
 NAME_LIMIT = 40
 """The length of the names of namespaces, nodes and guests: a path of a socket has the name of a guest."""
 

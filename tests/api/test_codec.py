@@ -147,7 +147,7 @@ A_SPEC = {
     "shutdown": {"mode": "Force", "gracePeriodSeconds": 1},
     "restartRequestTime": "2026-01-01T00:00:00Z",
 }
-FIXED = settings(derandomize=True, deadline=None, database=None)
+FIXED = settings(derandomize=True, database=None)
 
 
 def merged(old: Any, patch: Any) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from controller.api.text import comparable, sanitized, without_log_times
 
-FIXED = settings(derandomize=True, deadline=None, database=None)
+FIXED = settings(derandomize=True, database=None)
 UNSAFE = st.text(
     st.sampled_from("\x1b\x9b\x9d[]m0;1 \n\t\r\x00\x07\x7f\u2028\u202e\ud800aé東\U0001f600\\"), max_size=40
 )

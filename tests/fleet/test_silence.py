@@ -287,7 +287,7 @@ class Agents:
         }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32),
     slowest_s=st.sampled_from([0.05, 2.0, 8.0]),

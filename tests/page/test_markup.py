@@ -44,7 +44,7 @@ def test_a_hostile_text_stays_text_in_content_and_attributes(text: str) -> None:
     assert read.text == text
 
 
-@settings(derandomize=True, deadline=None, database=None)
+@settings(derandomize=True, database=None)
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0\r")))
 def test_any_text_is_read_back_as_it_was(text: str) -> None:
     read = Read(tag("td", "a", text, "b", title=text))

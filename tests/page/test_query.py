@@ -9,7 +9,7 @@ from controller.page.query import LAST_PAGE, LONGEST, Query, Sort, parse_query
 NAMES = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789-&=#%+ü ", max_size=30).map(str.strip)
 
 
-@settings(derandomize=True, deadline=None, database=None)
+@settings(derandomize=True, database=None)
 @given(st.builds(Query, host=NAMES, namespace=NAMES, reason=NAMES, text=NAMES, page=st.integers(1, LAST_PAGE)))
 def test_an_address_leads_to_the_query_that_it_was_made_of(query: Query) -> None:
     assert parse_query(query.address().partition("?")[2]) == query

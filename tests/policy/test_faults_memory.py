@@ -455,7 +455,7 @@ RELEASED = (("holds", ()),)
 @example(STOPPED, RestartPolicy.ALWAYS, [HELD, Look(40.0, None, RELEASED, OUTAGES.index(libvirt_is_away))])
 @example(STOPPED, RestartPolicy.ALWAYS, [HELD, Look(40.0, None, RELEASED), Look(3.0, None, (), 1)])
 @example(STOPPED, RestartPolicy.ALWAYS, [HELD, Look(40.0, None, RELEASED, OUTAGES.index(all_of_it))])
-@settings(max_examples=1000, deadline=None, derandomize=True)
+@settings(max_examples=1000, derandomize=True)
 @given(
     st.sampled_from([RUNNING, STOPPED, PAUSED]),
     st.sampled_from(RestartPolicy),

@@ -158,7 +158,7 @@ def walked(policy: RestartPolicy, story: list[tuple[object, ...]]) -> Walk:
     return walk
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=600, derandomize=True)
 @given(st.sampled_from(RestartPolicy), walks)
 def test_looks_at_a_world_that_stands_still_stop_writing(
     policy: RestartPolicy, story: list[tuple[object, ...]]
@@ -170,7 +170,7 @@ def test_looks_at_a_world_that_stands_still_stop_writing(
     assert written[2:] == [written[2]] * 4
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=600, derandomize=True)
 @given(st.sampled_from(RestartPolicy), walks)
 def test_starting_ends_for_an_agent_that_may_act(policy: RestartPolicy, story: list[tuple[object, ...]]) -> None:
     """The domain is off, nobody wants it on, and no call is out."""
@@ -186,7 +186,7 @@ def test_starting_ends_for_an_agent_that_may_act(policy: RestartPolicy, story: l
         assert step.status.operation is None
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=600, derandomize=True)
 @given(st.sampled_from(RestartPolicy), walks)
 def test_a_start_on_record_makes_every_later_handover_unconfirmed(
     policy: RestartPolicy, story: list[tuple[object, ...]]

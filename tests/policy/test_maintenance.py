@@ -646,7 +646,7 @@ Change = Callable[[Vm], None]
 PHASES = [phase for phase in Phase if phase is not Phase.UNKNOWN]
 
 
-@settings(max_examples=800, deadline=None, derandomize=True)
+@settings(max_examples=800, derandomize=True)
 @given(
     st.sampled_from(RestartPolicy),
     walks,
@@ -677,7 +677,7 @@ def test_whatever_was_before_nothing_is_started_during_a_maintenance(
         assert step.status.desired in {desired, vm.vm.desired, None}
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(
     st.sampled_from(RestartPolicy),
     st.lists(st.sampled_from(["agent", "boot", "mark", "libvirt", "restart"]), max_size=6),

@@ -93,7 +93,7 @@ lasts = st.builds(
 )
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True)
+@settings(max_examples=1500, derandomize=True)
 @given(
     st.sampled_from(RestartPolicy),
     walks,

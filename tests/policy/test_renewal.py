@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.policy.renewal import (
@@ -31,7 +31,6 @@ def test_it_is_renewed_after_half_of_its_lifetime_or_a_little_later(chance: floa
     assert renews_at(lasting(30 * DAY_S), chance) == ISSUED + timedelta(days=days)
 
 
-@settings(deadline=None)
 @given(seconds=LIFETIMES_S, chance=st.floats(0, 1))
 def test_whenever_it_is_renewed_two_fifths_of_its_lifetime_are_left(seconds: int, chance: float) -> None:
     lifetime = lasting(seconds)
@@ -57,7 +56,6 @@ def test_a_failure_is_retried_after_a_tenth_of_the_remaining_time(remaining_s: f
     assert retry_s(remaining_s) == wait_s
 
 
-@settings(deadline=None)
 @given(seconds=LIFETIMES_S)
 def test_attempts_go_on_until_it_expires_and_come_closer_together(seconds: int) -> None:
     """So an outage that ends shortly before the token expires does not cost the host its identity."""
