@@ -99,6 +99,7 @@ class Agent:
             settings.node_name,
             on_rewound=self._rewound,
             on_kept=self._object_changed,
+            on_absent=self._queue.add,
         )
         self._vms_watched = virtual_machines(
             settings.node_name,
@@ -182,7 +183,6 @@ class Agent:
             counted=self._metrics.inventory,
         )
         self._outage = Outage(settings.relist_spread_s)
-        self._listings_of_the_watch = 0
         self._tasks = [
             self._api_relist.task,
             self._libvirt_relist.task,
@@ -345,11 +345,6 @@ class Agent:
             self._outage.over()
         if self._api.take_recovery():
             self._outage.over()
-        if self._vms_watched.health.listings > self._listings_of_the_watch:
-            # The new list of the watch has the objects that exist. It does not show which objects were deleted before.
-            if self._listings_of_the_watch:
-                self._outage.missed()
-            self._listings_of_the_watch = self._vms_watched.health.listings
         if self._outage.retries_failed():
             self._queue.retry_failed_now(RETRY_SPREAD_S)
             self._ownership.ask_again()

@@ -33,6 +33,9 @@ class Known(Protocol):
     def is_known(self, raw: Json) -> bool:
         """Whether nothing in this object is new."""
 
+    def listed(self, answer: Json) -> None:
+        """Note the answer to a list. The events that follow never tell that an object was deleted before the list."""
+
 
 class SkippingReader:
     """The body of the answer to a list or a watch, without what is known.
@@ -50,6 +53,7 @@ class SkippingReader:
         """Return the whole body, without the known items. aiohttp reads a list with this method."""
         body = await self._content.read()
         answer = json.loads(body)
+        self._known.listed(answer)
         answer["items"] = [item for item in answer["items"] if not self._known.is_known(item)]
         return json.dumps(answer).encode()
 

@@ -5,6 +5,9 @@ request is therefore stored whatever its version, unless the cached object has c
 request was in flight. A watch event might be late, so it is stored only if its version is newer. Otherwise the object
 is marked uncertain, and read again. A watch event that arrives during a write of its object waits for the answer,
 because it probably reports this write (`Echoes`).
+
+A watch begins with a list, and has no event for an object that was deleted before this list. Therefore each object that
+the list lacks is marked uncertain too.
 """
 
 from __future__ import annotations
@@ -58,21 +61,32 @@ class KubeStore:
     """
 
     def __init__(
-        self, api: Api, node_name: str, *, on_rewound: Callable[[], None], on_kept: Callable[[Json], None]
+        self,
+        api: Api,
+        node_name: str,
+        *,
+        on_rewound: Callable[[], None],
+        on_kept: Callable[[Json], None],
+        on_absent: Callable[[VmKey], None],
     ) -> None:
         """`on_rewound` is called when the API server returns an older version than before. It must not block.
 
         It must restart the watch: a watch that continues from a version that does not exist yet receives no events.
         `on_kept` is called with each object from the watch that had to wait for the end of a write. It must not block.
+        `on_absent` is called with each stored object that a list of the watch lacks. It must not block, and the object
+        must then be read again (`refresh_uncertain`).
         """
         self._echoes = Echoes(lambda text: on_kept(as_json(text)))
-        self._api, self._node_name, self._on_rewound = api, node_name, on_rewound
+        self._api, self._node_name = api, node_name
+        self._on_rewound, self._on_absent = on_rewound, on_absent
         self._lock = threading.Lock()
         self._objects: dict[VmKey, _Stored] = {}
         self._sequence = 0
         self._removed: dict[VmKey, int] = {}
         """The sequence number at which each object was removed. An entry is kept as long as the response to a request
         in flight might still contain the object."""
+        self._listed: tuple[int, frozenset[VmKey]] = 0, frozenset()
+        """The sequence number at which the watch has listed the objects last, and the objects in this list."""
         self._in_flight: list[int] = []
         """The sequence numbers at which the requests in flight were sent."""
         self._newest = int(paths.ANY_VERSION)
@@ -126,13 +140,26 @@ class KubeStore:
             known = self._objects.get(key_of(raw))
         return known is not None and known.raw == raw
 
+    def listed(self, answer: Json) -> None:
+        """Mark the stored objects uncertain that this list of the watch lacks. Sends no request.
+
+        Such an object was deleted before the list, or it was created after the list, which might be old. An object that
+        only the answer to a request in flight has is treated in the same way (`_store_answer`).
+        """
+        keys = frozenset(map(key_of, answer["items"]))
+        with self._lock:
+            self._note_version(answer)
+            self._listed = self._next_sequence(), keys
+            absent = [key for key in self._objects if key not in keys]
+        for key in absent:
+            self._doubt(key)
+            self._on_absent(key)
+
     def gone(self, raw: Json) -> None:
         """Mark an object uncertain that is deleted or belongs to another node, as the watch says. Sends no request."""
-        key = key_of(raw)
-        self._echoes.forget_kept(key)
         with self._lock:
             self._note_version(raw)
-            self._mark_uncertain(key)
+        self._doubt(key_of(raw))
 
     def refresh_uncertain(self, key: VmKey) -> None:
         """Read the object again if it is marked uncertain: the cached version might not be the current one.
@@ -257,7 +284,7 @@ class KubeStore:
             same = known is not None and known.raw == raw
             vm = known.vm if known and same else self._own(raw)
             same = same or (known is None and vm is None)
-            changed = known.stored if known else self._removed.get(key, 0)
+            changed = known.stored if known else max(self._removed.get(key, 0), self._absent_since(key))
             if self._uncertain.get(key, 0) > sent or (changed > sent and not same):
                 return known.vm if known else None, self._mark_uncertain(key)
             self._uncertain.pop(key, None)
@@ -274,6 +301,11 @@ class KubeStore:
             self._on_rewound()
         return vm, Update.UNCHANGED if same else Update.STORED
 
+    def _absent_since(self, key: VmKey) -> int:
+        """Return the sequence number of the last list of the watch if it lacks the object, otherwise 0."""
+        listed, keys = self._listed
+        return 0 if key in keys else listed
+
     def _own(self, raw: Json | None) -> VirtualMachine | None:
         """Return the parsed object, or None if there is none or it belongs to another node."""
         vm = parse(raw) if raw else None
@@ -287,6 +319,12 @@ class KubeStore:
     def _note_version(self, raw: Json) -> None:
         """Note the version of an object or list. The caller must have acquired the lock."""
         self._newest = max(self._newest, _version(raw))
+
+    def _doubt(self, key: VmKey) -> None:
+        """Mark an object uncertain that might be gone. Events from before, which still wait, must not bring it back."""
+        self._echoes.forget_kept(key)
+        with self._lock:
+            self._mark_uncertain(key)
 
     def _mark_uncertain(self, key: VmKey) -> Update:
         """Mark the object uncertain. The caller must have acquired the lock."""

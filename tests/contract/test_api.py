@@ -77,7 +77,9 @@ class Place:
         self.api, self.user, self.key = api, user, key
 
     def store(self, node: str) -> KubeStore:
-        store = KubeStore(self.api(), node, on_rewound=lambda: None, on_kept=lambda _raw: None)
+        store = KubeStore(
+            self.api(), node, on_rewound=lambda: None, on_kept=lambda _raw: None, on_absent=lambda _key: None
+        )
         store.relist()
         return store
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from controller.api.virtualmachine import Status
+from controller.api.virtualmachine import Status, VmKey
 from controller.kube.client import load
 from controller.kube.store import KubeStore, Update
 from controller.kube.watch import Watch
@@ -39,7 +39,9 @@ def test_no_list_asks_the_api_server_for_a_consistent_read(world: World) -> None
     before = consistent_reads(world)
     seen: queue.Queue[Json] = queue.Queue()
     vms = virtual_machines(world.node, on_object=seen.put, on_gone=lambda _: None)
-    store = KubeStore(api, world.node, on_rewound=lambda: None, on_kept=seen.put)
+    store = KubeStore(
+        api, world.node, on_rewound=lambda: None, on_kept=seen.put, on_absent=lambda _: pytest.fail("absent")
+    )
     with running(Watch(api, world.node, [vms])):
         until(lambda: vms.health.open, "it does not begin")
         world.apply(world.define())
@@ -141,7 +143,13 @@ def test_an_agent_is_told_what_others_write_and_not_what_it_writes_itself(world:
     for guest in guests:
         world.apply(guest)
         annotate(world, guest.name, '<&> \u2028 \\ ü "name":"')
-    store = KubeStore(api, world.node, on_rewound=lambda: pytest.fail("rewound"), on_kept=kept.put)
+    store = KubeStore(
+        api,
+        world.node,
+        on_rewound=lambda: pytest.fail("rewound"),
+        on_kept=kept.put,
+        on_absent=lambda _: pytest.fail("absent"),
+    )
     store.relist()
     vms = virtual_machines(world.node, on_object=seen.put, on_gone=lambda _: None, known=store)
     with running(Watch(api, world.node, [vms])):
@@ -154,6 +162,29 @@ def test_an_agent_is_told_what_others_write_and_not_what_it_writes_itself(world:
     assert last["metadata"]["annotations"]["example.org/note"] == "told"
     assert seen.empty()
     assert kept.empty()
+
+
+def test_what_was_deleted_before_its_list_is_told(world: World) -> None:
+    """Also when it begins for the first time: the agent has listed the objects by then."""
+    absent: queue.Queue[VmKey] = queue.Queue()
+    api = load(world.controlplane.kubeconfig)
+    guests = [world.define("deleted"), world.define("left")]
+    for guest in guests:
+        world.apply(guest)
+    store = KubeStore(
+        api, world.node, on_rewound=lambda: pytest.fail("rewound"), on_kept=lambda _: None, on_absent=absent.put
+    )
+    store.relist()
+    deleted, left = guests
+    world.controlplane.kubectl("delete", "kvm", "-n", world.name, deleted.name)
+    vms = virtual_machines(world.node, on_object=lambda _: None, on_gone=store.gone, known=store)
+    with running(Watch(api, world.node, [vms])):
+        key = absent.get(timeout=HANG_LIMIT_S)
+        assert key == VmKey(world.name, deleted.name)
+        store.refresh_uncertain(key)
+        until(lambda: vms.health.open, "it does not begin")
+    assert absent.empty()
+    assert store.known() == [VmKey(world.name, left.name)]
 
 
 def annotate(world: World, name: str, note: str) -> None:

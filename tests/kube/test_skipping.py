@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from typing import Any
 
@@ -36,6 +37,7 @@ class Store:
 
     def __init__(self, *known: Json) -> None:
         self.known = list(known)
+        self.lists: list[Json] = []
 
     def take(self, key: VmKey, text: bytes) -> bool:
         raw = json.loads(text)
@@ -44,6 +46,9 @@ class Store:
 
     def is_known(self, raw: Json) -> bool:
         return raw in self.known
+
+    def listed(self, answer: Json) -> None:
+        self.lists.append(copy.deepcopy(answer))
 
 
 def read(store: Store, *chunks: bytes, whole: bool = False) -> bytes:
@@ -102,4 +107,6 @@ def test_what_is_cut_off_at_the_end_is_left_to_kopf() -> None:
 def test_a_list_has_only_the_items_that_are_not_known() -> None:
     ours, theirs = vm("web", "7"), vm("db", "8")
     answer = {"kind": "VirtualMachineList", "metadata": {"resourceVersion": "9"}, "items": [ours, theirs]}
-    assert json.loads(read(Store(ours), compact(answer), whole=True)) == answer | {"items": [theirs]}
+    store = Store(ours)
+    assert json.loads(read(store, compact(answer), whole=True)) == answer | {"items": [theirs]}
+    assert store.lists == [answer]

@@ -33,7 +33,14 @@ class Place:
         self.meanwhile: list[Callable[[], object]] = []
         """What happens after the API server has answered, before the answer is there; one for each request."""
         self.api.create(KEY, HERE)
-        self.store = KubeStore(cast("Api", self), "a", on_rewound=lambda: self.rewound.append(None), on_kept=self.take)
+        self.absent: list[VmKey] = []
+        self.store = KubeStore(
+            cast("Api", self),
+            "a",
+            on_rewound=lambda: self.rewound.append(None),
+            on_kept=self.take,
+            on_absent=self.absent.append,
+        )
         self.store.relist()
         self.requests.clear()
 
@@ -286,12 +293,69 @@ def test_the_first_list_may_be_stale(place: Place) -> None:
     """The watch shows what has changed since."""
     place.api.cache = place.api.state()
     place.switch("Stopped")
-    store = KubeStore(cast("Api", place), "a", on_rewound=pytest.fail, on_kept=lambda _: pytest.fail("kept"))
+    store = KubeStore(
+        cast("Api", place),
+        "a",
+        on_rewound=pytest.fail,
+        on_kept=lambda _: pytest.fail("kept"),
+        on_absent=lambda _: pytest.fail("absent"),
+    )
     store.relist()
     vm = store.read(KEY)
     assert vm
     assert vm.desired is None
     assert store.put(place.now()) is Update.STORED
+
+
+# --- lists of the watch
+
+
+def watched(place: Place) -> Json:
+    """The answer to the list of a watch that begins now."""
+    version, objects = place.api.state()
+    return {"metadata": {"resourceVersion": str(version)}, "items": list(objects.values())}
+
+
+def test_what_the_list_of_the_watch_lacks_is_asked_about(place: Place) -> None:
+    """It was deleted after the store's own list: no event of the watch tells this."""
+    place.store.listed(watched(place))
+    assert not place.absent
+    place.api.delete(KEY)
+    place.store.listed(watched(place))
+    assert place.absent == [KEY]
+    assert place.store.read(KEY), "nothing is concluded from a list that might be old"
+    place.store.refresh_uncertain(KEY)
+    assert place.store.read(KEY) is None
+
+
+def test_an_old_list_of_the_watch_takes_nothing_away(place: Place) -> None:
+    old = watched(place) | {"items": []}
+    place.store.listed(old)
+    place.store.refresh_uncertain(KEY)
+    assert place.agrees()
+
+
+def test_a_list_that_the_watch_overtakes_brings_nothing_back(place: Place) -> None:
+    place.store.gone(place.api.delete(KEY))
+    place.store.refresh_uncertain(KEY)
+    place.api.create(KEY, HERE)
+
+    def deleted_before_the_watch() -> None:
+        place.api.delete(KEY)
+        place.store.listed(watched(place))
+
+    place.meanwhile.append(deleted_before_the_watch)
+    assert place.store.relist() == ({KEY}, set())
+    assert place.store.read(KEY) is None
+    place.store.refresh_uncertain(KEY)
+    assert place.store.read(KEY) is None
+
+
+def test_a_list_after_that_of_the_watch_is_not_older(place: Place) -> None:
+    place.api.cache = place.api.state()
+    place.api.delete(KEY)
+    place.store.listed(watched(place))
+    assert place.store.relist() == (set(), {KEY})
 
 
 # --- whose it is

@@ -249,7 +249,13 @@ class SimulatedAgent:
         self.node = node
         self.queue: WorkQueue[VmKey] = WorkQueue(clock=node.clock, uniform=lambda _low, high: high)
         self.host = SimulatedHost(node.libvirtd)
-        self.objects = KubeStore(cast("Api", Wire(self)), node.name, on_rewound=lambda: None, on_kept=lambda _raw: None)
+        self.objects = KubeStore(
+            cast("Api", Wire(self)),
+            node.name,
+            on_rewound=lambda: None,
+            on_kept=lambda _raw: None,
+            on_absent=self.queue.add,
+        )
         self.domain_index = DomainIndex()
         self.brake = NodeBrake(WAITS, node.boot_id)
         self.comparison = RelistDiff()

@@ -2,7 +2,7 @@
 
 What it shares with the real one: two lists of its VMs at its start (its own and kopf's), a watch of these VMs and one
 of its Hypervisor, each for 45 to 50 s at a time, the renewals of its Lease, and after an outage its probes, one list
-within `relist_spread_s`, and the lists that follow a watch with 410. It takes back what the manager has marked.
+within `relist_spread_s`. After a watch with 410, kopf lists again. It takes back what the manager has marked.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Agent:
         self._watches_open = 0
         self._renewed_s = float("-inf")
         self._list_due = True
-        """Whether it has just started, or might have missed a deletion, and has not listed its VMs since."""
+        """Whether it has just started, or an outage has ended, and it has not listed its VMs since."""
         self._taking_back: set[asyncio.Task[None]] = set()
         self._writers = asyncio.Semaphore(WORKERS)
 
@@ -190,7 +190,7 @@ class Agent:
                     self._take(path, change["object"])
             except Failed as failed:
                 if failed.status == HTTPStatus.GONE:
-                    version, self._list_due = "", self._list_due or path == VIRTUAL_MACHINES
+                    version = ""
                 else:
                     await asyncio.sleep(backoff.wait_s())
             finally:
