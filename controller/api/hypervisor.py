@@ -162,6 +162,11 @@ class HypervisorStatus:
     runs_elsewhere: tuple[RunsElsewhere, ...] = ()
     conditions: tuple[Condition, ...] = ()
 
+    @property
+    def without_lease(self) -> bool:
+        """Whether an agent has reported that it has no Lease. Before its first report, nothing is known about this."""
+        return self.observed_generation >= 0 and not self.lease_namespace
+
     def condition(self, kind: str) -> Condition | None:
         """Return the condition of this type; None: there is none."""
         return next((c for c in self.conditions if c.type == kind), None)

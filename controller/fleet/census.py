@@ -16,8 +16,9 @@ class Census:
     expected: frozenset[str]
     """The nodes that should have a Lease in the manager's namespace: their Hypervisor says so, or a VirtualMachine
     names a node that has no Hypervisor."""
-    other_namespace: frozenset[str]
-    """The nodes whose Hypervisor says that their Lease is in another namespace. A Lease in this one is left over."""
+    no_lease_here: frozenset[str]
+    """The nodes whose Hypervisor says that their agent has its Lease in another namespace, or has none. A Lease in this
+    one is left over."""
     maintenance: Mapping[str, str]
     """The mode of the maintenance, by node; only nodes that are in one."""
     vms: Mapping[str, int]
@@ -30,13 +31,16 @@ def census(hypervisors: Iterable[Hypervisor], vm_nodes: Iterable[str], namespace
     `namespace` is the namespace of the Leases that the manager lists.
     """
     lease_namespaces: dict[str, str] = {}
+    without_lease: set[str] = set()
     maintenance: dict[str, str] = {}
     for hypervisor in hypervisors:
         lease_namespaces[hypervisor.name] = hypervisor.status.lease_namespace
+        if hypervisor.status.without_lease:
+            without_lease.add(hypervisor.name)
         if hypervisor.maintenance:
             maintenance[hypervisor.name] = hypervisor.maintenance.mode.value
     counts = Counter(filter(None, vm_nodes))
     ours = {node for node, where in lease_namespaces.items() if where == namespace}
     theirs = {node for node, where in lease_namespaces.items() if where not in {"", namespace}}
     expected = ours | (counts.keys() - lease_namespaces.keys())
-    return Census(frozenset(expected), frozenset(theirs), maintenance, counts)
+    return Census(frozenset(expected), frozenset(theirs | without_lease), maintenance, counts)

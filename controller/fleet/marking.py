@@ -58,11 +58,16 @@ def row_of(facts: NodeFacts) -> NodeRow:
 
 
 def _belongs_elsewhere(s: NodeFacts) -> bool:
-    """Whether the Hypervisor says that its agent has its Lease in another namespace, or that it has none."""
+    """Whether the Hypervisor says that its agent has its Lease in another namespace, or that it has none.
+
+    A Lease in this namespace is then left over. Before the first report, only a missing Lease says that there is none.
+    """
     if s.hypervisor is None:
         return False
-    elsewhere = s.hypervisor.status.lease_namespace
-    return elsewhere != s.namespace if elsewhere else _is(s, Kind.MISSING)
+    status = s.hypervisor.status
+    if status.lease_namespace:
+        return status.lease_namespace != s.namespace
+    return status.without_lease or _is(s, Kind.MISSING)
 
 
 def _is(s: NodeFacts, kind: Kind) -> bool:

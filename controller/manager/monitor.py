@@ -120,8 +120,8 @@ class Monitor:
             log.warning("many agents fell silent together; their VMs are marked later", nodes=len(self._masses))
         self._silent_together = silent_together
         self._metrics.mass.set(float(silent_together))
-        maintenance, other_namespace = (known.maintenance, known.other_namespace) if known else ({}, frozenset())
-        nodes = [silence.node for silence in silences if silence.node not in other_namespace]
+        maintenance, no_lease_here = (known.maintenance, known.no_lease_here) if known else ({}, frozenset())
+        nodes = [silence.node for silence in silences if silence.node not in no_lease_here]
         silent = Counter(maintenance.get(node, "") for node in nodes)
         for mode in ("", *MaintenanceMode):
             self._metrics.silent_nodes.labels(mode).set(silent[mode])

@@ -6,7 +6,9 @@ from controller.api.hypervisor import Hypervisor, HypervisorStatus, Maintenance,
 from controller.fleet.census import census
 
 
-def host(name: str, lease_namespace: str, maintenance: MaintenanceMode | None = None) -> Hypervisor:
+def host(
+    name: str, lease_namespace: str, maintenance: MaintenanceMode | None = None, *, reported: bool = True
+) -> Hypervisor:
     return Hypervisor(
         name=name,
         uid=f"uid-{name}",
@@ -14,15 +16,15 @@ def host(name: str, lease_namespace: str, maintenance: MaintenanceMode | None = 
         resource_version="1",
         created=datetime(2026, 11, 27, tzinfo=UTC),
         maintenance=Maintenance(maintenance, "new RAM") if maintenance else None,
-        status=HypervisorStatus(lease_namespace=lease_namespace),
+        status=HypervisorStatus(observed_generation=1 if reported else -1, lease_namespace=lease_namespace),
     )
 
 
 def test_hosts_of_this_namespace_and_names_that_no_host_has_are_expected() -> None:
-    hosts = [host("ours", "here"), host("theirs", "there"), host("without", "")]
-    found = census(hosts, ["ours", "theirs", "without", "mistyped", ""], "here")
+    hosts = [host("ours", "here"), host("theirs", "there"), host("without", ""), host("new", "", reported=False)]
+    found = census(hosts, ["ours", "theirs", "without", "new", "mistyped", ""], "here")
     assert found.expected == {"ours", "mistyped"}
-    assert found.other_namespace == {"theirs"}
+    assert found.no_lease_here == {"theirs", "without"}
 
 
 def test_vms_are_counted_by_node() -> None:

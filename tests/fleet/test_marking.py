@@ -44,8 +44,8 @@ def silence(kind: Kind = Kind.LOST) -> Silence:
     return Silence("node-a", kind, 100.0, T0)
 
 
-def host(lease_namespace: str) -> Hypervisor:
-    status = HypervisorStatus(lease_namespace=lease_namespace)
+def host(lease_namespace: str, *, reported: bool = True) -> Hypervisor:
+    status = HypervisorStatus(observed_generation=1 if reported else -1, lease_namespace=lease_namespace)
     return Hypervisor("node-a", "uid", 1, "1", T0, status=status)
 
 
@@ -64,11 +64,11 @@ def situation(kind: Kind | None, lease_namespace: str | None, *, may_write: bool
         (None, HERE, "heard"),
         (None, THERE, "heard"),
         (Kind.LOST, HERE, "lost"),
-        (Kind.LOST, "", "lost"),
+        (Kind.LOST, "", "elsewhere"),
         (Kind.LOST, None, "lost"),
         (Kind.LOST, THERE, "elsewhere"),
         (Kind.LEFT, HERE, "left"),
-        (Kind.LEFT, "", "left"),
+        (Kind.LEFT, "", "elsewhere"),
         (Kind.LEFT, None, "left"),
         (Kind.LEFT, THERE, "elsewhere"),
         (Kind.MISSING, HERE, "missing"),
@@ -79,6 +79,17 @@ def situation(kind: Kind | None, lease_namespace: str | None, *, may_write: bool
 )
 def test_what_is_known_of_a_node_has_its_row(kind: Kind | None, lease_namespace: str | None, row: str) -> None:
     assert row_of(situation(kind, lease_namespace)).name == row
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [(None, "heard"), (Kind.LOST, "lost"), (Kind.LEFT, "left"), (Kind.MISSING, "elsewhere")],
+)
+def test_before_the_first_report_only_the_lease_tells_whether_there_is_one(kind: Kind | None, row: str) -> None:
+    found = Situation(
+        HERE, may_write=True, silence=silence(kind) if kind else None, hypervisor=host("", reported=False)
+    )
+    assert row_of(found).name == row
 
 
 def test_who_may_not_write_marks_nothing_whatever_is_known() -> None:
