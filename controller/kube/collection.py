@@ -1,4 +1,4 @@
-"""Reads whole collections from the API server, in pages."""
+"""Reads collections from the API server, whole or in pages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,22 @@ from typing import Any
 from controller.api.json_mapping import Json, as_map, as_text
 from controller.kube.client import Api
 from controller.runtime import retry
+from controller.runtime.errors import Transient
 
 PAGE = 250
 """How many objects one response has at most. A Hypervisor with a full list of domains has 70 kB, so a response has at
 most 18 MB."""
+
+
+def items(answer: Json) -> list[Json]:
+    """Return the objects in the answer to a list.
+
+    Raises Transient if the answer is no list, as that of a proxy: it must not mean that all objects are gone.
+    """
+    kind, found = as_text(answer.get("kind")) or "", answer.get("items")
+    if not kind.endswith("List") or not isinstance(found, list):
+        raise Transient(f"the API server answered {kind or 'something'} instead of a list")
+    return found
 
 
 def objects(api: Api, path: str) -> Iterator[Json]:
@@ -25,7 +37,7 @@ def objects(api: Api, path: str) -> Iterator[Json]:
         return retry.call(api.request, method, path, **query)
 
     for page in pages(request, path, limit=str(PAGE)):
-        yield from page.get("items", [])
+        yield from items(page)
 
 
 def pages(request: Callable[..., Json], path: str, **query: str) -> Iterator[Json]:

@@ -15,7 +15,7 @@ from controller.api.virtualmachine import VirtualMachine, VmKey
 from controller.fleet.silence import AgentLease
 from controller.kube import paths
 from controller.kube.client import JSON, MERGE_PATCH, Api
-from controller.kube.collection import pages
+from controller.kube.collection import items, pages
 from controller.kube.lease import COMPONENT_LABEL
 from controller.kube.lease_fields import lease_fields
 from controller.runtime.errors import Rejected, Vanished
@@ -44,7 +44,7 @@ class FleetRequests:
         if self._api.circuit_open:
             self._api.probe()
         answer = self._api.request("GET", paths.leases(namespace), labelSelector=f"{COMPONENT_LABEL}=agent")
-        return {raw["metadata"]["name"]: _agent_lease(raw) for raw in answer.get("items", [])}
+        return {raw["metadata"]["name"]: _agent_lease(raw) for raw in items(answer)}
 
     def virtual_machines(self, *, node_name: str) -> Iterator[VirtualMachine]:
         """Yield the VirtualMachines with this `spec.nodeName`. Sends a request for each page."""
@@ -78,7 +78,7 @@ class FleetRequests:
         `known` are earlier ones by name. Those that have not changed are yielded again, which saves 0.25 ms for a
         Hypervisor with 50 domains (measured).
         """
-        for raw in self._everything(paths.HYPERVISORS).get("items", []):
+        for raw in items(self._everything(paths.HYPERVISORS)):
             meta = raw["metadata"]
             before = (known or {}).get(meta["name"])
             same = before is not None and before.resource_version == meta["resourceVersion"]
@@ -109,7 +109,9 @@ class FleetRequests:
         would be too, if the watch cache is behind. A list of one object returns the present version, and the whole list
         must be at least that new. Then the API server answers from its watch cache, or refuses (ADR 040).
         """
-        present = self._api.request("GET", path, limit="1")["metadata"]["resourceVersion"]
+        first = self._api.request("GET", path, limit="1")
+        items(first)  # raises Transient
+        present = first["metadata"]["resourceVersion"]
         return self._api.request(
             "GET",
             path,
@@ -122,7 +124,7 @@ class FleetRequests:
 
     def _virtual_machines(self, selector: str) -> Iterator[VirtualMachine]:
         for page in pages(self._api.request, paths.VIRTUAL_MACHINES, limit=str(PAGE), fieldSelector=selector):
-            yield from map(parse, page.get("items", []))
+            yield from map(parse, items(page))
 
     def _patch(self, path: str, resource_version: str, status: Json) -> None:
         self._api.request(

@@ -16,7 +16,7 @@ import urllib3
 
 from controller.api.json_mapping import Json, as_map, as_text
 from controller.kube.client import Api, cause
-from controller.kube.collection import pages
+from controller.kube.collection import items, pages
 from controller.runtime.errors import Rejected, Transient, Vanished
 from controller.runtime.retry import Backoff
 
@@ -106,7 +106,7 @@ class Live(Generic[T]):
         version, first = "", not self._version
         for answer in pages(self._api.request, self._path, limit=str(self._page), **self._query):
             version = as_text(as_map(answer.get("metadata")).get("resourceVersion")) or ""
-            read = {_key(raw): self._convert(raw) for raw in answer.get("items", [])}
+            read = {_key(raw): self._convert(raw) for raw in items(answer)}
             with self._lock:
                 found |= read
                 if first:

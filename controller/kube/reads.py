@@ -11,7 +11,7 @@ from controller.api.tables import TABLE, rows
 from controller.api.virtualmachine import VmKey
 from controller.kube import paths
 from controller.kube.client import Api
-from controller.kube.collection import pages
+from controller.kube.collection import items, pages
 from controller.runtime.errors import Rejected
 
 PAGE, HYPERVISORS_PAGE, NAMES_PAGE = 500, 100, 10_000
@@ -63,4 +63,4 @@ class Reads:
         for page in pages(self._api.request, path, limit=str(limit), **given):
             # The items of a list have no kind.
             kind = {"apiVersion": page.get("apiVersion"), "kind": str(page.get("kind", "")).removesuffix("List")}
-            yield from (kind | raw for raw in page.get("items", []))
+            yield from (kind | raw for raw in items(page))

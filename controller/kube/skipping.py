@@ -16,6 +16,8 @@ import aiohttp
 
 from controller.api.json_mapping import Json
 from controller.api.virtualmachine import VmKey
+from controller.kube.client import as_json
+from controller.kube.collection import items
 
 BEGIN, END = b'{"type":"MODIFIED","object":', b"}"
 """What the API server writes before and after the text of a changed object."""
@@ -50,11 +52,14 @@ class SkippingReader:
         return getattr(self._content, name)
 
     async def read(self) -> bytes:
-        """Return the whole body, without the known items. aiohttp reads a list with this method."""
-        body = await self._content.read()
-        answer = json.loads(body)
+        """Return the whole body, without the known items. aiohttp reads a list with this method.
+
+        Raises Transient if it is no list, which ends kopf: the watch begins again.
+        """
+        answer = as_json(await self._content.read())
+        found = items(answer)
         self._known.listed(answer)
-        answer["items"] = [item for item in answer["items"] if not self._known.is_known(item)]
+        answer["items"] = [item for item in found if not self._known.is_known(item)]
         return json.dumps(answer).encode()
 
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:

@@ -27,6 +27,7 @@ from controller.api.names import AGENT
 from controller.api.virtualmachine import Status, VirtualMachine, VmKey
 from controller.kube import paths
 from controller.kube.client import MERGE_PATCH, Api, as_json
+from controller.kube.collection import items
 from controller.kube.echoes import Echoes
 from controller.runtime import retry
 from controller.runtime.errors import Behind, Conflicted, Transient, Vanished
@@ -146,7 +147,7 @@ class KubeStore:
         Such an object was deleted before the list, or it was created after the list, which might be old. An object that
         only the answer to a request in flight has is treated in the same way (`_store_answer`).
         """
-        keys = frozenset(map(key_of, answer["items"]))
+        keys = frozenset(map(key_of, items(answer)))
         with self._lock:
             self._note_version(answer)
             self._listed = self._next_sequence(), keys
@@ -221,15 +222,14 @@ class KubeStore:
         changed: set[VmKey] = set()
         removed: set[VmKey] = set()
         with self._request() as sent:
-            answer = self._list()
-            listed = {key_of(item): item for item in answer.get("items", [])}
+            listed = {key_of(item): item for item in self._list()}
             for key in dict.fromkeys([*listed, *self.known()]):
                 vm, update = self._store_answer(key, listed.get(key), sent)
                 if update is not Update.UNCHANGED:
                     (changed if vm or update is Update.UNCERTAIN else removed).add(key)
         return changed, removed
 
-    def _list(self) -> Json:
+    def _list(self) -> list[Json]:
         """List the node's objects in a state that is not older than anything that the store has seen.
 
         The API server answers from its watch cache, so that the lists of many agents at once never reach etcd
@@ -246,11 +246,12 @@ class KubeStore:
             answer = listed(resourceVersion=str(newest), resourceVersionMatch="NotOlderThan")
         except Behind:
             answer = listed()
+        found = items(answer)
         with self._lock:
             if _version(answer) < newest:  # etcd was restored
                 self._newest = 0
             self._note_version(answer)
-        return answer
+        return found
 
     def _get(self, key: VmKey) -> Json | None:
         try:

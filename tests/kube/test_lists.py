@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -9,8 +10,11 @@ import pytest
 from controller.api.tables import TABLE
 from controller.kube import paths
 from controller.kube.client import TIMEOUT_S, Api
+from controller.kube.collection import objects
 from controller.kube.lists import FleetRequests
-from controller.runtime.errors import Behind, Rejected
+from controller.kube.live import Live
+from controller.kube.reads import Reads
+from controller.runtime.errors import Behind, Rejected, Transient
 
 Json = dict[str, Any]
 PRESENT = "4711"
@@ -27,12 +31,13 @@ class Server:
         assert body is None
         self.asked.append((path, how))
         if "limit" in how:
-            return {"metadata": {"resourceVersion": PRESENT, "continue": "the rest"}, "items": [{}]}
+            metadata = {"resourceVersion": PRESENT, "continue": "the rest"}
+            return {"kind": "AnyList", "metadata": metadata, "items": [{}]}
         if self.behind:
             raise Behind("Too large resource version")
         if how["accept"] == TABLE:
             return {"kind": "Table", "columnDefinitions": [{"name": "Node"}], "rows": [{"cells": ["a"]}]}
-        return {"items": [{"metadata": {"name": "a", "resourceVersion": "7"}}]}
+        return {"kind": "HypervisorList", "items": [{"metadata": {"name": "a", "resourceVersion": "7"}}]}
 
 
 @pytest.fixture
@@ -70,6 +75,32 @@ def test_a_watch_cache_that_is_behind_is_told_and_not_bypassed(server: Server, f
     with pytest.raises(Behind):
         list(fleet.hypervisors())
     assert len(server.asked) == 4
+
+
+@pytest.mark.parametrize("answer", [{}, {"items": []}, {"kind": "Status"}, {"kind": "LeaseList"}])
+def test_an_answer_that_is_no_list_is_an_error_and_does_not_mean_that_nothing_exists(answer: Json) -> None:
+    """As that of a proxy, with status 200."""
+
+    class Anything:
+        circuit_open = False
+
+        def request(self, *_: Any, **_how: Any) -> Json:
+            return answer
+
+    api = cast("Api", Anything())
+    fleet = FleetRequests(api)
+    reads: list[Callable[[], object]] = [
+        lambda: fleet.leases("virtsync-system"),
+        lambda: list(fleet.hypervisors()),
+        lambda: list(fleet.virtual_machines(node_name="a")),
+        lambda: list(fleet.rows(["Node"])),
+        lambda: list(objects(api, paths.HYPERVISORS)),
+        lambda: list(Reads(api).virtual_machines(None)),
+        lambda: Live(api, paths.HYPERVISORS, dict, lambda: None, page=1).__enter__(),
+    ]
+    for read in reads:
+        with pytest.raises(Transient, match="instead of a list"):
+            read()
 
 
 def test_a_table_without_the_column_is_refused(fleet: FleetRequests) -> None:

@@ -13,6 +13,7 @@ from aiohttp.base_protocol import BaseProtocol
 
 from controller.api.virtualmachine import VmKey
 from controller.kube.skipping import SkippingReader
+from controller.runtime.errors import Transient
 
 Json = dict[str, Any]
 
@@ -110,3 +111,9 @@ def test_a_list_has_only_the_items_that_are_not_known() -> None:
     store = Store(ours)
     assert json.loads(read(store, compact(answer), whole=True)) == answer | {"items": [theirs]}
     assert store.lists == [answer]
+
+
+@pytest.mark.parametrize("answer", [{}, {"kind": "Status"}, {"items": []}])
+def test_an_answer_that_is_no_list_is_an_error(answer: Json) -> None:
+    with pytest.raises(Transient, match="instead of a list"):
+        read(Store(), compact(answer), whole=True)

@@ -307,13 +307,27 @@ def test_the_first_list_may_be_stale(place: Place) -> None:
     assert store.put(place.now()) is Update.STORED
 
 
+@pytest.mark.parametrize("answer", [{}, {"kind": "Status"}, {"items": []}])
+def test_an_answer_that_is_no_list_takes_nothing_away(place: Place, answer: Json) -> None:
+    """A proxy may answer anything, with status 200."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(place.api, "request", lambda *_, **__: answer)
+        with pytest.raises(Transient, match="instead of a list"):
+            place.store.relist()
+        with pytest.raises(Transient, match="instead of a list"):
+            place.store.listed(answer)
+    assert place.agrees()
+    assert place.store.relist() == (set(), set())
+
+
 # --- lists of the watch
 
 
 def watched(place: Place) -> Json:
     """The answer to the list of a watch that begins now."""
     version, objects = place.api.state()
-    return {"metadata": {"resourceVersion": str(version)}, "items": list(objects.values())}
+    found = list(objects.values())
+    return {"kind": "VirtualMachineList", "metadata": {"resourceVersion": str(version)}, "items": found}
 
 
 def test_what_the_list_of_the_watch_lacks_is_asked_about(place: Place) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from controller.api.names import PLURAL
+from controller.api.names import KIND, PLURAL
 from controller.api.virtualmachine import VmKey
 from controller.runtime.errors import Behind, Conflicted, Vanished
 
@@ -124,7 +124,7 @@ class SimulatedApi:
         if version < int(at_least or 0):
             raise Behind(f"Too large resource version: {at_least}, current: {version}")
         items = [raw for raw in objects.values() if raw["spec"].get("nodeName") == node]
-        return {"metadata": {"resourceVersion": str(version)}, "items": items}
+        return {"kind": f"{KIND}List", "metadata": {"resourceVersion": str(version)}, "items": items}
 
     def _put(self, key: VmKey, raw: Json) -> None:
         self._versions += 1
