@@ -80,6 +80,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       checks.py      runs checks, each on its own thread and with a timeout
       web.py         an HTTP server on localhost for a browser
       health.py, metrics.py, logs.py  /livez, /readyz and /metrics; series of the queue; the log
+      watchdog.py    tells systemd that the process works
       settings.py    the settings that every process has
     policy/        decisions on immutable values
       decide.py      the decision table: one row for each observation; vetoes.py: rows without an action; gates.py: what

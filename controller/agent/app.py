@@ -41,6 +41,7 @@ from controller.policy.start_limiter import StartLimiter
 from controller.policy.view import Domain, Node
 from controller.runtime.health import Health
 from controller.runtime.periodic import PeriodicTask
+from controller.runtime.watchdog import Watchdog
 from controller.runtime.workers import Workers
 from controller.runtime.workqueue import WorkQueue
 
@@ -193,6 +194,7 @@ class Agent:
             # These tasks start last, because the agent claims the Lease only while all of its threads are alive.
             *self._ownership.tasks,
         ]
+        self._watchdog = Watchdog(self._health.dead)
         self._workers = Workers(
             settings.workers,
             self._queue,
@@ -254,11 +256,13 @@ class Agent:
         self._workers.start()
         for task in self._tasks:
             task.start()
+        self._watchdog.start()
 
     def _stop(self) -> None:
         """Stop all parts in order. The waits for actions and for reports share one deadline, so they do not add up."""
         log.info("agent is stopping: no further actions; flushing reports")
         self._reconciler.stop_acting()
+        self._watchdog.close()
         flushed_s = time.monotonic() + FLUSH_S
         for task in self._tasks:
             task.close()

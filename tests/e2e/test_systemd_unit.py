@@ -109,6 +109,27 @@ def test_the_service_does_all_that_an_agent_does(world: World, host: OwnSystemd)
     assert holder(world) == ""
 
 
+def test_an_agent_that_hangs_is_started_again_and_one_that_works_is_not(world: World, host: OwnSystemd) -> None:
+    enroll(world.controlplane, host)
+    settings(host)
+    folder = f"/etc/systemd/system/{SERVICE}.service.d"
+    drop_in = "[Service]\nWatchdogSec=10s\n"
+    host.run("sh", "-c", f"cat > {folder}/watchdog.conf && systemctl daemon-reload", text=drop_in)
+    host.run("systemctl", "start", SERVICE)
+    until(lambda: bool(holder(world)), "it does not begin")
+    before, heard = main_pid(host), set()
+
+    def heard_often() -> bool:
+        heard.add(host.run("systemctl", "show", SERVICE, "--property=WatchdogTimestampMonotonic", "--value"))
+        return len(heard) > 4  # a third of the time each
+
+    until(heard_often, "systemd does not hear it")
+    assert main_pid(host) == before
+
+    host.run("kill", f"-{signal.SIGSTOP.value}", before)
+    until(lambda: main_pid(host) not in {"0", before}, "it was not started again")
+
+
 def test_the_check_of_the_docs_finds_nothing_missing(installed: ControlPlane, host: OwnSystemd) -> None:
     enroll(installed, host)
     words = ("check", "--node-name", HOST, "--kubeconfig", KUBECONFIG, "--lease-namespace", AGENTS, "--output", "json")
