@@ -208,7 +208,7 @@ class KubeStore:
                 content_type=MERGE_PATCH,
                 fieldManager=AGENT,
             )
-            raw = as_json(text)
+            raw = _same(vm.key, as_json(text))
             written, update = self._store_answer(vm.key, raw, sent)
             if update is Update.STORED:
                 self._echoes.answered(vm.key, text.rstrip())
@@ -255,7 +255,7 @@ class KubeStore:
 
     def _get(self, key: VmKey) -> Json | None:
         try:
-            return retry.call(self._api.request, "GET", paths.virtual_machine(key))
+            return _same(key, retry.call(self._api.request, "GET", paths.virtual_machine(key)))
         except Vanished:
             return None
 
@@ -348,6 +348,17 @@ def _version(raw: Json) -> int:
     """Return the resource version of an object or list as a number, 0 if it has none (KEP-5504)."""
     version = as_text(as_map(raw.get("metadata")).get("resourceVersion")) or ""
     return int(version) if version.isdecimal() else 0
+
+
+def _same(key: VmKey, answer: Json) -> Json:
+    """Return the answer to a request for this object.
+
+    Raises Transient if it is something else, as that of a proxy: it must not mean that the object is gone.
+    """
+    meta = as_map(answer.get("metadata"))
+    if (meta.get("namespace"), meta.get("name")) != (key.namespace, key.name):
+        raise Transient("the API server answered something else instead of the object")
+    return answer
 
 
 def key_of(raw: Json) -> VmKey:

@@ -320,6 +320,17 @@ def test_an_answer_that_is_no_list_takes_nothing_away(place: Place, answer: Json
     assert place.store.relist() == (set(), set())
 
 
+@pytest.mark.parametrize("answer", [{}, {"kind": "Status", "metadata": {}}])
+def test_an_answer_that_is_not_the_object_does_not_take_it_away(place: Place, answer: Json) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(place.api, "request", lambda *_, **__: answer)
+        with pytest.raises(Transient, match="instead of the object"):
+            place.store.refresh(KEY)
+        with pytest.raises(Transient, match="instead of the object"):
+            place.store.report(place.vm(), Status(node_name="a"))
+    assert place.agrees()
+
+
 # --- lists of the watch
 
 
