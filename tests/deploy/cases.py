@@ -5,9 +5,11 @@ from tests.deploy.stage import (
     ALLOWED,
     BY_RBAC,
     EVENTS,
+    FORGERIES,
     IGNORED,
     NO_OWNER,
     NODE_LEASES,
+    OPERATION,
     OTHER_TEAM,
     OWNED,
     STATUS,
@@ -17,11 +19,13 @@ from tests.deploy.stage import (
     Case,
     bind_role,
     by_admin,
+    condition,
     create,
     delete,
     get,
     hand_over,
     lease_path,
+    observed_by,
     patch,
     renew_lease,
     report,
@@ -50,6 +54,9 @@ OWN = f"{VMS}/virtualmachines?fieldSelector=spec.nodeName%3Dnode-a"
 TOLD = {"": f"/api/v1/namespaces/{TEAM}/events", "events.k8s.io": f"{EVENTS}/namespaces/{TEAM}/events"}
 SPEC, LEASE, EVENT = ("virtsync-agent-spec", "virtsync-agent-lease", "virtsync-agent-events")
 BIND, OWNER_ADDED = "virtsync-bind", "virtsync-owner"
+STALE = {"conditions": [condition("Ready", "Unknown", "LibvirtUnreachable")]}
+REMEMBERED = by_admin(report("a", observed_by("node-b")))
+"""The VM was handed over from node-b to node-a, and the status still shows what node-b has observed."""
 
 CASES = (
     # What an agent does all day.
@@ -76,6 +83,58 @@ CASES = (
         report("a"),
         ("node node-a", "node node-b"),
         first=hand_over("a", "node-b"),
+    ),
+    # Under the name of another node.
+    Case(A, "reports as node-b", "virtsync-status", report("a", observed_by("node-b")), ("of node node-a", "node-b")),
+    Case(
+        A,
+        "reports what no node has observed as node-b",
+        "virtsync-status",
+        report("a", {"status": {"nodeName": "node-b"}}),
+        ("of node node-a", "node-b"),
+        first=by_admin(report("a", observed_by("node-a"))),
+    ),
+    *(
+        Case(
+            A,
+            f"changes status.{field} and keeps the name of node-b",
+            "virtsync-status",
+            report("a", {"status": {field: forgery}}),
+            ("of node node-a", "node-b"),
+            first=REMEMBERED,
+        )
+        for field, forgery in (FORGERIES | {"nodeBootID": None}).items()
+    ),
+    Case(
+        A,
+        "replaces the name of node-b by that of another node",
+        "virtsync-status",
+        report("a", {"status": {"nodeName": "node-c"}}),
+        ("of node node-a", "node-c"),
+        first=REMEMBERED,
+    ),
+    Case(
+        A,
+        "reports as itself on a VM that node-b has observed",
+        ALLOWED,
+        report("a", observed_by("node-a", **FORGERIES)),
+        first=REMEMBERED,
+    ),
+    *(
+        Case(A, what, ALLOWED, report("a", {"status": STALE | {"operation": operation}}), first=REMEMBERED)
+        for what, operation in {
+            "changes conditions and keeps the name of node-b": OPERATION,
+            "removes the deadline of an operation and keeps the name of node-b": {"deadline": None},
+            "removes an operation and keeps the name of node-b": None,
+        }.items()
+    ),
+    Case(
+        A,
+        "adds an operation and keeps the name of node-b",
+        "virtsync-status",
+        report("a", {"status": {"operation": OPERATION}}),
+        ("of node node-a", "node-b"),
+        first=by_admin(report("a", observed_by("node-b", operation=None))),
     ),
     Case(A, "takes the Lease of node-b", LEASE, take_lease("node-b"), ("of node node-a", "virtsync-system/node-b")),
     Case(
@@ -203,6 +262,13 @@ CASES = (
     Case(
         ZEALOUS, "writes the status of a VM of node-b", "virtsync-status", report("b"), ("node node-a", "node node-b")
     ),
+    Case(
+        ZEALOUS,
+        "reports as node-b",
+        "virtsync-status",
+        report("a", observed_by("node-b")),
+        ("of node node-a", "node-b"),
+    ),
     Case(ZEALOUS, "switches its VM by its spec", SPEC, spec("a", powerState="Stopped"), ("of node node-a",)),
     Case(ZEALOUS, "takes a VM of node-b", SPEC, spec("b", nodeName="node-a"), ("of node node-a",)),
     Case(ZEALOUS, "gives its VM to node-b", SPEC, spec("a", nodeName="node-b"), ("of node node-a",)),
@@ -225,8 +291,12 @@ CASES = (
     ),
     # Should somebody install it under other names, which the policies do not know.
     Case(COPY, "writes the status of its VM", ALLOWED, report("a")),
+    Case(
+        COPY, "reports as node-b", "virtsync-status", report("a", observed_by("node-b")), ("of node node-a", "node-b")
+    ),
     Case(COPY, "writes the status of a VM of node-b", "virtsync-status", report("b"), ("node node-a", "node node-b")),
     # Users.
+    Case(ROOT, "reports as node-b", ALLOWED, report("a", observed_by("node-b"))),
     Case(OPERATOR, "switches a VM", ALLOWED, spec("a", powerState="Stopped")),
     Case(OPERATOR, "holds a VM", ALLOWED, patch("a", {"metadata": {"annotations": {"hold.virtsync.dev/me": "why"}}})),
     Case(OPERATOR, "gives a VM to another node", BIND, spec("a", nodeName="node-b"), ("bind", TEAM, OPERATOR)),

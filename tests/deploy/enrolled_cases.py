@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.deploy.callers import AGENTS, Json, Request
-from tests.deploy.cases import EVENT, LEASE, SPEC
+from tests.deploy.cases import EVENT, LEASE, SPEC, STALE
 from tests.deploy.fleet_cases import ELSEWHERE, HOST, MAINTENANCE
 from tests.deploy.stage import (
     ALLOWED,
     BY_RBAC,
+    FORGERIES,
     HOSTS,
     NODE_LEASES,
     RBAC,
@@ -23,6 +24,7 @@ from tests.deploy.stage import (
     get,
     hand_over,
     lease_path,
+    observed_by,
     renew_lease,
     report,
     report_host,
@@ -46,6 +48,7 @@ TOKENS = "virtsync-agent-token"
 STATUS = "virtsync-status"
 MONTH_S = 30 * 24 * 3600
 OWN_VM = hand_over("a", NAME)
+REMEMBERED = by_admin(report("a", observed_by("node-b")), spec("a", nodeName=NAME))
 REPORTED = by_admin(create_host(NAME))
 LISTED = f"{VMS}/virtualmachines?fieldSelector=spec.nodeName%3D{NAME}"
 
@@ -93,6 +96,33 @@ CASES = (
         ("node kvm-a", "node node-b"),
         first=_handed_over,
     ),
+    Case(
+        ENROLLED,
+        "reports as node-b",
+        STATUS,
+        report("a", observed_by("node-b")),
+        ("node kvm-a", "node-b"),
+        first=OWN_VM,
+    ),
+    *(
+        Case(
+            ENROLLED,
+            f"changes status.{field} and keeps the name of node-b",
+            STATUS,
+            report("a", {"status": {field: forgery}}),
+            ("node kvm-a", "node-b"),
+            first=REMEMBERED,
+        )
+        for field, forgery in FORGERIES.items()
+    ),
+    Case(
+        ENROLLED,
+        "changes conditions and keeps the name of node-b",
+        ALLOWED,
+        report("a", {"status": STALE}),
+        first=REMEMBERED,
+    ),
+    Case(ENROLLED, "reports as itself", ALLOWED, report("a", observed_by(NAME, **FORGERIES)), first=REMEMBERED),
     Case(
         ENROLLED,
         "writes the status of the Hypervisor of node-b",
@@ -162,6 +192,14 @@ CASES = (
     ),
     Case(OF_A_NODE, "writes the status of its VM", ALLOWED, report("a"), first=OWN_VM),
     Case(OF_A_NODE, "writes the status of a VM of node-b", STATUS, report("b"), ("node kvm-a", "node node-b")),
+    Case(
+        OF_A_NODE,
+        "reports as node-b",
+        STATUS,
+        report("a", observed_by("node-b")),
+        ("node kvm-a", "node-b"),
+        first=OWN_VM,
+    ),
     Case(OF_A_NODE, "takes the Lease of node-b", LEASE, take_lease("node-b"), ("of node kvm-a", f"{AGENTS}/node-b")),
     # Everything else.
     Case(ENROLLED, "switches its VM by its spec", BY_RBAC, spec("a", powerState="Stopped"), ("patch",), first=OWN_VM),

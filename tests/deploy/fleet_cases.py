@@ -13,6 +13,7 @@ from tests.deploy.cases import (
     OPERATOR,
     OWNER,
     OWNER_ADDED,
+    REMEMBERED,
     ROOT,
     UNBOUND,
     VIEWER,
@@ -249,6 +250,7 @@ MANAGERS = (
     Case(MANAGER, "takes its Lease", ALLOWED, take_lease(LEADER)),
     Case(MANAGER, "renews its Lease", ALLOWED, renew_lease(LEADER), first=with_lease(LEADER)),
     Case(MANAGER, "marks a VM", ALLOWED, _mark("a", UNREACHABLE), first=VM_REPORTED),
+    Case(MANAGER, "marks a VM that another node has observed", ALLOWED, _mark("a", UNREACHABLE), first=REMEMBERED),
     Case(
         MANAGER,
         "marks a VM of no node",

@@ -129,6 +129,44 @@ def report(which: str, body: Json | None = None) -> Callable[[Stage], Request]:
     return patch(which, body or STATUS, status=True)
 
 
+def observed_by(node: str, **changes: Any) -> Json:
+    """A status with what this node has observed of a VM, and begun."""
+    return {
+        "status": {
+            "nodeName": node,
+            "nodeBootID": "its-boot",
+            "hostUUID": "00000000-0000-0000-0000-00000000000b",
+            "powerState": "Stopped",
+            "runTransitionTime": "2026-01-01T00:00:00Z",
+            "domain": {"name": "web", "uuid": "00000000-0000-0000-0000-000000000001", "boundBy": "web"},
+            "libvirt": {"state": "SHUTOFF", "reason": "SHUTDOWN"},
+            "lastRestartTime": "2026-01-01T00:00:00Z",
+            "operation": OPERATION,
+            "conditions": [condition("Ready", "True", "InSync")],
+            **changes,
+        }
+    }
+
+
+OPERATION = {
+    "type": "Stop",
+    "startTime": "2026-01-01T00:00:00Z",
+    "deadline": "2026-01-01T00:03:00Z",
+    "domainID": 7,
+}
+FORGERIES: dict[str, Json] = {
+    "domain": {"name": "payroll"},
+    "hostUUID": "00000000-0000-0000-0000-00000000000c",
+    "lastRestartTime": "2025-01-01T00:00:00Z",
+    "libvirt": {"reason": "DESTROYED"},
+    "nodeBootID": "another-boot",
+    "operation": {"type": "Restart"},
+    "powerState": "Running",
+    "runTransitionTime": "2026-01-02T00:00:00Z",
+}
+"""Another value for each field of `observed_by` that belongs to the node in it."""
+
+
 def spec(which: str, **spec: Any) -> Callable[[Stage], Request]:
     return patch(which, {"spec": spec})
 

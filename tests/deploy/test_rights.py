@@ -244,7 +244,7 @@ class TestWithoutPolicies:
 def test_the_matrix_is_as_large_as_it_says() -> None:
     by = {case.outcome for case in CASES}
     assert set(POLICIES) < by
-    assert len(CASES) >= 200
+    assert len(CASES) >= 300
     assert len({str(case) for case in CASES}) == len(CASES)
 
 
