@@ -1,12 +1,14 @@
 """Keeps `status.runsElsewhere` of the Hypervisors: which VMs run on another node than the one to which they are bound.
 
 `fleet/elsewhere.py` has the rules. This module gets the VMs of a UUID when the reports about it change, and in each
-sweep, at a limited rate: a request for the VMs of one UUID costs the API server 80 ms with 100,000 VMs (measured).
+sweep, at a limited rate: a request for the VMs of one UUID costs the API server 80 ms with 100,000 VMs (measured). The
+hosts that report the UUIDs have turns, so a host that reports other domains all the time delays only itself.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from datetime import datetime
 from uuid import UUID
@@ -23,8 +25,11 @@ from controller.kube.events import EventRecorder
 from controller.kube.lists import FleetRequests
 from controller.runtime.buckets import TokenBucket
 from controller.runtime.errors import Conflicted, Forbidden, Rejected, Vanished
+from controller.runtime.turns import in_turns
 
 LOOKUPS_PER_S, LOOKUPS_BURST = 5.0, 25
+OF_NO_HOST = ""
+"""The name of the queue of what no host has reported."""
 
 log = structlog.get_logger()
 
@@ -46,8 +51,10 @@ class Elsewhere:
         """Of each host that has reported: the resource version, and the running domains without an object."""
         self._swept: frozenset[UUID] = frozenset()
         """The UUIDs that VMs had in the last sweep."""
-        self._due: dict[UUID, None] = {}
-        """The UUIDs whose VMs must be requested, in this order."""
+        self._due: dict[str, dict[UUID, None]] = {}
+        """By the host that reports them: the UUIDs whose VMs must be requested, in this order."""
+        self._last_turn = OF_NO_HOST
+        """The host that has had the last turn."""
         self._vms: dict[UUID, list[VirtualMachine]] = {}
         """The VMs of the UUIDs that were requested."""
         self._ended_s: dict[Sighting, float] = {}
@@ -60,9 +67,9 @@ class Elsewhere:
         self._swept = findings.uuids
         self._told.clear()
         self._vms.clear()
-        for _, running_there in self._reports.values():
-            self._due |= dict.fromkeys(running_there & findings.uuids)
-        self._due |= dict.fromkeys(findings.on_two_nodes)
+        for name, (_, running_there) in self._reports.items():
+            self._due[name] = self._due.get(name, {}) | dict.fromkeys(running_there & findings.uuids)
+        self._due[OF_NO_HOST] = dict.fromkeys(findings.on_two_nodes)
 
     def look(self, hosts: Collection[Hypervisor], now: datetime) -> int:
         """Compare these Hypervisors with the VMs of their domains, and write the lists that differ.
@@ -70,11 +77,13 @@ class Elsewhere:
         Returns the number of VMs that run elsewhere. Raises Transient or Rejected; the next call continues.
         """
         self._note(hosts)
-        for uuid in list(self._due):
-            if not self._look_up(uuid):
-                break
-        released = self._released(hosts)
-        self._refresh()  # the last one, because it uses what the rate limit still allows
+        now_s = self._clock()
+        over = {it for it in ended(hosts, self._vms) if now_s - self._ended_s.get(it, now_s) >= RELEASE_AFTER_S}
+        asked = self._take_turns(over)
+        gone = ended(hosts, self._vms)
+        self._ended_s = {sighting: self._ended_s.get(sighting, now_s) for sighting in gone}
+        # The VMs were requested once more: meanwhile another object can have taken over the domain.
+        released = {sighting for sighting in over & gone if sighting[0] in asked}
         lists = wanted(hosts, self._vms, released, now)
         for host in hosts:
             if lists[host.name] != host.status.runs_elsewhere:
@@ -83,49 +92,65 @@ class Elsewhere:
         return sum(map(len, lists.values()))
 
     def _note(self, hosts: Collection[Hypervisor]) -> None:
-        """Find the UUIDs whose VMs must be requested, because the reports about them have changed."""
+        """Find the UUIDs whose VMs must be requested, because the reports about them have changed.
+
+        What a host no longer reports is not due any more.
+        """
         reports: dict[str, tuple[str, frozenset[UUID]]] = {}
+        due: dict[str, dict[UUID, None]] = defaultdict(dict)
+        for uuid, name in noted(hosts):
+            if uuid not in self._vms:
+                due[name][uuid] = None
         for host in hosts:
             known = self._reports.get(host.name)
             if known and known[0] == host.resource_version:
                 reports[host.name] = known
             elif host.status.unmanaged:
-                now = running(host)
-                reports[host.name] = host.resource_version, now
-                # A first report can have many domains without a VM. The last sweep shows which of them have one.
-                self._due |= dict.fromkeys(now - known[1] if known else now & self._swept)
+                reports[host.name] = host.resource_version, running(host)
+            else:
+                continue
+            now = reports[host.name][1]
+            # A first report can have many domains without a VM. The last sweep shows which of them have one.
+            new = now - known[1] if known else now & self._swept
+            due[host.name] |= {uuid: None for uuid in self._due.get(host.name, ()) if uuid in now} | dict.fromkeys(new)
         self._reports = reports
-        entries = [uuid for uuid, _ in noted(hosts) if uuid not in self._vms]
-        self._due = dict.fromkeys(entries) | self._due
+        self._due = due | {OF_NO_HOST: self._due.get(OF_NO_HOST, {})}
 
-    def _look_up(self, uuid: UUID) -> bool:
-        """Request the VMs of this UUID, unless the rate limit forbids it. Return whether they are known now."""
-        if self._bucket.take(self._clock()) > 0:
-            return False
-        self._vms[uuid] = list(self._fleet.virtual_machines_of(uuid))
-        self._due.pop(uuid, None)
-        return True
+    def _take_turns(self, over: Collection[Sighting]) -> set[UUID]:
+        """Request the VMs of one UUID of each host in turn, as far as the rate limit allows. Return these UUIDs.
 
-    def _refresh(self) -> None:
-        """Read the known VMs again, those that were read longest ago first, as far as the rate limit allows."""
-        for uuid in [uuid for uuid, vms in self._vms.items() if vms]:
-            if self._bucket.take(self._clock()) > 0:
-                return
-            found = [self._fleet.virtual_machine(vm.key) for vm in self._vms[uuid]]
-            del self._vms[uuid]  # it is the last one now
-            self._vms[uuid] = [vm for vm in found if vm and _uuid_of(vm) in {None, uuid}]
-
-    def _released(self, hosts: Collection[Hypervisor]) -> set[Sighting]:
-        """Return the entries that must be removed.
-
-        The VMs are requested once more: meanwhile another object can have taken over the domain.
+        Each host has first the entries that are `over`, and then what is due. The known VMs are read again, those that
+        were read longest ago first, in the turns of `OF_NO_HOST`.
         """
-        now_s = self._clock()
-        gone = {sighting for sighting in ended(hosts, self._vms) if sighting[0] not in self._due}
-        self._ended_s = {sighting: self._ended_s.get(sighting, now_s) for sighting in gone}
-        long_ago = {sighting for sighting, since_s in self._ended_s.items() if now_s - since_s >= RELEASE_AFTER_S}
-        confirmed = {sighting for sighting in long_ago if self._look_up(sighting[0])}
-        return confirmed & ended(hosts, self._vms)
+        queues: dict[str, list[UUID]] = defaultdict(list)
+        for uuid, name in over:
+            queues[name].append(uuid)
+        for name, due in self._due.items():
+            queues[name] += due
+        queues[OF_NO_HOST] += [uuid for uuid, vms in self._vms.items() if vms]
+        asked: set[UUID] = set()
+        for name, uuid in in_turns(queues, after=self._last_turn):
+            if uuid in asked:
+                continue
+            if self._bucket.take(self._clock()) > 0:
+                break
+            self._last_turn = name
+            if name == OF_NO_HOST and uuid in self._vms:
+                self._read_again(uuid)
+            else:
+                self._look_up(uuid)
+                asked.add(uuid)
+        return asked
+
+    def _look_up(self, uuid: UUID) -> None:
+        self._vms[uuid] = list(self._fleet.virtual_machines_of(uuid))
+        for due in self._due.values():
+            due.pop(uuid, None)
+
+    def _read_again(self, uuid: UUID) -> None:
+        found = [self._fleet.virtual_machine(vm.key) for vm in self._vms[uuid]]
+        del self._vms[uuid]  # it is the last one now
+        self._vms[uuid] = [vm for vm in found if vm and _uuid_of(vm) in {None, uuid}]
 
     def _write(self, host: Hypervisor, entries: tuple[RunsElsewhere, ...]) -> None:
         if not self._leads():

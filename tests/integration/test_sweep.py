@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from controller.api.clock import api_time
-from controller.api.hypervisor import Hypervisor, RunsElsewhere
+from controller.api.hypervisor import LISTED_LIMIT, Hypervisor, RunsElsewhere
 from controller.api.names import MANAGER
 from controller.api.notice import Notice
 from controller.api.virtualmachine import VirtualMachine
@@ -256,6 +256,44 @@ def test_lookups_have_a_rate_limit_and_go_on_at_the_next_look(nodes: Nodes) -> N
     assert len(nodes.fleet.asked) == LOOKUPS_BURST + 1
     nodes.look()
     assert sorted(nodes.fleet.asked) == sorted(uuids)
+
+
+def test_a_host_that_reports_other_domains_at_each_look_delays_no_other(nodes: Nodes) -> None:
+    """And what the manager remembers of it does not grow."""
+    web = uuid4()
+
+    def look(*running: UUID, in_s: float = 5.0) -> dict[str, list[tuple[UUID, str]]]:
+        nodes.report("b", *running)
+        nodes.report("c", *(uuid4() for _ in range(LISTED_LIMIT)))
+        return nodes.look(in_s)
+
+    nodes.report("a")
+    nodes.vm("web", "a", web)
+    nodes.restart()
+    for _ in range(4):
+        look()
+    assert look(web) == {"a": [(web, "b")]}
+    nodes.vm("web", "b", web, reporter="a")
+    assert look() == {"a": [(web, "b")]}
+    nodes.vm("web", "b", web, "Running")
+    assert look() == {}, "the known VMs are read again"
+    nodes.vm("web", "a", web)
+    look(web)
+    assert look() == {"a": [(web, "b")]}
+    assert look(in_s=RELEASE_AFTER_S) == {}
+    assert sum(map(len, nodes.manager._due.values())) < LISTED_LIMIT
+
+
+def test_an_entry_goes_although_another_host_says_now_and_then_that_it_runs_the_domain(nodes: Nodes) -> None:
+    web, others = nodes.with_vm_that_runs_elsewhere(), [uuid4() for _ in range(LISTED_LIMIT - 1)]
+    nodes.report("c", *others)
+    nodes.look()
+    nodes.report("b")
+    nodes.look()
+    for _ in range(2):
+        nodes.report("c", *(uuid4() for _ in others), web, is_ready=False)
+        left = nodes.look(in_s=RELEASE_AFTER_S)
+    assert left == {}
 
 
 def test_an_entry_goes_some_seconds_after_the_domain_is_gone(nodes: Nodes) -> None:
