@@ -140,6 +140,21 @@ AGENTS_AND_HOSTS = (
         report_host("b", runsElsewhere=ELSEWHERE),
         ("of node node-b", "runsElsewhere"),
     ),
+    Case(A, "says that it has a Lease", ALLOWED, report_host("a", leaseNamespace=AGENTS)),
+    Case(
+        A,
+        "says that it has no Lease",
+        ALLOWED,
+        report_host("a", leaseNamespace=""),
+        first=by_admin(report_host("a", leaseNamespace=AGENTS)),
+    ),
+    Case(
+        A,
+        "says that it has its Lease in another namespace",
+        HOST,
+        report_host("a", leaseNamespace=TEAM),
+        ("of node node-a", f"namespace {TEAM}"),
+    ),
     Case(
         A,
         "creates the Hypervisor of node-b",
