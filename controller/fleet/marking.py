@@ -120,12 +120,13 @@ def vm_mark(vm: VirtualMachine, silence: Silence, now: datetime) -> Json:
 
 
 def hypervisor_mark(raw: Json, silence: Silence, now: datetime) -> Json | None:
-    """Return the fields of the status that mark this Hypervisor; None: it is marked already, or it is being deleted.
+    """Return the fields of the status that mark this Hypervisor; None: it is marked already.
 
-    Conditions of other types stay as they are.
+    Conditions of other types stay as they are. One that is being deleted is marked too: a finalizer can keep it for
+    long, and without a mark it would look as if its agent lived.
     """
     hypervisor = parse_hypervisor(raw)
-    if hypervisor.deleting or hypervisor.status.reason == HypervisorReason.AGENT_UNREACHABLE:
+    if hypervisor.status.reason == HypervisorReason.AGENT_UNREACHABLE:
         return None
     before = hypervisor.status.condition(HypervisorConditionType.READY)
     observed = before.observed_generation if before else max(hypervisor.status.observed_generation, 0)

@@ -155,7 +155,7 @@ class Marker:
                 one.read = True
 
     def _write_hypervisor(self, one: _Round, raw: Json | None, *, again: bool = True) -> None:
-        """Mark the Hypervisor, unless it does not exist, is being deleted, has a mark, or has a newer report.
+        """Mark the Hypervisor, unless it does not exist, has a mark, or has a newer report.
 
         If somebody changes only the spec meanwhile, tries once more. Raises Transient, Rejected.
         """

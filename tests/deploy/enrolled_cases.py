@@ -7,6 +7,7 @@ from tests.deploy.callers import AGENTS, Json, Request
 from tests.deploy.cases import EVENT, LEASE, SPEC, STALE
 from tests.deploy.fleet_cases import ELSEWHERE, HOST, MAINTENANCE
 from tests.deploy.stage import (
+    ADORNMENTS,
     ALLOWED,
     BY_RBAC,
     FORGERIES,
@@ -133,6 +134,16 @@ CASES = (
     ),
     Case(ENROLLED, "creates a Hypervisor of another name", HOST, create_host("kvm-b"), ("of node kvm-a",)),
     Case(ENROLLED, "creates its Hypervisor in maintenance", HOST, create_host(NAME, MAINTENANCE), ("of node kvm-a",)),
+    *(
+        Case(
+            ENROLLED,
+            f"creates its Hypervisor with {field}",
+            HOST,
+            create_host(NAME, **{field: value}),
+            ("of node kvm-a", field.removesuffix("References")),
+        )
+        for field, value in ADORNMENTS.items()
+    ),
     Case(
         ENROLLED,
         "writes which VMs run elsewhere",

@@ -23,11 +23,13 @@ from tests.deploy.cases import (
     B,
 )
 from tests.deploy.stage import (
+    ADORNMENTS,
     ALLOWED,
     BY_RBAC,
     EVENTS,
     HOSTS,
     IGNORED,
+    KEPT,
     LEASES,
     NODE_LEASES,
     OWNED,
@@ -79,6 +81,7 @@ SIGNED = {"reportingController": "virtsync.dev/manager", "reportingInstance": "v
 
 HOST_LEFT = by_admin(delete_host("a"))
 IN_MAINTENANCE = by_admin(patch_host("a", {"spec": MAINTENANCE}))
+BEING_DELETED = by_admin(patch_host("a", {"metadata": KEPT}), delete_host("a"))
 VM_REPORTED = by_admin(
     report("a", {"status": {"conditions": [IN_SYNC, condition("Reconciling", "True", "Starting")]} | STATUS["status"]})
 )
@@ -165,6 +168,17 @@ AGENTS_AND_HOSTS = (
     ),
     Case(A, "creates a Hypervisor of any other name", HOST, create_host("node-c"), ("of node node-a",)),
     Case(A, "creates its Hypervisor in maintenance", HOST, create_host("node-a", MAINTENANCE), first=HOST_LEFT),
+    *(
+        Case(
+            A,
+            f"creates its Hypervisor with {field}",
+            HOST,
+            create_host("node-a", **{field: value}),
+            ("of node node-a", field.removesuffix("References")),
+            first=HOST_LEFT,
+        )
+        for field, value in ADORNMENTS.items()
+    ),
     Case(
         A,
         "declares a maintenance along with a status",
@@ -240,6 +254,35 @@ USERS_AND_HOSTS = (
         delete_host("a"),
         ("node-a is in maintenance (new RAM)", "remove spec.maintenance"),
         first=IN_MAINTENANCE,
+    ),
+    Case(
+        HOST_ADMIN,
+        "declares a maintenance of a Hypervisor that is being deleted",
+        HOST_DELETE,
+        patch_host("a", {"spec": MAINTENANCE}),
+        ("node-a is being deleted",),
+        first=BEING_DELETED,
+    ),
+    Case(
+        HOST_ADMIN,
+        "removes the finalizer of a Hypervisor that is being deleted",
+        ALLOWED,
+        patch_host("a", {"metadata": {"finalizers": None}}),
+        first=BEING_DELETED,
+    ),
+    Case(
+        HOST_ADMIN,
+        "changes a maintenance",
+        ALLOWED,
+        patch_host("a", {"spec": {"maintenance": {"mode": "Shutdown"}}}),
+        first=IN_MAINTENANCE,
+    ),
+    Case(
+        MANAGER,
+        "marks a Hypervisor that is being deleted",
+        ALLOWED,
+        report_host("a", conditions=[UNREACHABLE]),
+        first=BEING_DELETED,
     ),
     Case(COLLECTOR, "deletes a Hypervisor", ALLOWED, delete_host("a")),
     Case(COLLECTOR, "deletes a Hypervisor in maintenance", HOST_DELETE, delete_host("a"), first=IN_MAINTENANCE),

@@ -25,6 +25,9 @@ NO_OWNER = {
 }
 OWNED = {"ownerReferences": [NO_OWNER]}
 """With such an owner, the garbage collector would delete the object; it does not run here."""
+KEPT = {"finalizers": ["example.com/keep"]}
+"""With such a finalizer, an object stays when it is deleted."""
+ADORNMENTS: Json = {"annotations": {"a": "b"}, "labels": {"a": "b"}} | KEPT | OWNED
 
 ALLOWED = "allowed"
 IGNORED = "no effect"
@@ -61,9 +64,10 @@ class Stage:
         for which, spec in {"a": {"nodeName": "node-a"}, "b": {"nodeName": "node-b"}, "free": {}}.items():
             self.do("POST", f"{VMS}/namespaces/{TEAM}/virtualmachines", vm(self.name(which), spec))
         self.do("POST", f"{VMS}/namespaces/{OTHER_TEAM}/virtualmachines", vm(self.name("a"), {"nodeName": "node-a"}))
-        # A policy refuses to delete a Hypervisor that is in maintenance.
+        # A policy refuses to delete a Hypervisor that is in maintenance, and one that has a finalizer stays.
         for it in self.admin.ask(Request("GET", HOSTS)).body["items"]:
-            self.do("PATCH", f"{HOSTS}/{it['metadata']['name']}", {"spec": {"maintenance": None}})
+            freed = {"metadata": {"finalizers": None}, "spec": {"maintenance": None}}
+            self.do("PATCH", f"{HOSTS}/{it['metadata']['name']}", freed)
         self.do("DELETE", HOSTS)
         for which in ("a", "b"):
             self.do("POST", HOSTS, host(f"node-{which}"))
@@ -154,7 +158,7 @@ OPERATION = {
     "deadline": "2026-01-01T00:03:00Z",
     "domainID": 7,
 }
-FORGERIES: dict[str, Json] = {
+FORGERIES: dict[str, Any] = {
     "domain": {"name": "payroll"},
     "hostUUID": "00000000-0000-0000-0000-00000000000c",
     "lastRestartTime": "2025-01-01T00:00:00Z",
@@ -179,8 +183,10 @@ def delete(which: str) -> Callable[[Stage], Request]:
     return lambda s: Request("DELETE", s.vm(which))
 
 
-def create_host(name: str, spec: Json | None = None) -> Callable[[Stage], Request]:
-    return lambda _s: Request("POST", HOSTS, host(name, spec))
+def create_host(name: str, spec: Json | None = None, **metadata: Any) -> Callable[[Stage], Request]:
+    body = host(name, spec)
+    body["metadata"] |= metadata
+    return lambda _s: Request("POST", HOSTS, body)
 
 
 def patch_host(which: str, body: Json) -> Callable[[Stage], Request]:

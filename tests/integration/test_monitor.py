@@ -351,6 +351,16 @@ def test_the_vms_of_a_host_that_cannot_be_marked_are_marked(stage: Stage, error:
     assert not marked(stage.of_host("a"))
 
 
+def test_a_hypervisor_that_only_a_finalizer_keeps_is_marked(stage: Stage) -> None:
+    lost(stage)
+    host = f"/hypervisors/{stage.node('a')}"
+    stage.patch(host, {"metadata": {"finalizers": ["example.com/keep"]}})
+    stage.api.request("DELETE", GROUP + host)
+    stage.pass_s(4, "b")
+    assert marked(stage.of_host("a"))
+    stage.patch(host, {"metadata": {"finalizers": None}})
+
+
 # --- once in a silence
 
 
