@@ -7,6 +7,7 @@ from tests.deploy.stage import (
     EVENTS,
     FORGERIES,
     IGNORED,
+    KEPT,
     NO_OWNER,
     NODE_LEASES,
     OPERATION,
@@ -310,6 +311,35 @@ CASES = (
         patch("a", {"metadata": OWNED}),
         (OPERATOR, "`delete` virtualmachines", TEAM),
     ),
+    Case(
+        OPERATOR,
+        "adds a finalizer to a VM",
+        OWNER_ADDED,
+        patch("a", {"metadata": KEPT}),
+        (OPERATOR, "finalizer", "`delete` virtualmachines", TEAM),
+    ),
+    Case(
+        OPERATOR,
+        "adds a finalizer to a VM that has one",
+        OWNER_ADDED,
+        patch("a", {"metadata": {"finalizers": [*KEPT["finalizers"], "example.com/another"]}}),
+        ("`delete`",),
+        first=by_admin(patch("a", {"metadata": KEPT})),
+    ),
+    Case(
+        OPERATOR,
+        "switches a VM that has a finalizer",
+        ALLOWED,
+        spec("a", powerState="Stopped"),
+        first=by_admin(patch("a", {"metadata": KEPT})),
+    ),
+    Case(
+        OPERATOR,
+        "removes the finalizer of a VM",
+        ALLOWED,
+        patch("a", {"metadata": {"finalizers": None}}),
+        first=by_admin(patch("a", {"metadata": KEPT})),
+    ),
     *(
         Case(
             OPERATOR,
@@ -370,6 +400,7 @@ CASES = (
     Case(VM_ADMIN, "takes another domain", ALLOWED, spec("a", domain={"name": "payroll"})),
     Case(VM_ADMIN, "deletes a VM", ALLOWED, delete("a")),
     Case(VM_ADMIN, "adds an owner to a VM", ALLOWED, patch("a", {"metadata": OWNED})),
+    Case(VM_ADMIN, "adds a finalizer to a VM", ALLOWED, patch("a", {"metadata": KEPT})),
     Case(VM_ADMIN, "writes a status", BY_RBAC, report("a"), ("patch", '"virtualmachines/status"')),
     Case(
         VM_ADMIN,

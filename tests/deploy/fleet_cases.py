@@ -247,6 +247,14 @@ USERS_AND_HOSTS = (
         patch_host("a", {"metadata": OWNED}),
         ("node-a", "`delete` hypervisors"),
     ),
+    Case(HOST_ADMIN, "adds a finalizer to a Hypervisor", ALLOWED, patch_host("a", {"metadata": KEPT})),
+    Case(
+        HOST_KEEPER,
+        "adds a finalizer to a Hypervisor",
+        OWNER_ADDED,
+        patch_host("a", {"metadata": KEPT}),
+        ("node-a", "`delete` hypervisors"),
+    ),
     Case(
         HOST_ADMIN,
         "deletes a Hypervisor in maintenance",

@@ -59,12 +59,17 @@ class Stage:
         assert answer.granted, answer
 
     def set_up(self) -> None:
+        # What has a finalizer stays.
+        for it in self.admin.ask(Request("GET", f"{VMS}/virtualmachines")).body["items"]:
+            if "finalizers" in it["metadata"]:
+                path = f"{VMS}/namespaces/{it['metadata']['namespace']}/virtualmachines/{it['metadata']['name']}"
+                self.do("PATCH", path, {"metadata": {"finalizers": None}})
         for namespace in (TEAM, OTHER_TEAM):
             self.do("DELETE", f"{VMS}/namespaces/{namespace}/virtualmachines")
         for which, spec in {"a": {"nodeName": "node-a"}, "b": {"nodeName": "node-b"}, "free": {}}.items():
             self.do("POST", f"{VMS}/namespaces/{TEAM}/virtualmachines", vm(self.name(which), spec))
         self.do("POST", f"{VMS}/namespaces/{OTHER_TEAM}/virtualmachines", vm(self.name("a"), {"nodeName": "node-a"}))
-        # A policy refuses to delete a Hypervisor that is in maintenance, and one that has a finalizer stays.
+        # A policy refuses to delete a Hypervisor that is in maintenance.
         for it in self.admin.ask(Request("GET", HOSTS)).body["items"]:
             freed = {"metadata": {"finalizers": None}, "spec": {"maintenance": None}}
             self.do("PATCH", f"{HOSTS}/{it['metadata']['name']}", freed)
