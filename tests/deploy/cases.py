@@ -48,6 +48,7 @@ NEIGHBOUR = "another Pod on node-a"
 ROOT = "cluster administrator"
 VM_VIEWER, OPERATOR, VM_ADMIN = "virtsync-vm-viewer", "virtsync-vm-operator", "virtsync-vm-admin"
 VIEWER, EDITOR, OWNER, NOBODY = "view", "edit", "admin", "no role"
+NARROW = "Pod on node-a that may write statuses in its namespace"
 AUTHOR, STATUS_WRITER = "create and update, no bind", "patch of status, no report"
 
 OWN = f"{VMS}/virtualmachines?fieldSelector=spec.nodeName%3Dnode-a"
@@ -420,5 +421,6 @@ CASES = (
     Case(OWNER, "makes everybody a vm-admin", BY_RBAC, bind_role(VM_ADMIN), ("not currently held", "bind")),
     Case(NOBODY, "reads a VM", BY_RBAC, get(lambda s: s.vm("a")), ("get", '"virtualmachines"')),
     Case(STATUS_WRITER, "writes a status", "virtsync-status", report("a"), ("names no node", "node node-a")),
+    Case(NARROW, "writes the status of a VM of node-a", "virtsync-status", report("a"), ("in all namespaces",)),
     Case(ROOT, "writes a status", ALLOWED, report("a")),
 )

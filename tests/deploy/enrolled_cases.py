@@ -43,6 +43,7 @@ ENROLLED = "agent of the enrolled host kvm-a"
 ZEALOUS_HOST = "agent of the enrolled host kvm-a, made cluster-admin"
 OF_A_NODE = "agent of the enrolled host kvm-a, token bound to node-b"
 REVOKED = "agent of a revoked host"
+TWIN = "account with the name of kvm-a's in another namespace"
 HOST_IMPERSONATOR = "somebody who impersonates the agent of kvm-a"
 
 TOKENS = "virtsync-agent-token"
@@ -269,6 +270,7 @@ CASES = (
     Case(HOST_IMPERSONATOR, "writes an Event", EVENT, tell("a", NAME), ("of no node",)),
     Case(HOST_IMPERSONATOR, "creates its Hypervisor", HOST, create_host(NAME), ("of no node",)),
     Case(HOST_IMPERSONATOR, "requests a token", TOKENS, _token(), ("of no node", ACCOUNT), reads=True),
+    Case(TWIN, "writes the status of a VM of kvm-a", STATUS, report("a"), ("in all namespaces",), first=OWN_VM),
     # Should somebody give it every right there is, the policies hold by themselves.
     Case(ZEALOUS_HOST, "writes the status of its VM", ALLOWED, report("a"), first=OWN_VM),
     Case(ZEALOUS_HOST, "writes the status of a VM of node-b", STATUS, report("b"), ("node kvm-a", "node node-b")),

@@ -25,6 +25,7 @@ from tests.deploy.cases import (
     EDITOR,
     GONE,
     IMPERSONATOR,
+    NARROW,
     NEIGHBOUR,
     NOBODY,
     OPERATOR,
@@ -47,6 +48,7 @@ from tests.deploy.enrolled_cases import (
     NAME,
     OF_A_NODE,
     REVOKED,
+    TWIN,
     ZEALOUS_HOST,
 )
 from tests.deploy.enrolled_cases import CASES as CASES_OF_ENROLLED_HOSTS
@@ -149,9 +151,12 @@ def cast(installed: ControlPlane) -> Iterator[dict[str, Caller]]:
         account = role or "nobody"
         installed.kubectl("create", "serviceaccount", account, f"--namespace={TEAM}")
         if role:
-            binding = (f"--clusterrole={role}", f"--serviceaccount={TEAM}:{account}")
-            installed.kubectl("create", "rolebinding", account, f"--namespace={TEAM}", *binding)
+            _bind(installed, account, role)
         tokens[who] = token(installed, TEAM, account)
+    tokens[NARROW] = pod_token(installed, TEAM, "status-writer", "node-a")
+    installed.kubectl("create", "serviceaccount", ACCOUNT, f"--namespace={TEAM}")
+    _bind(installed, ACCOUNT, "status-writer")
+    tokens[TWIN] = token(installed, TEAM, ACCOUNT)
     cast = {who: Caller(installed, it) for who, it in tokens.items()}
     name = f"system:serviceaccount:{AGENTS}:virtsync-agent"
     cast[ROOT] = Caller(installed, installed.token)
@@ -386,6 +391,12 @@ def _pod_spec(controlplane: ControlPlane, workload: str) -> Json:
     found: Json = json.loads(controlplane.kubectl("get", workload, f"--namespace={AGENTS}", "-o", "json").stdout)
     pod_spec: Json = found["spec"]["template"]["spec"]
     return pod_spec
+
+
+def _bind(controlplane: ControlPlane, account: str, role: str) -> None:
+    """Give a ServiceAccount of the team this role, in the namespace of the team."""
+    words = (f"--clusterrole={role}", f"--serviceaccount={TEAM}:{account}", f"--namespace={TEAM}")
+    controlplane.kubectl("create", "rolebinding", account, *words)
 
 
 def _custom_role(controlplane: ControlPlane, name: str, resources: list[str], verbs: list[str]) -> None:
