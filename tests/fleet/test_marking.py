@@ -86,7 +86,7 @@ def test_what_is_known_of_a_node_has_its_row(kind: Kind | None, lease_namespace:
     [(None, "heard"), (Kind.LOST, "lost"), (Kind.LEFT, "left"), (Kind.MISSING, "elsewhere")],
 )
 def test_before_the_first_report_only_the_lease_tells_whether_there_is_one(kind: Kind | None, row: str) -> None:
-    found = Situation(
+    found = NodeFacts(
         HERE, may_write=True, silence=silence(kind) if kind else None, hypervisor=host("", reported=False)
     )
     assert row_of(found).name == row
