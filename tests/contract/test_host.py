@@ -116,8 +116,9 @@ class Place:
         return self.look(guest)
 
     def until_known(self, guest: Guest, *evidence: Evidence) -> None:
-        """Wait until the evidence is this. Of a crash, libvirt 11 also tells that it has ended QEMU."""
-        also = {Evidence.SHUTDOWN_HOST} if Evidence.STOPPED_CRASHED in evidence else set()
+        """Wait until the evidence is this. Of a crash and of a save, libvirt 11 also tells that it has ended QEMU."""
+        ended = not {Evidence.STOPPED_CRASHED, Evidence.STOPPED_SAVED}.isdisjoint(evidence)
+        also = {Evidence.SHUTDOWN_HOST} if ended else set()
         until(
             lambda: self.host.evidence(guest.uuid) - also == set(evidence),
             lambda: str(self.host.evidence(guest.uuid)),
@@ -508,8 +509,7 @@ def test_memory_that_is_saved_is_restored_by_a_start(place: Place) -> None:
     place.virsh("managedsave", guest)
     saved = place.look(guest)
     assert (saved.phase, saved.state, saved.reason, saved.id) == (Phase.SAVED, "SHUTOFF", "SAVED", None)
-    # libvirt 11 tells that it has ended QEMU; libvirt 9 does not.
-    assert place.host.evidence(guest.uuid) <= {Evidence.SHUTDOWN_HOST}
+    place.until_known(guest, Evidence.STOPPED_SAVED)
     assert place.act(Action.START, saved) is Result.DONE
     restored = place.until_seen(guest, Phase.RUNNING)
     assert restored.reason == "RESTORED"
