@@ -79,9 +79,9 @@ def main_pid(host: OwnSystemd) -> str:
     return host.run("systemctl", "show", SERVICE, "--property=MainPID", "--value").strip()
 
 
-def holder(world: World) -> str:
+def holder(controlplane: ControlPlane) -> str:
     words = ("get", "lease", HOST, f"--namespace={AGENTS}", "--output=jsonpath={.spec.holderIdentity}")
-    return world.controlplane.kubectl(*words, check=False).stdout
+    return controlplane.kubectl(*words, check=False).stdout
 
 
 def test_the_service_does_all_that_an_agent_does(world: World, host: OwnSystemd) -> None:
@@ -95,7 +95,7 @@ def test_the_service_does_all_that_an_agent_does(world: World, host: OwnSystemd)
     world.until(guest, runs, "started")
     until(lambda: host.path(KUBECONFIG).read_text() != token, "the token is not renewed")
     assert host.run("stat", "--format=%a %U", KUBECONFIG) == "600 root\n"
-    assert holder(world)
+    assert holder(world.controlplane)
 
     before = main_pid(host)
     host.run("kill", f"-{signal.SIGKILL.value}", before)
@@ -106,17 +106,19 @@ def test_the_service_does_all_that_an_agent_does(world: World, host: OwnSystemd)
     host.run("systemctl", "stop", SERVICE)
     result = host.run("systemctl", "show", SERVICE, "--property=Result,ExecMainStatus")
     assert sorted(result.split()) == ["ExecMainStatus=0", "Result=success"], host.path(LOG).read_text()
-    assert holder(world) == ""
+    assert holder(world.controlplane) == ""
 
 
-def test_an_agent_that_hangs_is_started_again_and_one_that_works_is_not(world: World, host: OwnSystemd) -> None:
-    enroll(world.controlplane, host)
+def test_an_agent_that_hangs_is_started_again_and_one_that_works_is_not(
+    installed: ControlPlane, host: OwnSystemd
+) -> None:
+    enroll(installed, host)
     settings(host)
     folder = f"/etc/systemd/system/{SERVICE}.service.d"
     drop_in = "[Service]\nWatchdogSec=10s\n"
     host.run("sh", "-c", f"cat > {folder}/watchdog.conf && systemctl daemon-reload", text=drop_in)
     host.run("systemctl", "start", SERVICE)
-    until(lambda: bool(holder(world)), "it does not begin")
+    until(lambda: bool(holder(installed)), "it does not begin")
     before, heard = main_pid(host), set()
 
     def heard_often() -> bool:
