@@ -17,6 +17,7 @@ from controller.kube import client
 from controller.kube.client import CIRCUIT_OPENS_AFTER, Api
 from controller.runtime import retry
 from controller.runtime.errors import CircuitOpen, Transient, Unserved
+from lab.world import until
 
 OBJECT = "/apis/virtsync.dev/v1alpha1/namespaces/default/virtualmachines/web"
 
@@ -128,7 +129,8 @@ def test_answers_that_do_not_come_are_no_silence(
             with pytest.raises(Transient, match=r"does not answer: .*Read timed out"):
                 api.request("GET", OBJECT)
         assert not api.circuit_open
-        assert len(server.asked) == 2 * CIRCUIT_OPENS_AFTER, "each was asked"
+        # On a busy machine the server reads a request after the client has given it up.
+        until(lambda: len(server.asked) == 2 * CIRCUIT_OPENS_AFTER, "not each request was read")
         assert not api.take_recovery()
         over.set()
         monkeypatch.setattr(client, "TIMEOUT_S", (3.0, 10.0))
