@@ -20,6 +20,8 @@ from lab.world import Json, World, cause_of, moment_after, power_of, ready_of, r
 from tests.integration.before import unpack_before
 
 NEW_FIELDS = {"decidedReason", "decidedTransitionTime", "hostUUID", "runTransitionTime"}
+NEW_PARTS = {"domain": {"shutdownRequestTime"}, "operation": {"forMaintenance"}}
+"""Fields of fields that are new."""
 
 HOOK = """\
 #!/bin/sh
@@ -416,6 +418,9 @@ def reports_before(world: World, *guests: Guest) -> dict[Guest, Json]:
 def without_new(vm: Json) -> Json:
     """Its status as the version before knows it, but for the messages: each version has its own words."""
     kept = {key: value for key, value in vm["status"].items() if key not in NEW_FIELDS}
+    for field, new in NEW_PARTS.items():
+        if field in kept:
+            kept[field] = {key: value for key, value in kept[field].items() if key not in new}
     words = [{key: value for key, value in one.items() if key != "message"} for one in kept["conditions"]]
     return kept | {"conditions": words}
 
