@@ -141,9 +141,8 @@ class ActionRunner:
         """
         with self._lock:
             calls = self._calls.get(uuid) if uuid else None
-            return self._outcomes.pop(key, None), CallInFlight(
-                calls[-1].action.kind, calls[-1].since
-            ) if calls else None
+            call = CallInFlight(calls[-1].action.kind, calls[-1].since) if calls else None
+            return self._outcomes.pop(key, None), call
 
     def locked(self, uuid: UUID | None) -> Domain | None:
         """Return the last observation of a domain on which a start or forced stop is in flight; None: there is none.

@@ -279,7 +279,7 @@ def _observed_domain(
     bound = view.vm.bound_by
     last = status.domain
     run = last.id if last and domain.lingers else domain.id
-    same_run = last and run is not None and (last.uuid, last.id) == (domain.uuid, run) and not _is_other_boot(view)
+    same_run = last and run is not None and (last.uuid, last.id) == (domain.uuid, run) and not view.rebooted
     asked = last.shutdown_request_time if last and same_run else None
     return (
         replace(
@@ -305,11 +305,6 @@ def _in_power_state(status: Status, power_state: PowerState, view: View, memory:
     known = memory.phase is not None and memory.phase.power_state is power_state
     since = memory.phase_since if known and memory.phase_since else view.now
     return replace(status, power_state=power_state, power_state_transition_time=since.to_api())
-
-
-def _is_other_boot(view: View) -> bool:
-    """Whether the host has booted since the last report."""
-    return view.vm.status.node_boot_id != view.node.boot_id
 
 
 # --- what is in flight -----------------------------------------------------------------------------------------------
@@ -344,7 +339,7 @@ def _with_off_and_job(memory: VmMemory, status: Status, view: View) -> VmMemory:
     """
     seen, before = view.observed, view.vm.status.operation
     off = isinstance(seen, Domain) and seen.phase.off and view.call is None
-    stop = before is not None and not before.starts and view.vm.status.node_boot_id == view.node.boot_id
+    stop = before is not None and not before.starts and not view.rebooted
     unsent = memory.stop_attempt is None or (before is not None and memory.stop_attempt.domain_id != before.domain_id)
     doubted = memory.off_doubted and (off or isinstance(seen, Unreadable))
     unreported = memory.unreported_stop

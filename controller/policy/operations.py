@@ -24,7 +24,7 @@ def in_flight(  # noqa: PLR0911 - one rule a line
     if isinstance(seen, Unreadable):
         return operation if seen.busy else replace(operation, deadline=None)
     unwanted = view.held or view.desired in {None, DesiredPowerState.PAUSED}
-    if unwanted or vm.status.node_boot_id != view.node.boot_id or not isinstance(seen, Domain):
+    if unwanted or view.rebooted or not isinstance(seen, Domain):
         return None
     if view.desired is DesiredPowerState.STOPPED:
         operation = replace(operation, type=OperationType.STOP, for_maintenance=view.to_be_shut_down or None)
@@ -38,9 +38,7 @@ def in_flight(  # noqa: PLR0911 - one rule a line
     if seen.id != operation.domain_id or other_run:
         return None
     if operation.deadline is None:
-        return replace(
-            new_operation(operation.type, seen, vm.shutdown, view.now), for_maintenance=operation.for_maintenance
-        )
+        return new_operation(operation.type, seen, vm.shutdown, view.now, for_maintenance=operation.for_maintenance)
     if _recalled_and_over(operation, view, memory):
         return None
     return replace(operation, deadline=operation.start_time + timedelta(seconds=vm.shutdown.grace_s))
@@ -53,10 +51,13 @@ def _recalled_and_over(operation: Operation, view: View, memory: VmMemory) -> bo
     return view.now.until(deadline_of(operation, memory.stop_attempt, view.vm.shutdown, view.now)) <= 0
 
 
-def new_operation(kind: OperationType, domain: Domain, shutdown: Shutdown, now: Now) -> Operation:
+def new_operation(
+    kind: OperationType, domain: Domain, shutdown: Shutdown, now: Now, *, for_maintenance: bool | None = None
+) -> Operation:
     """Return a new operation on this run of the domain, with a whole grace period."""
     start = now.to_api()
-    return Operation(kind, start, start + timedelta(seconds=shutdown.grace_s), domain.id)
+    deadline = start + timedelta(seconds=shutdown.grace_s)
+    return Operation(kind, start, deadline, domain.id, for_maintenance=for_maintenance)
 
 
 def deadline_of(operation: Operation, stop_attempt: StopAttempt | None, shutdown: Shutdown, now: Now) -> Now:

@@ -60,7 +60,7 @@ def follow(history: Status, view: View, memory: VmMemory) -> Start:
     """Return the state of the recorded start; the view must be of a pass in which libvirt gave an answer."""
     operation, seen = history.operation, view.observed
     assert operation is not None  # noqa: S101 - called only if one is recorded
-    booted = view.vm.status.node_boot_id != view.node.boot_id and not view.call_starts
+    booted = view.rebooted and not view.call_starts
     if booted or not isinstance(seen, Domain):
         return Start()
     if seen.phase is Phase.STARTING or view.call_starts:

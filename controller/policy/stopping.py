@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from controller.api.clock import Now
 from controller.api.values import replace
-from controller.api.virtualmachine import Operation, OperationType, Reason, ShutdownMode, Status
+from controller.api.virtualmachine import OperationType, Reason, ShutdownMode, Status
 from controller.policy.gates import (
     BESIDE,
     DueAction,
@@ -33,17 +33,13 @@ CANNOT_REACT = {
 
 def stop(s: Situation, status: Status, reason: Reason) -> Verdict:
     """Return the verdict for one step of a stop; `reason` shows whether the stop is part of a restart."""
-    operation = status.operation or new_stop_operation(s)
+    operation = status.operation or new_operation(
+        OperationType.STOP, s.domain, s.vm.shutdown, s.now, for_maintenance=s.view.to_be_shut_down or None
+    )
     status = replace(status, operation=operation)
     stop_attempt = attempted_stop(operation, s.view, s.memory)
     early = _lingers(s, stop_attempt, status, reason) or _left_to_its_tool(s) or _waits_for_job(s, stop_attempt, status)
     return early or _ask_or_force(s, stop_attempt, status, reason)
-
-
-def new_stop_operation(s: Situation) -> Operation:
-    """Return the record of a stop of this run."""
-    operation = new_operation(OperationType.STOP, s.domain, s.vm.shutdown, s.now)
-    return replace(operation, for_maintenance=s.view.to_be_shut_down or None)
 
 
 def _ask_or_force(s: Situation, stop_attempt: StopAttempt, status: Status, reason: Reason) -> Verdict:

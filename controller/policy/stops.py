@@ -149,10 +149,7 @@ def last_stop_of(
         return stop, ()
     if before.was_on or ran or _ran_unreported(memory) or _memory_has_left(before, domain):
         cause = cause_of_stop(domain, before, view)
-        ran_again = memory.phase is not None and memory.phase.on
-        better = unreported and (unreported.cause is not StopCause.UNKNOWN or cause is StopCause.UNKNOWN)
-        better = better and (cause not in MEMORY_LEFT or unreported_of(cause, memory))
-        found = unreported if unreported and better and not ran_again else new_stop(cause, view.now)
+        found = _found_before(cause, memory) or new_stop(cause, view.now)
         return found, _stop_notices(view, found)
     if unreported and (stop is None or stop.time < unreported.time):
         return unreported, _stop_notices(view, unreported)
@@ -164,13 +161,21 @@ def last_stop_of(
 def end_of(history: Status, view: View, memory: VmMemory) -> LastStop:
     """Return the stop of a domain that was on and no longer exists."""
     cause = cause_of_end(history, view)
-    return unreported_of(cause, memory) or new_stop(cause, view.now)
-
-
-def unreported_of(cause: StopCause, memory: VmMemory) -> LastStop | None:
-    """Return the stop with this cause that an earlier pass found and could not report; None: there is none."""
     unreported = memory.unreported_stop
-    return unreported if unreported and unreported.cause is cause else None
+    return unreported if unreported and unreported.cause is cause else new_stop(cause, view.now)
+
+
+def _found_before(cause: StopCause, memory: VmMemory) -> LastStop | None:
+    """Return this stop as an earlier pass found it that could not report it.
+
+    None: there is none, the VM has run again since, or the cause that was found now says more.
+    """
+    unreported = memory.unreported_stop
+    if unreported is None or (memory.phase is not None and memory.phase.on):
+        return None
+    if cause in MEMORY_LEFT:
+        return unreported if unreported.cause is cause else None
+    return unreported if unreported.cause is not StopCause.UNKNOWN or cause is StopCause.UNKNOWN else None
 
 
 def _ran_unreported(memory: VmMemory) -> bool:

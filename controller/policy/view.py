@@ -416,6 +416,11 @@ class View:
         return next((one for one in self.runs_elsewhere if one.confirmation != confirmed), None)
 
     @property
+    def rebooted(self) -> bool:
+        """Whether the host has booted since the last report, or another host wrote that report."""
+        return self.vm.status.node_boot_id != self.node.boot_id
+
+    @property
     def call_starts(self) -> bool:
         """Whether a start call of this process has not returned."""
         return self.call is not None and self.call.action.starts
