@@ -162,10 +162,12 @@ class HypervisorStatus:
     runs_elsewhere: tuple[RunsElsewhere, ...] = ()
     conditions: tuple[Condition, ...] = ()
 
-    @property
-    def without_lease(self) -> bool:
-        """Whether an agent has reported that it has no Lease. Before its first report, nothing is known about this."""
-        return self.observed_generation >= 0 and not self.lease_namespace
+    def has_no_lease_in(self, namespace: str) -> bool:
+        """Whether the agent has reported that its Lease is in another namespace than this, or that it has none.
+
+        Before the first report, nothing is known about this.
+        """
+        return self.lease_namespace != namespace if self.lease_namespace else self.observed_generation >= 0
 
     def condition(self, kind: str) -> Condition | None:
         """Return the condition of this type; None: there is none."""

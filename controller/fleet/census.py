@@ -31,16 +31,15 @@ def census(hypervisors: Iterable[Hypervisor], vm_nodes: Iterable[str], namespace
     `namespace` is the namespace of the Leases that the manager lists.
     """
     lease_namespaces: dict[str, str] = {}
-    without_lease: set[str] = set()
+    no_lease_here: set[str] = set()
     maintenance: dict[str, str] = {}
     for hypervisor in hypervisors:
         lease_namespaces[hypervisor.name] = hypervisor.status.lease_namespace
-        if hypervisor.status.without_lease:
-            without_lease.add(hypervisor.name)
+        if hypervisor.status.has_no_lease_in(namespace):
+            no_lease_here.add(hypervisor.name)
         if hypervisor.maintenance:
             maintenance[hypervisor.name] = hypervisor.maintenance.mode.value
     counts = Counter(filter(None, vm_nodes))
     ours = {node for node, where in lease_namespaces.items() if where == namespace}
-    theirs = {node for node, where in lease_namespaces.items() if where not in {"", namespace}}
     expected = ours | (counts.keys() - lease_namespaces.keys())
-    return Census(frozenset(expected), frozenset(theirs | without_lease), maintenance, counts)
+    return Census(frozenset(expected), frozenset(no_lease_here), maintenance, counts)

@@ -65,9 +65,7 @@ def _belongs_elsewhere(s: NodeFacts) -> bool:
     if s.hypervisor is None:
         return False
     status = s.hypervisor.status
-    if status.lease_namespace:
-        return status.lease_namespace != s.namespace
-    return status.without_lease or _is(s, Kind.MISSING)
+    return status.has_no_lease_in(s.namespace) or (not status.lease_namespace and _is(s, Kind.MISSING))
 
 
 def _is(s: NodeFacts, kind: Kind) -> bool:
