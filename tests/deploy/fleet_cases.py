@@ -239,21 +239,19 @@ USERS_AND_HOSTS = (
         first=IN_MAINTENANCE,
     ),
     Case(HOST_ADMIN, "deletes a Hypervisor", ALLOWED, delete_host("a")),
-    Case(HOST_ADMIN, "adds an owner to a Hypervisor", ALLOWED, patch_host("a", {"metadata": OWNED})),
-    Case(
-        HOST_KEEPER,
-        "adds an owner to a Hypervisor",
-        OWNER_ADDED,
-        patch_host("a", {"metadata": OWNED}),
-        ("node-a", "`delete` hypervisors"),
-    ),
-    Case(HOST_ADMIN, "adds a finalizer to a Hypervisor", ALLOWED, patch_host("a", {"metadata": KEPT})),
-    Case(
-        HOST_KEEPER,
-        "adds a finalizer to a Hypervisor",
-        OWNER_ADDED,
-        patch_host("a", {"metadata": KEPT}),
-        ("node-a", "`delete` hypervisors"),
+    *(
+        case
+        for what, metadata in {"an owner": OWNED, "a finalizer": KEPT}.items()
+        for case in (
+            Case(HOST_ADMIN, f"adds {what} to a Hypervisor", ALLOWED, patch_host("a", {"metadata": metadata})),
+            Case(
+                HOST_KEEPER,
+                f"adds {what} to a Hypervisor",
+                OWNER_ADDED,
+                patch_host("a", {"metadata": metadata}),
+                ("node-a", "`delete` hypervisors"),
+            ),
+        )
     ),
     Case(
         HOST_ADMIN,
