@@ -1,8 +1,7 @@
-"""Which nodes there should be, and how many VMs each has, from a list of all objects. Pure."""
+"""Which nodes there should be, and how many VMs each has, from lists of all objects. Pure."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from controller.api.hypervisor import Hypervisor
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """What a list of all Hypervisors and VirtualMachines has shown."""
+    """What the lists of all Hypervisors and VirtualMachines have shown."""
 
     expected: frozenset[str]
     """The nodes that should have a Lease in the manager's namespace: their Hypervisor says so, or a VirtualMachine
@@ -25,8 +24,8 @@ class Census:
     """The number of VirtualMachines by `spec.nodeName`."""
 
 
-def census(hypervisors: Iterable[Hypervisor], vm_nodes: Iterable[str], namespace: str) -> Census:
-    """Return the census of these objects. `vm_nodes` has `spec.nodeName` of each VirtualMachine.
+def census(hypervisors: Iterable[Hypervisor], vms: Mapping[str, int], namespace: str) -> Census:
+    """Return the census of these objects. `vms` is the number of VirtualMachines by `spec.nodeName`.
 
     `namespace` is the namespace of the Leases that the manager lists.
     """
@@ -39,7 +38,6 @@ def census(hypervisors: Iterable[Hypervisor], vm_nodes: Iterable[str], namespace
             no_lease_here.add(hypervisor.name)
         if hypervisor.maintenance:
             maintenance[hypervisor.name] = hypervisor.maintenance.mode.value
-    counts = Counter(filter(None, vm_nodes))
     ours = {node for node, where in lease_namespaces.items() if where == namespace}
-    expected = ours | (counts.keys() - lease_namespaces.keys())
-    return Census(frozenset(expected), frozenset(no_lease_here), maintenance, counts)
+    expected = ours | (vms.keys() - lease_namespaces.keys())
+    return Census(frozenset(expected), frozenset(no_lease_here), maintenance, vms)

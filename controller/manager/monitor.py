@@ -22,7 +22,11 @@ from controller.runtime.errors import Rejected, Transient
 from controller.runtime.periodic import PeriodicTask
 
 LIST_EVERY_S = 2.0
-CENSUS_EVERY_S = 600.0
+HOSTS_EVERY_S = 60.0
+"""How often the Hypervisors are listed. The alert about silent nodes fires after five minutes, and a maintenance that
+was declared just before a node fell silent must be known by then."""
+VMS_EVERY_S = 600.0
+"""How often all VMs are listed: 100,000 of them cost the API server 2 to 6 s of CPU (docs/scale.md)."""
 CENSUS_RETRY_S = 30.0
 
 log = structlog.get_logger()
@@ -56,7 +60,10 @@ class Monitor:
         self.sight = Sight()
         """What the lists of Leases so far have shown. An immutable value; each list replaces it."""
         self.census: Census | None = None
-        """What the last list of all objects has shown; None: there was none yet."""
+        """What the last lists of all objects have shown; None: there were none yet."""
+        self._vms: Counter[str] | None = None
+        """The number of VMs by node; None: they have not been listed yet."""
+        self._vms_due_s = 0.0
         self._masses: dict[str, float] = {}
         """The nodes of a mass, with the `since_s` of the silence for which this was found out."""
         self._silent_together = False
@@ -66,7 +73,7 @@ class Monitor:
         self._marker = Marker(self, fleet, recorder, metrics, namespace=namespace, clock=clock)
         self.tasks = [
             PeriodicTask("leases", LIST_EVERY_S, self._list),
-            PeriodicTask("census", CENSUS_EVERY_S, self._count),
+            PeriodicTask("census", HOSTS_EVERY_S, self._count),
             self._marker.task,
         ]
         """The periodic tasks. The creator of this object starts and closes them."""
@@ -135,14 +142,17 @@ class Monitor:
             self._blindness_counted_s = now_s
 
     def _count(self) -> float | None:
+        now_s = self._clock().monotonic_s
         try:
-            nodes = (node for (node,) in self._fleet.rows(["Node"]))
-            found = census(self._fleet.hypervisors(), nodes, self._namespace)
+            if self._vms is None or now_s >= self._vms_due_s:
+                self._vms = Counter(node for (node,) in self._fleet.rows(["Node"]) if node)
+                self._vms_due_s = now_s + VMS_EVERY_S
+                self._marker.revisit()
+            found = census(self._fleet.hypervisors(), self._vms, self._namespace)
         except (Transient, Rejected) as error:
             log.warning("could not list Hypervisors and VirtualMachines", error=str(error))
             return CENSUS_RETRY_S
         with self._changing:
             self.sight = self.sight.expecting(found.expected, self._clock())
         self.census = found
-        self._marker.revisit()
         return None

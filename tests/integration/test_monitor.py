@@ -17,7 +17,7 @@ from controller.kube import client
 from controller.kube.client import Api
 from controller.kube.lists import FleetRequests
 from controller.manager.metrics import Metrics
-from controller.manager.monitor import Monitor
+from controller.manager.monitor import HOSTS_EVERY_S, VMS_EVERY_S, Monitor
 from controller.runtime.buckets import TokenBucket
 from controller.runtime.errors import Forbidden, Rejected, Transient, Vanished
 from lab.controlplane import ControlPlane
@@ -179,8 +179,10 @@ class Stage:
             self.look(*alive, monitor=monitor)
 
     def count(self, monitor: Monitor | None = None) -> None:
-        """The monitor finds out what there should be."""
-        (monitor or self.monitor)._count()
+        """The monitor finds out what there should be: all VMs are due."""
+        monitor = monitor or self.monitor
+        monitor._vms_due_s = 0.0
+        monitor._count()
 
 
 def condition(reason: str, *, kind: str = "Ready", status: str = "True") -> Json:
@@ -722,6 +724,26 @@ def test_the_metrics_tell_who_is_silent_and_what_was_marked(stage: Stage) -> Non
     assert value("virtsync_monitor_marks_waiting") == 0
     stage.pass_s(2, "a", "b")
     assert value("virtsync_monitor_silent_nodes", {"maintenance": ""}) == 0
+
+
+def test_a_new_maintenance_is_known_before_all_vms_are_listed_again(stage: Stage) -> None:
+    stage.host("a")
+    stage.count()
+    stage.look("a")
+    stage.vm("web", "a")
+    maintenance = {"mode": "Shutdown", "reason": "new RAM"}
+    stage.patch(f"/hypervisors/{stage.node('a')}", {"spec": {"maintenance": maintenance}})
+
+    def known() -> tuple[str | None, int]:
+        stage.monitor._count()
+        census = stage.monitor.census
+        assert census
+        return census.maintenance.get(stage.node("a")), census.vms.get(stage.node("a"), 0)
+
+    stage.clock.at_s += HOSTS_EVERY_S
+    assert known() == ("Shutdown", 0)
+    stage.clock.at_s += VMS_EVERY_S
+    assert known() == ("Shutdown", 1)
 
 
 def test_vms_wait_for_the_first_census(stage: Stage) -> None:
