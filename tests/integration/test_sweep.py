@@ -1,6 +1,5 @@
 """What the manager's sweep finds and writes, on a real API server whose objects the test writes."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ from controller.api.virtualmachine import VirtualMachine
 from controller.fleet.elsewhere import RELEASE_AFTER_S
 from controller.fleet.findings import COLUMNS, find
 from controller.kube import client
+from controller.kube.client import MERGE_PATCH
 from controller.kube.events import EventRecorder
 from controller.kube.lists import FleetRequests
 from controller.manager.elsewhere import LOOKUPS_BURST, Elsewhere
@@ -27,6 +27,9 @@ from lab.controlplane import ControlPlane
 
 Json = dict[str, Any]
 
+GROUP = "/apis/virtsync.dev/v1alpha1"
+HOSTS = f"{GROUP}/hypervisors"
+APPLY = "application/apply-patch+yaml"
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -79,7 +82,9 @@ class Nodes:
     def __init__(self, controlplane: ControlPlane, name: str) -> None:
         self._controlplane, self.name = controlplane, name
         controlplane.kubectl("create", "namespace", name)
-        self.fleet = Counting(client.load(controlplane.kubeconfig, program=MANAGER))
+        self._api = client.load(controlplane.kubeconfig, program=MANAGER)
+        self._vms = f"{GROUP}/namespaces/{name}/virtualmachines"
+        self.fleet = Counting(self._api)
         self.fleet.asked = []
         self.recorder = Recorder()
         self.leads = True
@@ -98,12 +103,11 @@ class Nodes:
 
     def report(self, letter: str, *running: UUID, is_ready: bool = True, truncated: bool = False) -> None:
         """Write the Hypervisor of a node, as its agent does: these domains run and have no object there."""
-        self._apply({"kind": "Hypervisor", "metadata": {"name": self.node(letter)}})
+        self._apply(HOSTS, "Hypervisor", self.node(letter), {})
         domains = [{"uuid": str(uuid), "name": f"d-{uuid}", "powerState": "Running"} for uuid in running]
         unmanaged = {"total": len(running), "running": len(running) + truncated, "truncated": truncated}
         self._patch(
-            "hypervisor",
-            self.node(letter),
+            f"{HOSTS}/{self.node(letter)}/status",
             {
                 "unmanaged": unmanaged | {"domains": domains},
                 "conditions": [ready("True", "Active") if is_ready else ready("Unknown", "AgentUnreachable")],
@@ -113,7 +117,7 @@ class Nodes:
     def vm(self, name: str, letter: str | None, uuid: UUID, power: str = "Stopped", reporter: str = "") -> None:
         """Bind a VM to a node, and write its status, as the agent of that node (or of another) does."""
         spec = {"nodeName": self.node(letter)} if letter else {}
-        self._apply({"kind": "VirtualMachine", "metadata": {"name": name, "namespace": self.name}, "spec": spec})
+        self._apply(self._vms, "VirtualMachine", name, {"spec": spec})
         status = {
             "nodeName": self.node(reporter or letter or "a"),
             "powerState": power,
@@ -121,7 +125,7 @@ class Nodes:
             "decidedReason": "InSync",
             "conditions": [ready("True", "InSync")],
         }
-        self._patch("vm", name, status)
+        self._patch(f"{self._vms}/{name}/status", status)
 
     def with_vm_that_runs_elsewhere(self) -> UUID:
         """The VM `web` is bound to node a, its domain runs on node b, and a manager begins to lead; return the UUID."""
@@ -133,8 +137,7 @@ class Nodes:
         return web
 
     def get(self, name: str) -> Json:
-        vm: Json = json.loads(self._controlplane.kubectl(f"-n={self.name}", "get", "kvm", name, "-o", "json").stdout)
-        return vm
+        return self._api.request("GET", f"{self._vms}/{name}")
 
     def delete(self, name: str) -> None:
         self._controlplane.kubectl(f"-n={self.name}", "delete", "kvm", name)
@@ -171,20 +174,18 @@ class Nodes:
         self._controlplane.kubectl(f"-n={self.name}", "delete", "kvm", "--all")
         self._controlplane.kubectl("delete", "namespace", self.name, "--wait=false")
 
-    def _apply(self, manifest: Json) -> None:
-        body = {"apiVersion": "virtsync.dev/v1alpha1"} | manifest
-        self._controlplane.kubectl("apply", "-f", "-", input=json.dumps(body))
+    def _apply(self, kind_path: str, kind: str, name: str, fields: Json) -> None:
+        body = {"apiVersion": "virtsync.dev/v1alpha1", "kind": kind, "metadata": {"name": name}} | fields
+        path = f"{kind_path}/{name}"
+        self._api.request("PATCH", path, body, content_type=APPLY, fieldManager="test", force="true")
 
     def maintain(self, letter: str, mode: str | None) -> None:
         """An administrator declares a maintenance of this node, or ends it; its agent does not see that."""
         spec = {"maintenance": {"mode": mode, "reason": "new RAM"} if mode else None}
-        self._controlplane.kubectl(
-            "patch", "hypervisor", self.node(letter), "--type=merge", "-p", json.dumps({"spec": spec})
-        )
+        self._api.request("PATCH", f"{HOSTS}/{self.node(letter)}", {"spec": spec}, content_type=MERGE_PATCH)
 
-    def _patch(self, kind: str, name: str, status: Json) -> None:
-        words = ["patch", {"vm": "kvm"}.get(kind, kind), name, "--subresource=status", "--type=merge"]
-        self._controlplane.kubectl(f"-n={self.name}", *words, "-p", json.dumps({"status": status}))
+    def _patch(self, path: str, status: Json) -> None:
+        self._api.request("PATCH", path, {"status": status}, content_type=MERGE_PATCH)
 
 
 @pytest.fixture
@@ -627,7 +628,7 @@ def test_the_leader_shows_for_how_long_a_node_is_in_maintenance(nodes: Nodes) ->
     nodes.report("b")
     begun = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
     nodes.maintain("a", "Hold")
-    nodes._patch("hypervisor", nodes.node("a"), {"maintenance": {"startTime": api_time(begun), "remaining": 0}})
+    nodes._patch(f"{HOSTS}/{nodes.node('a')}/status", {"maintenance": {"startTime": api_time(begun), "remaining": 0}})
     sweeping = Sweeping(nodes)
 
     def shown(letter: str) -> float | None:
