@@ -4,8 +4,8 @@ UV_VERSION := 0.13.9
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/virtsync
 UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
 BIN := .venv/bin
-# The tests of `make test` wait about as long as they compute.
-PROCESSES := 2
+# The tests of `make test` wait about as long as they compute: two processes leave a quarter of two cores idle.
+PROCESSES := 3
 ROOT := $(filter 0,$(shell id -u))
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 

@@ -335,6 +335,7 @@ def test_a_kubeconfig_exchanged_for_one_that_is_refused(world: World, tmp_path: 
     until(agent.ready, "it is not ready again", limit_s=2 * HANG_LIMIT_S)
 
 
+@pytest.mark.long
 def test_the_definition_is_deleted_and_comes_back(world: World) -> None:
     """One line says so, and the agent that was there all the time goes on."""
     guest = world.start()

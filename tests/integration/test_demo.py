@@ -80,6 +80,7 @@ def test_the_demo_sees_every_step(demo: subprocess.Popen[str], folder: Path) -> 
     assert_nothing_is_left(folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("demo", [{"FLEET": "1"}], indirect=True, ids=["fleet"])
 def test_the_demo_of_two_hosts_sees_every_step(demo: subprocess.Popen[str], folder: Path) -> None:
     said, _ = demo.communicate(timeout=HANG_LIMIT_S)

@@ -44,6 +44,7 @@ def measured(folder: Path, *options: str) -> tuple[dict[str, Any], str]:
     return figures, done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_each_phase_that_needs_no_manager_measures_something(tmp_path: Path) -> None:
     figures, table = measured(tmp_path, "--no-manager")
