@@ -142,12 +142,13 @@ class Ownership:
 
     def _keep_lease(self) -> float | None:
         assert self._lease  # noqa: S101 - the task exists only with a Lease
-        locked = self._lock.held
+        locked, gains = self._lock.held, self._lease.gains
         again_s = self._lease.keep()
         if locked:  # otherwise, the attempt that follows the lock's acquisition counts
             self.tried.set()
         blocked = self._lease.blocked
-        if blocked != self._lease_blocked:
+        # The Lease can have expired during the attempt that has renewed it. What was blocked meanwhile must go on.
+        if blocked != self._lease_blocked or self._lease.gains != gains:
             self._lease_blocked = blocked
             if blocked:
                 log.warning("cannot act without the Lease", message=blocked)

@@ -81,6 +81,9 @@ class KeptLease:
         self._released = False
         self._failures = 0
         """The number of consecutive failed requests."""
+        self.gains = 0
+        """How often this process has begun to hold the Lease. A renewal that is answered after the Lease had expired
+        counts: until that answer, `blocked` had a reason, which others might have read."""
 
     @property
     def held(self) -> bool:
@@ -160,7 +163,9 @@ class KeptLease:
                 f" if it is not renewed for {lease.duration_s:g} s"
             )
         self._write(self._claimed(what, lock))
-        self._until_s = held_until_s(sent_s, self._duration_s)
+        before_s, self._until_s = self._until_s, held_until_s(sent_s, self._duration_s)
+        # Read after the assignment: whoever has found the Lease expired did so earlier.
+        self.gains += self._clock() >= before_s
         return ""
 
     def _write_released(self) -> None:

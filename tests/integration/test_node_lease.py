@@ -156,6 +156,18 @@ def test_the_time_counts_from_the_question_not_from_the_answer(node: Node) -> No
     assert not mine.held
 
 
+def test_one_that_expires_before_the_answer_to_its_renewal_is_held_anew(node: Node) -> None:
+    mine = node.agent("pod-1")
+    assert keeps(mine)
+    node.api.takes_s = 9
+    node.pass_s(20)
+    assert keeps(mine)
+    assert mine.gains == 1
+    node.pass_s(20)
+    assert keeps(mine)
+    assert mine.gains == 2
+
+
 def test_a_renewal_whose_answer_is_lost_counts_for_nothing_until_another_is_answered(node: Node) -> None:
     mine = node.agent("pod-1")
     assert keeps(mine)
