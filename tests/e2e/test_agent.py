@@ -138,6 +138,7 @@ def test_an_agent_that_starts_is_ready_when_libvirt_is(agents: Agents, cluster: 
     agents.until_ready()
 
 
+@pytest.mark.long
 def test_a_node_without_libvirt_says_so(tmp_path: Path) -> None:
     with Cluster(tmp_path, ["bare"], images=[IMAGE_ARCHIVE], without_libvirt=["bare"]) as cluster:
         agents = Agents(cluster, ["bare"])
@@ -152,6 +153,7 @@ def test_a_node_without_libvirt_says_so(tmp_path: Path) -> None:
         agents.until_ready()
 
 
+@pytest.mark.long
 def test_a_new_version_is_rolled_out_and_no_vm_notices(
     agents: Agents, cluster: Cluster, vms: OnEachNode, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,6 +119,7 @@ def test_pods_outlive_their_kubelet_and_their_containerd(cluster: Cluster, pods:
     assert pods.get("steady")["status"]["containerStatuses"] == before
 
 
+@pytest.mark.long
 def test_a_node_that_loses_power_comes_back_under_its_name(cluster: Cluster, pods: Pods) -> None:
     node = cluster.nodes["node-b"]
     guest = node.define("lost")
