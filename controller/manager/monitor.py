@@ -61,9 +61,9 @@ class Monitor:
         """What the lists of Leases so far have shown. An immutable value; each list replaces it."""
         self.census: Census | None = None
         """What the last lists of all objects have shown; None: there were none yet."""
-        self._vms: Counter[str] | None = None
-        """The number of VMs by node; None: they have not been listed yet."""
-        self._vms_due_s = 0.0
+        self._vms: Counter[str] = Counter()
+        """The number of VMs by node, as of the last list."""
+        self._vms_due_s = float("-inf")
         self._masses: dict[str, float] = {}
         """The nodes of a mass, with the `since_s` of the silence for which this was found out."""
         self._silent_together = False
@@ -144,7 +144,7 @@ class Monitor:
     def _count(self) -> float | None:
         now_s = self._clock().monotonic_s
         try:
-            if self._vms is None or now_s >= self._vms_due_s:
+            if now_s >= self._vms_due_s:
                 self._vms = Counter(node for (node,) in self._fleet.rows(["Node"]) if node)
                 self._vms_due_s = now_s + VMS_EVERY_S
                 self._marker.revisit()
