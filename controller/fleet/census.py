@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -24,8 +25,13 @@ class Census:
     """The number of VirtualMachines by `spec.nodeName`."""
 
 
+def vms_by_node(nodes: Iterable[str]) -> Counter[str]:
+    """Count the VirtualMachines of each node. `nodes` has `spec.nodeName` of each; an empty one does not count."""
+    return Counter(filter(None, nodes))
+
+
 def census(hypervisors: Iterable[Hypervisor], vms: Mapping[str, int], namespace: str) -> Census:
-    """Return the census of these objects. `vms` is the number of VirtualMachines by `spec.nodeName`.
+    """Return the census of these objects. `vms` is what `vms_by_node` has counted.
 
     `namespace` is the namespace of the Leases that the manager lists.
     """

@@ -12,7 +12,7 @@ import structlog
 
 from controller.api.clock import Now
 from controller.api.hypervisor import MaintenanceMode
-from controller.fleet.census import Census, census
+from controller.fleet.census import Census, census, vms_by_node
 from controller.fleet.silence import BLIND_AFTER_S, Sight, Silence
 from controller.fleet.storm import MASS_WAITS_S, mass
 from controller.kube.lists import FleetRequests
@@ -145,7 +145,7 @@ class Monitor:
         now_s = self._clock().monotonic_s
         try:
             if now_s >= self._vms_due_s:
-                self._vms = Counter(node for (node,) in self._fleet.rows(["Node"]) if node)
+                self._vms = vms_by_node(node for (node,) in self._fleet.rows(["Node"]))
                 self._vms_due_s = now_s + VMS_EVERY_S
                 self._marker.revisit()
             found = census(self._fleet.hypervisors(), self._vms, self._namespace)

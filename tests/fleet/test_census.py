@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from controller.api.hypervisor import Hypervisor, HypervisorStatus, Maintenance, MaintenanceMode
-from controller.fleet.census import census
+from controller.fleet.census import census, vms_by_node
 
 
 def host(
@@ -22,9 +22,14 @@ def host(
 
 def test_hosts_of_this_namespace_and_names_that_no_host_has_are_expected() -> None:
     hosts = [host("ours", "here"), host("theirs", "there"), host("without", ""), host("new", "", reported=False)]
-    found = census(hosts, dict.fromkeys(["ours", "theirs", "without", "new", "mistyped"], 1), "here")
+    found = census(hosts, vms_by_node(["ours", "theirs", "without", "new", "mistyped", ""]), "here")
     assert found.expected == {"ours", "mistyped"}
     assert found.no_lease_here == {"theirs", "without"}
+
+
+def test_vms_are_counted_by_node() -> None:
+    found = census([host("a", "here")], vms_by_node(["a", "b", "a", ""]), "here")
+    assert found.vms == {"a": 2, "b": 1}
 
 
 def test_hosts_in_maintenance_are_told() -> None:
