@@ -15,7 +15,7 @@ from controller.api.notice import Notice
 from controller.api.virtualmachine import VirtualMachine
 from controller.fleet.elsewhere import RELEASE_AFTER_S
 from controller.fleet.findings import COLUMNS, find
-from controller.kube import client
+from controller.kube import client, paths
 from controller.kube.client import MERGE_PATCH
 from controller.kube.events import EventRecorder
 from controller.kube.lists import FleetRequests
@@ -27,8 +27,6 @@ from lab.controlplane import ControlPlane
 
 Json = dict[str, Any]
 
-GROUP = "/apis/virtsync.dev/v1alpha1"
-HOSTS = f"{GROUP}/hypervisors"
 APPLY = "application/apply-patch+yaml"
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -83,7 +81,7 @@ class Nodes:
         self._controlplane, self.name = controlplane, name
         controlplane.kubectl("create", "namespace", name)
         self._api = client.load(controlplane.kubeconfig, program=MANAGER)
-        self._vms = f"{GROUP}/namespaces/{name}/virtualmachines"
+        self._vms = paths.virtual_machines(name)
         self.fleet = Counting(self._api)
         self.fleet.asked = []
         self.recorder = Recorder()
@@ -103,11 +101,11 @@ class Nodes:
 
     def report(self, letter: str, *running: UUID, is_ready: bool = True, truncated: bool = False) -> None:
         """Write the Hypervisor of a node, as its agent does: these domains run and have no object there."""
-        self._apply(HOSTS, "Hypervisor", self.node(letter), {})
+        self._apply(paths.hypervisor(self.node(letter)), "Hypervisor", self.node(letter), {})
         domains = [{"uuid": str(uuid), "name": f"d-{uuid}", "powerState": "Running"} for uuid in running]
         unmanaged = {"total": len(running), "running": len(running) + truncated, "truncated": truncated}
         self._patch(
-            f"{HOSTS}/{self.node(letter)}/status",
+            paths.hypervisor(self.node(letter)),
             {
                 "unmanaged": unmanaged | {"domains": domains},
                 "conditions": [ready("True", "Active") if is_ready else ready("Unknown", "AgentUnreachable")],
@@ -117,7 +115,7 @@ class Nodes:
     def vm(self, name: str, letter: str | None, uuid: UUID, power: str = "Stopped", reporter: str = "") -> None:
         """Bind a VM to a node, and write its status, as the agent of that node (or of another) does."""
         spec = {"nodeName": self.node(letter)} if letter else {}
-        self._apply(self._vms, "VirtualMachine", name, {"spec": spec})
+        self._apply(f"{self._vms}/{name}", "VirtualMachine", name, {"spec": spec})
         status = {
             "nodeName": self.node(reporter or letter or "a"),
             "powerState": power,
@@ -125,7 +123,7 @@ class Nodes:
             "decidedReason": "InSync",
             "conditions": [ready("True", "InSync")],
         }
-        self._patch(f"{self._vms}/{name}/status", status)
+        self._patch(f"{self._vms}/{name}", status)
 
     def with_vm_that_runs_elsewhere(self) -> UUID:
         """The VM `web` is bound to node a, its domain runs on node b, and a manager begins to lead; return the UUID."""
@@ -174,18 +172,17 @@ class Nodes:
         self._controlplane.kubectl(f"-n={self.name}", "delete", "kvm", "--all")
         self._controlplane.kubectl("delete", "namespace", self.name, "--wait=false")
 
-    def _apply(self, kind_path: str, kind: str, name: str, fields: Json) -> None:
+    def _apply(self, path: str, kind: str, name: str, fields: Json) -> None:
         body = {"apiVersion": "virtsync.dev/v1alpha1", "kind": kind, "metadata": {"name": name}} | fields
-        path = f"{kind_path}/{name}"
         self._api.request("PATCH", path, body, content_type=APPLY, fieldManager="test", force="true")
 
     def maintain(self, letter: str, mode: str | None) -> None:
         """An administrator declares a maintenance of this node, or ends it; its agent does not see that."""
         spec = {"maintenance": {"mode": mode, "reason": "new RAM"} if mode else None}
-        self._api.request("PATCH", f"{HOSTS}/{self.node(letter)}", {"spec": spec}, content_type=MERGE_PATCH)
+        self._api.request("PATCH", paths.hypervisor(self.node(letter)), {"spec": spec}, content_type=MERGE_PATCH)
 
     def _patch(self, path: str, status: Json) -> None:
-        self._api.request("PATCH", path, {"status": status}, content_type=MERGE_PATCH)
+        self._api.request("PATCH", f"{path}/status", {"status": status}, content_type=MERGE_PATCH)
 
 
 @pytest.fixture
@@ -628,7 +625,7 @@ def test_the_leader_shows_for_how_long_a_node_is_in_maintenance(nodes: Nodes) ->
     nodes.report("b")
     begun = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
     nodes.maintain("a", "Hold")
-    nodes._patch(f"{HOSTS}/{nodes.node('a')}/status", {"maintenance": {"startTime": api_time(begun), "remaining": 0}})
+    nodes._patch(paths.hypervisor(nodes.node("a")), {"maintenance": {"startTime": api_time(begun), "remaining": 0}})
     sweeping = Sweeping(nodes)
 
     def shown(letter: str) -> float | None:
