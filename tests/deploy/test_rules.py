@@ -1,6 +1,7 @@
 """The rules of deploy/overlays/prometheus in promtool: each alert fires when it should, and not when it should not."""
 
 import re
+import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,16 @@ def _with_summary_alone(rule: Json) -> Json:
     return rule | {"annotations": {"summary": rule["annotations"]["summary"]}} if "alert" in rule else dict(rule)
 
 
+def judged_by_promtool(
+    folder: Path, groups: list[Json], its: list[Json], **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run these unit tests on these rules, with the settings of `TESTS` except for the given ones."""
+    tests = yaml.safe_load(TESTS.read_text()) | settings | {"tests": its}
+    (folder / "rules.yml").write_text(yaml.safe_dump({"groups": groups}))
+    (folder / "tests.yml").write_text(yaml.safe_dump(tests))
+    return promtool("test", "rules", "tests.yml", cwd=folder)
+
+
 def test_promtool_accepts_the_rules(tmp_path: Path) -> None:
     checked = promtool("check", "rules", "--lint=all", "--lint-fatal", rules.RENDERED, cwd=tmp_path)
     count = len(ALERTS) + len(RECORDS)
@@ -65,11 +76,7 @@ def test_promtool_accepts_the_scrape_jobs(tmp_path: Path) -> None:
 def test_each_alert_fires_and_does_not_fire_as_its_tests_say(tmp_path: Path, interval: str) -> None:
     """The rules are evaluated as often as there are samples: a day of minutes takes promtool long."""
     its = [test for test in unit_tests() if test["interval"] == interval]
-    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": with_summaries_alone(rules.groups())}))
-    (tmp_path / "tests.yml").write_text(
-        yaml.safe_dump(yaml.safe_load(TESTS.read_text()) | {"evaluation_interval": interval, "tests": its})
-    )
-    tested = promtool("test", "rules", "tests.yml", cwd=tmp_path)
+    tested = judged_by_promtool(tmp_path, with_summaries_alone(rules.groups()), its, evaluation_interval=interval)
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
@@ -77,10 +84,7 @@ def test_a_rule_that_is_wrong_fails_its_test(tmp_path: Path) -> None:
     groups = with_summaries_alone(rules.groups())
     (drift,) = (rule for group in groups for rule in group["rules"] if rule.get("alert") == DRIFT)
     drift["expr"] = drift["expr"].replace("> 1800", "> 60")
-    its = yaml.safe_load(TESTS.read_text()) | {"tests": [test for test in unit_tests() if DRIFT in test["name"]]}
-    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": groups}))
-    (tmp_path / "tests.yml").write_text(yaml.safe_dump(its))
-    tested = promtool("test", "rules", "tests.yml", cwd=tmp_path)
+    tested = judged_by_promtool(tmp_path, groups, [test for test in unit_tests() if DRIFT in test["name"]])
     assert (tested.returncode, DRIFT in tested.stdout + tested.stderr) == (1, True)
 
 
