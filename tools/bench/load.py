@@ -6,6 +6,7 @@ PATCH for each VM, with as many threads as the agent has workers (`floor.py`).
 
 from __future__ import annotations
 
+import json
 import random
 import statistics
 import threading
@@ -20,6 +21,7 @@ from typing import Any
 import libvirt
 from rich.progress import Progress
 
+from bench import threads
 from bench.parts import (
     HANG_LIMIT_S,
     NODE,
@@ -77,6 +79,17 @@ DEEDS: dict[str, tuple[tuple[Callable[[libvirt.virDomain], object], str], ...]] 
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What a burst of bare PATCHes took, in seconds."""
+
+    s: float
+    client_s: float
+    """Processor time of the client, without its imports."""
+    server_s: float
+    """Processor time of the API server."""
+
+
 @dataclass(slots=True)
 class Thousand:
     """The VMs, their objects, the watch over them, and as many objects for the floor."""
@@ -88,8 +101,8 @@ class Thousand:
     board: Board
     vms: list[str]
     floor_vms: list[str]
-    floor_s: list[float] = field(default_factory=list)
-    """The durations of the bursts of bare PATCHes."""
+    floors: list[Floor] = field(default_factory=list)
+    """The bursts of bare PATCHes."""
 
     def close(self) -> None:
         """Undefine the VMs in the test driver."""
@@ -101,19 +114,24 @@ class Thousand:
         powers = {domain.name(): STATES[stat["state.state"]] for domain, stat in stats}
         return {vm: (powers[vm], "Observed") for vm in self.vms}
 
+    def server_s(self) -> float:
+        """The processor time that the API server has used until now."""
+        return cpu_s(self.lab.controlplane.pid("kube-apiserver"))
+
     def burst_s(self) -> float:
         """The duration of one bare PATCH for each VM, with as many threads as the agent has workers."""
         log = self.lab.folder / "burst.log"
-        power = ("Running", "Paused")[len(self.floor_s) % 2]
+        power = ("Running", "Paused")[len(self.floors) % 2]
         words = ["burst", str(self.lab.controlplane.kubeconfig), str(WORKERS), power, *self.floor_vms]
-        burst = Process("floor", floor_command(*words), log=log)
+        burst, before_s = Process("floor", floor_command(*words), log=log), self.server_s()
         try:
             burst.start()
             burst.wait_until_ended(timeout_s=HANG_LIMIT_S)
         finally:
             burst.stop()
-        self.floor_s.append(float(log.read_text().split()[-1]))
-        return self.floor_s[-1]
+        took_s, client_s = map(float, log.read_text().splitlines()[-1].split())
+        self.floors.append(Floor(took_s, client_s, self.server_s() - before_s))
+        return took_s
 
 
 @contextmanager
@@ -137,20 +155,33 @@ def thousand(lab: Lab) -> Iterator[Thousand]:
 def measure_start(load: Thousand) -> dict[str, Any]:
     """From the start of the agent's process to the last status, with the interpreter's own start."""
     before_s = load.burst_s()
-    agent = agent_on(load.lab, load.uri, "start")
+    times = load.lab.folder / "threads.json"
+    agent = agent_on(load.lab, load.uri, "start", module="bench.threads", env={threads.FILE: str(times)})
     with step(f"start: {VMS} VMs are reported by an agent that has just been started"):
-        launched_s = time.monotonic()
+        server_s, launched_s = load.server_s(), time.monotonic()
         agent.launch()
         try:
             right_s = load.board.right_since_s(load.expected()) - launched_s
+            server_s = load.server_s() - server_s
+            agent.signal(threads.SIGNAL)
             first_s = load.board.first_s(load.vms, ("Running", "Observed")) - launched_s
             rss_mib = memory_mib(agent.pid)
+            until(times.exists, "the agent has written the times of its threads")
         finally:
             agent.stop()
     floor_s = statistics.mean([before_s, load.burst_s()])
     return {
         "start_ratio": right_s / floor_s,
-        "start": {"all_s": right_s, "first_s": first_s, "floor_s": floor_s, "rss_mib": rss_mib},
+        "start": {
+            "all_s": right_s,
+            "first_s": first_s,
+            "floor_s": floor_s,
+            "rss_mib": rss_mib,
+            "threads_s": json.loads(times.read_text()),
+            "server_s": server_s,
+            "floor_client_s": statistics.mean(floor.client_s for floor in load.floors),
+            "floor_server_s": statistics.mean(floor.server_s for floor in load.floors),
+        },
     }
 
 

@@ -269,11 +269,28 @@ class Board:
 # --- the agent, from outside -----------------------------------------------------------------------------------------
 
 
-def agent_on(lab: Lab, uri: str, log: str, *, kubeconfig: Path | None = None, **settings: str) -> Agent:
+def agent_on(
+    lab: Lab,
+    uri: str,
+    log: str,
+    *,
+    kubeconfig: Path | None = None,
+    module: str = "controller",
+    env: Mapping[str, str] | None = None,
+    **settings: str,
+) -> Agent:
     """An agent for the bench's node, not started; with default settings except the named ones."""
-    changed = {name.replace("_", "-"): value for name, value in settings.items()}
-    log_file = lab.folder / f"{log}.log"
-    return Agent(lab.controlplane, uri, NODE, log=log_file, settings=changed, kubeconfig=kubeconfig, python=INSTALLED)
+    return Agent(
+        lab.controlplane,
+        uri,
+        NODE,
+        log=lab.folder / f"{log}.log",
+        settings={name.replace("_", "-"): value for name, value in settings.items()},
+        kubeconfig=kubeconfig,
+        module=module,
+        python=INSTALLED,
+        env=env,
+    )
 
 
 def samples(agent: Agent, *names: str) -> dict[str, float]:

@@ -53,6 +53,15 @@ GOALS = (
 LIMITS = {goal.key: goal.most for goal in GOALS if goal.most is not None}
 
 
+THREADS = {
+    "imports": "the interpreter and its imports",
+    "worker": "1000 reconcile passes, with a PATCH each, in 8 threads",
+    "MainThread": "the watches, in one thread",
+}
+"""The threads of the agent, by the names in `threads.py`, with a row each in the table of the start."""
+OTHER_THREADS = "all other threads"
+
+
 @dataclass(frozen=True, slots=True)
 class Sheet:
     """A table."""
@@ -77,7 +86,12 @@ class Sheet:
 
 def sheets(figures: Figures) -> list[Sheet]:
     """The tables for which there are figures."""
-    found = (_goals(figures), _times(figures.get("drivers", {})), _imports(figures.get("imports", [])))
+    found = (
+        _goals(figures),
+        _times(figures.get("drivers", {})),
+        _start(figures.get("start", {})),
+        _imports(figures.get("imports", [])),
+    )
     return [sheet for sheet in found if sheet.rows]
 
 
@@ -108,6 +122,21 @@ def _times(drivers: dict[str, Figures]) -> Sheet:
         for name, words in REPORTERS.items()
     ]
     return Sheet(("ms from event to status", "p50", "p99", "p50 from before the call"), rows)
+
+
+def _start(start: Figures) -> Sheet:
+    if not start:
+        return Sheet((), [])
+    times = dict(start["threads_s"])
+    named = {words: times.pop(name, 0.0) for name, words in THREADS.items()}
+    agent = named | {OTHER_THREADS: sum(times.values())}
+    rows: list[tuple[str, ...]] = [
+        *((words, f"{time_s:.2f}", "") for words, time_s in agent.items()),
+        ("the agent together", f"{sum(agent.values()):.2f}", f"{start['floor_client_s']:.2f}"),
+        ("the API server meanwhile", f"{start['server_s']:.2f}", f"{start['floor_server_s']:.2f}"),
+        ("duration", f"{start['all_s']:.2f}", f"{start['floor_s']:.2f}"),
+    ]
+    return Sheet(("start with 1000 VMs: processor time, s", "agent", "1000 bare PATCHes"), rows)
 
 
 def _imports(libraries: list[Figures]) -> Sheet:
