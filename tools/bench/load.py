@@ -30,6 +30,7 @@ from bench.parts import (
     Requests,
     Told,
     agent_on,
+    busy_s,
     cpu_s,
     create_objects,
     delete_objects,
@@ -88,6 +89,8 @@ class Floor:
     """Processor time of the client, without its imports."""
     server_s: float
     """Processor time of the API server."""
+    machine_s: float
+    """Processor time of all processes, without the imports of the client."""
 
 
 @dataclass(slots=True)
@@ -123,14 +126,16 @@ class Thousand:
         log = self.lab.folder / "burst.log"
         power = ("Running", "Paused")[len(self.floors) % 2]
         words = ["burst", str(self.lab.controlplane.kubeconfig), str(WORKERS), power, *self.floor_vms]
-        burst, before_s = Process("floor", floor_command(*words), log=log), self.server_s()
+        burst = Process("floor", floor_command(*words), log=log)
+        server_s, machine_s = self.server_s(), busy_s()
         try:
             burst.start()
             burst.wait_until_ended(timeout_s=HANG_LIMIT_S)
         finally:
             burst.stop()
-        took_s, client_s = map(float, log.read_text().splitlines()[-1].split())
-        self.floors.append(Floor(took_s, client_s, self.server_s() - before_s))
+        took_s, client_s, imports_s = map(float, log.read_text().splitlines()[-1].split())
+        server_s, machine_s = self.server_s() - server_s, busy_s() - machine_s - imports_s
+        self.floors.append(Floor(took_s, client_s, server_s, machine_s))
         return took_s
 
 
@@ -158,11 +163,11 @@ def measure_start(load: Thousand) -> dict[str, Any]:
     times = load.lab.folder / "threads.json"
     agent = agent_on(load.lab, load.uri, "start", module="bench.threads", env={threads.FILE: str(times)})
     with step(f"start: {VMS} VMs are reported by an agent that has just been started"):
-        server_s, launched_s = load.server_s(), time.monotonic()
+        server_s, machine_s, launched_s = load.server_s(), busy_s(), time.monotonic()
         agent.launch()
         try:
             right_s = load.board.right_since_s(load.expected()) - launched_s
-            server_s = load.server_s() - server_s
+            server_s, machine_s = load.server_s() - server_s, busy_s() - machine_s
             agent.signal(threads.SIGNAL)
             first_s = load.board.first_s(load.vms, ("Running", "Observed")) - launched_s
             rss_mib = memory_mib(agent.pid)
@@ -179,8 +184,10 @@ def measure_start(load: Thousand) -> dict[str, Any]:
             "rss_mib": rss_mib,
             "threads_s": json.loads(times.read_text()),
             "server_s": server_s,
+            "machine_s": machine_s,
             "floor_client_s": statistics.mean(floor.client_s for floor in load.floors),
             "floor_server_s": statistics.mean(floor.server_s for floor in load.floors),
+            "floor_machine_s": statistics.mean(floor.machine_s for floor in load.floors),
         },
     }
 

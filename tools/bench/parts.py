@@ -317,6 +317,13 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
 
+def busy_s() -> float:
+    """The CPU time that all processes of the machine have used until now, and the kernel for them."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[:7])
+    return (user + nice + system + irq + softirq) / CLOCK_TICKS
+
+
 # --- libvirt ---------------------------------------------------------------------------------------------------------
 
 
