@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from controller.api.setting import Choice, Duration, File, Section, Switch, Text, Truth, Whole, setting
+from controller.fleet.silence import GRACE_MOST_S
 from controller.policy.waits import Waits
 from controller.runtime.settings import OutputSettings, namespace, node_name, token
 
@@ -84,7 +85,7 @@ class Settings(OutputSettings):
     lease_duration_s: float = setting(
         "--lease-duration",
         Section.OWNERSHIP,
-        Duration(least_s=2),
+        Duration(least_s=2, most_s=GRACE_MOST_S),
         "How long the Lease stays valid without renewal (whole seconds). Its holder renews it four times in this time.",
         default="40s",
     )

@@ -36,6 +36,7 @@ class Duration:
     """The kind of a duration, such as 500ms, 10s, 15m, 1h or plain seconds. `never`: the word "never" is allowed."""
 
     least_s: float = 0.0
+    most_s: float = LONGEST_S
     never: bool = False
 
     def parse(self, text: str) -> float | None:
@@ -47,8 +48,9 @@ class Duration:
             examples = "500ms, 10s, 15m or 1h" + (", or never" if self.never else "")
             raise ValueError(f"{text!r} is not a duration like {examples}.")
         seconds = float(found[1]) * UNIT_S[found[2]]
-        if not self.least_s <= seconds <= LONGEST_S:
-            limits = f"between {self.least_s:g}s and {LONGEST_S / 3600:g}h"
+        if not self.least_s <= seconds <= self.most_s:
+            most = f"{self.most_s:g}s" if self.most_s < LONGEST_S else f"{LONGEST_S / 3600:g}h"
+            limits = f"between {self.least_s:g}s and {most}"
             raise ValueError(f"{text!r} is out of bounds: it must be {limits}.")
         return seconds
 

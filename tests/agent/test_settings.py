@@ -3,12 +3,14 @@
 import re
 from pathlib import Path
 
+import click
 import pytest
 
 from controller.agent.settings import BOOT_ID, Settings
 from controller.api.setting import Duration
 from controller.cli.agent import agent
 from controller.cli.options import build, misspelled
+from controller.fleet.silence import GRACE_MOST_S
 from controller.policy.waits import Waits
 
 
@@ -134,6 +136,13 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 def test_a_wait_that_begins_longer_than_it_may_get_is_refused() -> None:
     with pytest.raises(ValueError, match="--backoff-first must not be longer than --backoff-max"):
         settings("--node-name", "a", "--backoff-first", "301s")
+
+
+def test_a_lease_that_outlasts_the_patience_of_the_manager_is_refused() -> None:
+    """The manager waits `GRACE_MOST_S` at most for a renewal, and the agent renews four times in a Lease."""
+    settings("--node-name", "a", "--lease-duration", f"{GRACE_MOST_S:g}s")
+    with pytest.raises(click.BadParameter, match="it must be between 2s and 300s"):
+        settings("--node-name", "a", "--lease-duration", f"{GRACE_MOST_S + 1:g}s")
 
 
 def test_a_lease_for_half_a_second_more_is_refused_for_the_api_counts_whole_ones() -> None:
