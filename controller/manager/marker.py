@@ -21,13 +21,16 @@ from controller.fleet.storm import HYPERVISORS_BURST, HYPERVISORS_PER_S, VM_BURS
 from controller.kube.lists import FleetRequests
 from controller.manager.metrics import Metrics
 from controller.runtime.buckets import TokenBucket
-from controller.runtime.errors import Conflicted, Forbidden, Rejected, Transient, Vanished
+from controller.runtime.errors import CircuitOpen, Conflicted, Forbidden, Rejected, Transient, Vanished
 from controller.runtime.periodic import PeriodicTask
 from controller.runtime.retry import Backoff
 
 IDLE_S = 2.0
 """How often it looks for silent nodes. It is also woken up after each list of Leases."""
 RETRY_FIRST_S, RETRY_MAX_S = 1.0, 30.0
+
+MOST_FAILURES = 3
+"""After so many failures in a row, the node waits. The API server might refuse the marks of all its VMs."""
 
 ALWAYS_CHANGES = "the object has changed each time it was about to be marked"
 
@@ -65,8 +68,12 @@ class _Round:
     done: bool = False
     vms: Iterator[VirtualMachine] | None = None
     """The VMs that are left; None: they are not listed yet."""
-    failed: bool = False
-    """Whether a VM could not be marked since the VMs were listed."""
+    failure: str = ""
+    """Why a VM could not be marked since the VMs were listed; empty: none has failed."""
+    failures: int = 0
+    """How many attempts to mark a VM have failed in a row."""
+    refused: set[str] = field(default_factory=set)
+    """The uids of the VMs that could not be marked. The next list tries them last."""
     handled: set[str] = field(default_factory=set)
     """The uids of the VMs that were marked, or that changed during the attempt. They are not marked again."""
     not_before_s: float = float("-inf")
@@ -129,7 +136,7 @@ class Marker:
         return 0.0
 
     def _retry_later(self, one: _Round) -> None:
-        one.vms, one.failed = None, False
+        one.vms, one.failure, one.failures = None, "", 0
         one.not_before_s = self._clock().monotonic_s + one.backoff.wait_s()
 
     def _may_write(self, one: _Round) -> bool:
@@ -183,25 +190,30 @@ class Marker:
 
     def _mark_next_vm(self, one: _Round) -> None:
         if one.vms is None:
-            one.vms = self._fleet.virtual_machines(node_name=one.silence.node)
+            found = self._fleet.virtual_machines(node_name=one.silence.node)
+            one.vms = iter(sorted(found, key=lambda vm: vm.uid in one.refused))
         vm = next((vm for vm in one.vms if vm.uid not in one.handled and not exemption_of(vm)), None)
         if vm is None:
-            one.vms = None
-            if one.failed:
-                self._retry_later(one)
-            else:
-                one.done = True
+            if one.failure:
+                raise Transient(one.failure)
+            one.vms, one.done = None, True
         elif self._may_write(one):
             self._try_to_write_vm(one, vm)
         else:
             one.vms = None
 
     def _try_to_write_vm(self, one: _Round, vm: VirtualMachine) -> None:
+        """Mark the VM. Some failures do not keep the other VMs from being marked. Raises Transient for the others."""
         try:
             self._write_vm(one, vm)
         except (Transient, Rejected) as error:
-            one.failed = True
-            log.warning("could not mark a VM", vm=str(vm.key), error=str(error))
+            one.failure, one.failures = f"{vm.key}: {error}", one.failures + 1
+            one.refused.add(vm.uid)
+            if isinstance(error, CircuitOpen) or one.failures >= MOST_FAILURES:
+                raise Transient(one.failure) from error
+        else:
+            one.failures = 0
+            one.refused.discard(vm.uid)
 
     def _write_vm(self, one: _Round, vm: VirtualMachine, *, again: bool = True) -> None:
         """Mark the VM, unless its agent has reported meanwhile. If somebody changes only the spec, tries once more.

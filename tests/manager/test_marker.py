@@ -1,0 +1,97 @@
+"""What the manager does when the API server refuses its marks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from structlog.testing import capture_logs
+
+from controller.api.clock import Now
+from controller.api.values import replace
+from controller.api.virtualmachine import Condition, PowerState, VirtualMachine
+from controller.fleet.silence import AgentLease, Sight
+from controller.manager.marker import IDLE_S, MOST_FAILURES, RETRY_MAX_S, Marker
+from controller.manager.metrics import Metrics
+from controller.runtime.errors import CircuitOpen, Forbidden, Transient
+from tests.fleet.hosts import T0, vm
+
+NODES, VMS = 10, 50
+FOR_S = 600.0
+READY = Condition("Ready", "True", "InSync", "", T0, 1)
+LEASE = AgentLease("agent", "2026-01-01T00:00:00Z", 40.0)
+
+
+class Silent:
+    """Nodes whose agents are silent, and a manager that marks their VMs. `refuse` raises what a mark gets."""
+
+    def __init__(self, refuse: Callable[[VirtualMachine], None]) -> None:
+        self._refuse, self.now_s, self.asked, self.marked = refuse, 1000.0, 0, set[str]()
+        self.watched = SimpleNamespace(sight=Sight(), in_sight=lambda: True, vms_wait=lambda _silence: False)
+        requests: Any = SimpleNamespace(hypervisor=lambda _node: None, virtual_machines=self._vms, patch_vm=self._patch)
+        watched: Any = self.watched
+        recorder: Any = SimpleNamespace(record=lambda *_: None)
+        self.marker = Marker(watched, requests, recorder, Metrics(), namespace="virtsync", clock=self._now)
+
+    def run(self, for_s: float) -> None:
+        """Let the manager list the unchanged Leases and take its steps for this time."""
+        end_s, listed_s = self.now_s + for_s, float("-inf")
+        while self.now_s < end_s:
+            if self.now_s - listed_s >= IDLE_S:
+                listed_s = self.now_s
+                leases = {f"node-{number}": LEASE for number in range(NODES)}
+                self.watched.sight = self.watched.sight.listed(leases, requested_s=listed_s, received=self._now())
+            wait_s = self.marker._step()
+            self.now_s += IDLE_S if wait_s is None else max(wait_s, 0.001)
+
+    def _now(self) -> Now:
+        return Now(T0 + timedelta(seconds=self.now_s), self.now_s)
+
+    def _vms(self, node_name: str) -> Iterator[VirtualMachine]:
+        for number in range(VMS):
+            one = vm(node_name, PowerState.RUNNING, name=f"{node_name}-{number:02}")
+            yield replace(one, status=replace(one.status, decided_reason="InSync", conditions=(READY,)))
+
+    def _patch(self, of: VirtualMachine, _status: object) -> None:
+        self.asked += 1
+        self._refuse(of)
+        self.marked.add(of.key.name)
+
+
+def test_marks_that_are_all_refused_cause_few_requests_and_log_lines() -> None:
+    def refuse(_vm: VirtualMachine) -> None:
+        raise Forbidden("virtsync lacks a permission")
+
+    silent = Silent(refuse)
+    silent.run(60.0)  # the agents become silent, and the first waits are short
+    silent.asked = 0
+    with capture_logs() as lines:
+        silent.run(FOR_S)
+    attempts = NODES * FOR_S / (RETRY_MAX_S / 2)
+    assert 0 < silent.asked <= attempts * MOST_FAILURES
+    assert 0 < len(lines) <= attempts
+
+
+def test_the_vms_that_are_refused_do_not_keep_the_others_of_their_node_from_being_marked() -> None:
+    """The first of each node are refused, more of them than may fail in a row."""
+
+    def refuse(of: VirtualMachine) -> None:
+        if int(of.key.name[-2:]) < 2 * MOST_FAILURES:
+            raise Transient("the API server answered 500: failed calling webhook")
+
+    silent = Silent(refuse)
+    silent.run(180.0)
+    assert len(silent.marked) == NODES * (VMS - 2 * MOST_FAILURES)
+
+
+def test_nothing_is_sent_for_the_other_vms_of_a_node_while_the_circuit_is_open() -> None:
+    def refuse(_vm: VirtualMachine) -> None:
+        raise CircuitOpen("connection refused")
+
+    silent = Silent(refuse)
+    silent.run(60.0)
+    silent.asked = 0
+    silent.run(FOR_S)
+    assert 0 < silent.asked <= NODES * FOR_S / (RETRY_MAX_S / 2)
