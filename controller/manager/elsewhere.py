@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from datetime import datetime
+from itertools import chain
 from uuid import UUID
 
 import structlog
@@ -24,7 +25,7 @@ from controller.fleet.findings import Findings, conflicts
 from controller.kube.events import EventRecorder
 from controller.kube.lists import FleetRequests
 from controller.runtime.buckets import TokenBucket
-from controller.runtime.errors import Conflicted, Forbidden, Rejected, Vanished
+from controller.runtime.errors import Conflicted, Forbidden, Rejected, Transient, Vanished
 from controller.runtime.turns import in_turns
 
 LOOKUPS_PER_S, LOOKUPS_BURST = 5.0, 25
@@ -55,6 +56,8 @@ class Elsewhere:
         """By the host that reports them: the UUIDs whose VMs must be requested, in this order."""
         self._last_turn = OF_NO_HOST
         """The host that has had the last turn."""
+        self._failed: set[UUID] = set()
+        """The UUIDs whose last request has failed. They come last in the queue of their host."""
         self._vms: dict[UUID, list[VirtualMachine]] = {}
         """The VMs of the UUIDs that were requested."""
         self._ended_s: dict[Sighting, float] = {}
@@ -71,24 +74,27 @@ class Elsewhere:
             self._due[name] = self._due.get(name, {}) | dict.fromkeys(running_there & findings.uuids)
         self._due[OF_NO_HOST] = dict.fromkeys(findings.on_two_nodes)
 
-    def look(self, hosts: Collection[Hypervisor], now: datetime) -> int:
+    def look(self, hosts: Collection[Hypervisor], now: datetime, listed_s: float) -> int:
         """Compare these Hypervisors with the VMs of their domains, and write the lists that differ.
 
-        Returns the number of VMs that run elsewhere. Raises Transient or Rejected; the next call continues.
+        `listed_s` is the monotonic time before the Hypervisors were listed. Returns the number of VMs that run
+        elsewhere. Raises the first Transient or Rejected, after it has done what was possible; the next call continues.
         """
+        failures: list[Exception] = []
         self._note(hosts)
-        now_s = self._clock()
-        over = {it for it in ended(hosts, self._vms) if now_s - self._ended_s.get(it, now_s) >= RELEASE_AFTER_S}
-        asked = self._take_turns(over)
+        over = {it for it in ended(hosts, self._vms) if listed_s - self._ended_s.get(it, listed_s) >= RELEASE_AFTER_S}
+        asked = self._take_turns(over, failures)
         gone = ended(hosts, self._vms)
-        self._ended_s = {sighting: self._ended_s.get(sighting, now_s) for sighting in gone}
+        self._ended_s = {sighting: self._ended_s.get(sighting, listed_s) for sighting in gone}
         # The VMs were requested once more: meanwhile another object can have taken over the domain.
         released = {sighting for sighting in over & gone if sighting[0] in asked}
         lists = wanted(hosts, self._vms, released, now)
         for host in hosts:
             if lists[host.name] != host.status.runs_elsewhere:
-                self._write(host, lists[host.name])
+                self._write(host, lists[host.name], failures)
         self._tell_conflicts()
+        if failures:
+            raise failures[0]
         return sum(map(len, lists.values()))
 
     def _note(self, hosts: Collection[Hypervisor]) -> None:
@@ -113,14 +119,17 @@ class Elsewhere:
             # A first report can have many domains without a VM. The last sweep shows which of them have one.
             new = now - known[1] if known else now & self._swept
             due[host.name] |= {uuid: None for uuid in self._due.get(host.name, ()) if uuid in now} | dict.fromkeys(new)
+        mentioned = frozenset().union(*(there for _, there in reports.values()), (uuid for uuid, _ in noted(hosts)))
+        self._vms = {uuid: vms for uuid, vms in self._vms.items() if vms or uuid in mentioned}
         self._reports = reports
         self._due = due | {OF_NO_HOST: self._due.get(OF_NO_HOST, {})}
 
-    def _take_turns(self, over: Collection[Sighting]) -> set[UUID]:
+    def _take_turns(self, over: Collection[Sighting], failures: list[Exception]) -> set[UUID]:
         """Request the VMs of one UUID of each host in turn, as far as the rate limit allows. Return these UUIDs.
 
         Each host has first the entries that are `over`, and then what is due. The known VMs are read again, those that
-        were read longest ago first, in the turns of `OF_NO_HOST`.
+        were read longest ago first, in the turns of `OF_NO_HOST`. The first failure is added to `failures` and ends
+        the turns: the API server might be busy.
         """
         queues: dict[str, list[UUID]] = defaultdict(list)
         for uuid, name in over:
@@ -128,6 +137,9 @@ class Elsewhere:
         for name, due in self._due.items():
             queues[name] += due
         queues[OF_NO_HOST] += [uuid for uuid, vms in self._vms.items() if vms]
+        for queue in queues.values():
+            queue.sort(key=self._failed.__contains__)
+        self._failed &= set(chain.from_iterable(queues.values()))
         asked: set[UUID] = set()
         for name, uuid in in_turns(queues, after=self._last_turn):
             if uuid in asked:
@@ -135,24 +147,31 @@ class Elsewhere:
             if self._bucket.take(self._clock()) > 0:
                 break
             self._last_turn = name
-            if name == OF_NO_HOST and uuid in self._vms:
-                self._read_again(uuid)
-            else:
-                self._look_up(uuid)
-                asked.add(uuid)
+            try:
+                if name == OF_NO_HOST and uuid in self._vms:
+                    self._read_again(uuid)
+                else:
+                    self._look_up(uuid)
+                    asked.add(uuid)
+            except (Transient, Rejected) as error:
+                self._failed.add(uuid)
+                failures.append(error)
+                break
+            self._failed.discard(uuid)
         return asked
 
     def _look_up(self, uuid: UUID) -> None:
-        self._vms[uuid] = list(self._fleet.virtual_machines_of(uuid))
+        self._vms[uuid] = [vm for vm in self._fleet.virtual_machines_of(uuid) if not vm.deleting]
         for due in self._due.values():
             due.pop(uuid, None)
 
     def _read_again(self, uuid: UUID) -> None:
         found = [self._fleet.virtual_machine(vm.key) for vm in self._vms[uuid]]
         del self._vms[uuid]  # it is the last one now
-        self._vms[uuid] = [vm for vm in found if vm and _uuid_of(vm) in {None, uuid}]
+        # No agent reports any more on a VM that is being deleted, so its status can be of any age.
+        self._vms[uuid] = [vm for vm in found if vm and not vm.deleting and _uuid_of(vm) in {None, uuid}]
 
-    def _write(self, host: Hypervisor, entries: tuple[RunsElsewhere, ...]) -> None:
+    def _write(self, host: Hypervisor, entries: tuple[RunsElsewhere, ...], failures: list[Exception]) -> None:
         if not self._leads():
             return
         rendered = [
@@ -164,6 +183,9 @@ class Elsewhere:
             return  # the next look reads the host again
         except (Forbidden, Rejected) as error:
             log.warning("the API server rejected the list of VMs that run elsewhere", node=host.name, error=str(error))
+            return
+        except Transient as error:
+            failures.append(error)
             return
         for entry in host.status.runs_elsewhere:
             if entry not in entries:

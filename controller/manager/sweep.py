@@ -65,8 +65,9 @@ class Sweep:
             self._metrics.nothing_found()
             return
         if self._elsewhere is None:
-            self._elsewhere = Elsewhere(self._fleet, self._recorder, leads=self._leads)
+            self._elsewhere = Elsewhere(self._fleet, self._recorder, leads=self._leads, clock=self._clock)
             self._next_s = 0.0
+        listed_s = self._clock()
         try:
             self._hosts = {host.name: host for host in self._fleet.hypervisors(self._hosts)}
         except (Transient, Rejected) as error:
@@ -80,7 +81,7 @@ class Sweep:
         if self._clock() >= self._next_s:
             self._sweep(self._elsewhere, hosts)
         try:
-            self._metrics.found(runs_elsewhere=self._elsewhere.look(hosts, now.replace(microsecond=0)))
+            self._metrics.found(runs_elsewhere=self._elsewhere.look(hosts, now.replace(microsecond=0), listed_s))
         except (Transient, Rejected) as error:
             log.warning("could not look for VMs that run elsewhere", error=str(error))
         self._mark()
@@ -123,5 +124,6 @@ class Sweep:
                 log.warning("could not mark a VM", vm=str(vm.key), error=str(error))
             except Transient as error:
                 log.warning("could not mark a VM", vm=str(vm.key), error=str(error))
-                return  # the next look tries it again
+                self._without_node.insert(0, self._without_node.pop())  # the next look begins with another one
+                return
             self._without_node.pop()

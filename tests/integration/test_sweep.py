@@ -147,7 +147,7 @@ class Nodes:
     def look(self, in_s: float = 5.0) -> dict[str, list[tuple[UUID, str]]]:
         """Let the manager look some seconds later; return what the Hypervisors have then."""
         self.now_s += in_s
-        self.manager.look(self.hosts(), self.now)
+        self.manager.look(self.hosts(), self.now, self.now_s)
         return {
             host.name.removeprefix(f"{self.name}-"): [
                 (entry.uuid, entry.node_name.removeprefix(f"{self.name}-")) for entry in host.status.runs_elsewhere
@@ -443,7 +443,7 @@ def test_a_lost_race_is_repeated_at_the_next_look(nodes: Nodes) -> None:
     web = nodes.with_vm_that_runs_elsewhere()
     before = nodes.hosts()
     nodes.report("a", uuid4())
-    nodes.manager.look(before, nodes.now)
+    nodes.manager.look(before, nodes.now, nodes.now_s)
     assert nodes.entries("a") == ()
     assert nodes.look() == {"a": [(web, "b")]}
 
