@@ -297,6 +297,7 @@ class HostReport:
             agent_version=__version__,
             lease_namespace=settings.lease_namespace or "",
             libvirt_version=facts.libvirt_version if facts else None,
+            understood=not (self._object and self._object.misunderstood),
             qemu_version=facts.qemu_version if facts else None,
             capacity=facts.capacity if facts else None,
             inventory=inventory,

@@ -32,6 +32,8 @@ class Host:
     """The generation of the spec that the agent obeys."""
     maintenance: Maintenance | None
     """The maintenance that the agent obeys."""
+    understood: bool
+    """Whether the agent understands the spec. If not, it acknowledges nothing, and no maintenance begins or ends."""
     blocked: str
     """Why the agent takes no action, as one sentence; empty: it may act."""
     observe_only: bool
@@ -58,13 +60,16 @@ def reported(old: HypervisorStatus, host: Host, now: datetime) -> HypervisorStat
     inventory = host.inventory
     progress = None
     conditions = [_condition(HypervisorConditionType.READY, _ready(host), old, host, now)]
-    if host.maintenance:
+    if not host.understood:
+        progress, quiesced_before = old.maintenance, old.condition(HypervisorConditionType.QUIESCED)
+        conditions += [quiesced_before] if quiesced_before else []
+    elif host.maintenance:
         progress = MaintenanceProgress(old.maintenance.start_time if old.maintenance else now, len(host.running))
         quiesced = _quiesced(host, host.maintenance.mode)
         conditions.append(_condition(HypervisorConditionType.QUIESCED, quiesced, old, host, now))
     return replace(
         old,
-        observed_generation=host.generation,
+        observed_generation=host.generation if host.understood else old.observed_generation,
         lease_namespace=host.lease_namespace,
         node_boot_id=host.boot_id,
         agent_version=host.agent_version,

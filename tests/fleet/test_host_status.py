@@ -32,6 +32,7 @@ SHUTDOWN = Maintenance(MaintenanceMode.SHUTDOWN, "new RAM")
 HOST = Host(
     generation=3,
     maintenance=None,
+    understood=True,
     blocked="",
     observe_only=False,
     unreachable="",
@@ -276,6 +277,19 @@ def test_each_step_of_a_maintenance_is_one_event() -> None:
     for host, told in steps:
         old, status = status, reported(status, host, NOW)
         assert [reason for reason, _ in events_of_change(old, status, host.maintenance)] == told
+
+
+def test_a_maintenance_that_is_not_understood_any_more_has_not_ended() -> None:
+    """Somebody has given it a mode of a newer version. The agent acknowledges nothing and does not act."""
+    old = reported(HypervisorStatus(), replace(HOST, maintenance=HOLD), NOW)
+    blocked = "This version of virtsync does not understand spec.maintenance."
+    host = replace(HOST, generation=4, understood=False, blocked=blocked)
+    new = reported(old, host, LATER)
+    assert events_of_change(old, new, host.maintenance) == []
+    assert (new.maintenance, new.observed_generation) == (old.maintenance, old.observed_generation)
+    assert condition(new, HypervisorConditionType.QUIESCED) == condition(old, HypervisorConditionType.QUIESCED)
+    assert condition(new, HypervisorConditionType.READY).reason == "ActionBlocked"
+    assert reported(HypervisorStatus(), host, NOW).maintenance is None
 
 
 @pytest.mark.parametrize("reason", ["new RAM", "a disk for the RAID X", "...as announced"])
