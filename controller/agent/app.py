@@ -176,7 +176,6 @@ class Agent:
             self._recorder,
             may_write=self._ownership.owns_node,
             vms=lambda: self._store.vms() if self._api_relist.listed.is_set() else None,
-            is_managed=lambda domain: self._domain_index.owner(domain) is not None,
             quiet_since_s=self._reconciler.quiet_since_s,
             relist=self._libvirt_relist.task.wake_up,
             unwatched=lambda: self._host_watched.served is False,

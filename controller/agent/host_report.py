@@ -18,7 +18,15 @@ from controller.api.hypervisor import DomainCounts, Hypervisor, HypervisorStatus
 from controller.api.notice import Notice
 from controller.api.virtualmachine import VirtualMachine
 from controller.fleet.host_status import Host, events_of_change, is_urgent, reported
-from controller.fleet.inventory import Inventory, ListedDomain, count_vms, has_open_start, take_inventory
+from controller.fleet.inventory import (
+    Inventory,
+    ListedDomain,
+    count_vms,
+    has_open_start,
+    managed_by,
+    observed,
+    take_inventory,
+)
 from controller.hypervisor.connection import LibvirtConnection
 from controller.kube.hypervisors import OwnHypervisor
 from controller.policy.view import Domain
@@ -92,7 +100,6 @@ class HostReport:
         *,
         may_write: Callable[[], bool],
         vms: Callable[[], Sequence[VirtualMachine] | None],
-        is_managed: Callable[[Domain], bool],
         quiet_since_s: Callable[[], float | None],
         relist: Callable[[], None],
         unwatched: Callable[[], bool],
@@ -101,14 +108,14 @@ class HostReport:
     ) -> None:
         """`may_write`: whether this agent holds the host lock and the Lease. `vms` returns None before the first list.
 
-        `is_managed`: whether an object refers to the domain. `quiet_since_s` returns the monotonic time since which no
-        action has been under way; None: an action is. `relist` makes the agent list libvirt. `unwatched`: whether the
-        watch has begun without the Hypervisor, because the API server did not know it then; `watch_again` begins the
-        watch again. `counted` is called with the numbers of all domains, and of those that belong to an object.
+        `quiet_since_s` returns the monotonic time since which no action has been under way; None: an action is.
+        `relist` makes the agent list libvirt. `unwatched`: whether the watch has begun without the Hypervisor, because
+        the API server did not know it then; `watch_again` begins the watch again. `counted` is called with the numbers
+        of all domains, and of those that the report of an object shows.
         """
         self._settings, self._spec, self._store = settings, spec, store
         self._hypervisor, self._recorder = hypervisor, recorder
-        self._may_write, self._vms, self._is_managed = may_write, vms, is_managed
+        self._may_write, self._vms = may_write, vms
         self._quiet_since_s, self._relist, self._counted = quiet_since_s, relist, counted
         self._unwatched, self._watch_again = unwatched, watch_again
         self._object: Hypervisor | None = None
@@ -281,7 +288,7 @@ class HostReport:
 
     def _host(self, generation: int, vms: Sequence[VirtualMachine]) -> Host:
         settings, facts, quiet_since_s = self._settings, self._hypervisor.host_facts, self._quiet_since_s()
-        inventory = self._inventory()
+        inventory = self._inventory(vms)
         began_s = self._list[1] if self._list else float("-inf")
         acting = quiet_since_s is None or has_open_start(vms, settings.node_name)
         current = began_s > max(self._obeyed_s, self._event_s, quiet_since_s or 0.0)
@@ -290,6 +297,7 @@ class HostReport:
         return Host(
             generation=generation,
             maintenance=self._spec.maintenance(),
+            understood=not (self._object and self._object.misunderstood),
             blocked=self._spec.blocked(),
             observe_only=settings.observe_only,
             unreachable="" if self._hypervisor.connected else f"{settings.libvirt_uri} is not connected",
@@ -297,7 +305,6 @@ class HostReport:
             agent_version=__version__,
             lease_namespace=settings.lease_namespace or "",
             libvirt_version=facts.libvirt_version if facts else None,
-            understood=not (self._object and self._object.misunderstood),
             qemu_version=facts.qemu_version if facts else None,
             capacity=facts.capacity if facts else None,
             inventory=inventory,
@@ -307,13 +314,12 @@ class HostReport:
             acting=acting,
         )
 
-    def _inventory(self) -> Inventory | None:
+    def _inventory(self, vms: Sequence[VirtualMachine]) -> Inventory | None:
         if self._list is None:
             return None
-        domains = self._list[0]
         inventory = take_inventory(
-            [_listed(domain) for domain in domains],
-            {domain.uuid for domain in domains if self._is_managed(domain)},
+            [_listed(domain) for domain in self._list[0]],
+            managed_by(vms, self._settings.node_name),
             names=self._settings.report_unmanaged,
             ignored=self._settings.ignore_domains,
         )
@@ -326,9 +332,9 @@ class HostReport:
         A QEMU whose domain libvirt shows off might not have exited; only the report shows this.
         """
         listed = {domain.uuid: domain.name for domain in (self._list[0] if self._list else ()) if domain.phase.on}
-        for vm in vms:
+        for vm in observed(vms, self._settings.node_name):
             record = vm.status.domain
-            if record and record.uuid and vm.status.was_on and vm.status.node_name == self._settings.node_name:
+            if record and record.uuid and vm.status.was_on:
                 listed.setdefault(record.uuid, record.name)
         return tuple(listed.values())
 

@@ -5,11 +5,12 @@ cannot know that a VM was migrated away; the agent of the other host reports the
 
 | the Hypervisor of the other host | the domain there | the entry |
 |---|---|---|
-| is Ready | runs, and no object of that host refers to it | is added |
-| is Ready | runs, and another object, which is bound to that host, refers to it | is added |
+| is Ready | runs, and the report of no object of that host shows it | is added |
+| is Ready | runs, and the report of another object, which is bound to that host, shows it | is added |
 | is Ready | waits for the memory of a migration, which can still fail | stays as it is |
 | is Ready | has been off or absent for `RELEASE_AFTER_S` | is removed |
 | is Ready, and its report lacks names of running domains | is not named | stays as it is |
+| is Ready | belongs to an object that is bound there, and was not observed, or is not understood | stays as it is |
 | is not Ready, or does not exist | is not known | stays as it is |
 
 Each host to which a VM with this UUID is bound has the entry, except the host that runs the domain. A host that has the
@@ -138,13 +139,17 @@ def _shown(uuid: UUID, host: Hypervisor) -> bool | None:
 
 
 def _managed(name: str, found: Collection[VirtualMachine] | None) -> bool | None:
-    """Whether an object that is bound to this host shows the domain running; None: not looked up, or not observed."""
+    """Whether an object that is bound to this host shows the domain running; None: not looked up, or not observed.
+
+    The agent does not report on an object whose spec it does not understand, so such a report can be of any age.
+    """
     if found is None:
         return None
-    here = [vm.status for vm in found if vm.node_name == name]
-    if any(status.node_name == name and status.was_on for status in here):
+    here = [vm for vm in found if vm.node_name == name]
+    reports = [vm.status for vm in here if vm.status.node_name == name and not vm.misunderstood]
+    if any(status.was_on for status in reports):
         return True
-    return False if all(status.node_name == name and status.was_off for status in here) else None
+    return False if len(reports) == len(here) and all(status.was_off for status in reports) else None
 
 
 def _runs(domain: UnmanagedDomain) -> bool | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -32,7 +32,7 @@ class Inventory:
 
     domains: DomainCounts
     managed: DomainCounts
-    """Those of `domains` that belong to an object."""
+    """Those of `domains` that the report of an object shows."""
     unmanaged: Unmanaged
 
 
@@ -43,10 +43,10 @@ def take_inventory(
     names: bool = True,
     ignored: re.Pattern[str] | None = None,
 ) -> Inventory:
-    """Count the domains of a list, and list those that belong to no object.
+    """Count the domains of a list, and list those that the report of no object shows.
 
-    `managed` has the UUIDs of the domains that belong to an object of the node. If `names` is False, the unmanaged
-    domains are only counted. Domains whose whole name matches `ignored` are counted in `domains` alone.
+    `managed` has the UUIDs of the other domains (`managed_by`). If `names` is False, the unmanaged domains are only
+    counted. Domains whose whole name matches `ignored` are counted in `domains` alone.
     """
     offered = [
         domain for domain in domains if domain.uuid not in managed and not (ignored and ignored.fullmatch(domain.name))
@@ -69,6 +69,26 @@ def take_inventory(
     )
 
 
+def observed(vms: Iterable[VirtualMachine], node_name: str) -> Iterator[VirtualMachine]:
+    """Yield the objects whose reports the agent of this node keeps up to date. Those of others can be of any age.
+
+    The agent does not report on an object that is being deleted, or whose spec it does not understand.
+    """
+    for vm in vms:
+        if vm.status.node_name == node_name and not vm.deleting and not vm.misunderstood:
+            yield vm
+
+
+def managed_by(vms: Iterable[VirtualMachine], node_name: str) -> set[UUID]:
+    """Return the UUIDs of the domains that the reports of these objects show.
+
+    A domain to which an object refers is not among them before the object has a report about it: until then, only the
+    list of unmanaged domains shows the manager that the domain runs.
+    """
+    records = (vm.status.domain for vm in observed(vms, node_name))
+    return {record.uuid for record in records if record and record.uuid}
+
+
 def count_vms(vms: Iterable[VirtualMachine], node_name: str) -> VmCounts:
     """Count the objects of the node by their reports.
 
@@ -84,10 +104,7 @@ def count_vms(vms: Iterable[VirtualMachine], node_name: str) -> VmCounts:
 
 def has_open_start(vms: Iterable[VirtualMachine], node_name: str) -> bool:
     """Whether this node has recorded a start whose result is not known yet."""
-    return any(
-        vm.status.operation is not None and vm.status.operation.starts and vm.status.node_name == node_name
-        for vm in vms
-    )
+    return any(vm.status.operation is not None and vm.status.operation.starts for vm in observed(vms, node_name))
 
 
 def _counted(domains: Collection[ListedDomain]) -> DomainCounts:

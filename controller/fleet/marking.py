@@ -98,7 +98,8 @@ EXEMPTIONS = (
     Exemption("marked", lambda vm: vm.status.reason == Reason.AGENT_UNREACHABLE),
 )
 """The VMs that are not marked. A VM on which no agent has ever reported stays Pending. The agent of an older version
-remembers its last decision only in Ready, so a mark would make it forget that decision. A mark puts a report in doubt,
+remembers its last decision only in Ready, so a mark would make it forget that decision. The same applies to a VM about
+which no agent has decided yet, because none could observe it or none was allowed to act. A mark puts a report in doubt,
 but the silence of one node is no reason to doubt that another node has reported the VM off."""
 
 

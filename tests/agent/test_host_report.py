@@ -128,7 +128,6 @@ def report_to(store: Failing) -> HostReport:
         recorder,
         may_write=lambda: True,
         vms=list,
-        is_managed=lambda _domain: True,
         quiet_since_s=lambda: 0.0,
         relist=lambda: None,
         unwatched=lambda: False,

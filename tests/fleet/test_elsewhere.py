@@ -171,6 +171,7 @@ def test_a_uuid_that_was_not_looked_up_is_not_released() -> None:
         vm("b", PowerState.UNKNOWN, name="not-reported-yet", reporter=""),
         vm("b", PowerState.UNKNOWN, name="not-known"),
         vm("b", PowerState.STOPPED, name="off-on-a-former-node", reporter="c"),
+        replace(vm("b", PowerState.STOPPED, name="off-long-ago"), misunderstood="spec.new"),
     ],
     ids=lambda other: other.key.name,
 )

@@ -13,8 +13,17 @@ from hypothesis import strategies as st
 from controller.api.hypervisor import LISTED_LIMIT, DomainCounts, Unmanaged, VmCounts
 from controller.api.names import ConditionType
 from controller.api.values import replace
-from controller.api.virtualmachine import Condition, Operation, OperationType, PowerState, Status, VirtualMachine, VmKey
-from controller.fleet.inventory import ListedDomain, count_vms, has_open_start, take_inventory
+from controller.api.virtualmachine import (
+    Condition,
+    DomainRecord,
+    Operation,
+    OperationType,
+    PowerState,
+    Status,
+    VirtualMachine,
+    VmKey,
+)
+from controller.fleet.inventory import ListedDomain, count_vms, has_open_start, managed_by, take_inventory
 
 NODE = "node-a"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -132,6 +141,34 @@ def test_an_object_without_a_report_is_not_ready() -> None:
 def test_a_start_is_open_until_its_result_is_known(operation: Operation | None, node: str, *, is_open: bool) -> None:
     one = vm("a", node=node)
     assert has_open_start([vm("b"), replace(one, status=replace(one.status, operation=operation))], NODE) is is_open
+
+
+def test_a_start_of_an_object_on_which_nobody_reports_any_more_is_not_open() -> None:
+    one = vm("a")
+    starting = replace(one, status=replace(one.status, operation=Operation(OperationType.START, EPOCH, attempt=1)))
+    assert not has_open_start([replace(starting, deleting=True)], NODE)
+    assert not has_open_start([replace(starting, misunderstood="spec.new")], NODE)
+
+
+WEB = UUID(int=1)
+WEB_VM = replace(vm("web"), status=replace(vm("web").status, domain=DomainRecord("web", WEB, "web")))
+
+
+@pytest.mark.parametrize(
+    ("one", "shown"),
+    [
+        (WEB_VM, True),
+        (VirtualMachine(VmKey("vms", "web"), "web", 1, "1", EPOCH, NODE, domain_uuid=WEB), False),
+        (replace(WEB_VM, status=replace(WEB_VM.status, node_name="node-b")), False),
+        (replace(WEB_VM, status=replace(WEB_VM.status, domain=DomainRecord("", None, "web"))), False),
+        (replace(WEB_VM, misunderstood="spec.new"), False),
+        (replace(WEB_VM, deleting=True), False),
+    ],
+    ids=["reported", "not reported yet", "reported by another node", "lookup hangs", "not understood", "deleting"],
+)
+def test_a_domain_is_managed_when_the_report_of_an_object_shows_it(one: VirtualMachine, *, shown: bool) -> None:
+    """Until then the manager learns only from the list of unmanaged domains that it runs."""
+    assert managed_by([vm("other"), one], NODE) == ({WEB} if shown else set())
 
 
 @given(

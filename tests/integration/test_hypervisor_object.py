@@ -17,6 +17,7 @@ from controller.agent.host_report import URGENT_EVERY_S
 from lab import LabError
 from lab.agent import Agent
 from lab.controlplane import ControlPlane
+from lab.guest import Guest
 from lab.libvirtd import Libvirtd
 from lab.world import Json, Watch, World, power_of, ready_of, until
 
@@ -312,6 +313,31 @@ def test_shutdown_leaves_what_is_not_ours_and_ends_with_all_as_it_was(
         world.until(ours, lambda vm: power_of(vm) == "Running", "on again")
         world.until(paused, lambda vm: power_of(vm) == "Paused", "paused again")
         assert world.acts(foreign) == []
+
+
+def test_an_object_that_waits_for_its_finalizer_does_not_keep_the_host_from_being_quiet(
+    crd: ControlPlane, own: Libvirtd, tmp_path: Path
+) -> None:
+    """No agent reports on it any more: its status says Running although the domain is off."""
+    with World(crd, own, "maintenance-deleted", tmp_path) as world, watched(world) as host:
+        kept = world.start("kept")
+        world.apply(kept, powerState="Running")
+        world.start_agent()
+        world.until_ready(kept, "InSync")
+        _set_finalizers(world, kept, ["example.com/keep"])
+        world.kubectl("delete", "kvm", kept.name, "--wait=false")
+        try:
+            host.maintain("Shutdown")
+            assert condition(host.until_quiesced("False"), "Quiesced")["reason"] == "DomainsRunning"
+            world.virsh("destroy", kept.name)
+            host.until_quiesced("True")
+        finally:
+            _set_finalizers(world, kept, None)
+
+
+def _set_finalizers(world: World, guest: Guest, finalizers: list[str] | None) -> None:
+    patch = json.dumps({"metadata": {"finalizers": finalizers}})
+    world.kubectl("patch", "kvm", guest.name, "--type=merge", "-p", patch)
 
 
 def test_a_maintenance_outlives_host_agent_and_api_server(tmp_path: Path, own: Libvirtd) -> None:
