@@ -1,6 +1,6 @@
 """The cases of the matrix of rights: who tries what, and what the API server answers."""
 
-from tests.deploy.callers import AGENTS, Request
+from tests.deploy.callers import AGENTS, Json, Request
 from tests.deploy.stage import (
     ALLOWED,
     BY_RBAC,
@@ -35,6 +35,7 @@ from tests.deploy.stage import (
     tell,
     tell_about,
     tell_again,
+    tell_tied,
     told,
     with_lease,
 )
@@ -56,9 +57,17 @@ OWN = f"{VMS}/virtualmachines?fieldSelector=spec.nodeName%3Dnode-a"
 TOLD = {"": f"/api/v1/namespaces/{TEAM}/events", "events.k8s.io": f"{EVENTS}/namespaces/{TEAM}/events"}
 SPEC, LEASE, EVENT = ("virtsync-agent-spec", "virtsync-agent-lease", "virtsync-agent-events")
 BIND, OWNER_ADDED = "virtsync-bind", "virtsync-owner"
+LEASE_TIED = ("of node node-a", "finalizers", "owners", "virtsync-system/node-a")
+EVENT_TIED = ("of node node-a", "finalizers", "owners", "Event")
 STALE = {"conditions": [condition("Ready", "Unknown", "LibvirtUnreachable")]}
 REMEMBERED = by_admin(report("a", observed_by("node-b")))
 """The VM was handed over from node-b to node-a, and the status still shows what node-b has observed."""
+
+
+def what(metadata: Json) -> str:
+    """`finalizers`, `ownerReferences`."""
+    return " and ".join(metadata)
+
 
 CASES = (
     # What an agent does all day.
@@ -69,6 +78,13 @@ CASES = (
     Case(B, "writes the status of its VM", ALLOWED, report("b")),
     Case(A, "takes the Lease of its node", ALLOWED, take_lease("node-a")),
     Case(A, "renews the Lease of its node", ALLOWED, renew_lease("node-a"), first=with_lease("node-a")),
+    Case(
+        A,
+        "renews its Lease, to which somebody has added a finalizer",
+        ALLOWED,
+        renew_lease("node-a"),
+        first=with_lease("node-a", tied=KEPT),
+    ),
     Case(A, "tells an Event about its VM", ALLOWED, tell("a", "node-a")),
     Case(A, "tells that it repeats", ALLOWED, tell_again("a"), first=told("a", "node-a")),
     Case(B, "writes the status of a VM handed over to it", ALLOWED, report("a"), first=hand_over("a", "node-b")),
@@ -137,6 +153,38 @@ CASES = (
         report("a", {"status": {"operation": OPERATION}}),
         ("of node node-a", "node-b"),
         first=by_admin(report("a", observed_by("node-b", operation=None))),
+    ),
+    *(
+        case
+        for metadata in (KEPT, OWNED)
+        for case in (
+            Case(A, f"takes its Lease with {what(metadata)}", LEASE, take_lease("node-a", tied=metadata), LEASE_TIED),
+            Case(
+                A,
+                f"adds {what(metadata)} to its Lease",
+                LEASE,
+                renew_lease("node-a", tied=metadata),
+                LEASE_TIED,
+                first=with_lease("node-a"),
+            ),
+            Case(
+                A,
+                f"removes {what(metadata)} from its Lease",
+                LEASE,
+                renew_lease("node-a", tied=dict.fromkeys(metadata)),
+                LEASE_TIED,
+                first=with_lease("node-a", tied=metadata),
+            ),
+            Case(A, f"writes an Event with {what(metadata)}", EVENT, tell_tied("node-a", metadata), EVENT_TIED),
+            Case(
+                A,
+                f"adds {what(metadata)} to its Event",
+                EVENT,
+                tell_again("a", metadata=metadata),
+                EVENT_TIED,
+                first=told("a", "node-a"),
+            ),
+        )
     ),
     Case(A, "takes the Lease of node-b", LEASE, take_lease("node-b"), ("of node node-a", "virtsync-system/node-b")),
     Case(

@@ -21,6 +21,7 @@ from tests.deploy.cases import (
     ZEALOUS,
     A,
     B,
+    what,
 )
 from tests.deploy.stage import (
     ADORNMENTS,
@@ -55,6 +56,7 @@ from tests.deploy.stage import (
     take_lease,
     tell,
     tell_of_host,
+    tell_tied,
     told,
     with_lease,
 )
@@ -78,6 +80,8 @@ ACTIVE = condition("Ready", "True", "Active")
 QUIESCED = condition("Quiesced", "True", "Quiet")
 UNREACHABLE = condition("Ready", "Unknown", "AgentUnreachable")
 SIGNED = {"reportingController": "virtsync.dev/manager", "reportingInstance": "virtsync-manager-0"}
+
+TIED = ("the manager", "finalizers", "owners")
 
 HOST_LEFT = by_admin(delete_host("a"))
 IN_MAINTENANCE = by_admin(patch_host("a", {"spec": MAINTENANCE}))
@@ -389,6 +393,34 @@ MANAGERS = (
         report_host("a", agentVersion=None),
         ("nothing else",),
         first=HOST_REPORTED,
+    ),
+    *(
+        case
+        for metadata in (KEPT, OWNED)
+        for case in (
+            Case(
+                MANAGER,
+                f"takes its Lease with {what(metadata)}",
+                MANAGED_LEASE,
+                take_lease(LEADER, tied=metadata),
+                TIED,
+            ),
+            Case(
+                MANAGER,
+                f"adds {what(metadata)} to its Lease",
+                MANAGED_LEASE,
+                renew_lease(LEADER, tied=metadata),
+                TIED,
+                first=with_lease(LEADER),
+            ),
+            Case(
+                MANAGER,
+                f"writes an Event with {what(metadata)}",
+                MANAGED_EVENT,
+                tell_tied("", metadata, **SIGNED),
+                TIED,
+            ),
+        )
     ),
     Case(MANAGER, "takes the Lease of node-a", MANAGED_LEASE, take_lease("node-a"), (f"{AGENTS}/node-a",)),
     Case(

@@ -77,9 +77,14 @@ class Stage:
         for which in ("a", "b"):
             self.do("POST", HOSTS, host(f"node-{which}"))
         for namespace in (AGENTS, NODE_LEASES, "zealous"):
-            self.do("DELETE", f"{LEASES}/namespaces/{namespace}/leases")
+            self._delete_all(f"{LEASES}/namespaces/{namespace}/leases")
         for namespace in (TEAM, AGENTS, OF_NO_NAMESPACE):
-            self.do("DELETE", f"{EVENTS}/namespaces/{namespace}/events")
+            self._delete_all(f"{EVENTS}/namespaces/{namespace}/events")
+
+    def _delete_all(self, path: str) -> None:
+        self.do("DELETE", path)
+        for it in self.admin.ask(Request("GET", path)).body["items"]:  # those with a finalizer
+            self.do("PATCH", f"{path}/{it['metadata']['name']}", {"metadata": {"finalizers": None}})
 
     def snapshot(self) -> dict[tuple[str, str, str], Json]:
         """Everything that a case could change, without what the API server itself notes on each write."""
@@ -227,20 +232,22 @@ def condition(kind: str, status: str, reason: str) -> Json:
     }
 
 
-def lease(name: str, namespace: str = AGENTS, holder: str = "somebody") -> Json:
+def lease(name: str, namespace: str = AGENTS, holder: str = "somebody", *, tied: Json | None = None) -> Json:
+    """A Lease; `tied`: its finalizers and owners."""
     spec = {"holderIdentity": holder, "leaseDurationSeconds": 40}
-    meta = {"name": name, "namespace": namespace}
+    meta = {"name": name, "namespace": namespace} | (tied or {})
     return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}
 
 
-def take_lease(name: str, namespace: str = AGENTS) -> Callable[[Stage], Request]:
-    return lambda _s: Request("POST", f"{LEASES}/namespaces/{namespace}/leases", lease(name, namespace))
+def take_lease(name: str, namespace: str = AGENTS, *, tied: Json | None = None) -> Callable[[Stage], Request]:
+    return lambda _s: Request("POST", f"{LEASES}/namespaces/{namespace}/leases", lease(name, namespace, tied=tied))
 
 
-def renew_lease(name: str, namespace: str = AGENTS) -> Callable[[Stage], Request]:
+def renew_lease(name: str, namespace: str = AGENTS, *, tied: Json | None = None) -> Callable[[Stage], Request]:
     def renewed(stage: Stage) -> Request:
         lease = stage.admin.ask(Request("GET", lease_path(name, namespace))).body
         lease["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z"
+        lease["metadata"] |= tied or {}
         return Request("PUT", lease_path(name, namespace), lease)
 
     return renewed
@@ -250,8 +257,8 @@ def lease_path(name: str, namespace: str = AGENTS) -> str:
     return f"{LEASES}/namespaces/{namespace}/leases/{name}"
 
 
-def with_lease(name: str, namespace: str = AGENTS) -> Callable[[Stage], None]:
-    return lambda s: s.do("POST", f"{LEASES}/namespaces/{namespace}/leases", lease(name, namespace))
+def with_lease(name: str, namespace: str = AGENTS, *, tied: Json | None = None) -> Callable[[Stage], None]:
+    return lambda s: s.do("POST", f"{LEASES}/namespaces/{namespace}/leases", lease(name, namespace, tied=tied))
 
 
 def event(which: str, node: str, namespace: str = TEAM, **changes: Any) -> Callable[[Stage], Json]:
@@ -289,6 +296,11 @@ def tell_about(api_version: str, kind: str) -> Callable[[Stage], Request]:
 def tell_of_host(name: str, **signed: str) -> Callable[[Stage], Request]:
     about = {"apiVersion": "virtsync.dev/v1alpha1", "kind": "Hypervisor", "name": name}
     return tell("a", "node-a", OF_NO_NAMESPACE, regarding=about, **signed)
+
+
+def tell_tied(node: str, tied: Json, **signed: str) -> Callable[[Stage], Request]:
+    """An Event about the VM `a` with these finalizers or owners."""
+    return tell("a", node, metadata={"name": "web.1", "namespace": TEAM} | tied, **signed)
 
 
 def told(which: str, node: str) -> Callable[[Stage], None]:
