@@ -272,8 +272,13 @@ def test_the_jobs_without_the_operator_are_as_the_pod_monitors(installed: Contro
         assert job["scrape_interval"] == endpoint["interval"]
         assert job.get("honor_labels") == endpoint.get("honorLabels")
         component = monitor["spec"]["selector"]["matchLabels"][f"{NAME}component"]
-        kept, *others = job["relabel_configs"]
+        kept, dropped, *others = job["relabel_configs"]
         assert (kept["regex"], kept["action"]) == (f"{component};{endpoint['port']}", "keep")
+        # The operator drops them by itself: https://prometheus-operator.dev/docs/api-reference/api (filterRunning)
+        assert (dropped["source_labels"], dropped["action"]) == (["__meta_kubernetes_pod_phase"], "drop")
+        assert re.fullmatch(dropped["regex"], "Failed")
+        assert re.fullmatch(dropped["regex"], "Succeeded")
+        assert not re.fullmatch(dropped["regex"], "Running")
         added = {(tuple(it["sourceLabels"]), it["targetLabel"]) for it in endpoint.get("relabelings", [])}
         # The operator adds the label `pod` by itself.
         added.add((("__meta_kubernetes_pod_name",), "pod"))
