@@ -275,6 +275,14 @@ def test_who_only_observes_can_name_the_socket(rendering: Rendering) -> None:
     assert "VIRTSYNC_OBSERVE_ONLY" not in variables_of(rendered, "manager")
 
 
+def test_who_only_observes_has_no_group_of_libvirt(rendering: Rendering) -> None:
+    rendered = rendering({"observeOnly": True, "agent": {"podSecurityContext": NONROOT}})
+    (agent,) = (it for it in rendered.values() if it["kind"] == "DaemonSet")
+    context = agent["spec"]["template"]["spec"]["securityContext"]
+    assert (context["runAsUser"], context["runAsGroup"]) == (65534, 65534)
+    assert "supplementalGroups" not in context
+
+
 def test_the_annotations_name_the_port_that_is_set(rendering: Rendering) -> None:
     rendered = rendering({"scrapeAnnotations": True, "agent": {"settings": {"http-port": 9100}}})
     ports = {
@@ -415,6 +423,14 @@ def test_another_namespace_is_the_one_of_the_release(rendering: Rendering, defau
         ({"networkPolicy": {"from": []}}, ("/networkPolicy/from", "minItems")),
         ({"agent": {"settings": {"http-port": 0}}}, ("/agent/settings/http-port", "minimum")),
         ({"manager": {"settings": {"http-port": 0}}}, ("/manager/settings/http-port", "minimum")),
+        # The page has this port.
+        ({"manager": {"settings": {"http-port": 8081}}}, ("/manager/settings/http-port", "'not' failed")),
+        # Otherwise they would be there twice, or the probes would ask another port.
+        *(
+            ({component: {"env": [{"name": name, "value": "1"}]}}, (f"/{component}/env/0/name", "'not' failed"))
+            for component in ("agent", "manager")
+            for name in ("VIRTSYNC_OBSERVE_ONLY", "VIRTSYNC_LOG_LEVEL", "VIRTSYNC_HTTP_PORT", "POD_UID")
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(rendering: Rendering, values: Json, words: tuple[str, ...]) -> None:

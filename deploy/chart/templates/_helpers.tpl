@@ -52,7 +52,8 @@
 {{- define "virtsync.agentSecurityContext" -}}
 {{- $found := deepCopy .Values.agent.podSecurityContext -}}
 {{- if .Values.observeOnly -}}
-{{- $found = mergeOverwrite $found (dict "runAsNonRoot" true "runAsUser" 65534 "runAsGroup" 65534) -}}
+{{- /* Nor has it a group, such as the one of libvirt's other socket. */ -}}
+{{- $found = mergeOverwrite (omit $found "supplementalGroups") (dict "runAsNonRoot" true "runAsUser" 65534 "runAsGroup" 65534) -}}
 {{- end -}}
 {{- toYaml $found -}}
 {{- end }}

@@ -10,12 +10,17 @@ from controller.manager.settings import Settings as ManagerSettings
 
 Json = dict[str, Any]
 
-OF_THE_CHART = {"--observe-only", "--log-level", "--log-format", "--page-port"}
+HTTP_PORT, PAGE_PORT = "--http-port", "--page-port"
+OF_THE_CHART = {"--observe-only", "--log-level", "--log-format", PAGE_PORT}
 """Settings that have a value of their own, for agents and manager, and the port of the page, which is always the same:
 `kubectl virtsync page` finds it by its name in the Pod. VIRTSYNC_PAGE_PORT in `env` can switch the page off."""
-HTTP_PORT = "--http-port"
 FROM_THE_POD = {"NODE_NAME", "KUBECONFIG", "POD_NAMESPACE", "POD_UID"}
 """Variables that the Pod itself sets, or needs no more than that."""
+NOT_IN_ENV = ["NODE_NAME", "POD_NAMESPACE", "POD_UID"] + [
+    f"VIRTSYNC_{name}" for name in ("OBSERVE_ONLY", "LOG_LEVEL", "LOG_FORMAT", "HTTP_PORT")
+]
+"""Variables that the chart sets, or with which other parts of a Pod must agree. In `env` they would be there twice,
+which the API server refuses, or the value of the chart would not count."""
 
 TEXT: Json = {"type": "string"}
 TEXTS: Json = {"type": "object", "additionalProperties": TEXT}
@@ -57,7 +62,9 @@ TOLERATION = some(
     tolerationSeconds={"type": "integer"},
 )
 AFFINITY = some(nodeAffinity=OBJECT, podAffinity=OBJECT, podAntiAffinity=OBJECT)
-VARIABLE = some(name={"type": "string", "minLength": 1}, value=TEXT, valueFrom=OBJECT) | {"required": ["name"]}
+VARIABLE = some(name={"type": "string", "minLength": 1, "not": {"enum": NOT_IN_ENV}}, value=TEXT, valueFrom=OBJECT) | {
+    "required": ["name"]
+}
 POD_SECURITY = some(
     runAsUser={"type": "integer", "minimum": 0},
     runAsGroup={"type": "integer", "minimum": 0},
@@ -72,7 +79,10 @@ SHARE_OR_NUMBER: Json = {"type": ["integer", "string"], "minimum": 1, "pattern":
 
 def settings(of: type) -> Json:
     """The settings of a command, by the names of their flags, without those that the Pod or another value sets."""
-    return some(**{it.flag.removeprefix("--"): _value(it) for it in _settings(of) if _is_set_by_users(it)})
+    found = some(**{_name(it): _value(it) for it in _settings(of) if _is_set_by_users(it)})
+    for page_port in (it.default for it in _settings(of) if it.flag == PAGE_PORT):
+        found["properties"]["http-port"]["not"] = {"const": int(page_port or 0)}
+    return found
 
 
 def _settings(of: type) -> Iterator[Setting]:
@@ -82,6 +92,10 @@ def _settings(of: type) -> Iterator[Setting]:
             yield from _settings(hints[field.name])
         else:
             yield field.metadata[METADATA]
+
+
+def _name(it: Setting) -> str:
+    return it.flag.removeprefix("--")
 
 
 def _is_set_by_users(it: Setting) -> bool:
