@@ -8,7 +8,7 @@ import pytest
 
 from lab.controlplane import ControlPlane
 from lab.libvirtd import Libvirtd
-from lab.world import World, is_off, runs, until
+from lab.world import World, is_off, ready_of, runs, until
 
 SCHEMA = "/spec/versions/0/schema/openAPIV3Schema/properties"
 NEWER = [
@@ -52,6 +52,24 @@ def test_one_word_that_is_not_known_does_not_stop_the_node(world: World) -> None
     world.patch(plain, powerState="Stopped", shutdown={"mode": "Force"})
     world.until(plain, is_off, "off")
     assert world.nothing_done(strange)
+
+
+def test_a_domain_whose_object_is_not_understood_any_more_is_named_among_the_unmanaged_ones(world: World) -> None:
+    """Its status is not kept up to date, and the manager must learn that the domain runs here."""
+    strange = world.start("strange")
+    world.apply(strange, powerState="Running")
+    world.start_agent()
+    world.until_ready(strange, "InSync")
+
+    def named() -> bool:
+        host = json.loads(world.controlplane.kubectl("get", "kvmhost", world.node, "-o=json").stdout)
+        domains = host.get("status", {}).get("unmanaged", {}).get("domains", [])
+        return str(strange.uuid) in {one["uuid"] for one in domains if one["powerState"] == "Running"}
+
+    until(lambda: not named(), "managed", limit_s=60)
+    world.patch(strange, powerState="Hibernated")
+    world.until(strange, lambda vm: ready_of(vm).get("reason") == "SpecNotUnderstood", "not understood")
+    until(named, "the domain is not named", limit_s=60)
 
 
 def test_what_a_newer_agent_has_written_is_left_alone(world: World) -> None:
