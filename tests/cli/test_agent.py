@@ -74,7 +74,7 @@ def refusal(*words: str) -> str:
         ("--node-name a --log-format xml", "'xml' is not one of 'text', 'json'."),
         ("--node-name a --lease-namespace a.b", "'a.b' cannot be the name of a namespace"),
         ("--node-name a --identity ü", "'ü' must be 1 to 128 printable ASCII characters without spaces."),
-        ("--node-name a --lease-duration 1s", "'1s' is out of bounds: it must be between 2s and 8760h."),
+        ("--node-name a --lease-duration 1s", "'1s' is out of bounds: it must be between 2s and 300s."),
         ("--node-name a --brake-count 1", "1 is not in the range 2<=x<=1000."),
         ("--node-name a --backoff-first 1h", "--backoff-first must not be longer than --backoff-max."),
     ],

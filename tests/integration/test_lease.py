@@ -32,7 +32,7 @@ from tests.chaos.test_event_thread import end, listener, says_that_it_is_deaf
 MERGE_PATCH = "application/merge-patch+json"
 DURATION_S = 6
 RENEWED_EVERY_S = 0.2
-FOREVER = "1h"
+FOREVER = "300s"
 
 
 class Leases:
