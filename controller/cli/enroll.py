@@ -40,6 +40,11 @@ Keep the objects in Git; then only the token is made here:
 \b
 A host was stolen, or is gone:
   virtsync enroll kvm-7 --revoke
+
+\b
+virtsync is installed in another namespace than virtsync-system:
+  virtsync enroll kvm-7 --namespace kvm
+  virtsync enroll kvm-7 --namespace kvm --revoke
 """
 
 
@@ -139,6 +144,8 @@ def _enroll(cluster: Cluster, enrollment: Enrollment, wish: _Wish) -> None:
     again = f"virtsync enroll {host} --namespace {namespace}"
     with _advice(f"this shows whether virtsync is installed, so ask somebody who has this right to run `{again}`"):
         enrollment.check_installed()
+    with _advice(f"this shows where {host} is enrolled, so ask somebody who has this right to run `{again}`"):
+        _refuse_elsewhere(enrollment, host, namespace, instead=", or revoke it there first")
     if _is_node(enrollment, host):
         click.echo(f"{host} is also a node of this cluster: only one agent can act for this name.", err=True)
     with _advice(f"somebody who may create it can run `{again} --manifests | kubectl apply -f -`; then run this again"):
@@ -185,8 +192,9 @@ def _next_steps(wish: _Wish) -> Iterator[str]:
 def _revoke(enrollment: Enrollment, host: str, namespace: str) -> None:
     from controller.kube.hosts.enrollment import objects_of  # noqa: PLC0415
 
-    # The ServiceAccount is the first: without it, no token of it is valid.
     with _advice(f"somebody who may delete it can run `virtsync enroll {host} --namespace {namespace} --revoke`"):
+        _refuse_elsewhere(enrollment, host, namespace)
+        # The ServiceAccount is the first: without it, no token of it is valid.
         deleted = [place for place in objects_of(host, namespace) if _deleted(enrollment, place, host)]
     if not deleted:
         click.echo(f"{host} is not enrolled in namespace {namespace}.", err=True)
@@ -194,6 +202,12 @@ def _revoke(enrollment: Enrollment, host: str, namespace: str) -> None:
     click.echo(
         f"If the host is gone: kubectl delete kvmhost {host}; kubectl -n {namespace} delete lease {host}", err=True
     )
+
+
+def _refuse_elsewhere(enrollment: Enrollment, host: str, namespace: str, *, instead: str = "") -> None:
+    """Raise Rejected if the host is enrolled in another namespace: its rights are those of the account there."""
+    if found := enrollment.elsewhere(host):
+        raise Rejected(f"{host} is enrolled in namespace {found}, not in {namespace}: use --namespace {found}{instead}")
 
 
 def _deleted(enrollment: Enrollment, place: Place, host: str) -> bool:

@@ -67,6 +67,16 @@ class Enrolled:
         assert ended.exit_code == 0, ended.output
         return ended.output
 
+    def objects(self) -> set[str]:
+        """All objects of this host, in all namespaces, as `Kind namespace/name`."""
+        kinds = "serviceaccounts,roles,rolebindings,clusterrolebindings"
+        found = json.loads(self.controlplane.kubectl("get", kinds, "-A", "-o", "json").stdout)["items"]
+        return {
+            f"{one['kind']} {one['metadata'].get('namespace', '')}/{one['metadata']['name']}"
+            for one in found
+            if one["metadata"]["name"].partition(":")[0] == f"virtsync-agent.{self.host}"
+        }
+
     @property
     def token(self) -> str:
         config: Json = yaml.safe_load(self.file.read_text())
@@ -353,7 +363,7 @@ def test_the_documented_rights_are_enough(host: Enrolled) -> None:
 
 def test_a_revocation_that_stops_halfway_tells_what_it_has_done(host: Enrolled) -> None:
     host.ok()
-    words = ("--verb=delete", "--resource=serviceaccounts,roles")
+    words = ("--verb=get,delete", "--resource=serviceaccounts,roles,clusterrolebindings")
     host.controlplane.kubectl("create", "clusterrole", "deletes-accounts", *words)
     host.controlplane.kubectl("create", "clusterrolebinding", "eve", "--clusterrole=deletes-accounts", "--user=eve")
     name = f"virtsync-agent.{host.host}"
@@ -375,6 +385,70 @@ def test_a_revocation_that_stops_halfway_tells_what_it_has_done(host: Enrolled) 
     assert "ServiceAccount" not in rest
     assert "Within 10 seconds" not in rest
     assert f"Deleted ClusterRoleBinding {name}" in rest
+
+
+@pytest.fixture
+def second(installed: ControlPlane) -> str:
+    """The namespace of a second installation."""
+    name = "second"
+    role = json.loads(installed.kubectl("get", "role", "virtsync-agent", "-n", AGENTS, "-o", "json").stdout)
+    role["metadata"] = {"name": "virtsync-agent", "namespace": name}
+    installed.kubectl("create", "namespace", name, check=False)
+    installed.kubectl("apply", "-f", "-", input=json.dumps(role))
+    return name
+
+
+def test_a_wrong_namespace_revokes_nothing(host: Enrolled) -> None:
+    """The ClusterRoleBinding has no namespace: without it, a host has no rights, but its token can still be renewed."""
+    host.ok()
+    before = host.objects()
+    ended = host.enroll("--revoke", "--namespace", "kvm-sytem")
+    assert ended.exit_code == 2
+    told = f"{host.host} is enrolled in namespace {AGENTS}, not in kvm-sytem: use --namespace {AGENTS}"
+    assert ended.output == f"Error: {told}.\n"
+    assert host.objects() == before
+    assert len(before) == 5
+    host.ok("--revoke")
+    assert host.objects() == set()
+
+
+def test_a_host_is_not_taken_from_another_installation(host: Enrolled, second: str) -> None:
+    host.ok()
+    before, kubeconfig = host.objects(), host.file.read_text()
+    ended = host.enroll("--namespace", second)
+    assert ended.exit_code == 2
+    told = f"{host.host} is enrolled in namespace {AGENTS}, not in {second}: use --namespace {AGENTS}"
+    assert ended.output == f"Error: {told}, or revoke it there first.\n"
+    assert (host.objects(), host.file.read_text()) == (before, kubeconfig)
+    with closing(host.caller()) as caller:
+        until(lambda: caller.ask(Request("GET", f"{VMS}/virtualmachines")).granted, "its token is not accepted")
+    host.ok("--revoke")
+    host.ok("--namespace", second)
+    host.ok("--namespace", second, "--revoke")
+    assert host.objects() == set()
+
+
+@pytest.mark.parametrize("gone", ["serviceaccount", "clusterrolebinding"])
+def test_a_revocation_can_be_finished_whatever_is_left(host: Enrolled, gone: str) -> None:
+    host.ok()
+    host.controlplane.kubectl("delete", gone, f"virtsync-agent.{host.host}", "-n", AGENTS)
+    assert "Deleted Role " in host.ok("--revoke")
+    assert host.objects() == set()
+
+
+def test_whoever_may_not_see_where_a_host_is_enrolled_revokes_nothing(host: Enrolled) -> None:
+    host.ok()
+    before = host.objects()
+    words = ("--verb=delete", "--resource=serviceaccounts,roles,rolebindings,clusterrolebindings")
+    host.controlplane.kubectl("create", "clusterrole", "only-deletes", *words)
+    host.controlplane.kubectl("create", "clusterrolebinding", "kim", "--clusterrole=only-deletes", "--user=kim")
+    words = ("auth", "can-i", "delete", "clusterrolebindings", "--as=kim")
+    until(lambda: host.controlplane.kubectl(*words, check=False).returncode == 0, "the rights do not arrive")
+    ended = host.enroll("--revoke", "--as", "kim")
+    assert ended.exit_code == 2
+    assert "lacks a permission" in ended.output
+    assert f"can run `virtsync enroll {host.host} --namespace {AGENTS} --revoke`" in ended.output
+    assert host.objects() == before
 
 
 @pytest.mark.parametrize("server", ["10.0.0.1:6443", "http://10.0.0.1:6443"])

@@ -95,6 +95,20 @@ class Enrollment:
         """Whether the cluster has a node of this name."""
         return self._read(f"/api/v1/nodes/{quote(host)}") is not None
 
+    def elsewhere(self, host: str) -> str:
+        """Return the other namespace in which this host is enrolled; empty: there is none.
+
+        Only the ClusterRoleBinding can tell, because its name, which has no namespace, is the same in each of them.
+        """
+        account = HOST_ACCOUNT_PREFIX + host
+        binding = as_map(self._read(f"{RBAC}/clusterrolebindings/{quote(account)}"))
+        namespaces = {
+            one["namespace"]
+            for one in binding.get("subjects") or ()
+            if one["kind"] == "ServiceAccount" and one["name"] == account
+        }
+        return "" if self._namespace in namespaces else min(namespaces, default="")
+
     def ensure(self, place: Place) -> str:
         """Create the object, or change it to what it should be. Return what was done; empty: nothing was missing."""
         found = self._read(place.path)
