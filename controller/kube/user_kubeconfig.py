@@ -159,7 +159,7 @@ def impersonating(user: Json, wish: Wish) -> tuple[tuple[str, str], ...]:
     Source: https://kubernetes.io/docs/reference/access-authn-authz/authentication/#user-impersonation
     """
     name = wish.user or text_in(user, "as")
-    groups = wish.groups or tuple(map(str, user.get("as-groups") or ()))
+    groups = wish.groups or _texts(user.get("as-groups"), "its as-groups")
     uid = text_in(user, "as-uid")
     extra = mapping(user.get("as-user-extra") or {}, "its as-user-extra")
     if not name:
@@ -170,8 +170,18 @@ def impersonating(user: Json, wish: Wish) -> tuple[tuple[str, str], ...]:
     if uid:
         headers.append(("Impersonate-Uid", uid))
     for key, values in extra.items():
-        headers += [(f"Impersonate-Extra-{quote(str(key), safe='')}", str(value)) for value in values or ()]
+        header = f"Impersonate-Extra-{quote(str(key), safe='')}"
+        headers += [(header, value) for value in _texts(values, f"its as-user-extra {key}")]
     return tuple((header, _header_value(value)) for header, value in headers)
+
+
+def _texts(value: object, what: str) -> tuple[str, ...]:
+    """Return the strings of a list, which may be absent. Raises Rejected for anything else."""
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise Rejected(f"{what} must be a list of strings, and is {value!r}")
+    return tuple(value)
 
 
 def _header_value(text: str) -> str:

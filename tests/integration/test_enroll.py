@@ -442,8 +442,8 @@ def test_whoever_may_not_see_where_a_host_is_enrolled_revokes_nothing(host: Enro
     words = ("--verb=delete", "--resource=serviceaccounts,roles,rolebindings,clusterrolebindings")
     host.controlplane.kubectl("create", "clusterrole", "only-deletes", *words)
     host.controlplane.kubectl("create", "clusterrolebinding", "kim", "--clusterrole=only-deletes", "--user=kim")
-    words = ("auth", "can-i", "delete", "clusterrolebindings", "--as=kim")
-    until(lambda: host.controlplane.kubectl(*words, check=False).returncode == 0, "the rights do not arrive")
+    asked = ("auth", "can-i", "delete", "clusterrolebindings", "--as=kim")
+    until(lambda: host.controlplane.kubectl(*asked, check=False).returncode == 0, "the rights do not arrive")
     ended = host.enroll("--revoke", "--as", "kim")
     assert ended.exit_code == 2
     assert "lacks a permission" in ended.output

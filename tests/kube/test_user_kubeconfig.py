@@ -106,6 +106,23 @@ def test_what_is_wrong_is_told_with_the_file(tmp_path: Path, content: str, told:
     assert str(raised.value).startswith(f"the kubeconfig {file} is not usable: {told}")
 
 
+@pytest.mark.parametrize(
+    "user",
+    [
+        {"as": "ann", "as-groups": 5},
+        {"as": "ann", "as-groups": "admins"},
+        {"as": "ann", "as-groups": [5]},
+        {"as": "ann", "as-user-extra": {"why": 7}},
+        {"as": "ann", "as-user-extra": {"why": "because"}},
+    ],
+    ids=str,
+)
+def test_what_is_no_list_of_strings_is_not_taken_for_one(user: Json) -> None:
+    """A string would become a group for each of its letters."""
+    with pytest.raises(Rejected, match=r"its as-(groups|user-extra why) must be a list of strings"):
+        impersonating(user, Wish())
+
+
 def test_an_option_takes_the_place_of_what_the_file_impersonates() -> None:
     user = {"as": "ann", "as-groups": ["a"], "as-uid": "7", "as-user-extra": {"Why/x": ["1", "2"]}}
     extra = [("Impersonate-Extra-Why%2Fx", "1"), ("Impersonate-Extra-Why%2Fx", "2")]
