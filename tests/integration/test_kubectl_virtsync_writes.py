@@ -1,9 +1,13 @@
 """The commands that change VMs and hosts, on a real API server; those that wait, with a real agent and guests."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -130,6 +134,53 @@ def test_one_missing_vm_does_not_keep_a_command_from_the_others(shell: Shell) ->
     said = shell.refused("start", "web-1", "web-2")
     assert f'{NAMESPACE}/web-1: virtualmachines.virtsync.dev "web-1" not found.' in said
     assert shell.get("web-2")["spec"]["powerState"] == "Running"
+
+
+VMS = ("web-1", "web-2", "web-3")
+LATIN = {"PYTHONIOENCODING": "latin-1"}
+
+
+def as_process(shell: Shell, *words: str, stdout: int | IO[str] = subprocess.PIPE, env: Json | None = None) -> Any:
+    """Run `virtsync vm` as a process of its own, because its output is that of the process."""
+    where = ("--namespace", shell.namespace, "--kubeconfig", str(shell.controlplane.kubeconfig))
+    command = [sys.executable, "-m", "controller", "vm", *words, *where]
+    environ = os.environ | (env or {})
+    return subprocess.run(
+        command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environ, check=False, timeout=60
+    )
+
+
+def holds(shell: Shell) -> list[bool]:
+    return ["annotations" in shell.get(name)["metadata"] for name in VMS]
+
+
+def test_an_output_that_cannot_be_written_keeps_no_vm_from_being_changed(shell: Shell) -> None:
+    for name in VMS:
+        shell.apply(name, "--server-side")
+    with Path("/dev/full").open("w") as full:
+        ended = as_process(shell, "hold", *VMS, "--as", "ann", "--because", "the disk", stdout=full)
+    assert (ended.returncode, ended.stderr.strip()) == (
+        2,
+        "Error: the output cannot be written: No space left on device.",
+    )
+    assert holds(shell) == [True, True, True]
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as closed:
+        assert as_process(shell, "release", *VMS, "--as", "ann", stdout=closed).returncode == 141
+    assert holds(shell) == [False, False, False]
+
+
+def test_a_text_that_the_encoding_does_not_have_is_written_as_an_escape_sequence(shell: Shell) -> None:
+    for name in VMS:
+        shell.apply(name, "--server-side")
+    ended = as_process(shell, "hold", *VMS, "--as", "ann", "--because", "日本", env=LATIN)
+    assert (ended.returncode, holds(shell)) == (0, [True, True, True])
+    shown = as_process(shell, "status", "web-1", env=LATIN)
+    assert "\\u65e5\\u672c" in shown.stdout
+    assert "Traceback" not in shown.stderr
+    printed = json.loads(as_process(shell, "status", "web-1", "-o", "json", env=LATIN).stdout)
+    assert printed["metadata"]["annotations"]["hold.virtsync.dev/ann"] == "日本"
 
 
 def test_a_selector_chooses_the_vms_that_are_changed(shell: Shell) -> None:

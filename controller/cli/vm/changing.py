@@ -90,26 +90,37 @@ def run(
 ) -> int:
     """Change all objects, then wait for each. Return the exit code.
 
-    An object that cannot be changed does not keep the others from being changed. `anyway`: also change a field that Git
-    owns. `output`: print the objects in this format, and the messages on stderr. `single`: see `show_objects`.
+    An object that cannot be changed does not keep the others from being changed. Nor does an output that cannot be
+    written: its OSError is raised after all changes, and nothing is waited for then. `anyway`: also change a field that
+    Git owns. `output`: print the objects in this format, and the messages on stderr. `single`: see `show_objects`.
     """
     # Imported here, so that --help and the error for a wrong value appear without delay.
     from controller.kube.writes import Writes  # noqa: PLC0415
 
     writes, code = Writes(cluster.api), 0
     changed: list[tuple[Task, Decided, Json]] = []
+    unwritten: list[OSError] = []
+
+    def say(task: Task, text: str, *, err: bool) -> None:
+        try:
+            _say(task, text, err=err)
+        except OSError as error:
+            unwritten.append(error)
+
     for task in tasks:
         gate = _Gate(task, anyway=anyway)
         try:
             raw, decided = writes.change(task.path, gate.decide)
         except (ValueError, Rejected, Transient, Vanished) as error:
-            _say(task, str(error), err=True)
+            say(task, str(error), err=True)
             code = ERROR
             continue
-        _say(task, decided.said, err=bool(output))
+        say(task, decided.said, err=bool(output))
         if gate.warning:
-            _say(task, gate.warning, err=True)
+            say(task, gate.warning, err=True)
         changed.append((task, decided, raw))
+    if unwritten:
+        raise unwritten[0]
     deadline = time.monotonic() + timeout_s
     waited = [_wait(writes, *one, deadline, err=bool(output)) for one in changed if one[0].progress]
     if output:

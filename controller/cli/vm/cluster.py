@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, update_wrapper
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -170,8 +171,11 @@ def failures() -> Iterator[None]:
     """Show what a request raises as an error message, and end with exit code 2. After Ctrl-C it is 130.
 
     An exception that nobody expects ends with 2 as well, and so does an output that cannot be written. Python would end
-    with 1, which means drift. An output that nobody reads any more ends with 141.
+    with 1, which means drift. An output that nobody reads any more ends with 141. What the encoding of stdout does not
+    have, is written as an escape sequence.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it
     try:
         yield
     except (Rejected, Transient, Vanished) as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -49,7 +51,9 @@ def show_objects(objects: Sequence[Json], output: str, *, single: bool = False) 
 def show_data(data: Json, output: str) -> None:
     """Print data as JSON or YAML."""
     if output == "json":
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+        # JSON is UTF-8. In another encoding of stdout, only ASCII means the same.
+        is_utf_8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        click.echo(json.dumps(data, indent=2, ensure_ascii=not is_utf_8))
         return
     from controller.kube.manifests import document  # noqa: PLC0415 - only YAML needs it
 
