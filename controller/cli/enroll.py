@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,6 +141,8 @@ def _enroll(cluster: Cluster, enrollment: Enrollment, wish: _Wish) -> None:
     host, namespace, out = wish.host, wish.namespace, wish.out
     if out.exists() and not is_of_host(out, host):
         raise Rejected(f"{out} exists, and is not a kubeconfig of {host}: choose another file (--out)")
+    if not os.access(out.absolute().parent, os.W_OK | os.X_OK):
+        raise Rejected(f"{out} cannot be written: {out.absolute().parent} is no folder in which you may write")
     reached = cluster_of(cluster.api.credentials.current(), wish.server)  # raises Rejected before anything is created
     again = f"virtsync enroll {host} --namespace {namespace}"
     with _advice(f"this shows whether virtsync is installed, so ask somebody who has this right to run `{again}`"):

@@ -496,6 +496,14 @@ def test_a_file_of_something_else_is_not_overwritten(host: Enrolled) -> None:
     assert kubeconfig.read_bytes() == content
 
 
+def test_nothing_is_created_if_the_file_cannot_be_written(host: Enrolled, tmp_path: Path) -> None:
+    for folder in (tmp_path / "none", Path("/dev/null")):
+        ended = host.enroll("--out", str(folder / "kubeconfig"))
+        assert ended.exit_code == 2
+        assert f"kubeconfig cannot be written: {folder} is no folder in which you may write" in ended.output
+    assert host.objects() == set()
+
+
 def test_without_the_policies_no_host_is_enrolled(crd: ControlPlane, tmp_path: Path) -> None:
     """An older installation has no policy that would confine the host."""
     bare = Enrolled(crd, "kvm-bare", tmp_path)
