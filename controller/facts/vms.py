@@ -26,6 +26,11 @@ def is_answered(vm: VirtualMachine) -> bool:
     return vm.status.observed_generation >= vm.generation
 
 
+def is_outdated(vm: VirtualMachine) -> bool:
+    """Whether the status is about an older spec. Before the first report it is about none."""
+    return 0 <= vm.status.observed_generation < vm.generation
+
+
 def is_as_wanted(vm: VirtualMachine) -> bool:
     """Whether Ready is True, for the newest spec."""
     ready = vm.status.condition(ConditionType.READY)

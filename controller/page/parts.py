@@ -111,7 +111,7 @@ def _reason(row: VmRow) -> Html:
 
 
 def _notes(row: VmRow) -> Iterator[Html]:
-    if not row.answered:
+    if row.outdated:
         yield _note("about an older spec")
     if row.holds:
         yield _note(f"held by {row.holds}")

@@ -17,7 +17,7 @@ from controller.api.hypervisor import Hypervisor
 from controller.api.names import HypervisorConditionType
 from controller.api.virtualmachine import LastStop, VirtualMachine
 from controller.facts.hosts import attention, maintenance_word, remarks
-from controller.facts.vms import is_answered, is_as_wanted, readiness, reason_since, why_not
+from controller.facts.vms import is_as_wanted, is_outdated, readiness, reason_since, why_not
 from controller.facts.words import plain, since
 
 
@@ -45,8 +45,8 @@ class VmRow(_Row):
     meaning: Readiness
     """What this reason means."""
     as_wanted: bool
-    answered: bool
-    """Whether the status is about the newest spec."""
+    outdated: bool
+    """Whether the status is about an older spec."""
     since: datetime | None
     """Since when it has this reason; None: nobody has reported."""
     why: str
@@ -92,7 +92,7 @@ def vm_row(vm: VirtualMachine) -> VmRow:
         reason=intern(plain(status.reason)),
         meaning=readiness(status.reason),
         as_wanted=is_as_wanted(vm),
-        answered=is_answered(vm),
+        outdated=is_outdated(vm),
         since=reason_since(vm),
         why=plain(why_not(vm)),
         holds=", ".join(plain(hold.holder) for hold in vm.holds),

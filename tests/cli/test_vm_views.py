@@ -1,5 +1,6 @@
 """What `virtsync vm` shows to people, as pure functions from an object and the time to lines."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -198,6 +199,7 @@ def test_the_conditions_that_the_api_server_adds_to_a_new_object_have_no_time() 
     shown = [*lines, *in_a_table([vm], NOW, namespaces=False), *drift_lines([vm], 1, NOW), *host_lines([new], NOW)]
     assert "1970" not in "".join(shown)
     assert "20784d" not in "".join(shown)
+    assert not re.search("old(er)? spec", "".join(shown)), "its status is about none"
 
 
 def test_many_vms_are_one_line_each() -> None:

@@ -9,7 +9,7 @@ from controller.api.clock import duration
 from controller.api.conditions import Readiness
 from controller.api.virtualmachine import VirtualMachine
 from controller.cli.vm.views.words import colored, table
-from controller.facts.vms import TROUBLE, is_answered, readiness, reason_since
+from controller.facts.vms import TROUBLE, is_outdated, readiness, reason_since
 from controller.facts.words import plain
 
 OLD_SPEC = "the spec was changed, and no agent has answered"
@@ -51,5 +51,5 @@ def _row(vm: VirtualMachine, now: datetime) -> tuple[str, ...]:
         f"wants {vm.desired or '-'}, is {vm.status.power_state}",
         plain(vm.node_name) or "no node",
         f"for {duration((now - since).total_seconds())}" if since else "never reported",
-        "" if is_answered(vm) or readiness(vm.status.reason) is Readiness.READY else "(old spec)",
+        "(old spec)" if is_outdated(vm) and readiness(vm.status.reason) is not Readiness.READY else "",
     )

@@ -13,7 +13,7 @@ from controller.api.names import GROUP, ConditionType, HypervisorConditionType
 from controller.api.virtualmachine import Reason, VirtualMachine
 from controller.cli.vm.views.prospect import prospect
 from controller.cli.vm.views.words import colored, table
-from controller.facts.vms import is_answered, is_as_wanted, reason_since
+from controller.facts.vms import is_as_wanted, is_outdated, reason_since
 from controller.facts.words import ago, at, plain, since
 
 REASON_PAGE = f"https://{GROUP}/reasons/{{}}/"
@@ -57,7 +57,7 @@ def vm_row(vm: VirtualMachine, now: datetime, *, namespaces: bool) -> tuple[str,
         vm.key.name,
         str(vm.status.power_state),
         str(vm.desired or "-"),
-        colored(vm.status.reason) + ("" if is_answered(vm) else " (old spec)"),
+        colored(vm.status.reason) + (" (old spec)" if is_outdated(vm) else ""),
         duration((now - begun).total_seconds()) if begun else "-",
         plain(vm.node_name) or "-",
         ", ".join(plain(hold.holder) for hold in vm.holds) or "-",
@@ -92,7 +92,7 @@ def _is(vm: VirtualMachine, now: datetime) -> str:
 def _why(vm: VirtualMachine) -> str:
     ready = vm.status.condition(ConditionType.READY)
     why = plain(ready.message) if ready and ready.message else "no agent has reported yet"
-    return why if is_answered(vm) or vm.status.observed_generation < 0 else f"(about an older spec) {why}"
+    return f"(about an older spec) {why}" if is_outdated(vm) else why
 
 
 def _since(vm: VirtualMachine, now: datetime) -> str:
