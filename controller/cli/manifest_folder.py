@@ -94,10 +94,10 @@ def _manifests(root: Path) -> Iterator[Path]:
 
 def _virtual_machines(path: Path) -> list[VirtualMachine]:
     try:
-        found = _documents(path)
-    except Rejected as error:
-        raise Rejected(f"{path} cannot be read, so its objects are not known: {error}") from error
-    return [parse(raw) for document in found for raw in _objects(document) if _is_vm(raw)]
+        return [parse(raw) for document in _documents(path) for raw in _objects(document) if _is_vm(raw)]
+    except (Rejected, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise Rejected(f"{path} cannot be read, so its objects are not known: {why}") from error
 
 
 def _documents(path: Path) -> list[object]:

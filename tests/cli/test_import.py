@@ -336,6 +336,12 @@ def test_a_file_that_cannot_be_read_is_one_sentence_because_it_might_name_the_do
     broken.write_bytes(b"\xff")
     assert refusal(host.to_files(), 1) == f"{broken} cannot be read, so its objects are not known: it is not UTF-8."
     broken.write_text(before["node-a/web-1.yaml"])
+    deep = host.out / "deep.json"
+    deep.write_text("[" * 100_000)
+    assert (
+        refusal(host.to_files(), 1) == f"{deep} cannot be read, so its objects are not known: it is nested too deeply."
+    )
+    deep.unlink()
     assert host.files() == before
 
 
