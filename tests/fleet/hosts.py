@@ -14,8 +14,9 @@ from controller.api.hypervisor import (
     Unmanaged,
     UnmanagedDomain,
 )
-from controller.api.names import HypervisorConditionType
-from controller.api.virtualmachine import Condition, DomainRecord, PowerState, Status, VirtualMachine, VmKey
+from controller.api.names import ConditionType, HypervisorConditionType
+from controller.api.values import replace
+from controller.api.virtualmachine import Condition, DomainRecord, PowerState, Reason, Status, VirtualMachine, VmKey
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 WEB, DB = UUID(int=7), UUID(int=8)
@@ -49,6 +50,12 @@ def host(
         conditions=(condition,),
     )
     return Hypervisor(name, f"uid-{name}", 1, "1", T0, status=status)
+
+
+def in_sync(of: VirtualMachine) -> VirtualMachine:
+    """The VM with the report of an agent that has decided about it: the manager can mark it."""
+    ready = Condition(ConditionType.READY, "True", Reason.IN_SYNC, "", T0, 1)
+    return replace(of, status=replace(of.status, decided_reason=Reason.IN_SYNC, conditions=(ready,)))
 
 
 def vm(

@@ -10,17 +10,15 @@ from typing import Any
 from structlog.testing import capture_logs
 
 from controller.api.clock import Now
-from controller.api.values import replace
-from controller.api.virtualmachine import Condition, PowerState, VirtualMachine
+from controller.api.virtualmachine import PowerState, VirtualMachine
 from controller.fleet.silence import AgentLease, Sight
 from controller.manager.marker import IDLE_S, MOST_FAILURES, RETRY_MAX_S, Marker
 from controller.manager.metrics import Metrics
 from controller.runtime.errors import CircuitOpen, Forbidden, Transient
-from tests.fleet.hosts import T0, vm
+from tests.fleet.hosts import T0, in_sync, vm
 
 NODES, VMS = 10, 50
 FOR_S = 600.0
-READY = Condition("Ready", "True", "InSync", "", T0, 1)
 LEASE = AgentLease("agent", "2026-01-01T00:00:00Z", 40.0)
 
 
@@ -51,8 +49,7 @@ class Silent:
 
     def _vms(self, node_name: str) -> Iterator[VirtualMachine]:
         for number in range(VMS):
-            one = vm(node_name, PowerState.RUNNING, name=f"{node_name}-{number:02}")
-            yield replace(one, status=replace(one.status, decided_reason="InSync", conditions=(READY,)))
+            yield in_sync(vm(node_name, PowerState.RUNNING, name=f"{node_name}-{number:02}"))
 
     def _patch(self, of: VirtualMachine, _status: object) -> None:
         self.asked += 1

@@ -3,20 +3,16 @@
 from types import SimpleNamespace
 from typing import Any
 
-from controller.api.values import replace
-from controller.api.virtualmachine import Condition, VirtualMachine
+from controller.api.virtualmachine import VirtualMachine
 from controller.manager.metrics import Metrics
 from controller.manager.sweep import Sweep
 from controller.runtime.errors import Transient
-from tests.fleet.hosts import T0, vm
-
-READY = Condition("Ready", "True", "InSync", "", T0, 1)
+from tests.fleet.hosts import in_sync, vm
 
 
 def unbound(name: str) -> VirtualMachine:
     """A VM that the agent of node a has reported, and whose spec.nodeName was removed."""
-    one = vm("", name=name, reporter="a")
-    return replace(one, status=replace(one.status, decided_reason="InSync", conditions=(READY,)))
+    return in_sync(vm("", name=name, reporter="a"))
 
 
 def test_a_vm_without_a_node_that_cannot_be_marked_does_not_keep_the_others_from_being_marked() -> None:
