@@ -80,8 +80,8 @@ SHARE_OR_NUMBER: Json = {"type": ["integer", "string"], "minimum": 1, "pattern":
 def settings(of: type) -> Json:
     """The settings of a command, by the names of their flags, without those that the Pod or another value sets."""
     found = some(**{_name(it): _value(it) for it in _settings(of) if _is_set_by_users(it)})
-    for page_port in (it.default for it in _settings(of) if it.flag == PAGE_PORT):
-        found["properties"]["http-port"]["not"] = {"const": int(page_port or 0)}
+    if page_port := next((it.default for it in _settings(of) if it.flag == PAGE_PORT), None):
+        found["properties"]["http-port"]["not"] = {"const": int(page_port)}
     return found
 
 
