@@ -109,29 +109,29 @@ def events(client: str, libvirt_uri: str, kubeconfig: Path, prefix: str) -> None
     connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, changed, None)
     print(READY, flush=True)
     while True:
-        report(patch, *changes.get())
+        name, power = changes.get()
+        report(patch, name, {"powerState": power})
 
 
 @main.command()
 @click.argument("kubeconfig", type=click.Path(path_type=Path))
 @click.argument("threads", type=int)
-@click.argument("power")
-@click.argument("names", nargs=-1)
-def burst(kubeconfig: Path, threads: int, power: str, names: tuple[str, ...]) -> None:
-    """Report POWER of all VMs at once, with THREADS threads.
+@click.argument("statuses", type=click.Path(path_type=Path))
+def burst(kubeconfig: Path, threads: int, statuses: Path) -> None:
+    """Write all STATUSES at once, with THREADS threads. STATUSES is a JSON file with the status of each VM by name.
 
     Print how many seconds that took, the processor time for it, and the processor time before it, for the imports.
     """
-    patch = by_official_client(kubeconfig)
+    patch, wanted = by_official_client(kubeconfig), json.loads(statuses.read_text())
     began_s, used_s = time.monotonic(), time.process_time()
     with ThreadPoolExecutor(threads) as workers:
-        list(workers.map(lambda name: report(patch, name, power), names))
+        list(workers.map(lambda name: report(patch, name, wanted[name]), wanted))
     print(time.monotonic() - began_s, time.process_time() - used_s, used_s)
 
 
-def report(patch: Patch, name: str, power: str) -> None:
-    """Send one bare PATCH. ClickException if the API server refuses it."""
-    status = patch(OBJECT.format(name), {"status": {"powerState": power}})
+def report(patch: Patch, name: str, wanted: Json) -> None:
+    """Send one PATCH of the status. ClickException if the API server refuses it."""
+    status = patch(OBJECT.format(name), {"status": wanted})
     if status != http.HTTPStatus.OK:
         raise click.ClickException(f"The API server answered {status} to the PATCH of {name}.")
 

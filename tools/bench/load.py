@@ -12,10 +12,10 @@ import statistics
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import libvirt
@@ -26,6 +26,7 @@ from bench.parts import (
     HANG_LIMIT_S,
     NODE,
     Board,
+    Json,
     Lab,
     Requests,
     Told,
@@ -40,6 +41,7 @@ from bench.parts import (
     progress,
     samples,
     start_on_test_driver,
+    statuses,
     step,
     until,
 )
@@ -123,9 +125,15 @@ class Thousand:
 
     def burst_s(self) -> float:
         """The duration of one bare PATCH for each VM, with as many threads as the agent has workers."""
-        log = self.lab.folder / "burst.log"
         power = ("Running", "Paused")[len(self.floors) % 2]
-        words = ["burst", str(self.lab.controlplane.kubeconfig), str(WORKERS), power, *self.floor_vms]
+        self.floors.append(self.burst({vm: {"powerState": power} for vm in self.floor_vms}))
+        return self.floors[-1].s
+
+    def burst(self, wanted: Mapping[str, Json]) -> Floor:
+        """What a PATCH of the status takes for each of these VMs, with as many threads as the agent has workers."""
+        log, file = self.lab.folder / "burst.log", self.lab.folder / "statuses.json"
+        file.write_text(json.dumps(wanted))
+        words = ["burst", str(self.lab.controlplane.kubeconfig), str(WORKERS), str(file)]
         burst = Process("floor", floor_command(*words), log=log)
         server_s, machine_s = self.server_s(), busy_s()
         try:
@@ -135,8 +143,14 @@ class Thousand:
             burst.stop()
         took_s, client_s, imports_s = map(float, log.read_text().splitlines()[-1].split())
         server_s, machine_s = self.server_s() - server_s, busy_s() - machine_s - imports_s
-        self.floors.append(Floor(took_s, client_s, server_s, machine_s))
-        return took_s
+        return Floor(took_s, client_s, server_s, machine_s)
+
+    def same_statuses(self) -> Floor:
+        """What it takes to write the agent's statuses, without an agent, to as many objects that have no status."""
+        found = statuses(self.lab.controlplane)
+        same = {f"same-{vm}": found[vm] for vm in self.vms}
+        create_objects(self.lab.controlplane, {vm: {} for vm in same})
+        return self.burst(same)
 
 
 @contextmanager
@@ -175,8 +189,11 @@ def measure_start(load: Thousand) -> dict[str, Any]:
         finally:
             agent.stop()
     floor_s = statistics.mean([before_s, load.burst_s()])
+    with step(f"start: {VMS} PATCHes write the same statuses"):
+        same = load.same_statuses()
     return {
         "start_ratio": right_s / floor_s,
+        "start_ratio_to_same": right_s / same.s,
         "start": {
             "all_s": right_s,
             "first_s": first_s,
@@ -188,6 +205,7 @@ def measure_start(load: Thousand) -> dict[str, Any]:
             "floor_client_s": statistics.mean(floor.client_s for floor in load.floors),
             "floor_server_s": statistics.mean(floor.server_s for floor in load.floors),
             "floor_machine_s": statistics.mean(floor.machine_s for floor in load.floors),
+            "same": asdict(same),
         },
     }
 

@@ -135,6 +135,14 @@ def create_objects(controlplane: ControlPlane, specs: Mapping[str, Json]) -> Non
         list(writers.map(create, (names[n::WRITERS] for n in range(WRITERS))))
 
 
+def statuses(controlplane: ControlPlane) -> dict[str, Json]:
+    """The status of each object that has one, by name."""
+    connection = connect(controlplane)
+    items = json.loads(ask(connection, controlplane, "GET", COLLECTION))["items"]
+    connection.close()
+    return {item["metadata"]["name"]: item["status"] for item in items if item.get("status")}
+
+
 def observed(names: Iterable[str]) -> dict[str, Json]:
     """Specs that bind objects to the agent's node without a desired power state, so the agent only reports."""
     return {name: {"nodeName": NODE} for name in names}
