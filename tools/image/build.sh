@@ -117,6 +117,12 @@ case $ENGINE in
         # This must work without an engine, and inside a container: no namespaces, no registry. If overlay mounts are
         # refused, each layer would be a whole copy: then keep only stages, and build everything each time.
         driver=overlay layers=true
+        # Debian 13's buildah does not start without netavark. The setup unpacks it, if it is not installed.
+        if [ -d "$CACHE/netavark" ]; then
+            export CONTAINERS_CONF_OVERRIDE="$STORE/containers.conf"
+            printf '[engine]\nhelper_binaries_dir = ["%s"]\n' "$CACHE/netavark/usr/lib/podman" \
+                >"$CONTAINERS_CONF_OVERRIDE"
+        fi
         b() { buildah --storage-driver "$driver" --root "$STORE/images-$driver" --runroot "$RUN" "$@"; }
         b info >/dev/null 2>&1 || driver=vfs layers=false
         if [ -z "${BASE:-}" ]; then
@@ -133,6 +139,11 @@ case $ENGINE in
                 b commit --quiet --rm "$made" "$BASE" >/dev/null
             fi
         fi
+        # Keep the limits of this shell: by default, buildah raises them, which root may not do in a container.
+        for limit in nofile nproc; do
+            value=$(prlimit "--$limit" --output SOFT,HARD --noheadings --raw | sed 's/unlimited/-1/g; s/ /:/')
+            set -- --ulimit "$limit=$value" "$@"
+        done
         b build --isolation chroot --network host --layers=$layers --build-arg "BASE=$BASE" "$@" .
         b push --quiet "$NAME:$TAG" "docker-archive:$ARCHIVE.built" >/dev/null
         ;;

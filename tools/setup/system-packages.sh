@@ -98,6 +98,10 @@ fi
 if [ "${1:-}" = cluster ] && ! { command -v containerd && command -v runc; } >/dev/null; then
     unpack containerd runc
 fi
+# Without netavark, the buildah of Debian 13 and later does nothing at all, although the build uses none of its networks.
+if [ "${1:-}" = image ] && dpkg --compare-versions "$(dpkg-query --show --showformat '${Version}' buildah)" ge 1.30; then
+    [ -x /usr/lib/podman/netavark ] || unpack netavark
+fi
 # The program of redis-server is in redis-tools; the libraries are those that Debian does not install by itself.
 if [ "${1:-}" = gitops ] && ! command -v redis-server >/dev/null; then
     unpack redis-server redis-tools libjemalloc2 liblzf1
