@@ -182,7 +182,7 @@ class LibvirtHost:
             try:
                 self._call(action.kind, connection, observed)
             except libvirt.libvirtError as error:
-                if _unanswered(error):
+                if _unanswered(error) and not _refused_by_helper(error, connection):
                     raise Transient(error_text(error)) from error
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return Result.NOT_CALLED
@@ -447,6 +447,15 @@ def _job(handle: libvirt.virDomain) -> str:
     if stats["type"] == libvirt.VIR_DOMAIN_JOB_NONE:
         return ""
     return KINDS_OF_JOBS.get(stats.get("operation"), ANY_JOB)
+
+
+def _refused_by_helper(error: libvirt.libvirtError, connection: libvirt.virConnect) -> bool:
+    """Whether libvirtd has answered that a daemon that it needs, such as virtlogd or virtlockd, does not answer.
+
+    libvirtd returns the error of its own connection to that daemon (measured: VIR_ERR_SYSTEM_ERROR of VIR_FROM_RPC).
+    The same error about this connection would have closed it.
+    """
+    return error.get_error_code() not in UNANSWERED and bool(connection.isAlive())
 
 
 def _unanswered(error: libvirt.libvirtError) -> bool:
