@@ -19,6 +19,9 @@ class DomainIndex:
         self._entries: dict[VmKey, tuple[datetime, Address, bool]] = {}
         self._by_uuid: defaultdict[UUID, set[VmKey]] = defaultdict(set)
         self._by_name: defaultdict[str, set[VmKey]] = defaultdict(set)
+        self._refused: dict[VmKey, set[VmKey]] = {}
+        """For each owner, the objects whose domain it has. They might refer to the domain in another way than it does,
+        one by UUID and one by name."""
 
     def enter(self, vm: VirtualMachine) -> set[VmKey]:
         """Add or update the object. Returns the other objects that refer to its domain, or to its former domain."""
@@ -28,7 +31,7 @@ class DomainIndex:
                 return set()
             touched = self._remove(vm.key)
             self._entries[vm.key] = entry
-            if vm.address.uuid and vm.knows_uuid:
+            if vm.address.uuid:
                 self._by_uuid[vm.address.uuid].add(vm.key)
             if vm.address.name:
                 self._by_name[vm.address.name].add(vm.key)
@@ -40,22 +43,28 @@ class DomainIndex:
             return self._remove(key)
 
     def keys(self, uuid: UUID, name: str) -> set[VmKey]:
-        """Return the objects that refer to this domain by its UUID or its name."""
+        """Return the objects that refer to this domain by its UUID or its name, or whose status has its UUID."""
         with self._lock:
             return self._same(uuid, name)
 
-    def owner(self, domain: Domain) -> VmKey | None:
-        """Return the owner of this domain: the oldest object that refers to it, whatever its spec.powerState is.
+    def owner(self, domain: Domain, key: VmKey) -> VmKey | None:
+        """Return the owner of this domain, for the object `key`, which is woken when another owner leaves the domain.
 
-        An object that is bound to another UUID does not count, even if it has the name of this domain.
+        The owner is the oldest object that refers to the domain, whatever its spec.powerState is. An object that is
+        bound to another UUID does not count, even if it has the name of this domain. Nor does one with another name
+        that has the UUID only from the report of another host.
         """
         with self._lock:
             claims = [
-                (self._entries[key][0], key)
-                for key in self._same(domain.uuid, domain.name)
-                if self._entries[key][1].uuid in {None, domain.uuid}
+                (created, other)
+                for other in self._same(domain.uuid, domain.name)
+                for created, address, knows_uuid in [self._entries[other]]
+                if address.uuid in {None, domain.uuid} and (knows_uuid or address.name == domain.name)
             ]
-        return min(claims)[1] if claims else None
+            owner = min(claims)[1] if claims else None
+            if owner is not None and owner != key:
+                self._refused.setdefault(owner, set()).add(key)
+        return owner
 
     def _same(self, uuid: UUID | None, name: str | None) -> set[VmKey]:
         # .get, because indexing a defaultdict would add an empty set for each unknown UUID and name.
@@ -73,4 +82,4 @@ class DomainIndex:
                 keys.discard(key)
                 if not keys:
                     del index[value]  # type: ignore[arg-type]
-        return self._same(address.uuid, address.name)
+        return self._same(address.uuid, address.name) | self._refused.pop(key, set())

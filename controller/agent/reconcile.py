@@ -34,6 +34,7 @@ from controller.policy.view import (
     Domain,
     Evidence,
     Facts,
+    Misnamed,
     Node,
     Observation,
     Outcome,
@@ -259,20 +260,22 @@ class Reconciler:
     def _lookup(self, vm: VirtualMachine) -> Observation:
         try:
             with self._lookups.asking(vm.key):
-                observed = self._host.observe(vm.address)
+                observed: Observation = self._host.observe(vm.address)
                 if isinstance(observed, Domain) and not vm.may_mean(observed.name):
-                    observed = self._named(vm.bound_by)
+                    observed = self._named(vm.bound_by, observed)
         except Transient as error:
             return Unreadable(str(error), busy=isinstance(error, Lingers))
         return self._owned(vm, observed) if isinstance(observed, Domain) else observed
 
-    def _named(self, name: str) -> Absent | Replaced:
-        """Observe the domain with this name, which has not the UUID in the report of another host."""
+    def _named(self, name: str, other: Domain) -> Replaced | Misnamed:
+        """Observe the domain with this name. `other` is a domain with another name and the UUID in the report."""
         observed = self._host.observe(Address(name=name))
-        return Replaced(observed.uuid, observed.name) if isinstance(observed, Domain) else observed
+        if isinstance(observed, Domain):
+            return Replaced(observed.uuid, observed.name)
+        return Misnamed(other.uuid, other.name)
 
     def _owned(self, vm: VirtualMachine, domain: Domain) -> Domain | Conflict:
-        owner = self._domain_index.owner(domain)
+        owner = self._domain_index.owner(domain, vm.key)
         return domain if owner is None or owner == vm.key else Conflict(owner, domain.uuid)
 
     def _view(self, vm: VirtualMachine, observed: Observation) -> View:

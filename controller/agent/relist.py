@@ -74,7 +74,7 @@ class RelistDiff:
         agreed = {id(vm): pair for vm in vms if (pair := self._agreed.get(id(vm))) and id(pair[1]) in listed}
         found = []
         for vm, domain in _matched([vm for vm in vms if id(vm) not in agreed], domains):
-            if differs(vm, domain):
+            if differs(vm, domain) or (domain and not vm.may_mean(domain.name)):
                 found.append(vm)
             elif domain:
                 agreed[id(vm)] = vm, domain
@@ -91,7 +91,7 @@ def _matched(
     for vm in vms:
         address = vm.address
         domain = by_uuid.get(address.uuid) if address.uuid else by_name.get(address.name or "")
-        yield vm, domain if domain and vm.may_mean(domain.name) else None
+        yield vm, domain
 
 
 class LibvirtRelist:

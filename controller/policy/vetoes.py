@@ -12,7 +12,7 @@ from controller.policy import stops as causes
 from controller.policy.gates import answer_in_s, braked, not_here, settling
 from controller.policy.handover import AT_WORK, Unresolved, vouching
 from controller.policy.situation import UNSEEN, Situation
-from controller.policy.view import Absent, Conflict, Phase, Replaced, Unreadable, Verdict
+from controller.policy.view import Absent, Conflict, Misnamed, Phase, Replaced, Unreadable, Verdict
 from controller.policy.wording import confirming, holders, in_maintenance, power_predicate
 
 LINGERS = (
@@ -44,7 +44,7 @@ def is_libvirt_unreachable(s: Situation) -> bool:
 
 def is_without_domain(s: Situation) -> bool:
     """Whether this object has no domain: the domain is absent, was replaced, or belongs to an older object."""
-    return isinstance(s.view.observed, (Absent, Replaced, Conflict))
+    return isinstance(s.view.observed, (Absent, Replaced, Misnamed, Conflict))
 
 
 def is_handover_unresolved(s: Situation) -> bool:
@@ -165,6 +165,12 @@ def no_domain(s: Situation) -> Verdict:
             f"{seen.uuid}). To manage that one, set spec.domain.uuid to this UUID, or recreate this VirtualMachine."
         )
         return Verdict(Reason.DOMAIN_REPLACED, message)
+    if isinstance(seen, Misnamed):
+        message = (
+            f"libvirt on {s.view.node.name} has no domain {name!r}. The domain with the UUID in the status is named "
+            f"{seen.name!r}. If it is this VM, set spec.domain.name to {seen.name!r}."
+        )
+        return Verdict(Reason.DOMAIN_NOT_FOUND, message)
     if isinstance(seen, Conflict):
         return Verdict(
             Reason.DOMAIN_CONFLICT,

@@ -135,6 +135,17 @@ class Replaced:
 
 
 @dataclass(frozen=True, slots=True)
+class Misnamed:
+    """A domain has the UUID in the status, but not the name in the spec, and this host has not observed it as this VM.
+
+    It might be this VM, renamed, or a domain that the report of another host names by mistake (docs/adr/041).
+    """
+
+    uuid: UUID
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Conflict:
     """The domain exists, but belongs to an older VirtualMachine object."""
 
@@ -151,7 +162,7 @@ class Unreadable:
     """Whether libvirt answers about other domains. Then another call must hold libvirt's lock of this domain."""
 
 
-Observation = Domain | Absent | Replaced | Conflict | Unreadable
+Observation = Domain | Absent | Replaced | Misnamed | Conflict | Unreadable
 
 
 # --- what may be done ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from controller.policy.view import Domain, Phase
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 UID, OTHER = UUID(int=7), UUID(int=8)
 WEB = Domain(UID, "web", Phase.RUNNING, 1)
+ASKER = VmKey("default", "asker")
 
 
 def vm(name: str, *, age_s: float = 0, domain: str | None = "web", uuid: UUID | None = None) -> VirtualMachine:
@@ -38,19 +39,19 @@ def test_an_event_finds_the_objects_by_name_and_by_uuid() -> None:
 
 def test_the_oldest_object_has_the_domain_and_age_of_equal_ones_is_settled_by_name() -> None:
     directory = DomainIndex()
-    assert directory.owner(WEB) is None
+    assert directory.owner(WEB, ASKER) is None
     directory.enter(vm("young"))
     directory.enter(vm("old", age_s=9, domain=None, uuid=UID))
-    assert directory.owner(WEB) == VmKey("default", "old")
+    assert directory.owner(WEB, ASKER) == VmKey("default", "old")
     directory.enter(vm("ancient", age_s=9))
-    assert directory.owner(WEB) == VmKey("default", "ancient")
+    assert directory.owner(WEB, ASKER) == VmKey("default", "ancient")
 
 
 def test_an_object_that_means_another_domain_of_that_name_does_not_have_this_one() -> None:
     directory = DomainIndex()
     directory.enter(pinned(vm("old", age_s=9), OTHER))
     directory.enter(vm("young"))
-    assert directory.owner(WEB) == VmKey("default", "young")
+    assert directory.owner(WEB, ASKER) == VmKey("default", "young")
 
 
 def test_the_report_of_another_host_takes_no_domain_of_another_name() -> None:
@@ -59,9 +60,9 @@ def test_the_report_of_another_host_takes_no_domain_of_another_name() -> None:
     theirs = pinned(vm("old", age_s=9, domain="its-own"), UID)
     directory.enter(replace(theirs, status=replace(theirs.status, node_name="node-x")))
     directory.enter(vm("young"))
-    assert directory.owner(WEB) == VmKey("default", "young")
+    assert directory.owner(WEB, ASKER) == VmKey("default", "young")
     directory.enter(theirs)
-    assert directory.owner(WEB) == VmKey("default", "old")
+    assert directory.owner(WEB, ASKER) == VmKey("default", "old")
 
 
 def test_coming_and_leaving_concern_the_others_that_mean_the_domain() -> None:
@@ -75,7 +76,7 @@ def test_coming_and_leaving_concern_the_others_that_mean_the_domain() -> None:
     directory.enter(second)
     assert directory.leave(first.key) == {second.key}
     assert directory.leave(first.key) == set()
-    assert directory.owner(WEB) == second.key
+    assert directory.owner(WEB, ASKER) == second.key
 
 
 def test_nothing_is_kept_of_objects_that_left() -> None:

@@ -25,6 +25,7 @@ from controller.policy.view import (
     Domain,
     Evidence,
     Facts,
+    Misnamed,
     Node,
     Observation,
     Outcome,
@@ -138,6 +139,7 @@ def _forbidden() -> list[Step]:
     vm = Vm().in_sync()
     for change in ({"holds": (Hold("ann", "backup"), Hold("bob", ""))}, {"holds": ()}):
         vm.annotate(**change)
+        Misnamed(UUID(int=7), "front"),
         steps += [vm.look(Phase.STOPPED, after_s=3), vm.look(Phase.STOPPED, after_s=3)]
     for node in (
         Node("node-a", "boot-1", observe_only=True),

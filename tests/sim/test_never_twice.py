@@ -1090,6 +1090,80 @@ def test_a_start_and_a_migration_just_before_the_call_are_noticed() -> None:
         assert w.runs_on() == {"two"}, w.account()
 
 
+# --- a domain that is gone, and comes back ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_vm_that_left_and_is_defined_again_is_not_started(*, restart: bool, older: bool) -> None:
+    """`virsh migrate --undefinesource`, as docs/operations.md says; then somebody defines it on the source again."""
+    with world(TWO) as w:
+        runs_on_one(w)
+        if older:  # while it is another object's domain, its own object sees nothing of it
+            uuid = str(w.guest("one").uuid)
+            w.api.create(VmKey("default", "older"), {"nodeName": "node-a", "domain": {"uuid": uuid}})
+        w.works(5)
+        w.virsh("undefine", "two")
+        w.virsh("undefine", "one")
+        w.works(40)
+        if restart:
+            w.restart_libvirtd("one")
+        uuid_of_web = w.guest("one").uuid
+        w.migrate("one", "two")
+        w.works(40)
+        w.nodes["one"].libvirtd.define("web", uuid=uuid_of_web)
+        w.works(40)
+        w.check()
+        assert w.runs_on() == {"two"}, w.account()
+
+
+def test_a_domain_that_runs_here_under_another_name_is_not_reported_off() -> None:
+    """Undefined, and defined again with the same UUID and disks and another name. The spec has the old name."""
+    with world(TWO) as w:
+        runs_on_one(w)
+        uuid = w.guest("one").uuid
+        w.patch(powerState=None)
+        w.works(1)
+        w.goes_off("one")
+        w.works(1)
+        w.virsh("undefine", "one")
+        w.works(2)
+        assert w.vm().status.power_state is PowerState.ABSENT, w.account()
+        w.nodes["one"].libvirtd.define("front", uuid=uuid)
+        w.works(1)
+        w.virsh("start", "one", "front")
+        w.works(1)
+        assert w.vm().status.power_state is PowerState.UNKNOWN, w.account()
+        assert w.vm().status.reason == Reason.DOMAIN_NOT_FOUND, w.account()
+        assert "is named 'front'" in w.vm().status.conditions[0].message, w.account()
+        w.patch(nodeName="node-b", powerState="Running")
+        w.works(60)
+        assert w.vm().status.reason == Reason.HANDOVER_UNCONFIRMED, w.account()
+
+
+def test_a_renamed_domain_is_not_reported_off_after_a_conflict() -> None:
+    with world(TWO) as w:
+        runs_on_one(w)
+        guest = w.guest("one")
+        w.patch(powerState="Stopped")
+        w.works(5)
+        guest.rename("front")
+        w.works(5)
+        w.patch(powerState="Running")
+        w.works(5)
+        assert w.vm().status.reason == Reason.IN_SYNC, w.account()
+        older = VmKey("default", "older")
+        w.api.create(older, {"nodeName": "node-a", "domain": {"uuid": str(guest.uuid)}})
+        w.api.objects[older]["metadata"]["creationTimestamp"] = "2025-01-01T00:00:00Z"
+        w.works(5)
+        w.api.delete(older)
+        w.works(70)
+        assert w.vm().status.power_state is PowerState.UNKNOWN, w.account()
+        w.patch(nodeName="node-b", powerState="Running")
+        w.works(60)
+        assert w.vm().status.reason == Reason.HANDOVER_UNCONFIRMED, w.account()
+
+
 # --- a lie of another node -------------------------------------------------------------------------------------------
 
 
