@@ -84,6 +84,7 @@ from controller.policy.view import (
     Evidence,
     Outcome,
     Phase,
+    Replaced,
     Result,
     Unreadable,
     View,
@@ -127,6 +128,8 @@ def assess(view: View, waits: Waits) -> Situation:
         memory = _with_phase(memory, history, view.observed.phase, now, waits)
         memory = replace(memory, jobless_since=_jobless_since(memory, view, view.observed))
 
+    elif isinstance(view.observed, (Absent, Replaced)):  # a domain that is defined here later has not run since
+        memory = replace(memory, phase=None, phase_since=None, jobless_since=None)
     outcome, memory = _outcome(memory, view)
     status = replace(status, operation=in_flight(history, view, memory, start))
     if start.withdrawn and memory.start_counted:
@@ -236,10 +239,8 @@ def _observed(status: Status, view: View, memory: VmMemory, *, ran: bool) -> tup
     if isinstance(view.observed, Domain):
         return _observed_domain(status, view, view.observed, memory, ran=ran)
     gone = PowerState.ABSENT if isinstance(view.observed, Absent) else PowerState.UNKNOWN
-    # The VM has run since the last recorded stop. libvirt no longer knows it, so only events show how the run ended.
-    sent = Evidence.STOPPED_MIGRATED in view.evidence and not handover.sent_away(status)
-    unseen = isinstance(view.observed, Absent) and (status.was_on or ran or sent)
-    before = replace(status, node_boot_id=view.vm.status.node_boot_id)
+    ran = ran or (Evidence.STOPPED_MIGRATED in view.evidence and not handover.sent_away(status))
+    stop = causes.end_of(status, view, memory, ran=ran) if isinstance(view.observed, Absent) else status.last_stop
     # A domain that is not found, or belongs to another object, is not the request to run it again.
     kept = isinstance(view.observed, Conflict) or (status.completion_time is not None and not unseen)
     record = status.domain or DomainRecord("", None, view.vm.bound_by)
@@ -250,7 +251,7 @@ def _observed(status: Status, view: View, memory: VmMemory, *, ran: bool) -> tup
             libvirt_state="",
             libvirt_reason="",
             domain=replace(record, id=None, shutdown_request_time=None),
-            last_stop=causes.end_of(before, view, memory) if unseen else status.last_stop,
+            last_stop=stop,
             completion_time=status.completion_time if kept else None,
         ),
         (),

@@ -158,11 +158,19 @@ def last_stop_of(
     return _reconsidered(stop, before, view, domain), ()
 
 
-def end_of(history: Status, view: View, memory: VmMemory) -> LastStop:
-    """Return the stop of a domain that was on and no longer exists."""
-    cause = cause_of_end(history, view)
-    unreported = memory.unreported_stop
-    return unreported if unreported and unreported.cause is cause else new_stop(cause, view.now)
+def end_of(history: Status, view: View, memory: VmMemory, *, ran: bool) -> LastStop | None:
+    """Return the last stop of a domain that no longer exists.
+
+    If the VM has run since the last recorded stop, only events show how this run ended, because libvirt no longer knows
+    the domain. `ran` means that the VM has run since the last report.
+    """
+    stop, unreported = history.last_stop, memory.unreported_stop
+    if history.was_on or ran or _ran_unreported(memory):
+        # `history` already has the present boot id. The report in the object has the id of the boot in which it ran.
+        cause = cause_of_end(replace(history, node_boot_id=view.vm.status.node_boot_id), view)
+        return unreported if unreported and unreported.cause is cause else new_stop(cause, view.now)
+    newer = unreported and (stop is None or stop.time < unreported.time)
+    return unreported if newer else stop
 
 
 def _found_before(cause: StopCause, memory: VmMemory) -> LastStop | None:

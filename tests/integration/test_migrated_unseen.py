@@ -15,6 +15,7 @@ import pytest
 from chaos.judge import asked
 from controller.manager.sweep import LOOK_EVERY_S
 from lab.libvirtd import Libvirtd
+from lab.processes import paused
 from lab.world import Json, World, power_of, ready_of, runs, until
 
 RELEASE_LIMIT_S = 150
@@ -193,3 +194,22 @@ def test_unset_node_name(nodes: Nodes) -> None:
     nodes.world.patch(nodes.vm, nodeName=nodes.a)
     nodes.world.until(nodes.vm, runs, "taken back by a")
     assert asked(nodes.world.libvirtd.calls_log, nodes.vm.uuid) == BY_TEST
+
+
+def test_migrated_with_its_definition_and_defined_again_is_not_started(nodes: Nodes, tmp_path: Path) -> None:
+    """As docs/operations.md says, and then somebody defines it on the source again, such as Ansible or Terraform.
+
+    The agent does not observe the pause at the end of the migration: its host was busy.
+    """
+    nodes.manager.stop()
+    definition = tmp_path / "domain.xml"
+    definition.write_text(nodes.world.virsh("dumpxml", "--inactive", nodes.vm.name))
+    words = ["migrate", "--live", "--persistent", "--undefinesource", "--unsafe", nodes.vm.name, nodes.libvirtd_b.uri]
+    with paused(nodes.agent_a.pid):
+        nodes.world.virsh(*words, "--migrateuri", "tcp://127.0.0.1")
+    gone = nodes.world.until_ready(nodes.vm, "DomainNotFound")
+    assert gone["status"]["lastStop"]["cause"] == "Migrated"
+    nodes.world.virsh("define", str(definition))
+    nodes.world.until_ready(nodes.vm, "MigratedAway")
+    nodes.assert_not_started()
+    assert nodes.virsh_b("domstate", nodes.vm.name) == "running"

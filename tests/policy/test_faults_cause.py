@@ -240,3 +240,91 @@ def test_a_start_is_never_the_agents_stop() -> None:
     assert action(vm.look(FORGOTTEN)) is Action.START
     vm.agent_restarts()
     assert cause(vm.look(domain(Phase.STOPPED, reason="DESTROYED"), after_s=60)) is StopCause.EXTERNAL
+
+
+# --- a domain that libvirt no longer had, and that is defined again  ---
+
+DEFINED_AGAIN = FORGOTTEN
+
+
+@pytest.mark.parametrize("agent_restarts", [True, False])
+@pytest.mark.parametrize(
+    ("events", "expected", "reason"),
+    [
+        ({Evidence.STOPPED_MIGRATED}, StopCause.MIGRATED, Reason.MIGRATED_AWAY),
+        ({Evidence.STOPPED_SAVED}, StopCause.SAVED, Reason.SAVED_ELSEWHERE),
+    ],
+)
+def test_a_vm_that_left_and_is_defined_again_has_not_run_here_since(
+    events: set[Evidence], expected: StopCause, reason: Reason, *, agent_restarts: bool
+) -> None:
+    """`virsh migrate --undefinesource`, then somebody defines it on the source again: it runs on the other host."""
+    vm = Vm().in_sync()
+    step = vm.look(Absent(), after_s=60, events=events)
+    assert (step.reason, cause(step)) == (Reason.DOMAIN_NOT_FOUND, expected)
+    if agent_restarts:
+        vm.agent_restarts()
+    step = vm.look(DEFINED_AGAIN, after_s=600)
+    assert (action(step), step.reason, cause(step)) == (None, reason, expected)
+
+
+def test_a_vm_that_left_is_known_to_have_left_although_that_could_not_be_reported() -> None:
+    vm = Vm().in_sync()
+    vm.look_unreported(Absent(), after_s=60, events={Evidence.STOPPED_MIGRATED})
+    step = vm.look(DEFINED_AGAIN, after_s=600)
+    assert (action(step), step.reason, cause(step)) == (None, Reason.MIGRATED_AWAY, StopCause.MIGRATED)
+
+
+@pytest.mark.parametrize("agent_restarts", [True, False])
+def test_a_guest_that_powered_off_keeps_its_cause_when_it_is_defined_again(*, agent_restarts: bool) -> None:
+    vm = Vm(restart_policy=RestartPolicy.ON_FAILURE).in_sync()
+    vm.look(Absent(), after_s=60, events={Evidence.SHUTDOWN_GUEST})
+    if agent_restarts:
+        vm.agent_restarts()
+    assert cause(vm.look(DEFINED_AGAIN, after_s=600)) is StopCause.GUEST
+
+
+def test_a_run_that_was_never_reported_is_the_last_stop_of_a_domain_that_is_gone() -> None:
+    vm = Vm(restart_policy=RestartPolicy.NEVER).in_sync()
+    vm.look(Phase.STOPPED, after_s=60, events={Evidence.SHUTDOWN_GUEST})
+    vm.look(Phase.STOPPED, after_s=60, events={Evidence.SHUTDOWN_GUEST})
+    vm.look_unreported(domain(Phase.RUNNING, 2), after_s=60)
+    vm.look_unreported(Absent(), after_s=60, events={Evidence.STOPPED_FAILED})
+    step = vm.look(Absent(), after_s=60)
+    assert cause(step) is StopCause.CRASH
+    assert step.status.completion_time is None
+
+
+def test_a_domain_that_was_gone_in_between_runs_since_it_is_back() -> None:
+    vm = Vm().in_sync()
+    vm.look(Absent(), after_s=60)
+    step = vm.look(domain(Phase.RUNNING, 2), after_s=600)
+    assert step.status.power_state_transition_time == moment(vm.at_s).to_api()
+
+
+# --- a shutdown request that was recorded and never sent -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", [None, Outcome(Action.SHUTDOWN, Result.NOT_CALLED)])
+def test_a_shutdown_that_was_never_sent_is_not_the_cause_of_a_later_stop(outcome: Outcome | None) -> None:
+    """The user changes their mind between the report and the call."""
+    vm = Vm(restart_policy=RestartPolicy.NEVER).in_sync()
+    vm.change(desired=STOPPED)
+    assert action(vm.look(Phase.RUNNING)) is Action.SHUTDOWN
+    vm.change(desired=RUNNING)
+    assert vm.look(Phase.RUNNING, outcome=outcome).reason is Reason.IN_SYNC
+    step = vm.look(Phase.STOPPED, after_s=1200, events={Evidence.SHUTDOWN_GUEST})
+    assert cause(step) is StopCause.GUEST
+
+
+@pytest.mark.parametrize("result", [Result.DONE, Result.UNKNOWN])
+def test_a_shutdown_that_was_sent_is_the_cause_of_a_later_stop(result: Result) -> None:
+    vm = Vm(restart_policy=RestartPolicy.NEVER).in_sync()
+    vm.change(desired=STOPPED)
+    vm.look(Phase.RUNNING)
+    vm.look(Unreadable("not connected"), outcome=Outcome(Action.SHUTDOWN, result))
+    vm.change(desired=RUNNING)
+    vm.look(Phase.RUNNING)
+    vm.look(Phase.RUNNING, after_s=200)
+    step = vm.look(Phase.STOPPED, after_s=1200, events={Evidence.SHUTDOWN_GUEST})
+    assert cause(step) is StopCause.AGENT
