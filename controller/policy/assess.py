@@ -115,6 +115,7 @@ def assess(view: View, waits: Waits) -> Situation:
     if handover.is_foreign(history, view.node):
         history = handover.taken_over(history, view)
     history = _with_call(history, view)
+    history, memory = _without_unsent(history, view, memory)
 
     start = _start(history, view, memory)
     if start.ran and not spec_changed:  # the VM was started for this spec, so the spec has been served
@@ -127,18 +128,15 @@ def assess(view: View, waits: Waits) -> Situation:
     if isinstance(view.observed, Domain):
         memory = _with_phase(memory, history, view.observed.phase, now, waits)
         memory = replace(memory, jobless_since=_jobless_since(memory, view, view.observed))
-
     elif isinstance(view.observed, (Absent, Replaced)):  # a domain that is defined here later has not run since
         memory = replace(memory, phase=None, phase_since=None, jobless_since=None)
+
     outcome, memory = _outcome(memory, view)
     status = replace(status, operation=in_flight(history, view, memory, start))
     if start.withdrawn and memory.start_counted:
         status = replace(status, restart_count=max(status.restart_count - 1, 0))
     memory = replace(memory, stop_attempt=stop_attempt_of(status.operation, view, memory))
-    called = outcome if outcome and outcome.result is not Result.NOT_CALLED else None
-    if called and called.action is Action.SHUTDOWN and memory.stop_attempt:
-        first = memory.stop_attempt.asked_first or now
-        memory = replace(memory, stop_attempt=replace(memory.stop_attempt, asked_first=first, asked_last=now))
+    memory = _with_called(memory, outcome, view)
 
     if history.last_restart_time == BEYOND and vm.restart_request:  # not known whether this request was served
         status = replace(status, last_restart_time=vm.restart_request)
@@ -147,8 +145,9 @@ def assess(view: View, waits: Waits) -> Situation:
     if asked or restart_due or (isinstance(view.observed, Domain) and view.observed.phase.on):
         status = replace(status, completion_time=None)
 
-    refusal = without_log_times(outcome.message) if outcome and outcome.result is Result.REFUSED else start.refusal
-    status, memory = backed_off(status, memory, view, waits, refused=bool(refusal))
+    refusal = without_log_times(outcome.message) if outcome and _failed(outcome, view) else start.refusal
+    unanswered = bool(start.again and memory.start_repeated and outcome and outcome.result is Result.UNKNOWN)
+    status, memory = backed_off(status, memory, view, waits, failed=bool(refusal) or unanswered)
     situation = Situation(
         view=view,
         waits=waits,
@@ -158,6 +157,7 @@ def assess(view: View, waits: Waits) -> Situation:
         asked=asked,
         restart_due=restart_due,
         refusal=refusal,
+        unanswered=unanswered,
         start=start,
         recheck_s=recheck_s,
         notices=notices,
@@ -192,6 +192,27 @@ def _with_call(history: Status, view: View) -> Status:
     return replace(history, operation=Operation(OperationType.START, view.call.since.to_api(), attempt=1))
 
 
+def _without_unsent(history: Status, view: View, memory: VmMemory) -> tuple[Status, VmMemory]:
+    """Return the history and the memory without a shutdown request that was recorded and never sent to the guest.
+
+    The object changed between the report and the call, or the domain was not as expected. If the VM should run now, the
+    stop itself is dropped, too.
+    """
+    unsent, outcome = memory.unsent_shutdown, memory.outcome
+    if unsent is None or view.call:
+        return history, memory
+    if outcome and outcome.action is Action.SHUTDOWN and outcome.result is not Result.NOT_CALLED:
+        return history, replace(memory, unsent_shutdown=None)
+    if isinstance(view.observed, Unreadable):
+        return history, memory
+    domain, operation, memory = history.domain, history.operation, replace(memory, unsent_shutdown=None)
+    if domain is None or domain.shutdown_request_time != unsent:
+        return history, memory
+    if operation and operation.type is OperationType.STOP and view.desired is DesiredPowerState.RUNNING:
+        operation = None
+    return replace(history, domain=replace(domain, shutdown_request_time=None), operation=operation), memory
+
+
 # --- what the user requests ------------------------------------------------------------------------------------------
 
 
@@ -217,7 +238,9 @@ def _restart_due(view: View, history: Status, memory: VmMemory, waits: Waits) ->
     if request > now.wall:
         ahead_s = (request - now.wall).total_seconds()
         return False, min(ahead_s, CLOCK_CHECK_S), replace(memory, scheduled=request, scheduled_passed=None)
-    if memory.scheduled != request:
+    # The start of a VM that is off at that time is its restart. No jump of the wall clock stops such a VM.
+    off = isinstance(view.observed, Domain) and view.observed.phase.off
+    if memory.scheduled != request or off:
         return True, None, memory
     passed = memory.scheduled_passed or now
     left_s = waits.schedule_confirm_s - (now.monotonic_s - passed.monotonic_s)
@@ -242,7 +265,7 @@ def _observed(status: Status, view: View, memory: VmMemory, *, ran: bool) -> tup
     ran = ran or (Evidence.STOPPED_MIGRATED in view.evidence and not handover.sent_away(status))
     stop = causes.end_of(status, view, memory, ran=ran) if isinstance(view.observed, Absent) else status.last_stop
     # A domain that is not found, or belongs to another object, is not the request to run it again.
-    kept = isinstance(view.observed, Conflict) or (status.completion_time is not None and not unseen)
+    kept = isinstance(view.observed, Conflict) or (status.completion_time is not None and stop == status.last_stop)
     record = status.domain or DomainRecord("", None, view.vm.bound_by)
     return (
         replace(
@@ -328,6 +351,25 @@ def _outcome(memory: VmMemory, view: View) -> tuple[Outcome | None, VmMemory]:
     if isinstance(view.observed, Unreadable) and memory.outcome and memory.outcome.action.starts:
         return None, memory
     return memory.outcome, replace(memory, outcome=None)
+
+
+def _failed(outcome: Outcome, view: View) -> bool:
+    """Whether the action has failed: libvirt has refused it, or gave no result of it and answers about the domain.
+
+    What a start without a result has done becomes known later (starts.py).
+    """
+    unknown = outcome.result is Result.UNKNOWN and not outcome.action.starts
+    return outcome.result is Result.REFUSED or (unknown and isinstance(view.observed, Domain))
+
+
+def _with_called(memory: VmMemory, outcome: Outcome | None, view: View) -> VmMemory:
+    """Return the memory with what the end of an action shows: which one has failed, and when the guest was asked."""
+    if outcome is None or outcome.result is Result.NOT_CALLED:
+        return memory
+    attempt = memory.stop_attempt
+    if outcome.action is Action.SHUTDOWN and attempt:
+        attempt = replace(attempt, asked_first=attempt.asked_first or view.now, asked_last=view.now)
+    return replace(memory, stop_attempt=attempt, failed=outcome.action if _failed(outcome, view) else None)
 
 
 # --- since when ------------------------------------------------------------------------------------------------------

@@ -9,17 +9,17 @@ from controller.policy.view import Domain, Phase, View, VmMemory
 from controller.policy.waits import Waits
 
 
-def backed_off(status: Status, memory: VmMemory, view: View, waits: Waits, *, refused: bool) -> tuple[Status, VmMemory]:
+def backed_off(status: Status, memory: VmMemory, view: View, waits: Waits, *, failed: bool) -> tuple[Status, VmMemory]:
     """Return the draft and the in-process state, both with the updated backoff.
 
-    A long run removes the backoff. A refusal increases the backoff, but only if its former wait is over.
+    A long run removes the backoff. A failed action increases the backoff, but only if its former wait is over.
     """
     backoff, now, since = status.backoff, view.now, memory.phase_since
     runs = isinstance(view.observed, Domain) and view.observed.phase is Phase.RUNNING
     if backoff and runs and since and since.plus(waits.backoff_forget_s).monotonic_s <= now.monotonic_s:
         backoff = None
     next_attempt = _next_attempt(backoff, memory, now, waits)
-    if refused and (next_attempt is None or now.until(next_attempt) <= 0):
+    if failed and (next_attempt is None or now.until(next_attempt) <= 0):
         backoff, next_attempt = increased(backoff, now, waits)
     source = backoff.next_attempt_time if backoff else None
     return replace(status, backoff=backoff), replace(memory, next_attempt=next_attempt, next_attempt_from=source)

@@ -124,7 +124,11 @@ def _remembered(s: Situation, verdict: Verdict, status: Status) -> VmMemory:
     held = verdict.reason in FORBIDDEN or (s.memory.held and not _decides(s, verdict))
     doubled = s.memory.doubled if isinstance(s.view.observed, Unreadable) else _doubled(s)
     memory = replace(
-        s.memory, held=held, doubled=doubled, stop_attempt=stop_attempt_of(status.operation, s.view, s.memory)
+        s.memory,
+        held=held,
+        doubled=doubled,
+        stop_attempt=stop_attempt_of(status.operation, s.view, s.memory),
+        unsent_shutdown=_unsent_shutdown(s, verdict, status),
     )
     if not (verdict.action and verdict.action.starts):
         return memory
@@ -137,6 +141,14 @@ def _remembered(s: Situation, verdict: Verdict, status: Status) -> VmMemory:
         start_counted=counted,
         off_since=None,  # observations from before the call do not show how the call ends
     )
+
+
+def _unsent_shutdown(s: Situation, verdict: Verdict, status: Status) -> datetime | None:
+    """Return the time of the shutdown request that this report records before it is sent for the first time."""
+    before, now = s.status.domain, status.domain
+    if verdict.action is Action.SHUTDOWN and now and not (before and before.shutdown_request_time):
+        return now.shutdown_request_time
+    return s.memory.unsent_shutdown
 
 
 def _served(s: Situation, verdict: Verdict) -> bool:

@@ -133,7 +133,8 @@ def start(s: Situation) -> Verdict:
         how = "restored from its saved memory"
     status = s.status
     if s.start.again:  # this start was counted when it was recorded
-        status = replace(status, restart_count=s.history.restart_count, backoff=s.history.backoff)
+        backoff = s.status.backoff if s.unanswered else s.history.backoff
+        status = replace(status, restart_count=s.history.restart_count, backoff=backoff)
     else:
         status = _counted(s, status)
     status = recorded(s, status, OperationType.START)

@@ -16,7 +16,7 @@ from controller.api.virtualmachine import DesiredPowerState, Reason, Status
 from controller.policy.situation import Situation
 from controller.policy.starts import OFF_CONFIRM_S
 from controller.policy.stops import restored
-from controller.policy.view import Action, Phase, Qemu, Verdict
+from controller.policy.view import Action, Phase, Qemu, Result, Verdict
 from controller.policy.wording import (
     NEVER_SETTLES,
     REQUESTS,
@@ -46,8 +46,8 @@ class DueAction:
     backs_off: bool = False
     """Whether the backoff delays the action although the action starts nothing."""
     again: bool = False
-    """Whether the action is a recorded start that was not called. It has already waited for settle time, brake and
-    backoff."""
+    """Whether the action is a recorded start whose call has no known result. It has already waited for settle time,
+    brake and backoff."""
 
     @property
     def starts(self) -> bool:
@@ -265,17 +265,23 @@ def braked(s: Situation, due_action: DueAction | None = None) -> Verdict | None:
 def backing_off(s: Situation, due_action: DueAction) -> Verdict | None:
     """Delay an action while the exponential backoff runs.
 
-    The backoff delays each start, a resume after an I/O error, and any action after libvirt has refused one.
+    The backoff delays each start, a resume after an I/O error, and any action after libvirt has refused one. A refused
+    request to the guest does not delay the forced stop. A recorded start is called again once without a delay.
     """
     next_attempt = s.memory.next_attempt
     failed = s.history.decided in {Reason.START_FAILED, Reason.ACTION_FAILED}
-    concerned = due_action.starts or due_action.backs_off or s.refusal or failed
-    if due_action.again or next_attempt is None or not concerned or (left_s := s.now.until(next_attempt)) <= 0:
+    forces = due_action.action is Action.DESTROY and s.memory.failed is not Action.DESTROY
+    concerned = due_action.starts or due_action.backs_off or ((s.refusal or failed) and not forces)
+    at_once = due_action.again and not s.memory.start_repeated
+    if at_once or next_attempt is None or not concerned or (left_s := s.now.until(next_attempt)) <= 0:
         return None
+    if due_action.again:
+        message = f"libvirt has twice given no answer to the start. virtsync calls it again at {clock(next_attempt)}."
+        return Verdict(due_action.reason, message, recheck_s=left_s)
     again = f"virtsync tries again at {clock(next_attempt)}."
     if s.refusal:
         reason = Reason.START_FAILED if due_action.starts else Reason.ACTION_FAILED
-        return Verdict(reason, f"libvirt refused to {_refused(s)}: {s.refusal.rstrip('.')}. {again}", recheck_s=left_s)
+        return Verdict(reason, f"{_failure(s)}: {s.refusal.rstrip('.')}. {again}", recheck_s=left_s)
     if failed:
         reported = s.history.message_of(s.history.decided)
         message = f"libvirt refused the last attempt. {again}" if reported is None else reported
@@ -309,7 +315,9 @@ GATES: tuple[Gate, ...] = (
 )
 
 
-def _refused(s: Situation) -> str:
-    """Return the request that libvirt refused, as text for a message."""
+def _failure(s: Situation) -> str:
+    """Return which request has failed, as text for a message."""
     outcome = s.view.memory.outcome
-    return REQUESTS[outcome.action if outcome else Action.START]  # without an outcome, a recorded start was refused
+    request = REQUESTS[outcome.action if outcome else Action.START]  # without an outcome, a recorded start was refused
+    unknown = outcome is not None and outcome.result is Result.UNKNOWN
+    return f"libvirt gave no result of the request to {request}" if unknown else f"libvirt refused to {request}"

@@ -31,7 +31,8 @@ def in_flight(  # noqa: PLR0911 - one rule a line
     if seen.phase.off:
         return operation if operation.type is OperationType.RESTART else None
     if seen.lingers:
-        return operation
+        ends_at = view.now.to_api() + timedelta(seconds=vm.shutdown.grace_s)
+        return operation if operation.deadline else replace(operation, deadline=ends_at)
     # The same id can belong to another run: libvirtd reuses ids if no domain was on when it was restarted.
     watched = memory.stop_attempt is not None and memory.stop_attempt.start_time == operation.start_time
     other_run = not watched and starts.began_since(seen.run_since, operation, view.now)

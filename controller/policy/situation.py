@@ -50,7 +50,9 @@ class Situation:
     restart_due: bool = False
     """Whether a requested restart is due and not recorded yet."""
     refusal: str = ""
-    """libvirt's message, if libvirt refused the last action; empty otherwise."""
+    """libvirt's message, if libvirt refused the last action or gave no result of it; empty otherwise."""
+    unanswered: bool = False
+    """Whether the recorded start was called again, and this call has no known result either."""
     settled_at: Now | None = None
     """When the settle time is over; None: no settle time applies."""
     settles_forever: bool = False

@@ -73,7 +73,11 @@ def _ask_or_force(s: Situation, stop_attempt: StopAttempt, status: Status, reaso
     if not graceful_only:
         message += f" virtsync forces the VM off at {clock(ends_at)} if it is still on."
     if action := _polite(s):
-        return due(s, action, reason, message, status=status)
+        verdict, left_s = due(s, action, reason, message, status=status), s.now.until(ends_at)
+        # Whatever delays this action, it must not delay the forced stop.
+        if not graceful_only and left_s > 0 and verdict.recheck_s is not None:
+            verdict = replace(verdict, recheck_s=min(verdict.recheck_s, left_s))
+        return verdict
     waits = (s.now.until(ends_at), _press_in_s(s))
     return Verdict(reason, message, status=status, recheck_s=min(wait for wait in waits if wait))
 

@@ -323,6 +323,10 @@ class VmMemory:
     """Whether that start is made again, because an earlier call of it, perhaps by a dead agent, has no known result."""
     start_counted: bool = False
     """Whether that start has increased `restartCount`."""
+    unsent_shutdown: datetime | None = None
+    """The time of the shutdown request that this process has recorded and not called yet; None: there is none."""
+    failed: Action | None = None
+    """The last action of this process, if it has failed."""
     next_attempt: Now | None = None
     """When the wait of the backoff ends; None: there is no backoff."""
     next_attempt_from: datetime | None = None

@@ -8,8 +8,8 @@ import pytest
 from controller.agent.lookups import LOOKUP_OVERDUE_S
 from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewhere
 from controller.api.virtualmachine import Reason, Status, VirtualMachine, VmKey
-from controller.policy.view import Action, Domain, Facts
-from controller.runtime.errors import Conflicted, Rejected
+from controller.policy.view import Action, Domain, Facts, PowerAction, Result
+from controller.runtime.errors import Conflicted, Rejected, Transient
 from tests.sim.api import SimulatedApi
 from tests.sim.node import WAITS, Clock, SimulatedNode, Watched, Written
 
@@ -314,3 +314,79 @@ def test_a_forced_stop_that_returns_during_a_look_is_not_repeated(monkeypatch: p
     assert [call for call in agent.calls if not call.begun] == []
     works(node)
     assert [action for _, action in node.judge.done] == [Action.DESTROY]
+
+
+def unanswered(node: SimulatedNode, *kinds: Action) -> list[float]:
+    """From now on, each of these calls fails at once without a result. When they were made, in monotonic seconds."""
+    calls: list[float] = []
+    act = node.agent.host.act
+
+    def fails(action: PowerAction) -> Result:
+        if action.kind not in kinds:
+            return act(action)
+        calls.append(node.clock.at_s)
+        raise Transient("the reason")
+
+    node.agent.host.act = fails  # type: ignore[method-assign]
+    return calls
+
+
+def test_calls_without_a_result_are_not_repeated_without_a_wait() -> None:
+    node = node_with("web", powerState="Running")
+    node.agent.reconciler._waits = replace(WAITS, settle_pause_s=0.0)
+    calls = unanswered(node, Action.RESUME)
+    guest = node.libvirtd.named("web")
+    assert guest
+    guest.do(Action.SUSPEND)
+    for _ in range(60):
+        works(node)
+        node.clock.at_s += 1
+    assert 2 <= len(calls) <= 4
+    assert reason_of(node, "web") == Reason.ACTION_FAILED
+
+
+def test_starts_without_a_result_are_not_repeated_without_a_wait() -> None:
+    node = node_with("web", powerState="Running")
+    calls = unanswered(node, Action.START)
+    guest = node.libvirtd.named("web")
+    assert guest
+    guest.kill()
+    for _ in range(120):
+        works(node)
+        node.clock.at_s += 1
+    assert 3 <= len(calls) <= 6
+
+
+def test_the_younger_object_has_the_domain_as_soon_as_the_older_one_is_gone() -> None:
+    """The older one refers to the domain by its UUID, and the younger one by its name."""
+    node = node_with("web")
+    guest = node.libvirtd.named("web")
+    assert guest
+    node.api.delete(key("web"))
+    node.api.create(key("older"), {"nodeName": "node-a", "domain": {"uuid": str(guest.uuid)}})
+    works(node)
+    node.clock.at_s += 60
+    node.api.create(key("web"), {"nodeName": "node-a", "powerState": "Running"})
+    works(node)
+    assert reason_of(node, "web") == Reason.DOMAIN_CONFLICT
+    node.api.delete(key("older"))
+    works(node)
+    assert reason_of(node, "web") == Reason.IN_SYNC
+
+
+def test_a_shutdown_that_the_user_recalls_before_the_call_is_not_sent_and_not_waited_for() -> None:
+    node = node_with("web", powerState="Running", restartPolicy="Never")
+
+    def user_changes_their_mind() -> None:
+        node.api.edit(key("web"), {"powerState": "Running"})
+        assert node.agent.hears_watch()
+
+    node.agent.meanwhile["after the report"] = user_changes_their_mind
+    node.api.edit(key("web"), {"powerState": "Stopped"})
+    works(node)
+    assert reason_of(node, "web") == Reason.IN_SYNC
+    assert node.judge.done == []
+    vm = node.agent.objects.read(key("web"))
+    assert vm
+    assert vm.status.domain
+    assert vm.status.domain.shutdown_request_time is None

@@ -12,7 +12,19 @@ import pytest
 
 from controller.api.hypervisor import MaintenanceMode
 from controller.api.virtualmachine import DesiredPowerState, Hold, Reason, RestartPolicy, StopCause, VmKey
-from controller.policy.view import Absent, Action, Conflict, Evidence, Node, Observation, Phase, Step, Unreadable
+from controller.policy.view import (
+    Absent,
+    Action,
+    Conflict,
+    Evidence,
+    Node,
+    Observation,
+    Outcome,
+    Phase,
+    Result,
+    Step,
+    Unreadable,
+)
 from tests.policy.views import RUNNING, STOPPED, T0, UID, Vm, action, domain, done, moment
 
 FORGOTTEN = domain(Phase.STOPPED, reason="UNKNOWN")

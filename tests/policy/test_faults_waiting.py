@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -466,3 +467,82 @@ def test_a_restart_far_ahead_is_looked_at_again_soon_because_the_clock_may_be_se
     assert vm.look(Phase.RUNNING).recheck_s == 600
     vm.change(restart_request=T0 + timedelta(seconds=90))
     assert (vm.look(Phase.RUNNING).recheck_s or 0) < 91
+
+
+def test_a_vm_that_is_off_at_the_time_of_its_restart_is_not_restarted_after_its_start() -> None:
+    vm = Vm(restart_request=T0 + timedelta(seconds=100)).in_sync()
+    vm.change(desired=STOPPED)
+    vm.look(Phase.RUNNING, after_s=10)
+    vm.look(Phase.STOPPED, after_s=10, outcome=done(Action.SHUTDOWN))
+    vm.change(desired=RUNNING)
+    step = vm.look(Phase.STOPPED, after_s=400)
+    assert (action(step), step.status.last_restart_time) == (Action.START, vm.vm.restart_request)
+    vm.look(domain(Phase.RUNNING, 2), after_s=2, outcome=done(Action.START))
+    step = vm.look(domain(Phase.RUNNING, 2), after_s=11)
+    assert (action(step), step.reason) == (None, Reason.IN_SYNC)
+
+
+@pytest.mark.parametrize("result", [Result.REFUSED, Result.UNKNOWN])
+def test_a_refused_request_to_the_guest_does_not_delay_the_forced_stop(result: Result) -> None:
+    vm = Vm(shutdown=Shutdown(grace_s=180)).in_sync()
+    vm.change(desired=STOPPED)
+    step, began_s = vm.look(Phase.SUSPENDED), vm.at_s
+    failed = Outcome(Action.WAKE, result, "Domain does not have suspend support")
+    for _ in range(20):
+        if (kind := action(step)) is Action.DESTROY:
+            break
+        assert kind in {Action.WAKE, None}
+        step = vm.look(Phase.SUSPENDED, after_s=0.1 if kind else step.recheck_s or 1, outcome=failed if kind else None)
+    assert action(step) is Action.DESTROY
+    assert vm.at_s - began_s <= 181
+
+
+def test_a_refused_forced_stop_backs_off() -> None:
+    vm = Vm(shutdown=Shutdown(ShutdownMode.FORCE)).in_sync()
+    vm.change(desired=STOPPED)
+    assert action(vm.look(Phase.RUNNING)) is Action.DESTROY
+    step = vm.look(Phase.RUNNING, outcome=Outcome(Action.DESTROY, Result.REFUSED, "no"))
+    assert (action(step), step.reason) == (None, Reason.ACTION_FAILED)
+    assert action(vm.look(Phase.RUNNING, after_s=1)) is None
+    assert action(vm.look(Phase.RUNNING, after_s=11)) is Action.DESTROY
+
+
+def test_an_action_whose_result_is_not_known_backs_off_although_libvirt_answers() -> None:
+    vm = Vm().in_sync()
+    vm.look(Phase.PAUSED)
+    assert vm.waits.settle_pause_s
+    assert action(vm.look(Phase.PAUSED, after_s=vm.waits.settle_pause_s + 1)) is Action.RESUME
+    step = vm.look(Phase.PAUSED, outcome=Outcome(Action.RESUME, Result.UNKNOWN, "cannot reach the lock daemon"))
+    assert (action(step), step.reason) == (None, Reason.ACTION_FAILED)
+    assert "libvirt gave no result of the request to resume the VM: cannot reach the lock daemon." in step.message
+    assert action(vm.look(Phase.PAUSED, after_s=11)) is Action.RESUME
+
+
+def test_a_start_that_ends_libvirtd_each_time_is_called_again_only_with_a_wait() -> None:
+    """The first call may have been lost, so it is made again at once. Later ones wait longer and longer."""
+    vm = Vm().in_sync()
+    step = vm.look(Phase.STOPPED, after_s=60, events=CRASH)
+    starts_s: list[float] = []
+    while vm.at_s < 400:
+        if action(step) is Action.START:
+            starts_s.append(vm.at_s)
+            vm.look(Unreadable("not connected"), after_s=1, outcome=Outcome(Action.START, Result.UNKNOWN))
+        step = vm.look(Phase.STOPPED, after_s=1)
+    waits_s = [later - before for before, later in pairwise(starts_s)]
+    assert waits_s[0] <= 3
+    assert all(later > 1.5 * before for before, later in pairwise(waits_s[1:]))
+    assert step.reason is Reason.STARTING
+    assert "libvirt has twice given no answer to the start. virtsync calls it again at " in step.message
+
+
+def test_a_qemu_that_lingers_has_its_grace_period_after_libvirtd_was_restarted() -> None:
+    lingering = replace(domain(Phase.SHUTTING_DOWN), id=None, state="SHUTOFF", reason="DESTROYED")
+    assert lingering.lingers
+    vm = Vm(shutdown=Shutdown(ShutdownMode.FORCE, 180)).in_sync()
+    vm.change(desired=STOPPED)
+    assert action(vm.look(Phase.RUNNING)) is Action.DESTROY
+    assert vm.look(lingering, outcome=done(Action.DESTROY)).reason is Reason.SHUTTING_DOWN
+    vm.look(Unreadable("not connected"), after_s=1)
+    assert vm.look(lingering, after_s=1).reason is Reason.SHUTTING_DOWN
+    assert vm.look(lingering, after_s=100).reason is Reason.SHUTTING_DOWN
+    assert vm.look(lingering, after_s=81).reason is Reason.SHUTDOWN_TIMED_OUT

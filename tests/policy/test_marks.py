@@ -180,7 +180,7 @@ def test_a_recalled_stop_is_waited_for_after_an_outage_of_libvirt() -> None:
     vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
     vm.change(desired=STOPPED)
     vm.look(Phase.RUNNING)
-    vm.look(AWAY, after_s=100)
+    vm.look(AWAY, after_s=100, outcome=Outcome(Action.SHUTDOWN, Result.UNKNOWN))
     vm.change(desired=RUNNING)
     assert vm.look(Phase.RUNNING).reason is Reason.RESTARTING
     assert vm.look(Phase.RUNNING, after_s=59).reason is Reason.RESTARTING

@@ -121,6 +121,17 @@ def stories() -> Iterator[tuple[str, list[Step]]]:
     yield "waits for others", _waiting()
     yield "a guest that is asleep", [Vm(restart_policy=RestartPolicy.ON_FAILURE).look(Phase.SUSPENDED)]
     yield "a stop that is not wanted any more", _recalled()
+    yield "a call without a result", _without_result()
+
+
+def _without_result() -> list[Step]:
+    vm = Vm().in_sync()
+    steps = [vm.look(Phase.PAUSED), vm.look(Phase.PAUSED, after_s=1000)]
+    steps.append(vm.look(Phase.PAUSED, outcome=Outcome(Action.RESUME, Result.UNKNOWN, "no lock daemon")))
+    vm = Vm().in_sync()
+    steps += [vm.look(Phase.STOPPED), vm.look(Phase.STOPPED, after_s=60)]
+    steps += [vm.look(Phase.STOPPED, after_s=1, outcome=Outcome(Action.START, Result.UNKNOWN)) for _ in range(2)]
+    return steps
 
 
 def _without_a_domain() -> list[Step]:
@@ -128,6 +139,7 @@ def _without_a_domain() -> list[Step]:
     sights: list[Observation] = [
         Absent(),
         Replaced(UUID(int=9), "web"),
+        Misnamed(UUID(int=7), "front"),
         Conflict(VmKey("default", "older"), UUID(int=7)),
         Unreadable("gone"),
     ]
@@ -139,7 +151,6 @@ def _forbidden() -> list[Step]:
     vm = Vm().in_sync()
     for change in ({"holds": (Hold("ann", "backup"), Hold("bob", ""))}, {"holds": ()}):
         vm.annotate(**change)
-        Misnamed(UUID(int=7), "front"),
         steps += [vm.look(Phase.STOPPED, after_s=3), vm.look(Phase.STOPPED, after_s=3)]
     for node in (
         Node("node-a", "boot-1", observe_only=True),

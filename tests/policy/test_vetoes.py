@@ -214,7 +214,7 @@ def test_a_start_after_a_stop_of_our_own_is_no_restart() -> None:
     vm = Vm(STOPPED)
     vm.look(Phase.RUNNING)
     vm.change(desired=RUNNING)
-    step = vm.look(Phase.STOPPED, events=GUEST)
+    step = vm.look(Phase.STOPPED, events=GUEST, outcome=done(Action.SHUTDOWN))
     assert (action(step), step.status.restart_count, step.status.backoff) == (Action.START, 0, None)
     assert step.status.last_stop
     assert step.status.last_stop.cause is StopCause.AGENT
