@@ -47,7 +47,7 @@ prometheus: | system-packages ## Setup: Prometheus and promtool of Debian, unpac
 	@tools/setup/system-packages.sh prometheus
 
 .PHONY: debian13
-debian13: setup ## Run the demo and the tests in a tree of Debian 13: TESTS=tests/hypervisor runs some; FRESH=1; needs root
+debian13: setup ## Run make demo and make test in a tree of Debian 13: TESTS=tests/hypervisor runs some; FRESH=1; needs root
 	@tools/setup/system-packages.sh debian
 	@FRESH=$(FRESH) tools/debian/run.sh trixie $(TESTS)
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Set up this checkout and run tests, as a user does: run in a tree of Debian. `tests.sh [WORDS FOR PYTEST...]`; without
-# words: the demo, `make check`, and all tests of `make test` that need no cluster.
+# words: the demo and `make test`, which are the two commands of the README.
 set -eu
 cd /srv/virtsync
 make --no-print-directory setup
@@ -11,9 +11,8 @@ echo "$PRETTY_NAME $(cat /etc/debian_version): $(python3 --version), libvirt $(l
 [ $# -eq 0 ] || exec .venv/bin/pytest "$@"
 
 make --no-print-directory demo
-make --no-print-directory check
 status=0
-make --no-print-directory test-parts || status=$?
-echo "Not run in this Debian: the tests on a real cluster, those with GitOps engines and those marked long." \
+make --no-print-directory test || status=$?
+echo "Not run in this Debian: the tests with GitOps engines, those of the page and those marked long." \
     "CONTRIBUTING.md says why."
 exit "$status"
