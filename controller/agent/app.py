@@ -217,11 +217,21 @@ class Agent:
             loop.add_signal_handler(signum, stop.set)
         self._end = partial(loop.call_soon_threadsafe, stop.set)
         self._start()
+        # This task must exist before the watch begins, because kopf cancels later tasks when it ends.
+        acting = asyncio.create_task(self._act_until(stop))
         try:
             await self._watch.run(stop)
         finally:
+            stop.set()
+            await acting
             await asyncio.to_thread(self._stop)
         return self._exit_code
+
+    async def _act_until(self, stop: asyncio.Event) -> None:
+        """Let no pass begin another action once `stop` is set. This does not wait for the end of the watch."""
+        await stop.wait()
+        log.info("agent is stopping: no further actions; flushing reports")
+        self._reconciler.stop_acting()
 
     def _start(self) -> None:
         settings = self._settings
@@ -259,8 +269,6 @@ class Agent:
 
     def _stop(self) -> None:
         """Stop all parts in order. The waits for actions and for reports share one deadline, so they do not add up."""
-        log.info("agent is stopping: no further actions; flushing reports")
-        self._reconciler.stop_acting()
         self._watchdog.close()
         flushed_s = time.monotonic() + FLUSH_S
         for task in self._tasks:

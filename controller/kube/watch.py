@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
@@ -49,6 +50,8 @@ INACTIVITY_TIMEOUT_S = 55.0
 """kopf ends a watch that has received nothing for this time, because the watch must be broken."""
 WATCHER_TASKS = "watcher for "
 """How the names of the tasks begin with which kopf watches the kinds."""
+SCANS = {"_read_old_api", "_read_new_apis", "_read_version"}
+"""The coroutines with which kopf reads the list of resources, each in a task of its own."""
 MAX_IDLE_S = 60.0
 """kopf is restarted if it sends no request for this time while no watch is open. Each of kopf's requests and each
 backoff of this module is shorter."""
@@ -178,7 +181,8 @@ class Watch:
                 for watched in self._watched:
                     watched.health.ended("kopf has ended")
                 if not stop.is_set() and time.monotonic() - started_s < RESTART_PAUSE_S:
-                    await asyncio.sleep(RESTART_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(stop.wait(), RESTART_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
         finally:
             heartbeat.cancel()
             self._loop = None
@@ -207,7 +211,7 @@ class Watch:
         # kopf ends as soon as one of its tasks ends, so each of these tasks ends kopf. kopf's own `stop_flag` is not
         # used: if kopf ends for another reason, the task of that flag still runs, and kopf waits 5 s for this task.
         ours = (
-            _end_watchers(),
+            _end_leftovers(),
             self._end_without_resource(insights),
             self._end_without_definition(),
             self._end_when_idle(),
@@ -383,20 +387,27 @@ class Watch:
             await asyncio.sleep(HEARTBEAT_S)
 
 
-async def _end_watchers() -> None:
-    """Wait until this task is canceled, as when kopf ends. Then end the tasks with which kopf watches the kinds.
+async def _end_leftovers() -> None:
+    """Wait until this task is canceled, as when kopf ends. Then end the tasks that kopf would not end itself.
 
     kopf ends after an error in one of its watches, and then cancels the other watch together with the task that pauses
     it. The watch takes this for a pause: it suppresses its own cancelation and continues, so kopf never ends (measured
     with kopf 1.45). A watch that is canceled alone ends.
+
+    kopf cancels the task that reads the list of resources, but not the tasks which that one has begun. Without an
+    answer of the API server, they try again, and kopf waits 5 s for them.
     """
     try:
         await asyncio.Event().wait()
     finally:
-        watchers = [task for task in asyncio.all_tasks() if task.get_name().startswith(WATCHER_TASKS)]
-        for task in watchers:
+        leftovers = [task for task in asyncio.all_tasks() if _is_left_over(task)]
+        for task in leftovers:
             task.cancel()
-        await asyncio.gather(*watchers, return_exceptions=True)
+        await asyncio.gather(*leftovers, return_exceptions=True)
+
+
+def _is_left_over(task: asyncio.Task[Any]) -> bool:
+    return task.get_name().startswith(WATCHER_TASKS) or getattr(task.get_coro(), "__name__", "") in SCANS
 
 
 def _handler(watched: Watched) -> Callable[..., Awaitable[None]]:

@@ -1,5 +1,6 @@
 """An API server that answers nobody is left in peace, and found again when it is back; a slow one is not away."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -15,9 +16,11 @@ from controller import __version__
 from controller.api.names import AGENT, MANAGER
 from controller.kube import client
 from controller.kube.client import CIRCUIT_OPENS_AFTER, Api
+from controller.kube.watch import Watch
+from controller.kube.watched import virtual_machines
 from controller.runtime import retry
 from controller.runtime.errors import CircuitOpen, Transient, Unserved
-from lab.world import until
+from lab.world import HANG_LIMIT_S, until
 
 OBJECT = "/apis/virtsync.dev/v1alpha1/namespaces/default/virtualmachines/web"
 
@@ -227,3 +230,42 @@ def test_each_answer_that_limits_the_rate_is_counted(port: socket.socket, tmp_pa
             with suppress(Transient):
                 api.request("GET", OBJECT)
     assert len(throttled) == 2
+
+
+class StillLoop(asyncio.SelectorEventLoop):
+    """An event loop in which no time passes while it is still, so no wait ends by its time limit."""
+
+    still_s: float | None = None
+
+    def time(self) -> float:
+        return super().time() if self.still_s is None else self.still_s
+
+    def go_on(self) -> None:
+        self.still_s = None
+
+
+def test_a_watch_that_is_ended_before_it_knows_the_kinds_ends_at_once(api: Api, port: socket.socket) -> None:
+    """kopf alone waits 5 s for its requests, and the agent would act for so long."""
+    watch = Watch(api, "a", [virtual_machines("a", on_object=lambda _: None, on_gone=lambda _: None)])
+    loop = StillLoop()
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        ending = asyncio.create_task(watch.run(stop))
+        while len(server.asked) < 2:
+            await asyncio.sleep(0.01)
+        loop.still_s = loop.time()
+        stop.set()
+        await ending
+
+    def go_on() -> None:
+        loop.call_soon_threadsafe(loop.go_on)
+
+    limit = threading.Timer(HANG_LIMIT_S, go_on)
+    limit.start()
+    with server_at(port, status=503) as server, asyncio.Runner(loop_factory=lambda: loop) as runner:
+        thread = threading.Thread(target=runner.run, args=(run(),))
+        thread.start()
+        thread.join()
+    limit.cancel()
+    assert loop.still_s is not None, "something waited until its time limit"
