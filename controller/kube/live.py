@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Generic, TypeVar
 
+import structlog
 import urllib3
 
 from controller.api.json_mapping import Json, as_map, as_text
@@ -29,6 +30,11 @@ SILENCE_S = 120.0
 """A connection that brings nothing for this time is given up. The API server sends a bookmark about every minute.
 Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#watch-bookmarks, and measured: 52 to 64 s."""
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 10.0
+BOOKMARK = "BOOKMARK"
+"""The kind of a line that only has a version, and no name."""
+KINDS = {"ADDED", "MODIFIED", "DELETED", BOOKMARK}
+
+log = structlog.get_logger()
 
 
 class Live(Generic[T]):
@@ -91,14 +97,21 @@ class Live(Generic[T]):
                     self._list()
                 listed = True
                 for change in self._changes():
-                    backoff.reset()
                     self._take(change)
+                    backoff.reset()
                 self._closing.wait(FIRST_RETRY_S)  # a proxy might end each watch at once
-            except (Transient, Rejected, Vanished, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the copy must not stay as it is
                 if not self._closing.is_set():
                     listed = False
-                    self._say(str(error))
+                    self._say(self._told(error))
                     self._closing.wait(backoff.wait_s())
+
+    def _told(self, error: Exception) -> str:
+        """Return an error as a phrase. If it is a bug, log it with its traceback."""
+        if isinstance(error, Transient | Rejected | Vanished):
+            return str(error)
+        log.error("internal error while following a collection", path=self._path, exc_info=error)
+        return f"internal error: {type(error).__name__}: {error}"
 
     def _list(self) -> None:
         """Read all objects. Raises Transient and Rejected."""
@@ -117,8 +130,8 @@ class Live(Generic[T]):
             self._objects, self._version = found, version
         self._say("")
 
-    def _changes(self) -> Iterator[Json]:
-        """Yield the changes since `_version`, until the API server ends the watch. Raises Transient, and ValueError."""
+    def _changes(self) -> Iterator[object]:
+        """Yield the lines of a watch from `_version` on, until the API server ends it. Raises Transient, Rejected."""
         query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_S)} | self._query
         response = self._api.stream(self._path, read_timeout_s=SILENCE_S, resourceVersion=self._version, **query)
         self._response = response
@@ -129,19 +142,25 @@ class Live(Generic[T]):
             yield from map(json.loads, _lines(response))
         except urllib3.exceptions.HTTPError as error:
             raise Transient(f"the connection to the API server has ended: {cause(error)}") from error
+        except ValueError as error:
+            raise Transient("the API server sent a line that is not JSON") from error
         finally:
             self._response = None
             response.close()
 
-    def _take(self, change: Json) -> None:
-        kind, raw = change.get("type"), as_map(change.get("object"))
+    def _take(self, change: object) -> None:
+        """Apply a line of the watch. Raises Transient if it is no change, as the error of a proxy with status 200."""
+        line = as_map(change)
+        kind, raw = as_text(line.get("type")), as_map(line.get("object"))
         if kind == "ERROR":
             raise Transient(as_text(raw.get("message")) or "the watch has failed")
+        if kind not in KINDS or not raw or (kind != BOOKMARK and not _key(raw)[1]):
+            raise Transient(as_text(line.get("message")) or "the API server sent a line that is no change of an object")
         with self._lock:
             self._version = as_text(as_map(raw.get("metadata")).get("resourceVersion")) or self._version
             if kind == "DELETED":
                 self._objects.pop(_key(raw), None)
-            elif kind != "BOOKMARK":
+            elif kind != BOOKMARK:
                 self._objects[_key(raw)] = self._convert(raw)
         self._changed()
 

@@ -1,7 +1,6 @@
 """An API server that answers nobody is left in peace, and found again when it is back; a slow one is not away."""
 
 import asyncio
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from controller.kube.watched import virtual_machines
 from controller.runtime import retry
 from controller.runtime.errors import CircuitOpen, Transient, Unserved
 from lab.world import HANG_LIMIT_S, until
+from tests.kube.server import kubeconfig_of
 
 OBJECT = "/apis/virtsync.dev/v1alpha1/namespaces/default/virtualmachines/web"
 
@@ -59,21 +59,6 @@ def port() -> Iterator[socket.socket]:
 @pytest.fixture
 def api(port: socket.socket, tmp_path: Path) -> Api:
     return client.load(kubeconfig_of(f"http://127.0.0.1:{port.getsockname()[1]}", tmp_path))
-
-
-def kubeconfig_of(server: str, folder: Path) -> Path:
-    kubeconfig = folder / "kubeconfig"
-    kubeconfig.write_text(
-        json.dumps(
-            {
-                "current-context": "any",
-                "contexts": [{"name": "any", "context": {"cluster": "any", "user": "any"}}],
-                "clusters": [{"name": "any", "cluster": {"server": server}}],
-                "users": [{"name": "any", "user": {"token": "any"}}],
-            }
-        )
-    )
-    return kubeconfig
 
 
 @contextmanager
