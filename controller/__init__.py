@@ -80,6 +80,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       checks.py      runs checks, each on its own thread and with a timeout
       web.py         an HTTP server on localhost for a browser
       health.py, metrics.py, logs.py  /livez, /readyz and /metrics; series of the queue; the log
+      exposition.py  the text of /metrics, which one thread at a time makes
       watchdog.py    tells systemd that the process works
       settings.py    the settings that every process has
     policy/        decisions on immutable values

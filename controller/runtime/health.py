@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import structlog
-from prometheus_client.exposition import choose_encoder
 
 from controller.runtime.errors import Rejected
+from controller.runtime.exposition import Exposition
 from controller.runtime.metrics import ProcessMetrics
 from controller.runtime.server import CONNECTIONS_LIMIT, TEXT, Handler, Server, why_not_listening
 
@@ -37,6 +37,7 @@ class Health:
 
     def __init__(self, address: str, port: int, metrics: ProcessMetrics) -> None:
         self._address, self._port, self._metrics = address, port, metrics
+        self._exposition = Exposition(metrics.registry)
         self._alive: dict[str, Callable[[], bool]] = {}
         self._ready: dict[str, Callable[[], str | None]] = {}
         self._server: _Server | None = None
@@ -84,12 +85,12 @@ class Health:
             case "/readyz":
                 return _verdict(list(self._unready()))
             case "/metrics":
-                encode, content_type = choose_encoder(accept)
                 # As in prometheus_client's own server, a client can request some metrics only: each VM has a dozen
                 # series.
-                names = parse_qs(query).get("name[]")
-                registry = self._metrics.registry
-                return HTTPStatus.OK, content_type, encode(registry.restricted_registry(names) if names else registry)
+                made = self._exposition.text(accept, parse_qs(query).get("name[]", []))
+                if made is None:
+                    return HTTPStatus.SERVICE_UNAVAILABLE, TEXT, b"Too many clients ask for /metrics.\n"
+                return HTTPStatus.OK, *made
             case _:
                 return HTTPStatus.NOT_FOUND, TEXT, b"The paths are /livez, /readyz and /metrics.\n"
 

@@ -1,6 +1,7 @@
 """What kubelet and Prometheus are answered, over a real socket."""
 
 import http.client
+import queue
 import socket
 import threading
 import time
@@ -11,7 +12,10 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
+from prometheus_client import Metric
+from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from controller.agent.metrics import Metrics
 from controller.api.hypervisor import DomainCounts
@@ -19,6 +23,7 @@ from controller.api.virtualmachine import Condition, DesiredPowerState, PowerSta
 from controller.policy.view import Action, Result
 from controller.runtime import health as health_module
 from controller.runtime.errors import Rejected
+from controller.runtime.exposition import BURST, WAITING_LIMIT
 from controller.runtime.health import Health
 from controller.runtime.server import CONNECTIONS_LIMIT
 
@@ -137,6 +142,58 @@ def test_who_asks_for_some_metrics_gets_those(health: Health, metrics: Metrics) 
     text = ask(health.start(), "/metrics?name[]=virtsync_libvirt_events_total&name[]=workqueue_depth")[2]
     names = {line.split("{")[0] for line in text.splitlines() if not line.startswith("#")}
     assert names == {"virtsync_libvirt_events_total", "workqueue_depth"}
+
+
+class Slow(Collector):
+    """A metric whose value takes until `free` is set."""
+
+    def __init__(self) -> None:
+        self.free, self.asked, self.at_once, self.most_at_once = threading.Event(), 0, 0, 0
+
+    def describe(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("slow", "A test.")
+
+    def collect(self) -> Iterator[Metric]:
+        self.asked, self.at_once = self.asked + 1, self.at_once + 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.free.wait()
+        self.at_once -= 1
+        yield GaugeMetricFamily("slow", "A test.", value=self.asked)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics?name[]=slow"])
+def test_many_who_ask_for_metrics_at_once_keep_no_probe_from_its_answer(
+    health: Health, metrics: Metrics, path: str
+) -> None:
+    slow, clients = Slow(), 20
+    metrics.registry.register(slow)
+    port = health.start()
+    answers: queue.Queue[int] = queue.Queue()
+    threads = [threading.Thread(target=lambda: answers.put(ask(port, path)[0])) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    refused = [answers.get(timeout=60) for _ in range(clients - WAITING_LIMIT - 1)]
+    assert refused == [503] * len(refused)
+    assert ask(port, "/livez")[0] == 200
+    slow.free.set()
+    for thread in threads:
+        thread.join()
+    assert slow.most_at_once == 1
+
+
+@pytest.mark.parametrize(("path", "otherwise"), [("/metrics", 200), ("/metrics?name[]=slow", 503)])
+def test_who_asks_for_metrics_all_the_time_does_not_have_them_made_each_time(
+    health: Health, metrics: Metrics, path: str, otherwise: int
+) -> None:
+    slow = Slow()
+    slow.free.set()
+    metrics.registry.register(slow)
+    port, began = health.start(), time.monotonic()
+    asked = {ask(port, path)[0] for _ in range(100)}
+    made = slow.asked
+    assert made <= BURST + time.monotonic() - began
+    assert asked == ({200, otherwise} if made < 100 else {200})
+    assert ask(port, "/metrics", accept=OPENMETRICS)[0] == 200, "the others have a limit of their own"
 
 
 def test_a_client_that_sends_a_byte_at_a_time_is_closed(health: Health, monkeypatch: pytest.MonkeyPatch) -> None:
