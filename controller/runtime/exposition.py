@@ -81,5 +81,8 @@ class _Kept:
 
 def _form(accept: str) -> str:
     """Return the format for a client. There are two of the many that prometheus_client knows, so few texts are kept."""
-    content_type = choose_encoder(accept)[1]
+    try:
+        content_type = choose_encoder(accept)[1]
+    except (TypeError, ValueError):  # the version in the header is no number
+        return PLAIN
     return OPENMETRICS if content_type.startswith(OPENMETRICS) else PLAIN

@@ -144,6 +144,11 @@ def test_who_asks_for_some_metrics_gets_those(health: Health, metrics: Metrics) 
     assert names == {"virtsync_libvirt_events_total", "workqueue_depth"}
 
 
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=1.x", "text/plain; version=new", ";=,"])
+def test_an_accept_header_that_makes_no_sense_gets_the_old_format(health: Health, accept: str) -> None:
+    assert ask(health.start(), "/metrics", accept=accept)[:2] == (200, "text/plain; version=0.0.4; charset=utf-8")
+
+
 class Slow(Collector):
     """A metric whose value takes until `free` is set."""
 
