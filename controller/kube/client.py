@@ -122,8 +122,8 @@ class Api:
         """Send one request and return the body of the response.
 
         After a 401, renews the credentials and sends the request again if they have changed. Raises Conflicted,
-        Vanished, Rejected, Unserved, Behind, Transient (also if the API server sends nothing for `read_timeout_s`,
-        by default `TIMEOUT_S`), and, without sending a request, CircuitOpen.
+        Vanished, Rejected, Unserved, Behind, Transient (also after a redirect, which is never followed, and if the API
+        server sends nothing for `read_timeout_s`, by default `TIMEOUT_S`), and, without sending a request, CircuitOpen.
         """
         if self.circuit_open:
             raise CircuitOpen(self._why_open)
@@ -132,13 +132,13 @@ class Api:
         status, text, retry_after_s, access = self._send(method, target, headers, body, read_timeout_s)
         if status == 401 and self.credentials.renew(access) is not access:
             status, text, retry_after_s, _ = self._send(method, target, headers, body, read_timeout_s)
-        if status < 400:
+        if status < 300:
             self.note_answer(good=True)
             return text
         if status == 429:
             self.throttled()
         error = _error(access.program, path, status, text, retry_after_s)
-        if status in {401, 429} or (status >= 500 and not isinstance(error, Behind)):
+        if status < 400 or status in {401, 429} or (status >= 500 and not isinstance(error, Behind)):
             self.note_answer(good=False)
         raise error
 
@@ -157,7 +157,7 @@ class Api:
                 headers=_headers({"Accept": JSON}, access),
                 _request_timeout=timeout_s,
             ).response
-            if answer.status < 400:
+            if answer.status < 300:
                 return answer
             text = answer.read()
         except (ApiException, urllib3.exceptions.HTTPError) as error:

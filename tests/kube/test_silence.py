@@ -167,6 +167,19 @@ def test_who_asks_for_a_wait_is_not_asked_again_at_once(
         assert len(server.asked) == (1 if wait_s else 3)
 
 
+@pytest.mark.parametrize("status", [301, 304, 307])
+def test_a_redirect_is_an_error(api: Api, port: socket.socket, status: int) -> None:
+    """As that of a proxy. It must not count as an answer of the API server."""
+    with server_at(port, status=status) as server:
+        with pytest.raises(Transient, match=f"the API server answered {status}"):
+            api.request("GET", OBJECT)
+        with pytest.raises(Transient, match=f"the API server answered {status}"):
+            api.stream(OBJECT, read_timeout_s=HANG_LIMIT_S)
+        server.status = 200
+        api.request("GET", OBJECT)
+        assert api.take_recovery()
+
+
 @pytest.mark.parametrize("program", [AGENT, MANAGER])
 def test_the_api_server_is_told_which_program_asks(port: socket.socket, tmp_path: Path, program: str) -> None:
     api = client.load(kubeconfig_of(f"http://127.0.0.1:{port.getsockname()[1]}", tmp_path), program=program)
