@@ -15,7 +15,7 @@ from urllib.parse import quote
 import structlog
 
 from controller.api.clock import exponential_s, micro_time
-from controller.api.json_mapping import Json
+from controller.api.json_mapping import Json, as_map
 from controller.kube import paths
 from controller.kube.client import Api
 from controller.kube.lease_fields import LOCK, lease_fields
@@ -208,10 +208,15 @@ class KeptLease:
     def _write(self, body: Json) -> None:
         """Write the Lease with optimistic concurrency: raises Conflicted if it has changed since it was last read.
 
-        Also raises Transient, Rejected, Vanished.
+        Also raises Rejected, Vanished and Transient, the latter also if the answer is not the Lease as it was written,
+        such as the page of a proxy: then it is not known whether it was written.
         """
         method, path = ("PUT", self._path) if self._raw else ("POST", self._collection)
-        self._store(retry.call(self._api.request, method, path, body, fieldManager=f"virtsync-{self._component}"))
+        answer = retry.call(self._api.request, method, path, body, fieldManager=f"virtsync-{self._component}")
+        name = as_map(answer.get("metadata")).get("name")
+        if (name, lease_fields(answer).holder) != (self._name, body["spec"]["holderIdentity"]):
+            raise Transient("the API server answered something that is not the Lease as it was written")
+        self._store(answer)
 
     def _store(self, raw: Json) -> None:
         self._raw = raw
