@@ -50,12 +50,22 @@ class Source:
         self._trouble, self._looked_s = "", 0.0
 
     def look(self) -> None:
-        """Note that somebody looks now, and begin to read if nobody looked before. Does not wait."""
+        """Note that somebody looks now, and begin to read if nobody looked before. Does not wait.
+
+        If this fails because the process has too many threads, `fleet` says so, and the next look tries again.
+        """
         with self._lock:
             self._looked_s = time.monotonic()
             if self._thread is None and not self._closed.is_set():
-                self._thread = threading.Thread(target=self._run, name="page-source", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="page-source", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    if str(error) != self._trouble:  # an open page looks every second
+                        log.warning("could not read the objects for the page", error=str(error))
+                    self._show(str(error))
+                else:
+                    self._thread = thread
 
     def wait(self, timeout_s: float) -> None:
         """Wait until everything was read once."""
@@ -86,12 +96,16 @@ class Source:
                 self._watch()
             except (Transient, Rejected, Vanished) as error:
                 log.warning("could not read the objects for the page", error=str(error))
-                self._trouble = str(error)
-                self.changed.set()
+                self._show(str(error))
                 self._closed.wait(backoff.wait_s())
-            except Exception:
+            except Exception as error:
                 log.exception("internal error while reading the objects for the page")
+                self._show(f"internal error: {type(error).__name__}: {error}")
                 self._closed.wait(backoff.wait_s())
+
+    def _show(self, trouble: str) -> None:
+        self._trouble = trouble
+        self.changed.set()
 
     def _watch(self) -> None:
         """Watch until nobody looks any more. Raises Transient, Rejected and Vanished if the objects cannot be read."""
