@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Generic, TypeVar
 
 import structlog
@@ -29,6 +30,8 @@ WATCH_S = 300
 SILENCE_S = 120.0
 """A connection that brings nothing for this time is given up. The API server sends a bookmark about every minute.
 Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#watch-bookmarks, and measured: 52 to 64 s."""
+CHUNK_BYTES = 64 * 1024
+"""How much is read at once at most."""
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 10.0
 BOOKMARK = "BOOKMARK"
 """The kind of a line that only has a version, and no name."""
@@ -178,7 +181,9 @@ class Live(Generic[T]):
 def _lines(response: urllib3.HTTPResponse) -> Iterator[bytes]:
     """Yield the lines of a body as they come. A last line without its end is left out."""
     begun = b""
-    for chunk in response.stream():
+    # Without chunks (HTTP/1.0), `stream` would wait until it has 64 KiB.
+    chunks = response.stream() if response.chunked else iter(partial(response.read1, CHUNK_BYTES), b"")
+    for chunk in chunks:
         *whole, begun = (begun + chunk).split(b"\n")
         yield from whole
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,3 +74,27 @@ def test_a_bookmark_has_no_name(tmp_path: Path) -> None:
         until(lambda: len(asked) > 1, "It does not watch again.")
         assert "resourceVersion=7" in asked[1]
         assert copy.trouble == ""
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_change_is_there_when_it_comes(tmp_path: Path, *, chunked: bool) -> None:
+    """A proxy that speaks HTTP/1.0 sends no chunks: the body ends with the connection."""
+    seen = threading.Event()
+    line = json.dumps({"type": "ADDED", "object": named("two")}).encode() + b"\n"
+
+    def watch(request: Request) -> None:
+        request.protocol_version = "HTTP/1.1" if chunked else "HTTP/1.0"
+        request.send_response(200)
+        if chunked:
+            request.send_header("Transfer-Encoding", "chunked")
+        request.end_headers()
+        request.wfile.write(b"%x\r\n%s\r\n" % (len(line), line) if chunked else line)
+        seen.wait()
+        request.close_connection = True
+
+    with copy_of(["one"], watch, tmp_path) as copy:
+        try:
+            until(lambda: sorted(copy.objects()) == ["one", "two"], "The change does not arrive.")
+            assert copy.trouble == ""
+        finally:
+            seen.set()
