@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
+from typing import Any
 
 import structlog
 
 TEXT = "text/plain; charset=utf-8"
 CONNECTIONS_LIMIT = 64
 """How many connections a server has at a time, because each one occupies a thread and a file descriptor."""
+NO_DESCRIPTOR_PAUSE_S = 0.1
+"""How long a server waits if the process has no file descriptor left for a connection."""
 
 log = structlog.get_logger()
 
@@ -31,6 +36,18 @@ class Server(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Bind the socket without the DNS lookup of HTTPServer.server_bind, which might hang."""
         TCPServer.server_bind(self)
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Accept a connection. Raises OSError, after a pause if the process has no file descriptor left.
+
+        The connection still waits then, so without the pause the next attempt would follow at once.
+        """
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                time.sleep(NO_DESCRIPTOR_PAUSE_S)
+            raise
 
     def handle_error(self, _request: object, client_address: object) -> None:
         """Log at debug level that a request failed, usually because the client closed its connection."""

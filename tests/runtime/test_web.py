@@ -1,16 +1,19 @@
 """Who gets an answer from a server on localhost, over a real socket."""
 
+import errno
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from socketserver import TCPServer
 
 import pytest
 
 from controller.runtime import web
 from controller.runtime.errors import Rejected
-from controller.runtime.server import CONNECTIONS_LIMIT
+from controller.runtime.server import CONNECTIONS_LIMIT, NO_DESCRIPTOR_PAUSE_S
 from controller.runtime.web import HEADERS, Exchange, LocalServer
 
 
@@ -141,6 +144,25 @@ def test_a_place_is_free_again_if_its_thread_could_not_be_started(
         with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
             assert client.recv(1) == b""
     assert ask(server).status == 200
+
+
+def test_a_server_without_a_file_descriptor_waits_before_it_tries_again(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept, tried = TCPServer.get_request, threading.Semaphore(0)
+
+    def refuses(_: object) -> tuple[socket.socket, object]:
+        tried.release()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(TCPServer, "get_request", refuses)
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60):
+        for _ in range(4):
+            assert tried.acquire(timeout=60)
+        assert time.monotonic() - began >= 3 * NO_DESCRIPTOR_PAUSE_S
+        monkeypatch.setattr(TCPServer, "get_request", accept)
+        assert ask(server).status == 200
 
 
 def test_a_client_that_sends_nothing_is_given_up(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
