@@ -90,7 +90,7 @@ def host_name(text: str) -> str:
     metavar="DURATION",
     default=f"{MOST_LIFETIME_S // 3600}h",
     show_default=True,
-    help="How long each token is valid, at most 720h. The agent renews it after half of this time.",
+    help="How long each token is valid, at most 720h. The agent renews it after 50 to 60 % of this time.",
 )
 @click.option("--manifests", is_flag=True, help="Print the objects as YAML, and do nothing else.")
 @click.option("--revoke", is_flag=True, help="Delete the objects, so that each token of the host becomes invalid.")

@@ -58,7 +58,10 @@ def start(
     anyway: bool,
     output: str | None,
 ) -> None:
-    """Declare maintenance of a host. With --wait, end when the host is quiet, so that it can be powered off.
+    """Declare maintenance of a host.
+
+    With --wait, wait until the host is quiet. With --mode Shutdown no domain runs then, and you can power the host off.
+    With --mode Hold the VMs still run: do not power the host off.
 
     Exit code: 0: it is declared, or the host is quiet with --wait; 1: --wait ended before the host was quiet; 2: wrong
     usage, or the host could not be changed.
@@ -78,7 +81,9 @@ def start(
 @with_change
 @with_cluster(namespaced=False)
 def end(*, cluster: Cluster, node: str, wait: bool, timeout_s: float, anyway: bool, output: str | None) -> None:
-    """End the maintenance of a host. With --wait, end when its agent acts again. VMs start after the settle time.
+    """End the maintenance of a host. VMs start after the settle time.
+
+    With --wait, wait until the agent has acknowledged the end.
 
     Exit code: 0: it is ended, and acknowledged with --wait; 1: --wait ended before that; 2: wrong usage, or the host
     could not be changed.
