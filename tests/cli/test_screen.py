@@ -96,7 +96,7 @@ def test_without_rich_top_says_what_to_install() -> None:
     hidden = "import sys; sys.modules['rich.console'] = None; from controller.cli import main; main()"
     with Terminal([sys.executable, "-c", hidden, "vm", "top", "-n", "shop"], columns=120) as terminal:
         assert terminal.ended() == 2
-        assert "Error: top needs the Python package rich on a terminal. Install it with: pip install" in terminal.text
+        assert "Error: top needs the Python package rich on a terminal. Install it into the environ" in terminal.text
 
 
 def test_the_commands_that_need_no_terminal_do_not_load_rich() -> None:

@@ -23,7 +23,10 @@ from controller.runtime.errors import Forbidden
 NO_HOSTS = "not shown: you may not list Hypervisors"
 PLAIN_TERMINALS = {"dumb", "unknown"}
 """The values of TERM for terminals that cannot move the cursor."""
-MISSING = "top needs the Python package rich on a terminal. Install it with: pip install 'virtsync[top]'"
+MISSING = (
+    "top needs the Python package rich on a terminal. Install it into the environment of this program with:"
+    " pip install 'rich>=14,<16'"
+)
 
 
 @click.command(
