@@ -100,6 +100,33 @@ def test_maintenance_of_a_host_is_declared_and_ended(terminal: Terminal, heading
     assert spec() == {}
 
 
+def test_everything_is_stopped_and_only_that_goes_on_again(terminal: Terminal) -> None:
+    section = OPERATIONS.partition("\n## Stop everything\n")[2].partition("\n## ")[0]
+    stop, go_on = re.findall(r"^\$ (for host in .*)$", section, re.MULTILINE)
+    kind = {"apiVersion": "virtsync.dev/v1alpha1", "kind": "Hypervisor", "metadata": {"name": terminal.node}}
+    others = {"name": f"{terminal.node}-ram"}
+    for one in (kind, kind | {"metadata": others}):
+        terminal.kubectl("create", "-f", "-", manifest=one)
+
+    def maintenance(name: str) -> Json:
+        found: dict[str, dict[str, Json]] = json.loads(terminal.kubectl("get", "kvmhost", name, "-o", "json"))
+        return found.get("spec", {}).get("maintenance", {})
+
+    terminal.type(stop)
+    assert [maintenance(name) for name in (terminal.node, others["name"])] == [
+        {"mode": "Hold", "reason": "stop everything"}
+    ] * 2
+    terminal.type(
+        stop.replace("stop everything", "new RAM").replace("kvmhost -o name", f"kvmhost {others['name']} -o name")
+    )
+    terminal.type(go_on)
+    assert maintenance(terminal.node) == {}
+    assert maintenance(others["name"]) == {"mode": "Hold", "reason": "new RAM"}
+    patch = json.dumps({"spec": {"maintenance": None}})
+    terminal.kubectl("patch", "kvmhost", others["name"], "--type=merge", "-p", patch)
+    terminal.kubectl("delete", "kvmhost", others["name"])
+
+
 def reported(reason: str, node: str, **times: str) -> Json:
     states = {"Ready": "False", "Stalled": "True"}
     conditions = [
