@@ -68,7 +68,7 @@ def host_name(text: str) -> str:
     return name
 
 
-@click.command("enroll", epilog=EPILOG)
+@click.command("enroll", epilog=EPILOG, short_help="Create the identity and kubeconfig for a host outside the cluster.")
 @click.argument("host", type=reads(host_name))
 @installed_in("The namespace in which virtsync is installed.")
 @click.option(
@@ -118,7 +118,7 @@ def enroll(
     if manifests and revoke:
         raise click.UsageError("Give either --manifests or --revoke.")
     if lifetime_s > MOST_LIFETIME_S:
-        raise click.UsageError(f"--lifetime is at most {MOST_LIFETIME_S // 3600}h, as the agent may renew it.")
+        raise click.UsageError(f"--lifetime is at most {MOST_LIFETIME_S // 3600}h: an agent may not request more.")
     if manifests:
         click.echo(_manifests(host, namespace), nl=False)
         return
@@ -142,7 +142,7 @@ def _enroll(cluster: Cluster, enrollment: Enrollment, wish: _Wish) -> None:
     if out.exists() and not is_of_host(out, host):
         raise Rejected(f"{out} exists, and is not a kubeconfig of {host}: choose another file (--out)")
     if not os.access(out.absolute().parent, os.W_OK | os.X_OK):
-        raise Rejected(f"{out} cannot be written: {out.absolute().parent} is no folder in which you may write")
+        raise Rejected(f"{out} cannot be written: you may not write to the folder {out.absolute().parent}")
     reached = cluster_of(cluster.api.credentials.current(), wish.server)  # raises Rejected before anything is created
     again = f"virtsync enroll {host} --namespace {namespace}"
     with _advice(f"this shows whether virtsync is installed, so ask somebody who has this right to run `{again}`"):

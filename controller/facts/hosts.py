@@ -24,15 +24,17 @@ def remarks(host: Hypervisor, written: Callable[[datetime], str]) -> Iterator[st
     if not host.status.ready:
         yield plain(ready.message) if ready else "No agent has reported on this host yet."
     if host.misunderstood:
-        yield f"This version does not understand {plain(host.misunderstood)} of its spec."
+        yield f"This version of virtsync does not understand {plain(host.misunderstood)}."
     if host.maintenance:
-        progress = host.status.maintenance
-        in_force = (
-            f", in force since {written(progress.start_time)}, domains on: {progress.remaining}" if progress else ""
-        )
+        begun = host.status.maintenance
+        in_force = f", in force since {written(begun.start_time)}, {_running(begun.remaining)}" if begun else ""
         yield f"Maintenance {host.maintenance.mode}: {plain(host.maintenance.reason)}{in_force}."
-    if host.status.runs_elsewhere:
-        yield f"{len(host.status.runs_elsewhere)} of its VMs run on another host."
+    if elsewhere := len(host.status.runs_elsewhere):
+        yield f"{elsewhere} of its VMs {'runs' if elsewhere == 1 else 'run'} on another host."
+
+
+def _running(domains: int) -> str:
+    return "1 domain still runs" if domains == 1 else f"{domains or 'no'} domains still run"
 
 
 def attention(host: Hypervisor) -> tuple[bool, bool, str]:

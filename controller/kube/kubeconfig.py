@@ -236,11 +236,11 @@ def _run(
     info = json.dumps({"apiVersion": api, "kind": "ExecCredential", "spec": spec})
     arguments = plugin.get("args") or []
     if not isinstance(arguments, list):
-        raise Rejected("its exec has args that are no list")
+        raise Rejected("its exec.args is not a list")
     try:
         extra = {str(one["name"]): str(one["value"]) for one in plugin.get("env") or ()}
     except (KeyError, TypeError) as error:
-        raise Rejected("its exec has an env that is no list of name and value") from error
+        raise Rejected("its exec.env is not a list of names and values") from error
     try:
         ended = subprocess.run(  # noqa: S603 - the kubeconfig is trusted, and names the command
             [command, *map(str, arguments)],
@@ -285,7 +285,7 @@ def _cluster_info(cluster: Json) -> Json:
         extensions = cluster.get("extensions") or ()
         config = next((one["extension"] for one in extensions if one["name"] == f"{EXEC_API}exec"), None)
     except (KeyError, TypeError) as error:
-        raise Rejected("its cluster has extensions that are no list of name and extension") from error
+        raise Rejected("its cluster.extensions is not a list of names and extensions") from error
     return info | ({"config": config} if config else {})
 
 

@@ -254,7 +254,7 @@ NEXT = [
     ),
     (
         machine("Starting", operation=Operation(OperationType.START, before(minutes=1), attempt=3)),
-        "The VM is on as soon as libvirt says so (attempt 3).",
+        "virtsync waits for libvirt's answer to the start (attempt 3).",
     ),
     (
         machine("CrashLoopBackOff", backoff=Backoff(4, after(seconds=40))),
@@ -262,13 +262,13 @@ NEXT = [
     ),
     (
         machine("StartFailed", backoff=Backoff(4, before(seconds=40))),
-        "virtsync acts, or waits for what the line Why says.",
+        "virtsync acts when the wait in the line Why is over.",
     ),
     (
         machine("Settling", backoff=Backoff(4, after(seconds=40))),
-        "virtsync acts, or waits for what the line Why says.",
+        "virtsync acts when the wait in the line Why is over.",
     ),
-    (machine("DomainNotFound"), "Nothing, until somebody acts: the line Why says what helps."),
+    (machine("DomainNotFound"), "Nothing until you act. The line Why says how."),
     (machine("ObserveOnly"), "Nothing: the agent of the node runs with --observe-only."),
     (machine("AgentUnreachable"), "Nothing, until an agent on node-a reports."),
     (machine("LibvirtUnreachable"), "Nothing, until libvirt on the node answers."),
@@ -359,7 +359,7 @@ def test_hosts_are_a_table_with_a_remark_about_each_that_is_not_fine() -> None:
         "node-b   Active             3h5m   -     -         -           -           Shutdown, DomainsRunning   0.1.0",
         "node-c   AgentUnreachable   3h5m   -     -         -           -           -                          0.1.0",
         "",
-        "node-b: Maintenance Shutdown: new RAM, in force since 12m ago (2026-11-27T11:48:00Z), domains on: 3.",
+        "node-b: Maintenance Shutdown: new RAM, in force since 12m ago (2026-11-27T11:48:00Z), 3 domains still run.",
         "node-c: The agent was not heard.",
     ]
 

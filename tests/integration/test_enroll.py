@@ -500,7 +500,7 @@ def test_nothing_is_created_if_the_file_cannot_be_written(host: Enrolled, tmp_pa
     for folder in (tmp_path / "none", Path("/dev/null")):
         ended = host.enroll("--out", str(folder / "kubeconfig"))
         assert ended.exit_code == 2
-        assert f"kubeconfig cannot be written: {folder} is no folder in which you may write" in ended.output
+        assert f"kubeconfig cannot be written: you may not write to the folder {folder}" in ended.output
     assert host.objects() == set()
 
 

@@ -7,7 +7,7 @@ import click
 from controller.cli.vm import drift, history, holds, hosts, maintenance, page, power, status, top
 
 
-@click.group
+@click.group(short_help="Show and change VMs and hosts (also: kubectl virtsync).")
 def vm() -> None:
     """Show VMs and hosts: why a VM is as it is, what happens next, and what is not as wanted. Switch and hold VMs.
 

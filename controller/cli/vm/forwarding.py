@@ -66,7 +66,7 @@ class Forward:
         self._process.wait()
         trouble = self.trouble
         self._end()
-        raise Failure(f"kubectl cannot forward a port to {self.target.pod}: {trouble or 'it has said nothing'}")
+        raise Failure(f"kubectl cannot forward a port to {self.target.pod}: {trouble or 'it printed no error message'}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

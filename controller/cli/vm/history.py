@@ -25,7 +25,7 @@ def history(*, cluster: Cluster, name: str, output: str | None) -> None:
     These are its Events, its last stop, and its last restart. The API server keeps Events for an hour, unless it is
     configured otherwise. For a deleted object, its Events are shown.
 
-    Exit code: 0; 2: wrong usage, or an error, such as no object and no Event of this name.
+    Exit code: 0: success; 2: wrong usage, or an error, such as no object and no Event of this name.
     """
     key = VmKey(cluster.namespace, name)
     vm, gone = _read(cluster, key)

@@ -71,7 +71,7 @@ def release(
 ) -> None:
     """Remove the hold of WHO. When the last hold is removed, virtsync waits for the settle time, and acts again.
 
-    Exit code: 0: WHO does not hold them; 2: wrong usage, or a VM could not be changed.
+    Exit code: 0: WHO does not hold the VMs any more; 2: wrong usage, or a VM could not be changed.
     """
     decide = partial(changes.release, who=who)
     chosen = tasks(cluster, names, selector, everywhere=everywhere, decide=decide)

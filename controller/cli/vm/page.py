@@ -26,10 +26,14 @@ AGAIN_S, AGAIN_FOR_S = 2.0, 60.0
 """The pause before each attempt to connect again, and how long there are attempts."""
 
 
-@click.command
+@click.command(short_help="Open the manager's web page.")
 @installed_in("The namespace of the manager.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="The port on this machine.  [default: a free one]"
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    default=0,
+    help="The port on this machine.  [default: a free one]",
 )
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 @with_cluster(namespaced=False)

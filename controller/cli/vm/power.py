@@ -24,11 +24,11 @@ CODES = (
 )
 
 
-def _power(name: str, desired: DesiredPowerState, text: str) -> click.Command:
+def _power(name: str, desired: DesiredPowerState, text: str, short: str | None = None) -> click.Command:
     def how_far(vm: VirtualMachine, _decided: Change | Unchanged, generation: int) -> progress.Progress:
         return progress.of_power(vm, generation, desired)
 
-    @click.command(name, help=f"{text}\n\n{CODES}")
+    @click.command(name, help=f"{text}\n\n{CODES}", short_help=short)
     @with_names()
     @with_selection
     @with_wait
@@ -60,9 +60,13 @@ stop = _power(
     "stop",
     DesiredPowerState.STOPPED,
     "Shut VMs down as their spec.shutdown says, and keep them off: set powerState to Stopped.",
+    "Shut VMs down, and keep them off.",
 )
 pause = _power(
-    "pause", DesiredPowerState.PAUSED, "Keep VMs in memory without running their CPUs: set powerState to Paused."
+    "pause",
+    DesiredPowerState.PAUSED,
+    "Keep VMs in memory without running their CPUs: set powerState to Paused.",
+    "Pause VMs.",
 )
 
 
@@ -76,7 +80,8 @@ def time_with_offset(text: str) -> datetime:
 
 @click.command(
     help="Restart VMs once, as their spec.shutdown says: set restartRequestTime. They need powerState Running.\n\n"
-    + CODES
+    + CODES,
+    short_help="Restart VMs once.",
 )
 @with_names()
 @with_selection

@@ -157,7 +157,7 @@ def request_token(api: Api, namespace: str, host: str, lifetime_s: int) -> str:
     answer = api.request("POST", path, body)
     token = as_map(answer.get("status")).get("token")
     if not isinstance(token, str):
-        raise Rejected("the API server answered a request for a token without a token")
+        raise Rejected("the API server returned no token")
     return token
 
 

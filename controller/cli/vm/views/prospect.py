@@ -64,7 +64,7 @@ def _operation(vm: VirtualMachine, now: datetime) -> str:
     operation = vm.status.operation
     assert operation  # noqa: S101 - the caller has checked
     if operation.starts:
-        return f"The VM is on as soon as libvirt says so (attempt {operation.attempt or 1})."
+        return f"virtsync waits for libvirt's answer to the start (attempt {operation.attempt or 1})."
     if operation.deadline is None:
         return "The grace period of the stop begins when libvirt answers again."
     late = "reports ShutdownTimedOut" if vm.shutdown.mode is ShutdownMode.GRACEFUL else "forces the VM off"
@@ -75,11 +75,11 @@ def _operation(vm: VirtualMachine, now: datetime) -> str:
 def _waiting(vm: VirtualMachine, reason: str, now: datetime) -> str:
     backoff, ready = vm.status.backoff, readiness(reason)
     if ready is Readiness.STALLED:
-        return "Nothing, until somebody acts: the line Why says what helps."
+        return "Nothing until you act. The line Why says how."
     if ready is Readiness.RECONCILING:
         if backoff and reason != Reason.SETTLING and backoff.next_attempt_time > now:
             return f"Attempt {backoff.failures + 1} at {at(backoff.next_attempt_time, now)}."
-        return "virtsync acts, or waits for what the line Why says."
+        return "virtsync acts when the wait in the line Why is over."
     if (restart := _scheduled_restart(vm)) is not None:
         return f"It is restarted at {at(restart, now)}, at most {CLOCK_MARGIN_S} s later."
     if ready is Readiness.READY:
