@@ -17,7 +17,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
                      the settings
       import_.py     virtsync import; manifest_folder.py: the files in a folder; namespace_rules.py: the file of rules
       check.py       says what an agent needs on its host and in the cluster, and whether it is there
-      enroll.py      virtsync enroll: the identity of a host that is no node
+      enroll.py      virtsync enroll: the identity of a host that is not a node
       plugin.py      kubectl virtsync, which has the commands of virtsync vm
       vm/            virtsync vm: a module for each command; cluster.py: the options of kubectl; selection.py: which
                      VMs; output.py: prints; views/: what people see, pure; changing.py: changes objects, and waits;
@@ -33,7 +33,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       relist.py      the periodic relists of libvirt and of the API server
       ownership.py   whether this agent may act: the host lock and the Lease
       host_report.py  reads and reports the Hypervisor of the node; host_spec.py: what the agent obeys
-      renewal.py     renews the token of a host that is no node
+      renewal.py     renews the token of a host that is not a node
       outage.py      what to do while the API server does not answer, and afterwards
       node_conflict.py  another machine under the name of this node
       metrics.py     the metrics for Prometheus
@@ -60,8 +60,8 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       checks/        what virtsync check asks the API server: server.py, schema.py, access.py, lease.py; probe.py: the
                      requests; rights.py: the rights of an agent
       events.py      writes Kubernetes Events
-      hosts/         hosts that are no nodes: enrollment.py: their objects; token.py: what is in a token; kubeconfig.py:
-                     how it reaches the host
+      hosts/         hosts that are not nodes: enrollment.py: their objects; token.py: what is in a token;
+                     kubeconfig.py: how it reaches the host
       collection.py  reads whole collections; paths.py: the paths of objects; manifests.py: manifests as YAML
     hypervisor/    the adapter for libvirt
       connection.py  connects and reconnects; pool.py: connection pools with one call at a time per connection;

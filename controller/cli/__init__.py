@@ -16,7 +16,7 @@ def main() -> None:
     One agent runs on each node, and one or two managers run in the cluster. For their options, run:
     virtsync agent --help, virtsync manager --help. For domains that have no VirtualMachine yet, virtsync import writes
     manifests. To see what an agent needs on a host, and whether it is there, run: virtsync check. To give a host that
-    is no node of the cluster the identity of its agent, run: virtsync enroll HOST
+    is not a node of the cluster the identity of its agent, run: virtsync enroll HOST
     """
 
 

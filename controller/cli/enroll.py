@@ -1,4 +1,4 @@
-"""The command `virtsync enroll`, which gives a host that is no node the identity of its agent, or takes it away."""
+"""The command `virtsync enroll`, which gives a host that is not a node the identity of its agent, or takes it away."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def enroll(
     manifests: bool,
     revoke: bool,
 ) -> None:
-    """Give HOST, which is no node of the cluster, the identity of its agent.
+    """Give HOST, which is not a node of the cluster, the identity of its agent.
 
     The command creates a ServiceAccount for this host alone, which the policies confine to the host as they confine the
     agent of a node, and writes a kubeconfig with a token of it. The agent renews the token itself. Run the command

@@ -1,4 +1,4 @@
-"""More cases of the matrix: hosts that are no nodes, each with a ServiceAccount of its own."""
+"""More cases of the matrix: hosts that are not nodes, each with a ServiceAccount of its own."""
 
 from collections.abc import Callable
 from typing import Any

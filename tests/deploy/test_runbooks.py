@@ -92,8 +92,8 @@ def test_commands_are_found_on_every_page() -> None:
 
 
 def test_a_page_that_looks_at_the_pod_of_an_agent_says_what_to_do_on_a_host_without_pods() -> None:
-    """An enrolled host is no node, so these commands show nothing of it."""
-    linked = "](../operations.md#a-host-that-is-no-node)"
+    """An enrolled host is not a node, so these commands show nothing of it."""
+    linked = "](../operations.md#a-host-that-is-not-a-node)"
     about_pods = [page for page in PAGES if re.search(r"component=agent|get node ", " ".join(commands(page)))]
     assert len(about_pods) > 10
     assert [page.stem for page in about_pods if linked not in page.read_text()] == []

@@ -1,4 +1,4 @@
-"""The agent as a systemd service, on a host that is no node: installed as docs/install.md says, under a real systemd.
+"""The agent as a systemd service, on a host that is not a node: installed as docs/install.md says, under a systemd.
 
 The systemd is the first process of namespaces of its own. It has the unit unchanged; a drop-in says what this machine
 lacks.

@@ -1,4 +1,4 @@
-"""A host that is no node: enrolled, its agent at work under its own token, the token renewed, and revoked.
+"""A host that is not a node: enrolled, its agent at work under its own token, the token renewed, and revoked.
 
 The API server, libvirtd, the guests and the agent are real; there is no Node of these hosts.
 """

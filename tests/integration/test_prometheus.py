@@ -135,7 +135,7 @@ def failed_once(vm: Json) -> bool:
 
 
 def host_identity(world: World, host: str) -> Path:
-    """The kubeconfig of a host that is no node, with a token of it. It has all rights, because nothing is installed."""
+    """The kubeconfig of a host that is not a node, with its token. It has all rights: nothing is installed."""
     account = HOST_ACCOUNT_PREFIX + host
     world.kubectl("create", "serviceaccount", account)
     subject = f"--serviceaccount={world.name}:{account}"

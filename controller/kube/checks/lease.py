@@ -45,7 +45,7 @@ def check_lease(probe: Probe, namespace: str, node_name: str, claimant: Claimant
 def judge(lease: Json, name: str, claimant: Claimant, age_s: float | None, *, enrolled: bool = False) -> Finding:
     """Return the finding for a Lease that was renewed `age_s` seconds ago (None: never). Pure.
 
-    `enrolled`: whether this is a host that is no node, so that its agent runs in no Pod.
+    `enrolled`: whether this is a host that is not a node, so that its agent runs in no Pod.
     """
     fields = lease_fields(lease)
     holder, duration_s = fields.holder, fields.duration_s or 0

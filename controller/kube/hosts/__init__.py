@@ -1,1 +1,1 @@
-"""Hosts that are no nodes: their objects in the API, their tokens and their kubeconfigs."""
+"""Hosts that are not nodes: their objects in the API, their tokens and their kubeconfigs."""

@@ -1,6 +1,6 @@
 """What is in the token of an enrolled host: the ServiceAccount, the host, and how long the token is valid.
 
-A host that is no node has a ServiceAccount of its own, `virtsync-agent.HOST` (docs/adr/031). Nobody here checks the
+A host that is not a node has a ServiceAccount of its own, `virtsync-agent.HOST` (docs/adr/031). Nobody here checks the
 signature, which is for the API server to do.
 """
 
