@@ -305,7 +305,7 @@ def test_kubectl_explain_teaches_how_to_service_a_host(crd: ControlPlane) -> Non
         assert command.replace("node-b", "NAME") in explained
     for fact in (
         "in force once the agent has acknowledged it",
-        "until you remove it, whatever restarts in between: the host, its agent, or the API server",
+        "until you remove it. A restart of the host, the agent or the API server does not end it.",
         "settle time",
         "The spec of no VirtualMachine changes.",
         "Cordoning or draining the Node has no effect on VMs.",
