@@ -217,7 +217,7 @@ class Metrics:
             self._domains[kind, False].set(found.total - found.running)
 
     def token_seen(self, host: str, lifetime: Lifetime) -> None:
-        """Show until when the token of this host is valid. Only a host that is no node has the series."""
+        """Show until when the token of this host is valid. Only a host that is not a node has the series."""
         self._token_expiration.labels(host).set(lifetime.expires.timestamp())
         self._token_lifetime.labels(host).set(lifetime.seconds)
 

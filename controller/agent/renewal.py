@@ -1,4 +1,4 @@
-"""Renews the token of a host that is no node, before it expires. An agent in a Pod gets its tokens from the kubelet."""
+"""Renews the token of a host that is not a node before it expires. A Pod gets its tokens from the kubelet."""
 
 from __future__ import annotations
 

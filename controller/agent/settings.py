@@ -124,7 +124,8 @@ class Settings(OutputSettings):
         Section.RESYNC,
         Duration(),
         "After an API server outage, each agent waits a random time up to this before it lists the VirtualMachines, so"
-        " that not all agents list at once (jitter). Two such lists are at least 60s apart.",
+        " that not all agents list at once (jitter). Two such lists are at least 60s apart, and up to 15m while outages"
+        " follow one another.",
         default="10s",
     )
     workers: int = setting(
@@ -162,9 +163,9 @@ class Settings(OutputSettings):
         "--renew-after",
         Section.TESTS,
         Duration(),
-        "Renew the token of a host that is no node when the token is this old.",
+        "Renew the token of a host that is not a node when the token is this old.",
         found=None,
-        shown_default="half of its lifetime, or a little later",
+        shown_default="50 to 60 % of its lifetime",
     )
     boot_id: str = setting(
         "--boot-id",

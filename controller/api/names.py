@@ -22,8 +22,8 @@ CONFIRMED_OFF = f"{GROUP}/confirmed-off"
 AGENT = "virtsync-agent"
 """The agent's name as an HTTP client (User-Agent) and as a field manager."""
 HOST_ACCOUNT_PREFIX = f"{AGENT}."
-"""The prefix of the ServiceAccount of a host that is no node. The rest of the name is the host, which the policies in
-deploy/base rely on."""
+"""The prefix of the ServiceAccount of a host that is not a node. The rest of the name is the host. The policies in
+deploy/base rely on this."""
 AGENT_CONTROLLER = f"{GROUP}/agent"
 """The agent's name as the `reportingController` of Events."""
 MANAGER = "virtsync-manager"

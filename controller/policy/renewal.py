@@ -1,4 +1,4 @@
-"""When the agent of a host that is no node renews its token. Pure."""
+"""When the agent of a host that is not a node renews its token. Pure."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def stories() -> Iterator[tuple[str, list[Step]]]:
     yield "handed over with a doubt", _doubtful()
     yield "another machine under the same name", _other_machine()
     yield "memory here, and a run there since", _old_memory()
-    yield "a call that does not return", _unanswered()
+    yield "a call that does not return, or returns no result", _unanswered() + _without_result()
     yield "a start on record", _starting()
     yield "a QEMU that does not end", _lingering()
     yield "a job beside a stop", _beside_a_job()
@@ -121,7 +121,6 @@ def stories() -> Iterator[tuple[str, list[Step]]]:
     yield "waits for others", _waiting()
     yield "a guest that is asleep", [Vm(restart_policy=RestartPolicy.ON_FAILURE).look(Phase.SUSPENDED)]
     yield "a stop that is not wanted any more", _recalled()
-    yield "a call without a result", _without_result()
 
 
 def _without_result() -> list[Step]:
