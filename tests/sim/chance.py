@@ -25,8 +25,8 @@ MOMENTS = ("before the report", "before the refresh", "after the report")
 def play(seed: int, *, fleet: bool = False) -> World:
     """A world in which chance has had its way; it has ended, and can be checked.
 
-    With `fleet` there are also an administrator with maintenances, and a manager. Without, a seed is the world that it
-    was before there were any.
+    With `fleet` there are also an administrator with maintenances, a manager, and somebody who undefines and defines
+    domains. Without, a seed is the world that it was before there were any.
     """
     chance = Chance(seed, fleet=fleet)
     try:
@@ -84,6 +84,7 @@ class Chance:
                 (3, self.maintenance_ends),
                 (3, self.manager_marks),
                 (3, self.manager_looks),
+                (3, self.stranger_undefines_or_defines),
             )
         self._weights = [weight for weight, _ in happenings]
         self._happenings = [happening for _, happening in happenings]
@@ -165,6 +166,13 @@ class Chance:
     def stranger_migrates(self, machine: str, name: str) -> None:
         target = self.draw.choice(self.machines)
         self.world.migrate(machine, target, name, undefine=self.draw.random() < 0.4)
+
+    def stranger_undefines_or_defines(self, machine: str, name: str) -> None:
+        """As Terraform or Ansible does, which define a domain where they miss it."""
+        if self.world.nodes[machine].libvirtd.named(name) is None:
+            self.world.define(machine, name)
+        else:
+            self.world.virsh("undefine", machine, name)
 
     def guest_goes_off(self, machine: str, name: str) -> None:
         self.world.goes_off(machine, name, self.draw.choice(("poweroff", "panic", "kill")))

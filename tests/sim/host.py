@@ -340,7 +340,7 @@ class SimulatedGuest:
         there = target.define(self.name, uuid=self.uuid)
         self._end("MIGRATED", "MIGRATED")
         there._arrive()
-        if undefine:
+        if undefine and self.persistent:  # a transient domain has ended with its QEMU
             self.undefine()
 
     def _arrive(self) -> None:

@@ -314,6 +314,12 @@ class World:
         with suppress(NotNowError, Rejected):
             self.nodes[machine].libvirtd.virsh(action, name)
 
+    def define(self, machine: str, name: str = "web") -> None:
+        """`virsh define` with the definition that each machine has at the beginning."""
+        self.tell(f"virsh on {machine}: define {name}")
+        guest = self.nodes[machine].libvirtd.define(name, uuid=UUID(int=self.vms.index(name) + 1))
+        self.nodes[machine].judge.keys[guest.uuid] = VmKey("default", name)
+
     def migrate(self, source: str, target: str, name: str = "web", *, undefine: bool = False) -> None:
         """`virsh migrate --live --persistent`; virsh may refuse it."""
         guest = self.nodes[source].libvirtd.named(name)
