@@ -210,6 +210,19 @@ def test_a_selector_a_name_and_all_namespaces_choose_the_vms(crd: ControlPlane, 
     assert names() == []
 
 
+@pytest.mark.parametrize("form", [(), ("-o", "name")])
+def test_a_name_that_does_not_exist_hides_no_other(crd: ControlPlane, namespace: str, form: tuple[str, ...]) -> None:
+    apply(crd, "web-1")
+    apply(crd, "db-1")
+    shown = kubectl(crd, "virtsync", "status", "web-1", "nope", "db-1", "gone", "-n", namespace, *form)
+    assert shown.returncode == 2
+    assert "web-1" in shown.stdout
+    assert "db-1" in shown.stdout
+    assert shown.stderr == (
+        'Error: virtualmachines.virtsync.dev "nope" not found; virtualmachines.virtsync.dev "gone" not found.\n'
+    )
+
+
 def test_objects_come_out_as_kubectl_prints_them(crd: ControlPlane, namespace: str) -> None:
     apply(crd, "web-1", powerState="Running")
     one = kubectl(crd, "virtsync", "status", "web-1", "-n", namespace, "-o", "json")

@@ -13,6 +13,7 @@ from controller.api.virtualmachine import VmKey
 from controller.cli.options import reads
 from controller.cli.vm.cluster import Cluster
 from controller.cli.vm.completion import vm_names
+from controller.runtime.errors import Vanished
 from controller.runtime.settings import NODE_NAME
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,12 +54,21 @@ def with_selection(command: F) -> F:
 
 
 def selected(cluster: Cluster, names: tuple[str, ...], selector: str, *, everywhere: bool) -> Iterator[Json]:
-    """Yield the objects that are selected, by namespace and name. Raises as `Reads`, and click.UsageError."""
+    """Yield the objects that are selected, by namespace and name. Raises as `Reads`, and click.UsageError.
+
+    If there is no object with one of the names, raises Vanished after all others.
+    """
     if names and (selector or everywhere):
         raise click.UsageError("NAME cannot be combined with -l or -A.")
     if names:
+        gone: list[str] = []
         for name in dict.fromkeys(names):
-            yield cluster.reads.virtual_machine(VmKey(cluster.namespace, name))
+            try:
+                yield cluster.reads.virtual_machine(VmKey(cluster.namespace, name))
+            except Vanished as error:
+                gone.append(str(error))
+        if gone:
+            raise Vanished("; ".join(gone))
         return
     if everywhere and cluster.chosen_namespace:
         raise click.UsageError("-A cannot be combined with -n.")

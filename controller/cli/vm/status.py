@@ -10,6 +10,7 @@ import click
 from controller.api.codec import parse
 from controller.api.hypervisor import Hypervisor
 from controller.api.hypervisor_codec import parse_hypervisor
+from controller.api.json_mapping import Json
 from controller.cli.vm.cluster import Cluster, with_cluster
 from controller.cli.vm.output import show, show_objects, with_output
 from controller.cli.vm.selection import selected, with_names, with_selection
@@ -28,9 +29,21 @@ def status(*, cluster: Cluster, names: tuple[str, ...], selector: str, everywher
     With NAME, all about each VM, also its last stop, its holds, and the agent of its node. If the VM is not as wanted,
     the last line has the address of a page about the reason. Without NAME, one line for each VM.
 
-    Exit code: 0, also if a VM is not as wanted; 2: wrong usage, or an error.
+    Exit code: 0, also if a VM is not as wanted; 2: wrong usage, or an error, such as no VM with one of the names.
     """
-    found = list(selected(cluster, names, selector, everywhere=everywhere))
+    found: list[Json] = []
+    gone: Vanished | None = None
+    try:
+        found.extend(selected(cluster, names, selector, everywhere=everywhere))
+    except Vanished as error:
+        gone = error
+    if found or not gone:
+        _show(cluster, found, names, output, everywhere=everywhere)
+    if gone:
+        raise gone
+
+
+def _show(cluster: Cluster, found: list[Json], names: tuple[str, ...], output: str | None, *, everywhere: bool) -> None:
     if output:
         show_objects(found, output, single=len(names) == 1)
         return
