@@ -12,6 +12,7 @@ from lab.binaries import CACHE
 from lab.prometheus import UNPACKED as PROMETHEUS
 
 SCRIPT = Path(__file__).parents[2] / "tools/setup/system-packages.sh"
+IMAGE = SCRIPT.parents[1] / "image/build.sh"
 
 
 def test_no_container_engine_redis_or_prometheus_is_installed() -> None:
@@ -22,8 +23,11 @@ def test_no_container_engine_redis_or_prometheus_is_installed() -> None:
     assert {"qemu-system-x86", "iptables"} <= installed
     assert installed.isdisjoint({"containerd", "runc", "docker.io", "podman", "redis-server", "prometheus"})
     unpacked = re.findall(r"\bunpack ([a-z0-9 -]+)$", text, re.MULTILINE)
-    assert unpacked == ["prometheus", "promtool", "containerd runc", "redis-server redis-tools libjemalloc2 liblzf1"]
-    for folder, packages in zip((*PROMETHEUS, UNPACKED, redis.UNPACKED), unpacked, strict=True):
+    names = ["prometheus", "promtool", "containerd runc", "netavark", "redis-server redis-tools libjemalloc2 liblzf1"]
+    assert unpacked == names
+    netavark = CACHE / "netavark"
+    assert '"$CACHE/netavark/usr/lib/podman"' in IMAGE.read_text()
+    for folder, packages in zip((*PROMETHEUS, UNPACKED, netavark, redis.UNPACKED), unpacked, strict=True):
         assert folder.is_relative_to(CACHE / packages.split()[0])
 
 

@@ -63,7 +63,7 @@ if [ "${1:-}" = publish ]; then
 fi
 if [ "${1:-}" = image ]; then
     # If there is an engine, neither package is needed, on any system.
-    if docker info >/dev/null 2>&1 || podman info >/dev/null 2>&1; then
+    if [ "${ENGINE:-}" != buildah ] && { docker info >/dev/null 2>&1 || podman info >/dev/null 2>&1; }; then
         exit 0
     fi
     packages='buildah debootstrap'
