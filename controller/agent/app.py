@@ -291,10 +291,9 @@ class Agent:
     # --- notifications from libvirt and the API server: these methods add keys to the queue
 
     def _domain_changed(self, uuid: UUID, name: str, at_s: float) -> None:
-        keys = self._domain_index.keys(uuid, name)
-        for key in keys:
+        for key in self._domain_index.keys(uuid, name):
             self._reconciler.event(key, at_s)
-        self._host_report.domain_changed(managed=bool(keys))
+        self._host_report.domain_changed(managed=self._domain_index.is_claimed(uuid, name))
 
     def _object_changed(self, raw: dict[str, Any]) -> None:
         if self._store.put(raw) is not Update.UNCHANGED:

@@ -40,6 +40,8 @@ class DomainIndex:
     def leave(self, key: VmKey) -> set[VmKey]:
         """Remove the object. Returns the other objects that refer to its domain."""
         with self._lock:
+            for refused in self._refused.values():
+                refused.discard(key)
             return self._remove(key)
 
     def keys(self, uuid: UUID, name: str) -> set[VmKey]:
@@ -55,16 +57,24 @@ class DomainIndex:
         that has the UUID only from the report of another host.
         """
         with self._lock:
-            claims = [
-                (created, other)
-                for other in self._same(domain.uuid, domain.name)
-                for created, address, knows_uuid in [self._entries[other]]
-                if address.uuid in {None, domain.uuid} and (knows_uuid or address.name == domain.name)
-            ]
-            owner = min(claims)[1] if claims else None
+            owner = self._owner(domain.uuid, domain.name)
             if owner is not None and owner != key:
                 self._refused.setdefault(owner, set()).add(key)
         return owner
+
+    def is_claimed(self, uuid: UUID, name: str) -> bool:
+        """Return whether this domain has an owner."""
+        with self._lock:
+            return self._owner(uuid, name) is not None
+
+    def _owner(self, uuid: UUID, name: str) -> VmKey | None:
+        claims = [
+            (created, other)
+            for other in self._same(uuid, name)
+            for created, address, knows_uuid in [self._entries[other]]
+            if address.uuid in {None, uuid} and (knows_uuid or address.name == name)
+        ]
+        return min(claims)[1] if claims else None
 
     def _same(self, uuid: UUID | None, name: str | None) -> set[VmKey]:
         # .get, because indexing a defaultdict would add an empty set for each unknown UUID and name.

@@ -88,3 +88,24 @@ def test_nothing_is_kept_of_objects_that_left() -> None:
     assert not directory._entries
     assert not directory._by_uuid
     assert not directory._by_name
+
+
+def test_an_object_that_was_refused_is_woken_when_the_owner_leaves_unless_it_is_gone() -> None:
+    """One refers to the domain by its UUID, and the other one by its name."""
+    directory = DomainIndex()
+    owner, younger, gone = vm("owner", age_s=9, domain=None, uuid=UID), vm("younger"), vm("gone")
+    for machine in (owner, younger, gone):
+        directory.enter(machine)
+        assert directory.owner(WEB, machine.key) == owner.key
+    directory.leave(gone.key)
+    assert directory.leave(owner.key) == {younger.key}
+
+
+def test_a_uuid_that_only_another_host_has_reported_wakes_the_object_and_claims_nothing() -> None:
+    directory = DomainIndex()
+    theirs = pinned(vm("old", domain="its-own"), UID)
+    directory.enter(replace(theirs, status=replace(theirs.status, node_name="node-x")))
+    assert directory.keys(UID, "web") == {theirs.key}
+    assert not directory.is_claimed(UID, "web")
+    directory.enter(theirs)
+    assert directory.is_claimed(UID, "web")
