@@ -215,7 +215,7 @@ class KeptLease:
         answer = retry.call(self._api.request, method, path, body, fieldManager=f"virtsync-{self._component}")
         name = as_map(answer.get("metadata")).get("name")
         if (name, lease_fields(answer).holder) != (self._name, body["spec"]["holderIdentity"]):
-            raise Transient("the API server answered something that is not the Lease as it was written")
+            raise Transient("the API server did not return the Lease that was written")
         self._store(answer)
 
     def _store(self, raw: Json) -> None:

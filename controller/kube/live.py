@@ -158,7 +158,7 @@ class Live(Generic[T]):
         if kind == "ERROR":
             raise Transient(as_text(raw.get("message")) or "the watch has failed")
         if kind not in KINDS or not raw or (kind != BOOKMARK and not _key(raw)[1]):
-            raise Transient(as_text(line.get("message")) or "the API server sent a line that is no change of an object")
+            raise Transient(as_text(line.get("message")) or "the API server sent a line that is not a change")
         with self._lock:
             self._version = as_text(as_map(raw.get("metadata")).get("resourceVersion")) or self._version
             if kind == "DELETED":

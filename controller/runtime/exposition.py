@@ -16,7 +16,7 @@ SHARE = 3
 """After a text was made, no other one is made for this many times the processor time that it took. So all clients
 together take at most a quarter of a processor. The text of 250 VMs takes 0.1 s (measured)."""
 CLIENTS_LIMIT, WAIT_S = 5, 5.0
-"""How many clients wait at a time for a text of their own, and for how long."""
+"""How many clients at a time get a text of their own or wait for it, and for how long they wait."""
 KEPT_S = 5.0
 """How old the text is at most that other clients get."""
 
@@ -40,15 +40,15 @@ class Exposition:
         """Return the content type and the text of these metrics; without names, of all. None: too many clients ask.
 
         `accept` is the Accept header of the client. If too many clients ask, a text with all metrics is up to `KEPT_S`
-        old. Can wait for `WAIT_S`, and for as long as making a text takes.
+        old. Can wait for `WAIT_S`, for the pause after the last text, and for as long as making a text takes.
         """
         form = _form(accept)
         encode, content_type = choose_encoder(form)
         with self._turn() as ours:
             if ours:
                 return content_type, self._make(encode, form, names)
-        made_s, text = self._kept.get(form, (float("-inf"), b""))
-        return (content_type, text) if not names and time.monotonic() - made_s <= KEPT_S else None
+        kept = None if names else self._kept.get(form)
+        return (content_type, kept[1]) if kept and time.monotonic() - kept[0] <= KEPT_S else None
 
     @contextmanager
     def _turn(self) -> Iterator[bool]:
@@ -75,9 +75,9 @@ class Exposition:
 
 
 def _form(accept: str) -> str:
-    """Return the format for a client. There are two of the many that prometheus_client knows, so two texts are kept."""
+    """Return the format for a client. Two of the formats of prometheus_client are served, so two texts are kept."""
     try:
         content_type = choose_encoder(accept)[1]
-    except (TypeError, ValueError):  # the version in the header is no number
+    except (TypeError, ValueError):  # the version in the header is not a number
         return PLAIN
     return OPENMETRICS if content_type.startswith(OPENMETRICS) else PLAIN

@@ -44,7 +44,7 @@ def test_an_answer_to_a_write_that_is_not_our_lease_grants_nothing(answer: objec
         lease = lease_of(url, tmp_path)
         lease.keep()
     assert not lease.held
-    assert "is not the Lease as it was written" in lease.blocked
+    assert "did not return the Lease that was written" in lease.blocked
 
 
 def test_a_lease_that_is_written_is_held_until_it_is_released(tmp_path: Path) -> None:

@@ -48,10 +48,10 @@ def copy_of(listed: list[str], watch: Callable[[Request], None], folder: Path) -
     ("line", "told"),
     [
         ({"kind": "Status", "code": 500, "message": "etcdserver: leader changed"}, "etcdserver: leader changed"),
-        (None, "no change of an object"),
-        ({"type": "ADDED", "object": {"metadata": {}}}, "no change of an object"),
-        ({"type": "ADDED", "object": None}, "no change of an object"),
-        ({"type": {}, "object": named("two")}, "no change of an object"),
+        (None, "not a change"),
+        ({"type": "ADDED", "object": {"metadata": {}}}, "not a change"),
+        ({"type": "ADDED", "object": None}, "not a change"),
+        ({"type": {}, "object": named("two")}, "not a change"),
         ({"type": "ADDED", "object": named("odd")}, "internal error: LookupError: odd"),
     ],
 )

@@ -206,19 +206,22 @@ def test_who_asks_for_metrics_all_the_time_occupies_a_share_of_a_processor(
     assert slept_s == [0.0, 10.0 * SHARE, 10.0 * SHARE]
 
 
-def test_who_asks_beside_many_others_gets_the_last_text(health: Health, metrics: Metrics) -> None:
-    port = health.start()
-    assert "slow" not in ask(port, "/metrics")[2]
-    slow = Slow()
+def test_who_asks_beside_many_others_gets_the_last_text(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposition, "KEPT_S", float("inf"))
+    monkeypatch.setattr(exposition, "WAIT_S", 60.0)
+    texts, slow = exposition.Exposition(metrics.registry), Slow()
+    assert texts.text("text/plain", [])
     metrics.registry.register(slow)
-    threads = [threading.Thread(target=ask, args=(port, "/metrics?name[]=slow")) for _ in range(CLIENTS_LIMIT)]
+    threads = [threading.Thread(target=texts.text, args=("", ["slow"])) for _ in range(CLIENTS_LIMIT)]
     for thread in threads:
         thread.start()
-    while ask(port, "/metrics?name[]=slow")[0] != 503:  # until all of them wait
-        pass
-    status, _, text = ask(port, "/metrics")
-    assert (status, "workqueue_depth" in text, "slow" in text) == (200, True, False)
-    assert ask(port, "/metrics", accept=OPENMETRICS)[0] == 503, "of this format there is no text"
+    while texts._clients.acquire(blocking=False):  # until all of them wait
+        texts._clients.release()
+    kept = texts.text("text/plain", [])
+    assert kept
+    assert (b"workqueue_depth" in kept[1], b"slow" in kept[1]) == (True, False)
+    assert texts.text(OPENMETRICS, []) is None, "of this format there is no text"
+    assert texts.text("text/plain", ["slow"]) is None
     slow.free.set()
     for thread in threads:
         thread.join()
