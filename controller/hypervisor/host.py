@@ -80,17 +80,6 @@ CALLS: dict[Action, Callable[[libvirt.virDomain], object]] = {
     Action.DESTROY: lambda domain: domain.destroyFlags(0),
 }
 
-ACHIEVED: dict[Action, Callable[[Phase], bool]] = {
-    Action.START: lambda phase: phase.on,
-    Action.START_PAUSED: lambda phase: phase is Phase.PAUSED,
-    Action.RESUME: lambda phase: phase is Phase.RUNNING,
-    Action.WAKE: lambda phase: phase is Phase.RUNNING,
-    Action.SUSPEND: lambda phase: phase is Phase.PAUSED,
-    Action.SHUTDOWN: lambda phase: phase.off or phase is Phase.SHUTTING_DOWN,
-    Action.DESTROY: lambda phase: phase.off,
-}
-
-
 Listed = tuple[str, int, tuple[int, int], bool, tuple[bool, bool]]
 """A domain's name, id, (state, reason), whether it has a managed save, and (persistent, autostart)."""
 
@@ -188,7 +177,7 @@ class LibvirtHost:
                     return Result.NOT_CALLED
                 if error.get_error_code() in INVALID_IN_STATE:
                     observed = self._observe(connection, address)
-                    if isinstance(observed, Domain) and ACHIEVED[action.kind](observed.phase):
+                    if isinstance(observed, Domain) and action.kind.achieved_in(observed.phase):
                         return Result.ALREADY
                 raise Rejected(error_text(error)) from error
             return Result.DONE

@@ -146,7 +146,7 @@ def assess(view: View, waits: Waits) -> Situation:
         status = replace(status, completion_time=None)
 
     refusal = without_log_times(outcome.message) if outcome and _failed(outcome, view) else start.refusal
-    unanswered = bool(start.again and memory.start_repeated and outcome and outcome.result is Result.UNKNOWN)
+    unanswered = bool(start.again and outcome and outcome.result is Result.UNKNOWN and memory.start_unanswered > 1)
     status, memory = backed_off(status, memory, view, waits, failed=bool(refusal) or unanswered)
     situation = Situation(
         view=view,
@@ -201,7 +201,8 @@ def _without_unsent(history: Status, view: View, memory: VmMemory) -> tuple[Stat
     unsent, outcome = memory.unsent_shutdown, memory.outcome
     if unsent is None or view.call:
         return history, memory
-    if outcome and outcome.action is Action.SHUTDOWN and outcome.result is not Result.NOT_CALLED:
+    # The outcome of a shutdown that a forced stop has overtaken is dropped.
+    if outcome and outcome.action in {Action.SHUTDOWN, Action.DESTROY} and outcome.result is not Result.NOT_CALLED:
         return history, replace(memory, unsent_shutdown=None)
     if isinstance(view.observed, Unreadable):
         return history, memory
@@ -238,9 +239,9 @@ def _restart_due(view: View, history: Status, memory: VmMemory, waits: Waits) ->
     if request > now.wall:
         ahead_s = (request - now.wall).total_seconds()
         return False, min(ahead_s, CLOCK_CHECK_S), replace(memory, scheduled=request, scheduled_passed=None)
-    # The start of a VM that is off at that time is its restart. No jump of the wall clock stops such a VM.
-    off = isinstance(view.observed, Domain) and view.observed.phase.off
-    if memory.scheduled != request or off:
+    # The start of a VM that is off is its restart. One that has completed would be started only for the request.
+    starting = isinstance(view.observed, Domain) and view.observed.phase.off and history.completion_time is None
+    if memory.scheduled != request or starting:
         return True, None, memory
     passed = memory.scheduled_passed or now
     left_s = waits.schedule_confirm_s - (now.monotonic_s - passed.monotonic_s)
@@ -263,7 +264,8 @@ def _observed(status: Status, view: View, memory: VmMemory, *, ran: bool) -> tup
         return _observed_domain(status, view, view.observed, memory, ran=ran)
     gone = PowerState.ABSENT if isinstance(view.observed, Absent) else PowerState.UNKNOWN
     ran = ran or (Evidence.STOPPED_MIGRATED in view.evidence and not handover.sent_away(status))
-    stop = causes.end_of(status, view, memory, ran=ran) if isinstance(view.observed, Absent) else status.last_stop
+    ended = isinstance(view.observed, (Absent, Replaced))
+    stop = causes.end_of(status, view, memory, ran=ran) if ended else status.last_stop
     # A domain that is not found, or belongs to another object, is not the request to run it again.
     kept = isinstance(view.observed, Conflict) or (status.completion_time is not None and stop == status.last_stop)
     record = status.domain or DomainRecord("", None, view.vm.bound_by)
@@ -354,12 +356,15 @@ def _outcome(memory: VmMemory, view: View) -> tuple[Outcome | None, VmMemory]:
 
 
 def _failed(outcome: Outcome, view: View) -> bool:
-    """Whether the action has failed: libvirt has refused it, or gave no result of it and answers about the domain.
+    """Whether the action has failed: libvirt has refused it, or gave no result and the domain shows that it has failed.
 
     What a start without a result has done becomes known later (starts.py).
     """
-    unknown = outcome.result is Result.UNKNOWN and not outcome.action.starts
-    return outcome.result is Result.REFUSED or (unknown and isinstance(view.observed, Domain))
+    if outcome.result is Result.REFUSED:
+        return True
+    seen, action = view.observed, outcome.action
+    unknown = outcome.result is Result.UNKNOWN and not action.starts
+    return unknown and isinstance(seen, Domain) and not action.achieved_in(seen.phase)
 
 
 def _with_called(memory: VmMemory, outcome: Outcome | None, view: View) -> VmMemory:
@@ -369,7 +374,9 @@ def _with_called(memory: VmMemory, outcome: Outcome | None, view: View) -> VmMem
     attempt = memory.stop_attempt
     if outcome.action is Action.SHUTDOWN and attempt:
         attempt = replace(attempt, asked_first=attempt.asked_first or view.now, asked_last=view.now)
-    return replace(memory, stop_attempt=attempt, failed=outcome.action if _failed(outcome, view) else None)
+    unanswered = memory.start_unanswered + (outcome.action.starts and outcome.result is Result.UNKNOWN)
+    failed = outcome.action if _failed(outcome, view) else None
+    return replace(memory, stop_attempt=attempt, failed=failed, start_unanswered=unanswered)
 
 
 # --- since when ------------------------------------------------------------------------------------------------------

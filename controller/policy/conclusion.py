@@ -137,6 +137,7 @@ def _remembered(s: Situation, verdict: Verdict, status: Status) -> VmMemory:
         memory,
         start=status.operation,
         start_called=False,
+        start_unanswered=s.memory.start_unanswered if status.operation == s.memory.start else 0,
         start_repeated=s.start.again is not None and not s.start.withdrawn,
         start_counted=counted,
         off_since=None,  # observations from before the call do not show how the call ends

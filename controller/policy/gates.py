@@ -46,8 +46,8 @@ class DueAction:
     backs_off: bool = False
     """Whether the backoff delays the action although the action starts nothing."""
     again: bool = False
-    """Whether the action is a recorded start whose call has no known result. It has already waited for settle time,
-    brake and backoff."""
+    """Whether the action is a recorded start that was not called, or whose call has no known result. It has already
+    waited for settle time, brake and backoff."""
 
     @property
     def starts(self) -> bool:
@@ -265,18 +265,19 @@ def braked(s: Situation, due_action: DueAction | None = None) -> Verdict | None:
 def backing_off(s: Situation, due_action: DueAction) -> Verdict | None:
     """Delay an action while the exponential backoff runs.
 
-    The backoff delays each start, a resume after an I/O error, and any action after libvirt has refused one. A refused
-    request to the guest does not delay the forced stop. A recorded start is called again once without a delay.
+    The backoff delays each start, a resume after an I/O error, and any action after one has failed. A failed request to
+    the guest does not delay the forced stop. A recorded start without a known result is called again once at once.
     """
     next_attempt = s.memory.next_attempt
     failed = s.history.decided in {Reason.START_FAILED, Reason.ACTION_FAILED}
-    forces = due_action.action is Action.DESTROY and s.memory.failed is not Action.DESTROY
+    # After a restart of the agent it is not known which action has failed.
+    forces = due_action.action is Action.DESTROY and s.memory.failed not in {None, Action.DESTROY}
     concerned = due_action.starts or due_action.backs_off or ((s.refusal or failed) and not forces)
-    at_once = due_action.again and not s.memory.start_repeated
+    at_once = due_action.again and s.memory.start_unanswered < 2
     if at_once or next_attempt is None or not concerned or (left_s := s.now.until(next_attempt)) <= 0:
         return None
     if due_action.again:
-        message = f"libvirt has twice given no answer to the start. virtsync calls it again at {clock(next_attempt)}."
+        message = f"Several calls of the start had no known result. virtsync calls it again at {clock(next_attempt)}."
         return Verdict(due_action.reason, message, recheck_s=left_s)
     again = f"virtsync tries again at {clock(next_attempt)}."
     if s.refusal:
@@ -284,7 +285,7 @@ def backing_off(s: Situation, due_action: DueAction) -> Verdict | None:
         return Verdict(reason, f"{_failure(s)}: {s.refusal.rstrip('.')}. {again}", recheck_s=left_s)
     if failed:
         reported = s.history.message_of(s.history.decided)
-        message = f"libvirt refused the last attempt. {again}" if reported is None else reported
+        message = f"The last attempt failed. {again}" if reported is None else reported
         return Verdict(Reason(s.history.decided), message, recheck_s=left_s)
     if s.phase is Phase.PAUSED_IO_ERROR:
         message = f"An I/O error keeps pausing the VM (is its disk full?). {again}"

@@ -141,8 +141,7 @@ def last_stop_of(
     """
     stop, unreported = history.last_stop, memory.unreported_stop
     if not domain.phase.off:
-        newer = unreported and (stop is None or stop.time < unreported.time)
-        return (unreported if newer else stop), ()
+        return _later(stop, unreported), ()
     # `history` already has the present boot id. The report in the object has the id of the boot in which the VM ran.
     before = replace(history, node_boot_id=view.vm.status.node_boot_id)
     if stop and _only_waited_for_memory(stop, before, domain):
@@ -151,7 +150,7 @@ def last_stop_of(
         cause = cause_of_stop(domain, before, view)
         found = _found_before(cause, memory) or new_stop(cause, view.now)
         return found, _stop_notices(view, found)
-    if unreported and (stop is None or stop.time < unreported.time):
+    if unreported and _later(stop, unreported) is unreported:
         return unreported, _stop_notices(view, unreported)
     if stop is None:
         return None, ()
@@ -164,13 +163,16 @@ def end_of(history: Status, view: View, memory: VmMemory, *, ran: bool) -> LastS
     If the VM has run since the last recorded stop, only events show how this run ended, because libvirt no longer knows
     the domain. `ran` means that the VM has run since the last report.
     """
-    stop, unreported = history.last_stop, memory.unreported_stop
     if history.was_on or ran or _ran_unreported(memory):
         # `history` already has the present boot id. The report in the object has the id of the boot in which it ran.
         cause = cause_of_end(replace(history, node_boot_id=view.vm.status.node_boot_id), view)
-        return unreported if unreported and unreported.cause is cause else new_stop(cause, view.now)
-    newer = unreported and (stop is None or stop.time < unreported.time)
-    return unreported if newer else stop
+        return _found_before(cause, memory) or new_stop(cause, view.now)
+    return _later(history.last_stop, memory.unreported_stop)
+
+
+def _later(stop: LastStop | None, unreported: LastStop | None) -> LastStop | None:
+    """Return the stop that no report has yet if it is later than the reported one, otherwise the reported one."""
+    return unreported if unreported and (stop is None or stop.time < unreported.time) else stop
 
 
 def _found_before(cause: StopCause, memory: VmMemory) -> LastStop | None:

@@ -43,7 +43,7 @@ def is_libvirt_unreachable(s: Situation) -> bool:
 
 
 def is_without_domain(s: Situation) -> bool:
-    """Whether this object has no domain: the domain is absent, was replaced, or belongs to an older object."""
+    """Whether this object has no domain: absent, replaced, with another name, or that of an older object."""
     return isinstance(s.view.observed, (Absent, Replaced, Misnamed, Conflict))
 
 

@@ -189,6 +189,20 @@ class Action(Enum):
         """Whether the action starts a QEMU."""
         return self in (Action.START, Action.START_PAUSED)
 
+    def achieved_in(self, phase: Phase) -> bool:
+        """Whether a domain in this phase is as the action was to make it."""
+        match self:
+            case Action.START:
+                return phase.on
+            case Action.RESUME | Action.WAKE:
+                return phase is Phase.RUNNING
+            case Action.START_PAUSED | Action.SUSPEND:
+                return phase is Phase.PAUSED
+            case Action.SHUTDOWN:
+                return phase.off or phase is Phase.SHUTTING_DOWN
+            case Action.DESTROY:
+                return phase.off
+
 
 ACTION_VALID_S = 35.0
 """How long after the decision an action may still be called: as long as an agent may act without a renewal of a Lease
@@ -321,6 +335,8 @@ class VmMemory:
     """Whether libvirt might have received the call of that start."""
     start_repeated: bool = False
     """Whether that start is made again, because an earlier call of it, perhaps by a dead agent, has no known result."""
+    start_unanswered: int = 0
+    """How many calls of that start by this process had no known result."""
     start_counted: bool = False
     """Whether that start has increased `restartCount`."""
     unsent_shutdown: datetime | None = None

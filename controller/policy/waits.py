@@ -54,7 +54,7 @@ class Waits:
         Section.STARTS,
         Duration(),
         "The wait before the next start of a VM that failed to start or keeps stopping, before the next resume after"
-        " an I/O error, and before the next attempt of any other action that libvirt refused; doubled after each"
+        " an I/O error, and before the next attempt of any other action that failed; doubled after each"
         " failure.",
         default="10s",
     )

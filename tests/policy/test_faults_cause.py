@@ -7,20 +7,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 
 from controller.api.hypervisor import MaintenanceMode
-from controller.api.virtualmachine import DesiredPowerState, Hold, Reason, RestartPolicy, StopCause, VmKey
+from controller.api.virtualmachine import DesiredPowerState, Hold, Reason, RestartPolicy, Shutdown, StopCause, VmKey
 from controller.policy.view import (
     Absent,
     Action,
     Conflict,
     Evidence,
+    Facts,
     Node,
     Observation,
     Outcome,
     Phase,
+    Replaced,
     Result,
     Step,
     Unreadable,
@@ -287,6 +290,21 @@ def test_a_vm_that_left_is_known_to_have_left_although_that_could_not_be_reporte
     assert (action(step), step.reason, cause(step)) == (None, Reason.MIGRATED_AWAY, StopCause.MIGRATED)
 
 
+def test_a_vm_that_left_during_an_outage_is_known_to_have_left_although_it_was_defined_and_undefined() -> None:
+    """Definitions discard libvirt's events about the domain."""
+    vm = Vm().in_sync()
+    vm.look_unreported(Absent(), after_s=60, events={Evidence.STOPPED_MIGRATED})
+    assert cause(vm.look(Absent(), after_s=60)) is StopCause.MIGRATED
+    assert action(vm.look(DEFINED_AGAIN, after_s=600)) is None
+
+
+def test_a_vm_that_left_is_known_to_have_left_although_another_domain_has_its_name() -> None:
+    vm = Vm().in_sync()
+    vm.look(Replaced(UUID(int=9), "web"), after_s=60, events={Evidence.STOPPED_MIGRATED})
+    step = vm.look(DEFINED_AGAIN, after_s=600)
+    assert (action(step), cause(step)) == (None, StopCause.MIGRATED)
+
+
 @pytest.mark.parametrize("agent_restarts", [True, False])
 def test_a_guest_that_powered_off_keeps_its_cause_when_it_is_defined_again(*, agent_restarts: bool) -> None:
     vm = Vm(restart_policy=RestartPolicy.ON_FAILURE).in_sync()
@@ -327,6 +345,21 @@ def test_a_shutdown_that_was_never_sent_is_not_the_cause_of_a_later_stop(outcome
     assert vm.look(Phase.RUNNING, outcome=outcome).reason is Reason.IN_SYNC
     step = vm.look(Phase.STOPPED, after_s=1200, events={Evidence.SHUTDOWN_GUEST})
     assert cause(step) is StopCause.GUEST
+
+
+@pytest.mark.parametrize("policy", [RestartPolicy.NEVER, RestartPolicy.ON_FAILURE])
+def test_a_shutdown_that_a_forced_stop_has_overtaken_was_sent(policy: RestartPolicy) -> None:
+    """It hangs in libvirt. The user recalls the stop, and both calls end before the next look."""
+    vm = Vm(shutdown=Shutdown(grace_s=60), restart_policy=policy).in_sync()
+    vm.change(desired=STOPPED)
+    assert action(vm.look(Phase.RUNNING)) is Action.SHUTDOWN
+    began_s = vm.at_s
+    hangs = Facts(hangs=True)
+    step = vm.look(Phase.RUNNING, after_s=61, call=Action.SHUTDOWN, call_began_s=began_s, facts=hangs)
+    assert action(step) is Action.DESTROY
+    vm.change(desired=RUNNING)
+    step = vm.look(domain(Phase.STOPPED, reason="DESTROYED"), outcome=done(Action.DESTROY))
+    assert (cause(step), action(step)) == (StopCause.AGENT, Action.START)
 
 
 @pytest.mark.parametrize("result", [Result.DONE, Result.UNKNOWN])

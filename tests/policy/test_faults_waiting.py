@@ -532,7 +532,59 @@ def test_a_start_that_ends_libvirtd_each_time_is_called_again_only_with_a_wait()
     assert waits_s[0] <= 3
     assert all(later > 1.5 * before for before, later in pairwise(waits_s[1:]))
     assert step.reason is Reason.STARTING
-    assert "libvirt has twice given no answer to the start. virtsync calls it again at " in step.message
+    assert "Several calls of the start had no known result. virtsync calls it again at " in step.message
+
+
+@pytest.mark.parametrize("called", [True, False])
+def test_a_start_of_which_one_call_has_no_known_result_is_called_again_at_once(*, called: bool) -> None:
+    vm = Vm().in_sync()
+    vm.edit(backoff=Backoff(4, T0 + timedelta(seconds=30)))
+    assert action(vm.look(Phase.STOPPED, after_s=60, events=CRASH)) is Action.START
+    if called:
+        step = vm.look(Phase.STOPPED, after_s=1, outcome=Outcome(Action.START, Result.UNKNOWN))
+        assert action(step) is Action.START
+        step = vm.look(Phase.STOPPED, after_s=1, outcome=Outcome(Action.START, Result.NOT_CALLED))
+    else:  # a new process, whose first report fails
+        vm.agent_restarts()
+        assert action(vm.look_unreported(Phase.STOPPED, after_s=1)) is Action.START
+        step = vm.look(Phase.STOPPED, after_s=1)
+    assert action(step) is Action.START
+
+
+@pytest.mark.parametrize("mode", [ShutdownMode.GRACEFUL_THEN_FORCE, ShutdownMode.FORCE])
+def test_a_stop_without_a_result_that_has_worked_is_no_failure(mode: ShutdownMode) -> None:
+    vm = Vm(shutdown=Shutdown(mode)).in_sync()
+    vm.change(restart_request=T0)
+    kind = action(vm.look(Phase.RUNNING, after_s=1))
+    assert kind in {Action.SHUTDOWN, Action.DESTROY}
+    step = vm.look(Phase.STOPPED, after_s=3, outcome=Outcome(kind, Result.UNKNOWN, "connection lost"), events=GUEST)
+    assert (action(step), step.reason) == (Action.START, Reason.STARTING)
+
+
+def test_a_resume_without_a_result_that_has_worked_is_no_failure() -> None:
+    vm = Vm().in_sync()
+    vm.look(Phase.PAUSED)
+    assert action(vm.look(Phase.PAUSED, after_s=1000)) is Action.RESUME
+    step = vm.look(Phase.RUNNING, outcome=Outcome(Action.RESUME, Result.UNKNOWN, "connection lost"))
+    assert (step.reason, step.status.backoff) == (Reason.IN_SYNC, None)
+
+
+def test_a_refused_forced_stop_backs_off_after_a_restart_of_the_agent_too() -> None:
+    vm = Vm(shutdown=Shutdown(ShutdownMode.FORCE)).in_sync()
+    vm.change(desired=STOPPED)
+    assert action(vm.look(Phase.RUNNING)) is Action.DESTROY
+    vm.look(Phase.RUNNING, outcome=Outcome(Action.DESTROY, Result.REFUSED, "no"))
+    vm.agent_restarts()
+    assert action(vm.look(Phase.RUNNING, after_s=1)) is None
+
+
+def test_one_jump_of_the_clock_starts_no_vm_that_has_completed() -> None:
+    vm = Vm(restart_policy=RestartPolicy.NEVER, restart_request=T0 + timedelta(days=30)).in_sync()
+    vm.look(Phase.STOPPED, after_s=60, events=GUEST)
+    assert vm.look(Phase.STOPPED, after_s=60, events=GUEST).reason is Reason.COMPLETED
+    vm.wall_ahead_s = 60 * 86400.0
+    assert action(vm.look(Phase.STOPPED, after_s=1, events=GUEST)) is None
+    assert action(vm.look(Phase.STOPPED, after_s=11, events=GUEST)) is Action.START
 
 
 def test_a_qemu_that_lingers_has_its_grace_period_after_libvirtd_was_restarted() -> None:

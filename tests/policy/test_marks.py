@@ -301,4 +301,4 @@ def test_the_outcome_of_a_start_survives_a_mark() -> None:
     vm.is_marked()
     waits = vm.look(Phase.STOPPED, after_s=5)
     assert (waits.reason, waits.action) == (Reason.START_FAILED, None)
-    assert waits.message.startswith("libvirt refused the last attempt.")
+    assert waits.message.startswith("The last attempt failed.")
