@@ -262,11 +262,11 @@ NEXT = [
     ),
     (
         machine("StartFailed", backoff=Backoff(4, before(seconds=40))),
-        "virtsync acts when the wait in the line Why is over.",
+        "virtsync continues by itself. The line Why says what it waits for, if anything.",
     ),
     (
         machine("Settling", backoff=Backoff(4, after(seconds=40))),
-        "virtsync acts when the wait in the line Why is over.",
+        "virtsync continues by itself. The line Why says what it waits for, if anything.",
     ),
     (machine("DomainNotFound"), "Nothing until you act. The line Why says how."),
     (machine("ObserveOnly"), "Nothing: the agent of the node runs with --observe-only."),

@@ -79,7 +79,7 @@ def _waiting(vm: VirtualMachine, reason: str, now: datetime) -> str:
     if ready is Readiness.RECONCILING:
         if backoff and reason != Reason.SETTLING and backoff.next_attempt_time > now:
             return f"Attempt {backoff.failures + 1} at {at(backoff.next_attempt_time, now)}."
-        return "virtsync acts when the wait in the line Why is over."
+        return "virtsync continues by itself. The line Why says what it waits for, if anything."
     if (restart := _scheduled_restart(vm)) is not None:
         return f"It is restarted at {at(restart, now)}, at most {CLOCK_MARGIN_S} s later."
     if ready is Readiness.READY:
