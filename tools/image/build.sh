@@ -139,11 +139,17 @@ case $ENGINE in
                 b commit --quiet --rm "$made" "$BASE" >/dev/null
             fi
         fi
-        # Keep the limits of this shell: by default, buildah raises them, which root may not do in a container.
-        for limit in nofile nproc; do
-            value=$(prlimit "--$limit" --output SOFT,HARD --noheadings --raw | sed 's/unlimited/-1/g; s/ /:/')
-            set -- --ulimit "$limit=$value" "$@"
-        done
+        # Keep the limits of this shell: the buildah of Debian 13 (1.39) raises them, which root may not do in a
+        # container. That of Debian 12 (1.28) lowers them before it reads this option, and cannot raise them again.
+        case $(buildah --version) in
+            'buildah version 1.2'[0-9].*) ;;
+            *)
+                for limit in nofile nproc; do
+                    value=$(prlimit "--$limit" --output SOFT,HARD --noheadings --raw | sed 's/unlimited/-1/g; s/ /:/')
+                    set -- --ulimit "$limit=$value" "$@"
+                done
+                ;;
+        esac
         b build --isolation chroot --network host --layers=$layers --build-arg "BASE=$BASE" "$@" .
         b push --quiet "$NAME:$TAG" "docker-archive:$ARCHIVE.built" >/dev/null
         ;;
