@@ -36,13 +36,17 @@ log = structlog.get_logger()
 
 
 def differs(vm: VirtualMachine, domain: Domain | None) -> bool:
-    """Whether the report of a VM differs from its domain in a list of libvirt; `domain` is None if it is not listed."""
+    """Whether the report of a VM differs from its domain in a list of libvirt; `domain` is None if it is not listed.
+
+    If it is not certain that the listed domain is that of the VM, only a pass can find out.
+    """
     status = vm.status
     if domain is None:
         return status.power_state is not PowerState.ABSENT
     record = status.domain
     return (
         record is None
+        or not vm.may_mean(domain.name)
         or status.power_state is not domain.phase.power_state
         or (status.libvirt_state != domain.state)
         or _reason_differs(status, domain)
@@ -74,7 +78,7 @@ class RelistDiff:
         agreed = {id(vm): pair for vm in vms if (pair := self._agreed.get(id(vm))) and id(pair[1]) in listed}
         found = []
         for vm, domain in _matched([vm for vm in vms if id(vm) not in agreed], domains):
-            if differs(vm, domain) or (domain and not vm.may_mean(domain.name)):
+            if differs(vm, domain):
                 found.append(vm)
             elif domain:
                 agreed[id(vm)] = vm, domain
