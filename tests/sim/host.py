@@ -511,16 +511,6 @@ VIRSH = {
     "shutdown": Action.SHUTDOWN,
 }
 
-ACHIEVED: dict[Action, Callable[[Phase], bool]] = {
-    Action.START: lambda phase: phase.on,
-    Action.START_PAUSED: lambda phase: phase is Phase.PAUSED,
-    Action.RESUME: lambda phase: phase is Phase.RUNNING,
-    Action.WAKE: lambda phase: phase is Phase.RUNNING,
-    Action.SUSPEND: lambda phase: phase is Phase.PAUSED,
-    Action.SHUTDOWN: lambda phase: phase.off,
-    Action.DESTROY: lambda phase: phase.off,
-}
-
 
 class SimulatedHost:
     """`reconcile.Host`, on a simulated libvirtd: what one agent sees of it, and does."""
@@ -602,7 +592,7 @@ class SimulatedHost:
             guest.do(action.kind)
             self._watch(guest)
         except NotNowError as error:
-            if ACHIEVED[action.kind](guest.phase):
+            if action.kind.achieved_in(guest.phase):
                 return Result.ALREADY
             raise Rejected(str(error)) from error
         return Result.DONE

@@ -1108,10 +1108,9 @@ def test_a_vm_that_left_and_is_defined_again_is_not_started(*, restart: bool, ol
         w.works(40)
         if restart:
             w.restart_libvirtd("one")
-        uuid_of_web = w.guest("one").uuid
         w.migrate("one", "two")
         w.works(40)
-        w.nodes["one"].libvirtd.define("web", uuid=uuid_of_web)
+        w.define("one")
         w.works(40)
         w.check()
         assert w.runs_on() == {"two"}, w.account()
