@@ -28,7 +28,7 @@ from controller.policy.view import (
     Step,
     Unreadable,
 )
-from tests.policy.views import RUNNING, STOPPED, T0, UID, Vm, action, domain, done, moment
+from tests.policy.views import GUEST, RUNNING, STOPPED, T0, UID, Vm, action, domain, done, moment
 
 FORGOTTEN = domain(Phase.STOPPED, reason="UNKNOWN")
 
@@ -259,8 +259,6 @@ def test_a_start_is_never_the_agents_stop() -> None:
 
 # --- a domain that libvirt no longer had, and that is defined again  ---
 
-DEFINED_AGAIN = FORGOTTEN
-
 
 @pytest.mark.parametrize("agent_restarts", [True, False])
 @pytest.mark.parametrize(
@@ -279,14 +277,14 @@ def test_a_vm_that_left_and_is_defined_again_has_not_run_here_since(
     assert (step.reason, cause(step)) == (Reason.DOMAIN_NOT_FOUND, expected)
     if agent_restarts:
         vm.agent_restarts()
-    step = vm.look(DEFINED_AGAIN, after_s=600)
+    step = vm.look(FORGOTTEN, after_s=600)
     assert (action(step), step.reason, cause(step)) == (None, reason, expected)
 
 
 def test_a_vm_that_left_is_known_to_have_left_although_that_could_not_be_reported() -> None:
     vm = Vm().in_sync()
     vm.look_unreported(Absent(), after_s=60, events={Evidence.STOPPED_MIGRATED})
-    step = vm.look(DEFINED_AGAIN, after_s=600)
+    step = vm.look(FORGOTTEN, after_s=600)
     assert (action(step), step.reason, cause(step)) == (None, Reason.MIGRATED_AWAY, StopCause.MIGRATED)
 
 
@@ -295,29 +293,29 @@ def test_a_vm_that_left_during_an_outage_is_known_to_have_left_although_it_was_d
     vm = Vm().in_sync()
     vm.look_unreported(Absent(), after_s=60, events={Evidence.STOPPED_MIGRATED})
     assert cause(vm.look(Absent(), after_s=60)) is StopCause.MIGRATED
-    assert action(vm.look(DEFINED_AGAIN, after_s=600)) is None
+    assert action(vm.look(FORGOTTEN, after_s=600)) is None
 
 
 def test_a_vm_that_left_is_known_to_have_left_although_another_domain_has_its_name() -> None:
     vm = Vm().in_sync()
     vm.look(Replaced(UUID(int=9), "web"), after_s=60, events={Evidence.STOPPED_MIGRATED})
-    step = vm.look(DEFINED_AGAIN, after_s=600)
+    step = vm.look(FORGOTTEN, after_s=600)
     assert (action(step), cause(step)) == (None, StopCause.MIGRATED)
 
 
 @pytest.mark.parametrize("agent_restarts", [True, False])
 def test_a_guest_that_powered_off_keeps_its_cause_when_it_is_defined_again(*, agent_restarts: bool) -> None:
     vm = Vm(restart_policy=RestartPolicy.ON_FAILURE).in_sync()
-    vm.look(Absent(), after_s=60, events={Evidence.SHUTDOWN_GUEST})
+    vm.look(Absent(), after_s=60, events=GUEST)
     if agent_restarts:
         vm.agent_restarts()
-    assert cause(vm.look(DEFINED_AGAIN, after_s=600)) is StopCause.GUEST
+    assert cause(vm.look(FORGOTTEN, after_s=600)) is StopCause.GUEST
 
 
 def test_a_run_that_was_never_reported_is_the_last_stop_of_a_domain_that_is_gone() -> None:
     vm = Vm(restart_policy=RestartPolicy.NEVER).in_sync()
-    vm.look(Phase.STOPPED, after_s=60, events={Evidence.SHUTDOWN_GUEST})
-    vm.look(Phase.STOPPED, after_s=60, events={Evidence.SHUTDOWN_GUEST})
+    vm.look(Phase.STOPPED, after_s=60, events=GUEST)
+    vm.look(Phase.STOPPED, after_s=60, events=GUEST)
     vm.look_unreported(domain(Phase.RUNNING, 2), after_s=60)
     vm.look_unreported(Absent(), after_s=60, events={Evidence.STOPPED_FAILED})
     step = vm.look(Absent(), after_s=60)
@@ -343,7 +341,7 @@ def test_a_shutdown_that_was_never_sent_is_not_the_cause_of_a_later_stop(outcome
     assert action(vm.look(Phase.RUNNING)) is Action.SHUTDOWN
     vm.change(desired=RUNNING)
     assert vm.look(Phase.RUNNING, outcome=outcome).reason is Reason.IN_SYNC
-    step = vm.look(Phase.STOPPED, after_s=1200, events={Evidence.SHUTDOWN_GUEST})
+    step = vm.look(Phase.STOPPED, after_s=1200, events=GUEST)
     assert cause(step) is StopCause.GUEST
 
 
@@ -371,5 +369,5 @@ def test_a_shutdown_that_was_sent_is_the_cause_of_a_later_stop(result: Result) -
     vm.change(desired=RUNNING)
     vm.look(Phase.RUNNING)
     vm.look(Phase.RUNNING, after_s=200)
-    step = vm.look(Phase.STOPPED, after_s=1200, events={Evidence.SHUTDOWN_GUEST})
+    step = vm.look(Phase.STOPPED, after_s=1200, events=GUEST)
     assert cause(step) is StopCause.AGENT
