@@ -34,8 +34,12 @@ BY_TEST = ["START"]
 """What the tests have asked for themselves; the agent starts a domain in the same words."""
 WATCHES_PER_S = 5
 """How often a broken watch may be begun anew; unguarded it is hundreds of times."""
-CONNECTIONS_PER_S = 10
-"""How many an agent may try while nobody answers it; unguarded it is hundreds."""
+CONNECTIONS_BURST, CONNECTIONS_PER_S = 20, 10
+"""How many an agent may try while nobody answers it: the burst at first, then the rate; unguarded it is hundreds per s.
+
+The burst: what happens to a VM is reported at once, for some of them twice, and each watch, the Lease, the host's
+report and the probe are tried at once too. Measured: 10 to 14 within the first 1.2 to 2.4 s.
+"""
 INACTIVITY_LIMIT_S = 75
 """A watch that says nothing is given up within a minute; the rest is for what follows, on a machine that is busy."""
 OUTAGE_S = 60
@@ -109,7 +113,8 @@ def test_apiserver_down(world: World, libvirtd: Libvirtd, proxy: Proxy, fault: s
             until(partial(has_failed, world, guest), f"nobody wants to report {guest.name}")
         enough = proxy.accepted + unanswered
         until(lambda: proxy.accepted >= enough, "the agent does not ask any more", limit_s=HANG_LIMIT_S + unanswered)
-        assert (proxy.accepted - accepted) / (time.monotonic() - began_s) <= CONNECTIONS_PER_S
+        tried, passed_s = proxy.accepted - accepted, time.monotonic() - began_s
+        assert tried <= CONNECTIONS_BURST + passed_s * CONNECTIONS_PER_S
         assert agent.ask("/livez")[0] == HTTPStatus.OK
         by_hand = {paused_one: ["START", "SUSPEND"], stubborn: ["START", "SHUTDOWN"]}
         for guest in (*on, started):
