@@ -101,7 +101,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       silence.py     which agents are silent; storm.py: how many together; census.py: which nodes there should be
       marking.py     which objects of a silent node are marked, and how
       elsewhere.py   which VMs run on another node than their own; findings.py: what a list of all VMs shows
-    facts/         what people are told about VMs and hosts
+    presentation/  what people are told about VMs and hosts
       vms.py         whether a VM is as wanted, and what its reason means; hosts.py: what to know about a host
       words.py       durations, times and foreign texts
     api/           the contract with users
@@ -115,7 +115,7 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
       text.py        sanitizes foreign text; values.py, clock.py, setting.py: helpers
 
 The packages of one layer do not import each other: agent/ and manager/; kube/ and hypervisor/; runtime/, policy/,
-fleet/ and facts/.
+fleet/ and presentation/.
 """
 
 __version__ = "0.1.0"

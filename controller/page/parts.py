@@ -12,11 +12,11 @@ from hashlib import blake2b
 
 from controller.api.clock import api_time, duration
 from controller.api.conditions import Readiness
-from controller.facts.vms import NOT_WANTED
 from controller.page.markup import Html, joined, tag
 from controller.page.query import Query, Sort
 from controller.page.rows import HostRow, VmRow
 from controller.page.view import Part, View
+from controller.presentation.vms import NOT_WANTED
 
 HOST_HEADINGS = (
     "Host",

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from controller.facts.words import plain
+from controller.presentation.words import plain
 
 LONGEST = 253
 """The longest value in characters: a node can have a name of this length."""

@@ -16,9 +16,9 @@ from controller.api.conditions import Readiness
 from controller.api.hypervisor import Hypervisor
 from controller.api.names import HypervisorConditionType
 from controller.api.virtualmachine import LastStop, VirtualMachine
-from controller.facts.hosts import attention, maintenance_word, remarks
-from controller.facts.vms import is_as_wanted, is_outdated, readiness, reason_since, why_not
-from controller.facts.words import plain, since
+from controller.presentation.hosts import attention, maintenance_word, remarks
+from controller.presentation.vms import is_as_wanted, is_outdated, readiness, reason_since, why_not
+from controller.presentation.words import plain, since
 
 
 @dataclass(frozen=True)

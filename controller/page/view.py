@@ -9,9 +9,9 @@ from typing import Any, Generic, TypeVar
 
 from controller.api.conditions import Readiness
 from controller.api.json_mapping import EPOCH
-from controller.facts.vms import TROUBLE
 from controller.page.query import Query, Sort
 from controller.page.rows import HostRow, VmRow
+from controller.presentation.vms import TROUBLE
 
 VMS_PER_PAGE, HOSTS_PER_PAGE = 100, 20
 

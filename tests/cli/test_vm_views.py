@@ -44,8 +44,8 @@ from controller.cli.vm.views.hosts import host_lines
 from controller.cli.vm.views.prospect import prospect
 from controller.cli.vm.views.status import in_a_table, in_detail, summary
 from controller.cli.vm.views.words import colored, table
-from controller.facts.vms import is_as_wanted
-from controller.facts.words import at
+from controller.presentation.vms import is_as_wanted
+from controller.presentation.words import at
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 UUID_1 = UUID("0f4c5e8a-0000-4000-8000-000000000001")

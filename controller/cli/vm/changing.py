@@ -17,7 +17,7 @@ from controller.api.setting import Duration
 from controller.cli.options import reads
 from controller.cli.vm.cluster import Cluster
 from controller.cli.vm.output import show_objects, with_output
-from controller.facts.words import plain
+from controller.presentation.words import plain
 from controller.runtime.errors import Rejected, Transient, Vanished
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import click
 
 from controller.cli.options import reads
 from controller.cli.vm import completion
-from controller.facts.words import plain
+from controller.presentation.words import plain
 from controller.runtime.errors import Rejected, Transient, Vanished
 from controller.runtime.settings import namespace as checked_namespace
 

@@ -13,7 +13,7 @@ from controller.cli.vm.output import show, show_objects, with_output
 from controller.cli.vm.selection import selected, with_names, with_selection
 from controller.cli.vm.status import nothing_found
 from controller.cli.vm.views.drift import drift_lines
-from controller.facts.vms import is_as_wanted
+from controller.presentation.vms import is_as_wanted
 
 
 @click.command

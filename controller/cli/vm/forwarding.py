@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from controller.cli.vm.cluster import Cluster, Failure
-from controller.facts.words import plain
+from controller.presentation.words import plain
 
 LOCALHOST = "127.0.0.1"
 FORWARDING = re.compile(rf"Forwarding from {re.escape(LOCALHOST)}:(\d+) ->")

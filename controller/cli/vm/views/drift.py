@@ -9,8 +9,8 @@ from controller.api.clock import duration
 from controller.api.conditions import Readiness
 from controller.api.virtualmachine import VirtualMachine
 from controller.cli.vm.views.words import colored, table
-from controller.facts.vms import TROUBLE, is_outdated, readiness, reason_since
-from controller.facts.words import plain
+from controller.presentation.vms import TROUBLE, is_outdated, readiness, reason_since
+from controller.presentation.words import plain
 
 OLD_SPEC = "the spec was changed, and no agent has answered"
 MEANINGS = {

@@ -17,7 +17,7 @@ from controller.api.json_mapping import Json, as_map, as_text, as_time, whole_wi
 from controller.api.names import EventReason
 from controller.api.virtualmachine import BEYOND, VirtualMachine
 from controller.cli.vm.views.words import table
-from controller.facts.words import plain
+from controller.presentation.words import plain
 
 SAME_STOP = timedelta(seconds=10)
 """An Event of a stop within this time of the last stop in the status is about the same stop."""

@@ -10,8 +10,8 @@ from controller.api.hypervisor import Hypervisor
 from controller.api.names import HypervisorConditionType
 from controller.cli.vm.views.status import agent_word
 from controller.cli.vm.views.words import table
-from controller.facts.hosts import maintenance_word, remarks
-from controller.facts.words import ago, plain, since
+from controller.presentation.hosts import maintenance_word, remarks
+from controller.presentation.words import ago, plain, since
 
 HEADINGS = ("NAME", "AGENT", "FOR", "VMS", "RUNNING", "NOT-READY", "UNMANAGED", "MAINTENANCE", "VERSION")
 

@@ -11,8 +11,8 @@ from datetime import datetime
 from controller.api.conditions import Readiness
 from controller.api.hypervisor import Hypervisor
 from controller.api.virtualmachine import OperationType, Reason, ShutdownMode, VirtualMachine
-from controller.facts.vms import is_answered, readiness
-from controller.facts.words import at, plain
+from controller.presentation.vms import is_answered, readiness
+from controller.presentation.words import at, plain
 
 CLOCK_MARGIN_S = 10
 """A restart can begin this late, because two observations must agree that its time has come (docs/api.md)."""

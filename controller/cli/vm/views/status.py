@@ -13,8 +13,8 @@ from controller.api.names import GROUP, ConditionType, HypervisorConditionType
 from controller.api.virtualmachine import Reason, VirtualMachine
 from controller.cli.vm.views.prospect import prospect
 from controller.cli.vm.views.words import colored, table
-from controller.facts.vms import is_as_wanted, is_outdated, reason_since
-from controller.facts.words import ago, at, plain, since
+from controller.presentation.vms import is_as_wanted, is_outdated, reason_since
+from controller.presentation.words import ago, at, plain, since
 
 REASON_PAGE = f"https://{GROUP}/reasons/{{}}/"
 """The page of a reason: docs/reasons, as the site serves it."""

@@ -18,9 +18,9 @@ from controller.cli.vm.views.hosts import HEADINGS as HOST_HEADINGS
 from controller.cli.vm.views.hosts import host_row
 from controller.cli.vm.views.status import headings, vm_row
 from controller.cli.vm.views.words import COLORS, table
-from controller.facts.hosts import attention
-from controller.facts.vms import NOT_WANTED, TROUBLE, is_as_wanted, readiness, reason_since, why_not
-from controller.facts.words import plain
+from controller.presentation.hosts import attention
+from controller.presentation.vms import NOT_WANTED, TROUBLE, is_as_wanted, readiness, reason_since, why_not
+from controller.presentation.words import plain
 
 HOSTS_SHARE = 4
 """At most one line in this many is about a host."""

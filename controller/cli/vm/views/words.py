@@ -8,7 +8,7 @@ from itertools import zip_longest
 import click
 
 from controller.api.conditions import Readiness
-from controller.facts.vms import readiness
+from controller.presentation.vms import readiness
 
 COLORS = {
     Readiness.READY: "green",

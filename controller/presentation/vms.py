@@ -7,7 +7,7 @@ from datetime import datetime
 from controller.api.conditions import READINESS, Readiness
 from controller.api.names import ConditionType
 from controller.api.virtualmachine import Reason, VirtualMachine
-from controller.facts.words import since
+from controller.presentation.words import since
 
 NOT_WANTED = {
     Readiness.STALLED: "waiting for a person",

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from controller.api.hypervisor import Hypervisor
 from controller.api.names import HypervisorConditionType
-from controller.facts.words import plain
+from controller.presentation.words import plain
 
 
 def maintenance_word(host: Hypervisor) -> str:
