@@ -16,8 +16,8 @@ from controller.api.names import HYPERVISOR_KIND, KIND, EventReason
 from controller.api.notice import Notice
 from controller.api.virtualmachine import Reason, VirtualMachine
 from controller.fleet.marking import NodeFacts, Outcome, exemption_of, hypervisor_mark, message, row_of, vm_mark
+from controller.fleet.mass import HYPERVISORS_BURST, HYPERVISORS_PER_S, VM_BURST, VMS_PER_S
 from controller.fleet.silence import Observed, Sight, Silence
-from controller.fleet.storm import HYPERVISORS_BURST, HYPERVISORS_PER_S, VM_BURST, VMS_PER_S
 from controller.kube.lists import FleetRequests
 from controller.manager.metrics import Metrics
 from controller.runtime.buckets import TokenBucket

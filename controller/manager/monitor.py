@@ -13,8 +13,8 @@ import structlog
 from controller.api.clock import Now
 from controller.api.hypervisor import MaintenanceMode
 from controller.fleet.census import Census, census, vms_by_node
+from controller.fleet.mass import MASS_WAITS_S, mass
 from controller.fleet.silence import BLIND_AFTER_S, Sight, Silence
-from controller.fleet.storm import MASS_WAITS_S, mass
 from controller.kube.lists import FleetRequests
 from controller.manager.marker import Marker, Recorder
 from controller.manager.metrics import Metrics
@@ -112,7 +112,7 @@ class Monitor:
         return None
 
     def _judge(self) -> None:
-        """Find the masses among the silent nodes (`fleet/storm.py`), set the metrics, and wake up the marker."""
+        """Find the masses among the silent nodes (`fleet/mass.py`), set the metrics, and wake up the marker."""
         sight, known, silences = self.sight, self.census, self.sight.silences()
         if known:
             since_s = {node: seen.since.monotonic_s for node, seen in sight.nodes.items()}

@@ -15,7 +15,7 @@ from typing import Any
 
 from controller.api.names import MANAGER
 from controller.fleet.findings import COLUMNS
-from controller.fleet.storm import LEAST, MASS_WAITS_S, SHARE, VM_BURST
+from controller.fleet.mass import LEAST, MASS_WAITS_S, SHARE, VM_BURST
 from controller.kube.client import load
 from controller.kube.lists import FleetRequests
 from fleet.agent import Agent

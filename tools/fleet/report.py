@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from controller.fleet.storm import VMS_PER_S
+from controller.fleet.mass import VMS_PER_S
 from controller.kube.lease import RENEWALS
 from fleet.limits import needed_mib
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from controller.api.clock import Now
+from controller.fleet.mass import TOGETHER_S, VM_BURST, mass
 from controller.fleet.silence import AgentLease, Observed, Sight
-from controller.fleet.storm import TOGETHER_S, VM_BURST, mass
 
 T0 = datetime(2026, 11, 27, 8, 0, tzinfo=UTC)
 NOW_S = 1000.0
