@@ -97,8 +97,8 @@ setting or a reason. The packages, from the top layer to the bottom layer; each 
     fleet/         decisions about many nodes
       inventory.py   which domains a host has, and which of them no object refers to
       host_status.py  the report on a host
-      adopting.py    which objects import writes; adopted.py: what is in such an object
-      silence.py     which agents are silent; storm.py: how many together; census.py: which nodes there should be
+      import_plan.py  which objects import writes; import_manifest.py: what is in such an object
+      silence.py     which agents are silent; mass.py: how many together; census.py: which nodes there should be
       marking.py     which objects of a silent node are marked, and how
       elsewhere.py   which VMs run on another node than their own; findings.py: what a list of all VMs shows
     presentation/  what people are told about VMs and hosts

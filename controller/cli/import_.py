@@ -17,8 +17,8 @@ from controller.cli.manifest_folder import ManifestFolder
 from controller.cli.namespace_rules import read_rules
 from controller.cli.options import reads
 from controller.cli.vm.cluster import Cluster, with_cluster
-from controller.fleet import adopting
-from controller.fleet.adopted import Adoption, manifest, remarks
+from controller.fleet import import_plan
+from controller.fleet.import_manifest import Adoption, manifest, remarks
 from controller.kube.manifests import document
 from controller.runtime.errors import Rejected, Transient
 from controller.runtime.settings import namespace as checked_namespace
@@ -105,7 +105,7 @@ def import_(
     cluster: Cluster,
     out: Path | None,
     namespace: str | None,
-    rules: tuple[adopting.Rule, ...] | None,
+    rules: tuple[import_plan.Rule, ...] | None,
     named: tuple[str, ...],
     unpinned: bool,
     as_seen: bool,
@@ -131,7 +131,7 @@ def import_(
         if libvirt_uri:
             known.hosts[named[0]], known.why_not[named[0]] = _from_libvirt(libvirt_uri), ""
         nodes = _nodes(known, named)
-        namespace_of = adopting.namespace_by(rules) if rules else lambda _name: str(namespace)
+        namespace_of = import_plan.namespace_by(rules) if rules else lambda _name: str(namespace)
         plan = _plan(known, nodes, namespace_of, folder)
         texts = [_text(adoption, pinned=not unpinned, as_seen=as_seen) for adoption in plan.adoptions]
         if folder:
@@ -159,7 +159,7 @@ def _from_cluster(cluster: Cluster, *, hint: bool) -> Known:
         api = cluster.api
         for host in map(parse_hypervisor, objects(api, HYPERVISORS)):
             known.hosts[host.name] = host.status.unmanaged.domains if host.status.unmanaged else ()
-            known.why_not[host.name] = adopting.why_not(host)
+            known.why_not[host.name] = import_plan.why_not(host)
         # The objects are read last: an object that is created in between is then known.
         known.objects += map(parse, objects(api, VIRTUAL_MACHINES))
     except (Rejected, Transient) as error:
@@ -199,12 +199,12 @@ def _instead(node: str) -> str:
 
 def _plan(
     known: Known, nodes: Iterable[str], namespace_of: Callable[[str], str], folder: ManifestFolder | None
-) -> adopting.Plan:
+) -> import_plan.Plan:
     """Plan the objects of the hosts that can be imported. Raises Rejected if a domain has no namespace."""
     usable = {node for node in nodes if not known.why_not[node]}
     objects = known.objects + (folder.objects if folder else [])
     try:
-        return adopting.plan(known.hosts, usable, objects, namespace_of, folder.files if folder else ())
+        return import_plan.plan(known.hosts, usable, objects, namespace_of, folder.files if folder else ())
     except ValueError as error:
         raise Rejected(str(error)) from error
 
@@ -215,7 +215,7 @@ def _text(adoption: Adoption, *, pinned: bool, as_seen: bool) -> str:
 
 
 def _summary(
-    plan: adopting.Plan, why_not: Mapping[str, str], folder: ManifestFolder | None, *, as_seen: bool
+    plan: import_plan.Plan, why_not: Mapping[str, str], folder: ManifestFolder | None, *, as_seen: bool
 ) -> Iterator[str]:
     an_object = "an object or a file" if folder and folder.objects else "an object"
     domains = Counter(adoption.node for adoption in plan.adoptions)

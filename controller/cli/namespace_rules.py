@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from controller.fleet.adopting import Rule
+from controller.fleet.import_plan import Rule
 from controller.kube import manifests
 from controller.runtime.errors import Rejected
 from controller.runtime.settings import namespace

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from controller.api.codec import parse
 from controller.api.hypervisor import Hypervisor, HypervisorStatus, Unmanaged, UnmanagedDomain
 from controller.api.virtualmachine import Condition, DesiredPowerState, PowerState, VirtualMachine, VmKey
-from controller.fleet.adopted import Adoption, manifest, remarks
-from controller.fleet.adopting import NAME_LIMIT, Plan, Rule, namespace_by, plan, why_not
+from controller.fleet.import_manifest import Adoption, manifest, remarks
+from controller.fleet.import_plan import NAME_LIMIT, Plan, Rule, namespace_by, plan, why_not
 
 SPACE = UUID("4dea22b3-1d52-48f3-8516-782e98ab3fa0")
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)

@@ -18,7 +18,7 @@ from controller.api.clock import api_time
 from controller.api.hypervisor import Hypervisor, HypervisorReason, UnmanagedDomain
 from controller.api.names import HypervisorConditionType
 from controller.api.virtualmachine import WITH_QEMU, WITHOUT_QEMU, VirtualMachine, VmKey
-from controller.fleet.adopted import Adoption, quoted
+from controller.fleet.import_manifest import Adoption, quoted
 
 NAME_LIMIT = 150
 """The maximum length of an object's name. The API allows 253. But `kubectl diff` writes files whose names also have the
