@@ -21,9 +21,15 @@ from controller.kube.collection import items
 
 BEGIN, END = b'{"type":"MODIFIED","object":', b"}"
 """What the API server writes before and after the text of a changed object."""
-IDENTITY = re.compile(rb'"name":"([^"]+)","namespace":"([^"]+)","resourceVersion":"(\d+)","uid":"')
-"""The identity of an object in its metadata, as the API server writes it: with sorted keys, without spaces. In texts,
-JSON has a backslash before a quotation mark, so no text of a user matches."""
+IDENTITY = re.compile(
+    rb'"name":"([^"]+)","namespace":"([^"]+)","resourceVersion":"(\d+)","uid":"[^"]+"\},"(?:spec|status)":'
+)
+"""The identity of an object, as the API server writes it (with sorted keys, without spaces): the end of its metadata.
+
+Nothing that a user writes matches. In a value, JSON has a backslash before a quotation mark. The keys of annotations
+and labels can be equal to these, but another field of the metadata follows them. An object with ownerReferences has
+these between its namespace and its version, so it does not match, and its events are not skipped.
+"""
 
 
 class Known(Protocol):

@@ -164,6 +164,29 @@ def test_an_agent_is_told_what_others_write_and_not_what_it_writes_itself(world:
     assert kept.empty()
 
 
+def test_no_annotation_moves_the_watch_past_what_others_write(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next watch begins at the version of the last event, which is read from the text of an own write."""
+    monkeypatch.setattr("controller.kube.watch.WATCH_S", (2.0, 2.0))
+    odd, other = (world.define() for _ in range(2))
+    world.apply(odd, other)
+    keys = (f"name={odd.name}", f"namespace={world.name}", f"resourceVersion={2**40}", "uid=x")
+    world.kubectl("annotate", "kvm", odd.name, *keys)
+    seen: queue.Queue[Json] = queue.Queue()
+    api = load(world.controlplane.kubeconfig)
+    store = KubeStore(api, world.node, on_rewound=lambda: None, on_kept=seen.put, on_absent=lambda _: None)
+    store.relist()
+    vms = virtual_machines(world.node, on_object=seen.put, on_gone=lambda _: None, known=store)
+    with running(Watch(api, world.node, [vms])):
+        until(lambda: vms.health.open, "it does not begin")
+        vm = store.read(VmKey(world.name, odd.name))
+        assert vm
+        store.report(vm, Status(node_name=world.node, observed_generation=1))
+        reported_s = vms.health.last_request_s
+        until(lambda: vms.health.last_request_s > reported_s + 1, "the next watch does not begin")
+        annotate(world, other.name, "told")
+        assert seen.get(timeout=HANG_LIMIT_S)["metadata"]["name"] == other.name
+
+
 def test_what_was_deleted_before_its_list_is_told(world: World) -> None:
     """Also when it begins for the first time: the agent has listed the objects by then."""
     absent: queue.Queue[VmKey] = queue.Queue()

@@ -100,6 +100,17 @@ def test_a_text_of_a_user_is_not_taken_for_the_identity() -> None:
     assert lines(read(Store(ours), event("MODIFIED", ours)))[0]["object"]["metadata"]["resourceVersion"] == "7"
 
 
+@pytest.mark.parametrize("owned", [False, True])
+@pytest.mark.parametrize("field", ["annotations", "labels"])
+def test_a_key_of_a_user_is_not_taken_for_the_identity(field: str, *, owned: bool) -> None:
+    """ownerReferences are between the namespace and the version, so only the keys of the user look like an identity."""
+    ours = vm("web", "7")
+    ours["metadata"][field] = {"name": "web", "namespace": "default", "resourceVersion": "9", "uid": "x"}
+    if owned:
+        ours["metadata"]["ownerReferences"] = [{"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "c"}]
+    assert lines(read(Store(ours), event("MODIFIED", ours)))[0]["object"]["metadata"]["resourceVersion"] == "7"
+
+
 def test_what_is_cut_off_at_the_end_is_left_to_kopf() -> None:
     sent = event("MODIFIED", vm("web", "7"))[:-5]
     assert read(Store(), sent) == sent
