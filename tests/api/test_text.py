@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import unicodedata
 
 import pytest
@@ -57,6 +58,20 @@ def test_any_text_can_be_compared_with_and_without_log_times(text: str) -> None:
 )
 def test_sanitized_text(text: str, shown: str) -> None:
     assert sanitized(text, 100) == shown
+
+
+@pytest.mark.parametrize("part", [" ", "\t", "\x9d", "\x9d\x90", "\x1b]", "\x9b", "\x1b ", "\u2028 "])
+def test_no_text_takes_much_longer_than_letters(part: str) -> None:
+    """The whole agent waits meanwhile. With the square of the length, it is 1000 times as long."""
+    letters, odd = (min(seconds(text * (20_000 // len(text))) for _ in range(3)) for text in ("a", part))
+    assert odd < 100 * letters
+
+
+def seconds(text: str) -> float:
+    """The processor time that it takes to make a text safe."""
+    began_s = time.thread_time()
+    sanitized(text, 32768)
+    return time.thread_time() - began_s
 
 
 def test_a_long_text_is_cut_between_characters_and_says_so() -> None:
