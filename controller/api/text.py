@@ -20,9 +20,10 @@ _ESCAPE = (
 _LINE_BREAK = r"(?<![ \t])[ \t]*[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029][\s\x1c-\x1f\x85]*"
 _CONTROL = r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]"
 _UNSAFE = re.compile(f"(?P<escape>{_ESCAPE})|(?P<line_break>{_LINE_BREAK})|(?P<control>{_CONTROL})")
-"""What is not shown as it is. The time to find it must not grow with the square of the length: `re` holds the interpreter
-lock, and an annotation can have 256 KiB. Therefore a match begins only at the first of several blanks, and a string has
-no second beginning inside.
+"""What is not shown as it is.
+
+The time to find it must not grow with the square of the length: `re` holds the interpreter lock, and an annotation can
+have 256 KiB. Therefore a match begins only at the first of several blanks, and a string has no second beginning inside.
 """
 
 _TIME = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: ?(?:Z\b|[+-]\d\d:?\d\d))?"
