@@ -12,6 +12,7 @@ from controller.api.notice import Notice
 from controller.api.text import sanitized
 from controller.api.values import replace
 from controller.api.virtualmachine import Condition, Reason, Status
+from controller.policy.backoff import forgotten_at
 from controller.policy.handover import is_foreign, is_stale, runs_here
 from controller.policy.operations import stop_attempt_of
 from controller.policy.situation import FORBIDDEN, Situation
@@ -200,9 +201,9 @@ def _doubled(s: Situation) -> RunsElsewhere | None:
 
 def _forget_in_s(s: Situation) -> float | None:
     """Return in how many seconds the backoff is removed if the domain still runs then; None: there is no backoff."""
-    since = s.memory.phase_since
+    forgotten = forgotten_at(s.memory, s.memory.next_attempt, s.view, s.waits)
     # Only a pass that decides can remove the backoff. Without this check, other passes would repeat in a busy loop.
     decides = not s.vm.misunderstood and s.unresolved is None
-    if not (decides and s.status.backoff and s.phase is Phase.RUNNING and since):
+    if not (decides and s.status.backoff and s.phase is Phase.RUNNING and forgotten):
         return None
-    return s.now.until(since.plus(s.waits.backoff_forget_s))
+    return s.now.until(forgotten)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -598,3 +599,26 @@ def test_a_qemu_that_lingers_has_its_grace_period_after_libvirtd_was_restarted()
     assert vm.look(lingering, after_s=1).reason is Reason.SHUTTING_DOWN
     assert vm.look(lingering, after_s=100).reason is Reason.SHUTTING_DOWN
     assert vm.look(lingering, after_s=81).reason is Reason.SHUTDOWN_TIMED_OUT
+
+
+@pytest.mark.parametrize("ran_s", [60.0, 3600.0])
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        pytest.param({"desired": PAUSED}, Action.SUSPEND, id="suspend"),
+        pytest.param({"desired": STOPPED, "shutdown": Shutdown(ShutdownMode.FORCE, 180)}, Action.DESTROY, id="destroy"),
+    ],
+)
+def test_a_refused_action_backs_off_however_long_the_vm_has_run(
+    change: dict[str, Any], refused: Action, ran_s: float
+) -> None:
+    vm = Vm().in_sync()
+    vm.look(Phase.RUNNING, after_s=ran_s)
+    vm.change(**change)
+    began_s, calls, step = vm.at_s, 0, vm.look(Phase.RUNNING)
+    while vm.at_s < began_s + 60:
+        calls += action(step) is refused
+        outcome = Outcome(refused, Result.REFUSED, "no") if step.action else None
+        step = vm.look(Phase.RUNNING, after_s=0.1, outcome=outcome)
+        assert outcome is None or step.reason is Reason.ACTION_FAILED
+    assert calls == 3, "at once, after 10 s and after 20 s more"
