@@ -273,7 +273,7 @@ def test_columns_in_order(host: Host) -> None:
         "CPUS": "64",
         "MEMORY": "515000",
         "BOOT": "0b5f1a0e",
-        "AGENT": "0.1.0",
+        "VERSION": "0.1.0",
         "MESSAGE": "It observes and acts.",
     }
     assert list(wide.items()) == list(expected.items())
