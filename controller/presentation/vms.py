@@ -9,14 +9,20 @@ from controller.api.names import ConditionType
 from controller.api.virtualmachine import Reason, VirtualMachine
 from controller.presentation.words import since
 
+ONLY_OBSERVED = "only observed"
+"""What a VM without spec.powerState is called."""
+OLD_SPEC = "old spec"
+"""What a report is called that is not about the newest spec."""
 NOT_WANTED = {
     Readiness.STALLED: "waiting for a person",
     Readiness.UNKNOWN: "not known",
     Readiness.RECONCILING: "in progress",
     Readiness.HELD: "held",
-    Readiness.READY: "with a new spec",
+    Readiness.READY: OLD_SPEC,
 }
-"""What VMs with this meaning of Ready are called if they are not as wanted. Those that need a person come first."""
+"""What VMs with this meaning of Ready are called if they are not as wanted, wherever they are shown. Those that need a
+person come first.
+"""
 TROUBLE = {meaning: place for place, meaning in enumerate(NOT_WANTED)}
 """The place of each meaning in this order."""
 

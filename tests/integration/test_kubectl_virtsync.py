@@ -90,18 +90,20 @@ def test_status_tells_why_a_held_vm_is_off_and_how_to_release_it(world: World) -
     assert (shown.returncode, shown.stderr) == (0, "")
     title, *_ = shown.stdout.splitlines()
     lines = status_lines(shown.stdout)
-    assert title == f"{world.name}/{guest.name}  Held"
-    assert list(lines) == ["Wanted", "Is", "Why", "Since", "Next", "Last stop", "Holds", "Domain", "Node", "More"]
+    assert title == f"{world.name}/{guest.name}"
+    first, then = ["Power", "Desired", "Reason", "For", "Message"], ["Next", "Node", "Last stop", "Restarts"]
+    assert list(lines) == [*first, *then, "Holds", "Domain", "More"]
+    assert (lines["Reason"], lines["Restarts"]) == ("Held", "0")
     assert lines["More"] == "https://virtsync.dev/reasons/Held/"
-    assert lines["Wanted"] == "Running (restartPolicy Always, shutdown GracefulThenForce in 180 s)"
-    assert re.fullmatch(r"Stopped \(libvirt: SHUTOFF, DESTROYED\) since \S+Z \(\d+s ago\)", lines["Is"])
-    assert "ann" in lines["Why"]
-    assert re.fullmatch(r"\S+Z \(\d+s ago\)", lines["Since"])
+    assert lines["Desired"] == "Running (restartPolicy Always, shutdown GracefulThenForce in 180 s)"
+    assert re.fullmatch(r"Stopped \(libvirt: SHUTOFF, DESTROYED\) since \S+Z \(\d+s ago\)", lines["Power"])
+    assert "ann" in lines["Message"]
+    assert re.fullmatch(r"\d+s \(\S+Z\)", lines["For"])
     assert f"kubectl annotate kvm -n {world.name} {guest.name} hold.virtsync.dev/ann-" in lines["Next"]
     assert re.match(r"External, \d+s ago \(\S+Z\): ", lines["Last stop"])
     assert lines["Holds"] == "ann (backup)"
     assert lines["Domain"] == f"{guest.name} {guest.uuid}"
-    assert re.match(rf"{world.node}, agent Active since \S+Z \(\d+s ago\), virtsync ", lines["Node"])
+    assert re.match(rf"{world.node}, agent Active for \d+s \(\S+Z\), virtsync ", lines["Node"])
 
     command = re.search(r"\((kubectl .*)\)", lines["Next"])
     assert command
@@ -121,10 +123,12 @@ def test_drift_ends_with_1_while_a_vm_is_not_as_wanted_and_with_0_after(world: W
     world.virsh("destroy", guest.name)
     world.until_ready(guest, "Held")
     found = kubectl(world.controlplane, "virtsync", "drift", "-n", world.name)
-    heading, row, _, total = found.stdout.splitlines()
+    reason, headings, row, _, total = found.stdout.splitlines()
     assert found.returncode == 1
-    assert heading == "Held (1): virtsync must not act"
-    assert row.startswith(f"  {world.name}/{guest.name}   wants Running, is Stopped   {world.node}   for ")
+    assert reason == "Held (1): held"
+    assert headings.split() == ["NAME", "POWER", "DESIRED", "FOR", "NODE"]
+    name, power, desired, _, node = row.split()
+    assert (name, power, desired, node) == (f"{world.name}/{guest.name}", "Stopped", "Running", world.node)
     assert total == "1 of 1 VMs is not as wanted."
 
     world.kubectl("annotate", "kvm", guest.name, "hold.virtsync.dev/ann-")

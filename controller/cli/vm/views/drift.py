@@ -9,17 +9,10 @@ from controller.api.clock import duration
 from controller.api.conditions import Readiness
 from controller.api.virtualmachine import VirtualMachine
 from controller.cli.vm.views.words import colored, table
-from controller.presentation.vms import TROUBLE, is_outdated, readiness, reason_since
+from controller.presentation.vms import NOT_WANTED, OLD_SPEC, TROUBLE, is_outdated, readiness, reason_since
 from controller.presentation.words import plain
 
-OLD_SPEC = "the spec was changed, and no agent has answered"
-MEANINGS = {
-    Readiness.STALLED: "only you can help",
-    Readiness.UNKNOWN: "the state is not known",
-    Readiness.RECONCILING: "virtsync works on it, or waits",
-    Readiness.HELD: "virtsync must not act",
-    Readiness.READY: OLD_SPEC,
-}
+HEADINGS = ("NAME", "POWER", "DESIRED", "FOR", "NODE", "")
 
 
 def grouped(vms: Iterable[VirtualMachine]) -> list[tuple[str, list[VirtualMachine]]]:
@@ -33,13 +26,13 @@ def grouped(vms: Iterable[VirtualMachine]) -> list[tuple[str, list[VirtualMachin
 
 
 def drift_lines(drifting: Sequence[VirtualMachine], total: int, now: datetime) -> list[str]:
-    """Return a paragraph for each reason, and the number of VMs. `total`: how many VMs were looked at."""
+    """Return a table for each reason, and the number of VMs. `total`: how many VMs were looked at."""
     if not drifting:
         return [f"All {total} VMs are as wanted." if total != 1 else "The VM is as wanted."]
     lines: list[str] = []
     for reason, vms in grouped(drifting):
-        lines.append(f"{colored(reason)} ({len(vms)}): {MEANINGS[readiness(reason)]}")
-        lines += [f"  {line}" for line in table([_row(vm, now) for vm in vms])]
+        lines.append(f"{colored(reason)} ({len(vms)}): {NOT_WANTED[readiness(reason)]}")
+        lines += [f"  {line}" for line in table([HEADINGS, *(_row(vm, now) for vm in vms)])]
         lines.append("")
     return [*lines, f"{len(drifting)} of {total} VMs {'is' if len(drifting) == 1 else 'are'} not as wanted."]
 
@@ -48,8 +41,9 @@ def _row(vm: VirtualMachine, now: datetime) -> tuple[str, ...]:
     since = reason_since(vm)
     return (
         str(vm.key),
-        f"wants {vm.desired or '-'}, is {vm.status.power_state}",
-        plain(vm.node_name) or "no node",
-        f"for {duration((now - since).total_seconds())}" if since else "never reported",
-        "(old spec)" if is_outdated(vm) and readiness(vm.status.reason) is not Readiness.READY else "",
+        str(vm.status.power_state),
+        str(vm.desired or "-"),
+        duration((now - since).total_seconds()) if since else "-",
+        plain(vm.node_name) or "-",
+        f"({OLD_SPEC})" if is_outdated(vm) and readiness(vm.status.reason) is not Readiness.READY else "",
     )

@@ -8,12 +8,12 @@ from datetime import datetime
 from controller.api.clock import duration
 from controller.api.hypervisor import Hypervisor
 from controller.api.names import HypervisorConditionType
-from controller.cli.vm.views.status import agent_word
+from controller.cli.vm.views.status import reason_word
 from controller.cli.vm.views.words import table
 from controller.presentation.hosts import maintenance_word, remarks
 from controller.presentation.words import ago, plain, since
 
-HEADINGS = ("NAME", "AGENT", "FOR", "VMS", "RUNNING", "NOT-READY", "UNMANAGED", "MAINTENANCE", "VERSION")
+HEADINGS = ("NAME", "REASON", "FOR", "VMS", "RUNNING", "NOTREADY", "UNMANAGED", "MAINTENANCE", "VERSION")
 
 
 def host_lines(hosts: Iterable[Hypervisor], now: datetime) -> list[str]:
@@ -30,7 +30,7 @@ def host_row(host: Hypervisor, now: datetime) -> tuple[str, ...]:
     counts = status.virtual_machines
     return (
         host.name,
-        agent_word(host),
+        reason_word(host),
         duration((now - begun).total_seconds()) if begun else "-",
         *((str(counts.total), str(counts.running), str(counts.not_ready)) if counts else ("-", "-", "-")),
         str(status.unmanaged.total) if status.unmanaged else "-",

@@ -75,16 +75,16 @@ def _operation(vm: VirtualMachine, now: datetime) -> str:
 def _waiting(vm: VirtualMachine, reason: str, now: datetime) -> str:
     backoff, ready = vm.status.backoff, readiness(reason)
     if ready is Readiness.STALLED:
-        return "Nothing until you act. The line Why says how."
+        return "Nothing until you act. The line Message says how."
     if ready is Readiness.RECONCILING:
         if backoff and reason != Reason.SETTLING and backoff.next_attempt_time > now:
             return f"Attempt {backoff.failures + 1} at {at(backoff.next_attempt_time, now)}."
-        return "virtsync continues by itself. The line Why says what it waits for, if anything."
+        return "virtsync continues by itself. The line Message says what it waits for, if anything."
     if (restart := _scheduled_restart(vm)) is not None:
         return f"It is restarted at {at(restart, now)}, at most {CLOCK_MARGIN_S} s later."
     if ready is Readiness.READY:
         return "Nothing, until the spec or the VM changes."
-    return "Nothing, until the line Why no longer applies."
+    return "Nothing, until the line Message no longer applies."
 
 
 def _scheduled_restart(vm: VirtualMachine) -> datetime | None:

@@ -7,13 +7,13 @@ from datetime import datetime
 
 import click
 
-from controller.api.clock import duration
+from controller.api.clock import api_time, duration
 from controller.api.hypervisor import Hypervisor
 from controller.api.names import GROUP, ConditionType, HypervisorConditionType
 from controller.api.virtualmachine import Reason, VirtualMachine
 from controller.cli.vm.views.prospect import prospect
 from controller.cli.vm.views.words import colored, table
-from controller.presentation.vms import is_as_wanted, is_outdated, reason_since
+from controller.presentation.vms import OLD_SPEC, ONLY_OBSERVED, is_as_wanted, is_outdated, reason_since
 from controller.presentation.words import ago, at, plain, since
 
 REASON_PAGE = f"https://{GROUP}/reasons/{{}}/"
@@ -25,19 +25,20 @@ def in_detail(vm: VirtualMachine, host: Hypervisor | str, now: datetime) -> list
     """Return the lines. `host`: the Hypervisor of its node, or why it is not known."""
     known = host if isinstance(host, Hypervisor) else None
     rows = (
-        ("Wanted", _wanted(vm)),
-        ("Is", _is(vm, now)),
-        ("Why", _why(vm)),
-        ("Since", _since(vm, now)),
+        ("Power", _power(vm, now)),
+        ("Desired", _desired(vm)),
+        ("Reason", _reason(vm)),
+        ("For", _for(reason_since(vm), now) or "-"),
+        ("Message", _message(vm)),
         ("Next", prospect(vm, known, now)),
+        ("Node", _node(vm, host, now)),
         ("Last stop", _last_stop(vm, now)),
+        ("Restarts", str(vm.status.restart_count)),
         ("Holds", _holds(vm, known)),
         ("Domain", _domain(vm)),
-        ("Node", _node(vm, host, now)),
         *_more(vm),
     )
-    title = f"{click.style(str(vm.key), bold=True)}  {colored(vm.status.reason)}"
-    return [title, *(f"  {name:<9}  {text}" for name, text in rows)]
+    return [click.style(str(vm.key), bold=True), *(f"  {name:<9}  {text}" for name, text in rows)]
 
 
 def in_a_table(vms: Iterable[VirtualMachine], now: datetime, *, namespaces: bool) -> list[str]:
@@ -57,7 +58,7 @@ def vm_row(vm: VirtualMachine, now: datetime, *, namespaces: bool) -> tuple[str,
         vm.key.name,
         str(vm.status.power_state),
         str(vm.desired or "-"),
-        colored(vm.status.reason) + (" (old spec)" if is_outdated(vm) else ""),
+        _reason(vm),
         duration((now - begun).total_seconds()) if begun else "-",
         plain(vm.node_name) or "-",
         ", ".join(plain(hold.holder) for hold in vm.holds) or "-",
@@ -72,15 +73,15 @@ def summary(vms: Iterable[VirtualMachine]) -> str:
     return f"{good} of {len(every)} VMs are as wanted."
 
 
-def _wanted(vm: VirtualMachine) -> str:
+def _desired(vm: VirtualMachine) -> str:
     if vm.misunderstood:
         return f"{vm.desired or '?'} (not understood: {plain(vm.misunderstood)})"
     if vm.desired is None:
-        return "no powerState: virtsync only observes"
+        return ONLY_OBSERVED
     return f"{vm.desired} (restartPolicy {vm.restart_policy}, shutdown {vm.shutdown.mode} in {vm.shutdown.grace_s} s)"
 
 
-def _is(vm: VirtualMachine, now: datetime) -> str:
+def _power(vm: VirtualMachine, now: datetime) -> str:
     status = vm.status
     words = ", ".join(plain(word) for word in (status.libvirt_state, status.libvirt_reason) if word)
     libvirt = f" (libvirt: {words})" if words else ""
@@ -89,21 +90,23 @@ def _is(vm: VirtualMachine, now: datetime) -> str:
     return f"{status.power_state}{libvirt} since {at(status.power_state_transition_time, now)}"
 
 
-def _why(vm: VirtualMachine) -> str:
+def _reason(vm: VirtualMachine) -> str:
+    return colored(vm.status.reason) + (f" ({OLD_SPEC})" if is_outdated(vm) else "")
+
+
+def _for(begun: datetime | None, now: datetime) -> str:
+    """Return how long a condition has had its reason, with the time: `12m (2026-11-27T10:00:00Z)`; empty: unknown."""
+    return f"{duration((now - begun).total_seconds())} ({api_time(begun)})" if begun else ""
+
+
+def _message(vm: VirtualMachine) -> str:
     ready = vm.status.condition(ConditionType.READY)
-    why = plain(ready.message) if ready and ready.message else "no agent has reported yet"
-    return f"(about an older spec) {why}" if is_outdated(vm) else why
-
-
-def _since(vm: VirtualMachine, now: datetime) -> str:
-    begun = reason_since(vm)
-    return at(begun, now) if begun else "-"
+    return plain(ready.message) if ready and ready.message else "no agent has reported yet"
 
 
 def _last_stop(vm: VirtualMachine, now: datetime) -> str:
     stop = vm.status.last_stop
-    restarts = f" (unwanted stops so far: {vm.status.restart_count})" if vm.status.restart_count else ""
-    return f"{stop.cause}, {ago(stop.time, now)}: {plain(stop.message)}{restarts}" if stop else "none observed"
+    return f"{stop.cause}, {ago(stop.time, now)}: {plain(stop.message)}" if stop else "none observed"
 
 
 def _holds(vm: VirtualMachine, host: Hypervisor | None) -> str:
@@ -127,10 +130,10 @@ def _node(vm: VirtualMachine, host: Hypervisor | str, now: datetime) -> str:
     moved = "" if reporter in {"", vm.node_name} else f" (the status is from {plain(reporter)})"
     if isinstance(host, str):
         return f"{node}{moved}, {host}"
-    active = since(host.status.condition(HypervisorConditionType.READY))
-    since_when = f" since {at(active, now)}" if active else ""
+    lasting = _for(since(host.status.condition(HypervisorConditionType.READY)), now)
+    lasting = f" for {lasting}" if lasting else ""
     version = f", virtsync {plain(host.status.agent_version)}" if host.status.agent_version else ""
-    return f"{node}{moved}, agent {agent_word(host)}{since_when}{version}"
+    return f"{node}{moved}, agent {reason_word(host)}{lasting}{version}"
 
 
 def _more(vm: VirtualMachine) -> Iterator[tuple[str, str]]:
@@ -139,6 +142,6 @@ def _more(vm: VirtualMachine) -> Iterator[tuple[str, str]]:
         yield "More", REASON_PAGE.format(vm.status.reason)
 
 
-def agent_word(host: Hypervisor) -> str:
+def reason_word(host: Hypervisor) -> str:
     """Return the reason of Ready of a host, in a color."""
     return click.style(host.status.reason, fg="green" if host.status.ready else "red")

@@ -159,7 +159,7 @@ def _vm_lines(chosen: Sequence[VirtualMachine], shown: Sequence[VirtualMachine],
         max((len(vm.key.name) for vm in chosen), default=0),
     )
     rows = [(*vm_row(vm, now, namespaces=True), plain(why_not(vm))) for vm in shown]
-    return table([(*headings(namespaces=True), "WHY"), *rows], widest)
+    return table([(*headings(namespaces=True), "MESSAGE"), *rows], widest)
 
 
 def _last_line(choice: Choice, shown: int, total: int) -> str:
