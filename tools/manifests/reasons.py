@@ -12,6 +12,7 @@ from pathlib import Path
 
 from controller.api.conditions import READINESS, Readiness
 from controller.api.virtualmachine import Reason
+from controller.presentation.vms import NOT_WANTED
 
 DOCS = Path(__file__).parents[2] / "docs"
 FOLDER = DOCS / "reasons"
@@ -23,12 +24,13 @@ FLUX = {"Healthy": "current", "Suspended": "current", "Progressing": "in progres
 """What Flux makes of an object, with the expressions of deploy/flux, for each health that Argo CD shows."""
 KSTATUS = {"Current": "current", "InProgress": "in progress", "Failed": "failed"}
 GROUPS = {
-    Readiness.READY: "The VM is as its spec asks",
-    Readiness.RECONCILING: "virtsync works on it, or waits",
-    Readiness.STALLED: "Only you can help",
-    Readiness.HELD: "virtsync must not act",
-    Readiness.UNKNOWN: "The state is not known",
+    Readiness.READY: "The VM is as its spec asks.",
+    Readiness.RECONCILING: "virtsync works on it, or waits.",
+    Readiness.STALLED: "Only you can help.",
+    Readiness.HELD: "virtsync must not act.",
+    Readiness.UNKNOWN: "The state is not known.",
 }
+"""What is written below the title of each group. The titles are the words by which the commands and the page count."""
 HEAD = """\
 <!-- Rendered by `make manifests` from docs/api.md and the pages of this folder: change it there. -->
 
@@ -127,8 +129,9 @@ def index() -> str:
 
 
 def _groups() -> Iterator[str]:
-    for readiness, title in GROUPS.items():
-        yield f"## {title}\n"
+    for readiness, sentence in GROUPS.items():
+        title = "As wanted" if readiness is Readiness.READY else NOT_WANTED[readiness].capitalize()
+        yield f"## {title}\n\n{sentence}\n"
         yield from _table(reason for reason in of_vms() if READINESS[Reason(reason)] is readiness)
 
 
