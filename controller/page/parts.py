@@ -16,11 +16,11 @@ from controller.page.markup import Html, joined, tag
 from controller.page.query import Query, Sort
 from controller.page.rows import HostRow, VmRow
 from controller.page.view import Part, View
-from controller.presentation.vms import NOT_WANTED
+from controller.presentation.vms import NOT_WANTED, OLD_SPEC, ONLY_OBSERVED
 
 HOST_HEADINGS = (
-    "Host",
-    "Agent",
+    "Name",
+    "Reason",
     "For",
     "VMs",
     "Running",
@@ -30,12 +30,12 @@ HOST_HEADINGS = (
     "Maintenance",
     "What to know",
 )
-VM_HEADINGS = ("VM", "Does", "Should", "Reason", "For", "Why not", "Host", "Last stop")
+VM_HEADINGS = ("Name", "Power", "Desired", "Reason", "For", "Message", "Node", "Last stop")
 SORTS = {
     Sort.TROUBLE: "Trouble first",
     Sort.NEWEST: "Newest change first",
     Sort.NAME: "Name",
-    Sort.HOST: "Host",
+    Sort.NODE: "Node",
 }
 CHOICES_LIMIT = 500
 """With more choices than this, a filter is a text field, because a list of thousands is slow and of no help."""
@@ -45,16 +45,16 @@ CLASSES = {meaning: meaning.name.lower() for meaning in Readiness}
 def vm_element(row: VmRow, now: datetime) -> Html:
     """Return the row of a VM."""
     key = vm_key(row)
-    does = "" if row.as_wanted or not row.desired or row.power == row.desired else "differs"
+    power = "" if row.as_wanted or not row.desired or row.power == row.desired else "differs"
     return tag(
         "tr",
         tag("th", tag("span", f"{row.namespace}/", class_="quiet"), row.name, scope="row"),
-        tag("td", row.power, class_=does or None),
-        tag("td", row.desired or _quiet("only observed")),
+        tag("td", row.power, class_=power or None),
+        tag("td", row.desired or _quiet(ONLY_OBSERVED)),
         tag("td", _reason(row), *_notes(row)),
         tag("td", _age(row.since, now), class_="number"),
-        tag("td", row.why, class_="text"),
-        tag("td", _host_link(row.host, f"{key} host") if row.host else _quiet("no host")),
+        tag("td", row.message, class_="text"),
+        tag("td", _node_link(row.node, f"{key} node") if row.node else _quiet("no node")),
         tag("td", *_last_stop(row, now), class_="text"),
         data_key=key,
         data_v=row.version,
@@ -65,8 +65,8 @@ def host_element(row: HostRow, now: datetime) -> Html:
     """Return the row of a host."""
     return tag(
         "tr",
-        tag("th", _host_link(row.name, f"host {row.name}"), scope="row"),
-        tag("td", _mark("ready" if row.ready else "stalled", row.agent)),
+        tag("th", _node_link(row.name, f"host {row.name}"), scope="row"),
+        tag("td", _mark("ready" if row.ready else "stalled", row.reason)),
         tag("td", _age(row.since, now), class_="number"),
         *(_number(count) for count in (row.vms, row.running)),
         _number(row.not_ready, "differs" if row.not_ready else ""),
@@ -112,14 +112,14 @@ def _reason(row: VmRow) -> Html:
 
 def _notes(row: VmRow) -> Iterator[Html]:
     if row.outdated:
-        yield _note("about an older spec")
+        yield _note(OLD_SPEC)
     if row.holds:
         yield _note(f"held by {row.holds}")
 
 
 def _last_stop(row: VmRow, now: datetime) -> Iterator[str]:
     if stop := row.stop:
-        restarts = f", unwanted stops so far: {row.restarts}" if row.restarts else ""
+        restarts = f", restarts: {row.restarts}" if row.restarts else ""
         yield joined([f"{stop.cause}, ", _age(stop.time, now), f" ago{restarts}"])
         yield _note(stop.message)
 
@@ -151,8 +151,8 @@ def _lines(texts: Iterable[str]) -> Iterator[Html]:
     return (tag("span", text, class_="line") for text in texts)
 
 
-def _host_link(name: str, key: str) -> Html:
-    return tag("a", name, href=Query(host=name).address(), data_focus=key)
+def _node_link(name: str, key: str) -> Html:
+    return tag("a", name, href=Query(node=name).address(), data_focus=key)
 
 
 # --- regions
@@ -238,7 +238,7 @@ def _form(view: View) -> Html:
             "Search", "text", tag("input", type="search", name="text", id="text", value=query.text, autocomplete="off")
         ),
         _chooser("Namespace", "namespace", query.namespace, view.namespaces),
-        _chooser("Host", "host", query.host, view.host_names),
+        _chooser("Node", "node", query.node, view.nodes),
         _chooser("Reason", "reason", query.reason, [reason for reason, _ in view.reasons]),
         _field("Order", "sort", _select("sort", query.sort, SORTS.items())),
         tag("div", check, tag("label", "Only not as wanted", for_="drift"), class_="check"),

@@ -23,18 +23,18 @@ class Sort(StrEnum):
     TROUBLE = "trouble"
     NEWEST = "newest"
     NAME = "name"
-    HOST = "host"
+    NODE = "node"
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
     """The filters, the order and the pages. An empty filter lets everything pass."""
 
-    host: str = ""
+    node: str = ""
     namespace: str = ""
     reason: str = ""
     text: str = ""
-    """Only VMs that have this in their namespace and name, host, power state, reason or message."""
+    """Only VMs that have this in their namespace and name, node, power state, reason or message."""
     drift: bool = False
     """Only VMs that are not as wanted."""
     sort: Sort = Sort.TROUBLE
@@ -48,7 +48,7 @@ class Query:
     @property
     def filtered(self) -> bool:
         """Whether some VMs might be left out."""
-        return bool(self.host or self.namespace or self.reason or self.text or self.drift)
+        return bool(self.node or self.namespace or self.reason or self.text or self.drift)
 
     def address(self) -> str:
         """Return the relative address of the page, without what has its default."""
@@ -68,7 +68,7 @@ def parse_query(text: str) -> Query:
         return Query()
     sort = given.get("sort")
     return Query(
-        **{name: plain(given.get(name, ""))[:LONGEST] for name in ("host", "namespace", "reason", "text")},
+        **{name: plain(given.get(name, ""))[:LONGEST] for name in ("node", "namespace", "reason", "text")},
         drift=bool(given.get("drift")),
         sort=Sort(sort) if sort in set(Sort) else Sort.TROUBLE,
         page=_page(given.get("page")),

@@ -35,11 +35,10 @@ class VmRow(_Row):
 
     namespace: str
     name: str
-    host: str
+    node: str
     power: str
-    """What it does."""
     desired: str
-    """What it should do; empty: virtsync only observes it."""
+    """Empty: virtsync only observes it."""
     reason: str
     """The reason of Ready."""
     meaning: Readiness
@@ -49,7 +48,7 @@ class VmRow(_Row):
     """Whether the status is about an older spec."""
     since: datetime | None
     """Since when it has this reason; None: nobody has reported."""
-    why: str
+    message: str
     """Why it is not as wanted; empty: it is, or nobody has reported."""
     holds: str
     """Who holds it."""
@@ -62,7 +61,7 @@ class HostRow(_Row):
     """What the page shows of a host."""
 
     name: str
-    agent: str
+    reason: str
     """The reason of Ready."""
     ready: bool
     since: datetime | None
@@ -86,7 +85,7 @@ def vm_row(vm: VirtualMachine) -> VmRow:
     return VmRow(
         namespace=intern(vm.key.namespace),
         name=vm.key.name,
-        host=intern(plain(vm.node_name)),
+        node=intern(plain(vm.node_name)),
         power=intern(str(status.power_state)),
         desired=intern(str(vm.desired or "")),
         reason=intern(plain(status.reason)),
@@ -94,7 +93,7 @@ def vm_row(vm: VirtualMachine) -> VmRow:
         as_wanted=is_as_wanted(vm),
         outdated=is_outdated(vm),
         since=reason_since(vm),
-        why=plain(why_not(vm)),
+        message=plain(why_not(vm)),
         holds=", ".join(plain(hold.holder) for hold in vm.holds),
         stop=LastStop(stop.cause, stop.time, plain(stop.message)) if stop else None,
         restarts=status.restart_count,
@@ -106,7 +105,7 @@ def host_row(host: Hypervisor) -> HostRow:
     status, counts = host.status, host.status.virtual_machines
     return HostRow(
         name=intern(host.name),
-        agent=plain(status.reason),
+        reason=plain(status.reason),
         ready=status.ready,
         since=since(status.condition(HypervisorConditionType.READY)),
         vms=counts.total if counts else None,

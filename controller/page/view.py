@@ -67,7 +67,8 @@ class View:
     reasons: Sequence[tuple[str, int]]
     """The reasons of the VMs and how many have them, those that need a person first."""
     namespaces: Sequence[str]
-    host_names: Sequence[str]
+    nodes: Sequence[str]
+    """The names of the hosts, and of the nodes of the VMs."""
 
     @property
     def not_wanted(self) -> int:
@@ -93,7 +94,7 @@ def view(fleet: Fleet, query: Query, served: Served) -> View:
         counts=Counter(None if row.as_wanted else row.meaning for row in fleet.vms),
         reasons=list(listed.items()),
         namespaces=sorted({row.namespace for row in fleet.vms}),
-        host_names=sorted({row.name for row in hosts} | {row.host for row in fleet.vms if row.host}),
+        nodes=sorted({row.name for row in hosts} | {row.node for row in fleet.vms if row.node}),
     )
 
 
@@ -110,7 +111,7 @@ def _chosen(vms: Sequence[VmRow], query: Query) -> list[VmRow]:
 def _matches(row: VmRow, query: Query) -> bool:
     if query.drift and row.as_wanted:
         return False
-    if query.host and row.host != query.host:
+    if query.node and row.node != query.node:
         return False
     if query.namespace and row.namespace != query.namespace:
         return False
@@ -118,13 +119,13 @@ def _matches(row: VmRow, query: Query) -> bool:
         return False
     if not query.text:
         return True
-    return query.text.lower() in f"{row.namespace}/{row.name} {row.host} {row.power} {row.reason} {row.why}".lower()
+    return query.text.lower() in f"{row.namespace}/{row.name} {row.node} {row.power} {row.reason} {row.message}".lower()
 
 
 ORDERS: dict[Sort, Callable[[VmRow], Any]] = {
     Sort.TROUBLE: lambda row: (row.as_wanted, TROUBLE[row.meaning], row.namespace, row.name),
     Sort.NAME: lambda row: (row.name, row.namespace),
-    Sort.HOST: lambda row: (row.host, row.namespace, row.name),
+    Sort.NODE: lambda row: (row.node, row.namespace, row.name),
 }
 
 

@@ -90,8 +90,8 @@ def test_a_change_of_a_vm_appears_without_a_reload(
         """() => {
           window.notReloaded = true;
           new MutationObserver(() => {
-            const does = document.querySelector("#vms tr td")?.textContent;
-            if (does === "Stopped") {
+            const power = document.querySelector("#vms tr td")?.textContent;
+            if (power === "Stopped") {
               window.stoppedAt ??= Date.now();
             }
           }).observe(document.getElementById("vms"), { childList: true });
@@ -125,12 +125,12 @@ def test_the_maintenance_of_a_host_appears_and_its_name_filters(opened: Tab, wor
     expect(line).to_contain_text("Hold, Quiet")
     expect(line).to_contain_text("Maintenance Hold: new <b>RAM</b>")
     line.get_by_role("link").click()
-    expect(page).to_have_url(f"{manager.page}?host={world.node}")
-    expect(page.get_by_label("Host", exact=True)).to_have_value(world.node)
+    expect(page).to_have_url(f"{manager.page}?node={world.node}")
+    expect(page.get_by_label("Node", exact=True)).to_have_value(world.node)
     expect(page.locator(row(world, web))).to_be_visible()
     page.go_back()
     expect(page).to_have_url(manager.page)
-    expect(page.get_by_label("Host", exact=True)).to_have_value("")
+    expect(page.get_by_label("Node", exact=True)).to_have_value("")
 
 
 def test_what_users_write_is_shown_as_text_and_the_policy_refuses_scripts(
@@ -198,7 +198,7 @@ def test_everything_can_be_done_with_the_keyboard(opened: Tab, world: World, man
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile(r"[?&]reason=InSync"))
     assert focused(page, "data-focus") == "reason InSync"
-    tab_until(page, lambda: focused(page, "data-focus") == f"{world.name}/{web.name} host")
+    tab_until(page, lambda: focused(page, "data-focus") == f"{world.name}/{web.name} node")
     outline = page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
 
@@ -210,7 +210,7 @@ def test_the_focus_stays_where_it_is_when_its_row_changes(opened: Tab, world: Wo
     link.focus()
     world.kubectl("annotate", "kvm", guest.name, "hold.virtsync.dev/ann=backup")
     expect(page.locator(row(world, guest))).to_contain_text("held by ann")
-    assert focused(page, "data-focus") == f"{world.name}/{guest.name} host"
+    assert focused(page, "data-focus") == f"{world.name}/{guest.name} node"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -102,7 +102,7 @@ def test_the_first_document_has_the_hosts_and_the_vms(world: World, manager: Man
     world.until(guest, runs, "running")
     html = whole(manager.page, f"/?namespace={world.name}")
     assert f'data-key="{world.name}/{guest.name}"' in html
-    assert f'<a href="./?host={world.node}"' in html
+    assert f'<a href="./?node={world.node}"' in html
     assert "1 to 1 of 1 VMs" in html
 
 

@@ -26,7 +26,7 @@ def text(html: str) -> str:
     return " ".join(Read(re.sub(r"(?=<)", " ", html)).text.split())
 
 
-def test_a_vm_is_told_with_what_it_does_and_should_do_and_why_not_and_since_when_and_its_last_stop() -> None:
+def test_a_vm_is_told_with_its_power_what_is_desired_why_not_and_for_how_long_and_its_last_stop() -> None:
     row = vm(
         "Held",
         message="The VM is stopped and should be running.",
@@ -37,11 +37,19 @@ def test_a_vm_is_told_with_what_it_does_and_should_do_and_why_not_and_since_when
     )
     assert (
         "shop/ web-1 Stopped Running Held held by ann 12m The VM is stopped and should be running. node-a"
-        " External, 2h ago, unwanted stops so far: 2 Somebody stopped the VM on the host."
+        " External, 2h ago, restarts: 2 Somebody stopped the VM on the host."
     ) in text(page(fleet(row)))
 
 
-def test_a_host_is_told_with_its_agent_its_counts_and_what_to_know() -> None:
+def test_a_vm_that_is_only_observed_has_no_node_or_an_old_report_says_so() -> None:
+    vms = replace(vm("Held", generation=4), desired="", node=""), replace(vm("InSync", generation=4), name="web-2")
+    shown = text(page(fleet(*vms)))
+    assert "web-1 Running only observed Held old spec 12m The VM is as the spec asks. no node" in shown
+    assert "2 VMs 1 held 1 old spec Hosts" in shown
+    assert "web-2 Running Running InSync old spec 12m" in shown
+
+
+def test_a_host_is_told_with_its_reason_its_counts_and_what_to_know() -> None:
     shown = text(page(fleet(host("node-a", ready=False, maintenance="new RAM"))))
     assert "node-a AgentUnreachable 3h5m 7 6 1 - 0.1.0 Hold, not acknowledged The agent was not heard." in shown
     assert "Maintenance Hold: new RAM." in shown
@@ -72,7 +80,7 @@ def test_no_text_of_a_user_becomes_markup(hostile: str) -> None:
                 host(given, maintenance=given, ready=False, agent_version=given),
                 trouble=given,
             ),
-            host=given,
+            node=given,
             namespace=given,
             reason=given,
             text=given,
@@ -116,8 +124,8 @@ def test_a_large_fleet_comes_in_pages_that_links_lead_to() -> None:
 
 def test_a_filter_with_too_many_choices_is_a_text_field() -> None:
     hosts = fleet(*(host(f"node-{number:03}") for number in range(501)))
-    assert ("input", {"type": "text", "name": "host", "id": "host", "value": "node-7", "autocomplete": "off"}) in Read(
-        page(hosts, host="node-7")
+    assert ("input", {"type": "text", "name": "node", "id": "node", "value": "node-7", "autocomplete": "off"}) in Read(
+        page(hosts, node="node-7")
     ).elements
 
 

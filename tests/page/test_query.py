@@ -10,7 +10,7 @@ NAMES = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789-&=#%+ü ", max_si
 
 
 @settings(derandomize=True, database=None)
-@given(st.builds(Query, host=NAMES, namespace=NAMES, reason=NAMES, text=NAMES, page=st.integers(1, LAST_PAGE)))
+@given(st.builds(Query, node=NAMES, namespace=NAMES, reason=NAMES, text=NAMES, page=st.integers(1, LAST_PAGE)))
 def test_an_address_leads_to_the_query_that_it_was_made_of(query: Query) -> None:
     assert parse_query(query.address().partition("?")[2]) == query
 
@@ -41,7 +41,7 @@ def test_what_cannot_be_read_has_its_default(text: str) -> None:
 
 
 def test_long_and_unprintable_values_are_cut_and_cleaned() -> None:
-    assert parse_query(f"host={'x' * 5000}").host == "x" * LONGEST
+    assert parse_query(f"node={'x' * 5000}").node == "x" * LONGEST
     assert parse_query("text=a%1b[31mb%00").text == "ab\N{REPLACEMENT CHARACTER}"
 
 

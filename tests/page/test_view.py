@@ -37,15 +37,15 @@ def test_those_that_need_a_person_come_first() -> None:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ({"host": "node-b"}, ["lost"]),
+        ({"node": "node-b"}, ["lost"]),
         ({"namespace": "lab"}, ["silent"]),
         ({"reason": "Held"}, ["held"]),
         ({"drift": True}, ["lost", "silent", "settling", "held", "changed"]),
         ({"text": "LAB/SIL"}, ["silent"]),
         ({"text": "stopped"}, ["settling"]),
-        ({"reason": "Held", "host": "node-b"}, []),
+        ({"reason": "Held", "node": "node-b"}, []),
         ({"sort": Sort.NAME}, ["changed", "fine", "held", "lost", "settling", "silent"]),
-        ({"sort": Sort.HOST}, ["silent", "changed", "fine", "held", "settling", "lost"]),
+        ({"sort": Sort.NODE}, ["silent", "changed", "fine", "held", "settling", "lost"]),
     ],
 )
 def test_a_filter_leaves_others_out_and_an_order_sorts(query: dict[str, object], expected: list[str]) -> None:
@@ -78,7 +78,7 @@ def test_the_counts_are_about_all_vms_also_if_few_are_shown() -> None:
         ("Held", 1),
         ("InSync", 2),
     ]
-    assert (shown.namespaces, shown.host_names) == (["lab", "shop"], ["node-a", "node-b", "node-c"])
+    assert (shown.namespaces, shown.nodes) == (["lab", "shop"], ["node-a", "node-b", "node-c"])
 
 
 def test_the_hosts_that_need_a_look_come_first() -> None:
@@ -109,15 +109,15 @@ def test_a_row_has_what_the_commands_say_about_a_vm() -> None:
         )
     )
     assert (row.power, row.desired, row.reason, row.as_wanted) == ("Stopped", "Running", "Held", False)
-    assert row.why == "The VM is stopped; ann holds it."
+    assert row.message == "The VM is stopped; ann holds it."
     assert row.holds == "ann, bob"
     assert row.stop == replace(stop, message="Somebody cut its power.")
     assert row.since == before(minutes=12)
 
 
-def test_a_vm_that_is_as_wanted_needs_no_reason_why_not() -> None:
-    assert vm("InSync").why == ""
-    assert vm("InSync", generation=4).why == "The VM is as the spec asks."
+def test_a_vm_that_is_as_wanted_needs_no_message() -> None:
+    assert vm("InSync").message == ""
+    assert vm("InSync", generation=4).message == "The VM is as the spec asks."
 
 
 def test_the_version_of_a_row_differs_if_the_row_does() -> None:
