@@ -87,7 +87,7 @@ class Agent:
         self._queue: WorkQueue[VmKey] = WorkQueue(metrics=self._metrics.workqueue)
         self._domain_index = DomainIndex()
         self._brake = NodeBrake(settings.waits, settings.boot_id)
-        self._api = client.load(settings.kubeconfig, throttled=self._metrics.throttled)
+        self._api = client.load(settings.kubeconfig, throttled=self._metrics.throttled, scheduled_probes=True)
         self._renewal = Renewal(
             self._api,
             settings.kubeconfig,

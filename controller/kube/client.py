@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,8 @@ TIMEOUT_S = (3.0, 10.0)
 """The timeouts for connecting and for reading the response. The kubernetes client has no default timeout."""
 CIRCUIT_OPENS_AFTER = 5
 """The circuit opens when this number of connections have failed since the last response."""
+HALF_OPEN_EVERY_S = 1.0
+"""While the circuit is open, one request in this time is sent, unless the caller schedules the probes."""
 MAX_RETRY_AFTER_S = 30.0
 POOL_SIZE = 32
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
@@ -46,14 +49,30 @@ KINDS = {PLURAL: KIND, HYPERVISOR_PLURAL: HYPERVISOR_KIND}
 class Api:
     """Sends requests to the API server, with a circuit breaker. Thread-safe.
 
-    While the circuit is open, only `probe` sends requests. Without the circuit breaker, the agent would continue to
-    send requests for each VM of the node. Only failed connections open the circuit. A slow API server, which accepts
-    connections but does not respond in time, does not open the circuit.
+    Without the circuit breaker, the agent would continue to send requests for each VM of the node. Only failed
+    connections open the circuit. A slow API server, which accepts connections but does not respond in time, does not
+    open the circuit.
+
+    While the circuit is open, one request in `HALF_OPEN_EVERY_S` is sent, and closes the circuit if the API server
+    responds: so whoever asks again finds the end of an outage. With `scheduled_probes`, only `probe` sends requests.
+    The agents need that: all agents of a cluster lose the API server together, and their many workers would send far
+    more than their probes, which have a backoff and jitter (agent/outage.py). A command or a manager is one process.
     """
 
-    def __init__(self, credentials: Credentials, *, throttled: Callable[[], None] = lambda: None) -> None:
-        """`throttled` is called, on any thread, for each response with which the API server limits the rate (429)."""
-        self.credentials, self.throttled = credentials, throttled
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        throttled: Callable[[], None] = lambda: None,
+        scheduled_probes: bool = False,
+    ) -> None:
+        """`throttled` is called, on any thread, for each response with which the API server limits the rate (429).
+
+        `scheduled_probes`: the caller calls `probe` while the circuit is open.
+        """
+        self.credentials, self.throttled, self._scheduled_probes = credentials, throttled, scheduled_probes
+        self._next_attempt_s = float("-inf")
+        """The monotonic time from which the open circuit lets the next request through."""
         self._lock = threading.Lock()
         access = credentials.current()
         self._client = access, rest_client(access)
@@ -125,7 +144,7 @@ class Api:
         Vanished, Rejected, Unserved, Behind, Transient (also after a redirect, which is never followed, and if the API
         server sends nothing for `read_timeout_s`, by default `TIMEOUT_S`), and, without sending a request, CircuitOpen.
         """
-        if self.circuit_open:
+        if self.circuit_open and not self._half_open():
             raise CircuitOpen(self._why_open)
         headers = {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
         target = path + (f"?{urlencode(query)}" if query else "")
@@ -141,6 +160,15 @@ class Api:
         if status < 400 or status in {401, 429} or (status >= 500 and not isinstance(error, Behind)):
             self.note_answer(good=False)
         raise error
+
+    def _half_open(self) -> bool:
+        """Whether the open circuit lets a request through now. Then it lets no other one through for some time."""
+        now_s = time.monotonic()
+        with self._lock:
+            if self._scheduled_probes or now_s < self._next_attempt_s:
+                return False
+            self._next_attempt_s = now_s + HALF_OPEN_EVERY_S
+        return True
 
     def stream(self, path: str, *, read_timeout_s: float, **query: str) -> urllib3.HTTPResponse:
         """Send one GET, and return the response before its body is there. The caller closes it.
@@ -192,6 +220,7 @@ class Api:
             if not isinstance(error, urllib3.exceptions.ReadTimeoutError):
                 self._why_open = why
                 self._failed_connections += 1
+                self._next_attempt_s = time.monotonic() + HALF_OPEN_EVERY_S
             raise Transient(why) from error
         self._failed_connections = 0
         return answer.status, text, _retry_after_s(answer.headers.get("Retry-After")), access
@@ -206,18 +235,25 @@ class Api:
             return self._client
 
 
-def load(kubeconfig: Path | None, *, program: str = AGENT, throttled: Callable[[], None] = lambda: None) -> Api:
+def load(
+    kubeconfig: Path | None,
+    *,
+    program: str = AGENT,
+    throttled: Callable[[], None] = lambda: None,
+    scheduled_probes: bool = False,
+) -> Api:
     """Return the API of this kubeconfig. If None, use the Pod's service account, or outside a Pod ~/.kube/config.
 
-    `program` is the name of this HTTP client (User-Agent), which error messages also contain. `throttled`: see `Api`.
-    Raises Rejected with a message.
+    `program` is the name of this HTTP client (User-Agent), which error messages also contain. `throttled` and
+    `scheduled_probes`: see `Api`. Raises Rejected with a message.
     """
     read: Reader
     if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
         read = lambda *, refused: of_pod(os.environ)  # noqa: ARG005, E731 - a Pod has only one token
     else:
         read = Kubeconfig(kubeconfig or default_file()).read
-    return Api(Credentials(lambda *, refused: replace(read(refused=refused), program=program)), throttled=throttled)
+    credentials = Credentials(lambda *, refused: replace(read(refused=refused), program=program))
+    return Api(credentials, throttled=throttled, scheduled_probes=scheduled_probes)
 
 
 def rest_client(access: Access) -> RESTClientObject:

@@ -39,10 +39,7 @@ class FleetRequests:
         """Return the Leases of all agents in this namespace, by the names of their nodes.
 
         The request has no resourceVersion, so the API server answers with the present state, never with a stale cache.
-        While the circuit is open, it sends a probe first.
         """
-        if self._api.circuit_open:
-            self._api.probe()
         answer = self._api.request("GET", paths.leases(namespace), labelSelector=f"{COMPONENT_LABEL}=agent")
         return {raw["metadata"]["name"]: _agent_lease(raw) for raw in items(answer)}
 

@@ -94,8 +94,6 @@ class Live(Generic[T]):
         backoff, listed = Backoff(FIRST_RETRY_S, LAST_RETRY_S), True
         while not self._closing.is_set():
             try:
-                if self._api.circuit_open:
-                    self._api.probe()
                 if not listed:
                     self._list()
                 listed = True

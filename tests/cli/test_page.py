@@ -1,5 +1,7 @@
 """`kubectl virtsync page`, as far as it needs no Pod: which manager it chooses, and what it says if there is none."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,12 @@ from click.testing import CliRunner
 
 from controller.cli import main
 from controller.cli.options import INSTALLED_IN
+from controller.cli.vm import page
 from controller.cli.vm.cluster import Cluster, Failure
 from controller.cli.vm.forwarding import Forward, Target
 from controller.cli.vm.page import PORT_NAME, manager_of
+from controller.kube import client
+from tests.kube.server import Request, kubeconfig_of, serving
 
 TARGET = Target("agents", "manager-a", 8081)
 
@@ -62,6 +67,44 @@ def test_without_kubectl_it_says_what_it_needs_it_for(monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Failure, match="kubectl was not found"), Forward(Cluster(), TARGET, local_port=0):
         pass
+
+
+def kubectl(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this shell script as the program kubectl."""
+    program = folder / "kubectl"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_the_page_connects_again_when_the_api_server_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its circuit has opened by then, and the command alone can find that the API server answers."""
+    monkeypatch.setattr(page, "AGAIN_S", 0.01)
+    monkeypatch.setattr(client, "HALF_OPEN_EVERY_S", 0.05)
+    found = {"kind": "PodList", "metadata": {"resourceVersion": "5"}, "items": [pod("manager-a")]}
+    away = [None] * 2 * client.CIRCUIT_OPENS_AFTER
+
+    def answers() -> Iterator[object]:
+        yield from [found, *away, found]
+        while True:
+            yield {"kind": "Status", "message": "enough"}
+
+    coming = answers()
+
+    def answer(request: Request) -> None:
+        if request.path == "/":
+            request.reply({})  # the page
+        elif (body := next(coming)) is None:
+            request.hang_up()
+        else:
+            request.reply(body, 200 if body is found else 400)
+
+    with serving(answer) as url:
+        kubectl(tmp_path, f"echo 'Forwarding from {url.removeprefix('http://')} -> 8081'", monkeypatch)
+        words = ["vm", "page", "--no-browser", "--kubeconfig", str(kubeconfig_of(url, tmp_path))]
+        ended = CliRunner().invoke(main, words)
+    assert (ended.exit_code, ended.stdout.count("is the page of manager-a")) == (2, 2)
+    assert ended.stderr.endswith("Error: enough.\n")
 
 
 @pytest.mark.parametrize("words", [("--port", "65536"), ("--port", "x"), ("-n", "Not A Namespace"), ("web-1",)])

@@ -1,11 +1,16 @@
-"""The commands that change VMs and hosts, without a cluster: values that are refused before any request."""
+"""The commands that change VMs and hosts, without a cluster: what they refuse, and what they say of an answer."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from controller.cli import main
+from controller.cli.vm import changing
+from controller.kube import client
+from tests.kube.server import Request, kubeconfig_of, serving
 
 VALID = {
     "start": ["web-1", "-n", "shop"],
@@ -15,6 +20,55 @@ VALID = {
     "hold": ["web-1", "-n", "shop", "--as", "ann", "--because", "backup"],
     "release": ["web-1", "-n", "shop", "--as", "ann"],
 }
+
+
+class Server:
+    """An API server with one VM, which runs. `answers` answers each request."""
+
+    def __init__(self) -> None:
+        self.metadata: dict[str, Any] = {"name": "web-1", "namespace": "default"}
+        self.metadata |= {"generation": 1, "resourceVersion": "7"}
+        self.spec: dict[str, Any] = {"nodeName": "node-a", "powerState": "Running"}
+        self.status: dict[str, Any] = {"nodeName": "node-a", "powerState": "Running"}
+        self.report("InSync")
+        self.answers: Callable[[Request], None] = self.reply
+        self.asked: list[str] = []
+
+    def report(self, reason: str, message: str = "") -> None:
+        """Report as the agent does, about the newest spec."""
+        generation = self.metadata["generation"]
+        ready = {"type": "Ready", "status": "True", "reason": reason, "message": message}
+        ready |= {"observedGeneration": generation, "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        self.status |= {"observedGeneration": generation, "conditions": [ready]}
+
+    def reply(self, request: Request) -> None:
+        if request.command == "PATCH":
+            self.change()
+        request.reply(self.vm())
+
+    def change(self) -> None:
+        """Stop the VM, as far as the spec goes."""
+        self.metadata |= {"generation": 2, "resourceVersion": "8"}
+        self.spec["powerState"] = "Stopped"
+
+    def vm(self) -> dict[str, Any]:
+        return {
+            "apiVersion": "virtsync.dev/v1alpha1",
+            "kind": "VirtualMachine",
+            "metadata": self.metadata,
+            "spec": self.spec,
+            "status": self.status,
+        }
+
+    def run(self, folder: Path, *words: str) -> tuple[int, str]:
+        """Run a command about it. Return the exit code and what was said."""
+
+        def answer(request: Request) -> None:
+            self.asked.append(request.command)
+            self.answers(request)
+
+        with serving(answer) as url:
+            return run(*words, "--kubeconfig", str(kubeconfig_of(url, folder)))
 
 
 def run(*words: str) -> tuple[int, str]:
@@ -70,3 +124,28 @@ def test_a_hold_needs_a_holder_and_a_reason() -> None:
 def test_a_maintenance_needs_a_reason_and_a_known_mode() -> None:
     assert run("maintenance", "start", "node-a")[0] == 2
     assert run("maintenance", "start", "node-a", "--because", "new RAM", "--mode", "Evacuate")[0] == 2
+
+
+def test_wait_sees_the_end_when_the_api_server_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its circuit has opened by then, and the command alone can find that the API server answers."""
+    monkeypatch.setattr(changing, "POLL_INTERVAL_S", 0.01)
+    monkeypatch.setattr(client, "HALF_OPEN_EVERY_S", 0.05)
+    server, left = Server(), 2 * client.CIRCUIT_OPENS_AFTER
+
+    def answer_again_later(request: Request) -> None:
+        nonlocal left
+        if "PATCH" not in server.asked or request.command == "PATCH":
+            server.reply(request)
+        elif left:
+            left -= 1
+            request.hang_up()
+        else:
+            server.status["powerState"] = "Stopped"
+            server.report("InSync", "The VM is stopped.")
+            server.reply(request)
+
+    server.answers = answer_again_later
+    code, said = server.run(tmp_path, "stop", "web-1", "--wait", "--timeout", "60s")
+    assert (code, left) == (0, 0)
+    assert "the API server does not answer" in said
+    assert said.endswith("default/web-1: InSync: The VM is stopped.\n")

@@ -19,7 +19,11 @@ class Request(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         type(self).answer(self)
 
-    do_PUT = do_POST = do_GET  # noqa: N815 - http.server calls them by these names
+    do_PUT = do_POST = do_PATCH = do_GET  # noqa: N815 - http.server calls them by these names
+
+    def hang_up(self) -> None:
+        """End the connection without an answer. To a client, this is a connection that has failed."""
+        self.close_connection = True
 
     def reply(self, body: object, status: int = 200, **headers: str) -> None:
         """Answer with this JSON."""

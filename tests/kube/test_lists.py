@@ -82,8 +82,6 @@ def test_an_answer_that_is_no_list_is_an_error_and_does_not_mean_that_nothing_ex
     """As that of a proxy, with status 200."""
 
     class Anything:
-        circuit_open = False
-
         def request(self, *_: Any, **_how: Any) -> Json:
             return answer
 

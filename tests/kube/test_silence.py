@@ -4,9 +4,11 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from controller import __version__
 from controller.api.names import AGENT, MANAGER
 from controller.kube import client
-from controller.kube.client import CIRCUIT_OPENS_AFTER, Api
+from controller.kube.client import CIRCUIT_OPENS_AFTER, HALF_OPEN_EVERY_S, Api
 from controller.kube.watch import Watch
 from controller.kube.watched import virtual_machines
 from controller.runtime import retry
@@ -58,6 +60,14 @@ def port() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def api(port: socket.socket, tmp_path: Path) -> Api:
+    """As the agent has it."""
+    kubeconfig = kubeconfig_of(f"http://127.0.0.1:{port.getsockname()[1]}", tmp_path)
+    return client.load(kubeconfig, scheduled_probes=True)
+
+
+@pytest.fixture
+def user_api(port: socket.socket, tmp_path: Path) -> Api:
+    """As those have it who do not probe."""
     return client.load(kubeconfig_of(f"http://127.0.0.1:{port.getsockname()[1]}", tmp_path))
 
 
@@ -105,6 +115,48 @@ def test_only_a_knock_goes_through_and_finds_it_back(api: Api, port: socket.sock
         assert not api.circuit_open
         assert api.request("GET", OBJECT) == {}
         assert server.asked == ["/version", OBJECT]
+
+
+def test_who_does_not_probe_finds_it_back_with_a_request(
+    user_api: Api, port: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: now_s))
+    fall_silent(user_api)
+    with pytest.raises(CircuitOpen, match=r"does not answer: .*refused"):
+        user_api.request("GET", OBJECT)
+    now_s += HALF_OPEN_EVERY_S
+    with pytest.raises(Transient) as tried:
+        user_api.request("GET", OBJECT)
+    assert not isinstance(tried.value, CircuitOpen)
+    with server_at(port) as server:
+        with pytest.raises(CircuitOpen):
+            user_api.request("GET", OBJECT)
+        assert server.asked == []
+        now_s += HALF_OPEN_EVERY_S
+        assert user_api.request("GET", OBJECT) == {}
+        assert user_api.request("GET", OBJECT) == {}
+        assert not user_api.circuit_open
+        assert server.asked == [OBJECT, OBJECT]
+
+
+def test_of_many_threads_that_ask_meanwhile_one_request_is_sent(
+    user_api: Api, port: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: now_s))
+    fall_silent(user_api)
+    now_s += HALF_OPEN_EVERY_S
+    over = threading.Event()
+    with server_at(port, slow=over) as server, ThreadPoolExecutor() as threads:
+        first = threads.submit(user_api.request, "GET", OBJECT)
+        until(lambda: server.asked == [OBJECT], "nothing was sent")
+        for _ in range(10):
+            with pytest.raises(CircuitOpen):
+                user_api.request("GET", OBJECT)
+        over.set()
+        assert first.result() == {}
+        assert server.asked == [OBJECT]
 
 
 def test_answers_that_do_not_come_are_no_silence(

@@ -22,6 +22,6 @@ vm.add_command(history.history)
 vm.add_command(hosts.hosts)
 vm.add_command(top.top)
 vm.add_command(page.page)
-for changing in (power.start, power.stop, power.pause, power.restart, holds.hold, holds.release):
-    vm.add_command(changing)
+for command in (power.start, power.stop, power.pause, power.restart, holds.hold, holds.release):
+    vm.add_command(command)
 vm.add_command(maintenance.maintenance)
