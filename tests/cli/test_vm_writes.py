@@ -108,6 +108,14 @@ def test_a_command_changes_only_vms_that_are_chosen(command: str, choice: tuple[
     assert (code, said.startswith("Usage: ")) == (2, True)
 
 
+@pytest.mark.parametrize("command", VALID)
+@pytest.mark.parametrize("choice", [(), ("web-1",), ("-A",)])
+@pytest.mark.parametrize("selector", ["", " ", "\t\n"])
+def test_a_blank_selector_chooses_no_vm(command: str, choice: tuple[str, ...], selector: str) -> None:
+    code, said = run(command, *choice, "-l", selector, *VALID[command][3:])
+    assert (code, "it is blank, so it would choose every VM. Nothing was changed." in said) == (2, True)
+
+
 @pytest.mark.parametrize("time", ["22:00", "2026-12-01", "2026-12-01T22:00:00", "tomorrow", ""])
 def test_a_time_without_a_utc_offset_is_refused(time: str) -> None:
     code, said = run("restart", *VALID["restart"], "--at", time)

@@ -208,6 +208,10 @@ def test_a_selector_a_name_and_all_namespaces_choose_the_vms(crd: ControlPlane, 
     web, db = "virtualmachine.virtsync.dev/web-1", "virtualmachine.virtsync.dev/db-1"
     assert names("-n", namespace) == [db, web]
     assert names("-n", namespace, "-l", "app=web") == [web]
+    assert names("-n", namespace, "-l", " ") == [db, web]
+    assert names("-n", namespace, "web-1", "-l", " ") == [web]
+    blank = kubectl(crd, "get", "kvm", "-n", namespace, "-l", " ", "-o", "name")
+    assert blank.stdout.split() == [db, web], "kubectl does the same"
     assert names("-n", namespace, "web-1", "kvm/db-1") == [web, db]
     assert {web, db} <= set(names("-A"))
     assert names("-A", "-l", "app in (db)") == [db]

@@ -187,6 +187,8 @@ def test_a_selector_chooses_the_vms_that_are_changed(shell: Shell) -> None:
     shell.apply("web-1", meta={"labels": {"tier": "vm-writes"}})
     shell.apply("web-2")
     assert "No VirtualMachine has these labels" in shell.ok("stop", "-l", "tier=none")
+    assert shell("stop", "-l", " ").exit_code == 2
+    assert "powerState" not in shell.get("web-1")["spec"]
     result = shell("stop", "-A", "-l", "tier=vm-writes", "-o", "name")
     assert (result.exit_code, result.stdout) == (0, "virtualmachine.virtsync.dev/web-1\n")
     assert "powerState is now Stopped" in result.stderr

@@ -12,7 +12,7 @@ from controller.cli.options import reads
 from controller.cli.vm.changing import run, with_change
 from controller.cli.vm.chosen import tasks
 from controller.cli.vm.cluster import Cluster, with_cluster
-from controller.cli.vm.selection import with_names, with_selection
+from controller.cli.vm.selection import with_choice, with_names
 
 with_holder = click.option(
     "--as", "who", type=reads(changes.holder), metavar="WHO", required=True, help="Who holds the VMs, such as backup."
@@ -21,7 +21,7 @@ with_holder = click.option(
 
 @click.command
 @with_names()
-@with_selection
+@with_choice
 @with_holder
 @click.option(
     "--because",
@@ -55,7 +55,7 @@ def hold(
 
 @click.command
 @with_names()
-@with_selection
+@with_choice
 @with_holder
 @with_change
 @with_cluster(as_user="--as-user")

@@ -9,11 +9,12 @@ import click
 from controller.api.hypervisor_codec import parse_hypervisor
 from controller.cli.vm.cluster import Cluster, with_cluster
 from controller.cli.vm.output import show, show_objects, with_output
+from controller.cli.vm.selection import with_labels
 from controller.cli.vm.views.hosts import host_lines
 
 
 @click.command
-@click.option("-l", "--selector", metavar="LABELS", default="", help="Only hosts with these labels.")
+@with_labels("Only hosts with these labels.")
 @with_output()
 @with_cluster(namespaced=False)
 def hosts(*, cluster: Cluster, selector: str, output: str | None) -> None:

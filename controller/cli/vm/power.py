@@ -16,7 +16,7 @@ from controller.cli.options import reads
 from controller.cli.vm.changing import run, with_change, with_wait
 from controller.cli.vm.chosen import tasks
 from controller.cli.vm.cluster import Cluster, with_cluster
-from controller.cli.vm.selection import with_names, with_selection
+from controller.cli.vm.selection import with_choice, with_names
 
 CODES = (
     "Exit code: 0: it is requested, or done with --wait; 1: it is requested, but --wait ended before it was done; "
@@ -30,7 +30,7 @@ def _power(name: str, desired: DesiredPowerState, text: str, short: str | None =
 
     @click.command(name, help=f"{text}\n\n{CODES}", short_help=short)
     @with_names()
-    @with_selection
+    @with_choice
     @with_wait
     @with_change
     @with_cluster()
@@ -84,7 +84,7 @@ def time_with_offset(text: str) -> datetime:
     short_help="Restart VMs once.",
 )
 @with_names()
-@with_selection
+@with_choice
 @click.option(
     "--at",
     type=reads(time_with_offset),

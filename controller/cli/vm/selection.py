@@ -20,6 +20,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 NAME_LIMIT = 253
 KINDS = {"kvm", KIND.lower(), PLURAL, f"{KIND.lower()}.{GROUP}", f"{PLURAL}.{GROUP}"}
 """What can stand before the name, as in `kvm/web-1`."""
+ONLY_VMS = "Only VMs with these labels, such as app=web,tier!=db."
+
+with_everywhere = click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="The VMs of all namespaces.")
 
 
 def object_name(text: str) -> str:
@@ -44,13 +47,27 @@ def with_names(*, required: bool = False, many: bool = True) -> Callable[[F], F]
     )
 
 
+def with_labels(help_text: str) -> Callable[[F], F]:
+    """Return a decorator that adds the option -l of a command that reads. A blank selector is none, as for kubectl."""
+    return click.option("-l", "--selector", metavar="LABELS", type=reads(str.strip), default="", help=help_text)
+
+
 def with_selection(command: F) -> F:
-    """Add the options -l and -A."""
-    selector = click.option(
-        "-l", "--selector", metavar="LABELS", default="", help="Only VMs with these labels, such as app=web,tier!=db."
-    )
-    everywhere = click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="The VMs of all namespaces.")
-    return selector(everywhere(command))
+    """Add the options -l and -A of a command that reads."""
+    return with_labels(ONLY_VMS)(with_everywhere(command))
+
+
+def with_choice(command: F) -> F:
+    """Add the options -l and -A of a command that changes VMs, which refuses a blank selector: it selects every VM."""
+    selector = click.option("-l", "--selector", metavar="LABELS", callback=_not_blank, help=ONLY_VMS)
+    return selector(with_everywhere(command))
+
+
+def _not_blank(_context: click.Context, _parameter: click.Parameter, given: str | None) -> str:
+    """Return the selector; empty: it was not given. A script with an unset variable gives a blank one."""
+    if given is not None and not given.strip():
+        raise click.BadParameter("it is blank, so it would choose every VM. Nothing was changed.")
+    return given or ""
 
 
 def selected(cluster: Cluster, names: tuple[str, ...], selector: str, *, everywhere: bool) -> Iterator[Json]:
