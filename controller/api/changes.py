@@ -13,8 +13,9 @@ from datetime import datetime, timedelta
 from controller.api.clock import api_time
 from controller.api.hypervisor import Hypervisor, Maintenance
 from controller.api.json_mapping import Json
+from controller.api.names import ConditionType
 from controller.api.owners import Path
-from controller.api.virtualmachine import DesiredPowerState, Hold, VirtualMachine
+from controller.api.virtualmachine import DesiredPowerState, Hold, Reason, VirtualMachine
 
 CLOCK_TOLERANCE = timedelta(minutes=1)
 """How far a restart that is requested for now can be in the future of the user's clock."""
@@ -76,9 +77,30 @@ def reason(text: str) -> str:
     return line
 
 
+def left_alone(vm: VirtualMachine) -> str:
+    """Say that restartPolicy leaves the VM in another power state than the spec asks for, and what helps.
+
+    Empty: it does not, or the agent has not answered the newest spec. The agent acts again when powerState changes, or
+    when a restart is requested.
+    """
+    ready = vm.status.condition(ConditionType.READY)
+    if ready is None or vm.status.observed_generation < vm.generation:
+        return ""
+    running = vm.desired is DesiredPowerState.RUNNING
+    match ready.reason:
+        case Reason.COMPLETED | Reason.FAILED if vm.wants_on:
+            # The restartPolicy that has left it off can be another one than the spec has now.
+            return f"its restartPolicy leaves it off: `{'restart' if running else 'start'}` starts it"
+        case Reason.SUSPENDED_BY_GUEST if running:
+            return "its restartPolicy leaves it suspended: `virsh dompmwakeup` on the host wakes it up"
+    return ""
+
+
 def power(vm: VirtualMachine, desired: DesiredPowerState) -> Change | Unchanged:
     """Ask for this power state."""
     if vm.desired is desired:
+        if why := left_alone(vm):
+            raise ValueError(f"powerState is {desired} already, and {why}")
         return Unchanged(f"powerState is {desired} already")
     return Change(("spec", "powerState"), str(desired), f"powerState is now {desired}")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
+from controller.api.changes import left_alone
 from controller.api.conditions import READINESS, Readiness
 from controller.api.hypervisor import Hypervisor
 from controller.api.names import ConditionType, HypervisorConditionType
@@ -33,10 +34,16 @@ class Progress:
 
 
 def of_power(vm: VirtualMachine, generation: int, desired: DesiredPowerState) -> Progress:
-    """Say whether the VM is as its powerState asks. FAILED if somebody has changed powerState since."""
+    """Say whether the VM is as its powerState asks.
+
+    FAILED if somebody has changed powerState since, or if restartPolicy leaves the VM in another state.
+    """
     if vm.desired is not desired:
         return Progress(Stage.FAILED, f"somebody has changed powerState to {vm.desired or 'none'}")
-    return _report(vm, generation)
+    progress = _report(vm, generation)
+    if progress.stage is not Stage.WAITING and (why := left_alone(vm)):
+        return Progress(Stage.FAILED, why)
+    return progress
 
 
 def of_restart(vm: VirtualMachine, generation: int, at: datetime) -> Progress:

@@ -11,10 +11,10 @@ from controller.api.codec import parse
 from controller.api.hypervisor import Hypervisor, Maintenance, MaintenanceMode
 from controller.api.json_mapping import as_time
 from controller.api.progress import Stage
-from controller.api.virtualmachine import DesiredPowerState, Hold, Status, VirtualMachine, VmKey
+from controller.api.virtualmachine import Condition, DesiredPowerState, Hold, Reason, Status, VirtualMachine, VmKey
 
 NOW = datetime(2026, 11, 27, 12, 0, 0, 500_000, tzinfo=UTC)
-RUNNING = DesiredPowerState.RUNNING
+RUNNING, PAUSED = DesiredPowerState.RUNNING, DesiredPowerState.PAUSED
 VM = VirtualMachine(VmKey("shop", "web-1"), "u", 1, "7", NOW - timedelta(days=1), "node-a", desired=RUNNING)
 HOST = Hypervisor("node-a", "u", 1, "7", NOW)
 RAM = Maintenance(MaintenanceMode.SHUTDOWN, "new RAM")
@@ -24,6 +24,11 @@ HELD = replace(VM, holds=(Hold("ann", "backup"), Hold("bob", "disk")))
 def patch_of(change: Change | Unchanged) -> object:
     assert isinstance(change, Change), change
     return change.patch
+
+
+def reported(reason: Reason) -> Status:
+    """A report of this reason about the newest spec."""
+    return Status(observed_generation=1, conditions=(Condition("Ready", "True", reason, "So it is.", NOW, 1),))
 
 
 def restarted(at: datetime) -> VirtualMachine:
@@ -37,6 +42,38 @@ def requested(vm: VirtualMachine, at: datetime | None = None) -> object:
 def test_power_is_one_field() -> None:
     assert patch_of(changes.power(VM, DesiredPowerState.STOPPED)) == {"spec": {"powerState": "Stopped"}}
     assert changes.power(VM, RUNNING) == Unchanged("powerState is Running already")
+
+
+@pytest.mark.parametrize(
+    ("reason", "desired", "told"),
+    [
+        (Reason.COMPLETED, RUNNING, "already, and its restartPolicy leaves it off: `restart` starts it"),
+        (Reason.FAILED, RUNNING, "already, and its restartPolicy leaves it off: `restart` starts it"),
+        (Reason.COMPLETED, PAUSED, "already, and its restartPolicy leaves it off: `start` starts it"),
+        (Reason.SUSPENDED_BY_GUEST, RUNNING, "already, and its restartPolicy leaves it suspended: `virsh dompmwakeup`"),
+    ],
+)
+def test_a_power_state_that_the_restart_policy_does_not_restore_is_refused(
+    reason: Reason, desired: DesiredPowerState, told: str
+) -> None:
+    """The spec asks for it already, so the request would change nothing, and the VM is not as requested."""
+    left = replace(VM, desired=desired, status=reported(reason))
+    with pytest.raises(ValueError, match=told):
+        changes.power(left, desired)
+    assert isinstance(changes.power(left, DesiredPowerState.STOPPED), Change)
+    older = replace(left, generation=2)
+    assert changes.power(older, desired) == Unchanged(f"powerState is {desired} already"), "the report is about less"
+
+
+@pytest.mark.parametrize("reason", [Reason.IN_SYNC, Reason.STARTING, Reason.HELD, Reason.AGENT_UNREACHABLE])
+def test_a_power_state_that_the_agent_restores_is_requested_already(reason: Reason) -> None:
+    vm = replace(VM, status=reported(reason))
+    assert changes.power(vm, RUNNING) == Unchanged("powerState is Running already")
+
+
+def test_a_vm_that_should_be_paused_may_be_suspended() -> None:
+    suspended = replace(VM, desired=PAUSED, status=reported(Reason.SUSPENDED_BY_GUEST))
+    assert changes.power(suspended, PAUSED) == Unchanged("powerState is Paused already")
 
 
 def test_a_restart_now_is_a_request_for_this_second() -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from controller.api.changes import left_alone
 from controller.api.conditions import READINESS, Readiness
 from controller.api.hypervisor import Hypervisor, HypervisorStatus, Maintenance, MaintenanceMode, MaintenanceProgress
 from controller.api.progress import Stage, of_begun_maintenance, of_ended_maintenance, of_power, of_restart
@@ -12,6 +13,7 @@ from controller.api.virtualmachine import Condition, DesiredPowerState, Hold, Re
 
 NOW = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
 RUNNING = DesiredPowerState.RUNNING
+LEFT_ALONE = [Reason.COMPLETED, Reason.FAILED, Reason.SUSPENDED_BY_GUEST]
 MAINTENANCE = Maintenance(MaintenanceMode.SHUTDOWN, "new RAM")
 
 
@@ -34,9 +36,19 @@ def host(*conditions: Condition, observed: int = 2, declared: bool = True, obeye
 @pytest.mark.parametrize("reason", list(Reason))
 def test_ready_is_done_and_what_lasts_has_failed(reason: Reason) -> None:
     expected = {Readiness.READY: Stage.DONE, Readiness.STALLED: Stage.FAILED, Readiness.HELD: Stage.FAILED}
-    progress = of_power(replace(vm(reason), holds=(Hold("ann", "backup"),)), 2, RUNNING)
+    held = replace(vm(reason), holds=(Hold("ann", "backup"),), restart_request=NOW)
+    progress = of_restart(replace(held, status=replace(held.status, last_restart_time=NOW)), 2, NOW)
     assert progress.stage is expected.get(READINESS[reason], Stage.WAITING)
     assert progress.said == f"{reason}: So it is"
+    if reason not in LEFT_ALONE:
+        assert of_power(held, 2, RUNNING) == progress
+
+
+@pytest.mark.parametrize("reason", LEFT_ALONE)
+def test_a_vm_that_the_restart_policy_leaves_in_another_state_is_not_as_requested(reason: Reason) -> None:
+    progress = of_power(vm(reason), 2, RUNNING)
+    assert (progress.stage, progress.said) == (Stage.FAILED, left_alone(vm(reason)))
+    assert of_power(vm(reason, observed=1), 2, RUNNING).stage is Stage.WAITING, "the agent may act on the newer spec"
 
 
 def test_a_report_of_a_hold_that_is_released_is_not_an_answer() -> None:

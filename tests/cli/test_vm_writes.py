@@ -157,3 +157,14 @@ def test_wait_sees_the_end_when_the_api_server_is_back(tmp_path: Path, monkeypat
     assert (code, left) == (0, 0)
     assert "the API server does not answer" in said
     assert said.endswith("default/web-1: InSync: The VM is stopped.\n")
+
+
+@pytest.mark.parametrize("wait", [(), ("--wait",)])
+def test_a_start_of_a_vm_that_its_restart_policy_leaves_off_is_an_error(wait: tuple[str, ...], tmp_path: Path) -> None:
+    server = Server()
+    server.spec["restartPolicy"] = "Never"
+    server.status |= {"powerState": "Stopped", "completionTime": "2026-01-01T00:00:00Z"}
+    server.report("Completed", "The guest powered itself off. spec.restartPolicy Never leaves the VM off.")
+    told = "powerState is Running already, and its restartPolicy leaves it off: `restart` starts it."
+    assert server.run(tmp_path, "start", "web-1", *wait) == (2, f"default/web-1: {told}\n")
+    assert "PATCH" not in server.asked

@@ -55,7 +55,13 @@ def _power(name: str, desired: DesiredPowerState, text: str, short: str | None =
     return command
 
 
-start = _power("start", DesiredPowerState.RUNNING, "Start VMs, and keep them on: set powerState to Running.")
+start = _power(
+    "start",
+    DesiredPowerState.RUNNING,
+    "Start VMs, and keep them on: set powerState to Running. A VM that should be on already, and that its restartPolicy "
+    "leaves off, is an error: `restart` starts it.",
+    "Start VMs, and keep them on.",
+)
 stop = _power(
     "stop",
     DesiredPowerState.STOPPED,
