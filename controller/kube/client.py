@@ -28,6 +28,7 @@ from controller.runtime.errors import (
     Forbidden,
     Rejected,
     Transient,
+    Uncertain,
     Unserved,
     Vanished,
 )
@@ -43,6 +44,12 @@ POOL_SIZE = 32
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 BEHIND = "ResourceVersionTooLarge"
 """The cause in the answer to a list that names a version which the API server's watch cache does not have yet."""
+UNSENT = (
+    urllib3.exceptions.NewConnectionError,
+    urllib3.exceptions.ConnectTimeoutError,
+    urllib3.exceptions.ProxyError,
+)
+"""What is raised before a request is sent."""
 KINDS = {PLURAL: KIND, HYPERVISOR_PLURAL: HYPERVISOR_KIND}
 
 
@@ -141,8 +148,9 @@ class Api:
         """Send one request and return the body of the response.
 
         After a 401, renews the credentials and sends the request again if they have changed. Raises Conflicted,
-        Vanished, Rejected, Unserved, Behind, Transient (also after a redirect, which is never followed, and if the API
-        server sends nothing for `read_timeout_s`, by default `TIMEOUT_S`), and, without sending a request, CircuitOpen.
+        Vanished, Rejected, Unserved, Behind, Transient (also after a redirect, which is never followed), Uncertain (as
+        if the API server sends nothing for `read_timeout_s`, by default `TIMEOUT_S`), and, without sending a request,
+        CircuitOpen.
         """
         if self.circuit_open and not self._half_open():
             raise CircuitOpen(self._why_open)
@@ -200,7 +208,7 @@ class Api:
         body: Json | None,
         read_timeout_s: float | None = None,
     ) -> tuple[int, bytes, float, Access]:
-        """Send one request. Raises Transient.
+        """Send one request. Raises Transient; Uncertain if the request may have arrived.
 
         Returns the status, body and Retry-After of the response, and the access that the request used.
         """
@@ -221,7 +229,7 @@ class Api:
                 self._why_open = why
                 self._failed_connections += 1
                 self._next_attempt_s = time.monotonic() + HALF_OPEN_EVERY_S
-            raise Transient(why) from error
+            raise Transient(why) if isinstance(error, UNSENT) else Uncertain(why) from error
         self._failed_connections = 0
         return answer.status, text, _retry_after_s(answer.headers.get("Retry-After")), access
 
@@ -310,7 +318,7 @@ def as_json(text: bytes) -> Json:
     try:
         parsed = json.loads(text)
     except ValueError as error:
-        raise Transient("the API server answered something that is not JSON") from error
+        raise Uncertain("the API server answered something that is not JSON") from error
     return parsed if isinstance(parsed, dict) else {}
 
 
@@ -339,7 +347,9 @@ def _error(program: str, path: str, status: int, text: bytes, retry_after_s: flo
         case 504 if is_status and _causes(answer) & {BEHIND}:
             return Behind(message)
         case _:
-            return Transient(f"the API server answered {status}: {message}", retry_after_s=retry_after_s)
+            # A server that fails, or a proxy that gives up, may do so after the request was carried out.
+            outcome = Uncertain if status >= 500 else Transient
+            return outcome(f"the API server answered {status}: {message}", retry_after_s=retry_after_s)
 
 
 def _causes(status: Json) -> set[str]:

@@ -9,7 +9,7 @@ from controller.api.json_mapping import Json, as_map
 from controller.api.names import CLI
 from controller.kube.client import MERGE_PATCH, Api
 from controller.runtime import retry
-from controller.runtime.errors import Conflicted
+from controller.runtime.errors import Conflicted, Uncertain
 
 ATTEMPTS = 5
 """How often a change is decided again after somebody else has written the object. An agent writes a status of an
@@ -20,7 +20,7 @@ class Writes:
     """Changes single objects. Thread-safe.
 
     Each method raises Vanished if there is no such object, and Rejected or Transient if the API server refuses or does
-    not answer.
+    not answer; Uncertain if the object may have been changed all the same.
     """
 
     def __init__(self, api: Api) -> None:
@@ -51,7 +51,10 @@ class Writes:
         patch = dict(change.patch)
         version = as_map(raw.get("metadata")).get("resourceVersion")
         patch["metadata"] = as_map(patch.get("metadata")) | {"resourceVersion": version}
-        answer = self._api.request(
-            "PATCH", path, patch, content_type=MERGE_PATCH, fieldManager=CLI, fieldValidation="Strict"
-        )
+        try:
+            answer = self._api.request(
+                "PATCH", path, patch, content_type=MERGE_PATCH, fieldManager=CLI, fieldValidation="Strict"
+            )
+        except Uncertain as error:
+            raise Uncertain(f"{error}. It may have been changed all the same") from error
         return answer, change

@@ -43,3 +43,7 @@ class Behind(Transient):
 
 class CircuitOpen(Transient):
     """The circuit breaker is open: several connections have failed since the last response. Nothing was sent."""
+
+
+class Uncertain(Transient):
+    """The request was sent, and no answer says what has become of it: it may have been carried out."""

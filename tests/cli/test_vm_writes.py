@@ -1,5 +1,6 @@
 """The commands that change VMs and hosts, without a cluster: what they refuse, and what they say of an answer."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,46 @@ def test_a_start_of_a_vm_that_its_restart_policy_leaves_off_is_an_error(wait: tu
     told = "powerState is Running already, and its restartPolicy leaves it off: `restart` starts it."
     assert server.run(tmp_path, "start", "web-1", *wait) == (2, f"default/web-1: {told}\n")
     assert "PATCH" not in server.asked
+
+
+def hang(_request: Request) -> None:
+    time.sleep(0.5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (hang, "Read timed out"),
+        (Request.hang_up, "the API server does not answer"),
+        (lambda request: request.reply({}, 500), "the API server answered 500"),
+        (lambda request: request.reply({}, 504), "the API server answered 504"),
+        (Request.reply_in_prose, "the API server answered something that is not JSON"),
+    ],
+)
+def test_a_change_that_may_have_been_made_is_told(
+    answer: Callable[[Request], None], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "TIMEOUT_S", (3.0, 0.2))
+    server = Server()
+
+    def lose_the_answer(request: Request) -> None:
+        if request.command == "PATCH":
+            server.change()
+            answer(request)
+        else:
+            server.reply(request)
+
+    server.answers = lose_the_answer
+    code, said = server.run(tmp_path, "stop", "web-1")
+    assert (code, told in said) == (2, True)
+    assert said.endswith(". It may have been changed all the same.\n")
+    server.answers = server.reply
+    assert server.run(tmp_path, "stop", "web-1") == (0, "default/web-1: powerState is Stopped already.\n")
+
+
+@pytest.mark.parametrize(("refused", "status"), [("GET", 500), ("PATCH", 403), ("PATCH", 422), ("PATCH", 429)])
+def test_a_change_that_was_not_made_is_told_as_such(refused: str, status: int, tmp_path: Path) -> None:
+    server = Server()
+    server.answers = lambda request: request.reply({}, status) if request.command == refused else server.reply(request)
+    code, said = server.run(tmp_path, "stop", "web-1")
+    assert (code, "may have been changed" in said) == (2, False)

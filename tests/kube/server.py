@@ -34,6 +34,13 @@ class Request(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
+    def reply_in_prose(self) -> None:
+        """Answer with status 200 and no JSON, as a proxy may."""
+        self.send_response(200)
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"Hello")
+
     def log_message(self, *_: object) -> None:
         pass
 

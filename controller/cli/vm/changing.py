@@ -29,7 +29,7 @@ Decided = Change | Unchanged
 
 POLL_INTERVAL_S = 1.0
 NOT_DONE, ERROR = 1, 2
-"""The exit codes if a change was made but is not done, and if an object could not be changed."""
+"""The exit codes if a change was made but is not done, and if an object could not be changed, or nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)

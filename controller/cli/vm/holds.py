@@ -46,7 +46,8 @@ def hold(
 ) -> None:
     """Keep virtsync from acting on VMs until they are released. The VMs stay as they are.
 
-    Exit code: 0: they are held; 2: wrong usage, or a VM could not be changed.
+    Exit code: 0: they are held; 2: wrong usage, or a VM could not be changed, or the API server has not answered the
+    change, which may have been made all the same.
     """
     decide = partial(changes.hold, who=who, why=why)
     chosen = tasks(cluster, names, selector, everywhere=everywhere, decide=decide)
@@ -71,7 +72,8 @@ def release(
 ) -> None:
     """Remove the hold of WHO. When the last hold is removed, virtsync waits for the settle time, and acts again.
 
-    Exit code: 0: WHO does not hold the VMs any more; 2: wrong usage, or a VM could not be changed.
+    Exit code: 0: WHO does not hold the VMs any more; 2: wrong usage, or a VM could not be changed, or the API server
+    has not answered the change, which may have been made all the same.
     """
     decide = partial(changes.release, who=who)
     chosen = tasks(cluster, names, selector, everywhere=everywhere, decide=decide)

@@ -64,7 +64,8 @@ def start(
     With --mode Hold the VMs still run: do not power the host off.
 
     Exit code: 0: it is declared, or the host is quiet with --wait; 1: --wait ended before the host was quiet; 2: wrong
-    usage, or the host could not be changed.
+    usage, or the host could not be changed, or the API server has not answered the change, which may have been made all
+    the same.
     """
     wanted = Maintenance(MaintenanceMode(mode), why)
     task = _task(
@@ -86,7 +87,7 @@ def end(*, cluster: Cluster, node: str, wait: bool, timeout_s: float, anyway: bo
     With --wait, wait until the agent has acknowledged the end.
 
     Exit code: 0: it is ended, and acknowledged with --wait; 1: --wait ended before that; 2: wrong usage, or the host
-    could not be changed.
+    could not be changed, or the API server has not answered the change, which may have been made all the same.
     """
     task = _task(node, changes.end_maintenance, progress.of_ended_maintenance if wait else None)
     sys.exit(run(cluster, [task], anyway=anyway, output=output, timeout_s=timeout_s, single=True))

@@ -20,7 +20,8 @@ from controller.cli.vm.selection import with_choice, with_names
 
 CODES = (
     "Exit code: 0: it is requested, or done with --wait; 1: it is requested, but --wait ended before it was done; "
-    "2: wrong usage, or a VM could not be changed."
+    "2: wrong usage, or a VM could not be changed, or the API server has not answered the change, which may have been "
+    "made all the same."
 )
 
 
@@ -58,8 +59,8 @@ def _power(name: str, desired: DesiredPowerState, text: str, short: str | None =
 start = _power(
     "start",
     DesiredPowerState.RUNNING,
-    "Start VMs, and keep them on: set powerState to Running. A VM that should be on already, and that its restartPolicy "
-    "leaves off, is an error: `restart` starts it.",
+    "Start VMs, and keep them on: set powerState to Running. If it is Running already, and restartPolicy leaves the VM "
+    "off, this is an error: `restart` starts the VM.",
     "Start VMs, and keep them on.",
 )
 stop = _power(
