@@ -1,6 +1,9 @@
 """`kubectl virtsync page`, as far as it needs no Pod: which manager it chooses, and what it says if there is none."""
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,10 @@ from controller.cli.vm.cluster import Cluster, Failure
 from controller.cli.vm.forwarding import Forward, Target
 from controller.cli.vm.page import PORT_NAME, manager_of
 from controller.kube import client
+from lab.world import until
 from tests.kube.server import Request, kubeconfig_of, serving
 
+VIRTSYNC = "from controller.cli import main; main()"
 TARGET = Target("agents", "manager-a", 8081)
 
 
@@ -105,6 +110,28 @@ def test_the_page_connects_again_when_the_api_server_is_back(tmp_path: Path, mon
         ended = CliRunner().invoke(main, words)
     assert (ended.exit_code, ended.stdout.count("is the page of manager-a")) == (2, 2)
     assert ended.stderr.endswith("Error: enough.\n")
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("forwards", [False, True])
+def test_a_signal_ends_kubectl_too(
+    ending: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, forwards: bool
+) -> None:
+    pid = tmp_path / "pid"
+    found = {"kind": "PodList", "metadata": {"resourceVersion": "5"}, "items": [pod("manager-a")]}
+    with serving(lambda request: request.reply(found)) as url:
+        forwarding = f"echo 'Forwarding from {url.removeprefix('http://')} -> 8081'" if forwards else ":"
+        kubectl(tmp_path, f"{forwarding}\necho $$ > {pid}.new && mv {pid}.new {pid}\nexec sleep 60", monkeypatch)
+        words = ["vm", "page", "--no-browser", "--kubeconfig", str(kubeconfig_of(url, tmp_path))]
+        with subprocess.Popen([sys.executable, "-c", VIRTSYNC, *words], stdout=subprocess.PIPE, text=True) as command:
+            until(pid.exists, "kubectl was not started")
+            if forwards:
+                assert command.stdout
+                assert command.stdout.readline().endswith("is the page of manager-a, until Ctrl-C.\n")
+            command.send_signal(ending)
+            assert command.wait() == 128 + ending
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 @pytest.mark.parametrize("words", [("--port", "65536"), ("--port", "x"), ("-n", "Not A Namespace"), ("web-1",)])

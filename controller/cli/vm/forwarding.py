@@ -55,18 +55,12 @@ class Forward:
         return plain(lines[-1].removeprefix("error: ").removeprefix("Error from server ")) if lines else ""
 
     def __enter__(self) -> Self:
-        command = self._command()
-        self._errors = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._errors, text=True)  # noqa: S603 - no shell, and the program is kubectl
-        assert self._process.stdout  # noqa: S101 - it is a pipe
-        for line in self._process.stdout:
-            if found := FORWARDING.match(line):
-                self.port = int(found[1])
-                return self
-        self._process.wait()
-        trouble = self.trouble
-        self._end()
-        raise Failure(f"kubectl cannot forward a port to {self.target.pod}: {trouble or 'it printed no error message'}")
+        try:
+            self._begin()
+        except BaseException:  # also a signal that ends this program while kubectl connects
+            self._end()
+            raise
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -78,6 +72,21 @@ class Forward:
         assert self._process and self._process.stdout  # noqa: S101, PT018 - it was started
         for _ in self._process.stdout:
             pass  # a line for each connection
+
+    def _begin(self) -> None:
+        """Start kubectl, and wait until it forwards. Raises Failure."""
+        command = self._command()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - `_end` closes it
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._errors, text=True)  # noqa: S603 - no shell, and the program is kubectl
+        assert self._process.stdout  # noqa: S101 - it is a pipe
+        for line in self._process.stdout:
+            if found := FORWARDING.match(line):
+                self.port = int(found[1])
+                return
+        self._process.wait()
+        raise Failure(
+            f"kubectl cannot forward a port to {self.target.pod}: {self.trouble or 'it printed no error message'}"
+        )
 
     def _command(self) -> list[str]:
         kubectl = shutil.which("kubectl")

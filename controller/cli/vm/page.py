@@ -9,6 +9,8 @@ import webbrowser
 from collections.abc import Iterable
 from http import HTTPStatus
 from time import monotonic, sleep
+from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -22,6 +24,8 @@ MANAGERS = "app.kubernetes.io/name=virtsync,app.kubernetes.io/component=manager"
 PORT_NAME = "page"
 """The name of the port in the Pod of a manager (deploy/base/manager.yaml)."""
 ANSWER_TIMEOUT_S = 20.0
+ENDS = (signal.SIGTERM, signal.SIGHUP)
+"""The signals that end the command, besides Ctrl-C."""
 AGAIN_S, AGAIN_FOR_S = 2.0, 60.0
 """The pause before each attempt to connect again, and how long there are attempts."""
 
@@ -45,7 +49,9 @@ def page(*, cluster: Cluster, namespace: str, port: int, no_browser: bool) -> No
 
     Exit code: 0 after Ctrl-C; 2: wrong usage, or an error.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that kubectl ends, too
+    for number in ENDS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as after nohup
+            signal.signal(number, _end)
     try:
         port = _serve(cluster, _manager(cluster, namespace), port, browser=not no_browser)
         while True:
@@ -118,6 +124,11 @@ def _check(forward: Forward) -> None:
         connection.close()
     if status != HTTPStatus.OK:
         raise Failure(f"{forward.target.pod} answers {status} instead of the page.")
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    """End by an exception, so that kubectl ends, too."""
+    sys.exit(128 + number)
 
 
 def _name(pod: Json) -> str:
