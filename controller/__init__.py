@@ -13,6 +13,7 @@ docs/architecture.md describes the threads, the connections, the life of one eve
 setting or a reason. The packages, from the top layer to the bottom layer; each may import those on lower layers:
 
     cli/           the command line
+      program.py     how each command begins and ends: standard streams, error messages, exit codes
       agent.py, manager.py  virtsync agent, virtsync manager; process.py: how both run; options.py: their options from
                      the settings
       import_.py     virtsync import; manifest_folder.py: the files in a folder; namespace_rules.py: the file of rules

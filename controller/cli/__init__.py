@@ -6,9 +6,10 @@ import click
 
 from controller import __version__
 from controller.cli import agent, check, enroll, import_, manager, vm
+from controller.cli.program import Group
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="virtsync")
 def main() -> None:
     """Keep libvirt VMs in the power state that their VirtualMachine objects in Kubernetes request.

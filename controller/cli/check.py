@@ -12,7 +12,7 @@ import click
 from controller.agent.settings import Settings
 from controller.api.setting import Duration
 from controller.cli.options import SettingsCommand, options_of, reads
-from controller.cli.vm.cluster import failures
+from controller.cli.program import failures
 
 if TYPE_CHECKING:
     from controller.kube.checks.lease import Claimant

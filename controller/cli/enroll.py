@@ -17,6 +17,7 @@ from controller.api.clock import api_time
 from controller.api.names import HOST_ACCOUNT_PREFIX
 from controller.api.setting import Duration
 from controller.cli.options import INSTALLED_IN, installed_in, reads
+from controller.cli.program import Command
 from controller.cli.vm.cluster import Cluster, with_cluster
 from controller.policy.renewal import LEAST_LIFETIME_S, MOST_LIFETIME_S
 from controller.runtime.errors import Forbidden, Rejected, Transient
@@ -68,7 +69,12 @@ def host_name(text: str) -> str:
     return name
 
 
-@click.command("enroll", epilog=EPILOG, short_help="Create the identity and kubeconfig for a host outside the cluster.")
+@click.command(
+    "enroll",
+    cls=Command,
+    epilog=EPILOG,
+    short_help="Create the identity and kubeconfig for a host outside the cluster.",
+)
 @click.argument("host", type=reads(host_name))
 @installed_in("The namespace in which virtsync is installed.")
 @click.option(

@@ -16,6 +16,7 @@ from controller.api.virtualmachine import VirtualMachine
 from controller.cli.manifest_folder import ManifestFolder
 from controller.cli.namespace_rules import read_rules
 from controller.cli.options import reads
+from controller.cli.program import Command
 from controller.cli.vm.cluster import Cluster, with_cluster
 from controller.fleet import import_plan
 from controller.fleet.import_manifest import Adoption, manifest, remarks
@@ -60,7 +61,7 @@ class Known:
     objects: list[VirtualMachine] = field(default_factory=list)
 
 
-@click.command("import", epilog=EXAMPLES)
+@click.command("import", cls=Command, epilog=EXAMPLES)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

@@ -15,13 +15,14 @@ from typing import Any, TypeVar, get_type_hints
 import click
 
 from controller.api.setting import METADATA, Choice, Duration, File, Section, Setting, Switch, Text, Truth, Whole
+from controller.cli.program import Command
 from controller.runtime.settings import namespace
 
 PREFIX = "VIRTSYNC_"
 INSTALLED_IN = "virtsync-system"
 """The namespace in which deploy/base installs virtsync."""
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
 
 
@@ -43,7 +44,7 @@ class Option(click.Option):
         )
 
 
-class SettingsCommand(click.Command):
+class SettingsCommand(Command):
     """A command whose --help groups the flags under headings, in the order of `Section`."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -59,10 +60,10 @@ def options_of(settings: type) -> list[Option]:
     return sorted(_options(settings), key=lambda option: order.index(option.section))
 
 
-def with_settings(settings: type) -> Callable[[Command], Command]:
+def with_settings(settings: type) -> Callable[[F], F]:
     """Return a decorator that adds the options of these settings to a function, before click makes it a command."""
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: F) -> F:
         declared = command.__dict__.setdefault("__click_params__", [])
         declared.extend(reversed(options_of(settings)))  # click reverses the order of the collected options
         return command
@@ -135,7 +136,7 @@ def reads(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
-def installed_in(help_text: str) -> Callable[[Command], Command]:
+def installed_in(help_text: str) -> Callable[[F], F]:
     """Return a decorator that adds the option `--namespace` of a command that concerns virtsync itself."""
     return click.option(
         "-n",

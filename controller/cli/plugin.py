@@ -8,6 +8,7 @@ import sys
 import click
 
 from controller import __version__
+from controller.cli.program import Failure, PeopleGroup, abandon, open_streams
 from controller.cli.vm import vm
 from controller.cli.vm.completion import KUBECTL, SHELLS, for_kubectl, script
 
@@ -17,6 +18,7 @@ COMPLETE_COMMAND = "__complete"
 
 
 @click.group(
+    cls=PeopleGroup,
     name="kubectl virtsync",
     help=vm.help,
     commands=dict(vm.commands),
@@ -53,5 +55,9 @@ def complete() -> None:
 
 
 def _print_what_follows(words: list[str]) -> None:
-    for line in for_kubectl(plugin, words, PROGRAM, COMPLETE_VARIABLE):
-        click.echo(line)
+    open_streams()
+    try:
+        click.echo("\n".join(for_kubectl(plugin, words, PROGRAM, COMPLETE_VARIABLE)))
+    except OSError:  # an error message in the middle of a command line helps nobody
+        abandon(sys.stdout)
+        sys.exit(Failure.exit_code)

@@ -13,8 +13,9 @@ from click.testing import CliRunner
 
 from controller.cli import main
 from controller.cli.options import INSTALLED_IN
+from controller.cli.program import Failure
 from controller.cli.vm import page
-from controller.cli.vm.cluster import Cluster, Failure
+from controller.cli.vm.cluster import Cluster
 from controller.cli.vm.forwarding import Forward, Target
 from controller.cli.vm.page import PORT_NAME, manager_of
 from controller.kube import client

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from controller.cli.vm.cluster import Cluster, Failure
+from controller.cli.program import Failure
+from controller.cli.vm.cluster import Cluster
 from controller.cli.vm.forwarding import Forward, Target
 from controller.cli.vm.page import MANAGERS, PORT_NAME
 from controller.kube import paths

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from controller.cli.program import PeopleGroup
 from controller.cli.vm import drift, history, holds, hosts, maintenance, page, power, status, top
 
 
-@click.group(short_help="Show and change VMs and hosts (also: kubectl virtsync).")
+@click.group(cls=PeopleGroup, short_help="Show and change VMs and hosts (also: kubectl virtsync).")
 def vm() -> None:
     """Show VMs and hosts: why a VM is as it is, what happens next, and what is not as wanted. Switch and hold VMs.
 

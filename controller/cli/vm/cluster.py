@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, update_wrapper
-from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from controller.cli.options import reads
+from controller.cli.program import failures
 from controller.cli.vm import completion
-from controller.presentation.words import plain
-from controller.runtime.errors import Rejected, Transient, Vanished
 from controller.runtime.settings import namespace as checked_namespace
 
 if TYPE_CHECKING:
@@ -26,23 +23,6 @@ if TYPE_CHECKING:
     from controller.kube.user_kubeconfig import Connection
 
 F = TypeVar("F", bound=Callable[..., Any])
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
-UNREAD = 141
-"""The exit code if nobody reads the output any more, as in `| head -1`: that of kubectl, which SIGPIPE ends."""
-
-
-class Failure(click.ClickException):
-    """An error that is neither drift nor wrong usage. The exit code is 2, because 1 means drift."""
-
-    exit_code = 2
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        """Print the message. If stderr cannot be written, the exit code stays."""
-        try:
-            super().show(file)
-        except OSError:
-            _abandon(sys.stderr)
 
 
 @dataclass
@@ -164,43 +144,3 @@ def without_warnings() -> Iterator[None]:
         yield
     finally:
         structlog.configure(**before)
-
-
-@contextmanager
-def failures() -> Iterator[None]:
-    """Show what a request raises as an error message, and end with exit code 2. After Ctrl-C it is 130.
-
-    An exception that nobody expects ends with 2 as well, and so does an output that cannot be written. Python would end
-    with 1, which means drift. An output that nobody reads any more ends with 141. What the encoding of stdout does not
-    have, is written as an escape sequence.
-    """
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it
-    try:
-        yield
-    except (Rejected, Transient, Vanished) as error:
-        raise Failure(f"{plain(str(error)).rstrip('.')}.") from error
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except (click.exceptions.Exit, click.ClickException, click.Abort):
-        raise  # click has a message for each
-    except BrokenPipeError:
-        _abandon(sys.stdout)
-        sys.exit(UNREAD)
-    except OSError as error:
-        if not error.filename:
-            _abandon(sys.stdout)
-        what = error.filename or "the output cannot be written"
-        raise Failure(f"{what}: {error.strerror or error}.") from error
-    except Exception:  # noqa: BLE001 - shown, with the exit code of an error
-        try:
-            traceback.print_exc()
-        except OSError:
-            _abandon(sys.stderr)
-        sys.exit(Failure.exit_code)
-
-
-def _abandon(stream: IO[str]) -> None:
-    """Close stdout or stderr, so that Python does not write the rest at its end, and change its exit code."""
-    with suppress(OSError):
-        stream.close()

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Self
 
-from controller.cli.vm.cluster import Cluster, Failure
+from controller.cli.program import Failure
+from controller.cli.vm.cluster import Cluster
 from controller.presentation.words import plain
 
 LOCALHOST = "127.0.0.1"

@@ -16,7 +16,8 @@ import click
 
 from controller.api.json_mapping import Json, as_map, as_text
 from controller.cli.options import installed_in
-from controller.cli.vm.cluster import Cluster, Failure, with_cluster
+from controller.cli.program import Failure
+from controller.cli.vm.cluster import Cluster, with_cluster
 from controller.cli.vm.forwarding import LOCALHOST, Forward, Target
 from controller.runtime.errors import Transient
 

@@ -12,7 +12,8 @@ import click
 from controller.api.codec import parse
 from controller.api.hypervisor import Hypervisor
 from controller.api.hypervisor_codec import parse_hypervisor
-from controller.cli.vm.cluster import Cluster, Failure, with_cluster
+from controller.cli.program import Failure
+from controller.cli.vm.cluster import Cluster, with_cluster
 from controller.cli.vm.output import show
 from controller.cli.vm.selection import with_selection
 from controller.cli.vm.views.hosts import host_lines
