@@ -120,6 +120,8 @@ def enroll(
     expire, or until --revoke.
 
     HOST becomes spec.nodeName of the host's VMs, the name of its Hypervisor, and the --node-name of its agent.
+
+    Exit code: 0: the host is enrolled, or with --revoke it is not enrolled any more; 2: wrong usage, or an error.
     """
     if manifests and revoke:
         raise click.UsageError("Give either --manifests or --revoke.")

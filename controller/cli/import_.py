@@ -16,11 +16,12 @@ from controller.api.virtualmachine import VirtualMachine
 from controller.cli.manifest_folder import ManifestFolder
 from controller.cli.namespace_rules import read_rules
 from controller.cli.options import reads
-from controller.cli.program import Command
+from controller.cli.program import Command, Failure
 from controller.cli.vm.cluster import Cluster, with_cluster
 from controller.fleet import import_plan
 from controller.fleet.import_manifest import Adoption, manifest, remarks
 from controller.kube.manifests import document
+from controller.presentation.words import plain_list
 from controller.runtime.errors import Rejected, Transient
 from controller.runtime.settings import namespace as checked_namespace
 from controller.runtime.settings import node_name
@@ -119,6 +120,9 @@ def import_(
     UUID. Without --power-state-as-seen it has no powerState, so applying it switches nothing: virtsync then reports
     the VM as Observed. Run the command again at any time: it adds what is new, and changes no manifest that exists.
     The user must be allowed to list Hypervisors, and VirtualMachines of all namespaces.
+
+    Exit code: 0: the manifests are printed or written, also if some hosts are left out; 2: wrong usage, or an error, as
+    if no host can be imported.
     """
     if (namespace is None) == (rules is None):
         raise click.UsageError("Give either --namespace or --namespaces.")
@@ -142,11 +146,11 @@ def import_(
         else:
             click.echo("---\n".join(texts), nl=False)
     except (Rejected, Transient) as error:
-        raise click.ClickException(f"{error}.") from error
+        raise Failure(f"{plain_list(str(error)).rstrip('.')}.") from error
     for line in _summary(plan, {node: known.why_not[node] for node in nodes}, folder, as_seen=as_seen):
-        click.echo(line, err=True)
+        click.echo(plain_list(line), err=True)
     if all(known.why_not[node] for node in nodes):
-        raise click.ClickException("no host can be imported.")
+        raise Failure("no host can be imported.")
 
 
 def _from_cluster(cluster: Cluster, *, hint: bool) -> Known:

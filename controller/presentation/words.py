@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 
 from controller.api.clock import api_time, duration
@@ -36,3 +37,8 @@ def since(condition: Condition | None) -> datetime | None:
 def plain(text: str) -> str:
     """Return a text that others have written on one line, without what a terminal would obey."""
     return sanitized(text, TEXT_LIMIT)
+
+
+def plain_list(text: str) -> str:
+    """Return the same of a text that lists things, which must not be cut."""
+    return sanitized(text, sys.maxsize)

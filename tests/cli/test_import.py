@@ -301,9 +301,26 @@ def test_bad_rules_are_one_sentence_and_exit_2(host: Host, tmp_path: Path, text:
 def test_domains_without_a_rule_are_one_sentence_and_nothing_is_written(host: Host, tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
     rules.write_text("- {match: web-1, namespace: y}")
-    told = refusal(host.run("--namespaces", str(rules), "--out", str(host.out), namespaces=False), 1)
+    told = refusal(host.run("--namespaces", str(rules), "--out", str(host.out), namespaces=False), 2)
     assert told == "no rule fits these domains, so they have no namespace: node-a: DB_1, old."
     assert not host.out.exists()
+
+
+def test_no_domain_without_a_rule_is_left_out_of_the_sentence(host: Host, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("- {match: web-1, namespace: y}")
+    names = [f"a-domain-with-a-rather-long-name-{number:04}" for number in range(200)]
+    host.have(dict.fromkeys(names, OFF))
+    told = refusal(host.run("--namespaces", str(rules), namespaces=False), 2)
+    assert told.endswith(f": {', '.join(names)}.")
+
+
+def test_an_error_cannot_move_the_cursor(host: Host) -> None:
+    broken = host.out / "\x1b[2Jbad.yaml"
+    broken.parent.mkdir()
+    broken.write_bytes(b"\xff")
+    told = refusal(host.to_files(), 2)
+    assert told == f"{host.out}/bad.yaml cannot be read, so its objects are not known: it is not UTF-8."
 
 
 @pytest.mark.parametrize("uri", ["nonsense://", "qemu+unix:///system?socket=/nonexistent"])
@@ -312,7 +329,7 @@ def test_a_libvirt_that_does_not_answer_is_one_sentence(uri: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "controller", *words], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (ended.returncode, ended.stdout) == (1, "")
+    assert (ended.returncode, ended.stdout) == (2, "")
     assert re.fullmatch(rf"Error: the libvirt {re.escape(uri)} does not answer: [^\n]+\.\n", ended.stderr)
 
 
@@ -321,9 +338,9 @@ def test_without_a_cluster_the_sentence_names_offline(tmp_path: Path, monkeypatc
     monkeypatch.delenv("KUBECONFIG", raising=False)
     words = ["import", "--node", "a", "--namespace", "vms"]
     told = f"there is no kubeconfig: looked for {tmp_path}/.kube/config"
-    assert refusal(CliRunner().invoke(main, words), 1) == f"{told}."
+    assert refusal(CliRunner().invoke(main, words), 2) == f"{told}."
     with_libvirt = [*words, "--libvirt-uri", "test:///default"]
-    assert refusal(CliRunner().invoke(main, with_libvirt), 1) == f"{told}; with --offline, no cluster is needed."
+    assert refusal(CliRunner().invoke(main, with_libvirt), 2) == f"{told}; with --offline, no cluster is needed."
 
 
 def test_a_file_that_cannot_be_read_is_one_sentence_because_it_might_name_the_domain(host: Host) -> None:
@@ -331,15 +348,15 @@ def test_a_file_that_cannot_be_read_is_one_sentence_because_it_might_name_the_do
     broken = host.out / "node-a" / "web-1.yaml"
     broken.write_text(WEB_1.replace("kind:", "  kind:"))
     before = host.files()
-    told = refusal(host.to_files(), 1)
+    told = refusal(host.to_files(), 2)
     assert told.startswith(f"{broken} cannot be read, so its objects are not known: it is not valid YAML: line ")
     broken.write_bytes(b"\xff")
-    assert refusal(host.to_files(), 1) == f"{broken} cannot be read, so its objects are not known: it is not UTF-8."
+    assert refusal(host.to_files(), 2) == f"{broken} cannot be read, so its objects are not known: it is not UTF-8."
     broken.write_text(before["node-a/web-1.yaml"])
     deep = host.out / "deep.json"
     deep.write_text("[" * 100_000)
     assert (
-        refusal(host.to_files(), 1) == f"{deep} cannot be read, so its objects are not known: it is nested too deeply."
+        refusal(host.to_files(), 2) == f"{deep} cannot be read, so its objects are not known: it is nested too deeply."
     )
     deep.unlink()
     assert host.files() == before
@@ -351,7 +368,7 @@ def test_a_kustomization_that_cannot_be_changed_is_one_sentence_and_nothing_is_w
     kustomization.write_text("resources: [old.yaml]")
     host.have(HOST | {"new": OFF, "newer": OFF})
     before = host.files()
-    assert refusal(host.to_files(), 1) == (
+    assert refusal(host.to_files(), 2) == (
         f"{kustomization} cannot be changed: its resources are not a list with one entry on each line."
         " Add to its resources: new.yaml, newer.yaml."
     )
@@ -361,7 +378,7 @@ def test_a_kustomization_that_cannot_be_changed_is_one_sentence_and_nothing_is_w
 def test_a_folder_that_cannot_be_written_is_one_sentence_and_nothing_is_written(host: Host) -> None:
     host.out.mkdir()
     (host.out / "node-a").write_text("a file in the place of the folder")
-    told = refusal(host.to_files(), 1)
+    told = refusal(host.to_files(), 2)
     assert told == f"{host.out}/node-a cannot be written: File exists."
     assert host.files() == {"node-a": "a file in the place of the folder"}
 
@@ -372,7 +389,7 @@ def test_a_full_disk_leaves_nothing_behind(host: Host) -> None:
     # The kustomizations fit, the manifests do not.
     limited = ["prlimit", f"--fsize={len(WEB_1) - 50}", *command]
     ended = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert re.fullmatch(r"Error: \S+ cannot be written: File too large\.\n", ended.stderr)
     assert not host.out.exists()
 

@@ -74,7 +74,8 @@ def test_an_error_ends_with_its_exit_code_without_any_stream(tmp_path: Path) -> 
 
 def test_an_import_and_an_enrollment_need_only_the_stream_that_they_use(kubeconfig: Path) -> None:
     words = f"virtsync import --namespace vms --kubeconfig {kubeconfig}"
-    assert "Traceback" not in run(words, "<&-")[1]
+    code, said = run(words, "<&-")
+    assert (code, said.splitlines()[-1]) == (2, "Error: no host can be imported.")
     assert run(f"virtsync enroll node-b --manifests --kubeconfig {kubeconfig}", ">&-") == (
         2,
         "Error: the output cannot be written: Bad file descriptor.\n",

@@ -277,14 +277,14 @@ def test_a_host_that_cannot_be_imported_is_refused_if_named_and_otherwise_left_o
     sentence = f"{node}: {why}"
 
     alone = virtsync(controlplane, *words)
-    assert (alone.returncode, alone.stdout) == (1, "")
+    assert (alone.returncode, alone.stdout) == (2, "")
     assert alone.stderr.splitlines() == [
         f"{sentence}, left out. {INSTEAD.format(node)}.",
         "Error: no host can be imported.",
     ]
     report(controlplane, "good", [domain("db-1")])
     named = virtsync(controlplane, *words, "--node", node, "--node", "good")
-    assert (named.returncode, named.stdout) == (1, "")
+    assert (named.returncode, named.stdout) == (2, "")
     assert named.stderr == f"Error: {sentence}. {INSTEAD.format(node)}.\n"
     assert not (tmp_path / "vms").exists()
 
@@ -297,17 +297,17 @@ def test_a_host_that_cannot_be_imported_is_refused_if_named_and_otherwise_left_o
 def test_an_unknown_host_and_a_cluster_without_hosts_are_one_sentence(controlplane: ControlPlane) -> None:
     ended = virtsync(controlplane, "--namespace", "vms")
     told = f"there is no Hypervisor, because no agent has reported yet. {INSTEAD.format('NAME')}"
-    assert (ended.returncode, ended.stderr) == (1, f"Error: {told}.\n")
+    assert (ended.returncode, ended.stderr) == (2, f"Error: {told}.\n")
     report(controlplane, "node-a", [])
     ended = virtsync(controlplane, "--namespace", "vms", "--node", "node-x")
     told = f"node-x: there is no Hypervisor of this name (kubectl get kvmhost). {INSTEAD.format('node-x')}"
-    assert (ended.returncode, ended.stderr) == (1, f"Error: {told}.\n")
+    assert (ended.returncode, ended.stderr) == (2, f"Error: {told}.\n")
 
 
 def test_a_user_who_may_not_list_is_told_so_in_one_sentence(controlplane: ControlPlane) -> None:
     kubeconfig = controlplane.service_account("vms", "nobody")
     ended = virtsync(controlplane, "--namespace", "vms", kubeconfig=kubeconfig)
-    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
     assert 'cannot list resource "hypervisors"' in ended.stderr
 
 
@@ -315,7 +315,7 @@ def test_an_api_server_that_does_not_answer_is_one_sentence(controlplane: Contro
     away = tmp_path / "kubeconfig"
     away.write_text(controlplane.kubeconfig.read_text().replace(controlplane.url, "https://127.0.0.1:1"))
     ended = virtsync(controlplane, "--namespace", "vms", kubeconfig=away)
-    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
     assert ended.stderr.startswith("Error: the API server does not answer: ")
 
 
