@@ -69,7 +69,7 @@ class Access:
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
-        """The TLS settings of all connections. Raises Rejected if a certificate or a key cannot be used."""
+        """The TLS settings of all connections. Raises Rejected if a certificate, a key or the name cannot be used."""
         context = _FixedNameContext(ssl.PROTOCOL_TLS_CLIENT)
         context.name = self.server_name
         context.set_alpn_protocols(["http/1.1"])
@@ -93,6 +93,11 @@ class Access:
                 raise Rejected(
                     "its client-certificate and client-key are not a certificate and its unencrypted key"
                 ) from error
+        if self.server_name:
+            try:
+                context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO())  # sends nothing; otherwise each request would raise
+            except (TypeError, ValueError) as error:
+                raise Rejected(f"its tls-server-name {self.server_name!r} is not the name of a host") from error
         return context
 
 

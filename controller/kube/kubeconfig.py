@@ -88,10 +88,7 @@ class Kubeconfig:
 
         Raises Rejected with a message.
         """
-        try:
-            content = self._file.read_bytes()
-        except OSError as error:
-            raise Rejected(f"the kubeconfig {self._file} cannot be read: {error.strerror}") from error
+        content = content_of(self._file, f"the kubeconfig {self._file}")
         try:
             return self.access(parsed(content), refused=refused)
         except Rejected as error:
@@ -155,10 +152,7 @@ class Kubeconfig:
         return self._file_content(path) if path else None
 
     def _file_content(self, path: str) -> bytes:
-        try:
-            return (self._file.parent / path).read_bytes()
-        except OSError as error:
-            raise Rejected(f"its file {path} cannot be read: {error.strerror}") from error
+        return content_of(self._file.parent / path, f"its file {path}")
 
     def _with_plugin(self, access: Access, plugin: Json, cluster: Json, *, refused: bool) -> Access:
         """Return `access` with the plugin's credential. Run the plugin if the last credential is not usable."""
@@ -169,6 +163,16 @@ class Kubeconfig:
         if not credential.certificate:
             return access
         return replace(access, certificate=credential.certificate, key=credential.key)
+
+
+def content_of(file: Path, what: str) -> bytes:
+    """Return the content of a file. `what` names it in the message. Raises Rejected."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise Rejected(f"{what} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a path that no file can have, as with a NUL
+        raise Rejected(f"{what} cannot be read: {error}") from error
 
 
 def default_file() -> Path:
@@ -186,7 +190,7 @@ def of_pod(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access
         access = Access(server=server, ca=ca, authorization=f"Bearer {token}")
         access = _through_proxy(access, proxy_of(server, environ))
         access.tls  # noqa: B018 - raises Rejected if the CA certificate cannot be used
-    except (OSError, Rejected) as error:
+    except (OSError, ValueError, Rejected) as error:  # ValueError: a token that is not UTF-8
         why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
         raise Rejected(f"the Pod's service account cannot be used: {why}") from error
     return access
@@ -211,6 +215,10 @@ def _through_proxy(access: Access, proxy: tuple[str, str] | None) -> Access:
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     login = (unquote(url.username), unquote(url.password or "")) if url.username else None
     found = f"http://{host}:{port or 80}"
+    try:
+        urllib3.util.parse_url(found)
+    except urllib3.exceptions.LocationParseError:
+        raise wrong from None
     return replace(access, proxy=found, proxy_login=login, proxy_is_configured=field == PROXY_FIELD)
 
 
@@ -251,7 +259,6 @@ def _run(
             timeout=None if terminal else EXEC_TIMEOUT_S,
             check=True,
         )
-        return _credential(json.loads(ended.stdout), api)
     except subprocess.CalledProcessError as error:
         raise Rejected(
             f"its exec {command} failed: {_first_line((error.stderr or b'').decode(errors='replace'))}"
@@ -261,6 +268,10 @@ def _run(
     except OSError as error:
         hint = f" ({_first_line(plugin['installHint'])})" if plugin.get("installHint") else ""
         raise Rejected(f"its exec {command} cannot be run: {error.strerror}{hint}") from error
+    except ValueError as error:  # a word that no command line can have, as with a NUL
+        raise Rejected(f"its exec {command} cannot be run: {error}") from error
+    try:
+        return _credential(json.loads(ended.stdout), api)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Rejected(f"its exec {command} did not return an ExecCredential of {api}") from error
 

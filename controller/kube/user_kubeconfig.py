@@ -21,6 +21,7 @@ from controller.kube.kubeconfig import (
     IMPERSONATION,
     SERVICE_ACCOUNT,
     Kubeconfig,
+    content_of,
     mapping,
     named,
     of_pod,
@@ -132,10 +133,7 @@ def merged(files: Iterable[Path]) -> Json:
     found: dict[str, dict[str, Json]] = {kind: {} for kind in PATHS}
     current = ""
     for file in files:
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise Rejected(f"{file} cannot be read: {error.strerror}") from error
+        content = content_of(file, str(file))
         if not content.strip():
             continue
         config = parsed(content)
@@ -209,5 +207,5 @@ def _in_pod(wish: Wish, environ: Mapping[str, str]) -> Access:
 def _namespace_of_pod(folder: Path = SERVICE_ACCOUNT) -> str:
     try:
         return (folder / "namespace").read_text().strip() or "default"
-    except OSError:
+    except (OSError, ValueError):
         return "default"

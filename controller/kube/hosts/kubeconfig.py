@@ -12,7 +12,7 @@ from controller.api.json_mapping import Json
 from controller.api.names import HOST_ACCOUNT_PREFIX
 from controller.kube.access import Access
 from controller.kube.hosts.token import read_token
-from controller.kube.kubeconfig import PROXY_FIELD, named, parsed, server_url, text_in
+from controller.kube.kubeconfig import PROXY_FIELD, content_of, named, parsed, server_url, text_in
 from controller.kube.manifests import document
 from controller.runtime.errors import Rejected
 
@@ -108,10 +108,7 @@ def write(file: Path, content: bytes) -> None:
 
 
 def _content(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise Rejected(f"{file} cannot be read: {error.strerror}") from error
+    return content_of(file, str(file))
 
 
 def _user(config: Json) -> Json:
