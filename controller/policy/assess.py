@@ -86,6 +86,7 @@ from controller.policy.view import (
     Phase,
     Replaced,
     Result,
+    StopAttempt,
     Unreadable,
     View,
     VmMemory,
@@ -95,6 +96,8 @@ from controller.policy.waits import Waits
 CLOCK_CHECK_S = 600.0
 """A VM with a restart that is scheduled for later is observed again after this time at the latest, because the wall
 clock might have been set meanwhile."""
+NO_WORDS = "it gave no reason"
+"""What a message says about an action that has failed without a message."""
 
 
 def assess(view: View, waits: Waits) -> Situation:
@@ -145,7 +148,7 @@ def assess(view: View, waits: Waits) -> Situation:
     if asked or restart_due or (isinstance(view.observed, Domain) and view.observed.phase.on):
         status = replace(status, completion_time=None)
 
-    refusal = without_log_times(outcome.message) if outcome and _failed(outcome, view) else start.refusal
+    refusal = without_log_times(outcome.message or NO_WORDS) if outcome and _failed(outcome, view) else start.refusal
     unanswered = bool(start.again and outcome and outcome.result is Result.UNKNOWN and memory.start_unanswered > 1)
     status, memory = backed_off(status, memory, view, waits, failed=bool(refusal) or unanswered)
     situation = Situation(
@@ -371,12 +374,19 @@ def _with_called(memory: VmMemory, outcome: Outcome | None, view: View) -> VmMem
     """Return the memory with what the end of an action shows: which one has failed, and when the guest was asked."""
     if outcome is None or outcome.result is Result.NOT_CALLED:
         return memory
+    failed = outcome.action if _failed(outcome, view) else None
     attempt = memory.stop_attempt
     if outcome.action is Action.SHUTDOWN and attempt:
-        attempt = replace(attempt, asked_first=attempt.asked_first or view.now, asked_last=view.now)
+        attempt = _attempted(attempt, view.now, refused=outcome.result is Result.REFUSED, failed=failed is not None)
     unanswered = memory.start_unanswered + (outcome.action.starts and outcome.result is Result.UNKNOWN)
-    failed = outcome.action if _failed(outcome, view) else None
     return replace(memory, stop_attempt=attempt, failed=failed, start_unanswered=unanswered)
+
+
+def _attempted(attempt: StopAttempt, now: Now, *, refused: bool, failed: bool) -> StopAttempt:
+    """Return the StopAttempt after a request to the guest. One that has failed stays due, and waits for the backoff."""
+    if refused:
+        return replace(attempt, refused_first=attempt.refused_first or now)
+    return replace(attempt, asked_first=attempt.asked_first or now, asked_last=attempt.asked_last if failed else now)
 
 
 # --- since when ------------------------------------------------------------------------------------------------------

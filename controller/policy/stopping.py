@@ -50,36 +50,53 @@ def _ask_or_force(s: Situation, stop_attempt: StopAttempt, status: Status, reaso
     over = s.now.until(ends_at) <= 0
     graceful_only = s.vm.shutdown.mode is ShutdownMode.GRACEFUL
     if over and not graceful_only and _waits_since(s, stop_attempt):
-        return due(
-            s, Action.DESTROY, reason, "The VM is being forced off, because its grace period is over.", status=status
-        )
-    wait = libvirt_busy(s, DueAction(reason))
-    if wait and (_hangs(s) or overdue(s)):  # record the stop, so that its grace period runs although libvirt hangs
-        wait = replace(wait, status=status)
-    if wait := forbidden(s) or wait or settling(s):
-        return wait
+        message = f"The VM is being forced off, because {_why_forced(s, stop_attempt)}."
+        return due(s, Action.DESTROY, reason, message, status=status)
+    if delayed := forbidden(s) or _busy(s, status, reason) or settling(s):
+        return delayed
     if graceful_only and (over or _reboots(s)):
-        why = (
-            "its definition turns every shutdown into a reboot (on_poweroff)"
-            if _reboots(s)
-            else f"its guest did not shut down by {clock(ends_at)}"
+        message = (
+            f"The VM is still on, because {_why_on(s, status, ends_at)}. spec.shutdown.mode Graceful does not allow "
+            "virtsync to force it off."
         )
-        return Verdict(
-            Reason.SHUTDOWN_TIMED_OUT,
-            f"The VM is still on, because {why}. spec.shutdown.mode Graceful does not allow virtsync to force it off.",
-            status=status,
-        )
+        return Verdict(Reason.SHUTDOWN_TIMED_OUT, message, status=status)
     message = _stop_message(s)
     if not graceful_only:
         message += f" virtsync forces the VM off at {clock(ends_at)} if it is still on."
     if action := _polite(s):
+        # If the last such request has failed, the gate `backing_off` reports why, and delays this one.
         verdict, left_s = due(s, action, reason, message, status=status), s.now.until(ends_at)
         # Whatever delays this action, it must not delay the forced stop.
         if not graceful_only and left_s > 0 and verdict.recheck_s is not None:
             verdict = replace(verdict, recheck_s=min(verdict.recheck_s, left_s))
         return verdict
-    waits = (s.now.until(ends_at), _press_in_s(s))
-    return Verdict(reason, message, status=status, recheck_s=min(wait for wait in waits if wait))
+    waits_s = (s.now.until(ends_at), _press_in_s(s))
+    return Verdict(reason, message, status=status, recheck_s=min(wait_s for wait_s in waits_s if wait_s))
+
+
+def _busy(s: Situation, status: Status, reason: Reason) -> Verdict | None:
+    """Return the verdict while libvirt delays the request to the guest; None: libvirt does not delay it."""
+    busy = libvirt_busy(s, DueAction(reason))
+    if busy and (_hangs(s) or overdue(s)):  # record the stop, so that its grace period runs although libvirt hangs
+        return replace(busy, status=status)
+    return busy
+
+
+def _why_forced(s: Situation, stop_attempt: StopAttempt) -> str:
+    """Return why virtsync forces the VM off at the end of its grace period, as text for a message."""
+    if s.phase is Phase.RUNNING and stop_attempt.refused_first and not stop_attempt.asked_first:
+        return "libvirt refused to ask its guest to shut down and its grace period is over"
+    return "its grace period is over"
+
+
+def _why_on(s: Situation, status: Status, ends_at: Now) -> str:
+    """Return why a VM is still on that virtsync must not force off, as text for a message."""
+    if _reboots(s):
+        return "its definition turns every shutdown into a reboot (on_poweroff)"
+    asked = status.domain is not None and status.domain.shutdown_request_time is not None
+    if asked or s.phase is Phase.SHUTTING_DOWN:
+        return f"its guest did not shut down by {clock(ends_at)}"
+    return f"its guest could not be asked to shut down by {clock(ends_at)}"
 
 
 def _stop_message(s: Situation) -> str:
@@ -167,20 +184,26 @@ def _ends_at(s: Situation, stop_attempt: StopAttempt) -> Now:
 
     This process waits at least `force_wait_s`, or the grace period if that is shorter. The wait begins when this
     process first asks the guest; if the guest cannot be asked, when this process first observes the stop. With mode
-    Graceful and a backup job, which has used the grace period, the guest has a whole grace period of its own.
+    Graceful, if a backup job or refusals of libvirt have used the grace period, the guest has a whole grace period of
+    its own.
     """
     least_s = min(s.vm.shutdown.grace_s, s.waits.force_wait_s)
-    if s.vm.shutdown.mode is ShutdownMode.GRACEFUL and job_kind(s):
+    if s.vm.shutdown.mode is ShutdownMode.GRACEFUL and (job_kind(s) or stop_attempt.refused_first):
         least_s = s.vm.shutdown.grace_s
     patient = (_waits_since(s, stop_attempt) or s.now).plus(least_s)
     return max(stop_attempt.deadline, patient, key=lambda moment: moment.monotonic_s)
 
 
 def _waits_since(s: Situation, stop_attempt: StopAttempt) -> Now | None:
-    """Return since when this process waits for the VM to go off; None: it must first ask the guest."""
+    """Return since when this process waits for the VM to go off; None: it must first ask the guest.
+
+    If libvirt refuses to ask the guest, the forced stop waits for no other request. Without force, virtsync continues
+    to ask, because no guest has ignored it.
+    """
     if s.phase is not Phase.RUNNING or _reboots(s) or _hangs(s):
         return stop_attempt.since
-    return stop_attempt.asked_first or (s.view.call.since if s.view.call else None)
+    refused = None if s.vm.shutdown.mode is ShutdownMode.GRACEFUL else stop_attempt.refused_first
+    return stop_attempt.asked_first or refused or (s.view.call.since if s.view.call else None)
 
 
 def _polite(s: Situation) -> Action | None:

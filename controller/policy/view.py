@@ -299,9 +299,12 @@ class StopAttempt:
     deadline: Now
     """When the grace period ends."""
     asked_first: Now | None = None
-    """When this process first pressed the power button during this run."""
+    """When this process first pressed the power button during this run, or might have, because the request had no
+    result."""
     asked_last: Now | None = None
-    """When this process last pressed the power button during this run."""
+    """When this process last pressed the power button during this run, and the request did not fail."""
+    refused_first: Now | None = None
+    """When libvirt first refused this process to press the power button during this run."""
 
 
 @dataclass(frozen=True, slots=True)

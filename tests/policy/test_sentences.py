@@ -109,7 +109,7 @@ def stories() -> Iterator[tuple[str, list[Step]]]:
     yield "handed over with a doubt", _doubtful()
     yield "another machine under the same name", _other_machine()
     yield "memory here, and a run there since", _old_memory()
-    yield "a call that does not return, or returns no result", _unanswered() + _without_result()
+    yield "a call that does not return, returns no result or is refused", _unanswered() + _without_result() + _refused()
     yield "a start on record", _starting()
     yield "a QEMU that does not end", _lingering()
     yield "a job beside a stop", _beside_a_job()
@@ -121,6 +121,21 @@ def stories() -> Iterator[tuple[str, list[Step]]]:
     yield "waits for others", _waiting()
     yield "a guest that is asleep", [Vm(restart_policy=RestartPolicy.ON_FAILURE).look(Phase.SUSPENDED)]
     yield "a stop that is not wanted any more", _recalled()
+
+
+def _refused() -> list[Step]:
+    steps = []
+    refused = Outcome(Action.SHUTDOWN, Result.REFUSED, "access denied")
+    for mode in (ShutdownMode.GRACEFUL, ShutdownMode.GRACEFUL_THEN_FORCE):
+        vm = Vm(STOPPED, shutdown=Shutdown(mode, 60))
+        steps += [vm.look(Phase.RUNNING), vm.look(Phase.RUNNING, outcome=refused)]
+        steps += [vm.look(Phase.RUNNING, after_s=a) for a in (5, 6)]
+        steps += [vm.look(Phase.RUNNING, outcome=refused), vm.look(Phase.RUNNING, after_s=49)]
+        vm = Vm(STOPPED, shutdown=Shutdown(mode, 60))
+        refusal = Outcome(Action.WAKE, Result.REFUSED, "no suspend support")
+        steps += [vm.look(Phase.SUSPENDED), vm.look(Phase.SUSPENDED, outcome=refusal)]
+        steps += [vm.look(Phase.SUSPENDED, after_s=60)]
+    return steps
 
 
 def _without_result() -> list[Step]:

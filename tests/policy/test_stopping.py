@@ -14,6 +14,7 @@ from tests.policy.views import PAUSED, STOPPED, T0, Vm, action, domain, done
 HANGS = Facts(hangs=True)
 REBOOTS = Facts(reboots_on_poweroff=True)
 FORCE, GRACEFUL = ShutdownMode.FORCE, ShutdownMode.GRACEFUL
+REFUSED = Outcome(Action.SHUTDOWN, Result.REFUSED, "access denied")
 DEAF = [Phase.PAUSED_IO_ERROR, Phase.PAUSED_WATCHDOG, Phase.CRASHED_KEPT]
 
 
@@ -110,6 +111,95 @@ def test_a_press_that_may_have_happened_counts(result: Result) -> None:
     vm = Vm(STOPPED)
     assert action(vm.look(Phase.RUNNING)) is Action.SHUTDOWN
     assert vm.look(Phase.RUNNING, outcome=Outcome(Action.SHUTDOWN, result)).action is None
+
+
+# --- a request that libvirt refuses ----------------------------------------------------------------------
+
+
+def refused(vm: Vm, seconds: int) -> Step:
+    """The last of so many looks, a second apart, at a guest that libvirt refuses to ask; nothing else may be done."""
+    step = vm.look(Phase.RUNNING)
+    for _ in range(seconds):
+        assert action(step) in {Action.SHUTDOWN, None}
+        step = vm.look(Phase.RUNNING, after_s=1, outcome=REFUSED if step.action else None)
+    return step
+
+
+@pytest.mark.parametrize("mode", [GRACEFUL, ShutdownMode.GRACEFUL_THEN_FORCE])
+@pytest.mark.parametrize(
+    ("result", "what"),
+    [(Result.REFUSED, "libvirt refused to"), (Result.UNKNOWN, "libvirt gave no result of the request to")],
+)
+def test_a_request_to_the_guest_that_fails_is_told_in_libvirts_words(
+    mode: ShutdownMode, result: Result, what: str
+) -> None:
+    vm = Vm(STOPPED, shutdown=Shutdown(mode, 60))
+    assert action(vm.look(Phase.RUNNING)) is Action.SHUTDOWN
+    failed = vm.look(Phase.RUNNING, outcome=Outcome(Action.SHUTDOWN, result, "access denied"))
+    assert (failed.reason, failed.action) == (Reason.ACTION_FAILED, None)
+    assert failed.message == f"{what} shut down the VM: access denied. virtsync tries again at 00:00:10Z."
+    later = vm.look(Phase.RUNNING, after_s=9.9)
+    assert (later.reason, later.message, later.action) == (Reason.ACTION_FAILED, failed.message, None)
+    assert action(vm.look(Phase.RUNNING, after_s=0.2)) is Action.SHUTDOWN
+    assert vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN)).reason is Reason.SHUTTING_DOWN
+
+
+def test_a_refusal_within_a_restart_and_of_a_later_press_is_told_too() -> None:
+    vm = Vm(shutdown=Shutdown(grace_s=60)).in_sync()
+    vm.change(restart_request=T0)
+    assert vm.look(Phase.RUNNING, after_s=1).reason is Reason.RESTARTING
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
+    assert action(vm.look(Phase.RUNNING, after_s=10)) is Action.SHUTDOWN
+    assert vm.look(Phase.RUNNING, outcome=REFUSED).reason is Reason.ACTION_FAILED
+
+
+def test_a_refused_request_does_not_delay_force_which_tells_of_it() -> None:
+    vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
+    step = refused(vm, 59)
+    assert step.reason is Reason.ACTION_FAILED
+    assert step.recheck_s == pytest.approx(0.9)  # the next request would be due later
+    forced = vm.look(Phase.RUNNING, after_s=0.9)
+    assert action(forced) is Action.DESTROY
+    assert forced.message == (
+        "The VM is being forced off, because libvirt refused to ask its guest to shut down and its grace period is "
+        "over."
+    )
+
+
+def test_a_guest_that_is_asked_at_last_has_the_time_that_force_always_leaves_it() -> None:
+    vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
+    refused(vm, 29)
+    assert action(vm.look(Phase.RUNNING, after_s=11)) is Action.SHUTDOWN
+    waiting = vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
+    assert waiting.message == asking("00:01:10Z")
+    assert pressed(vm, 29)
+    forced = vm.look(Phase.RUNNING, after_s=1.1)
+    assert (action(forced), "refused" in forced.message) == (Action.DESTROY, False)
+
+
+def test_graceful_asks_on_and_does_not_say_that_a_guest_ignored_what_it_was_never_asked() -> None:
+    vm = Vm(STOPPED, shutdown=Shutdown(GRACEFUL, 60))
+    step = refused(vm, 200)
+    assert step.reason is Reason.ACTION_FAILED
+    while action(step) is not Action.SHUTDOWN:
+        assert step.recheck_s
+        step = vm.look(Phase.RUNNING, after_s=step.recheck_s)
+    assert vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN)).reason is Reason.SHUTTING_DOWN
+    assert pressed(vm, 59)  # it has a grace period of its own
+    late = vm.look(Phase.RUNNING, after_s=1.1)
+    assert late.reason is Reason.SHUTDOWN_TIMED_OUT
+    assert "because its guest did not shut down by" in late.message
+
+
+def test_graceful_says_of_a_guest_that_could_not_be_woken_that_it_could_not_be_asked() -> None:
+    vm = Vm(STOPPED, shutdown=Shutdown(GRACEFUL, 60))
+    assert action(vm.look(Phase.SUSPENDED)) is Action.WAKE
+    vm.look(Phase.SUSPENDED, outcome=Outcome(Action.WAKE, Result.REFUSED, "no"))
+    late = vm.look(Phase.SUSPENDED, after_s=60)
+    assert late.message == (
+        "The VM is still on, because its guest could not be asked to shut down by 00:01:00Z. spec.shutdown.mode "
+        "Graceful does not allow virtsync to force it off."
+    )
 
 
 # --- force -----------------------------------------------------------------------------------------------
