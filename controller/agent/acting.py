@@ -24,7 +24,7 @@ from controller.api.clock import Now
 from controller.api.virtualmachine import VirtualMachine, VmKey
 from controller.policy.start_limiter import Line, StartLimiter
 from controller.policy.view import Action, CallInFlight, Domain, Outcome, Phase, PowerAction, Result, Step
-from controller.runtime.errors import Rejected, Transient, Vanished
+from controller.runtime.errors import Rejected, Transient, Unsent, Vanished
 
 CALLS_AT_ONCE = 8
 """The maximum number of actions in flight. libvirtd has 20 workers, and other clients need some of them."""
@@ -52,7 +52,8 @@ class Actuator(Protocol):
     def act(self, action: PowerAction) -> Result:
         """Execute the action, unless the domain has changed since it was observed. Return the result.
 
-        Raises Transient if libvirt does not answer, and Rejected with libvirt's message if it refuses.
+        Raises Unsent if libvirt does not answer before the call, Transient if it does not answer the call, and Rejected
+        with libvirt's message if it refuses.
         """
 
 
@@ -271,6 +272,8 @@ class ActionRunner:
             return Outcome(action.kind, self._actuator.act(action))
         except Rejected as error:
             return Outcome(action.kind, Result.REFUSED, str(error))
+        except Unsent as error:
+            return Outcome(action.kind, Result.UNSENT, str(error))
         except (Transient, Vanished) as error:
             return Outcome(action.kind, Result.UNKNOWN, str(error))
 

@@ -137,8 +137,8 @@ class Metrics:
         self.power_operations = Counter(
             "virtsync_power_operations",
             "Actions on domains. Results: `done`; `already` (somebody else did it first); `not_called` (the domain had"
-            " changed, its QEMU still exists, or the agent must not act any more); `refused` by libvirt; `unknown` (no"
-            " answer in time).",
+            " changed, its QEMU still exists, or the agent must not act any more); `unsent` (libvirt did not answer"
+            " before the call); `refused` by libvirt; `unknown` (no answer in time).",
             ["operation", "result"],
             registry=registry,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from controller.hypervisor.connection import LibvirtConnection
 from controller.hypervisor.pidfiles import PidFiles
 from controller.hypervisor.text import error_text
 from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Phase, PowerAction, Qemu, Replaced, Result
-from controller.runtime.errors import Lingers, Rejected, Transient, Vanished
+from controller.runtime.errors import Lingers, Rejected, Transient, Unsent, Vanished
 
 REBOOTS = re.compile(r"<on_poweroff>\s*restart\s*</on_poweroff>")
 NAME_BYTES = 255
@@ -156,38 +156,48 @@ class LibvirtHost:
         NOT_CALLED: the domain has changed since it was observed or is gone, its last QEMU still exists, the action has
         expired, or this agent must not act any more.
 
-        Raises Transient if libvirt returned no result, and Rejected with libvirt's message if libvirt refused.
+        Raises Unsent if libvirt gave no answer before the call, Transient if it returned no result of the call, and
+        Rejected with libvirt's message if it refused the call.
         """
-        address = Address(uuid=action.domain.uuid)
-        with self._hypervisor.action() as connection:
-            observed = self._observe(connection, address)
-            if not isinstance(observed, Domain) or not action.fits(observed):
+        with ExitStack() as taken:
+            try:
+                connection = taken.enter_context(self._hypervisor.action())
+                observed = self._observe(connection, Address(uuid=action.domain.uuid))
+                handle = _found(lambda: connection.lookupByUUID(action.domain.uuid.bytes))
+            except Transient as error:
+                raise Unsent(str(error)) from error
+            if handle is None or not isinstance(observed, Domain) or not action.fits(observed):
                 return Result.NOT_CALLED
             # These two are checked last, because the observation might have taken long.
             if self._blocked() or action.expired(time.monotonic()):
                 return Result.NOT_CALLED
             if observed.lingers or (action.kind.starts and observed.phase.off and self._has_qemu(observed)):
                 return Result.NOT_CALLED
-            try:
-                self._call(action.kind, connection, observed)
-            except libvirt.libvirtError as error:
-                if _unanswered(error) and not _refused_by_helper(error, connection):
-                    raise Transient(error_text(error)) from error
-                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                    return Result.NOT_CALLED
-                if error.get_error_code() in INVALID_IN_STATE:
-                    observed = self._observe(connection, address)
-                    if isinstance(observed, Domain) and action.kind.achieved_in(observed.phase):
-                        return Result.ALREADY
-                raise Rejected(error_text(error)) from error
-            return Result.DONE
+            return self._result(action.kind, connection, handle, observed)
+
+    def _result(
+        self, action: Action, connection: libvirt.virConnect, handle: libvirt.virDomain, domain: Domain
+    ) -> Result:
+        """Call the action, and return its result. Raises Transient, Rejected."""
+        try:
+            self._call(action, handle, domain)
+        except libvirt.libvirtError as error:
+            if _unanswered(error) and not _refused_by_helper(error, connection):
+                raise Transient(error_text(error)) from error
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return Result.NOT_CALLED
+            if error.get_error_code() in INVALID_IN_STATE:
+                observed = self._observe(connection, Address(uuid=domain.uuid))
+                if isinstance(observed, Domain) and action.achieved_in(observed.phase):
+                    return Result.ALREADY
+            raise Rejected(error_text(error)) from error
+        return Result.DONE
 
     def _has_qemu(self, domain: Domain) -> bool:
         """Whether a QEMU of this domain still exists, although libvirt reports the domain off."""
         return self._pid_files.qemu(domain.uuid, domain.name) is Qemu.ALIVE
 
-    def _call(self, action: Action, connection: libvirt.virConnect, domain: Domain) -> None:
-        handle = connection.lookupByUUID(domain.uuid.bytes)
+    def _call(self, action: Action, handle: libvirt.virDomain, domain: Domain) -> None:
         if action is Action.DESTROY:
             self._pid_files.watch(domain.uuid, domain.name)
         try:

@@ -149,7 +149,7 @@ def assess(view: View, waits: Waits) -> Situation:
         status = replace(status, completion_time=None)
 
     refusal = without_log_times(outcome.message or NO_WORDS) if outcome and _failed(outcome, view) else start.refusal
-    unanswered = bool(start.again and outcome and outcome.result is Result.UNKNOWN and memory.start_unanswered > 1)
+    unanswered = bool(start.again and outcome and outcome.unanswered and memory.start_unanswered > 1)
     status, memory = backed_off(status, memory, view, waits, failed=bool(refusal) or unanswered)
     situation = Situation(
         view=view,
@@ -205,7 +205,7 @@ def _without_unsent(history: Status, view: View, memory: VmMemory) -> tuple[Stat
     if unsent is None or view.call:
         return history, memory
     # The outcome of a shutdown that a forced stop has overtaken is dropped.
-    if outcome and outcome.action in {Action.SHUTDOWN, Action.DESTROY} and outcome.result is not Result.NOT_CALLED:
+    if outcome and outcome.action in {Action.SHUTDOWN, Action.DESTROY} and outcome.called:
         return history, replace(memory, unsent_shutdown=None)
     if isinstance(view.observed, Unreadable):
         return history, memory
@@ -359,15 +359,16 @@ def _outcome(memory: VmMemory, view: View) -> tuple[Outcome | None, VmMemory]:
 
 
 def _failed(outcome: Outcome, view: View) -> bool:
-    """Whether the action has failed: libvirt has refused it, or gave no result and the domain shows that it has failed.
+    """Whether the action has failed: libvirt has refused it, or the domain shows that it was not done.
 
-    What a start without a result has done becomes known later (starts.py).
+    The domain shows it if libvirt gave no result, or did not answer before the call. What a start without a result has
+    done becomes known later (starts.py).
     """
     if outcome.result is Result.REFUSED:
         return True
     seen, action = view.observed, outcome.action
-    unknown = outcome.result is Result.UNKNOWN and not action.starts
-    return unknown and isinstance(seen, Domain) and not action.achieved_in(seen.phase)
+    undone = outcome.result is Result.UNSENT or (outcome.result is Result.UNKNOWN and not action.starts)
+    return undone and isinstance(seen, Domain) and not action.achieved_in(seen.phase)
 
 
 def _with_called(memory: VmMemory, outcome: Outcome | None, view: View) -> VmMemory:
@@ -376,10 +377,12 @@ def _with_called(memory: VmMemory, outcome: Outcome | None, view: View) -> VmMem
         return memory
     failed = outcome.action if _failed(outcome, view) else None
     attempt = memory.stop_attempt
-    if outcome.action is Action.SHUTDOWN and attempt:
+    if outcome.action is Action.SHUTDOWN and attempt and outcome.called:
         attempt = _attempted(attempt, view.now, refused=outcome.result is Result.REFUSED, failed=failed is not None)
-    unanswered = memory.start_unanswered + (outcome.action.starts and outcome.result is Result.UNKNOWN)
-    return replace(memory, stop_attempt=attempt, failed=failed, start_unanswered=unanswered)
+    unanswered = outcome.action.starts and outcome.unanswered
+    return replace(
+        memory, stop_attempt=attempt, failed=failed, start_unanswered=memory.start_unanswered + int(unanswered)
+    )
 
 
 def _attempted(attempt: StopAttempt, now: Now, *, refused: bool, failed: bool) -> StopAttempt:

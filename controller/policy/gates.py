@@ -320,5 +320,7 @@ def _failure(s: Situation) -> str:
     """Return which request has failed, as text for a message."""
     outcome = s.view.memory.outcome
     request = REQUESTS[outcome.action if outcome else Action.START]  # without an outcome, a recorded start was refused
+    if outcome and outcome.result is Result.UNSENT:
+        return f"The request to {request} was not sent to libvirt"
     unknown = outcome is not None and outcome.result is Result.UNKNOWN
     return f"libvirt gave no result of the request to {request}" if unknown else f"libvirt refused to {request}"

@@ -50,9 +50,10 @@ class Situation:
     restart_due: bool = False
     """Whether a requested restart is due and not recorded yet."""
     refusal: str = ""
-    """libvirt's message, if libvirt refused the last action or gave no result of it; empty otherwise."""
+    """The message of the last action, if libvirt refused it, gave no result of it or did not answer before the call;
+    empty otherwise."""
     unanswered: bool = False
-    """Whether the recorded start was called again, and this call has no known result either."""
+    """Whether the recorded start was to be called again, and libvirt has given no answer again."""
     settled_at: Now | None = None
     """When the settle time is over; None: no settle time applies."""
     settles_forever: bool = False

@@ -71,7 +71,7 @@ def follow(history: Status, view: View, memory: VmMemory) -> Start:
     if uncalled:
         return _uncalled(operation, memory)
     outcome = memory.outcome if operation == memory.start else None
-    if outcome and outcome.result not in {Result.UNKNOWN, Result.NOT_CALLED}:
+    if outcome and outcome.called and outcome.result is not Result.UNKNOWN:
         return Start(ran=outcome.result is not Result.REFUSED)
     return _unanswered(history, seen, view, memory)
 
@@ -92,7 +92,7 @@ def _is_uncalled(memory: VmMemory) -> bool:
     outcome = memory.outcome
     if memory.start_repeated:
         return False
-    return not memory.start_called or (outcome is not None and outcome.result is Result.NOT_CALLED)
+    return not memory.start_called or (outcome is not None and not outcome.called)
 
 
 def _uncalled(operation: Operation, memory: VmMemory) -> Start:

@@ -245,6 +245,7 @@ class Result(Enum):
     DONE = "done"
     ALREADY = "already"  # somebody else had done the same before; this is no failure, and leads to no Event
     NOT_CALLED = "not_called"  # the domain had changed, its QEMU still exists, or the agent must not act
+    UNSENT = "unsent"  # libvirt gave no answer before the call, so nothing was called
     REFUSED = "refused"  # libvirt returned an error
     UNKNOWN = "unknown"  # libvirt gave no answer in time; observe the domain before any repetition
 
@@ -256,6 +257,16 @@ class Outcome:
     action: Action
     result: Result
     message: str = ""
+
+    @property
+    def called(self) -> bool:
+        """Whether libvirt might have received the call."""
+        return self.result not in {Result.NOT_CALLED, Result.UNSENT}
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether libvirt gave no answer, to the call or before it."""
+        return self.result in {Result.UNKNOWN, Result.UNSENT}
 
 
 class Qemu(Enum):
@@ -339,7 +350,7 @@ class VmMemory:
     start_repeated: bool = False
     """Whether that start is made again, because an earlier call of it, perhaps by a dead agent, has no known result."""
     start_unanswered: int = 0
-    """How many calls of that start by this process had no known result."""
+    """How many calls of that start by this process had no known result, or were not sent."""
     start_counted: bool = False
     """Whether that start has increased `restartCount`."""
     unsent_shutdown: datetime | None = None

@@ -21,6 +21,10 @@ class Vanished(Exception):  # noqa: N818 - an outcome that callers read: "raises
     """The object or domain no longer exists."""
 
 
+class Unsent(Transient):
+    """The request was not sent, because the server did not answer before: nothing was done."""
+
+
 class Lingers(Transient):
     """libvirt no longer has the domain, but its QEMU process has not exited."""
 

@@ -24,7 +24,7 @@ from controller.api.clock import Now
 from controller.api.virtualmachine import Reason, Status, VirtualMachine, VmKey
 from controller.policy.start_limiter import STARTS_AT_ONCE, StartLimiter
 from controller.policy.view import Action, Domain, Outcome, Phase, PowerAction, Result, Step, VmMemory
-from controller.runtime.errors import Rejected
+from controller.runtime.errors import Rejected, Transient, Unsent, Vanished
 
 
 class Node:
@@ -34,6 +34,7 @@ class Node:
         self.under_way: list[Callable[[], None]] = []
         self.ended: list[Outcome] = []
         self.refuses: set[Action] = set()
+        self.fails: Exception | None = None
         self.spawn_fails = self.telling_fails = False
         self.now_s = 1000.0
         self.acting = ActionRunner(
@@ -57,6 +58,8 @@ class Node:
     def act(self, action: PowerAction) -> Result:
         if action.kind in self.refuses:
             raise Rejected("the monitor is gone")
+        if self.fails:
+            raise self.fails
         return Result.DONE
 
     def begin(
@@ -356,6 +359,20 @@ def test_an_act_whose_thread_cannot_be_started_holds_nothing(action: Action) -> 
     assert node.begin("vm", action, uuid) is None
     assert node.acting.wait(60)
     assert node.ended == [Outcome(action, Result.DONE)]
+
+
+@pytest.mark.parametrize(
+    ("error", "result"),
+    [(Rejected, Result.REFUSED), (Transient, Result.UNKNOWN), (Unsent, Result.UNSENT), (Vanished, Result.UNKNOWN)],
+)
+def test_an_act_that_fails_has_a_result_that_says_what_libvirt_may_have_received(
+    error: type[Exception], result: Result
+) -> None:
+    node, uuid = Node(), uuid4()
+    node.fails = error("why")
+    node.begin("vm", Action.SHUTDOWN, uuid)
+    node.returns()
+    assert node.acting.progress(VmKey("default", "vm"), uuid)[0] == Outcome(Action.SHUTDOWN, result, "why")
 
 
 def test_force_that_could_not_begin_has_overtaken_nothing() -> None:

@@ -333,9 +333,10 @@ def test_a_domain_that_was_gone_in_between_runs_since_it_is_back() -> None:
 # --- a shutdown request that was recorded and never sent -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("outcome", [None, Outcome(Action.SHUTDOWN, Result.NOT_CALLED)])
-def test_a_shutdown_that_was_never_sent_is_not_the_cause_of_a_later_stop(outcome: Outcome | None) -> None:
+@pytest.mark.parametrize("result", [None, Result.NOT_CALLED, Result.UNSENT])
+def test_a_shutdown_that_was_never_sent_is_not_the_cause_of_a_later_stop(result: Result | None) -> None:
     """The user changes their mind between the report and the call."""
+    outcome = Outcome(Action.SHUTDOWN, result) if result else None
     vm = Vm(restart_policy=RestartPolicy.NEVER).in_sync()
     vm.change(desired=STOPPED)
     assert action(vm.look(Phase.RUNNING)) is Action.SHUTDOWN

@@ -283,7 +283,7 @@ def test_a1_a_word_that_was_there_before_says_nothing_of_this_start(word: str) -
     assert (action(step), step.status.last_stop) == (Action.START, None)
 
 
-@pytest.mark.parametrize("result", [Result.DONE, Result.REFUSED, Result.UNKNOWN, Result.NOT_CALLED])
+@pytest.mark.parametrize("result", [Result.DONE, Result.REFUSED, Result.UNKNOWN, Result.NOT_CALLED, Result.UNSENT])
 def test_a1_what_came_of_the_call_decides(result: Result) -> None:
     """Off after the call: it ran and ended, it was refused, nobody knows, or it was not made."""
     vm = starting()
@@ -293,6 +293,7 @@ def test_a1_what_came_of_the_call_decides(result: Result) -> None:
         Result.REFUSED: Reason.START_FAILED,
         Result.UNKNOWN: Reason.SETTLING,
         Result.NOT_CALLED: Reason.STARTING,
+        Result.UNSENT: Reason.START_FAILED,
     }
     assert step.reason is expected[result]
     assert (step.status.last_stop is not None) == (result in {Result.DONE, Result.UNKNOWN})

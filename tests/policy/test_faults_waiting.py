@@ -536,6 +536,34 @@ def test_a_start_that_ends_libvirtd_each_time_is_called_again_only_with_a_wait()
     assert "Several calls of the start had no known result. virtsync calls it again at " in step.message
 
 
+def calls_that_are_not_sent(vm: Vm, seconds: int) -> list[float]:
+    """When a start is tried in the time to come, by looks ten times a second."""
+    moments: list[float] = []
+    step = vm.look(Phase.STOPPED)
+    for _ in range(seconds * 10):
+        if step.action:
+            moments.append(vm.at_s)
+        unsent = Outcome(step.action.kind, Result.UNSENT, "not connected") if step.action else None
+        step = vm.look(Phase.STOPPED, outcome=unsent)
+    return moments
+
+
+def test_a_start_that_is_not_sent_is_told_and_tried_again_only_with_a_wait() -> None:
+    vm = Vm()
+    assert len(calls_that_are_not_sent(vm, 60)) == 3
+    step = vm.look(Phase.STOPPED)
+    assert (step.reason, step.status.restart_count) == (Reason.START_FAILED, 0)
+    assert step.message.startswith("The request to start the VM was not sent to libvirt: not connected. virtsync tries")
+
+
+def test_a_start_on_record_that_is_not_sent_is_called_again_only_with_a_wait() -> None:
+    """Its first call had no result, so it may still be on its way, and the record stays."""
+    vm = Vm()
+    assert action(vm.look(Phase.STOPPED)) is Action.START
+    vm.look(Phase.STOPPED, outcome=Outcome(Action.START, Result.UNKNOWN))
+    assert len(calls_that_are_not_sent(vm, 60)) <= 4
+
+
 @pytest.mark.parametrize("called", [True, False])
 def test_a_start_of_which_one_call_has_no_known_result_is_called_again_at_once(*, called: bool) -> None:
     vm = Vm().in_sync()

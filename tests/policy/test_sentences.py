@@ -135,6 +135,9 @@ def _refused() -> list[Step]:
         refusal = Outcome(Action.WAKE, Result.REFUSED, "no suspend support")
         steps += [vm.look(Phase.SUSPENDED), vm.look(Phase.SUSPENDED, outcome=refusal)]
         steps += [vm.look(Phase.SUSPENDED, after_s=60)]
+    for act, desired, phase in ((Action.SHUTDOWN, STOPPED, Phase.RUNNING), (Action.START, RUNNING, Phase.STOPPED)):
+        vm = Vm(desired)
+        steps += [vm.look(phase), vm.look(phase, outcome=Outcome(act, Result.UNSENT, "not connected"))]
     return steps
 
 

@@ -15,6 +15,7 @@ HANGS = Facts(hangs=True)
 REBOOTS = Facts(reboots_on_poweroff=True)
 FORCE, GRACEFUL = ShutdownMode.FORCE, ShutdownMode.GRACEFUL
 REFUSED = Outcome(Action.SHUTDOWN, Result.REFUSED, "access denied")
+UNSENT = Outcome(Action.SHUTDOWN, Result.UNSENT, "not connected")
 DEAF = [Phase.PAUSED_IO_ERROR, Phase.PAUSED_WATCHDOG, Phase.CRASHED_KEPT]
 
 
@@ -200,6 +201,36 @@ def test_graceful_says_of_a_guest_that_could_not_be_woken_that_it_could_not_be_a
         "The VM is still on, because its guest could not be asked to shut down by 00:01:00Z. spec.shutdown.mode "
         "Graceful does not allow virtsync to force it off."
     )
+
+
+# --- a request that was not sent -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [GRACEFUL, ShutdownMode.GRACEFUL_THEN_FORCE])
+def test_a_request_that_was_not_sent_is_told_and_nobody_is_forced_off_who_was_never_asked(mode: ShutdownMode) -> None:
+    """libvirt has accepted no connection for it, and answers every look."""
+    vm = Vm(STOPPED, shutdown=Shutdown(mode, 20))
+    assert action(vm.look(Phase.RUNNING)) is Action.SHUTDOWN
+    step = vm.look(Phase.RUNNING, outcome=UNSENT)
+    why = "The request to shut down the VM was not sent to libvirt: not connected. virtsync tries again at 00:00:10Z."
+    assert (step.reason, step.message, step.action) == (Reason.ACTION_FAILED, why, None)
+    presses = 0
+    for _ in range(200):
+        step = vm.look(Phase.RUNNING, after_s=1, outcome=UNSENT if step.action else None)
+        assert action(step) in {Action.SHUTDOWN, None}
+        assert step.reason in {Reason.ACTION_FAILED, Reason.SHUTTING_DOWN}
+        presses += step.action is not None
+    assert 3 <= presses <= 5  # with backoff
+
+
+def test_what_was_not_sent_begins_no_wait_for_force() -> None:
+    vm = Vm(STOPPED, shutdown=Shutdown(grace_s=60))
+    vm.look(Phase.RUNNING)
+    vm.look(Phase.RUNNING, outcome=UNSENT)
+    assert action(vm.look(Phase.RUNNING, after_s=99.7)) is Action.SHUTDOWN
+    assert vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN)).message == asking("00:02:10Z")
+    assert pressed(vm, 29)
+    assert action(vm.look(Phase.RUNNING, after_s=1.1)) is Action.DESTROY
 
 
 # --- force -----------------------------------------------------------------------------------------------

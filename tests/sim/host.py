@@ -20,7 +20,7 @@ from controller.api.virtualmachine import Address
 from controller.hypervisor import states
 from controller.hypervisor.events import Evidences
 from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Phase, PowerAction, Qemu, Replaced, Result
-from controller.runtime.errors import Lingers, Rejected, Transient, Vanished
+from controller.runtime.errors import Lingers, Rejected, Transient, Unsent, Vanished
 from tests.sim.ledger import By, Ledger, Run
 
 HANGS_S = 5.0
@@ -579,8 +579,11 @@ class SimulatedHost:
         )
 
     def act(self, action: PowerAction) -> Result:
-        """Do it, if the domain is still as it was seen. Raises Transient, Rejected."""
-        seen = self.observe(Address(uuid=action.domain.uuid))
+        """Do it, if the domain is still as it was seen. Raises Unsent, Transient, Rejected."""
+        try:
+            seen = self.observe(Address(uuid=action.domain.uuid))
+        except Transient as error:
+            raise Unsent(str(error)) from error
         if not isinstance(seen, Domain) or not action.fits(seen) or action.expired(self.libvirtd.clock()):
             return Result.NOT_CALLED
         guest = self.libvirtd.guests[action.domain.uuid]
