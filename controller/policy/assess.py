@@ -196,16 +196,15 @@ def _with_call(history: Status, view: View) -> Status:
 
 
 def _without_unsent(history: Status, view: View, memory: VmMemory) -> tuple[Status, VmMemory]:
-    """Return the history and the memory without a shutdown request that was recorded and never sent to the guest.
+    """Return the history and the memory without a shutdown request that was recorded and that no guest has received.
 
-    The object changed between the report and the call, or the domain was not as expected. If the VM should run now, the
-    stop itself is dropped, too.
+    The object changed between the report and the call, the domain was not as expected, or libvirt refused the request
+    or could not be asked. If the VM should run now, the stop itself is dropped, too.
     """
     unsent, outcome = memory.unsent_shutdown, memory.outcome
     if unsent is None or view.call:
         return history, memory
-    # The outcome of a shutdown that a forced stop has overtaken is dropped.
-    if outcome and outcome.action in {Action.SHUTDOWN, Action.DESTROY} and outcome.called:
+    if outcome and _might_be_received(outcome):
         return history, replace(memory, unsent_shutdown=None)
     if isinstance(view.observed, Unreadable):
         return history, memory
@@ -215,6 +214,13 @@ def _without_unsent(history: Status, view: View, memory: VmMemory) -> tuple[Stat
     if operation and operation.type is OperationType.STOP and view.desired is DesiredPowerState.RUNNING:
         operation = None
     return replace(history, domain=replace(domain, shutdown_request_time=None), operation=operation), memory
+
+
+def _might_be_received(outcome: Outcome) -> bool:
+    """Whether the guest might have received the shutdown request that this process has recorded before the action."""
+    # The outcome of a shutdown that a forced stop has overtaken is dropped: the forced stop shows that it was sent.
+    sent = outcome.action is Action.SHUTDOWN and outcome.called and outcome.result is not Result.REFUSED
+    return sent or outcome.action is Action.DESTROY
 
 
 # --- what the user requests ------------------------------------------------------------------------------------------

@@ -99,9 +99,10 @@ def let_it_stop(s: Situation) -> Verdict:
     assert s.memory.stop_attempt  # noqa: S101 - every stop in flight has a StopAttempt
     deadline, ended = s.memory.stop_attempt.deadline, s.memory.held
     before = f"the maintenance of {s.view.node.name} ended" if ended else "spec.powerState became Running"
+    why = ", and a shutdown request cannot be canceled" if s.guest_asked else ""
     message = (
-        f"A stop of the VM had begun before {before}, and a shutdown request cannot be canceled. "
-        f"virtsync starts the VM when it is off. If the VM is still on at {clock(deadline)}, virtsync leaves it on."
+        f"A stop of the VM had begun before {before}{why}. virtsync starts the VM when it is off. "
+        f"If the VM is still on at {clock(deadline)}, virtsync leaves it on."
     )
     reason = Reason.SHUTTING_DOWN if ended else Reason.RESTARTING
     return forbidden(s) or Verdict(reason, message, recheck_s=s.now.until(deadline))

@@ -132,6 +132,11 @@ class Situation:
         return self.operation is not None and self.operation.type is OperationType.STOP
 
     @property
+    def guest_asked(self) -> bool:
+        """Whether virtsync has asked the guest of this run to shut down, as far as the report shows."""
+        return self.status.domain is not None and self.status.domain.shutdown_request_time is not None
+
+    @property
     def cause(self) -> StopCause | None:
         """Why the domain is off; None: it is not off, or no stop was observed."""
         return self.status.last_stop.cause if self.off and self.status.last_stop else None

@@ -56,7 +56,7 @@ def _ask_or_force(s: Situation, stop_attempt: StopAttempt, status: Status, reaso
         return delayed
     if graceful_only and (over or _reboots(s)):
         message = (
-            f"The VM is still on, because {_why_on(s, status, ends_at)}. spec.shutdown.mode Graceful does not allow "
+            f"The VM is still on, because {_why_on(s, ends_at)}. spec.shutdown.mode Graceful does not allow "
             "virtsync to force it off."
         )
         return Verdict(Reason.SHUTDOWN_TIMED_OUT, message, status=status)
@@ -89,12 +89,11 @@ def _why_forced(s: Situation, stop_attempt: StopAttempt) -> str:
     return "its grace period is over"
 
 
-def _why_on(s: Situation, status: Status, ends_at: Now) -> str:
+def _why_on(s: Situation, ends_at: Now) -> str:
     """Return why a VM is still on that virtsync must not force off, as text for a message."""
     if _reboots(s):
         return "its definition turns every shutdown into a reboot (on_poweroff)"
-    asked = status.domain is not None and status.domain.shutdown_request_time is not None
-    if asked or s.phase is Phase.SHUTTING_DOWN:
+    if s.guest_asked or s.phase is Phase.SHUTTING_DOWN:
         return f"its guest did not shut down by {clock(ends_at)}"
     return f"its guest could not be asked to shut down by {clock(ends_at)}"
 

@@ -12,7 +12,16 @@ from uuid import UUID
 import pytest
 
 from controller.api.hypervisor import MaintenanceMode
-from controller.api.virtualmachine import DesiredPowerState, Hold, Reason, RestartPolicy, Shutdown, StopCause, VmKey
+from controller.api.virtualmachine import (
+    DesiredPowerState,
+    Hold,
+    Reason,
+    RestartPolicy,
+    Shutdown,
+    ShutdownMode,
+    StopCause,
+    VmKey,
+)
 from controller.policy.view import (
     Absent,
     Action,
@@ -333,7 +342,7 @@ def test_a_domain_that_was_gone_in_between_runs_since_it_is_back() -> None:
 # --- a shutdown request that was recorded and never sent -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("result", [None, Result.NOT_CALLED, Result.UNSENT])
+@pytest.mark.parametrize("result", [None, Result.NOT_CALLED, Result.UNSENT, Result.REFUSED])
 def test_a_shutdown_that_was_never_sent_is_not_the_cause_of_a_later_stop(result: Result | None) -> None:
     """The user changes their mind between the report and the call."""
     outcome = Outcome(Action.SHUTDOWN, result) if result else None
@@ -344,6 +353,35 @@ def test_a_shutdown_that_was_never_sent_is_not_the_cause_of_a_later_stop(result:
     assert vm.look(Phase.RUNNING, outcome=outcome).reason is Reason.IN_SYNC
     step = vm.look(Phase.STOPPED, after_s=1200, events=GUEST)
     assert cause(step) is StopCause.GUEST
+
+
+@pytest.mark.parametrize("result", [Result.REFUSED, Result.UNSENT])
+def test_a_shutdown_that_no_guest_received_is_not_the_cause_of_its_own_poweroff(result: Result) -> None:
+    """libvirt refuses it, or cannot be asked, again and again. Then the user recalls the stop."""
+    vm = Vm(restart_policy=RestartPolicy.ON_FAILURE, shutdown=Shutdown(ShutdownMode.GRACEFUL, 60)).in_sync()
+    vm.change(desired=STOPPED)
+    for after_s in (0.1, 11, 21):
+        step = vm.look(Phase.RUNNING, after_s=after_s)
+        assert action(step) is Action.SHUTDOWN
+        step = vm.look(Phase.RUNNING, outcome=Outcome(Action.SHUTDOWN, result, "access denied"))
+        assert step.status.domain
+        assert step.status.domain.shutdown_request_time is None
+    vm.change(desired=RUNNING)
+    assert "cannot be canceled" not in vm.look(Phase.RUNNING).message
+    assert vm.look(Phase.RUNNING, after_s=61).reason is Reason.IN_SYNC
+    assert cause(vm.look(Phase.STOPPED, after_s=600, events=GUEST)) is StopCause.GUEST
+
+
+def test_a_refused_press_does_not_undo_the_one_before_it() -> None:
+    vm = Vm(restart_policy=RestartPolicy.ON_FAILURE).in_sync()
+    vm.change(desired=STOPPED)
+    assert action(vm.look(Phase.RUNNING)) is Action.SHUTDOWN
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
+    assert action(vm.look(Phase.RUNNING, after_s=11)) is Action.SHUTDOWN
+    vm.look(Phase.RUNNING, outcome=Outcome(Action.SHUTDOWN, Result.REFUSED, "no"))
+    vm.annotate(holds=(Hold("ann", ""),))
+    assert vm.look(Phase.RUNNING).status.operation is None
+    assert cause(vm.look(Phase.STOPPED, after_s=60, events=GUEST)) is StopCause.AGENT
 
 
 @pytest.mark.parametrize("policy", [RestartPolicy.NEVER, RestartPolicy.ON_FAILURE])
