@@ -315,7 +315,7 @@ class LibvirtHost:
             raise Lingers(LINGERS)
 
     def _update_evidence(self, domain: Domain, asked_s: float) -> Domain:
-        if domain.phase is Phase.RUNNING:
+        if domain.phase.power_state is PowerState.RUNNING:
             self._hypervisor.evidences.observed_running(domain.uuid, asked_s)
         elif domain.phase.off:
             self._hypervisor.evidences.observed_off(domain.uuid, asked_s)

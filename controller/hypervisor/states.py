@@ -57,8 +57,9 @@ PAUSES: dict[str, Phase] = {
 }
 """The phase of a paused domain for each reason. For any other reason, it is unknown who paused the domain, so the phase
 is UNKNOWN and the agent does nothing."""
+RUNS: dict[str, Phase] = {"POSTCOPY_FAILED": Phase.POST_COPY_FAILED_RUNNING}
+"""The phase of a running domain for each reason that matters. For any other reason, the phase is RUNNING."""
 PHASES: dict[str, Phase] = {
-    State.RUNNING: Phase.RUNNING,
     State.BLOCKED: Phase.RUNNING,
     State.SHUTDOWN: Phase.SHUTTING_DOWN,
     State.CRASHED: Phase.CRASHED_KEPT,
@@ -79,6 +80,8 @@ def phase(state: str, reason: str, *, managed_save: bool) -> Phase:
         if managed_save:
             return Phase.SAVED
         return Phase.CRASHED_OFF if reason == OffReason.CRASHED else Phase.STOPPED
+    if state == State.RUNNING:
+        return RUNS.get(reason, Phase.RUNNING)
     if state == State.PAUSED:
         return PAUSES.get(reason, Phase.UNKNOWN)
     return PHASES.get(state, Phase.UNKNOWN)

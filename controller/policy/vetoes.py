@@ -12,7 +12,16 @@ from controller.policy import stops as causes
 from controller.policy.gates import answer_in_s, braked, not_here, settling
 from controller.policy.handover import AT_WORK, Unresolved, vouching
 from controller.policy.situation import UNSEEN, Situation
-from controller.policy.view import Absent, Conflict, Misnamed, Phase, Replaced, Unreadable, Verdict
+from controller.policy.view import (
+    POST_COPY_FAILED,
+    Absent,
+    Conflict,
+    Misnamed,
+    Phase,
+    Replaced,
+    Unreadable,
+    Verdict,
+)
 from controller.policy.wording import confirming, holders, in_maintenance, power_predicate
 
 LINGERS = (
@@ -88,7 +97,7 @@ def is_running_elsewhere(s: Situation) -> bool:
 
 def is_post_copy_failed(s: Situation) -> bool:
     """Whether a post-copy migration failed. Then the memory of the VM is on two hosts."""
-    return s.phase is Phase.POST_COPY_FAILED
+    return s.phase in POST_COPY_FAILED
 
 
 def is_preserved(s: Situation) -> bool:

@@ -36,6 +36,7 @@ class Phase(Enum):
     PAUSED_IO_ERROR = PowerState.PAUSED, "on", "I/O error"
     PAUSED_WATCHDOG = PowerState.PAUSED, "on", "watchdog"
     POST_COPY_FAILED = PowerState.PAUSED, "on", "post-copy failed"
+    POST_COPY_FAILED_RUNNING = PowerState.RUNNING, "on", "post-copy failed"
     SUSPENDED = PowerState.SUSPENDED, "on"
     CRASHED_KEPT = PowerState.CRASHED, "on", "QEMU is alive"
     CRASHED_OFF = PowerState.CRASHED, "off"
@@ -55,6 +56,8 @@ class Phase(Enum):
         self.power_state, self.on, self.off = power_state, qemu == "on", qemu == "off"
 
 
+POST_COPY_FAILED = {Phase.POST_COPY_FAILED, Phase.POST_COPY_FAILED_RUNNING}
+"""The phases of a VM whose post-copy migration failed. The copy on the destination runs with a part of its memory."""
 SHUT_DOWN_IN_MAINTENANCE = {
     Phase.RUNNING,
     Phase.STARTING,

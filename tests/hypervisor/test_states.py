@@ -9,7 +9,8 @@ from controller.policy.view import Phase
 # The other way round than the code has it, and without "the others".
 TABLE = {
     Phase.UNKNOWN: ["NOSTATE/UNKNOWN"],
-    Phase.RUNNING: [f"RUNNING/{reason}" for reason in states.REASONS["RUNNING"]] + ["BLOCKED/UNKNOWN"],
+    Phase.RUNNING: [f"RUNNING/{reason}" for reason in states.REASONS["RUNNING"] if reason != "POSTCOPY_FAILED"]
+    + ["BLOCKED/UNKNOWN"],
     Phase.STARTING: ["PAUSED/STARTING_UP"],
     Phase.PAUSED: ["PAUSED/UNKNOWN", "PAUSED/USER", "PAUSED/FROM_SNAPSHOT", "PAUSED/API_ERROR"],
     Phase.PAUSED_BUSY: [
@@ -23,6 +24,7 @@ TABLE = {
     Phase.PAUSED_IO_ERROR: ["PAUSED/IOERROR"],
     Phase.PAUSED_WATCHDOG: ["PAUSED/WATCHDOG"],
     Phase.POST_COPY_FAILED: ["PAUSED/POSTCOPY_FAILED"],
+    Phase.POST_COPY_FAILED_RUNNING: ["RUNNING/POSTCOPY_FAILED"],
     Phase.CRASHED_KEPT: ["PAUSED/CRASHED", "CRASHED/UNKNOWN", "CRASHED/PANICKED"],
     Phase.SHUTTING_DOWN: ["SHUTDOWN/UNKNOWN", "SHUTDOWN/USER"],
     Phase.SUSPENDED: ["PMSUSPENDED/UNKNOWN"],
@@ -81,6 +83,15 @@ def test_a_reason_that_libvirt_names_has_its_own_word_and_a_phase(
     words = states.words(state_number, number)
     assert words == (state, reason)
     assert states.phase(*words, managed_save=False) is EXPECTED["/".join(words)]
+
+
+@pytest.mark.parametrize(("state", "reason", "state_number", "number"), PAIRS, ids=str)
+def test_what_libvirt_says_is_running_or_paused_is_reported_so(
+    state: str, reason: str, state_number: int, number: int
+) -> None:
+    phase = states.phase(*states.words(state_number, number), managed_save=False)
+    if state in {"RUNNING", "PAUSED"} and phase not in {Phase.STARTING, Phase.CRASHED_KEPT}:
+        assert phase.power_state.upper() == state, reason
 
 
 def test_every_word_is_in_the_table() -> None:

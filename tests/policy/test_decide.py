@@ -35,6 +35,7 @@ from controller.policy.assess import assess
 from controller.policy.decide import ROWS, VETOES, row_of
 from controller.policy.gates import GATES
 from controller.policy.view import (
+    POST_COPY_FAILED,
     Absent,
     Action,
     Conflict,
@@ -58,6 +59,7 @@ from tests.policy.views import (
     T0,
     UID,
     WAITS,
+    WORDS,
     Vm,
     action,
     domain,
@@ -220,6 +222,7 @@ SPEC_CHANGES = [
     (RUNNING, Phase.PAUSED_BUSY, None, Reason.HYPERVISOR_BUSY),
     (RUNNING, Phase.PAUSED_WATCHDOG, None, Reason.PAUSED_BY_WATCHDOG),
     (RUNNING, Phase.POST_COPY_FAILED, None, Reason.POST_COPY_FAILED),
+    (RUNNING, Phase.POST_COPY_FAILED_RUNNING, None, Reason.POST_COPY_FAILED),
     (RUNNING, Phase.CRASHED_KEPT, None, Reason.CRASHED_PRESERVED),
     (RUNNING, Phase.SUSPENDED, Action.WAKE, Reason.WAKING),
     (RUNNING, Phase.STARTING, None, Reason.STARTING),
@@ -233,6 +236,7 @@ SPEC_CHANGES = [
     (STOPPED, Phase.SHUTTING_DOWN, None, Reason.SHUTTING_DOWN),
     (STOPPED, Phase.STARTING, None, Reason.SHUTTING_DOWN),
     (STOPPED, Phase.POST_COPY_FAILED, None, Reason.POST_COPY_FAILED),
+    (STOPPED, Phase.POST_COPY_FAILED_RUNNING, None, Reason.POST_COPY_FAILED),
     (STOPPED, Phase.STOPPED, None, Reason.IN_SYNC),
     (STOPPED, Phase.SAVED, None, Reason.IN_SYNC),
     (STOPPED, Phase.CRASHED_OFF, None, Reason.IN_SYNC),
@@ -241,6 +245,7 @@ SPEC_CHANGES = [
     (PAUSED, Phase.PAUSED, None, Reason.IN_SYNC),
     (PAUSED, Phase.PAUSED_IO_ERROR, None, Reason.IN_SYNC),
     (PAUSED, Phase.SUSPENDED, None, Reason.SUSPENDED_BY_GUEST),
+    (PAUSED, Phase.POST_COPY_FAILED_RUNNING, None, Reason.POST_COPY_FAILED),
     (None, Phase.STOPPED, None, Reason.OBSERVED),
     (None, Phase.CRASHED_KEPT, None, Reason.OBSERVED),
 ]
@@ -254,7 +259,21 @@ def test_a_change_of_the_spec_is_acted_on_at_once(
     assert (action(step), step.reason) == (act, reason)
 
 
-@pytest.mark.parametrize("phase", [phase for phase in Phase if phase.on and phase is not Phase.POST_COPY_FAILED])
+@pytest.mark.parametrize("mode", ShutdownMode)
+@pytest.mark.parametrize("phase", sorted(POST_COPY_FAILED, key=str))
+def test_no_copy_of_a_failed_post_copy_migration_is_touched_and_each_is_reported_as_it_is(
+    phase: Phase, mode: ShutdownMode
+) -> None:
+    vm = Vm(shutdown=Shutdown(mode, 60)).in_sync()
+    for change in ({}, {"restart_request": T0}, {"desired": PAUSED}, {"desired": STOPPED}):
+        vm.change(**change)
+        for after_s in (0.1, 1000):
+            step = vm.look(phase, after_s=after_s)
+            assert (action(step), str(step.status.power_state).upper()) == (None, WORDS[phase][0])
+    assert step.reason is Reason.POST_COPY_FAILED
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase.on and phase not in POST_COPY_FAILED])
 def test_mode_force_destroys_whatever_is_on(phase: Phase) -> None:
     step = Vm(STOPPED, shutdown=Shutdown(ShutdownMode.FORCE)).look(phase)
     if phase is Phase.PAUSED_BUSY:

@@ -243,7 +243,13 @@ def test_a_vm_that_the_spec_wants_off_is_stopped_as_ever() -> None:
 
 # --- Shutdown: what is left alone ----------------------------------------------------------------------------------
 
-KEPT = [Phase.PAUSED_IO_ERROR, Phase.PAUSED_WATCHDOG, Phase.CRASHED_KEPT, Phase.POST_COPY_FAILED]
+KEPT = [
+    Phase.PAUSED_IO_ERROR,
+    Phase.PAUSED_WATCHDOG,
+    Phase.CRASHED_KEPT,
+    Phase.POST_COPY_FAILED,
+    Phase.POST_COPY_FAILED_RUNNING,
+]
 
 
 @pytest.mark.parametrize("phase", KEPT)

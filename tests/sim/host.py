@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 
 import libvirt
 
-from controller.api.virtualmachine import Address
+from controller.api.virtualmachine import Address, PowerState
 from controller.hypervisor import states
 from controller.hypervisor.events import Evidences
 from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Phase, PowerAction, Qemu, Replaced, Result
@@ -635,7 +635,7 @@ class SimulatedHost:
 
     def _see(self, guest: SimulatedGuest) -> Domain:
         self._watch(guest)
-        if guest.phase is Phase.RUNNING:
+        if guest.phase.power_state is PowerState.RUNNING:
             self._evidences.observed_running(guest.uuid, self.libvirtd.clock())
         elif guest.phase.off:
             self._evidences.observed_off(guest.uuid, self.libvirtd.clock())

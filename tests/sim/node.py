@@ -40,7 +40,19 @@ from controller.kube.client import Api
 from controller.kube.store import KubeStore
 from controller.policy.brake import USUAL_TIMES
 from controller.policy.start_limiter import StartLimiter
-from controller.policy.view import Absent, Action, Domain, Evidence, Facts, Node, Phase, PowerAction, Replaced, Result
+from controller.policy.view import (
+    POST_COPY_FAILED,
+    Absent,
+    Action,
+    Domain,
+    Evidence,
+    Facts,
+    Node,
+    Phase,
+    PowerAction,
+    Replaced,
+    Result,
+)
 from controller.policy.waits import Waits
 from controller.runtime.errors import CircuitOpen, Conflicted, Rejected, Transient
 from controller.runtime.workqueue import WorkQueue
@@ -543,7 +555,7 @@ class Judge:
                 "a start of what runs elsewhere",
                 only_here or not (action.kind.starts or action.kind in {Action.RESUME, Action.WAKE}),
             ),
-            ("an act on what nobody knows", action.domain.phase not in {Phase.UNKNOWN, Phase.POST_COPY_FAILED}),
+            ("an act on what nobody knows", action.domain.phase not in POST_COPY_FAILED | {Phase.UNKNOWN}),
             ("an act on a VM that is held", not vm.holds),
             ("an act under Hold", maintenance is None or maintenance.mode is MaintenanceMode.SHUTDOWN),
             ("an act on a VM that is only watched", vm.desired is not None),
