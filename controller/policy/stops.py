@@ -29,6 +29,8 @@ WAITING_FOR_MEMORY = {PauseReason.STARTING_UP, PauseReason.MIGRATION, PauseReaso
 OBEYS_WITHIN = timedelta(hours=1)
 """If a guest shuts down within this time after a request of virtsync, the request is the cause. Some guests install
 updates first."""
+CLOCK_STEP = timedelta(minutes=1)
+"""A request that seems to be sent later than now, by at most this time, was sent just before somebody set the clock."""
 
 
 class Answer(Enum):
@@ -81,7 +83,7 @@ def _obeyed_late(history: Status, now: Now) -> bool:
     A hold, maintenance or the user can end a stop after its request was sent, and no request can be taken back.
     """
     asked = history.domain.shutdown_request_time if history.domain else None
-    return asked is not None and now.wall - asked <= OBEYS_WITHIN
+    return asked is not None and -CLOCK_STEP <= now.wall - asked <= OBEYS_WITHIN
 
 
 def _libvirtd_ran(history: Status, view: View) -> bool:

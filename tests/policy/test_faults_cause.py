@@ -165,6 +165,17 @@ def test_a_guest_that_shuts_down_long_after_a_request_does_it_itself() -> None:
     assert cause(vm.look(Phase.STOPPED, after_s=4000, events={Evidence.SHUTDOWN_GUEST})) is StopCause.GUEST
 
 
+@pytest.mark.parametrize(
+    ("set_back_s", "expected"),
+    [(30, StopCause.AGENT), (3600, StopCause.GUEST), (30 * 86400, StopCause.GUEST)],
+)
+def test_a_request_from_the_future_is_no_request_of_the_last_hour(set_back_s: float, expected: StopCause) -> None:
+    """The wall clock was ahead when virtsync asked the guest, and was set right since."""
+    vm = asked_and_given_up("held")
+    vm.wall_ahead_s = -set_back_s
+    assert cause(vm.look(Phase.STOPPED, after_s=1, events={Evidence.SHUTDOWN_GUEST})) is expected
+
+
 def test_a_request_is_forgotten_with_the_run_to_which_it_was_sent() -> None:
     vm = asked_and_given_up("held")
     record = vm.look(domain(Phase.RUNNING, 2)).status.domain
