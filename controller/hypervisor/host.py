@@ -127,7 +127,7 @@ class LibvirtHost:
                     job=job,
                     never_ran=self._never_ran(handle, domain),
                     hangs=hangs,
-                    reboots_on_poweroff=not hangs and job != ANY_JOB and bool(REBOOTS.search(handle.XMLDesc(0))),
+                    reboots_on_poweroff=not hangs and job != ANY_JOB and reboots_on_poweroff(handle.XMLDesc(0)),
                 )
             except libvirt.libvirtError as error:
                 raise Transient(error_text(error)) from error
@@ -377,6 +377,13 @@ def _found(lookup: Callable[[], libvirt.virDomain]) -> libvirt.virDomain | None:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
         raise Transient(error_text(error)) from error
+
+
+def reboots_on_poweroff(definition: str) -> bool:
+    """Whether the definition turns a shutdown into a reboot. What tools keep in its metadata does not count."""
+    before, _, rest = definition.partition("<metadata>")
+    # A tool can use an element with this name, too, so the last end tag is that of libvirt's element.
+    return REBOOTS.search(before + rest.rpartition("</metadata>")[2]) is not None
 
 
 def _known(connection: libvirt.virConnect, uuid: UUID) -> handles.Read | None:
