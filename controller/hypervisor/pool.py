@@ -135,8 +135,12 @@ class ConnectionPool:
             until_s = time.monotonic() + FREE_WITHIN_S
             while not self._free:
                 now_s = time.monotonic()
-                if self._closed or self._count >= self._max_count or now_s >= until_s:
+                if self._closed:
+                    raise Transient("not connected")
+                if self._count >= self._max_count:
                     raise Transient("libvirt has not answered earlier calls")
+                if now_s >= until_s:
+                    raise Transient("libvirt has not answered earlier calls, and no further connection is open yet")
                 if not self._growing and now_s >= self._grow_from_s:
                     self._growing = True
                     self._grow(self)
