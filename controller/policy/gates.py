@@ -178,7 +178,8 @@ def _job(s: Situation) -> Verdict | None:
     kind, stop_attempt = job_kind(s), s.memory.stop_attempt
     if not kind or (kind in BESIDE and stop_attempt and s.now.until(stop_attempt.deadline) <= 0):
         return None
-    return Verdict(Reason.HYPERVISOR_BUSY, f"{job_owns(s)}. virtsync waits for it to end.", recheck_s=2.0)
+    message = f"{job_owns(s)}. virtsync waits for it to end.{end_of_pause(s)}"
+    return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=2.0)
 
 
 def job_owns(s: Situation) -> str:
@@ -186,9 +187,28 @@ def job_owns(s: Situation) -> str:
 
     The text contains a time and not a duration, so that the message does not change while the job runs.
     """
-    known = s.view.facts is not None and s.view.facts.job
-    since = (s.memory.job_since if known else s.memory.phase_since) or s.now
-    return f"A libvirt job ({job_kind(s)}) has been working on the VM since {clock(since)}"
+    if _is_inferred(s):
+        since = clock(s.memory.phase_since or s.now)
+        return f"libvirt has shown the VM paused ({s.domain.reason}) since {since}, as it does during a job"
+    return f"A libvirt job ({job_kind(s)}) has been working on the VM since {clock(s.memory.job_since or s.now)}"
+
+
+def end_of_pause(s: Situation) -> str:
+    """Return what the user can do if the job has left its pause behind, as a sentence; empty: there is a job.
+
+    virtsync does not resume the VM, because it might be the copy that an incoming migration has not completed.
+    """
+    if not _is_inferred(s):
+        return ""
+    return (
+        " If no migration of the VM runs and virsh domjobinfo shows no job, end the pause with virsh resume, or the VM "
+        "with virsh destroy."
+    )
+
+
+def _is_inferred(s: Situation) -> bool:
+    """Whether only the reason of the pause shows the job. A job that has failed can leave its pause behind."""
+    return not (s.view.facts and s.view.facts.job)
 
 
 def job_kind(s: Situation) -> str:

@@ -9,6 +9,7 @@ from controller.policy.gates import (
     BESIDE,
     DueAction,
     due,
+    end_of_pause,
     forbidden,
     job_kind,
     job_owns,
@@ -170,11 +171,14 @@ def _waits_for_job(s: Situation, stop_attempt: StopAttempt, status: Status) -> V
         return None
     left_s = s.now.until(stop_attempt.deadline)
     if left_s > 0:
-        message = f"{job_owns(s)}. virtsync waits for it until {clock(stop_attempt.deadline)}."
+        message = f"{job_owns(s)}. virtsync waits for it until {clock(stop_attempt.deadline)}.{end_of_pause(s)}"
         return Verdict(Reason.HYPERVISOR_BUSY, message, status=status, recheck_s=min(left_s, 2.0))
     if kind in BESIDE:
         return None
-    message = f"{job_owns(s)}. virtsync does not stop a VM during such a job: abort the job, or wait for it to end."
+    message = (
+        f"{job_owns(s)}. virtsync does not stop a VM during such a job: abort the job, or wait for it to end."
+        f"{end_of_pause(s)}"
+    )
     return Verdict(Reason.SHUTDOWN_TIMED_OUT, message, status=status, recheck_s=10.0)
 
 

@@ -160,6 +160,21 @@ def test_any_other_pause_of_a_job_is_never_ended(reason: str, events: set[Eviden
         assert (step.reason, step.action) == (Reason.HYPERVISOR_BUSY, None)
 
 
+@pytest.mark.parametrize("facts", [None, Facts()])
+@pytest.mark.parametrize("desired", [RUNNING, STOPPED])
+@pytest.mark.parametrize("reason", ["SAVE", "MIGRATION"])
+def test_a_pause_that_a_failed_job_left_behind_is_no_job_and_has_a_way_out(
+    reason: str, desired: DesiredPowerState, facts: Facts | None
+) -> None:
+    """virtsync does not end it, because it might be the copy of an incoming migration."""
+    vm = Vm(desired, shutdown=FORCE)
+    for after_s in (0.0, 60.0, 10_000.0):
+        step = vm.look(domain(Phase.PAUSED_BUSY, reason=reason), after_s=after_s, facts=facts)
+        assert step.action is None
+        assert step.message.startswith(f"libvirt has shown the VM paused ({reason}) since 00:00:00Z, as it does during")
+        assert "virsh domjobinfo shows no job, end the pause with virsh resume" in step.message
+
+
 def test_a_left_over_pause_is_left_alone_where_the_settings_leave_all_pauses_alone() -> None:
     vm = Vm(RUNNING)
     vm.waits = replace(WAITS, settle_pause_s=None)
