@@ -383,19 +383,20 @@ def _with_called(memory: VmMemory, outcome: Outcome | None, view: View) -> VmMem
         return memory
     failed = outcome.action if _failed(outcome, view) else None
     attempt = memory.stop_attempt
-    if outcome.action is Action.SHUTDOWN and attempt and outcome.called:
-        attempt = _attempted(attempt, view.now, refused=outcome.result is Result.REFUSED, failed=failed is not None)
+    if outcome.action is Action.SHUTDOWN and attempt:
+        attempt = _attempted(attempt, outcome, view.now)
     unanswered = outcome.action.starts and outcome.unanswered
     return replace(
         memory, stop_attempt=attempt, failed=failed, start_unanswered=memory.start_unanswered + int(unanswered)
     )
 
 
-def _attempted(attempt: StopAttempt, now: Now, *, refused: bool, failed: bool) -> StopAttempt:
-    """Return the StopAttempt after a request to the guest. One that has failed stays due, and waits for the backoff."""
-    if refused:
+def _attempted(attempt: StopAttempt, outcome: Outcome, now: Now) -> StopAttempt:
+    """Return the StopAttempt after this request to the guest."""
+    attempt = replace(attempt, tried_last=now)
+    if outcome.result is Result.REFUSED:
         return replace(attempt, refused_first=attempt.refused_first or now)
-    return replace(attempt, asked_first=attempt.asked_first or now, asked_last=attempt.asked_last if failed else now)
+    return replace(attempt, asked_first=attempt.asked_first or now) if outcome.called else attempt
 
 
 # --- since when ------------------------------------------------------------------------------------------------------

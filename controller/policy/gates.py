@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from controller.api.clock import api_time
+from controller.api.clock import Now, api_time
 from controller.api.libvirt_words import PauseReason
 from controller.api.values import replace
 from controller.api.virtualmachine import DesiredPowerState, Reason, Status
@@ -32,6 +32,8 @@ BESIDE = {"backup"}
 ACTION_OVERDUE_S = 5.0
 """An action that has not returned after this time is reported as HypervisorBusy. A start, which usually takes about
 half a second, is reported as Starting, with the time at which it began."""
+FAILURES = {Reason.START_FAILED, Reason.ACTION_FAILED}
+"""The reasons under which the last attempt of an action has failed."""
 WAYS_ON = {Action.RESUME: "resume it", Action.WAKE: "wake it up"}
 """The actions that make the CPUs of a VM run that is on, and how a message names them."""
 
@@ -289,29 +291,38 @@ def backing_off(s: Situation, due_action: DueAction) -> Verdict | None:
     the guest does not delay the forced stop. A recorded start without a known result is called again once at once.
     """
     next_attempt = s.memory.next_attempt
-    failed = s.history.decided in {Reason.START_FAILED, Reason.ACTION_FAILED}
     # After a restart of the agent it is not known which action has failed.
     forces = due_action.action is Action.DESTROY and s.memory.failed not in {None, Action.DESTROY}
-    concerned = due_action.starts or due_action.backs_off or ((s.refusal or failed) and not forces)
+    concerned = (
+        due_action.starts or due_action.backs_off or ((s.refusal or s.history.decided in FAILURES) and not forces)
+    )
     at_once = due_action.again and s.memory.start_unanswered < 2
     if at_once or next_attempt is None or not concerned or (left_s := s.now.until(next_attempt)) <= 0:
         return None
     if due_action.again:
         message = f"Several calls of the start had no known result. virtsync calls it again at {clock(next_attempt)}."
         return Verdict(due_action.reason, message, recheck_s=left_s)
+    if verdict := last_failure(s, due_action, next_attempt):
+        return verdict
     again = f"virtsync tries again at {clock(next_attempt)}."
-    if s.refusal:
-        reason = Reason.START_FAILED if due_action.starts else Reason.ACTION_FAILED
-        return Verdict(reason, f"{_failure(s)}: {s.refusal.rstrip('.')}. {again}", recheck_s=left_s)
-    if failed:
-        reported = s.history.message_of(s.history.decided)
-        message = f"The last attempt failed. {again}" if reported is None else reported
-        return Verdict(Reason(s.history.decided), message, recheck_s=left_s)
     if s.phase is Phase.PAUSED_IO_ERROR:
         message = f"An I/O error keeps pausing the VM (is its disk full?). {again}"
         return Verdict(Reason.PAUSED_BY_IO_ERROR, message, recheck_s=left_s)
     message = f"The VM keeps stopping. virtsync starts it again at {clock(next_attempt)}."
     return Verdict(Reason.CRASH_LOOP_BACK_OFF, message, recheck_s=left_s)
+
+
+def last_failure(s: Situation, due_action: DueAction, again_at: Now) -> Verdict | None:
+    """Return the verdict that reports the failure of the last attempt; None: it has not failed."""
+    left_s, again = s.now.until(again_at), f"virtsync tries again at {clock(again_at)}."
+    if s.refusal:
+        reason = Reason.START_FAILED if due_action.starts else Reason.ACTION_FAILED
+        return Verdict(reason, f"{_failure(s)}: {s.refusal.rstrip('.')}. {again}", recheck_s=left_s)
+    if s.history.decided in FAILURES:
+        reported = s.history.message_of(s.history.decided)
+        message = f"The last attempt failed. {again}" if reported is None else reported
+        return Verdict(Reason(s.history.decided), message, recheck_s=left_s)
+    return None
 
 
 def no_turn(s: Situation, due_action: DueAction) -> Verdict | None:

@@ -13,6 +13,7 @@ from controller.policy.gates import (
     forbidden,
     job_kind,
     job_owns,
+    last_failure,
     libvirt_busy,
     overdue,
     settling,
@@ -65,14 +66,26 @@ def _ask_or_force(s: Situation, stop_attempt: StopAttempt, status: Status, reaso
     if not graceful_only:
         message += f" virtsync forces the VM off at {clock(ends_at)} if it is still on."
     if action := _polite(s):
-        # If the last such request has failed, the gate `backing_off` reports why, and delays this one.
         verdict, left_s = due(s, action, reason, message, status=status), s.now.until(ends_at)
         # Whatever delays this action, it must not delay the forced stop.
         if not graceful_only and left_s > 0 and verdict.recheck_s is not None:
             verdict = replace(verdict, recheck_s=min(verdict.recheck_s, left_s))
         return verdict
-    waits_s = (s.now.until(ends_at), _press_in_s(s))
-    return Verdict(reason, message, status=status, recheck_s=min(wait_s for wait_s in waits_s if wait_s))
+    verdict = _failed_press(s, reason) or Verdict(reason, message, recheck_s=_press_in_s(s))
+    waits_s = (s.now.until(ends_at), verdict.recheck_s)
+    return replace(verdict, status=status, recheck_s=min(wait_s for wait_s in waits_s if wait_s))
+
+
+def _failed_press(s: Situation, reason: Reason) -> Verdict | None:
+    """Return the verdict until the power button is pressed again, if libvirt failed the last time; None: it did not.
+
+    It is pressed again when `--acpi-resend` and the backoff are over.
+    """
+    left_s = _press_in_s(s)
+    if s.memory.failed is not Action.SHUTDOWN or left_s is None:
+        return None
+    moments = (s.now.plus(left_s), s.memory.next_attempt or s.now)
+    return last_failure(s, DueAction(reason, Action.SHUTDOWN), max(moments, key=lambda moment: moment.monotonic_s))
 
 
 def _busy(s: Situation, status: Status, reason: Reason) -> Verdict | None:
@@ -225,7 +238,7 @@ def _press_in_s(s: Situation) -> float | None:
     """
     if s.phase is not Phase.RUNNING or _reboots(s):
         return None
-    last = s.memory.stop_attempt.asked_last if s.memory.stop_attempt else None
+    last = s.memory.stop_attempt.tried_last if s.memory.stop_attempt else None
     return s.now.until(last.plus(s.waits.acpi_resend_s)) if last else 0.0
 
 

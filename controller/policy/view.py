@@ -315,8 +315,8 @@ class StopAttempt:
     asked_first: Now | None = None
     """When this process first pressed the power button during this run, or might have, because the request had no
     result."""
-    asked_last: Now | None = None
-    """When this process last pressed the power button during this run, and the request did not fail."""
+    tried_last: Now | None = None
+    """When this process last pressed the power button during this run, or tried to."""
     refused_first: Now | None = None
     """When libvirt first refused this process to press the power button during this run."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -143,6 +144,20 @@ def test_a_request_to_the_guest_that_fails_is_told_in_libvirts_words(
     assert (later.reason, later.message, later.action) == (Reason.ACTION_FAILED, failed.message, None)
     assert action(vm.look(Phase.RUNNING, after_s=0.2)) is Action.SHUTDOWN
     assert vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN)).reason is Reason.SHUTTING_DOWN
+
+
+@pytest.mark.parametrize("result", [Result.REFUSED, Result.UNSENT, Result.UNKNOWN])
+def test_a_request_that_fails_is_never_repeated_faster_than_one_that_does_not(result: Result) -> None:
+    vm = Vm(STOPPED, shutdown=Shutdown(GRACEFUL, 3600))
+    vm.waits = replace(vm.waits, backoff_first_s=0.0, backoff_max_s=0.0)
+    step, presses = vm.look(Phase.RUNNING), 0
+    for _ in range(600):
+        presses += step.action is not None
+        failed = Outcome(Action.SHUTDOWN, result, "no") if step.action else None
+        step = vm.look(Phase.RUNNING, after_s=0.1, outcome=failed)
+        assert step.reason is (Reason.SHUTTING_DOWN if step.action else Reason.ACTION_FAILED)
+        assert step.recheck_s
+    assert presses == 6
 
 
 def test_a_refusal_within_a_restart_and_of_a_later_press_is_told_too() -> None:
