@@ -11,7 +11,7 @@ import structlog
 from controller.api.clock import Now
 from controller.api.hypervisor import Hypervisor
 from controller.api.hypervisor_codec import parse_hypervisor
-from controller.api.json_mapping import Json
+from controller.api.json_mapping import Json, as_map
 from controller.api.names import HYPERVISOR_KIND, KIND, EventReason
 from controller.api.notice import Notice
 from controller.api.virtualmachine import Reason, VirtualMachine
@@ -65,6 +65,8 @@ class _Round:
     """As it was read before it was marked; None: it has not been read, or there is none."""
     read: bool = False
     """Whether the attempt to mark the Hypervisor has ended (`_write_hypervisor`). Then the VMs are marked."""
+    sent: bool = False
+    """Whether a mark of the Hypervisor was sent and its answer was lost. It might have been written."""
     done: bool = False
     vms: Iterator[VirtualMachine] | None = None
     """The VMs that are left; None: they are not listed yet."""
@@ -164,23 +166,35 @@ class Marker:
     def _write_hypervisor(self, one: _Round, raw: Json | None, *, again: bool = True) -> None:
         """Mark the Hypervisor, unless it does not exist, has a mark, or has a newer report.
 
-        If somebody changes only the spec meanwhile, tries once more. Raises Transient, Rejected.
+        If meanwhile somebody changes only the spec, or this manager the list `runsElsewhere`, tries once more. Raises
+        Transient, Rejected.
         """
-        patch = hypervisor_mark(raw, one.silence, self._clock().wall) if raw else None
-        if raw is None or patch is None:
+        if raw is None:
             return
-        node = one.silence.node
+        patch = hypervisor_mark(raw, one.silence, self._clock().wall)
+        if patch is None:
+            if one.sent:
+                self._hypervisor_marked(one)
+            return
         try:
             self._fleet.patch_hypervisor(parse_hypervisor(raw), patch)
         except Vanished:
             return
         except Conflicted:
-            fresh = self._fleet.hypervisor(node)
-            if fresh and fresh.get("status") == raw.get("status") and self._may_write(one):
+            fresh = self._fleet.hypervisor(one.silence.node)
+            if fresh and _report_in(fresh) == _report_in(raw) and self._may_write(one):
                 if not again:
                     raise Transient(ALWAYS_CHANGES) from None
-                self._write_hypervisor(one, fresh, again=False)  # somebody has changed the spec
+                self._write_hypervisor(one, fresh, again=False)
             return
+        except Transient:
+            one.sent = True
+            raise
+        self._hypervisor_marked(one)
+
+    def _hypervisor_marked(self, one: _Round) -> None:
+        """Tell that the Hypervisor has its mark."""
+        node = one.silence.node
         self._marked(HYPERVISOR_KIND, node)
         log.warning("the agent of a node is silent", node=node, message=message(one.silence))
         if one.hypervisor:
@@ -266,3 +280,8 @@ class Marker:
 
     def _marked(self, kind: str, node: str) -> None:
         self._metrics.marks.labels(kind, node).inc()
+
+
+def _report_in(raw: Json) -> Json:
+    """Return the status of a Hypervisor without the list that the manager keeps in it."""
+    return {name: value for name, value in as_map(raw.get("status")).items() if name != "runsElsewhere"}
