@@ -62,11 +62,14 @@ def of_restart(vm: VirtualMachine, generation: int, at: datetime) -> Progress:
 
 
 def of_begun_maintenance(host: Hypervisor, generation: int) -> Progress:
-    """Say whether the host is quiet."""
+    """Say whether the host is quiet. While nobody hears its agent, that is unknown, whatever was reported before."""
     if host.maintenance is None:
         return Progress(Stage.FAILED, "somebody has ended the maintenance")
     if host.status.observed_generation < generation:
         return Progress(Stage.WAITING, f"its agent has not acknowledged it ({_said(_ready(host), 'no report yet')})")
+    ready = _ready(host)
+    if ready and ready.status == "Unknown":
+        return Progress(Stage.WAITING, _said(ready, ""))
     quiesced = host.status.condition(HypervisorConditionType.QUIESCED)
     quiet = quiesced and quiesced.status == "True" and quiesced.observed_generation >= generation
     stage = Stage.DONE if quiet else Stage.WAITING

@@ -106,6 +106,15 @@ def test_a_host_whose_agent_is_silent_says_so() -> None:
     assert "AgentUnreachable: So it is" in of_begun_maintenance(silent, 2).said
 
 
+def test_a_host_whose_agent_is_silent_is_not_quiet_because_it_was() -> None:
+    """Somebody can have started a domain since the last report."""
+    silent = of_begun_maintenance(
+        host(condition("AgentUnreachable", "Unknown"), condition("Quiet", "True", "Quiesced")), 2
+    )
+    assert silent.stage is Stage.WAITING
+    assert "AgentUnreachable: So it is" in silent.said
+
+
 def test_a_maintenance_has_ended_when_the_agent_has_acknowledged_it() -> None:
     assert of_ended_maintenance(host(declared=False, obeyed=False), 2).stage is Stage.DONE
     assert of_ended_maintenance(host(declared=False, obeyed=True), 2).stage is Stage.WAITING
