@@ -45,6 +45,14 @@ namespaces = [ ]
 cgroup_controllers = [ ]
 stdio_handler = "file"
 remember_owner = 0
+migration_port_min = {first_port}
+migration_port_max = {last_port}
+"""
+MIGRATION_PORTS, FIRST_MIGRATION_PORT, MIGRATION_RANGES = 16, 20000, 500
+"""Each libvirtd has its own range of ports.
+
+libvirt only tries whether a port is free before QEMU listens on it, so two libvirtds that migrate at the same moment
+would choose the same port. The kernel gives none of these ports to a client.
 """
 
 LIBVIRTD_CONF = """\
@@ -233,7 +241,8 @@ class Daemon:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o755)  # independent of the umask: QEMU runs as another user
-        (config / "qemu.conf").write_text(QEMU_CONF)
+        first = self._first_migration_port()
+        (config / "qemu.conf").write_text(QEMU_CONF.format(first_port=first, last_port=first + MIGRATION_PORTS - 1))
         log = LOG_CALLS.format(log=self.calls_log) if self.logged else LOG
         host_uuid = uuid5(NAMESPACE_URL, str(self.folder))
         (config / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(host_uuid=host_uuid) + log)
@@ -246,6 +255,19 @@ class Daemon:
         subprocess.run(["cp", "--sparse=always", guest_image(), image], check=True)
         if self.user and os.geteuid() == 0:
             subprocess.run(["chown", "-R", f"{self.user}:", self.folder], check=True)
+
+    def _first_migration_port(self) -> int:
+        """Reserve a range of ports until `stop`, by the name of a socket, and return the first port."""
+        for number in range(MIGRATION_RANGES):
+            held = socket.socket(socket.AF_UNIX)
+            try:
+                held.bind(f"\0virtsync-lab-migration-ports-{number}")
+            except OSError:
+                held.close()
+                continue
+            self._holds.enter_context(held)
+            return FIRST_MIGRATION_PORT + number * MIGRATION_PORTS
+        raise LabError(f"{MIGRATION_RANGES} libvirtds of the lab run already.")
 
     def _start_supervisor(self) -> subprocess.Popen[bytes]:
         environment = {
