@@ -100,6 +100,8 @@ class Terminal:
         while os.waitid(os.P_PID, self.program.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is None:
             assert time.monotonic() < deadline, f"The program is not suspended:\n{self.text}"
             self._read(0.05)
+        while self._read(0.0):
+            pass
 
     def resume(self) -> None:
         """Have a suspended program run on."""

@@ -128,11 +128,11 @@ class Relay:
             self._broken = self._refusal = None
 
     def until_broken(self, times: int) -> float:
-        """Wait until so many watches have been answered as by a broken server; how many that was a second."""
+        """Wait until so many watches have been answered as by a broken server; how many seconds that took."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self._times_s) >= times, HANG_LIMIT_S), "nobody watches any more"
             times_s = self._times_s[:times]
-        return (times - 1) / (times_s[-1] - times_s[0])
+        return times_s[-1] - times_s[0]
 
     def _handle(self, request: BaseHTTPRequestHandler) -> None:
         watching = parse_qs(urlsplit(request.path).query).get("watch") == ["true"]

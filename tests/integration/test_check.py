@@ -324,7 +324,7 @@ def test_a_lease_that_another_agent_renews(host: Host) -> None:
 
 def test_a_clock_that_is_wrong(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     def an_hour_ago(*_: object) -> str:
-        return formatdate(time.time() - 3600, usegmt=True)
+        return formatdate(time.time() - 3650, usegmt=True)
 
     monkeypatch.setattr(BaseHTTPRequestHandler, "date_time_string", an_hour_ago)
     with Relay(host.controlplane) as relay:

@@ -359,8 +359,8 @@ def test_a_maintenance_is_waited_for_until_the_host_is_quiet(world: World) -> No
 def test_the_second_of_two_restarts_in_a_second_is_a_restart_too(shell: Shell) -> None:
     shell.apply("web-1", powerState="Running")
     now = datetime.now(UTC).replace(microsecond=0)
-    status = json.dumps({"status": {"lastRestartTime": api_time(now + timedelta(seconds=5))}})
+    status = json.dumps({"status": {"lastRestartTime": api_time(now + timedelta(seconds=30))}})
     patch = ("patch", "kvm", "web-1", "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p", status)
     shell.controlplane.kubectl(*patch)
     shell.ok("restart", "web-1")
-    assert shell.get("web-1")["spec"]["restartRequestTime"] == api_time(now + timedelta(seconds=6))
+    assert shell.get("web-1")["spec"]["restartRequestTime"] == api_time(now + timedelta(seconds=31))

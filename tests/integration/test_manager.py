@@ -4,7 +4,7 @@ The Lease of the agent has the shortest duration that a manager respects.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,6 +56,18 @@ def active(thing: Json) -> bool:
     return (ready.get("status"), ready.get("reason")) == ("True", "Active")
 
 
+def complete(number: int) -> Callable[[Json], bool]:
+    """Whether the agent of a host acts, and its report has all VMs: they run, are ready, and have an object each."""
+
+    def holds(thing: Json) -> bool:
+        status = thing.get("status", {})
+        vms = {"total": number, "running": number, "notReady": 0}
+        counted = status.get("virtualmachines") == vms and not status.get("unmanaged", {}).get("total")
+        return active(thing) and counted and "libvirtVersion" in status
+
+    return holds
+
+
 def version_of(thing: Json) -> int:
     return int(thing["metadata"]["resourceVersion"])
 
@@ -80,7 +92,7 @@ def events(world: World) -> set[str]:
 def test_a_dead_agent_is_told_first_of_the_host_and_its_return_corrects_all(world: World, hypervisors: Watch) -> None:
     guests, agent = looked_after(world, "web", "db", "mail")
     runs_before = [world.run_id(guest) for guest in guests]
-    reported, before = hypervisors.until(world.node, active, first=0)
+    reported, before = hypervisors.until(world.node, complete(3), first=0)
     manager = world.start_manager()
     until(lambda: leads(manager), "it does not lead")
     agent.kill()
@@ -95,7 +107,7 @@ def test_a_dead_agent_is_told_first_of_the_host_and_its_return_corrects_all(worl
     for guest in guests:
         world.until(guest, runs, "right again")
         assert world.nothing_done(guest)
-    after = hypervisors.until(world.node, active, first=at)[1]
+    after = hypervisors.until(world.node, complete(3), first=at)[1]
     assert after
     before["status"]["conditions"] = after["status"]["conditions"]
     # A host that is itself a VM may have got memory meanwhile.

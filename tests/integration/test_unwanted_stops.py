@@ -148,7 +148,7 @@ def backoff_of(vm: Json) -> Json:
 def test_out_of_band_restart(world: World) -> None:
     guest = world.start()
     world.apply(guest, powerState="Running")
-    world.start_agent(settle_power="3s", settle_pause="3s")
+    world.start_agent(settle_power="10s", settle_pause="10s")
     before = world.until(guest, runs, "running")
     world.virsh("destroy", guest.name)
     off = world.until_off(guest, "External")

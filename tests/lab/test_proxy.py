@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab.processes import reserve_port
 from lab.proxy import Proxy
 
 HANG_LIMIT_S = 60
@@ -113,9 +114,7 @@ def test_hanging_up_ends_every_new_connection_in_order(proxy: Proxy) -> None:
 
 
 def test_a_server_that_is_not_there_is_a_reset() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with Proxy(port) as proxy:
+    with reserve_port() as held, Proxy(held.getsockname()[1]) as proxy:
         assert is_refused(proxy)
 
 

@@ -229,10 +229,9 @@ def test_who_asks_beside_many_others_gets_the_last_text(metrics: Metrics, monkey
 
 def test_a_client_that_sends_a_byte_at_a_time_is_closed(health: Health, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health_module, "REQUEST_TIMEOUT_S", 1.0)
-    port = health.start()
+    port, began = health.start(), time.monotonic()
     with closing(socket.create_connection(("127.0.0.1", port))) as slow:
         slow.settimeout(0.1)
-        began = time.monotonic()
         while True:
             assert time.monotonic() - began < 60
             try:
