@@ -60,12 +60,17 @@ class PassMemories:
     def remember_unreported(self, view: View, step: Step) -> None:
         """Store the memory of a pass whose report failed.
 
-        The memory keeps what the next pass needs again: the last stop, which could not be reported, and the outcome of
-        the last action.
+        The memory keeps what the next pass needs again: the last stop, which could not be reported, the outcome of the
+        last action, and the shutdown request that this outcome is about.
         """
         stop = still_unreported(view.vm.status, step.status, view.memory)
         with self._lock:
-            self._memories[view.vm.key] = replace(step.memory, outcome=view.memory.outcome, unreported_stop=stop)
+            self._memories[view.vm.key] = replace(
+                step.memory,
+                outcome=view.memory.outcome,
+                unreported_stop=stop,
+                unsent_shutdown=step.memory.unsent_shutdown or view.memory.unsent_shutdown,
+            )
 
     def start_called(self, key: VmKey) -> None:
         """Note that the recorded start has begun. From now on, its record must not be dropped."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from controller.api.clock import api_time
+from controller.api.clock import Now, api_time
 from controller.api.conditions import READINESS, Readiness
 from controller.api.hypervisor import RunsElsewhere
 from controller.api.names import ConditionType
@@ -41,7 +41,7 @@ def conclude(s: Situation, verdict: Verdict) -> Step:
     if verdict.reason is Reason.IN_SYNC and s.phase is not Phase.RUNNING:
         status = replace(status, backoff=None)
     if verdict.action is Action.SHUTDOWN:
-        status = _with_shutdown_request(status)
+        status = _with_shutdown_request(status, s.now)
     status = _with_decision(status, s, verdict)
     status = replace(_with_run_time(status, s), conditions=_conditions(s, verdict, status.observed_generation))
     action = PowerAction(verdict.action, s.domain, s.now.monotonic_s) if verdict.action else None
@@ -57,14 +57,17 @@ def conclude(s: Situation, verdict: Verdict) -> Step:
     )
 
 
-def _with_shutdown_request(status: Status) -> Status:
+def _with_shutdown_request(status: Status, now: Now) -> Status:
     """Return the report with the record that virtsync asks the guest to shut down.
 
-    The record has the time of the stop, so that a repeated request changes nothing.
+    The record has the time of the first request of the stop, so that a repeated request changes nothing.
     """
     domain, operation = status.domain, status.operation
-    asked = domain and operation and replace(domain, shutdown_request_time=operation.start_time)
-    return replace(status, domain=asked or domain)
+    if domain is None or operation is None:
+        return status
+    before = domain.shutdown_request_time
+    asked = before if before and before >= operation.start_time else max(now.to_api(), operation.start_time)
+    return replace(status, domain=replace(domain, shutdown_request_time=asked))
 
 
 def _with_decision(status: Status, s: Situation, verdict: Verdict) -> Status:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from controller.agent.memories import PassMemories
 from controller.api.hypervisor import MaintenanceMode
 from controller.api.virtualmachine import (
     DesiredPowerState,
@@ -22,6 +23,7 @@ from controller.api.virtualmachine import (
     StopCause,
     VmKey,
 )
+from controller.policy.decide import decide
 from controller.policy.view import (
     Absent,
     Action,
@@ -36,6 +38,7 @@ from controller.policy.view import (
     Result,
     Step,
     Unreadable,
+    View,
 )
 from tests.policy.views import GUEST, RUNNING, STOPPED, T0, UID, Vm, action, domain, done, moment
 
@@ -421,3 +424,37 @@ def test_a_shutdown_that_was_sent_is_the_cause_of_a_later_stop(result: Result) -
     vm.look(Phase.RUNNING, after_s=200)
     step = vm.look(Phase.STOPPED, after_s=1200, events=GUEST)
     assert cause(step) is StopCause.AGENT
+
+
+def test_a_refused_shutdown_is_no_cause_also_if_the_report_of_the_refusal_conflicts() -> None:
+    """The user recalls the stop while the agent reports."""
+    vm = Vm(restart_policy=RestartPolicy.ON_FAILURE, shutdown=Shutdown(ShutdownMode.GRACEFUL, 60)).in_sync()
+    vm.change(desired=STOPPED)
+    assert action(vm.look(Phase.RUNNING)) is Action.SHUTDOWN
+    memories, refused = PassMemories(), Outcome(Action.SHUTDOWN, Result.REFUSED, "no")
+    view = View(vm.vm, domain(Phase.RUNNING), vm.node, moment(vm.at_s), replace(vm.memory, outcome=refused))
+    memories.remember_unreported(view, decide(view, vm.waits))
+    vm.memory = memories.of(vm.vm.key)
+    vm.change(desired=RUNNING)
+    step = vm.look(Phase.RUNNING)
+    assert step.reason is Reason.IN_SYNC
+    assert step.status.domain
+    assert step.status.domain.shutdown_request_time is None
+    off = vm.look(Phase.STOPPED, after_s=600, events=GUEST).status.last_stop
+    assert off
+    assert off.cause is StopCause.GUEST
+
+
+def test_a_request_that_libvirt_accepts_after_an_hour_is_the_cause_of_the_stop() -> None:
+    vm = Vm(restart_policy=RestartPolicy.ON_FAILURE, shutdown=Shutdown(ShutdownMode.GRACEFUL, 60)).in_sync()
+    vm.change(desired=STOPPED)
+    step, outcome = vm.look(Phase.RUNNING), None
+    while vm.at_s < 4000 or not step.action:
+        outcome = Outcome(Action.SHUTDOWN, Result.REFUSED, "no") if step.action else None
+        step = vm.look(Phase.RUNNING, after_s=1, outcome=outcome)
+    vm.look(Phase.RUNNING, outcome=done(Action.SHUTDOWN))
+    vm.annotate(holds=(Hold("ann", ""),))
+    assert vm.look(Phase.RUNNING).status.operation is None
+    off = vm.look(Phase.STOPPED, after_s=20, events=GUEST).status.last_stop
+    assert off
+    assert off.cause is StopCause.AGENT
