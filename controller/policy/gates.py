@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from controller.api.clock import Now, api_time
 from controller.api.libvirt_words import PauseReason
 from controller.api.values import replace
-from controller.api.virtualmachine import DesiredPowerState, Reason, Status
+from controller.api.virtualmachine import DesiredPowerState, Reason, ShutdownMode, Status
 from controller.policy.situation import Situation
 from controller.policy.starts import OFF_CONFIRM_S
 from controller.policy.stops import restored
@@ -294,7 +294,9 @@ def backing_off(s: Situation, due_action: DueAction) -> Verdict | None:
     # After a restart of the agent it is not known which action has failed.
     forces = due_action.action is Action.DESTROY and s.memory.failed not in {None, Action.DESTROY}
     concerned = (
-        due_action.starts or due_action.backs_off or ((s.refusal or s.history.decided in FAILURES) and not forces)
+        due_action.starts
+        or due_action.backs_off
+        or ((s.refusal or s.history.decided in FAILURES) and not forces and not asks_before_force(s, due_action))
     )
     at_once = due_action.again and s.memory.start_unanswered < 2
     if at_once or next_attempt is None or not concerned or (left_s := s.now.until(next_attempt)) <= 0:
@@ -310,6 +312,19 @@ def backing_off(s: Situation, due_action: DueAction) -> Verdict | None:
         return Verdict(Reason.PAUSED_BY_IO_ERROR, message, recheck_s=left_s)
     message = f"The VM keeps stopping. virtsync starts it again at {clock(next_attempt)}."
     return Verdict(Reason.CRASH_LOOP_BACK_OFF, message, recheck_s=left_s)
+
+
+def asks_before_force(s: Situation, due_action: DueAction) -> bool:
+    """Whether the action asks a guest that is forced off at the deadline whether it was asked or not.
+
+    The backoff must not use up the time in which libvirt might accept the request. A request that was not sent begins
+    no wait for force, so the backoff applies to it, unless an earlier process has recorded the failure.
+    """
+    attempt = s.memory.stop_attempt
+    forces = s.vm.shutdown.mode is not ShutdownMode.GRACEFUL
+    new = attempt is None or attempt.tried_last is None
+    refused = attempt is not None and attempt.refused_first is not None and attempt.asked_first is None
+    return due_action.action is Action.SHUTDOWN and forces and (new or refused)
 
 
 def last_failure(s: Situation, due_action: DueAction, again_at: Now) -> Verdict | None:

@@ -8,6 +8,7 @@ from controller.api.virtualmachine import OperationType, Reason, ShutdownMode, S
 from controller.policy.gates import (
     BESIDE,
     DueAction,
+    asks_before_force,
     due,
     end_of_pause,
     forbidden,
@@ -84,8 +85,11 @@ def _failed_press(s: Situation, reason: Reason) -> Verdict | None:
     left_s = _press_in_s(s)
     if s.memory.failed is not Action.SHUTDOWN or left_s is None:
         return None
-    moments = (s.now.plus(left_s), s.memory.next_attempt or s.now)
-    return last_failure(s, DueAction(reason, Action.SHUTDOWN), max(moments, key=lambda moment: moment.monotonic_s))
+    press = DueAction(reason, Action.SHUTDOWN)
+    moments = [s.now.plus(left_s)]
+    if s.memory.next_attempt and not asks_before_force(s, press):
+        moments.append(s.memory.next_attempt)
+    return last_failure(s, press, max(moments, key=lambda moment: moment.monotonic_s))
 
 
 def _busy(s: Situation, status: Status, reason: Reason) -> Verdict | None:

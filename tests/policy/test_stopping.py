@@ -471,6 +471,47 @@ def test_a_guest_that_would_reboot_is_forced_off_at_the_deadline_unasked() -> No
     assert action(vm.look(Phase.RUNNING, after_s=0.2, facts=REBOOTS)) is Action.DESTROY
 
 
+# --- libvirt refuses to ask the guest ---------------------------------------------------------------------
+
+
+def calls(vm: Vm, *, until_s: float, accepted_from_s: float) -> list[tuple[int, Action]]:
+    """What is called until this time or a forced stop, and when. libvirt refuses each SHUTDOWN before that time."""
+    called: list[tuple[int, Action]] = []
+    step = vm.look(Phase.RUNNING)
+    while vm.at_s < until_s:
+        outcome = None
+        if step.action:
+            kind = action(step)
+            assert kind
+            called.append((round(vm.at_s), kind))
+            if kind is Action.DESTROY:
+                break
+            outcome = done(kind) if vm.at_s >= accepted_from_s else Outcome(kind, Result.REFUSED, "no")
+        step = vm.look(Phase.RUNNING, after_s=0.5, outcome=outcome)
+    return called
+
+
+@pytest.mark.parametrize(("grace_s", "accepted_from_s"), [(60, 33), (180, 154), (600, 316)])
+def test_a_guest_is_asked_as_soon_as_libvirt_accepts_that_before_it_is_forced_off(
+    grace_s: int, accepted_from_s: int
+) -> None:
+    vm = Vm(STOPPED, shutdown=Shutdown(grace_s=grace_s))
+    called = calls(vm, until_s=2 * grace_s, accepted_from_s=accepted_from_s)
+    accepted = [at_s for at_s, kind in called if kind is Action.SHUTDOWN and at_s >= accepted_from_s]
+    assert accepted
+    assert accepted[0] <= accepted_from_s + vm.waits.acpi_resend_s + 1
+    assert called[-1][1] is Action.DESTROY
+
+
+def test_a_new_agent_asks_at_once_also_if_the_last_one_was_refused() -> None:
+    vm = Vm(STOPPED, shutdown=Shutdown(grace_s=600))
+    calls(vm, until_s=585, accepted_from_s=10_000)
+    vm.agent_restarts()
+    assert calls(vm, until_s=586, accepted_from_s=0) == [(585, Action.SHUTDOWN)]
+    at_s, kind = calls(vm, until_s=3000, accepted_from_s=0)[-1]
+    assert (kind, at_s <= 620) == (Action.DESTROY, True)
+
+
 # --- a restart stops as any other ------------------------------------------------------------------------
 
 
