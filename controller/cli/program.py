@@ -56,6 +56,14 @@ class Group(click.Group):
         with failures():
             return super().make_context(*args, **kwargs)
 
+    def _main_shell_completion(self, *args: Any, **kwargs: Any) -> None:
+        """Print what a shell asks for, and exit. An error message in the middle of a command line helps nobody."""
+        try:
+            super()._main_shell_completion(*args, **kwargs)
+        except OSError:
+            abandon(sys.stdout)
+            sys.exit(Failure.exit_code)
+
 
 class PeopleGroup(Group):
     """Commands for people: none of them runs until a signal, so what each of them raises is shown as an error."""

@@ -112,6 +112,19 @@ def test_a_completion_that_cannot_be_written_says_nothing(words: str, redirectio
     assert run(words, redirection) == (2, "")
 
 
+@pytest.mark.parametrize("program", ["virtsync", "kubectl-virtsync"])
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+def test_a_completion_for_a_shell_that_cannot_be_written_says_nothing(
+    program: str, redirection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As it is installed, the name of the program is in sys.argv[0]; with -c it is not.
+    monkeypatch.setitem(PROGRAMS, "virtsync", "from controller.cli import main; main(prog_name='virtsync')")
+    monkeypatch.setenv(f"_{program.upper().replace('-', '_')}_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", f"{program} ")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert run(program, redirection) == (2, "")
+
+
 def test_a_help_that_nobody_reads_ends_as_other_output() -> None:
     reading, writing = os.pipe()
     os.close(reading)
