@@ -56,5 +56,6 @@ class Writes:
                 "PATCH", path, patch, content_type=MERGE_PATCH, fieldManager=CLI, fieldValidation="Strict"
             )
         except Uncertain as error:
-            raise Uncertain(f"{error}. It may have been changed all the same") from error
+            # First, because a long text is cut at its end.
+            raise Uncertain(f"it may have been changed all the same: {error}") from error
         return answer, change
