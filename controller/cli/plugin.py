@@ -8,7 +8,7 @@ import sys
 import click
 
 from controller import __version__
-from controller.cli.program import Failure, PeopleGroup, abandon, open_streams
+from controller.cli.program import PeopleGroup, completing, open_streams
 from controller.cli.vm import vm
 from controller.cli.vm.completion import KUBECTL, SHELLS, for_kubectl, script
 
@@ -56,8 +56,5 @@ def complete() -> None:
 
 def _print_what_follows(words: list[str]) -> None:
     open_streams()
-    try:
+    with completing():
         click.echo("\n".join(for_kubectl(plugin, words, PROGRAM, COMPLETE_VARIABLE)))
-    except OSError:  # an error message in the middle of a command line helps nobody
-        abandon(sys.stdout)
-        sys.exit(Failure.exit_code)

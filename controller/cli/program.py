@@ -43,26 +43,18 @@ class Command(click.Command):
             return super().make_context(*args, **kwargs)
 
 
-class Group(click.Group):
-    """The commands of a program, which has all standard streams. Its --help ends as that of `Command`."""
+class Group(Command, click.Group):
+    """The commands of a program, which has all standard streams."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program, and exit."""
         open_streams()
         return super().main(*args, **kwargs)
 
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Read the command line, and print what --help and --version ask for."""
-        with failures():
-            return super().make_context(*args, **kwargs)
-
     def _main_shell_completion(self, *args: Any, **kwargs: Any) -> None:
-        """Print what a shell asks for, and exit. An error message in the middle of a command line helps nobody."""
-        try:
+        """Print what a shell asks for, and exit."""
+        with completing():
             super()._main_shell_completion(*args, **kwargs)
-        except OSError:
-            abandon(sys.stdout)
-            sys.exit(Failure.exit_code)
 
 
 class PeopleGroup(Group):
@@ -72,6 +64,16 @@ class PeopleGroup(Group):
         """Run the command."""
         with failures():
             return super().invoke(ctx)
+
+
+@contextmanager
+def completing() -> Iterator[None]:
+    """End with 2 if a completion cannot be written. An error message in the middle of a command line helps nobody."""
+    try:
+        yield
+    except OSError:
+        abandon(sys.stdout)
+        sys.exit(Failure.exit_code)
 
 
 def open_streams() -> None:
