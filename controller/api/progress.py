@@ -65,9 +65,9 @@ def of_begun_maintenance(host: Hypervisor, generation: int) -> Progress:
     """Say whether the host is quiet. While nobody hears its agent, that is unknown, whatever was reported before."""
     if host.maintenance is None:
         return Progress(Stage.FAILED, "somebody has ended the maintenance")
-    if host.status.observed_generation < generation:
-        return Progress(Stage.WAITING, f"its agent has not acknowledged it ({_said(_ready(host), 'no report yet')})")
     ready = _ready(host)
+    if host.status.observed_generation < generation:
+        return Progress(Stage.WAITING, f"its agent has not acknowledged it ({_said(ready, 'no report yet')})")
     if ready and ready.status == "Unknown":
         return Progress(Stage.WAITING, _said(ready, ""))
     quiesced = host.status.condition(HypervisorConditionType.QUIESCED)
