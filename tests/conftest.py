@@ -19,6 +19,7 @@ from lab.controlplane import ControlPlane
 from lab.libvirtd import Libvirtd
 from lab.proxy import Proxy
 from lab.world import World
+from tests.workers import SchedulingByFile
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")  # on a busy machine an example takes longer, and that is no fault
@@ -81,6 +82,12 @@ def world(crd: ControlPlane, libvirtd: Libvirtd, request: pytest.FixtureRequest,
         name = f"{name[: NAME_LIMIT - 7].strip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
     with World(crd, libvirtd, name, tmp_path) as entered:
         yield entered
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SchedulingByFile | None:
+    """Give out the tests by file where the command line says so."""
+    return SchedulingByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 # --- how many tests really ran on real parts ------------------------------------------------------------------------

@@ -1,0 +1,52 @@
+"""A run of tests in several processes ends also when one of them dies."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFTEST = """
+from tests.workers import SchedulingByFile
+
+def pytest_xdist_make_scheduler(config, log):
+    return SchedulingByFile(config, log)
+"""
+PASSES = "def test_{}(): pass\n"
+DIES = "import os\ndef test_dies(): os._exit(1)\n"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("files", "passed", "failed"),
+    [
+        pytest.param(
+            {"a": PASSES.format(1) + DIES + PASSES.format(2), "b": PASSES.format(3)}, 3, 1, id="in the middle"
+        ),
+        pytest.param({"a": PASSES.format(1), "b": PASSES.format(2), "c": PASSES.format(3), "d": DIES}, 3, 1, id="last"),
+        pytest.param({"a": DIES, "b": PASSES.format(1)}, 1, 1, id="first"),
+        pytest.param({"a": DIES, "b": DIES, "c": DIES + PASSES.format(1)}, 1, 3, id="several"),
+        pytest.param({"a": PASSES.format(1) + PASSES.format(2) + DIES}, 2, 1, id="alone"),
+    ],
+)
+def test_each_test_runs_once_when_workers_die(
+    files: dict[str, str], passed: int, failed: int, processes: int, tmp_path: Path
+) -> None:
+    """A test that ends its process is reported once, all others run, and the run ends."""
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    for name, text in files.items():
+        (tmp_path / f"test_{name}.py").write_text(text)
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-c", "/dev/null", f"--rootdir={tmp_path}", "-p", "no:cacheprovider",
+         f"--numprocesses={processes}", "--dist=loadfile", "--no-loadscope-reorder", str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )  # fmt: skip
+    counted = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed)", run.stdout.splitlines()[-1])}
+    assert counted == {"passed": passed, "failed": failed}, run.stdout
