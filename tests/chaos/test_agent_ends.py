@@ -16,8 +16,8 @@ from lab.libvirtd import Libvirtd
 from lab.processes import paused
 from lab.world import World, cause_of, is_off, power_of, ready_of, reason_of, runs, until
 
-END_LIMIT_S = 10
-"""The promise."""
+END_LIMIT_S = 15
+"""The terminationGracePeriodSeconds of the DaemonSet: the kubelet kills what has not ended by then."""
 
 
 def end(agent: Agent, number: int = signal.SIGTERM) -> None:

@@ -86,7 +86,7 @@ def test_object_deleted(world: World) -> None:
     world.start_agent()
     world.until_ready(guest, "InSync")
     run = world.run_id(guest)
-    world.kubectl("delete", "kvm", guest.name, "--wait=true", "--timeout=10s")
+    world.kubectl("delete", "kvm", guest.name, "--wait=true", "--timeout=60s")
     world.outlast_settling()
     assert world.run_id(guest) == run
     assert world.acts(guest) == []

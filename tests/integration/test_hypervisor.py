@@ -702,13 +702,15 @@ def test_the_loss_of_a_connection_that_was_opened_on_demand_is_noticed(own_libvi
 
 # --- a libvirtd that serves few clients
 
+OPEN_WITHIN_S = 5.0
+"""Shorter than in the product, where it is 10 s, and long enough for a machine that is busy."""
 FEW = {"max_clients": 12, "max_anonymous_clients": 10}
 
 
 def virsh_works(libvirtd: Libvirtd) -> bool:
     """It is let in within a while."""
     command = ["virsh", "-q", "-c", libvirtd.uri, "list"]
-    return subprocess.run(["timeout", "5", *command], check=False, capture_output=True).returncode == 0
+    return subprocess.run(["timeout", "20", *command], check=False, capture_output=True).returncode == 0
 
 
 def test_a_libvirtd_that_serves_few_clients_serves_others_too(own_libvirtd: Libvirtd) -> None:
@@ -723,7 +725,7 @@ def test_a_libvirtd_that_serves_few_clients_serves_others_too(own_libvirtd: Libv
 def test_who_gets_no_more_connections_lives_with_what_there_are(
     own_libvirtd: Libvirtd, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "OPEN_WITHIN_S", 1.0)
+    monkeypatch.setattr(connection, "OPEN_WITHIN_S", OPEN_WITHIN_S)
     monkeypatch.setattr(connection, "IDLE_S", 1.0)
     configured(own_libvirtd, **FEW)
     told = logged(capsys)
@@ -733,7 +735,7 @@ def test_who_gets_no_more_connections_lives_with_what_there_are(
         with eyes.hypervisor.query(), eyes.hypervisor.query():
             with pytest.raises(Transient, match="has not answered"), eyes.hypervisor.query():
                 pass
-            until(lambda: told("libvirt accepted 5 connections, and no further one within 1 s"))
+            until(lambda: told(f"libvirt accepted 5 connections, and no further one within {OPEN_WITHIN_S:g} s"))
         assert eyes.host.relist() == []
         # What it does not need it has given back.
         until(lambda: virsh_works(own_libvirtd))
@@ -742,7 +744,7 @@ def test_who_gets_no_more_connections_lives_with_what_there_are(
 def test_who_cannot_have_the_first_connections_gives_back_what_it_got(
     own_libvirtd: Libvirtd, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "OPEN_WITHIN_S", 1.0)
+    monkeypatch.setattr(connection, "OPEN_WITHIN_S", OPEN_WITHIN_S)
     configured(own_libvirtd, max_clients=3, max_anonymous_clients=3)
     told, eyes = logged(capsys), Eyes(own_libvirtd.uri)
     eyes.hypervisor.start()
