@@ -61,8 +61,8 @@ def reported(old: HypervisorStatus, host: Host, now: datetime) -> HypervisorStat
     progress = None
     conditions = [_condition(HypervisorConditionType.READY, _ready(host), old, host, now)]
     if not host.understood:
-        progress, quiesced_before = old.maintenance, old.condition(HypervisorConditionType.QUIESCED)
-        conditions += [quiesced_before] if quiesced_before else []
+        progress = old.maintenance
+        conditions += _quiesced_before(old)
     elif host.maintenance:
         progress = MaintenanceProgress(old.maintenance.start_time if old.maintenance else now, len(host.running))
         quiesced = _quiesced(host, host.maintenance.mode)
@@ -149,6 +149,15 @@ def _quiesced(host: Host, mode: MaintenanceMode) -> Verdict:
         return "Unknown", HypervisorReason.PENDING, note
     note = "No domain of this host runs." if shuts_down else "virtsync takes no action on this host."
     return "True", HypervisorReason.QUIET, note
+
+
+def _quiesced_before(old: HypervisorStatus) -> list[Condition]:
+    """Return what was reported of Quiesced, without the mark of a manager, which ends with the agent's return."""
+    before = old.condition(HypervisorConditionType.QUIESCED)
+    if before and before.reason == HypervisorReason.AGENT_UNREACHABLE:
+        note = "The agent does not understand the spec, so it does not know whether the host should be quiet."
+        return [replace(before, reason=HypervisorReason.PENDING, message=note)]
+    return [before] if before else []
 
 
 def _still_run(running: tuple[str, ...]) -> str:

@@ -1,8 +1,8 @@
 """Decides which objects of a silent node are marked, and renders the marks. Pure.
 
-A mark is the condition Ready=Unknown with the reason AgentUnreachable. It changes nothing else in the status: the agent
-that returns reads there what it knew. `ROWS` is the decision table of a node; docs/fleet.md shows the same table, and a
-test compares the two.
+A mark is the condition Ready=Unknown with the reason AgentUnreachable, and of a Hypervisor in maintenance also
+Quiesced=Unknown. It changes nothing else in the status: the agent that returns reads there what it knew. `ROWS` is the
+decision table of a node; docs/fleet.md shows the same table, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from controller.api.names import ConditionType, HypervisorConditionType
 from controller.api.virtualmachine import Condition, Reason, VirtualMachine
 from controller.fleet.silence import Kind, Silence
 
-CONDITIONS = condition_mapper([ConditionType.READY])
+CONDITIONS = condition_mapper([ConditionType.READY, HypervisorConditionType.QUIESCED])
+OF_HOSTS = (HypervisorConditionType.READY, HypervisorConditionType.QUIESCED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +122,19 @@ def vm_mark(vm: VirtualMachine, silence: Silence, now: datetime) -> Json:
 def hypervisor_mark(raw: Json, silence: Silence, now: datetime) -> Json | None:
     """Return the fields of the status that mark this Hypervisor; None: it is marked already.
 
-    Conditions of other types stay as they are. One that is being deleted is marked too: a finalizer can keep it for
+    Quiesced is marked if the agent has reported it, because whoever waits for it powers the host off next. Conditions
+    of other types stay as they are. A Hypervisor that is being deleted is marked too: a finalizer can keep it for
     long, and without a mark it would look as if its agent lived.
     """
     hypervisor = parse_hypervisor(raw)
-    if hypervisor.status.reason == HypervisorReason.AGENT_UNREACHABLE:
+    ready, quiesced = (hypervisor.status.condition(kind) for kind in OF_HOSTS)
+    reported = [ready, quiesced] if quiesced else [ready]
+    if all(one and one.reason == HypervisorReason.AGENT_UNREACHABLE for one in reported):
         return None
-    before = hypervisor.status.condition(HypervisorConditionType.READY)
-    observed = before.observed_generation if before else max(hypervisor.status.observed_generation, 0)
+    observed = max(hypervisor.status.observed_generation, 0)
+    marks = [_silent(one, one.observed_generation if one else observed, silence, now) for one in reported]
     conditions: list[Json] = as_map(raw.get("status")).get("conditions") or []
-    others = [one for one in conditions if one["type"] != HypervisorConditionType.READY]
-    return {"conditions": [_silent(before, observed, silence, now), *others]}
+    return {"conditions": [*marks, *(one for one in conditions if one["type"] not in OF_HOSTS)]}
 
 
 def message(silence: Silence) -> str:
@@ -148,9 +151,10 @@ def message(silence: Silence) -> str:
 
 
 def unknown(before: Condition | None, observed_generation: int, reason: Reason, message: str, now: datetime) -> Json:
-    """Return the condition Ready=Unknown as JSON. `before` is the condition that it replaces."""
+    """Return a condition that is Unknown as JSON. `before` is the one that it replaces; None: Ready is missing."""
+    kind = before.type if before else ConditionType.READY
     since = before.last_transition_time if before and before.status == "Unknown" else now.replace(microsecond=0)
-    return CONDITIONS.write(Condition(ConditionType.READY, "Unknown", reason, message, since, observed_generation))
+    return CONDITIONS.write(Condition(kind, "Unknown", reason, message, since, observed_generation))
 
 
 def _silent(before: Condition | None, observed_generation: int, silence: Silence, now: datetime) -> Json:

@@ -79,6 +79,7 @@ IN_SYNC = condition("Ready", "True", "InSync")
 ACTIVE = condition("Ready", "True", "Active")
 QUIESCED = condition("Quiesced", "True", "Quiet")
 UNREACHABLE = condition("Ready", "Unknown", "AgentUnreachable")
+QUIET_UNKNOWN = condition("Quiesced", "Unknown", "AgentUnreachable")
 SIGNED = {"reportingController": "virtsync.dev/manager", "reportingInstance": "virtsync-manager-0"}
 
 TIED = ("the manager", "finalizers", "owners")
@@ -341,6 +342,13 @@ MANAGERS = (
         report_host("a", conditions=[UNREACHABLE], runsElsewhere=ELSEWHERE * 512),
         first=by_admin(report_host("a", unmanaged={"domains": [UNMANAGED] * 512}, runsElsewhere=ELSEWHERE * 511)),
     ),
+    Case(
+        MANAGER,
+        "marks a Hypervisor in maintenance",
+        ALLOWED,
+        report_host("a", conditions=[UNREACHABLE, QUIET_UNKNOWN]),
+        first=HOST_REPORTED,
+    ),
     Case(MANAGER, "lists a VM as running elsewhere", ALLOWED, report_host("a", runsElsewhere=ELSEWHERE)),
     Case(
         MANAGER,
@@ -365,6 +373,14 @@ MANAGERS = (
             "takes all conditions from a VM": (),
         }.items()
     ),
+    Case(
+        MANAGER,
+        "reports a Hypervisor as quiet or not that is in no maintenance",
+        MANAGED_HOST,
+        report_host("a", conditions=[UNREACHABLE, QUIET_UNKNOWN]),
+        ("Ready",),
+        first=by_admin(report_host("a", conditions=[ACTIVE], agentVersion="1")),
+    ),
     *(
         Case(MANAGER, what, MANAGED_HOST, report_host("a", conditions=conditions), ("Ready",), first=HOST_REPORTED)
         for what, conditions in {
@@ -374,6 +390,14 @@ MANAGERS = (
                 QUIESCED,
             ],
             "reports a Hypervisor as not quiet": [ACTIVE, condition("Quiesced", "False", "DomainsRunning")],
+            "reports that libvirt of a quiet Hypervisor does not answer": [
+                ACTIVE,
+                condition("Quiesced", "Unknown", "LibvirtUnreachable"),
+            ],
+            "reports a Hypervisor as quiet itself": [
+                ACTIVE,
+                condition("Quiesced", "True", "AgentUnreachable"),
+            ],
             "takes a condition from a Hypervisor": [UNREACHABLE],
             "adds a condition to a Hypervisor": [ACTIVE, QUIESCED, condition("Fenced", "True", "Fenced")],
         }.items()

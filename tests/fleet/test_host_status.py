@@ -292,6 +292,32 @@ def test_a_maintenance_that_is_not_understood_any_more_has_not_ended() -> None:
     assert reported(HypervisorStatus(), host, NOW).maintenance is None
 
 
+def test_who_does_not_understand_a_maintenance_takes_the_mark_of_the_manager_away() -> None:
+    """The mark says that nobody hears the agent, and that is over."""
+    old = reported(HypervisorStatus(), replace(HOST, maintenance=HOLD), NOW)
+    quiesced = replace(
+        condition(old, HypervisorConditionType.QUIESCED), status="Unknown", reason=HypervisorReason.AGENT_UNREACHABLE
+    )
+    marked = replace(old, conditions=(condition(old, HypervisorConditionType.READY), quiesced))
+    new = reported(marked, replace(HOST, generation=4, understood=False), LATER)
+    told = condition(new, HypervisorConditionType.QUIESCED)
+    assert (told.status, told.reason) == ("Unknown", "Pending")
+    assert told.last_transition_time == quiesced.last_transition_time
+    assert "does not understand" in told.message
+
+
+def test_the_return_of_an_agent_tells_again_that_its_host_is_quiet() -> None:
+    quiet = reported(HypervisorStatus(), replace(HOST, maintenance=HOLD), NOW)
+    quiesced = replace(
+        condition(quiet, HypervisorConditionType.QUIESCED), status="Unknown", reason=HypervisorReason.AGENT_UNREACHABLE
+    )
+    marked = replace(quiet, conditions=(condition(quiet, HypervisorConditionType.READY), quiesced))
+    back = reported(marked, replace(HOST, maintenance=HOLD), LATER)
+    told = condition(back, HypervisorConditionType.QUIESCED)
+    assert (told.status, told.reason, told.last_transition_time) == ("True", "Quiet", LATER)
+    assert [reason for reason, _ in events_of_change(marked, back, HOLD)] == ["Quiesced"]
+
+
 @pytest.mark.parametrize("reason", ["new RAM", "a disk for the RAID X", "...as announced"])
 @pytest.mark.parametrize("end", ["", ".", "..."])
 def test_the_event_of_a_maintenance_is_one_sentence_with_its_reason(reason: str, end: str) -> None:

@@ -239,13 +239,16 @@ ACTIVE, QUIESCED = condition("Ready", "True", "Active"), condition("Quiesced", "
 FOREIGN = condition("example.org/Checked", "True", "Checked")
 
 
-def test_of_a_hypervisor_only_ready_changes() -> None:
+def test_of_a_hypervisor_only_its_own_conditions_change() -> None:
     patch = hypervisor_mark(raw_host(QUIESCED, ACTIVE, FOREIGN), silence(), NOW)
     assert patch
-    ready, *others = patch["conditions"]
-    assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", "Unknown", "AgentUnreachable")
-    assert (ready["lastTransitionTime"], ready["observedGeneration"]) == ("2026-11-27T08:20:57Z", 3)
-    assert others == [QUIESCED, FOREIGN]
+    *marks, foreign = patch["conditions"]
+    assert [one["type"] for one in marks] == ["Ready", "Quiesced"]
+    for mark in marks:
+        assert (mark["status"], mark["reason"]) == ("Unknown", "AgentUnreachable")
+        assert (mark["lastTransitionTime"], mark["observedGeneration"]) == ("2026-11-27T08:20:57Z", 3)
+        assert mark["message"] == message(silence())
+    assert foreign == FOREIGN
     after = parse_hypervisor({"metadata": {}, "status": patch})
     assert after.status.ready is False
 
@@ -265,6 +268,17 @@ def test_one_that_nobody_has_reported_on_is_marked_too() -> None:
 
 def test_a_hypervisor_that_is_marked_is_left_alone() -> None:
     assert hypervisor_mark(raw_host(condition("Ready", "Unknown", "AgentUnreachable")), silence(), NOW) is None
+
+
+def test_the_mark_of_a_version_that_left_quiesced_alone_is_completed() -> None:
+    """Whoever waits for Quiesced powers the host off next."""
+    marked = condition("Ready", "Unknown", "AgentUnreachable")
+    patch = hypervisor_mark(raw_host(marked, QUIESCED), silence(), NOW)
+    assert patch
+    ready, quiesced = patch["conditions"]
+    assert ready["lastTransitionTime"] == "2026-11-27T05:00:00Z"
+    assert (quiesced["status"], quiesced["lastTransitionTime"]) == ("Unknown", "2026-11-27T08:20:57Z")
+    assert hypervisor_mark(raw_host(ready, quiesced), silence(), NOW) is None
 
 
 def test_a_hypervisor_that_is_being_deleted_is_marked() -> None:

@@ -251,7 +251,10 @@ def test_a_node_that_died_is_marked_and_others_are_not(stage: Stage) -> None:
     assert after["status"] | {"conditions": []} == before["status"] | {"conditions": []}
     assert (after["metadata"]["generation"], after["spec"]) == (before["metadata"]["generation"], before["spec"])
     assert {entry["manager"] for entry in after["metadata"]["managedFields"]} >= {MANAGER}
-    assert [one["type"] for one in stage.of_host("a")["status"]["conditions"]] == ["Ready", "Quiesced"]
+    assert [(one["type"], one["status"], one["reason"]) for one in stage.of_host("a")["status"]["conditions"]] == [
+        ("Ready", "Unknown", "AgentUnreachable"),
+        ("Quiesced", "Unknown", "AgentUnreachable"),
+    ]
     assert not marked(stage.get(db))
     assert not marked(stage.of_host("b"))
     assert stage.notices.told == [(stage.node("a"), "AgentUnreachable")]
