@@ -23,6 +23,8 @@ from tests.workers import SchedulingByFile
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")  # on a busy machine an example takes longer, and that is no fault
+SENT = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP)
+"""The signals that tests send to programs."""
 NAME_LIMIT = 40
 """The length of the names of namespaces, nodes and guests: a path of a socket has the name of a guest."""
 
@@ -116,8 +118,10 @@ def _real_parts_are_counted(request: pytest.FixtureRequest, pytestconfig: pytest
 
 
 def pytest_configure() -> None:
-    """Whoever runs us in the background has us ignore Ctrl-C, and all that we start: but that is what tests send."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A program in the background (`&`, nohup) ignores signals, and so does all that it starts: but tests send them."""
+    for number in SENT:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -130,7 +130,10 @@ def test_a_signal_ends_kubectl_too(
                 assert command.stdout
                 assert command.stdout.readline().endswith("is the page of manager-a, until Ctrl-C.\n")
             command.send_signal(ending)
-            assert command.wait() == 128 + ending
+            try:
+                assert command.wait(timeout=60) == 128 + ending
+            finally:
+                command.kill()  # else a command that ignores the signal is waited for
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
 

@@ -50,3 +50,31 @@ def test_each_test_runs_once_when_workers_die(
     )  # fmt: skip
     counted = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed)", run.stdout.splitlines()[-1])}
     assert counted == {"passed": passed, "failed": failed}, run.stdout
+
+
+IGNORED = "import signal\nfor number in (1, 2, 3, 15, 20): signal.signal(number, signal.SIG_IGN)\n"
+SEES_SIGNALS = """
+import signal
+
+def test_no_signal_is_ignored():
+    ignored = {one for one in signal.Signals if signal.getsignal(one) is signal.SIG_IGN}
+    assert ignored == {signal.SIGPIPE, signal.SIGXFSZ}
+"""
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_tests_in_the_background_ignore_no_signal(processes: int, tmp_path: Path) -> None:
+    """As after nohup: a program that tests start would ignore what they send."""
+    (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_configure\n")
+    (tmp_path / "test_signals.py").write_text(SEES_SIGNALS)
+    words = ["-c", "/dev/null", f"--rootdir={tmp_path}", "-p", "no:cacheprovider", f"--numprocesses={processes}"]
+    code = f"{IGNORED}import pytest\nraise SystemExit(pytest.main({[*words, str(tmp_path)]!r}))"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}", "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stdout
