@@ -85,11 +85,11 @@ class Monitor:
     def vms_wait(self, silence: Silence) -> bool:
         """Whether the VMs of this silent node are marked later.
 
-        They wait until the first census is known. In a mass, they wait until the node is silent for `MASS_WAITS_S`.
+        In a mass, they wait until the node is silent for `MASS_WAITS_S`. As long as there was no census, nobody knows
+        whether there is a mass, so they wait as if there was one.
         """
-        if self.census is None:
-            return True
-        return self._masses.get(silence.node) == silence.since_s and self.sight.age_s(silence.node) < MASS_WAITS_S
+        massive = self.census is None or self._masses.get(silence.node) == silence.since_s
+        return massive and self.sight.age_s(silence.node) < MASS_WAITS_S
 
     def unready(self) -> str | None:
         """Return why the manager does not know which agents live, as one sentence; None: it knows."""

@@ -13,6 +13,7 @@ import pytest
 from controller.api.clock import Now, micro_time
 from controller.api.names import MANAGER
 from controller.api.notice import Notice
+from controller.fleet.mass import MASS_WAITS_S
 from controller.kube import client
 from controller.kube.client import Api
 from controller.kube.lists import FleetRequests
@@ -747,6 +748,18 @@ def test_a_new_maintenance_is_known_before_all_vms_are_listed_again(stage: Stage
     assert known() == ("Shutdown", 0)
     stage.clock.at_s += VMS_EVERY_S
     assert known() == ("Shutdown", 1)
+
+
+def test_without_a_census_vms_wait_as_in_a_mass_and_no_longer(stage: Stage) -> None:
+    """As when this manager may not list all VMs: the objects of a dead node must not look as if they were current."""
+    stage.host("a")
+    web = stage.vm("web", "a")
+    stage.look("a")
+    stage.pass_s(MASS_WAITS_S - 4)
+    assert marked(stage.of_host("a"))
+    assert not marked(stage.get(web))
+    stage.pass_s(6)
+    assert marked(stage.get(web))
 
 
 def test_vms_wait_for_the_first_census(stage: Stage) -> None:
