@@ -46,6 +46,7 @@ from controller.policy.view import (
     View,
 )
 from controller.policy.waits import Waits
+from controller.policy.wording import REQUESTS
 from controller.runtime.errors import Conflicted, Lingers, Rejected, Transient, Vanished
 
 log = structlog.get_logger()
@@ -432,18 +433,13 @@ def _uuid(vm: VirtualMachine, observed: Observation) -> UUID | None:
 
 
 def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, ...]:
-    """Return the Event of an action that has ended. Only done actions and refused starts have an Event."""
+    """Return the Event of an action that has ended. Only actions that were done or refused have an Event."""
     action = outcome.action
     why = f"{past_tense(step.message, outcome.result)} Reason: {step.reason}; spec generation {vm.generation}."
-    if outcome.result is Result.REFUSED and action.starts:
-        return (
-            Notice(
-                Reason.START_FAILED,
-                f"libvirt refused to start the VM: {outcome.message}",
-                warning=True,
-                action=action.name.title(),
-            ),
-        )
+    if outcome.result is Result.REFUSED:
+        reason = Reason.START_FAILED if action.starts else Reason.ACTION_FAILED
+        refused = f"libvirt refused to {REQUESTS[action]}: {outcome.message}"
+        return (Notice(reason, refused, warning=True, action=action.name.title()),)
     if outcome.result is not Result.DONE:
         return ()
     operation = step.status.operation

@@ -7,10 +7,12 @@ import pytest
 
 from controller.agent.lookups import LOOKUP_OVERDUE_S
 from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewhere
+from controller.api.notice import Notice
 from controller.api.virtualmachine import Reason, Status, VirtualMachine, VmKey
 from controller.policy.view import Action, Domain, Facts, PowerAction, Result
 from controller.runtime.errors import Conflicted, Rejected, Transient
 from tests.sim.api import SimulatedApi
+from tests.sim.host import SimulatedHost
 from tests.sim.node import WAITS, Clock, SimulatedNode, Watched, Written
 
 
@@ -241,6 +243,43 @@ def test_8_4_one_vm_whose_report_is_refused_keeps_no_other_from_being_told(monke
         node.agent.reconciler._lookups._since_s[key(name)] = node.clock() - LOOKUP_OVERDUE_S - 1
     node.agent.reconciler.report_overdue_lookups()
     assert reason_of(node, "second") == Reason.HYPERVISOR_BUSY
+
+
+@pytest.mark.parametrize(
+    ("refused", "changes", "reason", "verb"),
+    [
+        (Action.SUSPEND, {"powerState": "Paused"}, Reason.ACTION_FAILED, "pause"),
+        (Action.SHUTDOWN, {"powerState": "Stopped"}, Reason.ACTION_FAILED, "shut down"),
+        (Action.START, {}, Reason.START_FAILED, "start"),
+    ],
+    ids=str,
+)
+def test_an_action_that_libvirt_refuses_has_an_event(
+    refused: Action, changes: dict[str, str], reason: Reason, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = node_with("web", powerState="Running")
+    act, events = SimulatedHost.act, list[Notice]()
+
+    def refuses(host: SimulatedHost, action: PowerAction) -> Result:
+        if action.kind is refused:
+            raise Rejected("not now")
+        return act(host, action)
+
+    monkeypatch.setattr(SimulatedHost, "act", refuses)
+    monkeypatch.setattr(node.agent.reconciler._recorder, "record", lambda _vm, notice: events.append(notice))
+    if changes:
+        node.api.edit(key("web"), changes)
+    else:
+        guest = node.libvirtd.named("web")
+        assert guest
+        guest.poweroff()
+    for _ in range(2):
+        works(node)
+        node.clock.at_s += WAITS.settle_power_s + WAITS.settle_pause_s
+    told = next(one for one in events if one.reason == reason)
+    assert told.warning
+    assert told.note == f"libvirt refused to {verb} the VM: not now"
+    assert told.action == refused.name.title()
 
 
 def test_a4_from_the_second_conflict_in_a_row_there_is_backoff() -> None:
