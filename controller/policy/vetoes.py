@@ -117,7 +117,8 @@ def is_in_sync(s: Situation) -> bool:
     if s.desired is DesiredPowerState.STOPPED:
         return s.phase.off
     if s.desired is DesiredPowerState.PAUSED:
-        return s.phase.power_state is PowerState.PAUSED
+        # After a failed post-copy migration, nobody has paused the VM: it cannot run.
+        return s.phase.power_state is PowerState.PAUSED and s.phase not in POST_COPY_FAILED
     return s.phase is Phase.RUNNING
 
 

@@ -245,6 +245,7 @@ SPEC_CHANGES = [
     (PAUSED, Phase.PAUSED, None, Reason.IN_SYNC),
     (PAUSED, Phase.PAUSED_IO_ERROR, None, Reason.IN_SYNC),
     (PAUSED, Phase.SUSPENDED, None, Reason.SUSPENDED_BY_GUEST),
+    (PAUSED, Phase.POST_COPY_FAILED, None, Reason.POST_COPY_FAILED),
     (PAUSED, Phase.POST_COPY_FAILED_RUNNING, None, Reason.POST_COPY_FAILED),
     (None, Phase.STOPPED, None, Reason.OBSERVED),
     (None, Phase.CRASHED_KEPT, None, Reason.OBSERVED),
