@@ -70,7 +70,8 @@ class Metrics:
         )
         self._maintenance = Gauge(
             "virtsync_hypervisor_maintenance_seconds",
-            "For how long a node has been in maintenance; no series if it is not, or if this manager does not lead.",
+            "For how long a node has been in maintenance; until its agent acknowledges it, since this manager knows of"
+            " it. No series if none is declared, or if this manager does not lead.",
             ["node"],
             registry=registry,
         )

@@ -54,6 +54,8 @@ class Sweep:
         """None: this manager did not lead when it looked last."""
         self._next_s = 0.0
         self._hosts: dict[str, Hypervisor] = {}
+        self._declared_s: dict[str, float] = {}
+        """When this manager has first seen a maintenance that no agent has acknowledged, by node."""
         self._without_node: list[VirtualMachine] = []
         """The VMs without a node that this sweep has found and not marked yet."""
         self.task = PeriodicTask("sweep", LOOK_EVERY_S, self._look)
@@ -74,9 +76,7 @@ class Sweep:
             log.warning("could not list Hypervisors", error=str(error))
             return
         now, hosts = datetime.now(UTC), list(self._hosts.values())
-        # An agent that is away cannot clear its status when somebody ends the maintenance.
-        begun = ((host.name, host.status.maintenance) for host in hosts if host.maintenance)
-        self._metrics.maintenances({node: (now - it.start_time).total_seconds() for node, it in begun if it})
+        self._metrics.maintenances(self._maintenances(hosts, now, listed_s))
         # Each of these must happen also if another one fails.
         if self._clock() >= self._next_s:
             self._sweep(self._elsewhere, hosts)
@@ -85,6 +85,19 @@ class Sweep:
         except (Transient, Rejected) as error:
             log.warning("could not look for VMs that run elsewhere", error=str(error))
         self._mark()
+
+    def _maintenances(self, hosts: Collection[Hypervisor], now: datetime, listed_s: float) -> dict[str, float]:
+        """For how many seconds each node has been in maintenance, by its name.
+
+        An agent that is away cannot clear its status when somebody ends the maintenance, nor acknowledge a new one.
+        Until it does, the time counts from when this manager has seen the maintenance first.
+        """
+        declared = {host.name: host.status.maintenance for host in hosts if host.maintenance}
+        self._declared_s = {node: self._declared_s.get(node, listed_s) for node, begun in declared.items() if not begun}
+        return {
+            node: (now - begun.start_time).total_seconds() if begun else listed_s - self._declared_s[node]
+            for node, begun in declared.items()
+        }
 
     def _sweep(self, elsewhere: Elsewhere, hosts: Collection[Hypervisor]) -> None:
         try:

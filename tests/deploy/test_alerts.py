@@ -78,13 +78,6 @@ def test_an_alert_is_about_silent_nodes_that_are_not_in_maintenance(mode: str, n
     assert fires("VirtsyncNodeSilent", metrics.registry) is fired
 
 
-@pytest.mark.parametrize("mass", [0, 1])
-def test_an_alert_is_about_many_nodes_at_once(mass: int) -> None:
-    metrics = ManagerMetrics()
-    metrics.mass.set(mass)
-    assert fires("VirtsyncManyNodesSilent", metrics.registry) is bool(mass)
-
-
 @pytest.mark.parametrize("kind", FINDINGS)
 def test_an_alert_is_about_a_domain_that_has_vms_on_two_nodes(kind: str) -> None:
     metrics = ManagerMetrics()

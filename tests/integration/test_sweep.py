@@ -635,6 +635,12 @@ def test_the_leader_shows_for_how_long_a_node_is_in_maintenance(nodes: Nodes) ->
     sweeping.look()
     assert (shown("a") or 0) >= 2 * 3600
     assert shown("b") is None
+    nodes.maintain("b", "Shutdown")  # its agent is away, and does not acknowledge it
+    sweeping.look()
+    assert shown("b") == 0
+    sweeping.now_s += 90_000
+    sweeping.look()
+    assert shown("b") == 90_000, "a maintenance that no agent acknowledges can be forgotten too"
     nodes.maintain("a", None)  # its agent is away, and the status stays as it was
     sweeping.look()
     assert shown("a") is None
