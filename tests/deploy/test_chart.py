@@ -425,11 +425,36 @@ def test_another_namespace_is_the_one_of_the_release(rendering: Rendering, defau
         ({"manager": {"settings": {"http-port": 0}}}, ("/manager/settings/http-port", "minimum")),
         # The page has this port.
         ({"manager": {"settings": {"http-port": 8081}}}, ("/manager/settings/http-port", "'not' failed")),
+        # `kubectl virtsync page` asks the port that the Pod names.
+        ({"manager": {"env": [{"name": "VIRTSYNC_PAGE_PORT", "value": "9000"}]}}, ("/manager/env/0/value", "'off'")),
+        # Neither the kubelet nor Prometheus could connect.
+        *(
+            ({component: {"settings": {"http-address": "127.0.0.1"}}}, (f"/{component}/settings/http-address",))
+            for component in ("agent", "manager")
+        ),
+        # Each of them ends the agents at their start.
+        ({"agent": {"settings": {"settle-power": -1}}}, ("/agent/settings/settle-power", "minimum")),
+        ({"agent": {"settings": {"lease-duration": 301}}}, ("/agent/settings/lease-duration", "maximum")),
+        ({"agent": {"settings": {"libvirt-uri": "qemu+ssh://kvm-7/system"}}}, ("/agent/settings/libvirt-uri",)),
+        # Over this socket libvirt would let them switch VMs, or would refuse them as the user nobody.
+        (
+            {
+                "observeOnly": True,
+                "agent": {"settings": {"libvirt-uri": "qemu+unix:///system?socket=/run/libvirt/virtqemud-sock"}},
+            },
+            ("/agent/settings/libvirt-uri", "-ro"),
+        ),
         # Otherwise they would be there twice, or the probes would ask another port.
         *(
             ({component: {"env": [{"name": name, "value": "1"}]}}, (f"/{component}/env/0/name", "'not' failed"))
             for component in ("agent", "manager")
-            for name in ("VIRTSYNC_OBSERVE_ONLY", "VIRTSYNC_LOG_LEVEL", "VIRTSYNC_HTTP_PORT", "POD_UID")
+            for name in (
+                "VIRTSYNC_OBSERVE_ONLY",
+                "VIRTSYNC_HTTP_ADDRESS",
+                "VIRTSYNC_HTTP_PORT",
+                "LIBVIRT_URI",
+                "POD_UID",
+            )
         ),
     ],
 )

@@ -4,20 +4,22 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
+from controller.agent.settings import LIBVIRT_URI
 from controller.agent.settings import Settings as AgentSettings
 from controller.api.setting import METADATA, Choice, Duration, Section, Setting, Switch, Text, Truth, Whole
+from controller.manager.settings import NO_PAGE
 from controller.manager.settings import Settings as ManagerSettings
 
 Json = dict[str, Any]
 
-HTTP_PORT, PAGE_PORT = "--http-port", "--page-port"
+HTTP_ADDRESS, HTTP_PORT, PAGE_PORT, URI = "--http-address", "--http-port", "--page-port", "--libvirt-uri"
 OF_THE_CHART = {"--observe-only", "--log-level", "--log-format", PAGE_PORT}
 """Settings that have a value of their own, for agents and manager, and the port of the page, which is always the same:
-`kubectl virtsync page` finds it by its name in the Pod. VIRTSYNC_PAGE_PORT in `env` can switch the page off."""
+`kubectl virtsync page` finds it by its name in the Pod. VIRTSYNC_PAGE_PORT in `env` can only switch the page off."""
 FROM_THE_POD = {"NODE_NAME", "KUBECONFIG", "POD_NAMESPACE", "POD_UID"}
 """Variables that the Pod itself sets, or needs no more than that."""
-NOT_IN_ENV = ["NODE_NAME", "POD_NAMESPACE", "POD_UID"] + [
-    f"VIRTSYNC_{name}" for name in ("OBSERVE_ONLY", "LOG_LEVEL", "LOG_FORMAT", "HTTP_PORT")
+NOT_IN_ENV = ["NODE_NAME", "POD_NAMESPACE", "POD_UID", "LIBVIRT_URI"] + [
+    f"VIRTSYNC_{name}" for name in ("OBSERVE_ONLY", "LOG_LEVEL", "LOG_FORMAT", "HTTP_ADDRESS", "HTTP_PORT")
 ]
 """Variables that the chart sets, or with which other parts of a Pod must agree. In `env` they would be there twice,
 which the API server refuses, or the value of the chart would not count."""
@@ -63,7 +65,9 @@ TOLERATION = some(
 )
 AFFINITY = some(nodeAffinity=OBJECT, podAffinity=OBJECT, podAntiAffinity=OBJECT)
 VARIABLE = some(name={"type": "string", "minLength": 1, "not": {"enum": NOT_IN_ENV}}, value=TEXT, valueFrom=OBJECT) | {
-    "required": ["name"]
+    "required": ["name"],
+    "if": {"properties": {"name": {"const": "VIRTSYNC_PAGE_PORT"}}},
+    "then": {"properties": {"value": {"const": NO_PAGE}}},
 }
 POD_SECURITY = some(
     runAsUser={"type": "integer", "minimum": 0},
@@ -106,10 +110,18 @@ def _value(it: Setting) -> Json:
     if it.flag == HTTP_PORT:
         # Without the chart, 0 is any free port. The Pod has to name the port, to its probes and to Prometheus.
         return PORT | {"description": it.help.partition(";")[0] + "."}
+    if it.flag == HTTP_ADDRESS:
+        # The probes and Prometheus ask the address of the Pod, which no other Pod has.
+        return one_of("*", "0.0.0.0", "::") | {"description": it.help}  # noqa: S104 - the NetworkPolicy limits access
     match it.kind:
-        case Duration(never=never):
+        case Duration(least_s=least_s, most_s=most_s, never=never):
             words = "|never" if never else ""
-            kind: Json = {"type": ["string", "number"], "pattern": rf"^([0-9]+(\.[0-9]+)?(ms|s|m|h)?{words})$"}
+            kind: Json = {
+                "type": ["string", "number"],
+                "pattern": rf"^([0-9]+(\.[0-9]+)?(ms|s|m|h)?{words})$",
+                "minimum": least_s,
+                "maximum": most_s,
+            }
         case Whole(least=least, most=most):
             kind = {"type": "integer", "minimum": least, "maximum": most}
         case Choice(words=words_):
@@ -118,6 +130,8 @@ def _value(it: Setting) -> Json:
             kind = FLAG
         case Text():
             kind = {"type": "string", "minLength": 1}
+            if it.flag == URI:
+                kind["pattern"] = f"^{LIBVIRT_URI.pattern}$"
         case _:
             raise TypeError(f"{it.flag}: {it.kind} has no schema")
     return kind | {"description": it.help}
@@ -169,4 +183,8 @@ def schema() -> Json:
     )
     # Helm hands these to a chart that is part of another one.
     values["properties"]["global"] = OBJECT
+    # Over the other socket libvirt lets whoever may connect switch VMs, or refuses the user of these agents.
+    values["if"] = {"properties": {"observeOnly": {"const": True}}}
+    read_only = {"libvirt-uri": {"pattern": "-ro(&|$)"}}
+    values["then"] = {"properties": {"agent": {"properties": {"settings": {"properties": read_only}}}}}
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "The values of virtsync's chart", **values}
