@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -396,6 +397,7 @@ def test_another_namespace_is_the_one_of_the_release(rendering: Rendering, defau
     ("values", "words"),
     [
         ({"loglevel": "debug"}, ("additional properties 'loglevel' not allowed",)),
+        ({"enabled": False}, ("/enabled", "must be true")),
         ({"agent": {"nodeSelectr": {}}}, ("/agent", "additional properties 'nodeSelectr' not allowed")),
         (
             {"agent": {"settings": {"settle-pwer": "1s"}}},
@@ -480,5 +482,15 @@ def test_the_schema_has_each_setting_that_people_set() -> None:
     assert flags - settings.keys() == of_the_pod_or_the_chart | for_tests
 
 
-def test_a_chart_of_somebody_else_can_have_this_one_as_a_part(rendering: Rendering, default: Objects) -> None:
-    assert rendering({"global": {"imageRegistry": "mine"}}) == default
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_chart_of_somebody_else_can_have_this_one_as_a_part(
+    rendering: Rendering, default: Objects, tmp_path: Path, *, enabled: bool
+) -> None:
+    part = {"name": "virtsync", "version": __version__, "condition": "virtsync.enabled"}
+    described = {"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": [part]}
+    values = {"virtsync": {"enabled": enabled}, "global": {"imageRegistry": "mine"}}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(described))
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    shutil.copytree(CHART, tmp_path / "charts" / "virtsync")
+    rendered = rendering.helm.template(tmp_path, namespace=AGENTS)
+    assert by_name([it for it in yaml.safe_load_all(rendered) if it]) == (default if enabled else {})

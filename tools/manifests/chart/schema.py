@@ -181,8 +181,9 @@ def schema() -> Json:
         prometheusRule=every(enabled=FLAG, labels=TEXTS, runbookUrl=URL),
         dashboards=every(enabled=FLAG, labels=TEXTS, annotations=TEXTS),
     )
-    # Helm hands these to a chart that is part of another one.
-    values["properties"]["global"] = OBJECT
+    # Helm hands these to a chart that is part of another one: `enabled` if the other chart has the usual condition, and
+    # then it is true. Alone, the chart has no such value, so it refuses false.
+    values["properties"] |= {"global": OBJECT, "enabled": {"const": True}}
     # Over the other socket libvirt lets whoever may connect switch VMs, or refuses the user of these agents.
     values["if"] = {"properties": {"observeOnly": {"const": True}}}
     read_only = {"libvirt-uri": {"pattern": "-ro(&|$)"}}
