@@ -1,6 +1,7 @@
 """The chart as the real Helm renders it: the same objects as those of kustomize, and what each value changes."""
 
 import copy
+import os
 import re
 import shutil
 from pathlib import Path
@@ -23,6 +24,7 @@ DAEMONSET = ("DaemonSet", "virtsync-agent")
 DEPLOYMENT = ("Deployment", "virtsync-manager")
 WORKLOADS = {"agent": DAEMONSET, "manager": DEPLOYMENT}
 NAMESPACE = ("Namespace", AGENTS)
+LEVEL = "PriorityLevelConfiguration"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 POLICY = "helm.sh/resource-policy"
 NONROOT = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "supplementalGroups": [106]}
@@ -92,6 +94,11 @@ def variables_of(objects: Objects, component: str) -> dict[str, str | None]:
     env = container_of(objects, component)["env"]
     assert len({it["name"] for it in env}) == len(env)
     return {it["name"]: it.get("value") for it in env}
+
+
+def levels_of(objects: Objects) -> dict[str, Json]:
+    """The priority levels by their name."""
+    return {name: it for (kind, name), it in objects.items() if kind == LEVEL}
 
 
 def changed_by(default: Objects, other: Objects) -> set[tuple[str, str]]:
@@ -332,6 +339,30 @@ def test_what_can_be_left_out(rendering: Rendering, default: Objects, values: Js
     without = rendering(values)
     assert changed_by(default, without) == {key for key, it in default.items() if it["kind"] == kind}
     assert kind not in {it["kind"] for it in without.values()}
+
+
+def test_the_shares_of_the_priority_levels(rendering: Rendering, default: Objects) -> None:
+    shares = {name: it["spec"]["limited"]["nominalConcurrencyShares"] for name, it in levels_of(default).items()}
+    more = {name: share + 1 for name, share in shares.items()}
+    rendered = rendering({"flowControl": {"shares": more}})
+    assert changed_by(default, rendered) == {(LEVEL, name) for name in shares}
+    for name, it in levels_of(rendered).items():
+        assert it["spec"]["limited"] == default[LEVEL, name]["spec"]["limited"] | {
+            "nominalConcurrencyShares": more[name]
+        }
+
+
+def test_what_a_large_fleet_needs_is_the_same_with_kustomize_and_helm(rendering: Rendering, tmp_path: Path) -> None:
+    section = (DEPLOY.parent / "docs" / "scale.md").read_text().partition("\n## What to set\n")[2].partition("\n## ")[0]
+    patch, values = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    folder = DEPLOY / "base"
+    kustomization = {"resources": [os.path.relpath(folder, tmp_path)], "patches": [{"path": "scale.yaml"}]}
+    (tmp_path / "scale.yaml").write_text(patch)
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    expected = {key: as_of_helm(it) for key, it in by_name(files.kustomized(tmp_path)).items()}
+    assert levels_of(expected)["virtsync"]["spec"]["limited"]["nominalConcurrencyShares"] == 60
+    assert expected.pop(NAMESPACE)
+    assert compared(rendering(yaml.safe_load(values))) == expected
 
 
 def test_who_may_connect_and_where_the_api_server_is(rendering: Rendering, default: Objects) -> None:

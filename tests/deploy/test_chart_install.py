@@ -176,6 +176,19 @@ def test_a_release_of_another_name_takes_the_definitions_only_if_it_is_told_to(o
     assert (older.vms(), older.definitions()) == (vms, definitions)
 
 
+def test_the_shares_are_kept_by_an_upgrade_and_kubectl_cannot_set_them(older: Installation) -> None:
+    level = ("prioritylevelconfiguration", "virtsync")
+    shares = ("get", *level, "--output=jsonpath={.spec.limited.nominalConcurrencyShares}")
+    older.helm.run(*UPGRADE, "--set=flowControl.shares.virtsync=60")
+    older.helm.run(*UPGRADE)
+    assert older.controlplane.kubectl(*shares).stdout == "60"
+    # This is what docs/scale.md warns of.
+    older.controlplane.kubectl(
+        "patch", *level, "--type=merge", '-p={"spec":{"limited":{"nominalConcurrencyShares":90}}}'
+    )
+    assert 'conflict with "kubectl-patch"' in older.helm.run(*UPGRADE, check=False).stderr
+
+
 def test_what_kubectl_has_installed_becomes_a_release(installed: ControlPlane, tmp_path: Path) -> None:
     it = Installation(installed, tmp_path)
     it.create_vm()

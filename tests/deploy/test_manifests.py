@@ -60,6 +60,16 @@ def test_it_can_be_applied_in_one_go_with_the_crd_and_again_without_a_change(ins
     assert installed.kubectl("diff", "-f", str(INSTALL), check=False).stdout == ""
 
 
+def test_it_sets_back_the_shares_that_somebody_has_patched(installed: ControlPlane) -> None:
+    """docs/scale.md warns of it."""
+    level = ("prioritylevelconfiguration", "virtsync")
+    shares = ("get", *level, "--output=jsonpath={.spec.limited.nominalConcurrencyShares}")
+    installed.kubectl("patch", *level, "--type=merge", '-p={"spec":{"limited":{"nominalConcurrencyShares":60}}}')
+    assert installed.kubectl(*shares).stdout == "60"
+    installed.kubectl("apply", "-f", str(INSTALL))
+    assert installed.kubectl(*shares).stdout == "20"
+
+
 def test_it_can_be_applied_by_the_server_too(installed: ControlPlane) -> None:
     # Over what an ordinary apply has left: then a manager is to be named who gives way.
     words = ("apply", "--server-side", "--dry-run=server", "--force-conflicts", "-o", "name")

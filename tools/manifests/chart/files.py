@@ -78,7 +78,10 @@ def templates(all_objects: Iterable[Json]) -> dict[str, str]:
     documents: dict[str, list[tuple[list[str], str]]] = {}
     for it in all_objects:
         kind, component = it["kind"], it["metadata"].get("labels", {}).get(COMPONENT, "")
-        of_kind = {path: text.replace("COMPONENT", component) for path, text in places["kinds"].get(kind, {}).items()}
+        of_kind = {
+            path: text.replace("COMPONENT", component).replace("OBJECT", it["metadata"]["name"])
+            for path, text in places["kinds"].get(kind, {}).items()
+        }
         conditions = [places["conditions"][key] for key in (kind, component) if key in places["conditions"]]
         name = FILE_OF_KIND.get(kind) or FILES.get(component, component)
         documents.setdefault(name, []).append((conditions, f"---\n{template(it, of_kind)}"))

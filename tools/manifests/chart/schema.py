@@ -29,6 +29,9 @@ TEXTS: Json = {"type": "object", "additionalProperties": TEXT}
 FLAG: Json = {"type": "boolean"}
 OBJECT: Json = {"type": "object"}
 PORT: Json = {"type": "integer", "minimum": 1, "maximum": 65535}
+SHARES: Json = {"type": "integer", "minimum": 1, "maximum": 10000}
+LEVELS = ("virtsync", "virtsync-leases", "virtsync-manager")
+"""The priority levels of deploy/base/flowcontrol.yaml."""
 URL: Json = {"type": "string", "pattern": r"^https?://[^\s{}'\"]+$"}
 NAME: Json = {"type": "string", "pattern": r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$"}
 
@@ -176,6 +179,7 @@ def schema() -> Json:
         networkPolicy=every(
             enabled=FLAG, **{"from": many(OBJECT) | {"minItems": 1}}, apiServerPorts=many(PORT) | {"minItems": 1}
         ),
+        flowControl=every(shares=every(**dict.fromkeys(LEVELS, SHARES))),
         scrapeAnnotations=FLAG,
         podMonitor=every(enabled=FLAG, interval=TEXT, labels=TEXTS),
         prometheusRule=every(enabled=FLAG, labels=TEXTS, runbookUrl=URL),
