@@ -189,6 +189,21 @@ def test_the_shares_are_kept_by_an_upgrade_and_kubectl_cannot_set_them(older: In
     assert 'conflict with "kubectl-patch"' in older.helm.run(*UPGRADE, check=False).stderr
 
 
+def test_an_upgrade_after_a_rollout_that_was_undone_is_told_to_overwrite_it(older: Installation) -> None:
+    older.helm.run(*UPGRADE)
+    # `kubectl rollout undo` sends the older template, and so owns what differs.
+    (daemonset,) = older.get("daemonsets", "-A")
+    template = daemonset["spec"]["template"] | {"$patch": "replace"}
+    template["spec"]["containers"][0]["image"] = "virtsync/virtsync:0.0.9"
+    patch = json.dumps({"spec": {"template": template}})
+    older.controlplane.kubectl("patch", "daemonset", "virtsync-agent", f"--namespace={AGENTS}", f"--patch={patch}")
+
+    assert "--force-conflicts" in (files.DEPLOY.parent / "docs" / "operations.md").read_text()
+    assert 'containers[name="agent"].image' in older.helm.run(*UPGRADE, check=False).stderr
+    older.helm.run(*UPGRADE, "--force-conflicts")
+    older.helm.run(*UPGRADE)
+
+
 def test_what_kubectl_has_installed_becomes_a_release(installed: ControlPlane, tmp_path: Path) -> None:
     it = Installation(installed, tmp_path)
     it.create_vm()
