@@ -304,8 +304,8 @@ class VmCollector(Collector):
         )
         held = GaugeMetricFamily(
             "virtsync_held_seconds",
-            "How long a hold or --observe-only has prevented the correction of a VM that differs from its spec; only"
-            " for such VMs.",
+            "How long a hold, a maintenance of the host or --observe-only has prevented the correction of a VM that"
+            " differs from its spec; only for such VMs.",
             labels=["namespace", "name"],
         )
         reasons = GaugeMetricFamily(
