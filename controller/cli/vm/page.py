@@ -46,7 +46,8 @@ def page(*, cluster: Cluster, namespace: str, port: int, no_browser: bool) -> No
     """Open the page of the manager in a browser: all hosts and VMs, while they change.
 
     The page is forwarded from a Pod of the manager by `kubectl port-forward`, until Ctrl-C. So you need the rights to
-    list Pods and to create pods/portforward in the namespace of the manager. The page shows the VMs of all namespaces.
+    get and list Pods and to create pods/portforward in the namespace of the manager. The page shows the VMs of all
+    namespaces.
 
     Exit code: 0 after Ctrl-C; 2: wrong usage, or an error.
     """
