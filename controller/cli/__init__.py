@@ -15,9 +15,9 @@ def main() -> None:
     """Keep libvirt VMs in the power state that their VirtualMachine objects in Kubernetes request.
 
     One agent runs on each node, and one or two managers run in the cluster. For their options, run:
-    virtsync agent --help, virtsync manager --help. For domains that have no VirtualMachine yet, virtsync import writes
-    manifests. To see what an agent needs on a host, and whether it is there, run: virtsync check. To give a host that
-    is not a node of the cluster the identity of its agent, run: virtsync enroll HOST
+    virtsync agent --help, virtsync manager --help. virtsync import writes manifests for domains that have no
+    VirtualMachine yet. virtsync check shows what an agent needs on a host, and whether it is there. virtsync enroll
+    creates the identity of the agent of a host that is not a node of the cluster.
     """
 
 

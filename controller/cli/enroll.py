@@ -112,12 +112,12 @@ def enroll(
     manifests: bool,
     revoke: bool,
 ) -> None:
-    """Give HOST, which is not a node of the cluster, the identity of its agent.
+    """Create the identity of the agent of HOST, which is not a node of the cluster.
 
-    The command creates a ServiceAccount for this host alone, which the policies confine to the host as they confine the
-    agent of a node, and writes a kubeconfig with a token of it. The agent renews the token itself. Run the command
-    again at any time: it changes nothing that is right, and writes a new token. Earlier tokens stay valid until they
-    expire, or until --revoke.
+    The command creates a ServiceAccount for this host alone, and writes a kubeconfig with a token of that account. The
+    policies confine the account to this host, as they confine the agent of a node to its node. The agent renews the
+    token itself. Run the command again at any time: it restores what is missing or was changed, and writes a new token.
+    Earlier tokens stay valid until they expire, or until --revoke.
 
     HOST becomes spec.nodeName of the host's VMs, the name of its Hypervisor, and the --node-name of its agent.
 

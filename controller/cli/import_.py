@@ -121,8 +121,8 @@ def import_(
     the VM as Observed. Run the command again at any time: it adds what is new, and changes no manifest that exists.
     The user must be allowed to list Hypervisors, and VirtualMachines of all namespaces.
 
-    Exit code: 0: the manifests are printed or written, also if some hosts are left out; 2: wrong usage, or an error, as
-    if no host can be imported.
+    Exit code: 0: the manifests are printed or written, also if some hosts are left out; 2: wrong usage, or an error,
+    such as no host that can be imported.
     """
     if (namespace is None) == (rules is None):
         raise click.UsageError("Give either --namespace or --namespaces.")

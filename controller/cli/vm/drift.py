@@ -24,8 +24,8 @@ from controller.presentation.vms import is_as_wanted
 def drift(*, cluster: Cluster, names: tuple[str, ...], selector: str, everywhere: bool, output: str | None) -> None:
     """List all VMs that are not as wanted, grouped by reason.
 
-    A VM is as wanted if its condition Ready is True for the newest spec. With -o, prints only the VMs that are not in
-    sync.
+    A VM is as wanted if its condition Ready is True for the newest spec. With -o, the command prints only the VMs that
+    are not.
 
     Exit code: 0: all are as wanted; 1: at least one is not; 2: wrong usage, or an error.
     """

@@ -20,7 +20,7 @@ from controller.cli.vm.views.hosts import host_lines
 def hosts(*, cluster: Cluster, selector: str, output: str | None) -> None:
     """List the hosts and their agents.
 
-    Also shown: how many VMs and domains without a VirtualMachine there are, and maintenance.
+    The list also shows the numbers of VMs and of domains without a VirtualMachine, and maintenance.
 
     Exit code: 0, also if an agent is unreachable; 2: wrong usage, or an error.
     """

@@ -30,6 +30,7 @@ with_node = click.argument("node", metavar="NODE", type=reads(node_name), shell_
 @click.option(
     "--mode",
     type=click.Choice([str(mode) for mode in MaintenanceMode], case_sensitive=False),
+    metavar=f"[{'|'.join(MaintenanceMode)}]",
     default=str(MaintenanceMode.HOLD),
     show_default=True,
     help="Hold: virtsync takes no action on the host. Shutdown: it also shuts down the VMs that it may switch.",

@@ -96,7 +96,7 @@ def time_with_offset(text: str) -> datetime:
     "--at",
     type=reads(time_with_offset),
     metavar="TIME",
-    help="When, such as 2026-12-01T22:00:00Z. The time-out of --wait begins then.  [default: now]",
+    help="When, such as 2026-12-01T22:00:00Z. --timeout counts from then.  [default: now]",
 )
 @with_wait
 @with_change
