@@ -146,7 +146,7 @@ def message(silence: Silence) -> str:
         case Kind.LEFT:
             told = f"The agent of {node} was stopped at {when}, and no other has started there"
         case Kind.MISSING:
-            told = f"No agent of {node} has been heard since {when}, and it has no Lease"
+            told = f"No agent of {node} has been heard since {when}, and the node has no Lease"
     return f"{told}: the status shows what was reported last."
 
 

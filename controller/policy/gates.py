@@ -302,7 +302,10 @@ def backing_off(s: Situation, due_action: DueAction) -> Verdict | None:
     if at_once or next_attempt is None or not concerned or (left_s := s.now.until(next_attempt)) <= 0:
         return None
     if due_action.again:
-        message = f"Several calls of the start had no known result. virtsync calls it again at {clock(next_attempt)}."
+        message = (
+            "libvirt gave no result of several requests to start the VM. virtsync tries again at "
+            f"{clock(next_attempt)}."
+        )
         return Verdict(due_action.reason, message, recheck_s=left_s)
     if verdict := last_failure(s, due_action, next_attempt):
         return verdict

@@ -210,7 +210,7 @@ def test_a_marked_vm_is_not_marked_again_and_nothing_but_its_conditions_has_chan
     [
         (Kind.LOST, "The agent of node-a has not been heard since 2026-11-27 08:20:13Z"),
         (Kind.LEFT, "The agent of node-a was stopped at 2026-11-27 08:20:13Z, and no other has started there"),
-        (Kind.MISSING, "No agent of node-a has been heard since 2026-11-27 08:20:13Z, and it has no Lease"),
+        (Kind.MISSING, "No agent of node-a has been heard since 2026-11-27 08:20:13Z, and the node has no Lease"),
     ],
 )
 def test_the_message_says_how_the_agent_became_silent(kind: Kind, told: str) -> None:

@@ -295,7 +295,7 @@ def test_a_node_name_that_no_agent_has(stage: Stage) -> None:
     stage.count()
     stage.pass_s(60)
     assert marked(stage.get(moved))
-    assert "it has no Lease" in ready_of(stage.get(moved))["message"]
+    assert "the node has no Lease" in ready_of(stage.get(moved))["message"]
     assert ready_of(stage.get(new))["reason"] == "Pending"
     assert stage.wire.writes == [f"{moved}/status"]
 

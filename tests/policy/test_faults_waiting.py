@@ -533,7 +533,7 @@ def test_a_start_that_ends_libvirtd_each_time_is_called_again_only_with_a_wait()
     assert waits_s[0] <= 3
     assert all(later > 1.5 * before for before, later in pairwise(waits_s[1:]))
     assert step.reason is Reason.STARTING
-    assert "Several calls of the start had no known result. virtsync calls it again at " in step.message
+    assert "libvirt gave no result of several requests to start the VM. virtsync tries again at " in step.message
 
 
 def calls_that_are_not_sent(vm: Vm, seconds: int) -> list[float]:
