@@ -180,7 +180,7 @@ def _job(s: Situation) -> Verdict | None:
     kind, stop_attempt = job_kind(s), s.memory.stop_attempt
     if not kind or (kind in BESIDE and stop_attempt and s.now.until(stop_attempt.deadline) <= 0):
         return None
-    message = f"{job_owns(s)}. virtsync waits for it to end.{end_of_pause(s)}"
+    message = f"{job_owns(s)}. virtsync waits for the job to end.{end_of_pause(s)}"
     return Verdict(Reason.HYPERVISOR_BUSY, message, recheck_s=2.0)
 
 

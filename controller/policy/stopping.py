@@ -188,7 +188,8 @@ def _waits_for_job(s: Situation, stop_attempt: StopAttempt, status: Status) -> V
         return None
     left_s = s.now.until(stop_attempt.deadline)
     if left_s > 0:
-        message = f"{job_owns(s)}. virtsync waits for it until {clock(stop_attempt.deadline)}.{end_of_pause(s)}"
+        waits = f"virtsync waits until {clock(stop_attempt.deadline)} for the job to end"
+        message = f"{job_owns(s)}. {waits}.{end_of_pause(s)}"
         return Verdict(Reason.HYPERVISOR_BUSY, message, status=status, recheck_s=min(left_s, 2.0))
     if kind in BESIDE:
         return None

@@ -104,8 +104,8 @@ def test_a_job_is_left_to_end_even_by_force(
     vm = Vm(desired, shutdown=shutdown)
     step = vm.look(phase, facts=JOB)
     assert (step.reason, step.action, step.recheck_s) == (Reason.HYPERVISOR_BUSY, None, 2.0)
-    until = "until 00:03:00Z" if desired is STOPPED else "to end"
-    expected = f"A libvirt job (backup) has been working on the VM since 00:00:00Z. virtsync waits for it {until}."
+    until = "until 00:03:00Z for the job" if desired is STOPPED else "for the job"
+    expected = f"A libvirt job (backup) has been working on the VM since 00:00:00Z. virtsync waits {until} to end."
     assert step.message == expected
     assert action(vm.look(phase)) is act
 
