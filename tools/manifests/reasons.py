@@ -46,9 +46,9 @@ its spec in Git instead: they revert what kubectl has changed
 ([gitops.md](../gitops.md#who-wins-when-a-person-changes-an-object)). `kubectl virtsync` is [a
 plugin](../kubectl-virtsync.md#install).
 
-A page says what Argo CD shows, with [its health script](../../deploy/argocd/README.md), and for what Flux takes the
-object, with [its health expressions](../../deploy/flux/README.md) and without them. While the agent has not read the
-newest spec, both wait, whatever the reason, unless the state is not known.
+A page says what Argo CD shows with [its health script](../../deploy/argocd/README.md), and how Flux judges the object
+with [its health expressions](../../deploy/flux/README.md) and without them. While the agent has not read the newest
+spec, both wait, whatever the reason, unless the state is not known.
 """
 HOSTS = "## Hosts\n\nThe reasons of `Ready`, and of `Quiesced` during maintenance, of a Hypervisor.\n"
 
