@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from controller.kube.hosts.enrollment import Enrollment, Place
 
 LONGEST_NAME = 253 - len(HOST_ACCOUNT_PREFIX)
-ON_HOST = "/var/lib/virtsync/kubeconfig"
-"""Where deploy/systemd/virtsync-agent.service expects the kubeconfig."""
+ON_HOST, PROGRAM = "/var/lib/virtsync/kubeconfig", "/opt/virtsync/bin/virtsync"
+"""Where deploy/systemd/virtsync-agent.service expects the kubeconfig and the program."""
 EPILOG = """\b
 Enroll a host, and let its agent begin:
   virtsync enroll kvm-7
@@ -192,8 +192,9 @@ def _next_steps(wish: _Wish) -> Iterator[str]:
     yield "Next:"
     yield f"  ssh root@{host} 'umask 077; mkdir -p /var/lib/virtsync; cat > {ON_HOST}' < {out}"
     yield f"  rm {out}    # whoever has it is the agent of {host}"
-    yield f"Then on {host}:"
-    yield f"  virtsync check --node-name {host} --kubeconfig {ON_HOST} --lease-namespace {wish.namespace}"
+    yield f"Then on {host}, as root:"
+    checked = f"--node-name {host} --kubeconfig {ON_HOST} --lease-namespace {wish.namespace}"
+    yield f"  {PROGRAM} check {checked}"
     yield f"  echo NODE_NAME={host} >> /etc/default/virtsync-agent"
     if wish.namespace != INSTALLED_IN:
         yield f"  echo POD_NAMESPACE={wish.namespace} >> /etc/default/virtsync-agent"
