@@ -515,7 +515,7 @@ COMMANDS: list[tuple[Json, str, str]] = [
     ),
     (
         {"powerState": "Stopped"},
-        "kubectl wait kvm/web-1 --for=jsonpath='{.status.powerState}'=Stopped",
+        "kubectl wait kvm/web-1 --for=jsonpath='{.status.powerState}'=Stopped --timeout=5m",
         "{.status.powerState}=Stopped",
     ),
     (
@@ -523,7 +523,7 @@ COMMANDS: list[tuple[Json, str, str]] = [
         """kubectl patch kvm web-1 --type merge -p '{"spec":{"powerState":"Running"}}'""",
         "{.spec.powerState}=Running",
     ),
-    (READY, "kubectl wait kvm/web-1 --for=condition=Ready", "{.status.observedGeneration}=3"),
+    (READY, "kubectl wait kvm/web-1 --for=condition=Ready --timeout=5m", "{.status.observedGeneration}=3"),
     (
         {},
         (
