@@ -118,10 +118,13 @@ def _real_parts_are_counted(request: pytest.FixtureRequest, pytestconfig: pytest
 
 
 def pytest_configure() -> None:
-    """A program in the background (`&`, nohup) ignores signals, and so does all that it starts: but tests send them."""
+    """A program in the background (`&`, nohup) ignores signals, and so does all that it starts: but tests send them.
+
+    This process goes on to ignore them, except Ctrl-C. What it starts does not inherit the handler of a signal.
+    """
     for number in SENT:
         if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
+            signal.signal(number, signal.default_int_handler if number is signal.SIGINT else lambda *_: None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,5 +1,7 @@
 """How pytest-xdist gives out the tests: by file, and also after a worker has died."""
 
+from collections.abc import Sequence
+
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
@@ -31,7 +33,15 @@ class SchedulingByFile(LoadFileScheduling):
             self._reschedule(other)
         return died_in
 
+    def add_node_collection(self, node: WorkerController, collection: Sequence[str]) -> None:
+        """Note the tests that a worker has found. One that replaces a dead one and has found others gets none."""
+        super().add_node_collection(node, collection)
+        if node not in self.registered_collections:
+            node.shutdown()
+
     def _reschedule(self, node: WorkerController) -> None:
+        if node not in self.registered_collections:
+            return  # it replaces a dead worker, and gets its tests when it has found them
         super()._reschedule(node)
         while not node.shutting_down and self._pending_of(self.assigned_work[node]) < NEEDED:
             super()._reschedule(node)  # gives out one more file or, if none is left, ends the worker

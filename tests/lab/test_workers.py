@@ -17,19 +17,29 @@ def pytest_xdist_make_scheduler(config, log):
 """
 PASSES = "def test_{}(): pass\n"
 DIES = "import os\ndef test_dies(): os._exit(1)\n"
+DIES_AFTER = "import os, time\ndef test_dies(): time.sleep({}); os._exit(1)\n"
+MANY = {f"z{n}": "".join(map(PASSES.format, range(3))) for n in range(6)} | {
+    "slow": f"import time\ntime.sleep(2)\n{PASSES.format(1)}"
+}
+"""More files than the workers get before the first of them dies. It takes them 2 s to find these tests."""
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(
     ("files", "passed", "failed"),
     [
-        pytest.param(
-            {"a": PASSES.format(1) + DIES + PASSES.format(2), "b": PASSES.format(3)}, 3, 1, id="in the middle"
-        ),
+        pytest.param({"a": PASSES.format(1) + DIES + PASSES.format(2), "b": PASSES.format(3)}, 3, 1, id="middle"),
         pytest.param({"a": PASSES.format(1), "b": PASSES.format(2), "c": PASSES.format(3), "d": DIES}, 3, 1, id="last"),
         pytest.param({"a": DIES, "b": PASSES.format(1)}, 1, 1, id="first"),
         pytest.param({"a": DIES, "b": DIES, "c": DIES + PASSES.format(1)}, 1, 3, id="several"),
         pytest.param({"a": PASSES.format(1) + PASSES.format(2) + DIES}, 2, 1, id="alone"),
+        pytest.param(
+            {"a": DIES_AFTER.format(0.3), "b": DIES_AFTER.format(2), **MANY},
+            19,
+            2,
+            id="second-while-the-first-is-replaced",
+        ),
+        pytest.param({"a": DIES, "b": DIES, **MANY}, 19, 2, id="both-at-once"),
     ],
 )
 def test_each_test_runs_once_when_workers_die(
