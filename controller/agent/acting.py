@@ -21,6 +21,7 @@ from uuid import UUID
 import structlog
 
 from controller.api.clock import Now
+from controller.api.values import replace
 from controller.api.virtualmachine import VirtualMachine, VmKey
 from controller.policy.start_limiter import Line, StartLimiter
 from controller.policy.view import Action, CallInFlight, Domain, Outcome, Phase, PowerAction, Result, Step
@@ -228,7 +229,8 @@ class ActionRunner:
             with self._lock:
                 self._remove(call)
                 # The forced stop makes an overtaken action fail, so that failure must not count as a refusal.
-                if not call.overtaken:
+                outcome = replace(outcome, overtaken=call.overtaken)
+                if not outcome.overtaken:
                     self._outcomes[vm.key] = outcome
         try:
             self._report_end(vm, step, action, outcome)

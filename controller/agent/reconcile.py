@@ -433,10 +433,18 @@ def _uuid(vm: VirtualMachine, observed: Observation) -> UUID | None:
 
 
 def _notices(vm: VirtualMachine, step: Step, outcome: Outcome) -> tuple[Notice, ...]:
-    """Return the Event of an action that has ended. Only actions that were done or refused have an Event."""
+    """Return the Event of an action that has ended. Only actions that were done or refused have an Event.
+
+    A request to shut down is repeated every few seconds while libvirt refuses it. Only the first refusal in a stop has
+    an Event, because an agent writes few of them.
+    """
     action = outcome.action
     why = f"{past_tense(step.message, outcome.result)} Reason: {step.reason}; spec generation {vm.generation}."
     if outcome.result is Result.REFUSED:
+        attempt = step.memory.stop_attempt
+        again = action is Action.SHUTDOWN and attempt is not None and attempt.refused_first is not None
+        if outcome.overtaken or again:
+            return ()
         reason = Reason.START_FAILED if action.starts else Reason.ACTION_FAILED
         refused = f"libvirt refused to {REQUESTS[action]}: {outcome.message}"
         return (Notice(reason, refused, warning=True, action=action.name.title()),)

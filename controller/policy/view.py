@@ -260,6 +260,9 @@ class Outcome:
     action: Action
     result: Result
     message: str = ""
+    overtaken: bool = False
+    """Whether a later action on the same domain, a forced stop, began before this one ended, and so may have made it
+    fail."""
 
     @property
     def called(self) -> bool:

@@ -235,6 +235,7 @@ def test_force_overtakes_and_what_it_cut_short_is_no_refusal() -> None:
     node.returns(0)
     outcome, call = node.acting.progress(key, uuid)
     assert outcome is None
+    assert [(ended.result, ended.overtaken) for ended in node.ended] == [(Result.REFUSED, True)]
     assert call is not None
     assert call[0] is Action.DESTROY
     node.returns(0)

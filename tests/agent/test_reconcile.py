@@ -6,10 +6,13 @@ from uuid import UUID
 import pytest
 
 from controller.agent.lookups import LOOKUP_OVERDUE_S
+from controller.agent.reconcile import _notices
 from controller.api.hypervisor import Maintenance, MaintenanceMode, RunsElsewhere
+from controller.api.json_mapping import EPOCH
+from controller.api.names import EventReason
 from controller.api.notice import Notice
 from controller.api.virtualmachine import Reason, Status, VirtualMachine, VmKey
-from controller.policy.view import Action, Domain, Facts, PowerAction, Result
+from controller.policy.view import Action, Domain, Facts, Outcome, PowerAction, Result, Step, VmMemory
 from controller.runtime.errors import Conflicted, Rejected, Transient
 from tests.sim.api import SimulatedApi
 from tests.sim.host import SimulatedHost
@@ -280,6 +283,35 @@ def test_an_action_that_libvirt_refuses_has_an_event(
     assert told.warning
     assert told.note == f"libvirt refused to {verb} the VM: not now"
     assert told.action == refused.name.title()
+
+
+def test_the_refusals_of_one_stop_are_one_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent writes few Events: those about the forced stops that follow must not be dropped."""
+    node = node_with("web", powerState="Running")
+    act, refusals, events = SimulatedHost.act, list[Action](), list[str]()
+
+    def refuses(host: SimulatedHost, action: PowerAction) -> Result:
+        if action.kind is Action.SHUTDOWN:
+            refusals.append(action.kind)
+            raise Rejected("not now")
+        return act(host, action)
+
+    monkeypatch.setattr(SimulatedHost, "act", refuses)
+    monkeypatch.setattr(node.agent.reconciler._recorder, "record", lambda _vm, notice: events.append(notice.reason))
+    node.api.edit(key("web"), {"powerState": "Stopped"})
+    while EventReason.FORCED_OFF not in events:
+        works(node)
+        node.clock.at_s += 1
+    assert len(refusals) > 2
+    assert events == [Reason.ACTION_FAILED, EventReason.FORCED_OFF]
+
+
+def test_what_a_forced_stop_made_fail_has_no_event() -> None:
+    vm = VirtualMachine(key("web"), "web", 1, "1", EPOCH, "node-a")
+    step = Step(Reason.SHUTTING_DOWN, "The VM is being forced off.", Status(), VmMemory())
+    outcome = Outcome(Action.SHUTDOWN, Result.REFUSED, "the monitor is gone")
+    assert [notice.reason for notice in _notices(vm, step, outcome)] == [Reason.ACTION_FAILED]
+    assert _notices(vm, step, replace(outcome, overtaken=True)) == ()
 
 
 def test_a4_from_the_second_conflict_in_a_row_there_is_backoff() -> None:
