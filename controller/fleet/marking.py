@@ -119,22 +119,22 @@ def vm_mark(vm: VirtualMachine, silence: Silence, now: datetime) -> Json:
     return {"conditions": [_silent(before, observed, silence, now)]}
 
 
-def hypervisor_mark(raw: Json, silence: Silence, now: datetime) -> Json | None:
+def hypervisor_mark(raw: Json, silence: Silence, now: datetime, *, with_quiesced: bool = True) -> Json | None:
     """Return the fields of the status that mark this Hypervisor; None: it is marked already.
 
-    Quiesced is marked if the agent has reported it, because whoever waits for it powers the host off next. Conditions
-    of other types stay as they are. A Hypervisor that is being deleted is marked too: a finalizer can keep it for
-    long, and without a mark it would look as if its agent lived.
+    Quiesced is marked if the agent has reported it, because whoever waits for it powers the host off next. Without
+    `with_quiesced` it stays as it is, like conditions of other types. A Hypervisor that is being deleted is marked too:
+    a finalizer can keep it for long, and without a mark it would look as if its agent lived.
     """
     hypervisor = parse_hypervisor(raw)
     ready, quiesced = (hypervisor.status.condition(kind) for kind in OF_HOSTS)
-    reported = [ready, quiesced] if quiesced else [ready]
+    reported = [ready, quiesced] if quiesced and with_quiesced else [ready]
     if all(one and one.reason == HypervisorReason.AGENT_UNREACHABLE for one in reported):
         return None
     observed = max(hypervisor.status.observed_generation, 0)
     marks = [_silent(one, one.observed_generation if one else observed, silence, now) for one in reported]
-    conditions: list[Json] = as_map(raw.get("status")).get("conditions") or []
-    return {"conditions": [*marks, *(one for one in conditions if one["type"] not in OF_HOSTS)]}
+    marked, conditions = {one["type"] for one in marks}, as_map(raw.get("status")).get("conditions") or []
+    return {"conditions": [*marks, *(one for one in conditions if one["type"] not in marked)]}
 
 
 def message(silence: Silence) -> str:

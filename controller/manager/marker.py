@@ -163,15 +163,18 @@ class Marker:
                     log.warning("could not mark a Hypervisor", node=one.silence.node, error=str(error))
                 one.read = True
 
-    def _write_hypervisor(self, one: _Round, raw: Json | None, *, again: bool = True) -> None:
+    def _write_hypervisor(
+        self, one: _Round, raw: Json | None, *, again: bool = True, with_quiesced: bool = True
+    ) -> None:
         """Mark the Hypervisor, unless it does not exist, has a mark, or has a newer report.
 
-        If meanwhile somebody changes only the spec, or this manager the list `runsElsewhere`, tries once more. Raises
-        Transient, Rejected.
+        If meanwhile somebody changes only the spec, or this manager the list `runsElsewhere`, tries once more. If it
+        may not write Quiesced, because the policies are older than the manager, marks Ready alone. Raises Transient,
+        Rejected.
         """
         if raw is None:
             return
-        patch = hypervisor_mark(raw, one.silence, self._clock().wall)
+        patch = hypervisor_mark(raw, one.silence, self._clock().wall, with_quiesced=with_quiesced)
         if patch is None:
             if one.sent:
                 self._hypervisor_marked(one)
@@ -180,12 +183,17 @@ class Marker:
             self._fleet.patch_hypervisor(parse_hypervisor(raw), patch)
         except Vanished:
             return
+        except Forbidden:
+            if not with_quiesced:
+                raise
+            self._write_hypervisor(one, raw, again=again, with_quiesced=False)
+            return
         except Conflicted:
             fresh = self._fleet.hypervisor(one.silence.node)
             if fresh and _report_in(fresh) == _report_in(raw) and self._may_write(one):
                 if not again:
                     raise Transient(ALWAYS_CHANGES) from None
-                self._write_hypervisor(one, fresh, again=False)
+                self._write_hypervisor(one, fresh, again=False, with_quiesced=with_quiesced)
             return
         except Transient:
             one.sent = True

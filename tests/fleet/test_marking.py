@@ -270,6 +270,14 @@ def test_a_hypervisor_that_is_marked_is_left_alone() -> None:
     assert hypervisor_mark(raw_host(condition("Ready", "Unknown", "AgentUnreachable")), silence(), NOW) is None
 
 
+def test_quiesced_can_stay_as_it_is() -> None:
+    patch = hypervisor_mark(raw_host(QUIESCED, ACTIVE), silence(), NOW, with_quiesced=False)
+    assert patch
+    ready, quiesced = patch["conditions"]
+    assert (ready["type"], ready["status"], quiesced) == ("Ready", "Unknown", QUIESCED)
+    assert hypervisor_mark(raw_host(ready, quiesced), silence(), NOW, with_quiesced=False) is None
+
+
 def test_the_mark_of_a_version_that_left_quiesced_alone_is_completed() -> None:
     """Whoever waits for Quiesced powers the host off next."""
     marked = condition("Ready", "Unknown", "AgentUnreachable")

@@ -168,6 +168,22 @@ def test_only_a_report_of_the_agent_keeps_a_hypervisor_from_its_mark(
     assert silent.events == ["AgentUnreachable"] * (reason == "AgentUnreachable")
 
 
+def test_a_host_is_marked_although_an_older_policy_forbids_to_write_quiesced() -> None:
+    silent = Silent(lambda _vm: None)
+    stored = StoredHypervisor(silent, None)
+    quiesced = stored.raw["status"]["conditions"][0] | {"type": "Quiesced", "reason": "Quiet"}
+    stored.raw["status"]["conditions"].append(quiesced)
+
+    def patch(_of: Hypervisor, status: dict[str, Any]) -> None:
+        if quiesced not in status["conditions"]:
+            raise Forbidden("the manager may change no other condition")
+        stored.raw["status"] |= status
+
+    silent.requests.patch_hypervisor = patch
+    silent.run(FOR_S)
+    assert (stored.reason, silent.events) == ("AgentUnreachable", ["AgentUnreachable"])
+
+
 def test_a_mark_whose_answer_was_lost_has_its_event() -> None:
     silent = Silent(lambda _vm: None)
     stored = StoredHypervisor(silent, None)
