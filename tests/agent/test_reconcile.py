@@ -278,7 +278,7 @@ def test_an_action_that_libvirt_refuses_has_an_event(
         guest.poweroff()
     for _ in range(2):
         works(node)
-        node.clock.at_s += WAITS.settle_power_s + WAITS.settle_pause_s
+        node.clock.at_s += 2 * WAITS.settle_power_s
     told = next(one for one in events if one.reason == reason)
     assert told.warning
     assert told.note == f"libvirt refused to {verb} the VM: not now"
