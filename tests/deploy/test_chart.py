@@ -167,6 +167,15 @@ def test_helm_finds_nothing_to_complain_about(rendering: Rendering) -> None:
         assert "[WARNING]" not in said
 
 
+def test_the_notes_name_the_labels_that_the_values_ask_for(rendering: Rendering) -> None:
+    """The label of the operating system is there already."""
+    words = ["--set=agent.nodeSelector.virtsync\\.dev/kvm=null", "--set-string=agent.nodeSelector.role=kvm"]
+    told = rendering.helm.run(
+        "install", "virtsync", CHART, f"--namespace={AGENTS}", "--dry-run=client", *words
+    ).stdout.partition("\nNOTES:\n")[2]
+    assert [line.strip() for line in told.splitlines() if "label" in line][1:] == ["kubectl label node NODE role=kvm"]
+
+
 def test_its_version_is_that_of_the_program(default: Objects) -> None:
     described = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert (described["version"], described["appVersion"]) == (__version__, __version__)
