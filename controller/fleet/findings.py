@@ -84,4 +84,4 @@ def mark_without_node(vm: VirtualMachine, now: datetime) -> Json | None:
         "No node is responsible for it: set spec.nodeName."
         f" The status shows what the agent of {vm.status.node_name} reported last."
     )
-    return {"conditions": [unknown(before, before.observed_generation, Reason.PENDING, message, now)]}
+    return {"conditions": [unknown(before, Reason.PENDING, message, now)]}

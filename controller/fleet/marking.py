@@ -13,15 +13,15 @@ from datetime import datetime
 from enum import Enum
 
 from controller.api.codec import condition_mapper
-from controller.api.hypervisor import Hypervisor, HypervisorReason
+from controller.api.hypervisor import Hypervisor, HypervisorReason, HypervisorStatus
 from controller.api.hypervisor_codec import parse_hypervisor
 from controller.api.json_mapping import Json, as_map
 from controller.api.names import ConditionType, HypervisorConditionType
-from controller.api.virtualmachine import Condition, Reason, VirtualMachine
+from controller.api.values import replace
+from controller.api.virtualmachine import Condition, Reason, Status, VirtualMachine
 from controller.fleet.silence import Kind, Silence
 
 CONDITIONS = condition_mapper([ConditionType.READY, HypervisorConditionType.QUIESCED])
-OF_HOSTS = (HypervisorConditionType.READY, HypervisorConditionType.QUIESCED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +114,7 @@ def vm_mark(vm: VirtualMachine, silence: Silence, now: datetime) -> Json:
 
     Reconciling and Stalled would say that somebody works on the VM, or that an action failed: nobody knows that now.
     """
-    before = vm.status.condition(ConditionType.READY)
-    observed = before.observed_generation if before else max(vm.status.observed_generation, 0)
-    return {"conditions": [_silent(before, observed, silence, now)]}
+    return {"conditions": [_silent(_ready(vm.status, now), silence, now)]}
 
 
 def hypervisor_mark(raw: Json, silence: Silence, now: datetime, *, with_quiesced: bool = True) -> Json | None:
@@ -126,15 +124,14 @@ def hypervisor_mark(raw: Json, silence: Silence, now: datetime, *, with_quiesced
     `with_quiesced` it stays as it is, like conditions of other types. A Hypervisor that is being deleted is marked too:
     a finalizer can keep it for long, and without a mark it would look as if its agent lived.
     """
-    hypervisor = parse_hypervisor(raw)
-    ready, quiesced = (hypervisor.status.condition(kind) for kind in OF_HOSTS)
-    reported = [ready, quiesced] if quiesced and with_quiesced else [ready]
-    if all(one and one.reason == HypervisorReason.AGENT_UNREACHABLE for one in reported):
+    status = parse_hypervisor(raw).status
+    ready, quiesced = _ready(status, now), status.condition(HypervisorConditionType.QUIESCED)
+    reported = {one.type: one for one in (ready, quiesced if with_quiesced else None) if one}
+    if all(one.reason == HypervisorReason.AGENT_UNREACHABLE for one in reported.values()):
         return None
-    observed = max(hypervisor.status.observed_generation, 0)
-    marks = [_silent(one, one.observed_generation if one else observed, silence, now) for one in reported]
-    marked, conditions = {one["type"] for one in marks}, as_map(raw.get("status")).get("conditions") or []
-    return {"conditions": [*marks, *(one for one in conditions if one["type"] not in marked)]}
+    marks = [_silent(one, silence, now) for one in reported.values()]
+    conditions: list[Json] = as_map(raw.get("status")).get("conditions") or []
+    return {"conditions": [*marks, *(one for one in conditions if one["type"] not in reported)]}
 
 
 def message(silence: Silence) -> str:
@@ -150,12 +147,18 @@ def message(silence: Silence) -> str:
     return f"{told}: the status shows what was reported last."
 
 
-def unknown(before: Condition | None, observed_generation: int, reason: Reason, message: str, now: datetime) -> Json:
-    """Return a condition that is Unknown as JSON. `before` is the one that it replaces; None: Ready is missing."""
-    kind = before.type if before else ConditionType.READY
-    since = before.last_transition_time if before and before.status == "Unknown" else now.replace(microsecond=0)
-    return CONDITIONS.write(Condition(kind, "Unknown", reason, message, since, observed_generation))
+def unknown(before: Condition, reason: Reason, message: str, now: datetime) -> Json:
+    """Return the condition that replaces `before` and is Unknown, as JSON."""
+    since = before.last_transition_time if before.status == "Unknown" else now.replace(microsecond=0)
+    after = replace(before, status="Unknown", reason=reason, message=message, last_transition_time=since)
+    return CONDITIONS.write(after)
 
 
-def _silent(before: Condition | None, observed_generation: int, silence: Silence, now: datetime) -> Json:
-    return unknown(before, observed_generation, Reason.AGENT_UNREACHABLE, message(silence), now)
+def _silent(before: Condition, silence: Silence, now: datetime) -> Json:
+    return unknown(before, Reason.AGENT_UNREACHABLE, message(silence), now)
+
+
+def _ready(status: Status | HypervisorStatus, now: datetime) -> Condition:
+    """Return the condition Ready, or an empty one if it is missing."""
+    found = status.condition(ConditionType.READY)
+    return found or Condition(ConditionType.READY, "", "", "", now, max(status.observed_generation, 0))
