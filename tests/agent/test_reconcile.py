@@ -248,6 +248,20 @@ def test_8_4_one_vm_whose_report_is_refused_keeps_no_other_from_being_told(monke
     assert reason_of(node, "second") == Reason.HYPERVISOR_BUSY
 
 
+def refusals(refused: Action, monkeypatch: pytest.MonkeyPatch) -> list[Action]:
+    """Have libvirt refuse this action. Return the list in which each refusal is noted."""
+    act, noted = SimulatedHost.act, list[Action]()
+
+    def refuses(host: SimulatedHost, action: PowerAction) -> Result:
+        if action.kind is refused:
+            noted.append(action.kind)
+            raise Rejected("not now")
+        return act(host, action)
+
+    monkeypatch.setattr(SimulatedHost, "act", refuses)
+    return noted
+
+
 @pytest.mark.parametrize(
     ("refused", "changes", "reason", "verb"),
     [
@@ -261,14 +275,8 @@ def test_an_action_that_libvirt_refuses_has_an_event(
     refused: Action, changes: dict[str, str], reason: Reason, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = node_with("web", powerState="Running")
-    act, events = SimulatedHost.act, list[Notice]()
-
-    def refuses(host: SimulatedHost, action: PowerAction) -> Result:
-        if action.kind is refused:
-            raise Rejected("not now")
-        return act(host, action)
-
-    monkeypatch.setattr(SimulatedHost, "act", refuses)
+    refusals(refused, monkeypatch)
+    events = list[Notice]()
     monkeypatch.setattr(node.agent.reconciler._recorder, "record", lambda _vm, notice: events.append(notice))
     if changes:
         node.api.edit(key("web"), changes)
@@ -288,21 +296,13 @@ def test_an_action_that_libvirt_refuses_has_an_event(
 def test_the_refusals_of_one_stop_are_one_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent writes few Events: those about the forced stops that follow must not be dropped."""
     node = node_with("web", powerState="Running")
-    act, refusals, events = SimulatedHost.act, list[Action](), list[str]()
-
-    def refuses(host: SimulatedHost, action: PowerAction) -> Result:
-        if action.kind is Action.SHUTDOWN:
-            refusals.append(action.kind)
-            raise Rejected("not now")
-        return act(host, action)
-
-    monkeypatch.setattr(SimulatedHost, "act", refuses)
+    refused, events = refusals(Action.SHUTDOWN, monkeypatch), list[str]()
     monkeypatch.setattr(node.agent.reconciler._recorder, "record", lambda _vm, notice: events.append(notice.reason))
     node.api.edit(key("web"), {"powerState": "Stopped"})
     while EventReason.FORCED_OFF not in events:
         works(node)
         node.clock.at_s += 1
-    assert len(refusals) > 2
+    assert len(refused) > 2
     assert events == [Reason.ACTION_FAILED, EventReason.FORCED_OFF]
 
 

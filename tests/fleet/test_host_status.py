@@ -292,26 +292,27 @@ def test_a_maintenance_that_is_not_understood_any_more_has_not_ended() -> None:
     assert reported(HypervisorStatus(), host, NOW).maintenance is None
 
 
-def test_who_does_not_understand_a_maintenance_takes_the_mark_of_the_manager_away() -> None:
-    """The mark says that nobody hears the agent, and that is over."""
-    old = reported(HypervisorStatus(), replace(HOST, maintenance=HOLD), NOW)
-    quiesced = replace(
-        condition(old, HypervisorConditionType.QUIESCED), status="Unknown", reason=HypervisorReason.AGENT_UNREACHABLE
-    )
-    marked = replace(old, conditions=(condition(old, HypervisorConditionType.READY), quiesced))
-    new = reported(marked, replace(HOST, generation=4, understood=False), LATER)
-    told = condition(new, HypervisorConditionType.QUIESCED)
-    assert (told.status, told.reason) == ("Unknown", "Pending")
-    assert told.last_transition_time == quiesced.last_transition_time
-    assert "does not understand" in told.message
-
-
-def test_the_return_of_an_agent_tells_again_that_its_host_is_quiet() -> None:
+def marked_in_maintenance() -> HypervisorStatus:
+    """The last report of an agent in maintenance, with Quiesced as a manager marks it."""
     quiet = reported(HypervisorStatus(), replace(HOST, maintenance=HOLD), NOW)
     quiesced = replace(
         condition(quiet, HypervisorConditionType.QUIESCED), status="Unknown", reason=HypervisorReason.AGENT_UNREACHABLE
     )
-    marked = replace(quiet, conditions=(condition(quiet, HypervisorConditionType.READY), quiesced))
+    return replace(quiet, conditions=(condition(quiet, HypervisorConditionType.READY), quiesced))
+
+
+def test_who_does_not_understand_a_maintenance_takes_the_mark_of_the_manager_away() -> None:
+    """The mark says that nobody hears the agent, and that is over."""
+    marked = marked_in_maintenance()
+    new = reported(marked, replace(HOST, generation=4, understood=False), LATER)
+    told = condition(new, HypervisorConditionType.QUIESCED)
+    assert (told.status, told.reason) == ("Unknown", "Pending")
+    assert told.last_transition_time == condition(marked, HypervisorConditionType.QUIESCED).last_transition_time
+    assert "does not understand" in told.message
+
+
+def test_the_return_of_an_agent_tells_again_that_its_host_is_quiet() -> None:
+    marked = marked_in_maintenance()
     back = reported(marked, replace(HOST, maintenance=HOLD), LATER)
     told = condition(back, HypervisorConditionType.QUIESCED)
     assert (told.status, told.reason, told.last_transition_time) == ("True", "Quiet", LATER)

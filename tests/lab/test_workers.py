@@ -24,6 +24,23 @@ MANY = {f"z{n}": "".join(map(PASSES.format, range(3))) for n in range(6)} | {
 """More files than the workers get before the first of them dies. It takes them 2 s to find these tests."""
 
 
+def ran(folder: Path, processes: int, *options: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the tests of this folder in a Python of their own, which first executes `before`."""
+    words = ["-c", "/dev/null", f"--rootdir={folder}", "-p", "no:cacheprovider", f"--numprocesses={processes}"]
+    return subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"{before}import pytest\nraise SystemExit(pytest.main({[*words, *options, str(folder)]!r}))",
+        ],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}", "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(
     ("files", "passed", "failed"),
@@ -49,15 +66,7 @@ def test_each_test_runs_once_when_workers_die(
     (tmp_path / "conftest.py").write_text(CONFTEST)
     for name, text in files.items():
         (tmp_path / f"test_{name}.py").write_text(text)
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-c", "/dev/null", f"--rootdir={tmp_path}", "-p", "no:cacheprovider",
-         f"--numprocesses={processes}", "--dist=loadfile", "--no-loadscope-reorder", str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )  # fmt: skip
+    run = ran(tmp_path, processes, "--dist=loadfile", "--no-loadscope-reorder")
     counted = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed)", run.stdout.splitlines()[-1])}
     assert counted == {"passed": passed, "failed": failed}, run.stdout
 
@@ -77,14 +86,5 @@ def test_tests_in_the_background_ignore_no_signal(processes: int, tmp_path: Path
     """As after nohup: a program that tests start would ignore what they send."""
     (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_configure\n")
     (tmp_path / "test_signals.py").write_text(SEES_SIGNALS)
-    words = ["-c", "/dev/null", f"--rootdir={tmp_path}", "-p", "no:cacheprovider", f"--numprocesses={processes}"]
-    code = f"{IGNORED}import pytest\nraise SystemExit(pytest.main({[*words, str(tmp_path)]!r}))"
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}", "PYTEST_ADDOPTS": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    run = ran(tmp_path, processes, before=IGNORED)
     assert run.returncode == 0, run.stdout
